@@ -1,0 +1,55 @@
+"""Builds the native part; everything else is declared in pyproject.toml.
+
+Environment switches:
+  FLAME_FAST_DEBUG=1     no optimisation, the runtime's own checks on
+  FLAME_FAST_SANITIZE=1  address and undefined-behaviour sanitizers (run with the sanitizers' libraries preloaded)
+  FLAME_FAST_WERROR=1    C warnings are errors, as in CI
+"""
+
+import os
+import platform
+import sys
+
+from setuptools import Extension, setup
+
+if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
+    sys.exit(
+        f"flame_fast runs on Linux, x86-64 and arm64; this is {sys.platform} {platform.machine()} "
+        "(it needs memfd, futex and pidfd)"
+    )
+
+
+def switched_on(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
+
+
+compile_args = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+link_args: list[str] = []
+macros: list[tuple[str, str | None]] = []
+if switched_on("FLAME_FAST_DEBUG"):
+    compile_args += ["-O0", "-g3"]
+    macros.append(("FLAME_FAST_DEBUG", "1"))
+else:
+    compile_args += ["-O3", "-g1"]
+if switched_on("FLAME_FAST_SANITIZE"):
+    compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
+    link_args += ["-fsanitize=address,undefined"]
+if switched_on("FLAME_FAST_WERROR"):
+    # Cython's own code compares signed with unsigned and leaves helpers unused.
+    compile_args += ["-Werror", "-Wno-sign-compare", "-Wno-unused-function"]
+
+SOURCES = ["layout.pxi", "arena.pxi", "tasks.pxi", "waiting.pxi", "codec.pxi", "future.pxi", "atomics.h"]
+
+setup(
+    ext_modules=[
+        Extension(
+            "flame_fast.kernels.runtime",
+            ["kernels/runtime.pyx"],
+            depends=[f"kernels/{name}" for name in SOURCES],
+            include_dirs=["kernels"],
+            define_macros=macros,
+            extra_compile_args=compile_args,
+            extra_link_args=link_args,
+        )
+    ],
+)
