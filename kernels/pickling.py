@@ -1,0 +1,352 @@
+"""How values that the native codec does not take are pickled, and what a worker's error becomes.
+
+Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only where plain pickle cannot:
+functions and classes of `__main__`, of other modules without a file, local ones, lambdas. Plain pickle would write a reference
+to `__main__` without complaint, so the reducer below looks at every function and class it meets.
+
+Futures are found by the pickler wherever they are, not by walking the arguments. In a call they become inputs of the task; in a
+value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are rebuilt read-only.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import sys
+import threading
+import traceback
+from types import FunctionType, ModuleType
+from typing import TYPE_CHECKING, Any
+
+from flame_fast.errors import RemoteTraceback, TaskError
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flame_fast.kernels.runtime import Runtime
+
+PROTOCOL = 5
+
+#: Exceptions that would end or confuse the driver if they were raised there as themselves.
+NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class _NeedsCloudpickle(Exception):
+    """Something that plain pickle would write wrongly or not at all."""
+
+
+class _Loading(threading.local):
+    """The values of the inputs of the call being read by this thread."""
+
+    values: list[Any] | None = None
+
+
+_loading = _Loading()
+
+
+def _input_value(number: int) -> Any:
+    assert _loading.values is not None
+    return _loading.values[number]
+
+
+def _read_only(array: Any) -> Any:
+    array.flags.writeable = False
+    return array
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another process finds the very same object by importing its module and following its qualified name."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    if module is None or module.__name__ == "__main__" or getattr(module, "__spec__", None) is None:
+        return False
+    found: Any = module
+    for name in obj.__qualname__.split("."):
+        found = getattr(found, name, None)
+    return found is obj
+
+
+class _Reducer:
+    """What both picklers do with the objects that are special here."""
+
+    runtime: Runtime | None  # None: a description; arrays in it stay as they are
+    inputs: list[Any] | None  # None: no future may stay a future
+
+    def special(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind is ObjectFuture or kind is ObjectRef:
+            return self.reduce_future(obj)
+        numpy = sys.modules.get("numpy") if self.runtime is not None else None
+        if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
+            return self.reduce_array(obj)
+        return NotImplemented
+
+    def reduce_future(self, future: Any) -> Any:
+        if self.inputs is None:
+            return (_identity, (future.get(),))
+        assert self.runtime is not None
+        if not self.runtime.owns(future):
+            future = adopt(self.runtime, future)
+        return (_input_value, (self.runtime.number_input(self.inputs, future),))
+
+    def reduce_array(self, array: Any) -> Any:
+        reduced = array.__reduce_ex__(PROTOCOL)
+        if isinstance(reduced, tuple):
+            return (_rebuild_read_only, reduced) if len(reduced) <= 3 else NotImplemented
+        return NotImplemented
+
+
+def _identity(value: Any) -> Any:
+    return value
+
+
+def _rebuild_read_only(function: Any, args: tuple[Any, ...], state: Any = None) -> Any:
+    """What pickle does with a reduced array, and then no more writing to it."""
+    array = function(*args)
+    if state is not None:
+        array.__setstate__(state)
+    return _read_only(array)
+
+
+class _PlainPickler(pickle.Pickler, _Reducer):
+    def __init__(self, file: Any, runtime: Runtime | None, inputs: list[Any] | None, buffers: list[Any]) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
+        self.runtime = runtime
+        self.inputs = inputs
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (FunctionType, type)):
+            if not is_importable(obj):
+                raise _NeedsCloudpickle
+            return NotImplemented
+        if isinstance(obj, ModuleType):
+            raise _NeedsCloudpickle
+        return self.special(obj)
+
+
+def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
+    """Buffers out of band, as flat bytes; in band where there is no arena to put them in."""
+    if runtime is None:
+        return None
+    return lambda buffer: bool(buffers.append(buffer.raw()))  # append returns None: "out of band"
+
+
+def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: list[Any] | None, buffers: list[Any]) -> pickle.Pickler:
+    """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
+    import cloudpickle
+
+    class CloudPickler(cloudpickle.Pickler, _Reducer):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            reduced = self.special(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
+    pickler.runtime = runtime
+    pickler.inputs = inputs
+    return pickler
+
+
+def _dump(runtime: Runtime | None, value: Any, inputs: list[Any] | None) -> tuple[bytes, list[Any]]:
+    buffers: list[Any] = []
+    file = io.BytesIO()
+    try:
+        _PlainPickler(file, runtime, inputs, buffers).dump(value)
+        return file.getvalue(), buffers
+    except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
+        pass
+    if inputs is not None:
+        inputs.clear()
+    buffers.clear()
+    file = io.BytesIO()
+    _cloud_pickler(file, runtime, inputs, buffers).dump(value)
+    return file.getvalue(), buffers
+
+
+def _load(data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
+    outer, _loading.values = _loading.values, values
+    try:
+        return pickle.loads(data, buffers=buffers)
+    finally:
+        _loading.values = outer
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------------
+
+
+def dump_call(
+    runtime: Runtime, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Any]
+) -> tuple[bytes, list[Any]]:
+    """Pickles a call; futures met are appended to `inputs`.
+
+    Raises
+    ------
+    TypeError
+        Something in it cannot be pickled: names the argument.
+    """
+    call = (args, kwargs) if function is None else (function, args, kwargs)
+    try:
+        return _dump(runtime, call, inputs)
+    except Exception as error:
+        if _is_own(error):
+            raise
+        culprit = _culprit(runtime, function, args, kwargs)
+        raise TypeError(f"{culprit} cannot be pickled and sent to a worker: {error}") from error
+
+
+def _is_own(error: BaseException) -> bool:
+    """An error that tells its own story: of a future met on the way, of the store, of a foreign service."""
+    from flame_fast.errors import FlameError
+
+    return isinstance(error, (FlameError, KeyboardInterrupt))
+
+
+def _culprit(runtime: Runtime, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for label, value in named:
+        try:
+            _dump(runtime, value, [])
+        except Exception:
+            return f"{label} (of type {type(value).__qualname__})"
+    return f"the function {getattr(function, '__qualname__', function)!r}" if function is not None else "an argument"
+
+
+def load_call(runtime: Runtime, data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
+    """The (function,) args, kwargs of a call, with its inputs' values in place of the futures."""
+    return _load(data, buffers, values)
+
+
+def adopt(runtime: Runtime, future: Any) -> ObjectFuture:
+    """A future of `runtime` with the value, or the error, of one of another runner.
+
+    One that is not finished yet is waited for in a thread of its own, since submitting never blocks.
+    """
+    if future.done():
+        local = runtime.promise()
+        _pass_on(runtime, local, future)
+        return local
+    if future.is_lost():
+        future.get()  # raises INVALID_STATE
+    local = runtime.promise()
+    threading.Thread(target=_pass_on, args=(runtime, local, future), name="flame-adopt", daemon=True).start()
+    return local
+
+
+def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
+    try:
+        value = future.get()
+    except BaseException as error:
+        runtime.fulfil(local, None, dump_error(error))
+        return
+    try:
+        runtime.fulfil(local, value)
+    except BaseException as error:
+        runtime.fulfil(local, None, dump_error(error))
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any]]:
+    """Pickles a value; futures in it are replaced by their values."""
+    try:
+        return _dump(runtime, value, None)
+    except Exception as error:
+        if _is_own(error):
+            raise
+        raise TypeError(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
+
+
+def load_value(runtime: Runtime, data: bytes, buffers: list[bytes]) -> Any:
+    """Rebuilds a value.
+
+    Raises
+    ------
+    TaskError
+        Its own code failed to rebuild it here.
+    """
+    try:
+        return _load(data, buffers, None)
+    except Exception as error:
+        raise TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}") from error
+
+
+def dump_plain(value: Any) -> bytes:
+    """One byte string, everything in band and arrays writable: for what describes services, and for exceptions."""
+    return _dump(None, value, None)[0]
+
+
+def load_plain(data: bytes) -> Any:
+    return _load(data, [], None)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes:
+    """An exception with its traceback's text, as `load_error` rebuilds it.
+
+    Parameters
+    ----------
+    error : BaseException
+        What the task raised. One that cannot be pickled or rebuilt, and one of `NOT_RAISED_AS_THEMSELVES`, becomes a
+        `TaskError` with its text.
+    shown : callable
+        Turns paths in the traceback's text into the user's own.
+    """
+    text = shown("".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__))))
+    data = None
+    if not isinstance(error, NOT_RAISED_AS_THEMSELVES):
+        data = _pickled_exception(error)
+    if data is None:
+        summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+        data = pickle.dumps(TaskError(f"the task raised {summary}; its traceback is the cause of this error"), PROTOCOL)
+    return _pair(data, text)
+
+
+def _users_frames(frames: Any) -> Any:
+    """The traceback without the runtime's frames in front of the user's; all of it when there is nothing else."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith("flame_fast."):
+        inner = inner.tb_next
+    return inner or frames
+
+
+def _pickled_exception(error: BaseException) -> bytes | None:
+    """Bytes that give an equal exception back, None if there are none."""
+    try:
+        data = dump_plain(error)
+        copy = pickle.loads(data)
+        return data if type(copy).__qualname__ == type(error).__qualname__ and isinstance(copy, BaseException) else None
+    except Exception:
+        return None
+
+
+def _pair(data: bytes, text: str) -> bytes:
+    """The tuple (bytes, str) in the native codec."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    size = (2).to_bytes(8, "little")
+    return b"(" + size + b"b" + len(data).to_bytes(8, "little") + data + b"s" + len(encoded).to_bytes(8, "little") + encoded
+
+
+def load_error(data: bytes, text: str) -> BaseException:
+    """A fresh copy of a task's exception, the worker's traceback as its cause."""
+    try:
+        error = pickle.loads(data)
+    except Exception as problem:
+        error = TaskError(f"the task's exception cannot be rebuilt here: {type(problem).__qualname__}: {problem}")
+    error.__cause__ = RemoteTraceback(text) if text else None
+    return error  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "adopt",
+    "dump_call",
+    "dump_error",
+    "dump_plain",
+    "dump_value",
+    "load_call",
+    "load_error",
+    "load_plain",
+    "load_value",
+]

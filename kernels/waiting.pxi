@@ -1,0 +1,106 @@
+# Waiting: spin briefly, then sleep on a futex; and knowing when a wait can never end.
+#
+# A spin round trip costs half a microsecond, waking a sleeper about ninety. But a spinner without a core of its own starves
+# whoever it waits for, so at most cpus - 1 processes spin for long, by a token in the header; others spin only for as long as
+# a hand-over takes.
+
+from posix.unistd cimport write as posix_write
+
+cdef extern from "Python.h":
+    int PyErr_CheckSignals() except -1
+
+cdef enum:
+    SPIN_NS = 60_000            # somewhat below the price of a wake-up
+    SPIN_FREE_NS = 5_000        # without a token
+    SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
+    PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
+
+cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:
+    cdef uint32_t count = ff_load32(&memory.header.spinners)
+    if count + 1 >= memory.header.cpus or not ff_cas32(&memory.header.spinners, count, count + 1):
+        return 0
+    memory.processes[me].spinning = 1
+    return 1
+
+cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
+    memory.processes[me].spinning = 0
+    ff_add32(&memory.header.spinners, <uint32_t> -1)
+
+cdef inline int is_finished(Memory *memory, uint32_t index) noexcept nogil:
+    return status_of(ff_load64(&memory.slots[index].state)) >= DONE
+
+cdef int spin_for_outcome(Memory *memory, uint32_t me, uint32_t index) noexcept nogil:
+    cdef int64_t start = ff_now_ns(), elapsed
+    cdef int token = token_take(memory, me), found = 0, i
+    while not found:
+        for i in range(32):
+            if is_finished(memory, index):
+                found = 1
+                break
+            ff_pause()
+        elapsed = ff_now_ns() - start
+        if elapsed > (SPIN_NS if token else SPIN_FREE_NS):
+            break
+    if token:
+        token_give(memory, me)
+    return found
+
+cdef int sleep_for_futures(Memory *memory, uint32_t me, uint32_t seen, int64_t timeout_ns) noexcept nogil:
+    """Sleeps until `wake` of this process is no more `seen`, or for the time given. Returns the errno of the futex."""
+    cdef Process *process = &memory.processes[me]
+    cdef int code
+    ff_add32(&process.waiters, 1)
+    code = ff_futex_wait(&process.wake, seen, timeout_ns)
+    ff_add32(&process.waiters, <uint32_t> -1)
+    return code
+
+cdef void ring_bell(int doorbell) noexcept nogil:
+    cdef uint64_t one = 1
+    posix_write(doorbell, &one, 8)
+
+cdef set unfinished_needs(Memory *memory, uint32_t index):
+    """The unfinished slots without which this one cannot finish."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, head
+    cdef Lane *lane = &memory.lanes[slot.lane]
+    cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
+    cdef Inputs *inputs
+    cdef Edge *edges
+    cdef uint32_t i, status = status_of(state), process
+    needs = set()
+    if status == RUNNING:
+        waits_for = ff_load64(&memory.processes[owner_of(state)].waits_for)
+        if waits_for:
+            needs.add(<uint32_t> waits_for - 1)
+    elif status == WAITING or status == READY:
+        if slot.inputs:
+            inputs = <Inputs *> (memory.base + slot.inputs)
+            edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+            for i in range(inputs.count):
+                needs.add(edges[i].input)
+        if lane.ordered:
+            process = ff_load32(&lane.process)
+            if process and ff_load64(&memory.processes[process - 1].current):
+                needs.add(<uint32_t> ff_load64(&memory.processes[process - 1].current) - 1)
+            head = ff_load64(&lane.head)
+            while head < ff_load64(&lane.tail):                 # the calls made before it
+                i = <uint32_t> (ring[head & RING_MASK] & 0x1FFFFF)
+                if i == index + 1:
+                    break
+                if i:
+                    needs.add(i - 1)
+                head += 1
+    return {need for need in needs if not is_finished(memory, need)}
+
+cdef int never_ends(Memory *memory, uint32_t waiting, uint32_t waited) except -1:
+    """Whether `waited` needs, through whatever it waits for in turn, the running task `waiting`."""
+    seen = set()
+    todo = [waited]
+    while todo:
+        index = todo.pop()
+        if index == waiting:
+            return 1
+        if index not in seen:
+            seen.add(index)
+            todo.extend(unfinished_needs(memory, index))
+    return 0
