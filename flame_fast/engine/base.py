@@ -1,0 +1,78 @@
+"""What the upper floors ask of an engine, and how a service is described to it."""
+
+from __future__ import annotations
+
+import pickle
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from flame_fast.kernels.runtime import Runtime
+
+FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
+
+
+class ServiceSpec:
+    """A service as a worker needs to know it; travels as a blob in the segment.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    kind : {"function", "class", "instance"}
+    target : bytes or None
+        The pickled function, class or instance; None when it travels with every call.
+    methods : tuple of str
+        Public methods by their number; `""` is the call of the object itself.
+    cpu : int
+        CPUs a call takes: the worker's limit for threads of Numba, OpenMP and BLAS.
+    session_id, application : str
+        The session's names.
+    """
+
+    __slots__ = ("application", "cpu", "kind", "methods", "name", "session_id", "target")
+
+    def __init__(
+        self,
+        name: str,
+        kind: str,
+        target: bytes | None,
+        methods: tuple[str, ...],
+        cpu: int,
+        session_id: str,
+        application: str,
+    ) -> None:
+        self.name = name
+        self.kind = kind
+        self.target = target
+        self.methods = methods
+        self.cpu = cpu
+        self.session_id = session_id
+        self.application = application
+
+    def to_blob(self) -> bytes:
+        return pickle.dumps(tuple(getattr(self, name) for name in sorted(self.__slots__)), 5)
+
+    @classmethod
+    def from_blob(cls, blob: bytes) -> ServiceSpec:
+        return cls(**dict(zip(sorted(cls.__slots__), pickle.loads(blob), strict=True)))
+
+
+class Engine(Protocol):
+    """Runs the calls of one runner.
+
+    Its `runtime` holds the segment: services, calls, futures and values are the same for every engine. An engine only sees to
+    it that somebody serves them.
+    """
+
+    runtime: Runtime
+    workers: int
+    cpus: int
+
+    def set_project(self, project: dict[str, Any]) -> None:
+        """Tells workers where the project lies; called once, before the first service."""
+
+    def after_submit(self) -> None:
+        """A call was queued."""
+
+    def close(self) -> int:
+        """Ends every process and drops unfinished calls; returns how many. Within 2 seconds; may be called twice."""

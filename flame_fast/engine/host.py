@@ -1,0 +1,142 @@
+"""What runs tasks: loads services, keeps their objects, and turns what a task does into something that can travel.
+
+One `Host` per worker process (and one for the inline engine). `Runtime.serve` calls it; nothing here touches the segment.
+"""
+
+from __future__ import annotations
+
+import sys
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
+from flame_fast.kernels import pickling
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from flame_fast.kernels.runtime import Runtime
+
+NO_METHOD = 0xFFFFFFFF
+
+
+class LoadedService:
+    """A service's object in this process, or the error that loading it raised."""
+
+    __slots__ = ("error", "functions", "generation", "spec")
+
+    def __init__(self, spec: ServiceSpec, generation: int) -> None:
+        self.spec = spec
+        self.generation = generation
+        self.functions: list[Callable[..., Any]] = []
+        self.error: BaseException | None = None
+
+
+class Host:
+    """Loads and calls services on behalf of a `Runtime`.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        This process's attachment.
+    prepare : callable
+        Called once before the first service is loaded: makes the project importable.
+    shown_path : callable
+        Turns text with paths of the unpacked project into the user's own.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        prepare: Callable[[], None] = lambda: None,
+        shown_path: Callable[[str], str] = lambda text: text,
+    ) -> None:
+        self.runtime = runtime
+        self.partial: list[Any] = []
+        self._prepare: Callable[[], None] | None = prepare
+        self._shown_path = shown_path
+        self._loaded: dict[int, LoadedService] = {}
+        self._current: LoadedService | None = None
+
+    def has_loaded(self, service: int, generation: int) -> bool:
+        loaded = self._loaded.get(service)
+        return loaded is not None and loaded.generation == generation
+
+    def load_ahead(self, service: int, generation: int) -> None:
+        self._load(service, generation)
+
+    def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any] | None:
+        """The callable of a call; loads its service first. Raises what loading raised."""
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation:
+            loaded = self._load(service, generation)
+        if loaded.error is not None:
+            raise loaded.error.with_traceback(None)
+        if loaded is not self._current:
+            self._enter(loaded)
+        return None if method == NO_METHOD else loaded.functions[method]
+
+    def _load(self, service: int, generation: int) -> LoadedService:
+        spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
+        loaded = LoadedService(spec, generation)
+        try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            if spec.target is not None:
+                target = pickling.load_plain(spec.target)
+                if spec.kind == FUNCTION:
+                    loaded.functions = [target]
+                else:
+                    instance = target() if spec.kind == CLASS else target
+                    loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
+        except BaseException as error:
+            loaded.error = error
+        self._loaded[service] = loaded
+        return loaded
+
+    def _enter(self, loaded: LoadedService) -> None:
+        """The worker changes service: its thread limits change with it."""
+        if self._current is None or self._current.spec.cpu != loaded.spec.cpu or self._current is not loaded:
+            limit_threads(loaded.spec.cpu)
+        self._current = loaded
+
+    def settle(self, value: Any) -> Any:
+        """A task's return value as it is to travel: a coroutine is run to its end.
+
+        Raises
+        ------
+        TypeError
+            A generator: it cannot leave its process.
+        """
+        kind = type(value)
+        if kind is CoroutineType:
+            import asyncio
+
+            return asyncio.run(value)
+        if kind is GeneratorType or kind is AsyncGeneratorType:
+            raise TypeError("the task returned a generator, which cannot leave its process; return a list instead")
+        return value
+
+    def dump_error(self, error: BaseException) -> bytes:
+        return pickling.dump_error(error, self._shown_path)
+
+    def flush(self) -> None:
+        """Writes out what tasks printed without ending the line."""
+        self.partial.clear()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
+                continue
+
+
+def limit_threads(cpu: int) -> None:
+    """Bounds the threads of the numeric libraries loaded in this process, by their own setters."""
+    numba = sys.modules.get("numba")
+    if numba is not None and hasattr(numba, "set_num_threads"):
+        numba.set_num_threads(max(1, min(cpu, numba.config.NUMBA_NUM_THREADS)))
+    if "numpy" in sys.modules or "scipy" in sys.modules or "torch" in sys.modules:
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(limits=cpu)

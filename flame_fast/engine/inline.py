@@ -1,0 +1,51 @@
+"""The inline engine: every call runs in the driver, in the order made, before the call returns its future.
+
+For debuggers, coverage and profilers. It uses the same segment, codec and futures as the local engine, so a value behaves the
+same: it is a copy, arrays are read-only.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any
+
+from flame_fast.engine import context
+from flame_fast.engine.host import Host
+from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import Runtime
+
+
+class InlineEngine:
+    """Runs calls in the driver's own process; see `flame_fast.engine.base.Engine`."""
+
+    def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
+        self.workers = workers
+        self.cpus = cpus
+        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit)
+        self.runtime.pickling = pickling
+        self.runtime.serve_inline()
+        self._host = Host(self.runtime)
+        self._turn = threading.RLock()
+        self._closed = False
+
+    def set_project(self, project: dict[str, Any]) -> None:
+        pass
+
+    def after_submit(self) -> None:
+        with self._turn:
+            before = context.set_serving_engine(self)
+            try:
+                self.runtime.run_queued(self._host)
+            finally:
+                context.set_serving_engine(before)
+
+    def close(self) -> int:
+        if not self._closed:
+            self._closed = True
+            self.runtime.announce_close()
+            self.runtime.mark_closed()
+            os.close(self._doorbell)
+            os.close(self.runtime.fd)
+        return 0

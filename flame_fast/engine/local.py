@@ -1,0 +1,114 @@
+"""The local engine: the runner's own worker processes over one segment of shared memory.
+
+The driver's side only starts and ends things; calls and values go through `Runtime`, deaths are the zygote's business.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import socket
+import threading
+from typing import Any
+
+from flame_fast.engine import processes
+from flame_fast.engine.output import OutputPump
+from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import Runtime
+
+#: Seconds the zygote gets to end all workers and itself.
+ZYGOTE_PATIENCE_S = 1.0
+#: Seconds for output that a process left behind by a task might still write.
+OUTPUT_PATIENCE_S = 0.3
+
+
+class LocalEngine:
+    """Worker processes of a runner; see `flame_fast.engine.base.Engine`.
+
+    Parameters
+    ----------
+    name : str
+        The runner's.
+    workers : int
+        Pool workers.
+    cpus : int
+        CPUs this process may use.
+    limit : int
+        Bytes of values allowed at the same time.
+    """
+
+    def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
+        self.workers = workers
+        self.cpus = cpus
+        self._lock = threading.Lock()
+        self._unfinished: int | None = None
+        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit)
+        except BaseException:
+            os.close(self._doorbell)
+            raise
+        self.runtime.pickling = pickling
+        self._zygote_pid = -1
+        try:
+            control, pidfd = self._start_zygote(recover=False)
+        except BaseException:
+            self._close_own()
+            raise
+        self._output = OutputPump(control, pidfd, self._zygote_ended)
+
+    def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        with theirs:
+            pid = processes.start_zygote(
+                self.runtime.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover
+            )
+        self._zygote_pid = pid
+        return ours, os.pidfd_open(pid)
+
+    def _zygote_ended(self) -> tuple[socket.socket, int] | None:
+        """In the output thread: a zygote that ended of itself is replaced."""
+        with self._lock:
+            if self._unfinished is not None:
+                return None
+            self._reap_zygote()
+            return self._start_zygote(recover=True)
+
+    def _reap_zygote(self) -> None:
+        with contextlib.suppress(ChildProcessError):  # somebody else's wait() may have taken it
+            os.waitpid(self._zygote_pid, 0)
+
+    def set_project(self, project: dict[str, Any]) -> None:
+        self.runtime.set_setup(pickle.dumps(project, 5))
+
+    def after_submit(self) -> None:
+        pass
+
+    def close(self) -> int:
+        with self._lock:
+            if self._unfinished is not None:
+                return self._unfinished
+            if self.runtime.is_foreign:  # a forked child must not end its parent's workers
+                self._unfinished = 0
+                return 0
+            self._unfinished = self.runtime.announce_close()
+        self._end_zygote()
+        self.runtime.mark_closed()
+        self._output.finish(OUTPUT_PATIENCE_S)
+        self._close_own()
+        return self._unfinished
+
+    def _end_zygote(self) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            pidfd = os.pidfd_open(self._zygote_pid)
+            if not select.select([pidfd], [], [], ZYGOTE_PATIENCE_S)[0]:
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
+            os.close(pidfd)
+        self._reap_zygote()
+
+    def _close_own(self) -> None:
+        os.close(self._doorbell)
+        os.close(self.runtime.fd)

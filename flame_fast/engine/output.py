@@ -1,0 +1,173 @@
+"""What workers print, line by line on the driver's `sys.stdout` and `sys.stderr`; and the watch over the zygote.
+
+One thread per runner. The zygote sends the read ends of each new worker's two pipes; whatever the worker, native code in it or
+a process it starts writes to them comes out here in whole lines. Nothing on a task's path passes here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import socket
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+#: Bytes of one line kept while its end is awaited; a longer one is shown in pieces.
+LINE_LIMIT = 1 << 20
+CHUNK = 1 << 16
+
+
+class Stream:
+    """One pipe of one worker."""
+
+    __slots__ = ("fd", "name", "rest")
+
+    def __init__(self, fd: int, name: str) -> None:
+        self.fd = fd
+        self.name = name
+        self.rest = b""
+
+
+class OutputPump:
+    """Forwards workers' output until told that there will be no more.
+
+    Parameters
+    ----------
+    control : socket
+        The zygote's end sends `(pid, [stdout, stderr])`.
+    zygote_pidfd : int
+        Readable once the zygote has ended.
+    zygote_ended : callable
+        Called in this thread when that happens; gives the new zygote's (control, pidfd), None for none.
+    """
+
+    def __init__(
+        self,
+        control: socket.socket,
+        zygote_pidfd: int,
+        zygote_ended: Callable[[], tuple[socket.socket, int] | None],
+    ) -> None:
+        self._poller = select.poll()
+        self._streams: dict[int, Stream] = {}
+        self._control = control
+        self._zygote_pidfd = zygote_pidfd
+        self._zygote_ended = zygote_ended
+        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+        self._deadline: float | None = None
+        self._watch(control, zygote_pidfd)
+        self._poller.register(self._stop, select.POLLIN)
+        self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
+        self._thread.start()
+
+    def _watch(self, control: socket.socket, pidfd: int) -> None:
+        self._control, self._zygote_pidfd = control, pidfd
+        self._poller.register(control, select.POLLIN)
+        self._poller.register(pidfd, select.POLLIN)
+
+    def finish(self, patience_s: float) -> None:
+        """Shows what is still in the pipes, then closes everything. The workers have ended before.
+
+        Parameters
+        ----------
+        patience_s : float
+            How long to wait for pipes that somebody else holds open (a process that a task left behind).
+        """
+        self._deadline = time.monotonic() + patience_s
+        os.eventfd_write(self._stop, 1)
+        if threading.current_thread() is not self._thread:
+            self._thread.join(patience_s + 1.0)
+
+    def _run(self) -> None:
+        while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
+            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
+            for fd, _ in self._poller.poll(timeout):
+                if fd in self._streams:
+                    self._read(self._streams[fd])
+                elif fd == self._stop:
+                    self._drain_control()
+                    self._poller.unregister(self._stop)
+                elif fd == self._control.fileno():
+                    self._accept()
+                elif fd == self._zygote_pidfd:
+                    self._replace_zygote()
+        self._close()
+
+    def _accept(self) -> bool:
+        """Takes one worker's pipes; False when the zygote's end is closed or there is nothing."""
+        try:
+            message, fds, _, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_DONTWAIT)
+        except OSError:
+            return False
+        if not message:
+            with contextlib.suppress(KeyError):
+                self._poller.unregister(self._control)
+            return False
+        for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
+            os.set_blocking(fd, False)
+            os.set_inheritable(fd, False)
+            self._streams[fd] = Stream(fd, name)
+            self._poller.register(fd, select.POLLIN)
+        return True
+
+    def _drain_control(self) -> None:
+        while self._accept():
+            pass
+
+    def _replace_zygote(self) -> None:
+        self._drain_control()
+        self._poller.unregister(self._zygote_pidfd)
+        with contextlib.suppress(KeyError):
+            self._poller.unregister(self._control)
+        replacement = self._zygote_ended() if self._deadline is None else None
+        if replacement is not None:
+            self._control.close()
+            os.close(self._zygote_pidfd)
+            self._watch(*replacement)
+
+    def _read(self, stream: Stream) -> None:
+        try:
+            data = os.read(stream.fd, CHUNK)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            if stream.rest:
+                self._show(stream, stream.rest + b"\n")
+            self._forget(stream)
+            return
+        data = stream.rest + data
+        end = data.rfind(b"\n") + 1
+        if end == 0 and len(data) > LINE_LIMIT:
+            end = len(data)
+        if end:
+            self._show(stream, data[:end])
+        stream.rest = data[end:]
+
+    def _show(self, stream: Stream, data: bytes) -> None:
+        target = getattr(sys, stream.name)
+        with contextlib.suppress(Exception):  # None, closed or broken: there is nowhere to show it
+            target.write(data.decode("utf-8", "replace"))
+            target.flush()
+
+    def _forget(self, stream: Stream) -> None:
+        self._poller.unregister(stream.fd)
+        os.close(stream.fd)
+        del self._streams[stream.fd]
+
+    def _close(self) -> None:
+        for stream in list(self._streams.values()):
+            self._read(stream)
+            if stream.fd in self._streams:
+                if stream.rest:
+                    self._show(stream, stream.rest + b"\n")
+                self._forget(stream)
+        self._control.close()
+        os.close(self._zygote_pidfd)
+        os.close(self._stop)

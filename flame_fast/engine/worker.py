@@ -1,0 +1,129 @@
+"""A worker's life: from the fork out of the zygote to the end of `Runtime.serve`."""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import os
+import pickle
+import signal
+import sys
+from typing import TYPE_CHECKING, Any
+
+from flame_fast.engine import context
+from flame_fast.engine.host import Host
+from flame_fast.kernels.runtime import Runtime, die_with_parent
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+
+class WorkerEngine:
+    """The engine as a task sees it: services it makes and calls it queues are served by the outer runner's processes."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.workers = runtime.workers
+        self.cpus = runtime.cpus
+
+    def set_project(self, project: dict[str, Any]) -> None:
+        raise AssertionError("a nested runner has the outer runner's project")
+
+    def after_submit(self) -> None:
+        pass
+
+    def close(self) -> int:
+        return 0
+
+
+class LineStream(io.TextIOWrapper):
+    """A text stream to the driver that writes whole lines, and notes when it holds part of one."""
+
+    def __init__(self, fd: int, partial: list[Any]) -> None:
+        super().__init__(open(fd, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        self._partial = partial
+
+    def write(self, text: str) -> int:
+        count = super().write(text)
+        if text and not text.endswith("\n"):
+            self._partial.append(self)
+        return count
+
+
+class Project:
+    """Where this worker imports the user's code from; made ready by the first service it loads."""
+
+    def __init__(self, runtime: Runtime) -> None:
+        self._runtime = runtime
+        self._unpacked = self._directory = ""
+
+    def prepare(self) -> None:
+        setup = self._runtime.get_setup()
+        plan = pickle.loads(setup)["plan"] if setup else None
+        if plan is None:
+            return
+        from flame_fast import unpack
+
+        self._directory = plan["directory"]
+        self._unpacked = str(unpack.prepare(plan))
+
+    def shown(self, text: str) -> str:
+        return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
+
+
+def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
+    """Serves as process `index`; the caller has just forked and ends the process afterwards."""
+    die_with_parent(signal.SIGKILL)
+    if os.getppid() != zygote:
+        return
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    runtime._become(index, runtime.name, runtime.doorbell_fd)
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    os.dup2(nothing, 0)
+    os.close(nothing)
+    os.dup2(stdout, 1)
+    os.dup2(stderr, 2)
+    os.close(stdout)
+    os.close(stderr)
+    faulthandler.enable(2)
+    reseed()
+    project = Project(runtime)
+    host = Host(runtime, project.prepare, project.shown)
+    sys.stdin = open(os.devnull)
+    sys.stdout = LineStream(1, host.partial)
+    sys.stderr = LineStream(2, host.partial)
+    context.set_serving_engine(WorkerEngine(runtime))
+    _serve(runtime, host)
+
+
+def _serve(runtime: Runtime, host: Host) -> None:
+    while True:
+        try:
+            runtime.serve(host)
+            break
+        except KeyboardInterrupt:  # a signal sent to this worker between two tasks
+            continue
+    host.flush()
+
+
+def reseed() -> None:
+    """Forked copies would draw identical streams."""
+    random = sys.modules.get("random")
+    if random is not None:
+        random.seed()
+    numpy = sys.modules.get("numpy")
+    if numpy is not None:
+        numpy.random.seed()
+
+
+def run_and_exit(start: Callable[[], None]) -> None:
+    """Runs a forked child's whole life; never returns into the zygote's."""
+    code = 1
+    try:
+        start()
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+    finally:
+        os._exit(code)

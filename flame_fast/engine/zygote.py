@@ -1,0 +1,258 @@
+"""The zygote: forks workers, watches them and the driver, settles what the dead leave.
+
+A small single-threaded process of its own session, started by exec, so that forking it is always safe.
+
+    driver ---- eventfd (doorbell), segment ----> zygote ---- fork ----> workers
+    driver <--- SEQPACKET: read ends of each worker's stdout and stderr ---
+    zygote polls: the driver's pidfd, the doorbell, a pidfd per worker
+
+When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. Should the zygote itself
+die, its workers die with it (parent-death signal) and the driver starts another one, with `recover` set.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import json
+import os
+import pickle
+import select
+import signal
+import socket
+import sys
+import time
+
+from flame_fast.engine import worker
+from flame_fast.engine.base import ServiceSpec
+from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD
+from flame_fast.errors import WorkerDiedError
+from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import ZYGOTE, Runtime
+
+REQUESTED, LIVE = 2, 3
+POOL, INSTANCE = 3, 4
+
+#: Seconds a pool worker beyond the number wanted stays, in case it is wanted again.
+SURPLUS_S = 1.0
+#: Seconds an idle worker gets to leave by itself at the end.
+LEAVE_S = 0.2
+#: Seconds until a fork that failed is tried again.
+RETRY_S = 0.1
+
+
+class Child:
+    """A forked worker."""
+
+    __slots__ = ("index", "pid", "pidfd", "role")
+
+    def __init__(self, index: int, role: int, pid: int) -> None:
+        self.index = index
+        self.role = role
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+
+class Zygote:
+    def __init__(self, runtime: Runtime, recover: bool) -> None:
+        self.runtime = runtime
+        self.control = socket.socket(fileno=CONTROL_FD)
+        self.control.settimeout(5.0)
+        self.children: dict[int, Child] = {}  # by pidfd
+        self.poller = select.poll()
+        self.poller.register(DRIVER_FD, select.POLLIN)
+        self.poller.register(DOORBELL_FD, select.POLLIN)
+        self.surplus_since: float | None = None
+        if recover:
+            self.recover()
+
+    def recover(self) -> None:
+        """Buries the workers of the zygote before this one: they died with it, or do so now."""
+        for index, state, _, _, pid, _, _ in self.runtime.processes():
+            if state == LIVE:
+                with contextlib.suppress(ProcessLookupError):
+                    pidfd = os.pidfd_open(pid)
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
+                    select.select([pidfd], [], [], 2.0)
+                    os.close(pidfd)
+                self.runtime.bury(index, self.epitaph(index, "with the process that supervised it"))
+
+    def run(self) -> None:
+        timeout: float | None = 0.0
+        while True:
+            ready = dict(self.poller.poll(None if timeout is None else timeout * 1000))
+            if DRIVER_FD in ready:
+                self.end()
+                release_application(self.runtime.get_setup())
+                return
+            if DOORBELL_FD in ready:
+                with contextlib.suppress(BlockingIOError):
+                    os.eventfd_read(DOORBELL_FD)
+            for pidfd in ready:
+                if pidfd in self.children:
+                    self.reap(self.children[pidfd])
+            if self.runtime.closing:
+                self.end()
+                return
+            timeout = self.staff()
+
+    # ---- staffing ----------------------------------------------------------------------------------------------------
+
+    def staff(self) -> float | None:
+        """Forks who is missing and retires who is too many; returns the seconds until it wants to look again."""
+        pool = blocked = 0
+        idle: list[int] = []
+        requested: list[tuple[int, int]] = []
+        for index, state, role, _, _, is_blocked, is_idle in self.runtime.processes():
+            if state == REQUESTED:
+                requested.append((index, role))
+            elif role == POOL:
+                pool += 1
+                blocked += bool(is_blocked)
+                if is_idle:
+                    idle.append(index)
+        missing = self.runtime.workers + blocked - pool
+        try:
+            for index, role in requested:
+                self.fork(index, role)
+            for _ in range(missing):
+                self.fork(self.runtime.request_process(POOL, 0), POOL)
+        except OSError as error:  # no process to be had just now
+            print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
+            return RETRY_S
+        if missing >= 0 or not idle:
+            self.surplus_since = None
+            return None
+        now = time.monotonic()
+        if self.surplus_since is None:
+            self.surplus_since = now
+        left = self.surplus_since + SURPLUS_S - now
+        if left > 0:
+            return left
+        self.surplus_since = None
+        for index in idle[:-missing]:
+            self.runtime.retire(index)
+        return None
+
+    def fork(self, index: int, role: int) -> None:
+        out_read, out_write = os.pipe()
+        err_read, err_write = os.pipe()
+        me = os.getpid()
+        try:
+            pid = os.fork()
+            if pid == 0:
+                worker.run_and_exit(lambda: self.become_worker(index, out_write, err_write, me))
+            self.runtime.started(index, pid)
+            child = Child(index, role, pid)
+            self.children[child.pidfd] = child
+            self.poller.register(child.pidfd, select.POLLIN)
+            with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
+                socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
+        finally:
+            for fd in (out_read, out_write, err_read, err_write):
+                os.close(fd)
+
+    def become_worker(self, index: int, stdout: int, stderr: int, zygote: int) -> None:
+        for child in self.children.values():
+            os.close(child.pidfd)
+        self.control.close()
+        os.close(DRIVER_FD)
+        gc.unfreeze()
+        worker.run(index, stdout, stderr, zygote, self.runtime)
+
+    # ---- deaths ------------------------------------------------------------------------------------------------------
+
+    def reap(self, child: Child) -> None:
+        try:
+            _, status = os.waitpid(child.pid, 0)
+            how = describe_exit(os.waitstatus_to_exitcode(status))
+        except ChildProcessError:
+            how = "for an unknown reason"
+        self.poller.unregister(child.pidfd)
+        os.close(child.pidfd)
+        del self.children[child.pidfd]
+        self.runtime.bury(child.index, self.epitaph(child.index, how))
+
+    def epitaph(self, index: int, how: str) -> bytes:
+        """The error of what a dead process was running."""
+        found = self.runtime.running_service(index)
+        what = "its worker process"
+        if found is not None:
+            service, method = found
+            spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
+            name = spec.methods[method] if method < len(spec.methods) else ""
+            what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
+        error = WorkerDiedError(f"{what} died {how}; the call it ran is lost, the others are not")
+        return pickling.dump_error(error)
+
+    def end(self) -> None:
+        """Every worker ends: the idle by themselves, the busy by force."""
+        busy = {index for index, _, _, _, _, _, is_idle in self.runtime.processes() if not is_idle}
+        for child in self.children.values():
+            if child.index in busy or not self.runtime.closing:
+                self.kill(child)
+        deadline = time.monotonic() + LEAVE_S
+        waiting = select.poll()
+        for pidfd in self.children:
+            waiting.register(pidfd, select.POLLIN)
+        left = set(self.children)
+        while left:
+            remaining = deadline - time.monotonic()
+            for pidfd, _ in waiting.poll(max(0.0, remaining) * 1000):
+                left.discard(pidfd)
+                waiting.unregister(pidfd)
+            if remaining <= 0:
+                for pidfd in left:
+                    self.kill(self.children[pidfd])
+                    select.select([pidfd], [], [], 1.0)
+                break
+
+    def kill(self, child: Child) -> None:
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+
+CAUSES = {
+    signal.SIGKILL: "somebody killed it, or the system was out of memory (see `dmesg`)",
+    signal.SIGSEGV: "a crash in native code; its stack is on standard error",
+    signal.SIGBUS: "memory that could not be had, or a file that was cut while mapped",
+    signal.SIGABRT: "native code gave up; its stack is on standard error",
+    signal.SIGFPE: "an arithmetic fault in native code",
+    signal.SIGILL: "an instruction this CPU does not have",
+    signal.SIGTERM: "somebody asked it to end",
+}
+
+
+def describe_exit(code: int) -> str:
+    """By name and number, with the likely cause; `code` as of `os.waitstatus_to_exitcode`."""
+    if code >= 0:
+        return f"with exit code {code} (likely cause: the task called os._exit or native code called exit)"
+    try:
+        number = signal.Signals(-code)
+    except ValueError:
+        return f"by signal {-code}"
+    cause = CAUSES.get(number)
+    return f"by {number.name} (signal {-code}" + (f"; likely cause: {cause})" if cause else ")")
+
+
+def release_application(setup: bytes | None) -> None:
+    """Undoes, for a driver that no longer can, what entering the application did."""
+    project = pickle.loads(setup) if setup else None
+    if project:
+        from flame_fast.application import release_owner
+
+        release_owner(project["home"], project["token"])
+
+
+def main(argument: str) -> None:
+    """The process's whole life; `argument` is JSON: name, recover."""
+    options = json.loads(argument)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    os.closerange(DRIVER_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
+    for fd in (SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD):
+        os.set_inheritable(fd, False)
+    runtime = Runtime.attach(SEGMENT_FD, ZYGOTE, options["name"], DOORBELL_FD)
+    runtime.pickling = pickling
+    gc.collect()
+    gc.freeze()
+    Zygote(runtime, options["recover"]).run()

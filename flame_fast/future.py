@@ -1,0 +1,109 @@
+"""Futures in shapes: what `Runner.get`, `wait`, `ref` and `select` do with lists, tuples, dicts and generators of them."""
+
+from __future__ import annotations
+
+import time
+from types import GeneratorType
+from typing import TYPE_CHECKING, Any
+
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+#: Seconds between two looks at futures of several runners, which no single wait covers.
+MIXED_LOOK_S = 0.02
+
+
+class Deadline:
+    """A time-out for several waits together."""
+
+    __slots__ = ("_end",)
+
+    def __init__(self, timeout: float | None) -> None:
+        self._end = None if timeout is None else time.monotonic() + timeout
+
+    def left(self) -> float | None:
+        """Seconds left, None for ever."""
+        return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def is_handle(obj: Any) -> bool:
+    return isinstance(obj, (ObjectFuture, ObjectRef))
+
+
+def map_handles(shape: Any, function: Callable[[Any], Any]) -> Any:
+    """The same shape with every future and ref replaced by `function` of it, left to right.
+
+    A list gives a list, a tuple a tuple (a named one its own type), a dict a dict, a generator a list; what is none of these
+    passes through.
+    """
+    if is_handle(shape):
+        return function(shape)
+    kind = type(shape)
+    if kind is list or kind is GeneratorType:
+        return [map_handles(item, function) for item in shape]
+    if isinstance(shape, tuple):
+        items = [map_handles(item, function) for item in shape]
+        return kind(*items) if hasattr(shape, "_fields") else tuple(items)
+    if kind is dict:
+        return {key: map_handles(value, function) for key, value in shape.items()}
+    return shape
+
+
+def get(shape: Any, timeout: float | None) -> Any:
+    deadline = Deadline(timeout)
+    return map_handles(shape, lambda handle: handle.get(deadline.left()))
+
+
+def wait(shape: Any, timeout: float | None) -> None:
+    deadline = Deadline(timeout)
+    map_handles(shape, lambda handle: handle.wait(deadline.left()) if isinstance(handle, ObjectFuture) else None)
+
+
+def ref(shape: Any) -> Any:
+    return map_handles(shape, lambda handle: handle.ref() if isinstance(handle, ObjectFuture) else handle)
+
+
+def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | ObjectRef]:
+    """Each future once, as it completes.
+
+    Raises
+    ------
+    TypeError
+        Something that is no future, before anything is yielded.
+    """
+    pending: list[Any] = []
+    seen: set[int] = set()
+    for future in futures:
+        if not is_handle(future):
+            raise TypeError(f"select takes futures, got a {type(future).__name__}: {str(future)[:60]}")
+        if id(future) not in seen:
+            seen.add(id(future))
+            pending.append(future)
+    return _select(pending, Deadline(timeout))
+
+
+def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
+    while pending:
+        ready = set(_wait_any(pending, deadline))
+        finished = [future for position, future in enumerate(pending) if position in ready]
+        pending = [future for position, future in enumerate(pending) if position not in ready]
+        yield from finished
+
+
+def _wait_any(pending: list[Any], deadline: Deadline) -> list[int]:
+    runtime = pending[0].runtime_of()
+    if all(runtime.owns(future) for future in pending):
+        return runtime.wait_any(pending, deadline.left())
+    while True:
+        ready = [position for position, future in enumerate(pending) if future.done()]
+        lost = next((future for future in pending if future.is_lost()), None)
+        if ready or lost is None:
+            if ready:
+                return ready
+        else:
+            lost.get()  # raises INVALID_STATE
+        if deadline.left() == 0.0:
+            raise TimeoutError("none of the calls has finished in time; they go on")
+        time.sleep(MIXED_LOOK_S)

@@ -1,0 +1,306 @@
+"""The Runner: a parallel application's whole life. It delegates; here the two wings meet, calls and the application."""
+
+from __future__ import annotations
+
+import sys
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from flame_fast import future as shapes
+from flame_fast.application import check_name, enter_application
+from flame_fast.engine import context as engine_context
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.resources import available_cpus, check_workers, default_memory_limit
+from flame_fast.service import RunnerService, example_method, make_service, stands_for_call
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from types import TracebackType
+
+    from flame_fast.application import Tenancy
+    from flame_fast.config import FlameContext
+    from flame_fast.engine.base import Engine
+    from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+    from flame_fast.resources import ResourceRequirement
+
+ENGINES = ("inline", "local")
+
+
+class Runner:
+    """A parallel application: on entry the project is packaged, stored and registered, on exit everything is undone.
+
+    Parameters
+    ----------
+    name : str
+        1 to 253 characters; none of ``/ \\ ..``, no control characters, not starting with ``.`` or ``-``.
+    fail_if_exists : bool
+        An application of this name exists already: fail; by default this runner joins its registration.
+    dependencies : sequence of str, optional
+        Requirements that must be installed here.
+    python_version : str, optional
+        Must match the running Python, as ``3.11`` or ``3.11.7``.
+    workers : int, optional
+        Worker processes; default the CPUs this process may really use.
+    engine : {"local", "inline"}
+        `"inline"` runs calls in the driver, in order: for debuggers and coverage.
+    context : FlameContext, optional
+        Configuration; default the one found by its usual rules.
+
+    Raises
+    ------
+    FlameError
+        `INVALID_ARGUMENT`, `INVALID_CONFIG`, `NOT_FOUND`, `ALREADY_EXISTS`; the message names the step that failed. The steps
+        before it have been undone.
+
+    Notes
+    -----
+    The constructor does the work; ``with`` adds the clean-up. Safe from any thread. A forked child neither uses nor destroys
+    it. Inside a task a Runner of any name shares the outer runner's processes.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fail_if_exists: bool = False,
+        dependencies: Sequence[str] | None = None,
+        python_version: str | None = None,
+        *,
+        workers: int | None = None,
+        engine: str = "local",
+        context: FlameContext | None = None,
+    ) -> None:
+        check_name(name)
+        if engine not in ENGINES:
+            raise FlameError(
+                FlameErrorCode.INVALID_ARGUMENT, f"unknown engine {engine!r}; known are {', '.join(map(repr, ENGINES))}"
+            )
+        cpus = available_cpus()
+        workers = check_workers(workers, cpus)
+        self.name = name
+        self._closed = False
+        self._services: list[RunnerService] = []
+        self._sessions: dict[str, tuple[Any, RunnerService]] = {}
+        outer = engine_context.serving_engine()
+        if outer is not None:
+            self._engine: Engine = outer
+            self._end = weakref.finalize(self, _leave_nested, self._services)
+            return
+        self._engine = _start_engine(engine, name, workers, cpus)
+        try:
+            tenancy = enter_application(
+                name,
+                fail_if_exists=fail_if_exists,
+                dependencies=dependencies,
+                python_version=python_version,
+                context=context,
+            )
+            try:
+                self._engine.set_project(
+                    {"home": str(tenancy.home), "token": tenancy.token, "plan": tenancy.unpack_plan(sys.path)}
+                )
+            except BaseException:
+                tenancy.release()
+                raise
+        except BaseException:
+            self._engine.close()
+            raise
+        self._end = weakref.finalize(self, _shut_down, self._engine, tenancy)
+
+    # ---- services ----------------------------------------------------------------------------------------------------
+
+    def service(
+        self,
+        execution_object: Any,
+        autoscale: bool | None = None,
+        warmup: int = 0,
+        resreq: ResourceRequirement | None = None,
+    ) -> RunnerService:
+        """Makes a function, class or instance a service of this runner.
+
+        Parameters
+        ----------
+        execution_object : callable, class or object
+            A function has no state; of a class each worker makes one instance, without arguments; any other instance lives
+            in a process of its own, which runs its calls one at a time in the order made.
+        autoscale : bool, optional
+            Functions and classes: False limits the service to `max(warmup, 1)` workers. Instances: not True.
+        warmup : int
+            Workers that load it ahead of its first call.
+        resreq : ResourceRequirement, optional
+            What one call takes.
+
+        Raises
+        ------
+        ValueError
+            A warmup or autoscale that does not fit.
+        TypeError
+            The object cannot be pickled.
+        FlameError
+            `INVALID_STATE`: closed. `INVALID_ARGUMENT`: more CPUs than there are; a session id in use by another object.
+        """
+        self._check_open()
+        named = getattr(getattr(execution_object, "_session_context", None), "session_id", None)
+        if isinstance(named, str) and named in self._sessions:
+            other, service = self._sessions[named]
+            if other is execution_object:
+                return service
+            raise FlameError(
+                FlameErrorCode.INVALID_ARGUMENT,
+                f"session {named!r} is in use by another object of this runner; give this one another session_id",
+            )
+        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq)
+        self._services.append(service)
+        self._sessions[service.session_id] = (execution_object, service)
+        return service
+
+    # ---- futures -----------------------------------------------------------------------------------------------------
+
+    def get(self, futures: Any, timeout: float | None = None) -> Any:
+        """The values of futures and refs, in the shape given.
+
+        Parameters
+        ----------
+        futures : future, ref, list, tuple, dict, generator, or a function service
+            Nested as you like; a generator gives a list; what is no future passes through. A function service stands for one
+            call of it without arguments, as a list of one.
+        timeout : float, optional
+            Seconds for all of them together.
+
+        Raises
+        ------
+        TimeoutError
+            The time is up; the tasks go on.
+        Exception
+            The first failure in input order, as soon as all before it are done.
+        """
+        self._check_open()
+        futures = _one_call(futures)
+        if type(futures) is list and futures and all(map(self._engine.runtime.owns, futures)):
+            return self._engine.runtime.get_many(futures, timeout)
+        return shapes.get(futures, timeout)
+
+    def wait(self, futures: Any, timeout: float | None = None) -> None:
+        """As `get`, without the values: returns when all have completed, raises the first error."""
+        self._check_open()
+        shapes.wait(_one_call(futures), timeout)
+
+    def ref(self, futures: Any) -> Any:
+        """As `get`, with an `ObjectRef` in place of each value."""
+        self._check_open()
+        return shapes.ref(_one_call(futures))
+
+    def select(self, futures: Any, timeout: float | None = None) -> Iterator[ObjectFuture | ObjectRef]:
+        """An iterator over futures as they complete, each once, failed ones too.
+
+        Raises
+        ------
+        TimeoutError
+            From the iterator: none has completed in the time left.
+        TypeError
+            Something that is no future.
+        """
+        self._check_open()
+        return shapes.select(_one_call(futures), timeout)
+
+    def put_object(self, obj: Any) -> ObjectRef:
+        """Stores a value once; the ref is an argument for any task of this runner.
+
+        Raises
+        ------
+        TypeError
+            It cannot be pickled.
+        StoreFullError
+            No room for it.
+        """
+        self._check_open()
+        return self._engine.runtime.put(obj)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+
+    def close(self) -> None:
+        """Ends the services and processes, unregisters the application, deletes the package. May be called twice.
+
+        Takes at most 2 seconds, also while calls still run: they are dropped, with a warning that says how many.
+        """
+        if self._closed:
+            return
+        self._closed = True
+        unfinished = self._end()
+        if unfinished:
+            warnings.warn(
+                f"runner {self.name!r} was closed with {unfinished} unfinished call{'s' * (unfinished > 1)}, which "
+                f"{'were' if unfinished > 1 else 'was'} dropped; get or wait for their futures before closing",
+                stacklevel=2,
+            )
+
+    def __enter__(self) -> Runner:
+        self._check_open()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} is closed; make a new Runner")
+        if self._engine.runtime.is_foreign:
+            raise FlameError(
+                FlameErrorCode.INVALID_STATE,
+                f"runner {self.name!r} belongs to the parent of this forked process; make a new Runner here",
+            )
+
+    def __repr__(self) -> str:
+        return f"<Runner {self.name!r}, {self._engine.workers} workers{', closed' * self._closed}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_attach, (self._engine.runtime.session, self.name))
+
+
+def _attach(session: int, name: str) -> Runner:
+    """The runner again, in a task of it."""
+    engine = engine_context.serving_engine()
+    if engine is None or engine.runtime.session != session:
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {name!r} is not at work in this process")
+    return Runner(name)
+
+
+def _start_engine(engine: str, name: str, workers: int, cpus: int) -> Engine:
+    limit = default_memory_limit()
+    if engine == "inline":
+        from flame_fast.engine.inline import InlineEngine
+
+        return InlineEngine(name, workers, cpus, limit)
+    from flame_fast.engine.local import LocalEngine
+
+    return LocalEngine(name, workers, cpus, limit)
+
+
+def _one_call(futures: Any) -> Any:
+    """A function service in place of futures stands for one call of it, as a list of one."""
+    if not isinstance(futures, RunnerService):
+        return futures
+    if stands_for_call(futures):
+        return [futures()]
+    raise TypeError(
+        f"{futures!r} is no future; call one of its methods and pass what that returns, as in "
+        f"rr.get(service.{example_method(futures)}(...))"
+    )
+
+
+def _leave_nested(services: list[RunnerService]) -> int:
+    for service in services:
+        service.close()
+    return 0
+
+
+def _shut_down(engine: Engine, tenancy: Tenancy) -> int:
+    """Undoes everything; returns the number of calls dropped. Runs at close, at garbage collection or at exit."""
+    if engine.runtime.is_foreign:
+        return 0
+    try:
+        return engine.close()
+    finally:
+        tenancy.release()

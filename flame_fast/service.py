@@ -1,0 +1,222 @@
+"""A service: a function, class or object whose calls run in the runner's workers and return futures."""
+
+from __future__ import annotations
+
+import warnings
+from typing import TYPE_CHECKING, Any
+
+from flame_fast.engine import context
+from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
+from flame_fast.engine.host import NO_METHOD
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.execution import RESERVED, kind_of, method_names, name_of, travels_with_each_call
+from flame_fast.kernels import pickling
+from flame_fast.resources import ResourceRequirement
+from flame_fast.session import session_of
+
+if TYPE_CHECKING:
+    from flame_fast.engine.base import Engine
+    from flame_fast.kernels.runtime import ObjectFuture
+
+
+class Method:
+    """One public method of a class or instance service."""
+
+    __slots__ = ("__name__", "_number", "_service")
+
+    def __init__(self, service: RunnerService, name: str, number: int) -> None:
+        self._service = service
+        self._number = number
+        self.__name__ = name
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ObjectFuture:
+        return self._service._submit(self._number, args, kwargs)
+
+    def __repr__(self) -> str:
+        return f"<method {self.__name__!r} of {self._service!r}>"
+
+
+class RunnerService:
+    """Calls of one execution object, in the runner's workers. Made by `Runner.service`.
+
+    A function service is called. Class and instance services have a method per public method of the object; a callable
+    instance can be called as well. Every call returns an `ObjectFuture` at once. Safe from any thread; given to a task, it
+    works there.
+
+    Attributes
+    ----------
+    name : str
+        The execution object's name.
+    session_id : str
+        The session's id.
+    """
+
+    def __init__(self, engine: Engine, spec: ServiceSpec, ids: tuple[int, int, int], function: Any = None) -> None:
+        self.name = spec.name
+        self.session_id = spec.session_id
+        self._engine = engine
+        self._spec = spec
+        self._ids = ids
+        self._function = function  # travels with each call
+        self._native_submit = engine.runtime.submit
+        self._inline = engine.runtime.inline
+        self._methods = {name: number for number, name in enumerate(spec.methods)}
+        for name, number in self._methods.items():
+            if name and name not in RESERVED:
+                setattr(self, name, Method(self, name, number))
+
+    def _submit(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ObjectFuture:
+        service, generation, lane = self._ids
+        future = self._native_submit(service, generation, lane, method, args, kwargs, self._function)
+        if self._inline:
+            self._engine.after_submit()
+        return future
+
+    def __call__(self, *args: Any, **kwargs: Any) -> ObjectFuture:
+        if self._spec.kind == FUNCTION:
+            return self._submit(0 if self._function is None else NO_METHOD, args, kwargs)
+        if "" in self._methods:
+            return self._submit(self._methods[""], args, kwargs)
+        raise TypeError(
+            f"the {self._spec.kind} service {self.name!r} is not callable; call one of its methods: "
+            f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
+        )
+
+    def call(self, method: str, *args: Any, **kwargs: Any) -> ObjectFuture:
+        """Calls a method by its name: for one whose name the service uses itself.
+
+        Raises
+        ------
+        AttributeError
+            The object has no public method of that name.
+        """
+        if method not in self._methods or not method:
+            raise AttributeError(f"the {self._spec.kind} service {self.name!r} has no public method {method!r}")
+        return self._submit(self._methods[method], args, kwargs)
+
+    def close(self) -> None:
+        """No new calls; those made go on to their end. May be called twice."""
+        self._engine.runtime.close_service(*self._ids[:2])
+
+    def __getattr__(self, name: str) -> Any:
+        raise AttributeError(
+            f"the {self.__dict__['_spec'].kind} service {self.__dict__['name']!r} has no public method {name!r}"
+            if "_spec" in self.__dict__
+            else name
+        )
+
+    def __repr__(self) -> str:
+        return f"<RunnerService {self.name!r} ({self._spec.kind}), session {self.session_id!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_attach, (self._engine.runtime.session, self._spec.to_blob(), self._ids, self._function))
+
+
+def stands_for_call(service: RunnerService) -> bool:
+    """Whether a service can stand in place of futures: only a function's has one obvious call."""
+    return service._spec.kind == FUNCTION
+
+
+def example_method(service: RunnerService) -> str:
+    """Some method of a service, for messages."""
+    return next((name for name in service._spec.methods if name), "method")
+
+
+def _attach(session: int, blob: bytes, ids: tuple[int, int, int], function: Any) -> RunnerService:
+    """The service again, in a task of its runner."""
+    engine = context.serving_engine()
+    spec = ServiceSpec.from_blob(blob)
+    if engine is None or engine.runtime.session != session:
+        raise FlameError(
+            FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to another runner, whose workers are not here"
+        )
+    return RunnerService(engine, spec, ids, function)
+
+
+def make_service(
+    engine: Engine,
+    application: str,
+    obj: Any,
+    autoscale: bool | None,
+    warmup: int,
+    resreq: ResourceRequirement | None,
+) -> RunnerService:
+    """Registers an execution object with an engine; see `Runner.service`."""
+    kind = kind_of(obj)
+    warmup = _check(kind, autoscale, warmup, engine.workers)
+    cpu = _check_cpu(resreq, engine.cpus)
+    limit, sticky = _seats(kind, autoscale, warmup, cpu, engine)
+    methods = () if kind == FUNCTION else method_names(obj)
+    for name in sorted(RESERVED.intersection(methods)):
+        warnings.warn(
+            f"{name!r} is a name of the service itself; reach the method of {name_of(obj)} by .call({name!r}, ...)",
+            stacklevel=3,
+        )
+    carried = kind == FUNCTION and travels_with_each_call(obj)
+    session_id, application = session_of(obj, application)
+    spec = ServiceSpec(
+        name=name_of(obj),
+        kind=kind,
+        target=None if carried else _pickled(obj),
+        methods=methods,
+        cpu=cpu or max(1, engine.cpus // engine.workers),
+        session_id=session_id,
+        application=application,
+    )
+    ids = engine.runtime.add_service(
+        spec.to_blob(), instance=kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup
+    )
+    return RunnerService(engine, spec, ids, obj if carried else None)
+
+
+def _pickled(obj: Any) -> bytes:
+    try:
+        return pickling.dump_plain(obj)
+    except FlameError:
+        raise
+    except Exception as error:
+        raise TypeError(f"{name_of(obj)!r} cannot be pickled and sent to a worker: {error}") from error
+
+
+def _check(kind: str, autoscale: bool | None, warmup: int, workers: int) -> int:
+    if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
+        raise ValueError("warmup must be a non-negative integer.")
+    if kind == INSTANCE:
+        if autoscale:
+            raise ValueError("Object instance services are always fixed. Omit autoscale or pass autoscale=False.")
+        if warmup > 1:
+            raise ValueError("Object instance services only support warmup=0 or warmup=1.")
+    elif warmup > workers:
+        warnings.warn(f"warmup={warmup} is more than the {workers} workers there are: cut to {workers}", stacklevel=4)
+        return workers
+    return warmup
+
+
+def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
+    if resreq is None:
+        return None
+    if not isinstance(resreq, ResourceRequirement):
+        raise TypeError(
+            f"resreq must be a ResourceRequirement, got {resreq!r}; "
+            "for text write ResourceRequirement.from_string('cpu=2,mem=1g')"
+        )
+    if resreq.cpu > cpus:
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT, f"resreq asks for {resreq.cpu} CPUs a call, this process may use {cpus}"
+        )
+    return resreq.cpu
+
+
+def _seats(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engine: Engine) -> tuple[int, bool]:
+    """(workers that may serve it at the same time, 0 for all; whether always the same ones)."""
+    if kind == INSTANCE:
+        return 0, False
+    bounds = []
+    if cpu is not None and engine.cpus // cpu < engine.workers:
+        bounds.append(max(1, engine.cpus // cpu))
+    if autoscale is False:
+        bounds.append(max(warmup, 1))
+    return (min(bounds), autoscale is False) if bounds else (0, False)
+
+
+__all__ = ["RunnerService", "example_method", "make_service", "stands_for_call"]

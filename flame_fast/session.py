@@ -1,0 +1,58 @@
+"""Names for a service's session: chosen by the object, or made up."""
+
+from __future__ import annotations
+
+import secrets
+import string
+import warnings
+from typing import Any
+
+LONGEST_NAME = 128
+ALPHABET = string.ascii_lowercase + string.digits
+
+
+class SessionContext:
+    """Put on an execution object as `_session_context` to name its session.
+
+    Parameters
+    ----------
+    session_id : str, optional
+        The session's id; default `<application>-<6 characters>`.
+    application_name : str, optional
+        The application's name as the session shows it; default the runner's name.
+
+    Raises
+    ------
+    ValueError
+        A name that is no string, empty, or longer than 128 characters.
+    """
+
+    __slots__ = ("application_name", "session_id")
+
+    def __init__(self, session_id: str | None = None, application_name: str | None = None) -> None:
+        for name, value in (("session_id", session_id), ("application_name", application_name)):
+            if value is None:
+                continue
+            if not isinstance(value, str):
+                raise ValueError(f"{name} must be a string, got {value!r}")
+            if not 1 <= len(value) <= LONGEST_NAME:
+                raise ValueError(f"{name} must have 1 to {LONGEST_NAME} characters, got {len(value)}")
+        self.session_id = session_id
+        self.application_name = application_name
+
+    def __repr__(self) -> str:
+        return f"SessionContext(session_id={self.session_id!r}, application_name={self.application_name!r})"
+
+
+def session_of(execution_object: Any, application: str) -> tuple[str, str]:
+    """(session id, application name) of an execution object; an attribute of another type is ignored with a warning."""
+    context = getattr(execution_object, "_session_context", None)
+    if context is not None and not isinstance(context, SessionContext):
+        warnings.warn(
+            f"_session_context of {execution_object!r} is a {type(context).__name__}, not a SessionContext: ignored",
+            stacklevel=4,
+        )
+        context = None
+    application = (context.application_name if context else None) or application
+    made_up = f"{application}-{''.join(secrets.choice(ALPHABET) for _ in range(6))}"
+    return (context.session_id if context else None) or made_up, application

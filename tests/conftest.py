@@ -1,0 +1,109 @@
+"""One fixture for every test: a private home and project, and nothing left behind afterwards."""
+
+from __future__ import annotations
+
+import gc
+import os
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+#: What a test may take to let go of what it started: ten times what the contract promises.
+LEAVE_S = 20.0
+
+
+@pytest.fixture(autouse=True)
+def nothing_left(tmp_path_factory, monkeypatch):
+    """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
+
+    Yields the data directory. Left over are: processes that had it in their environment, file descriptors, mapped segments,
+    threads, files in storage, owners' locks, and registry rows beyond the built-in template.
+    """
+    home = tmp_path_factory.mktemp("home")
+    project = tmp_path_factory.mktemp("project")
+    monkeypatch.setenv("FLAME_FAST_HOME", str(home))
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.delenv("FLAME_CONF", raising=False)
+    monkeypatch.chdir(project)
+    descriptors = open_descriptors()
+    segments = mapped_segments()
+    yield home
+    gc.collect()
+    leftovers = wait_until_none(lambda: find_leftovers(home, descriptors, segments))
+    if leftovers:
+        for pid in processes_of(home):
+            os.kill(pid, 9)
+    assert not leftovers, "\n".join(leftovers)
+
+
+@pytest.fixture
+def project(nothing_left) -> Path:
+    """The empty project directory that is the current one."""
+    return Path.cwd()
+
+
+def wait_until_none(look):
+    """Looks again until nothing is found, or time is up; returns what is found then."""
+    deadline = time.monotonic() + LEAVE_S
+    while (found := look()) and time.monotonic() < deadline:
+        time.sleep(0.01)
+        gc.collect()
+    return found
+
+
+def find_leftovers(home: Path, descriptors: set[str], segments: int) -> list[str]:
+    found = [f"process {pid}: {Path(f'/proc/{pid}/cmdline').read_bytes()[:200]!r}" for pid in processes_of(home)]
+    found += [f"descriptor {name}" for name in sorted(open_descriptors() - descriptors)]
+    if mapped_segments() > segments:
+        found.append(f"{mapped_segments() - segments} segments still mapped")
+    found += [f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("flame-")]
+    for directory in ("storage", "owners", "tmp"):
+        found += [f"file {path}" for path in (home / directory).rglob("*") if path.is_file()]
+    return found + registry_rows(home)
+
+
+def registry_rows(home: Path) -> list[str]:
+    if not any(home.glob("*.db")):
+        return []
+    from flame_fast import list_applications
+
+    return [f"application {app.name}" for app in list_applications() if app.name != "flmrun"]
+
+
+def processes_of(home: Path) -> list[int]:
+    """Processes, other than this one, whose environment names the data directory."""
+    mark = f"FLAME_FAST_HOME={home}".encode()
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            if mark in (entry / "environ").read_bytes().split(b"\0") and b"Z" not in state_of(entry):
+                found.append(int(entry.name))
+        except OSError:
+            continue
+    return found
+
+
+def state_of(entry: Path) -> bytes:
+    return (entry / "stat").read_bytes().rpartition(b") ")[2][:1]
+
+
+def open_descriptors() -> set[str]:
+    """`number -> target` of everything open, but for what the test runner itself opens and closes."""
+    found = set()
+    for name in os.listdir("/proc/self/fd"):
+        try:
+            target = os.readlink(f"/proc/self/fd/{name}")
+        except OSError:
+            continue
+        if not target.startswith("/dev/pts"):
+            found.add(f"{name} -> {target}")
+    return {item for item in found if "/proc/" not in item}
+
+
+def mapped_segments() -> int:
+    with open("/proc/self/maps") as maps:
+        return sum("memfd:flame_fast" in line for line in maps)
