@@ -1,0 +1,62 @@
+"""Estimate pi on all cores: each batch of random points is one call of `estimate_batch` in a worker process.
+
+Run it as `python examples/pi/main.py` from the clone's root, or as `python main.py` from here. The
+environment variables PI_NUM_BATCHES and PI_SAMPLES_PER_BATCH set how much work there is.
+"""
+
+import math
+import os
+import sys
+
+from pi import estimate_batch
+
+from flame_fast import Runner
+
+RULE = "=" * 60
+
+
+def positive_setting(name: str, default: int) -> int:
+    """The environment variable `name` as a positive integer; anything else ends the program with status 2."""
+    text = os.environ.get(name, str(default))
+    try:
+        value = int(text)
+    except ValueError:
+        value = 0
+    if value < 1:
+        print(f"{name}: expected a positive integer, got {text!r}", file=sys.stderr)
+        raise SystemExit(2)
+    return value
+
+
+def main() -> None:
+    """Read the settings, run the batches, and print the estimate beside the true value."""
+    num_batches = positive_setting("PI_NUM_BATCHES", 10)
+    samples_per_batch = positive_setting("PI_SAMPLES_PER_BATCH", 1_000_000)
+    total_samples = num_batches * samples_per_batch
+
+    print(RULE)
+    print("Monte Carlo Estimation of PI using Flame Runner")
+    print(RULE)
+    print("\nConfiguration:")
+    print(f"  Batches: {num_batches}")
+    print(f"  Samples per batch: {samples_per_batch:,}")
+    print(f"  Total samples: {total_samples:,}")
+    print("\nRunning distributed Monte Carlo simulation...")
+
+    with Runner("pi-estimation") as rr:
+        estimator = rr.service(estimate_batch)
+        results = [estimator(samples_per_batch) for _ in range(num_batches)]
+        insides = rr.get(results)
+
+    estimate = 4.0 * sum(insides) / total_samples
+    error = abs(estimate - math.pi)
+
+    print("\nResults:")
+    print(f"  Estimated PI: {estimate:.10f}")
+    print(f"  Actual PI:    {math.pi:.10f}")
+    print(f"  Error:        {error:.10f} ({error / math.pi:.6%})")
+    print(RULE)
+
+
+if __name__ == "__main__":
+    main()
