@@ -9,6 +9,7 @@ Environment switches:
 import os
 import platform
 import sys
+from pathlib import Path
 
 from setuptools import Extension, setup
 
@@ -38,7 +39,7 @@ if switched_on("FLAME_FAST_WERROR"):
     # Cython's own code compares signed with unsigned and leaves helpers unused.
     compile_args += ["-Werror", "-Wno-sign-compare", "-Wno-unused-function"]
 
-SOURCES = ["layout.pxi", "arena.pxi", "tasks.pxi", "waiting.pxi", "codec.pxi", "future.pxi", "atomics.h"]
+SOURCES = [path.name for pattern in ("*.pxi", "*.h") for path in Path("kernels").glob(pattern)]
 
 setup(
     ext_modules=[

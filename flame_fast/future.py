@@ -11,6 +11,8 @@ from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    from flame_fast.kernels.runtime import Runtime
+
 #: Seconds between two looks at futures of several runners, which no single wait covers.
 MIXED_LOOK_S = 0.02
 
@@ -93,7 +95,7 @@ def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | O
 
 
 def _wait_any(pending: list[Any], deadline: Deadline) -> list[int]:
-    runtime = pending[0].runtime_of()
+    runtime: Runtime = pending[0].runtime_of()
     if all(runtime.owns(future) for future in pending):
         return runtime.wait_any(pending, deadline.left())
     while True:

@@ -8,9 +8,10 @@ import weakref
 from typing import TYPE_CHECKING, Any
 
 from flame_fast import future as shapes
-from flame_fast.application import check_name, enter_application
+from flame_fast.application import enter_application
 from flame_fast.engine import context as engine_context
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.registry import check_name
 from flame_fast.resources import available_cpus, check_workers, default_memory_limit
 from flame_fast.service import RunnerService, example_method, make_service, stands_for_call
 
@@ -50,8 +51,8 @@ class Runner:
     Raises
     ------
     FlameError
-        `INVALID_ARGUMENT`, `INVALID_CONFIG`, `NOT_FOUND`, `ALREADY_EXISTS`; the message names the step that failed. The steps
-        before it have been undone.
+        `INVALID_ARGUMENT`, `INVALID_CONFIG`, `NOT_FOUND`, `ALREADY_EXISTS`; the message names the step that failed. The
+        steps before it have been undone.
 
     Notes
     -----
@@ -73,7 +74,8 @@ class Runner:
         check_name(name)
         if engine not in ENGINES:
             raise FlameError(
-                FlameErrorCode.INVALID_ARGUMENT, f"unknown engine {engine!r}; known are {', '.join(map(repr, ENGINES))}"
+                FlameErrorCode.INVALID_ARGUMENT,
+                f"unknown engine {engine!r}; known are {', '.join(map(repr, ENGINES))}",
             )
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
@@ -84,7 +86,7 @@ class Runner:
         outer = engine_context.serving_engine()
         if outer is not None:
             self._engine: Engine = outer
-            self._end = weakref.finalize(self, _leave_nested, self._services)
+            self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._services)
             return
         self._engine = _start_engine(engine, name, workers, cpus)
         try:
@@ -96,9 +98,7 @@ class Runner:
                 context=context,
             )
             try:
-                self._engine.set_project(
-                    {"home": str(tenancy.home), "token": tenancy.token, "plan": tenancy.unpack_plan(sys.path)}
-                )
+                self._engine.set_project({**tenancy.unpack_plan(sys.path), "argv": getattr(sys, "argv", [""])})
             except BaseException:
                 tenancy.release()
                 raise
@@ -223,6 +223,9 @@ class Runner:
 
         Takes at most 2 seconds, also while calls still run: they are dropped, with a warning that says how many.
         """
+        self._close(stacklevel=3)
+
+    def _close(self, stacklevel: int) -> None:
         if self._closed:
             return
         self._closed = True
@@ -231,17 +234,15 @@ class Runner:
             warnings.warn(
                 f"runner {self.name!r} was closed with {unfinished} unfinished call{'s' * (unfinished > 1)}, which "
                 f"{'were' if unfinished > 1 else 'was'} dropped; get or wait for their futures before closing",
-                stacklevel=2,
+                stacklevel=stacklevel,
             )
 
     def __enter__(self) -> Runner:
         self._check_open()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
-    ) -> None:
-        self.close()
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        self._close(stacklevel=3)
 
     def _check_open(self) -> None:
         if self._closed:

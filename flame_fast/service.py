@@ -128,7 +128,8 @@ def _attach(session: int, blob: bytes, ids: tuple[int, int, int], function: Any)
     spec = ServiceSpec.from_blob(blob)
     if engine is None or engine.runtime.session != session:
         raise FlameError(
-            FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to another runner, whose workers are not here"
+            FlameErrorCode.INVALID_STATE,
+            f"service {spec.name!r} belongs to another runner, whose workers are not here",
         )
     return RunnerService(engine, spec, ids, function)
 
@@ -163,9 +164,7 @@ def make_service(
         session_id=session_id,
         application=application,
     )
-    ids = engine.runtime.add_service(
-        spec.to_blob(), instance=kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup
-    )
+    ids = engine.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup)
     return RunnerService(engine, spec, ids, obj if carried else None)
 
 
@@ -202,7 +201,8 @@ def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
         )
     if resreq.cpu > cpus:
         raise FlameError(
-            FlameErrorCode.INVALID_ARGUMENT, f"resreq asks for {resreq.cpu} CPUs a call, this process may use {cpus}"
+            FlameErrorCode.INVALID_ARGUMENT,
+            f"resreq asks for {resreq.cpu} CPUs a call, this process may use {cpus}",
         )
     return resreq.cpu
 

@@ -76,7 +76,7 @@ cdef class Scratch:
         return 0
 
 
-cdef int encode_native(Scratch out, object value, list inputs, Runtime runtime, int depth) except -1:
+cdef int encode_native(Scratch out, object value, list inputs, Calls runtime, int depth) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
     `inputs` collects the futures met; None where no future may stand (a result).

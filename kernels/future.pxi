@@ -2,7 +2,7 @@
 
 cdef class Handle:
     """A hold on one slot of the segment: freed with the object, or kept alive by `owner`, which has the hold."""
-    cdef Runtime runtime
+    cdef Calls runtime
     cdef uint32_t index
     cdef object owner
     cdef object __weakref__

@@ -1,11 +1,12 @@
 """How values that the native codec does not take are pickled, and what a worker's error becomes.
 
-Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only where plain pickle cannot:
-functions and classes of `__main__`, of other modules without a file, local ones, lambdas. Plain pickle would write a reference
-to `__main__` without complaint, so the reducer below looks at every function and class it meets.
+Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only where plain pickle
+cannot: functions and classes of `__main__`, of other modules without a file, local ones, lambdas. Plain pickle would
+write a reference to `__main__` without complaint, so the reducer below looks at every function and class it meets.
 
-Futures are found by the pickler wherever they are, not by walking the arguments. In a call they become inputs of the task; in a
-value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are rebuilt read-only.
+Futures are found by the pickler wherever they are, not by walking the arguments. In a call they become inputs of the
+task; in a value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are rebuilt
+read-only.
 """
 
 from __future__ import annotations
@@ -18,8 +19,9 @@ import traceback
 from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
-from flame_fast.errors import RemoteTraceback, TaskError
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+
+from flame_fast.errors import RemoteTraceback, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -34,6 +36,14 @@ NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 class _NeedsCloudpickle(Exception):
     """Something that plain pickle would write wrongly or not at all."""
+
+
+class Unpicklable(TypeError):
+    """A value that cannot leave its process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A task's result was it: the driver gets a `TaskError`."""
+        return (TaskError, (f"the task's result cannot be sent to the driver: {self}",))
 
 
 class _Loading(threading.local):
@@ -128,7 +138,12 @@ def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pic
     """Buffers out of band, as flat bytes; in band where there is no arena to put them in."""
     if runtime is None:
         return None
-    return lambda buffer: bool(buffers.append(buffer.raw()))  # append returns None: "out of band"
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        buffers.append(buffer.raw())
+        return False  # out of band
+
+    return keep
 
 
 def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: list[Any] | None, buffers: list[Any]) -> pickle.Pickler:
@@ -174,7 +189,11 @@ def _load(data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
 
 
 def dump_call(
-    runtime: Runtime, function: Callable[..., Any] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Any]
+    runtime: Runtime,
+    function: Callable[..., Any] | None,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    inputs: list[Any],
 ) -> tuple[bytes, list[Any]]:
     """Pickles a call; futures met are appended to `inputs`.
 
@@ -248,13 +267,19 @@ def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
 
 
 def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any]]:
-    """Pickles a value; futures in it are replaced by their values."""
+    """Pickles a value; futures in it are replaced by their values.
+
+    Raises
+    ------
+    Unpicklable
+        It cannot be pickled: names its type.
+    """
     try:
         return _dump(runtime, value, None)
     except Exception as error:
         if _is_own(error):
             raise
-        raise TypeError(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
+        raise Unpicklable(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
 
 
 def load_value(runtime: Runtime, data: bytes, buffers: list[bytes]) -> Any:
@@ -317,7 +342,8 @@ def _pickled_exception(error: BaseException) -> bytes | None:
     try:
         data = dump_plain(error)
         copy = pickle.loads(data)
-        return data if type(copy).__qualname__ == type(error).__qualname__ and isinstance(copy, BaseException) else None
+        same = type(copy).__qualname__ == type(error).__qualname__ or isinstance(error, Unpicklable)
+        return data if same and isinstance(copy, BaseException) else None
     except Exception:
         return None
 

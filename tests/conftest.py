@@ -59,7 +59,7 @@ def find_leftovers(home: Path, descriptors: set[str], segments: int) -> list[str
     if mapped_segments() > segments:
         found.append(f"{mapped_segments() - segments} segments still mapped")
     found += [f"thread {thread.name}" for thread in threading.enumerate() if thread.name.startswith("flame-")]
-    for directory in ("storage", "owners", "tmp"):
+    for directory in ("packages", "owners", "tmp"):
         found += [f"file {path}" for path in (home / directory).rglob("*") if path.is_file()]
     return found + registry_rows(home)
 

@@ -60,8 +60,8 @@ class ServiceSpec:
 class Engine(Protocol):
     """Runs the calls of one runner.
 
-    Its `runtime` holds the segment: services, calls, futures and values are the same for every engine. An engine only sees to
-    it that somebody serves them.
+    Its `runtime` holds the segment: services, calls, futures and values are the same for every engine. An engine only
+    sees to it that somebody serves them.
     """
 
     runtime: Runtime

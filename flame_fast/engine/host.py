@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 
 NO_METHOD = 0xFFFFFFFF
 
+#: Libraries that start threads of their own.
+NUMERIC = ("numpy", "scipy", "numba", "torch")
+
 
 class LoadedService:
     """A service's object in this process, or the error that loading it raised."""
@@ -57,6 +60,8 @@ class Host:
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
+        self._modules = 0  # how many were loaded when thread limits were last looked at
+        self._limited: tuple[int, frozenset[str]] = (0, frozenset())
 
     def has_loaded(self, service: int, generation: int) -> bool:
         loaded = self._loaded.get(service)
@@ -72,7 +77,7 @@ class Host:
             loaded = self._load(service, generation)
         if loaded.error is not None:
             raise loaded.error.with_traceback(None)
-        if loaded is not self._current:
+        if loaded is not self._current or len(sys.modules) != self._modules:
             self._enter(loaded)
         return None if method == NO_METHOD else loaded.functions[method]
 
@@ -96,10 +101,13 @@ class Host:
         return loaded
 
     def _enter(self, loaded: LoadedService) -> None:
-        """The worker changes service: its thread limits change with it."""
-        if self._current is None or self._current.spec.cpu != loaded.spec.cpu or self._current is not loaded:
-            limit_threads(loaded.spec.cpu)
+        """The worker changes service, or a task has imported something: thread limits follow."""
         self._current = loaded
+        self._modules = len(sys.modules)
+        wanted = (loaded.spec.cpu, frozenset(name for name in NUMERIC if name in sys.modules))
+        if wanted != self._limited:
+            self._limited = wanted
+            limit_threads(*wanted)
 
     def settle(self, value: Any) -> Any:
         """A task's return value as it is to travel: a coroutine is run to its end.
@@ -131,12 +139,12 @@ class Host:
                 continue
 
 
-def limit_threads(cpu: int) -> None:
+def limit_threads(cpu: int, libraries: frozenset[str]) -> None:
     """Bounds the threads of the numeric libraries loaded in this process, by their own setters."""
-    numba = sys.modules.get("numba")
-    if numba is not None and hasattr(numba, "set_num_threads"):
+    if "numba" in libraries:
+        numba = sys.modules["numba"]
         numba.set_num_threads(max(1, min(cpu, numba.config.NUMBA_NUM_THREADS)))
-    if "numpy" in sys.modules or "scipy" in sys.modules or "torch" in sys.modules:
+    if libraries:
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(limits=cpu)

@@ -1,7 +1,7 @@
 """The inline engine: every call runs in the driver, in the order made, before the call returns its future.
 
-For debuggers, coverage and profilers. It uses the same segment, codec and futures as the local engine, so a value behaves the
-same: it is a copy, arrays are read-only.
+For debuggers, coverage and profilers. It uses the same segment, codec and futures as the local engine, so a value
+behaves the same: it is a copy, arrays are read-only.
 """
 
 from __future__ import annotations

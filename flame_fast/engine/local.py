@@ -12,6 +12,7 @@ import select
 import signal
 import socket
 import threading
+import time
 from typing import Any
 
 from flame_fast.engine import processes
@@ -21,6 +22,9 @@ from flame_fast.kernels.runtime import Runtime
 
 #: Seconds the zygote gets to end all workers and itself.
 ZYGOTE_PATIENCE_S = 1.0
+#: A zygote that ends within so many seconds has not come to work; after so many of them in a row nothing is tried any more.
+YOUNG_S = 1.0
+EARLY_ENDS = 5
 #: Seconds for output that a process left behind by a task might still write.
 OUTPUT_PATIENCE_S = 0.3
 
@@ -53,6 +57,8 @@ class LocalEngine:
             raise
         self.runtime.pickling = pickling
         self._zygote_pid = -1
+        self._zygote_started = 0.0
+        self._early_ends = 0
         try:
             control, pidfd = self._start_zygote(recover=False)
         except BaseException:
@@ -67,6 +73,7 @@ class LocalEngine:
                 self.runtime.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover
             )
         self._zygote_pid = pid
+        self._zygote_started = time.monotonic()
         return ours, os.pidfd_open(pid)
 
     def _zygote_ended(self) -> tuple[socket.socket, int] | None:
@@ -74,12 +81,26 @@ class LocalEngine:
         with self._lock:
             if self._unfinished is not None:
                 return None
-            self._reap_zygote()
+            how = self._reap_zygote()
+            young = time.monotonic() - self._zygote_started < YOUNG_S
+            self._early_ends = self._early_ends + 1 if young else 0
+            if self._early_ends == EARLY_ENDS:
+                self.runtime.mark_broken(
+                    f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, {EARLY_ENDS} "
+                    "times in a row right after its start; standard error tells why (is the installation whole? "
+                    "`pip install --force-reinstall flame_fast`)"
+                )
+                return None
             return self._start_zygote(recover=True)
 
-    def _reap_zygote(self) -> None:
-        with contextlib.suppress(ChildProcessError):  # somebody else's wait() may have taken it
-            os.waitpid(self._zygote_pid, 0)
+    def _reap_zygote(self) -> str:
+        """Takes the ended zygote from the kernel; says how it ended."""
+        try:
+            _, status = os.waitpid(self._zygote_pid, 0)
+        except ChildProcessError:  # somebody else's wait() has taken it
+            return "for an unknown reason"
+        code = os.waitstatus_to_exitcode(status)
+        return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
 
     def set_project(self, project: dict[str, Any]) -> None:
         self.runtime.set_setup(pickle.dumps(project, 5))

@@ -1,7 +1,7 @@
 """What workers print, line by line on the driver's `sys.stdout` and `sys.stderr`; and the watch over the zygote.
 
-One thread per runner. The zygote sends the read ends of each new worker's two pipes; whatever the worker, native code in it or
-a process it starts writes to them comes out here in whole lines. Nothing on a task's path passes here.
+One thread per runner. The zygote sends the read ends of each new worker's two pipes; whatever the worker, native code
+in it or a process it starts writes to them comes out here in whole lines. Nothing on a task's path passes here.
 """
 
 from __future__ import annotations

@@ -39,12 +39,16 @@ def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recove
     """
     driver = os.pidfd_open(os.getpid())
     try:
-        return _spawn(name, {
-            SEGMENT_FD: segment,
-            DOORBELL_FD: doorbell,
-            CONTROL_FD: control,
-            DRIVER_FD: driver,
-        }, recover)
+        return _spawn(
+            name,
+            {
+                SEGMENT_FD: segment,
+                DOORBELL_FD: doorbell,
+                CONTROL_FD: control,
+                DRIVER_FD: driver,
+            },
+            recover,
+        )
     finally:
         os.close(driver)
 
@@ -67,7 +71,12 @@ def _spawn(name: str, handed: dict[int, int], recover: bool) -> int:
         nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         silent = (os.POSIX_SPAWN_DUP2, 2, 1)  # what the zygote itself has to say is for standard error
         return os.posix_spawn(
-            sys.executable, command, os.environ, file_actions=[nothing, silent, *actions], setsid=True, setsigmask=[]
+            sys.executable,
+            command,
+            os.environ,
+            file_actions=[nothing, silent, *actions],
+            setsid=True,
+            setsigmask=[],
         )
     finally:
         for fd in raised.values():

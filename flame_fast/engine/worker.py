@@ -40,7 +40,8 @@ class LineStream(io.TextIOWrapper):
     """A text stream to the driver that writes whole lines, and notes when it holds part of one."""
 
     def __init__(self, fd: int, partial: list[Any]) -> None:
-        super().__init__(open(fd, "wb", closefd=False), encoding="utf-8", errors="backslashreplace", line_buffering=True)
+        raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
+        super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._partial = partial
 
     def write(self, text: str) -> int:
@@ -59,13 +60,14 @@ class Project:
 
     def prepare(self) -> None:
         setup = self._runtime.get_setup()
-        plan = pickle.loads(setup)["plan"] if setup else None
+        plan = pickle.loads(setup) if setup else None
         if plan is None:
             return
         from flame_fast import unpack
 
+        sys.argv[:] = plan["argv"]
         self._directory = plan["directory"]
-        self._unpacked = str(unpack.prepare(plan))
+        self._unpacked = unpack.prepare(plan)
 
     def shown(self, text: str) -> str:
         return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
@@ -90,7 +92,7 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     reseed()
     project = Project(runtime)
     host = Host(runtime, project.prepare, project.shown)
-    sys.stdin = open(os.devnull)
+    sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial)
     context.set_serving_engine(WorkerEngine(runtime))

@@ -6,8 +6,8 @@ A small single-threaded process of its own session, started by exec, so that for
     driver <--- SEQPACKET: read ends of each worker's stdout and stderr ---
     zygote polls: the driver's pidfd, the doorbell, a pidfd per worker
 
-When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. Should the zygote itself
-die, its workers die with it (parent-death signal) and the driver starts another one, with `recover` set.
+When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. Should the
+zygote itself die, its workers die with it (parent-death signal) and the driver starts another one, with `recover` set.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ POOL, INSTANCE = 3, 4
 SURPLUS_S = 1.0
 #: Seconds an idle worker gets to leave by itself at the end.
 LEAVE_S = 0.2
+#: Seconds between two looks at closed services whose calls still run.
+REAP_S = 0.1
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
 
@@ -94,7 +96,10 @@ class Zygote:
             if self.runtime.closing:
                 self.end()
                 return
+            closing = self.runtime.reap_services()
             timeout = self.staff()
+            if closing:
+                timeout = REAP_S if timeout is None else min(timeout, REAP_S)
 
     # ---- staffing ----------------------------------------------------------------------------------------------------
 
@@ -130,7 +135,7 @@ class Zygote:
         if left > 0:
             return left
         self.surplus_since = None
-        for index in idle[:-missing]:
+        for index in idle[missing:]:  # the youngest: an older one may hold a class service's state
             self.runtime.retire(index)
         return None
 

@@ -1,0 +1,445 @@
+# Calls and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
+
+cdef class Calls(ServiceTable):
+    """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
+
+    cdef uint32_t input_number(self, list inputs, Handle handle) except? 0xFFFFFFFF:
+        """Which input of the task a future is: the same one twice is one input."""
+        cdef Py_ssize_t i
+        for i in range(PyList_GET_SIZE(inputs) - 1, -1, -1):
+            if (<Handle> PyList_GET_ITEM(inputs, i)).index == handle.index:
+                return i
+        inputs.append(handle)
+        return PyList_GET_SIZE(inputs) - 1
+
+    def submit(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, tuple args, dict kwargs,
+               function=None):
+        """Queues a call and returns its future at once.
+
+        Parameters
+        ----------
+        service, generation, lane : int
+            As `add_service` returned them.
+        method : int
+            Number of the service's method.
+        args, kwargs : tuple, dict
+            The arguments; futures in them, at any depth, become inputs of the task.
+        function : callable, optional
+            Travels with the call, in place of the service's own.
+
+        Raises
+        ------
+        TypeError
+            An argument that cannot be pickled, naming it.
+        StoreFullError
+            No room for the arguments.
+        FlameError
+            `INVALID_STATE`: closed.
+        """
+        cdef Scratch scratch
+        cdef list inputs = []
+        cdef int64_t index
+        self.check_service(service, generation)
+        scratch = self.scratch if self.scratch is not None else Scratch()
+        self.scratch = None             # an object's destructor may submit while this one encodes
+        scratch.size = 0
+        try:
+            if function is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
+                    and self._encode_kwargs(scratch, kwargs, inputs) == NATIVE_OK:
+                index = self._new_call(inputs, scratch.data, scratch.size)
+            else:
+                inputs = []
+                data, buffers = self.pickling.dump_call(self, function, args, kwargs, inputs)
+                self.check_service(service, generation)         # pickling ran the user's code
+                index = self._new_pickled(inputs, data, buffers)
+                self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if function is None else KIND_FUNCTION)
+        finally:
+            self.scratch = scratch
+        return self._publish(<uint32_t> index, service, lane, method, inputs)
+
+    cdef int check_service(self, uint32_t service, uint32_t generation) except -1:
+        self.check()
+        if self.memory.services[service].generation != generation or \
+                ff_load32(&self.memory.services[service].state) != SERVICE_OPEN:
+            raise FlameError(FlameErrorCode.INVALID_STATE,
+                             f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
+        return 0
+
+    cdef int _encode_kwargs(self, Scratch scratch, dict kwargs, list inputs) except -1:
+        if not kwargs:
+            return scratch.put_tag(b'N')
+        scratch.put_count(b'(', 2 * len(kwargs))
+        for key, value in kwargs.items():
+            if encode_native(scratch, key, inputs, self, NATIVE_DEPTH) or \
+                    encode_native(scratch, value, inputs, self, NATIVE_DEPTH):
+                return NATIVE_CANNOT
+        return NATIVE_OK
+
+    cdef int64_t _new_slot(self) except -1:
+        cdef int64_t index = slot_take(&self.memory)
+        if index < 0:
+            raise StoreFullError(1, 0, SLOT_COUNT - SLOT_SPARE, "the table of calls and values")
+        slot_prepare(&self.memory.slots[index], self.me)
+        return index
+
+    cdef int64_t _new_call(self, list inputs, const char *data, uint64_t nbytes) except -1:
+        """A slot with natively encoded arguments."""
+        cdef uint64_t block = 0
+        cdef int64_t index
+        cdef Slot *slot
+        if nbytes > INLINE_BYTES:
+            block = self.store(data, nbytes)
+        try:
+            index = self._new_slot()
+        except BaseException:
+            if block:
+                arena_free(self.memory.base, block)
+            raise
+        slot = &self.memory.slots[index]
+        if not block:
+            memcpy(slot.data, data, nbytes)
+        slot.payload = block
+        slot.payload_bytes = nbytes
+        slot.payload_kind = KIND_NATIVE
+        return index
+
+    cdef int64_t _new_pickled(self, list inputs, bytes data, list buffers) except -1:
+        cdef uint64_t nbytes = pickled_size(data, buffers)
+        cdef uint64_t block = arena_take(self.memory.base, nbytes)
+        cdef int64_t index
+        if block == 0:
+            raise self.full(nbytes)
+        try:
+            write_pickled(self.memory.base + block, data, buffers)
+            index = self._new_slot()
+        except BaseException:
+            arena_free(self.memory.base, block)
+            raise
+        self.memory.slots[index].payload = block
+        self.memory.slots[index].payload_bytes = nbytes
+        self.memory.slots[index].payload_kind = KIND_PICKLE
+        return index
+
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint32_t lane_index, uint32_t method, list inputs):
+        """Puts a filled slot on its lane; with inputs, on their waiter lists first. From here on it may run."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Lane *lane = &self.memory.lanes[lane_index]
+        cdef uint64_t free_state = slot.state
+        cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
+        slot.service = service
+        slot.lane = lane_index
+        slot.method = method
+        if inputs:
+            try:
+                self._add_inputs(slot, inputs)
+            except BaseException:
+                slot_return(&self.memory, index)
+                raise
+        future.runtime = self
+        future.index = index
+        if inputs:
+            slot.holds = HOLD_CREATOR | HOLD_RUN | HOLD_EDGES
+            ff_exchange64(&slot.state, with_status(free_state, WAITING, 0))
+            if lane.ordered:
+                lane_push(&self.memory, lane_index, index)
+            self._stand_on_inputs(index)
+        else:
+            ff_exchange64(&slot.state, with_status(free_state, READY, 0))
+            lane_push(&self.memory, lane_index, index)
+            wake_lane(&self.memory, lane_index)
+        if lane.ordered:
+            if ff_load32(&lane.process) == 0:
+                self.start_instance(service)
+            if ff_load32(&lane.state) == LANE_DEAD:     # it died before it could see this task in the lane
+                self._fail_unstarted(index, PyBytes_FromStringAndSize(self.memory.base + lane.error, lane.error_bytes))
+        return future
+
+    cdef int _add_inputs(self, Slot *slot, list handles) except -1:
+        """The block of edges and missing bits, one input each and one bit for the submitter."""
+        cdef uint32_t count = len(handles), words = (count >> 6) + 1, levels = 0, i, bits
+        cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge)
+        cdef uint64_t level_at[4]
+        cdef Inputs *inputs
+        cdef Edge *edges
+        cdef uint64_t *level
+        bits = count + 1
+        while True:
+            words = (bits + 63) >> 6
+            level_at[levels] = nbytes
+            nbytes += 8 * words
+            levels += 1
+            if words == 1:
+                break
+            bits = words
+        slot.inputs = arena_take(self.memory.base, nbytes)
+        if slot.inputs == 0:
+            raise self.full(nbytes)
+        inputs = <Inputs *> (self.memory.base + slot.inputs)
+        inputs.count = count
+        inputs.levels = levels
+        memcpy(inputs.level_at, level_at, sizeof(level_at))
+        bits = count + 1
+        for i in range(levels):
+            words = (bits + 63) >> 6
+            level = inputs_level(inputs, i)
+            memset(level, 0xFF, 8 * words)
+            if bits & 63:
+                level[words - 1] = (<uint64_t> 1 << (bits & 63)) - 1
+            bits = words
+        edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        for i in range(count):
+            edges[i].input = (<Handle> handles[i]).index
+            edges[i].task = <uint32_t> (slot - self.memory.slots)
+            edges[i].bit = i
+            edges[i].next = 0
+        for i in range(count):
+            ff_add32(&self.memory.slots[edges[i].input].holds, 1)
+        return 0
+
+    cdef void _stand_on_inputs(self, uint32_t index) noexcept:
+        """Pushes the task's edges; an input that has finished already counts at once."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
+        cdef Edge *edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        cdef Slot *input
+        cdef uint64_t head, edge_at
+        cdef uint32_t i, count = inputs.count
+        for i in range(count):
+            input = &self.memory.slots[edges[i].input]
+            edge_at = <uint64_t> (<char *> &edges[i] - self.memory.base)
+            while True:
+                head = ff_load64(&input.waiters)
+                if head == WAITERS_CLOSED:
+                    if status_of(ff_load64(&input.state)) == FAILED:
+                        self._fail_from(index, input)
+                    inputs_clear(inputs, i)
+                    break
+                edges[i].next = head
+                if ff_cas64(&input.waiters, head, edge_at):
+                    break
+        if inputs_clear(inputs, count):
+            promote(&self.memory, self.me, index)
+            release_bits(&self.memory, index, HOLD_EDGES)
+
+    cdef void _fail_from(self, uint32_t index, Slot *cause) noexcept:
+        self._fail_with_bytes(index, result_of(&self.memory, cause), cause.result_bytes, cause.result_kind)
+
+    cdef _fail_unstarted(self, uint32_t index, bytes error):
+        self._fail_with_bytes(index, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+
+    cdef void _fail_with_bytes(self, uint32_t index, const char *data, uint64_t nbytes, uint32_t kind) noexcept:
+        """Finishes a task that nobody has started; one that somebody claims meanwhile goes on."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef uint64_t state = ff_load64(&slot.state)
+        while status_of(state) == WAITING or status_of(state) == READY:
+            if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
+                write_result(&self.memory, slot, data, nbytes, kind)
+                finish(&self.memory, self.me, index, FAILED)
+                return
+            state = ff_load64(&slot.state)
+
+    def put(self, value):
+        """Stores a value once; returns its `ObjectRef`."""
+        cdef int64_t index
+        cdef ObjectRef ref
+        cdef Slot *slot
+        self.check()
+        index = self._new_slot()
+        slot = &self.memory.slots[index]
+        slot.lane = 0
+        try:
+            self._write_value(slot, value)
+        except BaseException:
+            slot_return(&self.memory, <uint32_t> index)
+            raise
+        slot.holds = HOLD_CREATOR
+        slot.waiters = WAITERS_CLOSED
+        ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
+        ref = ObjectRef.__new__(ObjectRef)
+        ref.runtime = self
+        ref.index = <uint32_t> index
+        return ref
+
+    def promise(self):
+        """A future that this process fulfils itself: for a value that comes from outside the segment."""
+        cdef int64_t index
+        cdef ObjectFuture future
+        self.check()
+        index = self._new_slot()
+        self.memory.slots[index].lane = 0
+        ff_exchange64(&self.memory.slots[index].state, with_status(self.memory.slots[index].state, RUNNING, self.me))
+        future = ObjectFuture.__new__(ObjectFuture)
+        future.runtime = self
+        future.index = <uint32_t> index
+        return future
+
+    def fulfil(self, ObjectFuture future, value, bytes error=None):
+        """Finishes a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
+        cdef Slot *slot = &self.memory.slots[future.index]
+        if error is None:
+            self._write_value(slot, value)
+            finish(&self.memory, self.me, future.index, DONE)
+        else:
+            write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+            finish(&self.memory, self.me, future.index, FAILED)
+
+    cdef int _write_value(self, Slot *slot, value) except -1:
+        """Writes an outcome into a slot that this process owns."""
+        cdef Scratch scratch = self.scratch if self.scratch is not None else Scratch()
+        cdef uint64_t block = 0, nbytes
+        self.scratch = None
+        scratch.size = 0
+        try:
+            if encode_native(scratch, value, None, self, NATIVE_DEPTH) == NATIVE_OK:
+                if scratch.size <= INLINE_BYTES:
+                    memcpy(slot.data, scratch.data, scratch.size)
+                else:
+                    block = self.store(scratch.data, scratch.size)
+                slot.result_bytes = scratch.size
+                slot.result_kind = KIND_NATIVE
+            else:
+                data, buffers = self.pickling.dump_value(self, value)
+                nbytes = pickled_size(data, buffers)
+                block = arena_take(self.memory.base, nbytes)
+                if block == 0:
+                    raise self.full(nbytes)
+                try:
+                    write_pickled(self.memory.base + block, data, buffers)
+                except BaseException:
+                    arena_free(self.memory.base, block)
+                    raise
+                slot.result_bytes = nbytes
+                slot.result_kind = KIND_PICKLE
+        finally:
+            self.scratch = scratch
+        slot.result = block
+        return 0
+
+    # ---- outcomes ----------------------------------------------------------------------------------------------------
+
+    cdef object value_of(self, uint32_t index):
+        """The value of a finished slot that the caller holds, or its error raised."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef const char *at
+        if status_of(slot.state) == FAILED:
+            raise self.error_of(index)
+        at = result_of(&self.memory, slot)
+        if slot.result_kind == KIND_NATIVE:
+            return decode_native(&at, at + slot.result_bytes, None)
+        data, buffers = read_pickled(at)
+        return self.pickling.load_value(self, data, buffers)
+
+    cdef object error_of(self, uint32_t index):
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef const char *at = result_of(&self.memory, slot)
+        if slot.result_bytes == 0:
+            return self.full(0)
+        return self.pickling.load_error(*decode_native(&at, at + slot.result_bytes, None))
+
+    cdef int wait_one(self, Handle handle, int64_t deadline) except -1:
+        """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
+        if is_finished(&self.memory, handle.index):
+            return 0
+        self.check()
+        if deadline >= 0 and ff_now_ns() >= deadline:
+            raise TimeoutError("the call has not finished in time; it goes on")
+        with nogil:
+            if spin_for_outcome(&self.memory, self.me, handle.index):
+                return 0
+        return self._sleep_until(handle.index, deadline)
+
+    cdef int _sleep_until(self, uint32_t index, int64_t deadline) except -1:
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident()
+        cdef int64_t left, slice_ns = PATIENCE_NS if in_task else SLICE_NS
+        cdef uint32_t seen
+        cdef bint blocked = False
+        ff_exchange32(&self.memory.slots[index].watched, 1)
+        if in_task and deadline < 0:
+            ff_exchange64(&process.waits_for, index + 1)
+        try:
+            if in_task and deadline < 0 and never_ends(&self.memory, <uint32_t> process.current - 1, index):
+                raise FlameError(
+                    FlameErrorCode.INVALID_STATE,
+                    "this wait can never end: the call waited for needs the one that waits (a method that waits for a "
+                    "call of its own instance, or a ring of such); return the future instead, or use another instance",
+                )
+            while True:
+                seen = ff_load32(&process.wake)
+                if is_finished(&self.memory, index):
+                    return 0
+                self.check()
+                left = slice_ns
+                if deadline >= 0:
+                    left = min(left, deadline - ff_now_ns())
+                    if left <= 0:
+                        raise TimeoutError("the call has not finished in time; it goes on")
+                with nogil:
+                    sleep_for_futures(&self.memory, self.me, seen, left)
+                PyErr_CheckSignals()
+                if in_task and not blocked and not is_finished(&self.memory, index):
+                    blocked = True
+                    slice_ns = SLICE_NS
+                    self.set_blocked(True)
+        finally:
+            if in_task:
+                ff_exchange64(&process.waits_for, 0)
+            if blocked:
+                self.set_blocked(False)
+
+    cdef set_blocked(self, bint blocked):
+        """Tells the zygote that this process's task waits for others: the pool then has one worker too few."""
+        ff_exchange32(&self.memory.processes[self.me].blocked, blocked)
+        if blocked:
+            wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+        ring_bell(self.doorbell)
+
+    def wait_any(self, list handles, timeout=None):
+        """Sleeps until one of the handles, all of this runtime, is finished; returns the positions of all that are."""
+        cdef int64_t deadline = deadline_of(timeout), left, slice_ns
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident(), blocked = False
+        cdef uint32_t seen
+        cdef Py_ssize_t i
+        slice_ns = PATIENCE_NS if in_task else SLICE_NS
+        for i in range(len(handles)):
+            ff_exchange32(&self.memory.slots[(<Handle> handles[i]).index].watched, 1)
+        try:
+            while True:
+                seen = ff_load32(&process.wake)
+                ready = [i for i in range(len(handles)) if is_finished(&self.memory, (<Handle> handles[i]).index)]
+                if ready:
+                    return ready
+                self.check()
+                left = slice_ns
+                if deadline >= 0:
+                    left = min(left, deadline - ff_now_ns())
+                    if left <= 0:
+                        raise TimeoutError("none of the calls has finished in time; they go on")
+                with nogil:
+                    sleep_for_futures(&self.memory, self.me, seen, left)
+                PyErr_CheckSignals()
+                if in_task and not blocked:
+                    blocked = True
+                    slice_ns = SLICE_NS
+                    self.set_blocked(True)
+        finally:
+            if blocked:
+                self.set_blocked(False)
+
+    def get_many(self, list handles, timeout=None):
+        """The values of handles of this runtime, in order; the first failure in this order is raised."""
+        cdef int64_t deadline = deadline_of(timeout)
+        cdef list values = []
+        for handle in handles:
+            self.wait_one(<Handle> handle, deadline)
+            values.append(self.value_of((<Handle> handle).index))
+        return values
+
+    def owns(self, obj):
+        """Whether something is a future or ref of this runtime."""
+        return isinstance(obj, Handle) and (<Handle> obj).runtime is self
+
+    def number_input(self, list inputs, Handle handle):
+        """For the pickler: the input number of a future met inside an argument."""
+        return self.input_number(inputs, handle)

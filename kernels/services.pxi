@@ -1,0 +1,170 @@
+# Services and their lanes: made, started, closed, and given back once no call of theirs is left.
+
+cdef class ServiceTable(Segment):
+    """A process's view of the services: see `Runtime`."""
+
+    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0):
+        """Registers a service; returns (service, generation, lane).
+
+        Parameters
+        ----------
+        blob : bytes
+            What a worker's host needs to load it.
+        instance : bool
+            A lane and a process of its own, calls strictly in order.
+        limit : int
+            Workers that may serve it at the same time; 0: all.
+        sticky : bool
+            With a limit: a worker that served it once goes on doing so.
+        warmup : int
+            Workers that load it before its first call.
+        """
+        cdef uint32_t i, lane = 0, service
+        cdef Lane *entry
+        cdef uint64_t block
+        self.check()
+        self.reap_services()
+        block = self.store(PyBytes_AS_STRING(blob), len(blob))
+        try:
+            if instance or limit:
+                lane = self._take_lane(instance)
+                entry = &self.memory.lanes[lane]
+                entry.ordered = instance
+                entry.limit = min(limit, SEAT_COUNT)
+                entry.sticky = sticky
+                entry.process = 0
+                entry.sleepers = 0
+                entry.error = 0
+                memset(entry.seats, 0, sizeof(entry.seats))
+            service = self._take_service()
+        except BaseException:
+            arena_free(self.memory.base, block)
+            raise
+        self.memory.services[service].lane = lane
+        self.memory.services[service].creator = self.me
+        self.memory.services[service].blob = block
+        self.memory.services[service].blob_bytes = len(blob)
+        self.memory.services[service].warm_left = 0 if instance else warmup
+        ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
+        if warmup and not instance:
+            ff_add32(&self.memory.header.warm_left, warmup)
+            wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+        elif warmup:
+            self.start_instance(service)
+        return service, self.memory.services[service].generation, lane
+
+    cdef uint32_t _take_lane(self, bint instance) except 0:
+        cdef uint32_t i
+        for i in range(POOL_LANES if instance else 1, LANE_COUNT if instance else POOL_LANES):
+            if ff_load32(&self.memory.lanes[i].state) == LANE_FREE and \
+                    ff_cas32(&self.memory.lanes[i].state, LANE_FREE, LANE_OPEN):
+                if not instance:
+                    while ff_load32(&self.memory.header.pool_lane_high) <= i:
+                        ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
+                return i
+        kind, most = ("instance services", LANE_COUNT - POOL_LANES) if instance else ("limited services", POOL_LANES - 1)
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {most} {kind} open; close some first")
+
+    cdef int64_t _take_service(self) except -1:
+        cdef uint32_t i
+        for i in range(SERVICE_COUNT):
+            if ff_load32(&self.memory.services[i].state) == SERVICE_FREE and \
+                    ff_cas32(&self.memory.services[i].state, SERVICE_FREE, SERVICE_RESERVED):
+                self.memory.services[i].generation += 1
+                while ff_load32(&self.memory.header.service_high) <= i:
+                    ff_cas32(&self.memory.header.service_high, i, i + 1)
+                return i
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {SERVICE_COUNT} services open; close some first")
+
+    def start_instance(self, uint32_t service):
+        """Asks the zygote for the process of an instance service, once."""
+        cdef uint32_t lane = self.memory.services[service].lane, process
+        if self.inline:
+            ff_cas32(&self.memory.lanes[lane].process, 0, self.me + 1)
+        if ff_load32(&self.memory.lanes[lane].process):
+            return
+        process = self.request_process(ROLE_INSTANCE, lane)
+        if ff_cas32(&self.memory.lanes[lane].process, 0, process + 1):
+            ff_store32(&self.memory.processes[process].state, PROCESS_REQUESTED)
+            ring_bell(self.doorbell)
+        else:
+            ff_store32(&self.memory.processes[process].state, PROCESS_FREE)
+
+    def request_process(self, uint32_t role, uint32_t lane):
+        """A process table entry nobody else has, still RESERVED."""
+        cdef uint32_t i
+        cdef Process *process
+        for i in range(2, PROCESS_COUNT):
+            process = &self.memory.processes[i]
+            if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, PROCESS_RESERVED):
+                process.role = role
+                process.lane = lane
+                process.pid = process.wake = process.waiters = process.blocked = process.spinning = 0
+                process.sleeping = process.retiring = 0
+                process.current = process.waits_for = process.promoting = 0
+                while ff_load32(&self.memory.header.process_high) <= i:
+                    ff_cas32(&self.memory.header.process_high, i, i + 1)
+                return i
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
+
+    def service_blob(self, uint32_t service):
+        cdef Service *entry = &self.memory.services[service]
+        return PyBytes_FromStringAndSize(self.memory.base + entry.blob, entry.blob_bytes)
+
+    def close_service(self, uint32_t service, uint32_t generation):
+        """No new calls; those made go on. Its entry is given back once none of them is left."""
+        cdef Service *entry = &self.memory.services[service]
+        if not self.is_mine() or self.closed or entry.generation != generation:
+            return
+        if ff_cas32(&entry.state, SERVICE_OPEN, SERVICE_CLOSING):
+            self._stop_warming(entry)
+            if self.reap_services():
+                ring_bell(self.doorbell)
+
+    cdef void _stop_warming(self, Service *entry) noexcept:
+        cdef uint32_t left = ff_exchange32(&entry.warm_left, 0)
+        if left:
+            ff_add32(&self.memory.header.warm_left, -left)
+
+    def reap_services(self):
+        """Gives back what closed services had, where no unfinished task names them any more; returns how many are left."""
+        cdef uint32_t i
+        cdef int left = 0
+        cdef Service *entry
+        busy = None
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            entry = &self.memory.services[i]
+            if ff_load32(&entry.state) != SERVICE_CLOSING:
+                continue
+            if busy is None:
+                busy = self._busy_services()
+            if i in busy:
+                left += 1
+            elif ff_cas32(&entry.state, SERVICE_CLOSING, SERVICE_RESERVED):
+                self._give_back_lane(entry.lane)
+                arena_free(self.memory.base, entry.blob)
+                ff_store32(&entry.state, SERVICE_FREE)
+        return left
+
+    cdef set _busy_services(self):
+        cdef uint32_t i, status
+        busy = set()
+        for i in range(min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            if WAITING <= status <= RUNNING:
+                busy.add(self.memory.slots[i].service)
+        return busy
+
+    cdef void _give_back_lane(self, uint32_t index) noexcept:
+        cdef Lane *lane = &self.memory.lanes[index]
+        if index == 0:
+            return
+        if index >= POOL_LANES and lane.state == LANE_OPEN and lane.process and not self.inline:
+            ff_store32(&lane.state, LANE_CLOSING)       # the zygote frees it when the process has ended
+            ff_add32(&lane.wake, 1)
+            ff_futex_wake(&lane.wake, PROCESS_COUNT)
+            return
+        if lane.error:
+            arena_free(self.memory.base, lane.error)
+            lane.error = 0
+        ff_store32(&lane.state, LANE_FREE)

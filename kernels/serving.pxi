@@ -1,0 +1,206 @@
+# A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
+
+cdef tuple PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)    # need no settling by the host
+
+cdef class Serving(Calls):
+    """Running tasks: see `Runtime`."""
+
+    def serve(self, host):
+        """Runs the tasks of this process's lanes until told to leave.
+
+        `host` (see `flame_fast.engine.worker`) loads services, writes errors, and holds the list `partial`, not empty while
+        some output has not been written yet.
+        """
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef int64_t index
+        cdef list partial = host.partial
+        self.task_thread = threading.get_ident()
+        while True:
+            with nogil:
+                index = self._find_task()
+            if index == CLAIM_EMPTY:
+                if self._load_ahead(host):
+                    continue
+                host.flush()
+                with nogil:
+                    index = self._wait_for_task()
+                if index == CLAIM_EMPTY:
+                    if self._shall_leave():
+                        return
+                    PyErr_CheckSignals()
+                    continue
+            self._run(host, <uint32_t> index)
+            if partial:
+                host.flush()
+
+    def serve_inline(self):
+        """From now on this process runs all tasks itself; no worker will come."""
+        self.inline = True
+        self.busy_lanes = set()
+
+    def run_queued(self, host):
+        """Runs what is queued in every lane, in this very thread: the inline engine's worker.
+
+        A call of an instance that is just running stays queued until that one is over, as in a process of its own.
+        """
+        cdef int64_t index
+        cdef uint32_t lane
+        cdef uint64_t outer = self.memory.processes[self.me].current
+        cdef unsigned long outer_thread = self.task_thread
+        self.task_thread = threading.get_ident()
+        try:
+            for lane in range(LANE_COUNT):
+                if self.memory.lanes[lane].state == LANE_FREE or lane in self.busy_lanes:
+                    continue
+                if self.memory.lanes[lane].ordered:
+                    self.busy_lanes.add(lane)
+                while True:
+                    index = lane_claim(&self.memory, lane, self.me)
+                    if index == CLAIM_EMPTY:
+                        break
+                    self._run(host, <uint32_t> index)
+                self.busy_lanes.discard(lane)
+        finally:
+            ff_exchange64(&self.memory.processes[self.me].current, outer)
+            self.task_thread = outer_thread
+
+    cdef bint _shall_leave(self) noexcept nogil:
+        cdef Process *process = &self.memory.processes[self.me]
+        if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
+            return True
+        return process.role == ROLE_INSTANCE and ff_load32(&self.memory.lanes[process.lane].state) == LANE_CLOSING
+
+    cdef int64_t _find_task(self) noexcept nogil:
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef Lane *lane
+        cdef uint32_t high, i, at
+        cdef int64_t index
+        if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
+            return CLAIM_EMPTY
+        if process.role == ROLE_INSTANCE:
+            return lane_claim(&self.memory, process.lane, self.me)
+        high = ff_load32(&self.memory.header.pool_lane_high)
+        if high == 1:
+            return lane_claim(&self.memory, 0, self.me)
+        for i in range(high):
+            at = (self.next_lane + i) % high
+            lane = &self.memory.lanes[at]
+            if lane.state == LANE_FREE or lane_empty(&self.memory, at):
+                continue
+            if lane.limit and not seat_take(&self.memory, at, self.me):
+                continue
+            index = lane_claim(&self.memory, at, self.me)
+            if index != CLAIM_EMPTY:
+                self.next_lane = at + 1
+                return index
+            if lane.limit and not lane.sticky:
+                seat_leave(&self.memory, at, self.me)
+        return CLAIM_EMPTY
+
+    cdef int64_t _wait_for_task(self) noexcept nogil:
+        """Spins, then sleeps; CLAIM_EMPTY when woken for another reason than a task, or for none."""
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef bint instance = process.role == ROLE_INSTANCE
+        cdef uint32_t *sleepers = &self.memory.lanes[process.lane].sleepers if instance else &self.memory.header.pool_sleepers
+        cdef uint32_t *word = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
+        cdef int64_t start = ff_now_ns(), index = CLAIM_EMPTY
+        cdef uint32_t seen, count
+        cdef int i, token = 0
+        while True:
+            for i in range(16):
+                index = self._find_task()
+                if index != CLAIM_EMPTY:
+                    break
+                ff_pause()
+            if index != CLAIM_EMPTY or self._shall_leave():
+                break
+            if not token:
+                token = token_take(&self.memory, self.me)
+            if ff_now_ns() - start > (SPIN_NS if token else SPIN_FREE_NS):
+                break
+        if token:
+            token_give(&self.memory, self.me)
+        if index != CLAIM_EMPTY:
+            return index
+        seen = ff_load32(word)
+        process.sleeping = 1
+        ff_add32(sleepers, 1)
+        index = self._find_task()           # pairs with the fence in wake_sleepers
+        if index == CLAIM_EMPTY and not self._shall_leave() and not ff_load32(&self.memory.header.warm_left):
+            ff_futex_wait(word, seen, 1_000_000_000)
+        # A waker has taken this process off the count if the word moved; otherwise it does so itself.
+        process.sleeping = 0
+        if ff_load32(word) == seen:
+            count = ff_load32(sleepers)
+            while count and not ff_cas32(sleepers, count, count - 1):
+                count = ff_load32(sleepers)
+        return index
+
+    cdef int _load_ahead(self, host) except -1:
+        """Loads one service whose `warmup` asks for it; 0 when there is none for this worker."""
+        cdef uint32_t i, left
+        cdef Service *entry
+        if not ff_load32(&self.memory.header.warm_left) or self.memory.processes[self.me].role != ROLE_POOL:
+            return 0
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            entry = &self.memory.services[i]
+            left = ff_load32(&entry.warm_left)
+            if ff_load32(&entry.state) != SERVICE_OPEN or not left or host.has_loaded(i, entry.generation):
+                continue
+            if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane, self.me):
+                continue
+            if ff_cas32(&entry.warm_left, left, left - 1):
+                ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
+                host.load_ahead(i, entry.generation)
+                return 1
+        return 0
+
+    cdef _run(self, host, uint32_t index):
+        """Executes a claimed task and finishes it, whatever happens."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef Lane *lane = &self.memory.lanes[slot.lane]
+        cdef uint32_t lane_index = slot.lane, status = DONE
+        cdef bytes error
+        ff_exchange64(&process.current, index + 1)
+        try:
+            function, args, kwargs = self._call_of(host, slot)
+            value = function(*args, **kwargs) if kwargs else function(*args)
+            function = args = kwargs = None
+            if type(value) not in PLAIN:
+                value = host.settle(value)
+            self._write_value(slot, value)
+            value = None
+        except BaseException as problem:
+            function = args = kwargs = value = None
+            error = host.dump_error(problem)
+            write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+            status = FAILED
+        ff_exchange64(&process.current, 0)
+        finish(&self.memory, self.me, index, status)
+        if lane.limit and not lane.sticky:
+            seat_leave(&self.memory, lane_index, self.me)
+            if not lane_empty(&self.memory, lane_index):
+                wake_lane(&self.memory, lane_index)
+
+    cdef tuple _call_of(self, host, Slot *slot):
+        cdef const char *at = payload_of(&self.memory, slot)
+        cdef const char *end = at + slot.payload_bytes
+        cdef Service *service = &self.memory.services[slot.service]
+        function = host.function_of(slot.service, service.generation, slot.method)
+        values = self._input_values(slot) if slot.inputs else None
+        if slot.payload_kind == KIND_NATIVE:
+            args = decode_native(&at, end, values)
+            pairs = decode_native(&at, end, values)
+            return function, args, None if pairs is None else dict(zip(pairs[::2], pairs[1::2]))
+        data, buffers = read_pickled(at)
+        if slot.payload_kind & KIND_FUNCTION:
+            return self.pickling.load_call(self, data, buffers, values)
+        args, kwargs = self.pickling.load_call(self, data, buffers, values)
+        return function, args, kwargs
+
+    cdef list _input_values(self, Slot *slot):
+        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
+        cdef Edge *edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        cdef uint32_t i
+        return [self.value_of(edges[i].input) for i in range(inputs.count)]
