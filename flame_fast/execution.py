@@ -11,13 +11,11 @@ from types import (
     MethodDescriptorType,
     MethodType,
     MethodWrapperType,
-    ModuleType,
     WrapperDescriptorType,
 )
 from typing import Any
 
 from flame_fast.engine.base import CLASS, FUNCTION, INSTANCE
-from flame_fast.kernels.pickling import is_importable
 
 #: What `inspect.isroutine` accepts, without importing inspect.
 ROUTINES = (
@@ -62,18 +60,6 @@ def _has_its_own_name(obj: Any) -> bool:
     return found is obj
 
 
-def travels_with_each_call(function: Any) -> bool:
-    """Whether a function has state of its own (a closure, bound arguments, a bound object) to be taken at each call."""
-    if isinstance(function, functools.partial):
-        return True
-    if isinstance(function, MethodType):
-        return not isinstance(function.__self__, type)
-    if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
-        owner = getattr(function, "__self__", None)
-        return owner is not None and not isinstance(owner, (ModuleType, type))
-    return bool(getattr(function, "__closure__", None)) and not is_importable(function)
-
-
 def method_names(obj: Any) -> tuple[str, ...]:
     """Public methods of a class or an instance, `""` for a callable instance itself. Properties are not evaluated."""
     is_class = isinstance(obj, type)
@@ -90,7 +76,7 @@ def method_names(obj: Any) -> tuple[str, ...]:
 
 
 def _is_method(value: Any) -> bool:
-    if isinstance(value, (staticmethod, classmethod, functools.partialmethod)):
+    if isinstance(value, (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)):
         return True
     return callable(value) and not isinstance(value, (type, property))
 

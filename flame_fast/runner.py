@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import warnings
 import weakref
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from flame_fast import future as shapes
@@ -13,7 +14,7 @@ from flame_fast.engine import context as engine_context
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.registry import check_name
 from flame_fast.resources import available_cpus, check_workers, default_memory_limit
-from flame_fast.service import RunnerService, example_method, make_service, stands_for_call
+from flame_fast.service import RunnerService, example_method, make_service, stands_for_call, when_closed
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -81,12 +82,11 @@ class Runner:
         workers = check_workers(workers, cpus)
         self.name = name
         self._closed = False
-        self._services: list[RunnerService] = []
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
         outer = engine_context.serving_engine()
         if outer is not None:
             self._engine: Engine = outer
-            self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._services)
+            self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
             return
         self._engine = _start_engine(engine, name, workers, cpus)
         try:
@@ -150,8 +150,8 @@ class Runner:
                 f"session {named!r} is in use by another object of this runner; give this one another session_id",
             )
         service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq)
-        self._services.append(service)
         self._sessions[service.session_id] = (execution_object, service)
+        when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service
 
     # ---- futures -----------------------------------------------------------------------------------------------------
@@ -291,8 +291,8 @@ def _one_call(futures: Any) -> Any:
     )
 
 
-def _leave_nested(services: list[RunnerService]) -> int:
-    for service in services:
+def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]]) -> int:
+    for _, service in list(sessions.values()):
         service.close()
     return 0
 

@@ -5,16 +5,18 @@ from __future__ import annotations
 import warnings
 from typing import TYPE_CHECKING, Any
 
+from flame_fast.closures import Capture, has_state
 from flame_fast.engine import context
 from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
-from flame_fast.engine.host import NO_METHOD
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.execution import RESERVED, kind_of, method_names, name_of, travels_with_each_call
+from flame_fast.execution import RESERVED, kind_of, method_names, name_of
 from flame_fast.kernels import pickling
 from flame_fast.resources import ResourceRequirement
 from flame_fast.session import session_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flame_fast.engine.base import Engine
     from flame_fast.kernels.runtime import ObjectFuture
 
@@ -29,7 +31,7 @@ class Method:
         self._number = number
         self.__name__ = name
 
-    def __call__(self, *args: Any, **kwargs: Any) -> ObjectFuture:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> ObjectFuture:
         return self._service._submit(self._number, args, kwargs)
 
     def __repr__(self) -> str:
@@ -51,13 +53,14 @@ class RunnerService:
         The session's id.
     """
 
-    def __init__(self, engine: Engine, spec: ServiceSpec, ids: tuple[int, int, int], function: Any = None) -> None:
+    def __init__(self, engine: Engine, spec: ServiceSpec, ids: tuple[int, int, int], capture: Capture | None = None) -> None:
         self.name = spec.name
         self.session_id = spec.session_id
         self._engine = engine
         self._spec = spec
         self._ids = ids
-        self._function = function  # travels with each call
+        self._capture = capture
+        self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
         self._native_submit = engine.runtime.submit
         self._inline = engine.runtime.inline
         self._methods = {name: number for number, name in enumerate(spec.methods)}
@@ -67,14 +70,15 @@ class RunnerService:
 
     def _submit(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ObjectFuture:
         service, generation, lane = self._ids
-        future = self._native_submit(service, generation, lane, method, args, kwargs, self._function)
+        state = None if self._capture is None else self._capture.state()
+        future = self._native_submit(service, generation, lane, method, args, kwargs, state)
         if self._inline:
             self._engine.after_submit()
         return future
 
-    def __call__(self, *args: Any, **kwargs: Any) -> ObjectFuture:
+    def __call__(self, /, *args: Any, **kwargs: Any) -> ObjectFuture:
         if self._spec.kind == FUNCTION:
-            return self._submit(0 if self._function is None else NO_METHOD, args, kwargs)
+            return self._submit(0, args, kwargs)
         if "" in self._methods:
             return self._submit(self._methods[""], args, kwargs)
         raise TypeError(
@@ -82,7 +86,7 @@ class RunnerService:
             f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
         )
 
-    def call(self, method: str, *args: Any, **kwargs: Any) -> ObjectFuture:
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture:
         """Calls a method by its name: for one whose name the service uses itself.
 
         Raises
@@ -97,6 +101,7 @@ class RunnerService:
     def close(self) -> None:
         """No new calls; those made go on to their end. May be called twice."""
         self._engine.runtime.close_service(*self._ids[:2])
+        self._forget()
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(
@@ -109,7 +114,10 @@ class RunnerService:
         return f"<RunnerService {self.name!r} ({self._spec.kind}), session {self.session_id!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_attach, (self._engine.runtime.session, self._spec.to_blob(), self._ids, self._function))
+        return (
+            _attach,
+            (self._engine.runtime.session, self._spec.to_blob(), self._ids, self._capture and self._capture.function),
+        )
 
 
 def stands_for_call(service: RunnerService) -> bool:
@@ -131,7 +139,7 @@ def _attach(session: int, blob: bytes, ids: tuple[int, int, int], function: Any)
             FlameErrorCode.INVALID_STATE,
             f"service {spec.name!r} belongs to another runner, whose workers are not here",
         )
-    return RunnerService(engine, spec, ids, function)
+    return RunnerService(engine, spec, ids, function and Capture(function))
 
 
 def make_service(
@@ -153,19 +161,19 @@ def make_service(
             f"{name!r} is a name of the service itself; reach the method of {name_of(obj)} by .call({name!r}, ...)",
             stacklevel=3,
         )
-    carried = kind == FUNCTION and travels_with_each_call(obj)
+    capture = Capture(obj) if kind == FUNCTION and has_state(obj) else None
     session_id, application = session_of(obj, application)
     spec = ServiceSpec(
         name=name_of(obj),
         kind=kind,
-        target=None if carried else _pickled(obj),
+        target=_pickled(obj),
         methods=methods,
         cpu=cpu or max(1, engine.cpus // engine.workers),
         session_id=session_id,
         application=application,
     )
     ids = engine.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup)
-    return RunnerService(engine, spec, ids, obj if carried else None)
+    return RunnerService(engine, spec, ids, capture)
 
 
 def _pickled(obj: Any) -> bytes:
@@ -219,4 +227,9 @@ def _seats(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engi
     return (min(bounds), autoscale is False) if bounds else (0, False)
 
 
-__all__ = ["RunnerService", "example_method", "make_service", "stands_for_call"]
+def when_closed(service: RunnerService, forget: Callable[[], object]) -> None:
+    """Calls `forget` when the service is closed."""
+    service._forget = forget
+
+
+__all__ = ["RunnerService", "example_method", "make_service", "stands_for_call", "when_closed"]

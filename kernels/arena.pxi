@@ -45,6 +45,7 @@ cdef uint64_t arena_take(char *base, uint64_t nbytes) noexcept nogil:
     if ff_add64(&header.live_bytes, size) + size > header.limit:
         ff_add64(&header.live_bytes, -<int64_t> size)
         return 0
+    ff_count(&header.blocks_taken)
     if header.live_bytes > header.peak_bytes:
         header.peak_bytes = header.live_bytes
     while True:
@@ -64,6 +65,7 @@ cdef uint64_t arena_take(char *base, uint64_t nbytes) noexcept nogil:
     if offset + size > header.size:
         ff_add64(&header.arena_next, -<int64_t> size)
         ff_add64(&header.live_bytes, -<int64_t> size)
+        ff_count(&header.blocks_freed)
         return 0
     block = <Block *> (base + offset)
     block.size_class = size_class
@@ -81,6 +83,7 @@ cdef void arena_free(char *base, uint64_t data_offset) noexcept nogil:
         first = (offset + CACHE_LINE + PAGE - 1) & ~(<uint64_t> PAGE - 1)
         last = (offset + size) & ~(<uint64_t> PAGE - 1)
         madvise(base + first, last - first, MADV_REMOVE)
+    ff_count(&header.blocks_freed)
     while True:
         word = ff_load64(&header.free_blocks[size_class])
         block.next = word & ((<uint64_t> 1 << OFFSET_BITS) - 1)

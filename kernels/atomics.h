@@ -39,6 +39,15 @@ FF_ATOMICS(64)
 
 static inline void ff_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
+/* The debug build's own counters: what was taken and what was given back, to be compared when everything is dropped. */
+#ifdef FLAME_FAST_DEBUG
+enum { FF_DEBUG = 1 };
+static inline void ff_count(uint64_t *counter) { ff_add64(counter, 1); }
+#else
+enum { FF_DEBUG = 0 };
+static inline void ff_count(uint64_t *counter) { (void)counter; }
+#endif
+
 static inline int clz64(uint64_t v) { return __builtin_clzll(v); }
 
 static inline void ff_pause(void) {

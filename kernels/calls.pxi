@@ -1,5 +1,13 @@
 # Calls and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
 
+cdef object endless_wait():
+    return FlameError(
+        FlameErrorCode.INVALID_STATE,
+        "this wait can never end: the call waited for needs the one that waits (a method that waits for a call of its own "
+        "instance, or a ring of such); return the future instead, or use another instance",
+    )
+
+
 cdef class Calls(ServiceTable):
     """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
 
@@ -13,7 +21,7 @@ cdef class Calls(ServiceTable):
         return PyList_GET_SIZE(inputs) - 1
 
     def submit(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, tuple args, dict kwargs,
-               function=None):
+               tuple state=None):
         """Queues a call and returns its future at once.
 
         Parameters
@@ -24,8 +32,8 @@ cdef class Calls(ServiceTable):
             Number of the service's method.
         args, kwargs : tuple, dict
             The arguments; futures in them, at any depth, become inputs of the task.
-        function : callable, optional
-            Travels with the call, in place of the service's own.
+        state : tuple, optional
+            What the function has of its own at this call, for `flame_fast.closures.with_state`.
 
         Raises
         ------
@@ -44,15 +52,15 @@ cdef class Calls(ServiceTable):
         self.scratch = None             # an object's destructor may submit while this one encodes
         scratch.size = 0
         try:
-            if function is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
+            if state is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
                     and self._encode_kwargs(scratch, kwargs, inputs) == NATIVE_OK:
                 index = self._new_call(inputs, scratch.data, scratch.size)
             else:
                 inputs = []
-                data, buffers = self.pickling.dump_call(self, function, args, kwargs, inputs)
+                data, buffers = self.pickling.dump_call(self, state, args, kwargs, inputs)
                 self.check_service(service, generation)         # pickling ran the user's code
                 index = self._new_pickled(inputs, data, buffers)
-                self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if function is None else KIND_FUNCTION)
+                self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if state is None else KIND_STATE)
         finally:
             self.scratch = scratch
         return self._publish(<uint32_t> index, service, lane, method, inputs)
@@ -358,12 +366,8 @@ cdef class Calls(ServiceTable):
         if in_task and deadline < 0:
             ff_exchange64(&process.waits_for, index + 1)
         try:
-            if in_task and deadline < 0 and never_ends(&self.memory, <uint32_t> process.current - 1, index):
-                raise FlameError(
-                    FlameErrorCode.INVALID_STATE,
-                    "this wait can never end: the call waited for needs the one that waits (a method that waits for a "
-                    "call of its own instance, or a ring of such); return the future instead, or use another instance",
-                )
+            if in_task and deadline < 0 and never_ends(&self.memory, <uint32_t> process.current - 1, [index]):
+                raise endless_wait()
             while True:
                 seen = ff_load32(&process.wake)
                 if is_finished(&self.memory, index):
@@ -397,6 +401,7 @@ cdef class Calls(ServiceTable):
     def wait_any(self, list handles, timeout=None):
         """Sleeps until one of the handles, all of this runtime, is finished; returns the positions of all that are."""
         cdef int64_t deadline = deadline_of(timeout), left, slice_ns
+        cdef uint64_t choice = 0
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident(), blocked = False
         cdef uint32_t seen
@@ -405,6 +410,10 @@ cdef class Calls(ServiceTable):
         for i in range(len(handles)):
             ff_exchange32(&self.memory.slots[(<Handle> handles[i]).index].watched, 1)
         try:
+            if in_task and deadline < 0 and not any(handle.done() for handle in handles):
+                choice = self._tell_choice(handles)
+                if never_ends(&self.memory, <uint32_t> process.current - 1, [(<Handle> handle).index for handle in handles]):
+                    raise endless_wait()
             while True:
                 seen = ff_load32(&process.wake)
                 ready = [i for i in range(len(handles)) if is_finished(&self.memory, (<Handle> handles[i]).index)]
@@ -424,8 +433,24 @@ cdef class Calls(ServiceTable):
                     slice_ns = SLICE_NS
                     self.set_blocked(True)
         finally:
+            if choice:
+                ff_exchange64(&process.waits_for, 0)
+                arena_free(self.memory.base, choice)
             if blocked:
                 self.set_blocked(False)
+
+    cdef uint64_t _tell_choice(self, list handles) except 0:
+        """Publishes what the running task waits for: any one of these."""
+        cdef uint64_t block = arena_take(self.memory.base, 8 * (<uint64_t> len(handles) + 1))
+        cdef uint64_t *words = <uint64_t *> (self.memory.base + block)
+        cdef Py_ssize_t i
+        if block == 0:
+            raise self.full(8 * (<uint64_t> len(handles) + 1))
+        words[0] = len(handles)
+        for i in range(len(handles)):
+            words[i + 1] = (<Handle> handles[i]).index
+        ff_exchange64(&self.memory.processes[self.me].waits_for, WAITS_FOR_ANY | block)
+        return block
 
     def get_many(self, list handles, timeout=None):
         """The values of handles of this runtime, in order; the first failure in this order is raised."""

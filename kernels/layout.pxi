@@ -24,6 +24,8 @@ cdef extern from "atomics.h" nogil:
     uint64_t ff_and64(uint64_t *p, uint64_t v) noexcept
     void ff_fence() noexcept
     int clz64(uint64_t v) noexcept
+    int FF_DEBUG
+    void ff_count(uint64_t *counter) noexcept
     void ff_pause() noexcept
     int64_t ff_now_ns() noexcept
     int ff_futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns) noexcept
@@ -69,7 +71,7 @@ cdef enum:
 cdef enum:
     KIND_NATIVE = 1
     KIND_PICKLE = 2
-    KIND_FUNCTION = 4           # flag of a call: its pickle carries the function too
+    KIND_STATE = 4              # flag of a call: its pickle carries the function's state too
 
 cdef enum:
     ROLE_DRIVER = 1
@@ -123,6 +125,11 @@ cdef struct Header:
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]
+    uint64_t blocks_taken       # [cas] these four: debug build only
+    uint64_t blocks_freed
+    uint64_t slots_taken
+    uint64_t slots_freed
+    uint8_t pad5[32]
     uint64_t free_blocks[CLASS_COUNT]   # [cas] stack per size class: tag:30 | offset / 64:34
 
 cdef struct Process:
@@ -137,7 +144,7 @@ cdef struct Process:
     uint32_t sleeping           # [owner: itself] it counts among pool_sleepers
     uint32_t retiring           # [owner: itself] it leaves of its own accord
     uint64_t current            # [owner: itself] slot it runs, + 1
-    uint64_t waits_for          # [owner: itself] slot its task waits for, + 1
+    uint64_t waits_for          # [owner: itself] what its task waits for: see waiting.pxi
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
     uint8_t pad[56]
 

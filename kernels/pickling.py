@@ -11,6 +11,7 @@ read-only.
 
 from __future__ import annotations
 
+import functools
 import io
 import pickle
 import sys
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
-from flame_fast.errors import RemoteTraceback, TaskError
+from flame_fast.errors import FlameError, RemoteTraceback, TaskError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,10 @@ NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 class _NeedsCloudpickle(Exception):
     """Something that plain pickle would write wrongly or not at all."""
+
+
+#: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
+CACHED = type(functools.lru_cache(lambda: None))
 
 
 class Unpicklable(TypeError):
@@ -86,6 +91,8 @@ class _Reducer:
         kind = type(obj)
         if kind is ObjectFuture or kind is ObjectRef:
             return self.reduce_future(obj)
+        if isinstance(obj, CACHED) and not is_importable(obj):
+            return (_rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
         numpy = sys.modules.get("numpy") if self.runtime is not None else None
         if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
             return self.reduce_array(obj)
@@ -104,6 +111,10 @@ class _Reducer:
         if isinstance(reduced, tuple):
             return (_rebuild_read_only, reduced) if len(reduced) <= 3 else NotImplemented
         return NotImplemented
+
+
+def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
+    return functools.lru_cache(**parameters)(function)
 
 
 def _identity(value: Any) -> Any:
@@ -189,37 +200,30 @@ def _load(data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
 
 
 def dump_call(
-    runtime: Runtime,
-    function: Callable[..., Any] | None,
-    args: tuple[Any, ...],
-    kwargs: dict[str, Any],
-    inputs: list[Any],
+    runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Any]
 ) -> tuple[bytes, list[Any]]:
-    """Pickles a call; futures met are appended to `inputs`.
+    """Pickles a call, with the function's state if it has one; futures met are appended to `inputs`.
 
     Raises
     ------
     TypeError
         Something in it cannot be pickled: names the argument.
     """
-    call = (args, kwargs) if function is None else (function, args, kwargs)
     try:
-        return _dump(runtime, call, inputs)
+        return _dump(runtime, (args, kwargs) if state is None else (state, args, kwargs), inputs)
     except Exception as error:
         if _is_own(error):
             raise
-        culprit = _culprit(runtime, function, args, kwargs)
+        culprit = _culprit(runtime, args, kwargs)
         raise TypeError(f"{culprit} cannot be pickled and sent to a worker: {error}") from error
 
 
 def _is_own(error: BaseException) -> bool:
     """An error that tells its own story: of a future met on the way, of the store, of a foreign service."""
-    from flame_fast.errors import FlameError
-
     return isinstance(error, (FlameError, KeyboardInterrupt))
 
 
-def _culprit(runtime: Runtime, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for label, value in named:
@@ -227,11 +231,11 @@ def _culprit(runtime: Runtime, function: Any, args: tuple[Any, ...], kwargs: dic
             _dump(runtime, value, [])
         except Exception:
             return f"{label} (of type {type(value).__qualname__})"
-    return f"the function {getattr(function, '__qualname__', function)!r}" if function is not None else "an argument"
+    return "something that the function has bound or closes over"
 
 
 def load_call(runtime: Runtime, data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
-    """The (function,) args, kwargs of a call, with its inputs' values in place of the futures."""
+    """The (state,) args, kwargs of a call, with its inputs' values in place of the futures."""
     return _load(data, buffers, values)
 
 

@@ -1,6 +1,5 @@
 """Types of the native runtime; the documentation stands in runtime.pyx and future.pxi."""
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
@@ -69,7 +68,7 @@ class Runtime:
         method: int,
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
-        function: Callable[..., Any] | None = None,
+        state: tuple[Any, ...] | None = None,
     ) -> ObjectFuture: ...
     def put(self, value: Any) -> ObjectRef: ...
     def promise(self) -> ObjectFuture: ...

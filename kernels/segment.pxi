@@ -102,9 +102,18 @@ cdef class Segment:
         return StoreFullError(nbytes, free_bytes, header.limit)
 
     def counters(self):
-        """What is in use: a dict of live slots, bytes of live blocks, their peak and their limit."""
+        """What is in use: a dict of live slots, bytes of live blocks, their peak and their limit.
+
+        A debug build adds how many blocks and slots were ever taken and given back.
+        """
+        cdef Header *header = self.memory.header
         cdef uint32_t i, live = 0
-        for i in range(min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)):
+        for i in range(min(ff_load32(&header.slot_high), SLOT_COUNT - SLOT_SPARE)):
             live += status_of(ff_load64(&self.memory.slots[i].state)) != FREE
-        return {"slots": live, "bytes": self.memory.header.live_bytes, "peak": self.memory.header.peak_bytes,
-                "limit": self.memory.header.limit}
+        counted = {"slots": live, "bytes": header.live_bytes, "peak": header.peak_bytes, "limit": header.limit}
+        if FF_DEBUG:
+            counted.update(
+                blocks_taken=header.blocks_taken, blocks_freed=header.blocks_freed,
+                slots_taken=header.slots_taken, slots_freed=header.slots_freed,
+            )
+        return counted

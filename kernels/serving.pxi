@@ -15,6 +15,8 @@ cdef class Serving(Calls):
         cdef int64_t index
         cdef list partial = host.partial
         self.task_thread = threading.get_ident()
+        if process.role == ROLE_INSTANCE:
+            self._load_instance(host)
         while True:
             with nogil:
                 index = self._find_task()
@@ -136,6 +138,14 @@ cdef class Serving(Calls):
                 count = ff_load32(sleepers)
         return index
 
+    cdef _load_instance(self, host):
+        """An instance's process is there for one service: it loads it before the first call."""
+        cdef uint32_t i
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            if self.memory.services[i].lane == self.memory.processes[self.me].lane and \
+                    ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
+                host.load_ahead(i, self.memory.services[i].generation)
+
     cdef int _load_ahead(self, host) except -1:
         """Loads one service whose `warmup` asks for it; 0 when there is none for this worker."""
         cdef uint32_t i, left
@@ -194,8 +204,9 @@ cdef class Serving(Calls):
             pairs = decode_native(&at, end, values)
             return function, args, None if pairs is None else dict(zip(pairs[::2], pairs[1::2]))
         data, buffers = read_pickled(at)
-        if slot.payload_kind & KIND_FUNCTION:
-            return self.pickling.load_call(self, data, buffers, values)
+        if slot.payload_kind & KIND_STATE:
+            state, args, kwargs = self.pickling.load_call(self, data, buffers, values)
+            return host.with_state(function, state), args, kwargs
         args, kwargs = self.pickling.load_call(self, data, buffers, values)
         return function, args, kwargs
 

@@ -60,11 +60,13 @@ cdef int64_t slot_take(Memory *memory) noexcept nogil:
             break
         following = memory.slots[index - 1].next_free
         if ff_cas64(&memory.header.free_slots, word, (((word >> 32) + 1) << 32) | following):
+            ff_count(&memory.header.slots_taken)
             return index - 1
     index = ff_add32(&memory.header.slot_high, 1)
     if index >= SLOT_COUNT - SLOT_SPARE:
         ff_add32(&memory.header.slot_high, <uint32_t> -1)
         return -1
+    ff_count(&memory.header.slots_taken)
     return index
 
 cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
@@ -78,6 +80,7 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     if slot.inputs:
         arena_free(memory.base, slot.inputs)
     slot.payload = slot.result = slot.inputs = 0
+    ff_count(&memory.header.slots_freed)
     ff_store64(&slot.state, generation << 32)
     while True:
         word = ff_load64(&memory.header.free_slots)

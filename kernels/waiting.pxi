@@ -58,20 +58,32 @@ cdef void ring_bell(int doorbell) noexcept nogil:
     cdef uint64_t one = 1
     posix_write(doorbell, &one, 8)
 
-cdef set unfinished_needs(Memory *memory, uint32_t index):
-    """The unfinished slots without which this one cannot finish."""
+# What a task of this process waits for, told in Process.waits_for: 0 nothing, slot + 1 one future, or WAITS_FOR_ANY with the
+# offset of a block (u64 count, u64 slots) of which any one is enough.
+cdef uint64_t WAITS_FOR_ANY = <uint64_t> 1 << 63
+
+cdef tuple unfinished_needs(Memory *memory, uint32_t index):
+    """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state), waits_for, head
     cdef Lane *lane = &memory.lanes[slot.lane]
     cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
     cdef Inputs *inputs
     cdef Edge *edges
+    cdef uint64_t *block
     cdef uint32_t i, status = status_of(state), process
     needs = set()
+    choice = []
     if status == RUNNING:
-        waits_for = ff_load64(&memory.processes[owner_of(state)].waits_for)
-        if waits_for:
-            needs.add(<uint32_t> waits_for - 1)
+        process = owner_of(state)
+        waits_for = ff_load64(&memory.processes[process].waits_for)
+        if waits_for & WAITS_FOR_ANY:
+            block = <uint64_t *> (memory.base + (waits_for & ~WAITS_FOR_ANY))
+            choice = [block[1 + i] for i in range(min(block[0], SLOT_COUNT)) if block[1 + i] < SLOT_COUNT]
+            if ff_load64(&memory.processes[process].waits_for) != waits_for:    # its wait is over: the block may be gone
+                choice = []
+        elif waits_for:
+            needs.add(waits_for - 1)
     elif status == WAITING or status == READY:
         if slot.inputs:
             inputs = <Inputs *> (memory.base + slot.inputs)
@@ -81,7 +93,7 @@ cdef set unfinished_needs(Memory *memory, uint32_t index):
         if lane.ordered:
             process = ff_load32(&lane.process)
             if process and ff_load64(&memory.processes[process - 1].current):
-                needs.add(<uint32_t> ff_load64(&memory.processes[process - 1].current) - 1)
+                needs.add(ff_load64(&memory.processes[process - 1].current) - 1)
             head = ff_load64(&lane.head)
             while head < ff_load64(&lane.tail):                 # the calls made before it
                 i = <uint32_t> (ring[head & RING_MASK] & 0x1FFFFF)
@@ -90,17 +102,29 @@ cdef set unfinished_needs(Memory *memory, uint32_t index):
                 if i:
                     needs.add(i - 1)
                 head += 1
-    return {need for need in needs if not is_finished(memory, need)}
+    needs = {need for need in needs if not is_finished(memory, need)}
+    return needs, set() if any(is_finished(memory, one) for one in choice) else set(choice)
 
-cdef int never_ends(Memory *memory, uint32_t waiting, uint32_t waited) except -1:
-    """Whether `waited` needs, through whatever it waits for in turn, the running task `waiting`."""
-    seen = set()
-    todo = [waited]
+cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:
+    """Whether every one of `waited` needs, through whatever it waits for in turn, the running task `waiting`.
+
+    First the tasks that matter are collected, then those that cannot end are marked, until no more are found.
+    """
+    cdef bint changed = True
+    graph = {}
+    todo = list(waited)
     while todo:
         index = todo.pop()
-        if index == waiting:
-            return 1
-        if index not in seen:
-            seen.add(index)
-            todo.extend(unfinished_needs(memory, index))
-    return 0
+        if index != waiting and index not in graph:
+            graph[index] = unfinished_needs(memory, index)
+            todo.extend(graph[index][0])
+            todo.extend(graph[index][1])
+    stuck = {waiting}
+    while changed:
+        changed = False
+        for index in reversed(graph):
+            needs, choice = graph[index]
+            if index not in stuck and (not stuck.isdisjoint(needs) or (choice and choice <= stuck)):
+                stuck.add(index)
+                changed = True
+    return stuck.issuperset(waited)

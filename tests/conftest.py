@@ -15,7 +15,7 @@ LEAVE_S = 20.0
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(tmp_path_factory, monkeypatch):
+def nothing_left(request, tmp_path_factory, monkeypatch):
     """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
 
     Yields the data directory. Left over are: processes that had it in their environment, file descriptors, mapped segments,
@@ -30,6 +30,7 @@ def nothing_left(tmp_path_factory, monkeypatch):
     descriptors = open_descriptors()
     segments = mapped_segments()
     yield home
+    request.node.funcargs.clear()  # pytest would keep what the test's other fixtures made until after this one
     gc.collect()
     leftovers = wait_until_none(lambda: find_leftovers(home, descriptors, segments))
     if leftovers:

@@ -20,14 +20,14 @@ FLOORS = [
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
     {"engine.host", "engine.processes", "execution"},
-    {"engine.base", "engine.context", "session", "resources"},
+    {"engine.base", "engine.context", "session", "engine.threads", "resources", "closures"},
     {"kernels.pickling", "unpack"},
     {"kernels.runtime", "package", "storage", "registry"},
     {"config", "ignore", "ownership"},
     {"errors", "_version", "kernels", "engine"},
 ]
 
-CALLS = {"service", "future", "execution", "session", "engine", "kernels"}
+CALLS = {"service", "future", "execution", "closures", "session", "engine", "kernels"}
 APPLICATION = {"application", "package", "storage", "registry", "config", "ignore", "ownership"}
 
 #: Doors between the wings, each with its reason.

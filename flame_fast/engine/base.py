@@ -19,8 +19,8 @@ class ServiceSpec:
     name : str
         For messages.
     kind : {"function", "class", "instance"}
-    target : bytes or None
-        The pickled function, class or instance; None when it travels with every call.
+    target : bytes
+        The pickled function, class or instance.
     methods : tuple of str
         Public methods by their number; `""` is the call of the object itself.
     cpu : int
@@ -35,7 +35,7 @@ class ServiceSpec:
         self,
         name: str,
         kind: str,
-        target: bytes | None,
+        target: bytes,
         methods: tuple[str, ...],
         cpu: int,
         session_id: str,

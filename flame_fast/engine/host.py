@@ -9,30 +9,35 @@ import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 from typing import TYPE_CHECKING, Any
 
+from flame_fast.closures import with_state
 from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
 from flame_fast.kernels import pickling
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flame_fast.engine.threads import ThreadLimit
     from flame_fast.kernels.runtime import Runtime
 
-NO_METHOD = 0xFFFFFFFF
 
-#: Libraries that start threads of their own.
-NUMERIC = ("numpy", "scipy", "numba", "torch")
+class LoadFailure(Exception):
+    """Loading a service raised: carries the error as it travels, with the user's frames."""
+
+    def __init__(self, dumped: bytes) -> None:
+        super().__init__()
+        self.dumped = dumped
 
 
 class LoadedService:
-    """A service's object in this process, or the error that loading it raised."""
+    """A service's object in this process, or the error that loading it raised, as it travels."""
 
-    __slots__ = ("error", "functions", "generation", "spec")
+    __slots__ = ("failure", "functions", "generation", "spec")
 
     def __init__(self, spec: ServiceSpec, generation: int) -> None:
         self.spec = spec
         self.generation = generation
         self.functions: list[Callable[..., Any]] = []
-        self.error: BaseException | None = None
+        self.failure: bytes | None = None
 
 
 class Host:
@@ -46,6 +51,8 @@ class Host:
         Called once before the first service is loaded: makes the project importable.
     shown_path : callable
         Turns text with paths of the unpacked project into the user's own.
+    threads : ThreadLimit, optional
+        This process's limit; None leaves the libraries as they are.
     """
 
     def __init__(
@@ -53,6 +60,7 @@ class Host:
         runtime: Runtime,
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
+        threads: ThreadLimit | None = None,
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
@@ -60,8 +68,7 @@ class Host:
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
-        self._modules = 0  # how many were loaded when thread limits were last looked at
-        self._limited: tuple[int, frozenset[str]] = (0, frozenset())
+        self._threads = threads
 
     def has_loaded(self, service: int, generation: int) -> bool:
         loaded = self._loaded.get(service)
@@ -70,44 +77,44 @@ class Host:
     def load_ahead(self, service: int, generation: int) -> None:
         self._load(service, generation)
 
-    def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any] | None:
+    def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """The callable of a call; loads its service first. Raises what loading raised."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
             loaded = self._load(service, generation)
-        if loaded.error is not None:
-            raise loaded.error.with_traceback(None)
-        if loaded is not self._current or len(sys.modules) != self._modules:
+        if loaded is not self._current:
             self._enter(loaded)
-        return None if method == NO_METHOD else loaded.functions[method]
+        if loaded.failure is not None:
+            raise LoadFailure(loaded.failure)
+        return loaded.functions[method]
+
+    def _enter(self, loaded: LoadedService) -> None:
+        self._current = loaded
+        if self._threads is not None:
+            self._threads.set(loaded.spec.cpu)
+
+    def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
+        """The function as it was in the driver at the call."""
+        return with_state(function, state)  # type: ignore[no-any-return]
 
     def _load(self, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
         loaded = LoadedService(spec, generation)
+        self._enter(loaded)  # what loading imports has the service's thread limit
         try:
             if self._prepare is not None:
                 self._prepare()
                 self._prepare = None
-            if spec.target is not None:
-                target = pickling.load_plain(spec.target)
-                if spec.kind == FUNCTION:
-                    loaded.functions = [target]
-                else:
-                    instance = target() if spec.kind == CLASS else target
-                    loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
+            target = pickling.load_plain(spec.target)
+            if spec.kind == FUNCTION:
+                loaded.functions = [target]
+            else:
+                instance = target() if spec.kind == CLASS else target
+                loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
-            loaded.error = error
+            loaded.failure = self.dump_error(error)
         self._loaded[service] = loaded
         return loaded
-
-    def _enter(self, loaded: LoadedService) -> None:
-        """The worker changes service, or a task has imported something: thread limits follow."""
-        self._current = loaded
-        self._modules = len(sys.modules)
-        wanted = (loaded.spec.cpu, frozenset(name for name in NUMERIC if name in sys.modules))
-        if wanted != self._limited:
-            self._limited = wanted
-            limit_threads(*wanted)
 
     def settle(self, value: Any) -> Any:
         """A task's return value as it is to travel: a coroutine is run to its end.
@@ -127,6 +134,8 @@ class Host:
         return value
 
     def dump_error(self, error: BaseException) -> bytes:
+        if isinstance(error, LoadFailure):
+            return error.dumped
         return pickling.dump_error(error, self._shown_path)
 
     def flush(self) -> None:
@@ -137,14 +146,3 @@ class Host:
                 stream.flush()
             except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
                 continue
-
-
-def limit_threads(cpu: int, libraries: frozenset[str]) -> None:
-    """Bounds the threads of the numeric libraries loaded in this process, by their own setters."""
-    if "numba" in libraries:
-        numba = sys.modules["numba"]
-        numba.set_num_threads(max(1, min(cpu, numba.config.NUMBA_NUM_THREADS)))
-    if libraries:
-        import threadpoolctl
-
-        threadpoolctl.threadpool_limits(limits=cpu)

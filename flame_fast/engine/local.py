@@ -116,10 +116,12 @@ class LocalEngine:
                 self._unfinished = 0
                 return 0
             self._unfinished = self.runtime.announce_close()
-        self._end_zygote()
-        self.runtime.mark_closed()
-        self._output.finish(OUTPUT_PATIENCE_S)
-        self._close_own()
+        try:
+            self._end_zygote()
+            self.runtime.mark_closed()
+            self._output.finish(OUTPUT_PATIENCE_S)
+        finally:
+            self._close_own()
         return self._unfinished
 
     def _end_zygote(self) -> None:

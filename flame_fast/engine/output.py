@@ -59,7 +59,8 @@ class OutputPump:
         self._zygote_pidfd = zygote_pidfd
         self._zygote_ended = zygote_ended
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
-        self._deadline: float | None = None
+        self._patience_s = 0.0
+        self._deadline: float | None = None  # set once there will be no more
         self._watch(control, zygote_pidfd)
         self._poller.register(self._stop, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
@@ -78,10 +79,12 @@ class OutputPump:
         patience_s : float
             How long to wait for pipes that somebody else holds open (a process that a task left behind).
         """
-        self._deadline = time.monotonic() + patience_s
+        self._patience_s = patience_s
         os.eventfd_write(self._stop, 1)
-        if threading.current_thread() is not self._thread:
+        if threading.current_thread() is not self._thread:  # which may collect an unclosed runner as garbage
             self._thread.join(patience_s + 1.0)
+        if not self._thread.is_alive():
+            os.close(self._stop)
 
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
@@ -90,6 +93,7 @@ class OutputPump:
                 if fd in self._streams:
                     self._read(self._streams[fd])
                 elif fd == self._stop:
+                    self._deadline = time.monotonic() + self._patience_s
                     self._drain_control()
                     self._poller.unregister(self._stop)
                 elif fd == self._control.fileno():
@@ -170,4 +174,3 @@ class OutputPump:
                 self._forget(stream)
         self._control.close()
         os.close(self._zygote_pidfd)
-        os.close(self._stop)

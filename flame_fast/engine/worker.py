@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
+from flame_fast.engine.threads import ThreadLimit
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
 if TYPE_CHECKING:
@@ -91,7 +92,9 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     faulthandler.enable(2)
     reseed()
     project = Project(runtime)
-    host = Host(runtime, project.prepare, project.shown)
+    threads = ThreadLimit()
+    threads.watch_imports()
+    host = Host(runtime, project.prepare, project.shown, threads)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial)

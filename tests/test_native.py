@@ -1,0 +1,247 @@
+"""The native runtime by itself: slots and blocks come back, the codec keeps values, waiting lists and order hold.
+
+One process, no workers: the driver's `Runtime` plays both sides through the inline engine's `run_queued`.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import pickle
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from flame_fast import FlameError, StoreFullError
+from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
+from flame_fast.engine.host import Host
+from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import Runtime
+
+
+class Alone:
+    """A runtime whose tasks run when `work` is called."""
+
+    def __init__(self, limit=1 << 26):
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self.runtime = Runtime.create("alone", self.bell, 1, 1, limit)
+        self.runtime.pickling = pickling
+        self.runtime.serve_inline()
+        self.host = Host(self.runtime)
+
+    def service(self, target, kind=FUNCTION, methods=()):
+        spec = ServiceSpec("s", kind, pickle.dumps(target), methods, 1, "s-1", "a")
+        return self.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE)
+
+    def call(self, service, *args, method=0):
+        return self.runtime.submit(*service, method, args, {})
+
+    def work(self):
+        self.runtime.run_queued(self.host)
+
+    def close(self):
+        self.runtime.mark_closed()
+        os.close(self.runtime.fd)
+        os.close(self.bell)
+
+
+@pytest.fixture
+def alone():
+    made = Alone()
+    yield made
+    made.close()
+
+
+class Log(list):
+    """An instance whose calls leave their order behind."""
+
+    def note(self, value):
+        self.append(value)
+        return list(self)
+
+
+def balanced(counters):
+    """Debug builds count what is taken and given back."""
+    if "slots_taken" in counters:
+        assert counters["slots_taken"] - counters["slots_freed"] == counters["slots"]
+
+
+def test_dropping_everything_gives_everything_back(alone):
+    service = alone.service(max)
+    alone.work()
+    before = alone.runtime.counters()
+    held = [alone.call(service, "x" * size, "y") for size in range(0, 5000, 50)]
+    chain = alone.call(service, held[0], held[1])
+    held += [alone.runtime.put(b"z" * 300_000), chain, alone.call(service, chain, chain)]
+    alone.work()
+    assert held[-1].get() == "y"
+    assert alone.runtime.counters()["slots"] == before["slots"] + len(held)
+    balanced(alone.runtime.counters())
+    del held, chain
+    gc.collect()
+    after = alone.runtime.counters()
+    assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
+    balanced(after)
+
+
+def test_a_future_dropped_before_it_is_done_runs_and_is_freed(alone):
+    service = alone.service(Log(), INSTANCE, ("note",))
+    before = alone.runtime.counters()
+    alone.call(service, 1)
+    alone.call(service, 2)
+    assert alone.runtime.counters()["slots"] == before["slots"] + 2
+    last = alone.call(service, 3)
+    alone.work()
+    assert last.get() == [1, 2, 3]
+    del last
+    assert alone.runtime.counters()["slots"] == before["slots"]
+
+
+def test_an_ordered_lane_waits_for_the_input_of_its_first_call(alone):
+    """A later call whose inputs are there must not overtake."""
+    log = alone.service(Log(), INSTANCE, ("note",))
+    promise = alone.runtime.promise()
+    first, second = alone.call(log, promise), alone.call(log, "second")
+    alone.work()
+    assert not first.done()
+    assert not second.done()
+    alone.runtime.fulfil(promise, "first")
+    alone.work()
+    assert second.get() == ["first", "second"]
+
+
+@pytest.mark.parametrize("count", [1, 63, 64, 65, 4095, 4096, 5000])
+def test_a_task_starts_when_the_last_of_many_inputs_is_there(alone, count):
+    """Around the sizes at which the tree of missing bits grows a level."""
+    service = alone.service(len)
+    promises = [alone.runtime.promise() for _ in range(count)]
+    future = alone.call(service, promises)
+    for promise in promises[1:]:
+        alone.runtime.fulfil(promise, None)
+    alone.work()
+    assert not future.done()
+    alone.runtime.fulfil(promises[0], None)
+    alone.work()
+    assert future.get() == count
+
+
+def test_a_failed_input_fails_everything_below_it_at_once(alone):
+    """Without any worker: who finishes the input passes the error on."""
+    service = alone.service(len)
+    root, other = alone.runtime.promise(), alone.runtime.promise()
+    level = [alone.call(service, [root, other]) for _ in range(3)]
+    deep = level[0]
+    for _ in range(2000):
+        deep = alone.call(service, [deep, other])
+    alone.runtime.fulfil(root, None, pickling.dump_error(KeyError("gone")))
+    for future in [*level, deep]:
+        assert future.done()
+        with pytest.raises(KeyError, match="gone"):
+            future.get()
+    alone.runtime.fulfil(other, None)
+
+
+def test_a_call_of_an_input_that_failed_before_fails_at_the_call(alone):
+    root = alone.runtime.promise()
+    alone.runtime.fulfil(root, None, pickling.dump_error(KeyError("gone")))
+    future = alone.call(alone.service(len), [root])
+    assert isinstance(future.exception(), KeyError)
+
+
+def test_a_full_store_says_asked_free_and_limit_and_takes_nothing():
+    alone = Alone(limit=1 << 20)
+    try:
+        before = alone.runtime.counters()
+        with pytest.raises(StoreFullError) as caught:
+            alone.runtime.put(b"x" * (1 << 21))
+        assert caught.value.limit == 1 << 20
+        assert caught.value.asked >= 1 << 21
+        assert 0 < caught.value.free <= 1 << 20
+        after = alone.runtime.counters()
+        assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
+        balanced(after)
+        assert alone.runtime.put(b"x" * (1 << 19)).get() == b"x" * (1 << 19)
+    finally:
+        alone.close()
+
+
+def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):
+    first = alone.service(len)
+    alone.runtime.close_service(*first[:2])
+    with pytest.raises(FlameError, match="closed"):
+        alone.call(first, [])
+    second = alone.service(max)
+    assert second[0] == first[0]
+    assert second[1] != first[1]
+
+
+def test_attaching_to_something_else_is_refused(alone, tmp_path):
+    path = tmp_path / "no segment"
+    path.write_bytes(bytes(1 << 16))
+    with open(path, "r+b") as file, pytest.raises(FlameError, match="no flame_fast segment"):
+        Runtime.attach(file.fileno(), 1, "x", alone.bell)
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.integers(-(2**300), 2**300)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=()))
+    | st.binary(max_size=400),
+    lambda inner: st.lists(inner) | st.lists(inner).map(tuple) | st.dictionaries(st.text(), inner),
+    max_leaves=30,
+)
+
+
+@given(value=plain)
+@settings(max_examples=300, deadline=None)
+def test_every_plain_value_comes_back_equal_and_of_its_type(shared_alone, value):
+    got = shared_alone.runtime.put(value).get()
+    assert repr(got) == repr(value)
+
+
+@given(
+    args=st.lists(plain, max_size=4), kwargs=st.dictionaries(st.from_regex("[a-z]{1,8}", fullmatch=True), plain, max_size=3)
+)
+@settings(max_examples=200, deadline=None)
+def test_every_call_arrives_as_it_was_made(shared_alone, args, kwargs):
+    future = shared_alone.runtime.submit(*shared_alone.echo, 0, tuple(args), kwargs)
+    shared_alone.work()
+    assert repr(future.get()) == repr((tuple(args), kwargs))
+
+
+@given(steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200_000), st.integers(0, 255)), max_size=60))
+@settings(max_examples=100, deadline=None)
+def test_blocks_never_overlap_whatever_the_order_of_taking_and_dropping(shared_alone, steps):
+    """Overlap would change a held value; a leak would leave bytes in use."""
+    gc.collect()
+    before = shared_alone.runtime.counters()
+    model = []
+    for action, size, byte in steps:
+        if action == 0 and model:
+            model.pop(size % len(model))
+        else:
+            value = bytes([byte]) * size
+            model.append((shared_alone.runtime.put(value), value))
+    for ref, value in model:
+        assert ref.get() == value
+    del model
+    ref = None
+    after = shared_alone.runtime.counters()
+    assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
+
+
+def echo(*args, **kwargs):
+    return args, kwargs
+
+
+@pytest.fixture(scope="module")
+def shared_alone():
+    """One runtime for all examples of a property."""
+    made = Alone(limit=1 << 30)
+    made.echo = made.service(echo)
+    yield made
+    made.close()

@@ -1,0 +1,1024 @@
+"""RunnerService: what becomes which kind of service, where its calls run, what state they see, and how it ends."""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+import operator
+import os
+import re
+import textwrap
+import threading
+import warnings
+from pathlib import Path
+
+import numba
+import numpy as np
+import pytest
+import threadpoolctl
+from gates import (
+    PATIENCE_S,
+    Gate,
+    add,
+    cached_square,
+    hold,
+    meet,
+    new_module,
+    run_script,
+    same,
+    start_workers,
+    wait_until,
+)
+
+from flame_fast import FlameError, FlameErrorCode, ResourceRequirement, Runner, RunnerService, SessionContext
+from flame_fast.resources import available_cpus
+
+
+@pytest.fixture
+def rr(project):
+    with Runner("services", workers=2) as runner:
+        yield runner
+
+
+@numba.njit
+def jitted(a, b):
+    return a * b
+
+
+class Offset:
+    """Its methods are execution objects."""
+
+    def __init__(self, offset):
+        self.offset = offset
+
+    def add(self, number):
+        return self.offset + number
+
+    @classmethod
+    def name_of(cls, number):
+        return f"{cls.__name__}{number}"
+
+    @staticmethod
+    def double(number):
+        return 2 * number
+
+
+# ---- kinds ---------------------------------------------------------------------------------------------------------------
+
+
+def local_function(a, b):
+    def inner(a, b):
+        return a - b
+
+    return inner(a, b)
+
+
+FUNCTIONS = {
+    "function": (add, (1, 2), 3),
+    "lambda": (lambda a, b: a * b, (6, 7), 42),
+    "nested calls": (local_function, (5, 3), 2),
+    "partial": (functools.partial(add, 10), (5,), 15),
+    "partial of a lambda": (functools.partial(lambda a, b: [a, b], b=1), (5,), [5, 1]),
+    "partial of a builtin": (functools.partial(pow, 2), (10,), 1024),
+    "builtin": (len, ("abc",), 3),
+    "builtin of a module": (math.hypot, (3.0, 4.0), 5.0),
+    "method of a type": (str.upper, ("abc",), "ABC"),
+    "bound method of a builtin": ("-".join, (["a", "b"],), "a-b"),
+    "slot wrapper": (int.__add__, (1, 2), 3),
+    "method wrapper": ((5).__add__, (2,), 7),
+    "ufunc": (np.add, (1, 2), 3),
+    "NumPy function": (np.linalg.norm, ([3.0, 4.0],), 5.0),
+    "array function": (np.concatenate, (([1], [2]),), [1, 2]),
+    "Numba dispatcher": (jitted, (6, 7), 42),
+    "cached function": (cached_square, (9,), 81),
+    "bound method": (Offset(100).add, (1,), 101),
+    "class method": (Offset.name_of, (1,), "Offset1"),
+    "static method": (Offset.double, (4,), 8),
+}
+
+
+def test_everything_of_the_functions_kind_runs_without_state_in_any_worker(rr):
+    futures = {}
+    for name, (function, args, _) in FUNCTIONS.items():
+        # autoscale=True is for functions and classes only: an object taken for an instance would be refused.
+        futures[name] = rr.service(function, autoscale=True)(*args)
+    values = rr.get(futures, timeout=60)
+    for name, (_, _, expected) in FUNCTIONS.items():
+        assert np.array_equal(values[name], expected), name
+
+
+def test_calls_take_positional_and_keyword_arguments(rr):
+    collect = rr.service(lambda *args, **kwargs: (args, kwargs))
+    assert collect().get() == ((), {})
+    assert collect(1, [2], key="x", other=None).get() == ((1, [2]), {"key": "x", "other": None})
+    assert collect(self=1, method=2, service=3).get() == ((), {"self": 1, "method": 2, "service": 3})
+
+
+def test_service_returns_a_runner_service_with_its_name(rr):
+    service = rr.service(add)
+    assert isinstance(service, RunnerService)
+    assert service.name == "add"
+    assert rr.service(Offset(1)).name == "Offset"
+
+
+def test_functions_classes_and_instances_of_main_work_without_a_guard(project):
+    text = run_script(
+        project,
+        """
+        import dataclasses, functools, json
+        from flame_fast import Runner
+
+        class Oops(Exception):
+            def __init__(self, number):
+                super().__init__(number)
+                self.number = number
+
+        @dataclasses.dataclass
+        class Point:
+            x: int
+            y: int = 0
+
+        def move(point, by=1):
+            return Point(point.x + by, point.y)
+
+        class Counter:
+            def __init__(self):
+                self.count = 10
+            def up(self):
+                self.count += 1
+                return self.count
+
+        class Adder:
+            def __init__(self, base):
+                self.base = base
+            def __call__(self, number):
+                return self.base + number
+
+        def oops(number):
+            raise Oops(number)
+
+        @functools.lru_cache
+        def cached(number):
+            return helper(number)
+
+        def helper(number):
+            return number + FACTOR
+
+        FACTOR = 7
+
+        with Runner("main", workers=2) as rr:
+            moved = rr.service(move)(Point(1), by=4).get()
+            adder = rr.service(Adder(5))
+            up = rr.service(Counter)
+            errors = []
+            try:
+                rr.service(oops)(3).get()
+            except Oops as error:
+                errors.append(error.number)
+            service = rr.service(helper)
+            before = service(1).get()
+            FACTOR = 100
+            after = service(1).get()
+            print(json.dumps({
+                "moved": [type(moved) is Point, moved.x, moved.y],
+                "adder": adder(1).get(),
+                "up": up.up().get(),
+                "errors": errors,
+                "cached": rr.service(cached)(1).get(),
+                "lambda": rr.service(lambda: Point(3)).__call__().get() == Point(3),
+                "globals": [before, after],
+            }))
+        """,
+    )
+    assert json.loads(text) == {
+        "moved": [True, 5, 0],
+        "adder": 6,
+        "up": 11,
+        "errors": [3],
+        "cached": 101,
+        "lambda": True,
+        "globals": [8, 8],
+    }
+
+
+def test_globals_of_main_are_taken_at_service_and_closures_at_the_call(project):
+    text = run_script(
+        project,
+        """
+        from flame_fast import Runner
+
+        SETTING = "before"
+
+        def make():
+            inner = ["before"]
+            def look():
+                return SETTING, inner[0]
+            return look, inner
+
+        with Runner("main", workers=2) as rr:
+            look, inner = make()
+            service = rr.service(look)
+            first = service()
+            SETTING = "after"
+            inner[0] = "after"
+            print(*first.get(), *service().get())
+        """,
+    )
+    assert text.split() == ["before", "before", "before", "after"]
+
+
+# ---- classes -------------------------------------------------------------------------------------------------------------
+
+
+class Tally:
+    """Counts its own calls."""
+
+    def __init__(self):
+        self.count = 0
+
+    def up(self):
+        self.count += 1
+        return os.getpid(), self.count
+
+    def meet(self, *args):
+        return meet(*args)
+
+
+def test_a_class_has_one_instance_per_worker_with_state_of_its_own(rr, project):
+    service = rr.service(Tally)
+    pids = rr.get([service.meet(str(project / "meeting"), 2, number) for number in range(2)], timeout=PATIENCE_S)
+    assert len(set(pids)) == 2
+    counts = rr.get([service.up() for _ in range(100)])
+    for pid in set(pids):
+        own = sorted(count for who, count in counts if who == pid)
+        assert own == list(range(1, len(own) + 1))
+    assert {who for who, _ in counts} <= set(pids)
+
+
+def test_two_services_of_one_class_have_instances_of_their_own(project):
+    with Runner("one", workers=1) as rr:
+        first, second = rr.service(Tally), rr.service(Tally)
+        assert [first.up().get()[1], first.up().get()[1], second.up().get()[1]] == [1, 2, 1]
+
+
+def test_calling_a_class_service_is_a_type_error(rr):
+    service = rr.service(Tally)
+    with pytest.raises(TypeError, match="is not callable"):
+        service()
+    with pytest.raises(TypeError, match="is not callable"):
+        rr.service(Offset(1))(2)
+
+
+def test_a_class_with_a_call_method_is_not_callable_either(rr):
+    class Callable:
+        def __call__(self):
+            return 1
+
+    with pytest.raises(TypeError, match="is not callable"):
+        rr.service(Callable)()
+
+
+def test_an_init_that_raises_fails_every_call_with_its_error(rr):
+    class Broken:
+        def __init__(self):
+            raise LookupError("no such thing")
+
+        def run(self):
+            return 1
+
+    service = rr.service(Broken, warmup=1)
+    for future in [service.run() for _ in range(6)]:
+        with pytest.raises(LookupError, match="no such thing") as caught:
+            future.get(timeout=PATIENCE_S)
+        text = str(caught.value.__cause__)
+        assert "LookupError: no such thing" in text
+        assert "in __init__" in text
+        assert __file__ in text
+    assert rr.service(add)(1, 2).get() == 3
+
+
+def test_an_init_with_arguments_fails_every_call(rr):
+    service = rr.service(Offset)
+    with pytest.raises(TypeError, match="offset"):
+        service.add(1).get(timeout=PATIENCE_S)
+
+
+# ---- what cannot be loaded -----------------------------------------------------------------------------------------------
+
+
+def test_a_module_that_fails_in_the_worker_fails_the_calls_with_its_error(project, monkeypatch):
+    text = """
+        import os
+        if "FRAGILE" not in os.environ:
+            raise ZeroDivisionError("not here")
+        def function():
+            return 1
+        class Class:
+            def method(self):
+                return 1
+    """
+    Path("fragile_one.py").write_text(textwrap.dedent(text))
+    monkeypatch.syspath_prepend(str(project))
+    with Runner("fragile", workers=2) as rr:
+        monkeypatch.setenv("FRAGILE", "1")  # too late for the workers: theirs is the environment at creation
+        module = new_module(monkeypatch, project, text, "fragile_one")
+        calls = [rr.service(module.function), rr.service(module.Class).method, rr.service(module.Class()).method]
+        for future in [call() for call in calls for _ in range(2)]:
+            with pytest.raises(ZeroDivisionError, match="not here") as caught:
+                future.get(timeout=PATIENCE_S)
+            assert str(project / "fragile_one.py") in str(caught.value.__cause__)
+        assert rr.service(add)(1, 2).get() == 3
+
+
+def test_a_module_left_out_of_the_package_is_missing_in_the_worker(project, monkeypatch):
+    Path(".flameignore").write_text("left_out_module.py\n")
+    module = new_module(monkeypatch, project, "def function(): return 1", "left_out_module")
+    with Runner("left-out", workers=2) as rr:
+        with pytest.raises(ModuleNotFoundError, match="left_out_module"):
+            rr.service(module.function)().get(timeout=PATIENCE_S)
+
+
+# ---- instances -----------------------------------------------------------------------------------------------------------
+
+
+class Account:
+    def __init__(self):
+        self.balance = 0
+        self.log = []
+
+    def add(self, amount, fail=False):
+        self.balance += amount
+        self.log.append(amount)
+        if fail:
+            raise RuntimeError("after the change")
+        return self.balance
+
+    def hold(self, gate):
+        gate.wait()
+        self.log.append("held")
+
+    def look(self):
+        return self.balance, list(self.log), os.getpid()
+
+
+def test_an_instance_keeps_its_state_in_a_process_of_its_own(rr, project):
+    pool = start_workers(rr, project / "meeting")
+    account, other = Account(), Account()
+    service, service_of_other = rr.service(account), rr.service(other)
+    assert rr.get([service.add(5), service.add(6), service_of_other.add(1)]) == [5, 11, 1]
+    pid, pid_of_other = service.look().get()[2], service_of_other.look().get()[2]
+    assert len({pid, pid_of_other, os.getpid(), *pool}) == 5
+    assert (account.balance, account.log) == (0, [])
+
+
+def test_an_instance_starts_from_the_state_at_service(rr):
+    account = Account()
+    account.add(3)
+    service = rr.service(account)
+    account.add(100)
+    assert service.add(1).get() == 4
+
+
+def test_the_state_stays_as_an_exception_left_it(rr):
+    service = rr.service(Account())
+    with pytest.raises(RuntimeError, match="after the change"):
+        service.add(5, fail=True).get()
+    assert service.look().get()[:2] == (5, [5])
+
+
+def test_calls_of_an_instance_run_in_the_order_made(rr):
+    service = rr.service(Account())
+    for number in range(500):
+        service.add(number)
+    assert service.look().get()[1] == list(range(500))
+
+
+def test_calls_of_an_instance_keep_their_order_when_an_input_is_late(rr):
+    service = rr.service(Account())
+    with Gate() as gate:
+        late = rr.service(hold)(gate, 1)
+        service.add(late)
+        second = service.add(2)
+        gate.entered()
+        assert not second.done()
+        gate.open()
+        assert service.look().get()[1] == [1, 2]
+
+
+def test_a_running_call_of_an_instance_holds_back_the_next_one(rr):
+    service = rr.service(Account())
+    with Gate() as gate:
+        service.hold(gate)
+        after = service.add(1)
+        gate.entered()
+        assert not after.done()
+        gate.open()
+    assert service.look().get()[1] == ["held", 1]
+
+
+def test_an_instance_can_write_to_its_own_arrays(rr):
+    class Weights:
+        def __init__(self):
+            self.small = np.zeros(4)
+            self.large = np.zeros(1_000_000)
+
+        def step(self, gradient):
+            self.small += gradient[:4]
+            self.large += gradient
+            return self.small, float(self.large.sum())
+
+    weights = Weights()
+    service = rr.service(weights)
+    gradient = np.ones(1_000_000)
+    service.step(gradient)
+    small, total = service.step(rr.put_object(gradient)).get()
+    assert small.tolist() == [2.0] * 4
+    assert total == 2e6
+    assert not weights.small.any()
+
+
+def test_a_callable_instance_is_stateful_and_can_be_called(rr):
+    class Accumulate:
+        def __init__(self):
+            self.total = 0
+
+        def __call__(self, number, *, times=1):
+            self.total += number * times
+            return self.total
+
+        def reset(self):
+            self.total = 0
+
+    service = rr.service(Accumulate())
+    assert [service(1).get(), service(2, times=3).get()] == [1, 7]
+    service.reset()
+    assert service(5).get() == 5
+    with pytest.raises(ValueError, match="always fixed"):
+        rr.service(Accumulate(), autoscale=True)
+
+
+def test_a_callable_object_of_a_library_is_an_instance(rr):
+    assert rr.service(operator.itemgetter(1))([4, 5]).get() == 5
+
+
+# ---- methods -------------------------------------------------------------------------------------------------------------
+
+
+class Base:
+    limit = 3
+
+    class Inner:
+        pass
+
+    def inherited(self):
+        return "inherited"
+
+    def removed(self):
+        return "never"
+
+
+class Exposing(Base):
+    removed = None
+
+    def __init__(self):
+        self.attached = self._private
+        self.data = [1]
+
+    def plain(self):
+        return "plain"
+
+    @classmethod
+    def of_class(cls):
+        return cls.__name__
+
+    @staticmethod
+    def static():
+        return "static"
+
+    def _private(self):
+        return "private"
+
+    @functools.singledispatchmethod
+    def dispatched(self, value):
+        return "any"
+
+    @dispatched.register
+    def _(self, value: int):
+        return "int"
+
+    partial = functools.partialmethod(plain)
+    handed = lambda self: "handed"  # noqa: E731
+
+    @property
+    def measured(self):
+        Path(f"evaluated-by-{os.getpid()}").touch()
+        raise RuntimeError("a property was evaluated")
+
+    @functools.cached_property
+    def remembered(self):
+        Path(f"evaluated-by-{os.getpid()}").touch()
+        return 1
+
+
+@pytest.mark.parametrize("of_class", [True, False])
+def test_every_public_method_is_there_and_nothing_else(rr, project, of_class):
+    service = rr.service(Exposing if of_class else Exposing())
+    values = {
+        "inherited": service.inherited(),
+        "plain": service.plain(),
+        "of_class": service.of_class(),
+        "static": service.static(),
+        "dispatched": service.dispatched(1),
+        "dispatched otherwise": service.dispatched("x"),
+        "partial": service.partial(),
+        "handed": service.handed(),
+    }
+    assert rr.get(values) == {
+        "inherited": "inherited",
+        "plain": "plain",
+        "of_class": "Exposing",
+        "static": "static",
+        "dispatched": "int",
+        "dispatched otherwise": "any",
+        "partial": "plain",
+        "handed": "handed",
+    }
+    for name in ("_private", "limit", "Inner", "removed", "data", "missing", "measured", "remembered"):
+        with pytest.raises(AttributeError, match=name):
+            getattr(service, name)
+    assert not list(project.glob("evaluated-by-*"))
+
+
+def test_reserved_names_are_the_services_own(rr):
+    class Reserved:
+        def map(self, *args, **kwargs):
+            return "map", args, kwargs
+
+        def close(self):
+            return "own close"
+
+        def call(self, method):
+            return "own call", method
+
+        def name(self):
+            return "own name"
+
+        def session_id(self):
+            return "own id"
+
+        def options(self):
+            return "own options"
+
+        def usual(self):
+            return "usual"
+
+    for target in (Reserved, Reserved()):
+        with pytest.warns(UserWarning) as caught:
+            service = rr.service(target)
+        texts = " ".join(str(warning.message) for warning in caught)
+        for name in ("map", "close", "call", "name", "session_id", "options"):
+            assert f"'{name}'" in texts
+        assert all(warning.filename == __file__ for warning in caught)
+        assert "Reserved" in service.name
+        assert isinstance(service.session_id, str)
+        assert service.call("map", 1, key=2).get() == ("map", (1,), {"key": 2})
+        assert service.call("close").get() == "own close"
+        assert service.call("call", "x").get() == ("own call", "x")
+        assert service.call("name").get() == "own name"
+        assert service.call("session_id").get() == "own id"
+        assert service.call("options").get() == "own options"
+        assert service.call("usual").get() == service.usual().get() == "usual"
+        with pytest.raises(AttributeError, match="missing"):
+            service.call("missing")
+        service.close()
+        with pytest.raises(FlameError):
+            service.usual()
+
+
+def test_no_warning_without_reserved_names(rr):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        rr.service(Exposing)
+        rr.service(Account(), warmup=1)
+        rr.service(add, warmup=2, autoscale=False)
+
+
+# ---- warmup and autoscale ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("warmup", [-1, 1.5, "1", None, True])
+@pytest.mark.parametrize("target", [add, Tally, Offset(1)], ids=["function", "class", "instance"])
+def test_a_bad_warmup_is_refused(target, warmup):
+    with Runner("refusing", workers=1, engine="inline") as rr:
+        with pytest.raises(ValueError) as caught:
+            rr.service(target, warmup=warmup)
+    assert str(caught.value) == "warmup must be a non-negative integer."
+
+
+def test_instances_are_always_fixed(rr):
+    with pytest.raises(ValueError) as caught:
+        rr.service(Account(), autoscale=True)
+    assert str(caught.value) == "Object instance services are always fixed. Omit autoscale or pass autoscale=False."
+    with pytest.raises(ValueError) as caught:
+        rr.service(Account(), warmup=2)
+    assert str(caught.value) == "Object instance services only support warmup=0 or warmup=1."
+    assert rr.service(Account(), autoscale=False, warmup=1).add(1).get() == 1
+    assert rr.service(Account(), warmup=0).add(1).get() == 1
+
+
+def test_stateful_is_no_argument(rr):
+    with pytest.raises(TypeError, match="stateful"):
+        rr.service(add, stateful=False)
+
+
+def busy_pid(rounds=2000):
+    for _ in range(rounds):
+        pass
+    return os.getpid()
+
+
+def test_autoscale_uses_all_workers_by_default(rr, project):
+    for number, service in enumerate((rr.service(meet), rr.service(meet, autoscale=True), rr.service(Tally).meet)):
+        pids = rr.get([service(str(project / f"meeting{number}"), 2, i) for i in range(2)], timeout=PATIENCE_S)
+        assert len(set(pids)) == 2
+
+
+def test_without_autoscale_a_function_stays_on_one_worker(rr, project):
+    start_workers(rr, project / "meeting")
+    service = rr.service(busy_pid, autoscale=False)
+    assert len(set(rr.get([service() for _ in range(300)]))) == 1
+
+
+def test_without_autoscale_a_class_has_one_instance(rr, project):
+    start_workers(rr, project / "meeting")
+    service = rr.service(Tally, autoscale=False)
+    counts = rr.get([service.up() for _ in range(300)])
+    assert sorted(count for _, count in counts) == list(range(1, 301))
+
+
+def test_without_autoscale_warmup_is_the_number_of_workers(project):
+    with Runner("three", workers=3) as rr:
+        start_workers(rr, project / "meeting", 3)
+        service = rr.service(busy_pid, autoscale=False, warmup=2)
+        assert len(set(rr.get([service() for _ in range(300)]))) <= 2
+        meeting = rr.service(meet, autoscale=False, warmup=2)
+        assert len(set(rr.get([meeting(str(project / "two"), 2, i) for i in range(2)], timeout=PATIENCE_S))) == 2
+
+
+def test_a_warmup_above_the_workers_is_cut_with_a_warning(rr, project):
+    with pytest.warns(UserWarning, match="warmup=5.* 2 workers") as caught:
+        service = rr.service(meet, warmup=5)
+    assert [warning.filename for warning in caught] == [__file__]
+    assert len(set(rr.get([service(str(project / "m"), 2, i) for i in range(2)], timeout=PATIENCE_S))) == 2
+
+
+class Announcing:
+    def __init__(self):
+        Path(f"loaded-{os.getpid()}").touch()
+
+    def __getstate__(self):
+        return {"x": 1}
+
+    def __setstate__(self, state):
+        Path(f"rebuilt-{os.getpid()}").touch()
+
+    def run(self):
+        return 1
+
+
+def test_warmup_loads_before_the_first_call(rr, project):
+    rr.service(Announcing, warmup=2)
+    wait_until(lambda: len(list(project.glob("loaded-*"))) == 2, "warming up two workers")
+
+
+def test_warmup_of_an_instance_starts_its_process(rr, project):
+    rr.service(Announcing(), warmup=1)
+    wait_until(lambda: list(project.glob("rebuilt-*")), "warming up an instance")
+
+
+def test_without_warmup_nothing_is_loaded_before_the_first_call(rr, project):
+    service = rr.service(Announcing)
+    start_workers(rr, project / "meeting")
+    assert not list(project.glob("loaded-*"))
+    assert service.run().get() == 1
+    assert list(project.glob("loaded-*"))
+
+
+def test_warmup_works_with_workers_that_are_idle_already(rr, project):
+    start_workers(rr, project / "meeting")
+    rr.service(Announcing, warmup=1)
+    wait_until(lambda: list(project.glob("loaded-*")), "warming up an idle worker")
+
+
+# ---- resources -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("cpu=2,mem=1g", ResourceRequirement(2, 1 << 30)),
+        ("cpu=2", ResourceRequirement(2)),
+        ("mem=512m,gpu=1,cpu=3", ResourceRequirement(3, 512 << 20, 1)),
+        ("memory=7k", ResourceRequirement(1, 7 << 10)),
+        ("mem=12", ResourceRequirement(1, 12)),
+        ("mem=2t", ResourceRequirement(1, 2 << 40)),
+        (" cpu = 1 , mem = 1G ", ResourceRequirement(1, 1 << 30)),
+    ],
+)
+def test_resources_are_read_from_text(text, expected):
+    got = ResourceRequirement.from_string(text)
+    assert got == expected
+    assert (got.cpu, got.memory, got.gpu) == (expected.cpu, expected.memory, expected.gpu)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "cpu", "cpu=", "cpu=x", "cpu=-1", "cpu=0", "cpu=1.5", "mem=1.5g", "mem=-1", "mem=1x", "gpu=-1", "gpu=1g", "cpu=1k",
+     "disk=1", "cpu=1,cpu=2", "cpu=1;mem=1g", "cpu=1,,mem=1g", 3, None],
+)  # fmt: skip
+def test_bad_resource_text_is_a_value_error(text):
+    with pytest.raises(ValueError):
+        ResourceRequirement.from_string(text)
+
+
+@pytest.mark.parametrize("values", [{"cpu": 0}, {"cpu": -1}, {"cpu": 1.0}, {"cpu": True}, {"memory": -1}, {"gpu": "1"}])
+def test_bad_resource_values_are_a_value_error(values):
+    with pytest.raises(ValueError):
+        ResourceRequirement(**values)
+
+
+def test_more_cpus_than_there_are_is_refused(rr):
+    with pytest.raises(FlameError) as caught:
+        rr.service(add, resreq=ResourceRequirement(cpu=available_cpus() + 1))
+    assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
+    assert str(available_cpus()) in caught.value.message
+
+
+def test_memory_and_gpu_are_only_recorded(rr):
+    assert rr.service(add, resreq=ResourceRequirement(cpu=1, memory=1 << 50, gpu=64))(1, 2).get() == 3
+
+
+def count_running(directory):
+    own = os.path.join(directory, str(os.getpid()))
+    Path(own).touch()
+    count = 0
+    for _ in range(20):
+        count = max(count, len(os.listdir(directory)))
+    os.unlink(own)
+    return count
+
+
+def test_cpu_bounds_how_many_calls_run_at_once(rr, project):
+    start_workers(rr, project / "meeting")
+    (project / "running").mkdir()
+    service = rr.service(count_running, resreq=ResourceRequirement(cpu=available_cpus()))
+    assert set(rr.get([service(str(project / "running")) for _ in range(200)])) == {1}
+
+
+def thread_limits():
+    """What Numba and each thread pool would use here; the libraries are loaded with this module."""
+    return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
+
+
+def test_cpu_sets_the_thread_limits_of_numba_and_blas(project):
+    cpus = available_cpus()
+    with Runner("threads", workers=1) as rr:
+        one = rr.service(thread_limits, resreq=ResourceRequirement(cpu=1))
+        all_of_them = rr.service(thread_limits, resreq=ResourceRequirement(cpu=cpus))
+        default = rr.service(thread_limits)
+        for _ in range(2):  # the worker changes service each time, and its limits with it
+            assert one().get() == (1, [1])
+            assert all_of_them().get() == (cpus, [cpus])
+            assert one().get() == (1, [1])
+            assert default().get() == (cpus, [cpus])
+    with Runner("threads", workers=2 * cpus) as rr:
+        assert rr.service(thread_limits)().get() == (1, [1])
+
+
+def test_thread_limits_hold_for_libraries_that_the_task_itself_imports(project):
+    def limits():
+        import numba
+        import numpy  # noqa: F401
+        import threadpoolctl
+
+        return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
+
+    with Runner("threads", workers=1) as rr:
+        service = rr.service(limits, resreq=ResourceRequirement(cpu=1))
+        assert [service().get() for _ in range(2)] == [(1, [1])] * 2
+
+
+def test_thread_limits_hold_for_a_function_that_travels_with_its_call(project):
+    extra = [1]
+
+    def limits():
+        return thread_limits(), len(extra)
+
+    with Runner("threads", workers=1) as rr:
+        service = rr.service(limits, resreq=ResourceRequirement(cpu=1))
+        assert [service().get() for _ in range(2)] == [((1, [1]), 1)] * 2
+
+
+# ---- sessions ------------------------------------------------------------------------------------------------------------
+
+
+def test_a_session_context_names_the_session(rr):
+    class Named:
+        _session_context = SessionContext(session_id="the-session", application_name="other")
+
+        def run(self):
+            return 1
+
+    service = rr.service(Named)
+    assert service.session_id == "the-session"
+    assert service.run().get() == 1
+    account = Account()
+    account._session_context = SessionContext(session_id="x" * 128)
+    assert rr.service(account).session_id == "x" * 128
+
+
+def test_the_default_session_id_is_made_of_the_application(rr):
+    first, second = rr.service(add), rr.service(add)
+    assert re.fullmatch(r"services-[a-zA-Z0-9]{6}", first.session_id)
+    assert re.fullmatch(r"services-[a-zA-Z0-9]{6}", second.session_id)
+    assert first.session_id != second.session_id
+
+
+@pytest.mark.parametrize("name", ["", 3, b"x", "x" * 129, ["a"]])
+def test_a_session_context_refuses_bad_names(name):
+    with pytest.raises(ValueError):
+        SessionContext(session_id=name)
+    with pytest.raises(ValueError):
+        SessionContext(application_name=name)
+
+
+def test_a_session_context_keeps_its_names():
+    context = SessionContext(session_id="a", application_name="b")
+    assert (context.session_id, context.application_name) == ("a", "b")
+    assert (SessionContext().session_id, SessionContext().application_name) == (None, None)
+
+
+def test_a_session_context_of_another_type_is_ignored_with_a_warning(rr):
+    account = Account()
+    account._session_context = "the-session"
+    with pytest.warns(UserWarning, match="_session_context"):
+        service = rr.service(account)
+    assert re.fullmatch(r"services-\w{6}", service.session_id)
+    assert service.add(1).get() == 1
+
+
+def test_two_objects_cannot_share_a_session_id(rr):
+    first, second = Account(), Account()
+    first._session_context = second._session_context = SessionContext(session_id="shared")
+    service = rr.service(first)
+    assert service.add(1).get() == 1
+    with pytest.raises(FlameError) as caught:
+        rr.service(second)
+    assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
+    assert "shared" in caught.value.message
+    assert service.add(1).get() == 2
+    assert rr.service(first).session_id == "shared"
+
+
+def test_a_session_id_is_free_again_once_its_service_is_closed(rr):
+    first, second = Account(), Account()
+    first._session_context = second._session_context = SessionContext(session_id="shared")
+    rr.service(first).close()
+    again = rr.service(first)
+    assert again.add(1).get() == 1
+    again.close()
+    assert rr.service(second).add(2).get() == 2
+
+
+# ---- what a call sees ----------------------------------------------------------------------------------------------------
+
+
+def test_closures_are_taken_as_they_are_at_the_call(rr):
+    factor, items = 1, []
+
+    def look():
+        return factor, list(items)
+
+    service = rr.service(look)
+    futures = [service()]
+    factor = 2
+    items.append("x")
+    futures.append(service())
+    factor = 3
+    assert rr.get(futures) == [(1, []), (2, ["x"])]
+
+
+def test_arguments_are_taken_as_they_are_at_the_call(rr):
+    service = rr.service(same)
+    items, array = [1], np.arange(5)
+    with Gate() as gate:
+        blockers = [rr.service(hold)(gate)]
+        futures = [service(items), service({"k": items}), service(array)]
+        items.append(2)
+        array[:] = -1
+        gate.open()
+        first, second, third = rr.get(futures)
+        rr.wait(blockers)
+    assert first == [1]
+    assert second == {"k": [1]}
+    assert third.tolist() == [0, 1, 2, 3, 4]
+
+
+def test_what_a_task_does_to_its_arguments_stays_in_the_task(rr):
+    def spoil(items, mapping):
+        items.append(1)
+        mapping.clear()
+        return items, mapping
+
+    items, mapping = [0], {"a": 1}
+    ref = rr.put_object(items)
+    service = rr.service(spoil)
+    assert service(items, mapping).get() == ([0, 1], {})
+    assert service(ref, mapping).get() == service(ref, mapping).get() == ([0, 1], {})
+    assert (items, mapping, ref.get()) == ([0], {"a": 1}, [0])
+
+
+def test_an_execution_object_that_cannot_be_pickled_is_named(rr):
+    account = Account()
+    account.lock = threading.Lock()
+    with pytest.raises(TypeError, match="Account"):
+        rr.service(account)
+    lock = threading.Lock()
+
+    def locked():
+        return lock.locked()
+
+    with pytest.raises(TypeError, match="locked"):
+        rr.service(locked)()
+
+
+# ---- the end -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["function", "class", "instance"])
+def test_a_closed_service_takes_no_calls_but_finishes_those_made(rr, kind):
+    target = {"function": hold, "class": Account, "instance": Account()}[kind]
+    service = rr.service(target)
+    call = service if kind == "function" else service.hold
+    with Gate() as gate:
+        future = call(gate)
+        gate.entered()
+        service.close()
+        service.close()
+        with pytest.raises(FlameError) as caught:
+            call(gate)
+        assert caught.value.code is FlameErrorCode.INVALID_STATE
+        assert not future.done()
+        gate.open()
+        assert future.get(timeout=PATIENCE_S) is None
+    with pytest.raises(FlameError):
+        call(gate)
+    assert rr.service(add)(1, 2).get() == 3
+
+
+def test_queued_calls_of_a_closed_service_are_finished(rr):
+    account = rr.service(Account())
+    futures = [account.add(1) for _ in range(50)]
+    account.close()
+    assert rr.get(futures) == list(range(1, 51))
+
+
+def test_a_new_service_after_a_closed_one_is_not_mistaken_for_it(rr):
+    old = rr.service(lambda: "old")
+    assert old().get() == "old"
+    old.close()
+    new = rr.service(lambda: "new")
+    assert new().get() == "new"
+    with pytest.raises(FlameError):
+        old()
+
+
+def test_many_services_one_after_the_other(rr):
+    for number in range(300):
+        service = rr.service(lambda number=number: number)
+        assert service().get() == number
+        service.close()
+    for number in range(8):
+        service = rr.service(Account())
+        assert service.add(number).get() == number
+        service.close()
+
+
+def test_a_closed_instance_service_ends_its_process(rr):
+    service = rr.service(Account())
+    pid = service.look().get()[2]
+    service.close()
+    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the instance's process")
+
+
+def test_services_of_a_closed_runner_take_no_calls(project):
+    with Runner("closing", workers=2) as rr:
+        services = [rr.service(add), rr.service(Account()).add, rr.service(Tally).up]
+    for call in services:
+        with pytest.raises(FlameError) as caught:
+            call()
+        assert caught.value.code is FlameErrorCode.INVALID_STATE
+    with pytest.raises(FlameError) as caught:
+        rr.service(add)
+    assert caught.value.code is FlameErrorCode.INVALID_STATE
