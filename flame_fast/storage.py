@@ -1,0 +1,134 @@
+"""Where packages are kept: a directory, named by a ``file://`` URL, or the one in the data directory."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+
+from flame_fast.errors import FlameError, FlameErrorCode
+
+_SCHEME = "file://"
+
+
+class Storage:
+    """A directory of packages.
+
+    Parameters
+    ----------
+    directory : str
+        The directory, absolute.
+
+    Notes ----- Safe from many processes at once: a package appears whole or not at all, and putting it
+    there twice changes nothing.
+    """
+
+    __slots__ = ("directory",)
+
+    def __init__(self, directory: str) -> None:
+        self.directory = directory
+
+    def url(self, name: str) -> str:
+        """The URL that the package of this name has here."""
+        return _SCHEME + os.path.join(self.directory, name)
+
+    def upload(self, path: str, name: str, tag: str = "") -> str:
+        """Put a file here.
+
+        Parameters
+        ----------
+        path : str
+            The file; it stays where it is.
+        name : str
+            Its name here; what is there under that name is replaced.
+        tag : str
+            Tells the unfinished copies of several processes apart, and lets `discard` find this one.
+
+        Returns
+        -------
+        str
+            The URL of the package.
+        """
+        target = os.path.join(self.directory, name)
+        part = self._part(name, tag)
+        _unlink(part)
+        try:
+            try:
+                os.link(path, part)  # on the same file system there is nothing to copy
+            except OSError as error:
+                if isinstance(error, FileNotFoundError):
+                    raise
+                _copy(path, part)
+            os.rename(part, target)
+        finally:
+            # Also after success: rename leaves both names when they are the same file already.
+            _unlink(part)
+        return self.url(name)
+
+    def delete(self, url: str) -> None:
+        """Remove a package by its URL; one that is not there is no error."""
+        self.remove(os.path.basename(url))
+
+    def remove(self, name: str) -> None:
+        """Remove a package by its name; one that is not there is no error."""
+        _unlink(os.path.join(self.directory, name))
+
+    def discard(self, name: str, tag: str) -> None:
+        """Remove what an upload that was cut off has left."""
+        _unlink(self._part(name, tag))
+
+    def _part(self, name: str, tag: str) -> str:
+        return os.path.join(self.directory, f".{name}.{tag or os.getpid()}.part")
+
+
+def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
+    """Open the storage that a configuration names.
+
+    Parameters
+    ----------
+    url : str or None
+        ``file://DIR``, an existing directory; None for the default, ``packages`` in the data directory,
+        which is made.
+    home : str or path-like
+        The data directory.
+
+    Raises
+    ------
+    FlameError
+        ``INVALID_CONFIG``: an unknown scheme, a directory that is missing or none, a path that is not
+        absolute.
+    """
+    if url is None:
+        directory = os.path.join(os.fspath(home), "packages")
+        os.makedirs(directory, mode=0o700, exist_ok=True)
+        return Storage(directory)
+    if not url.startswith(_SCHEME):
+        hint = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
+        raise _invalid(f"package.storage {url!r} has an unknown scheme; known: file://DIR{hint}")
+    directory = os.path.expanduser(url.removeprefix(_SCHEME).removeprefix("localhost"))
+    if not os.path.isabs(directory):
+        raise _invalid(f"package.storage {url!r} names no absolute path; write file:///, the path, and nothing else")
+    if "%" in directory and not os.path.isdir(directory):
+        from urllib.parse import unquote
+
+        directory = unquote(directory, errors="surrogateescape")
+    if not os.path.isdir(directory):
+        what = "is not a directory" if os.path.exists(directory) else "does not exist"
+        raise _invalid(f"package.storage {url!r}: {directory!r} {what}; make it, or name another directory")
+    # One spelling for one directory: packages are compared by where they lie.
+    return Storage(os.path.realpath(directory))
+
+
+def _invalid(message: str) -> FlameError:
+    return FlameError(FlameErrorCode.INVALID_CONFIG, message)
+
+
+def _copy(source: str, target: str) -> None:
+    flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC
+    with open(source, "rb") as reader, open(os.open(target, flags, 0o600), "wb") as writer:
+        while block := reader.read(1 << 20):
+            writer.write(block)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        os.unlink(path)
