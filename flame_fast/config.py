@@ -5,13 +5,12 @@ The settings are Flame's own file: the path given to `FlameContext`, else ``$FLA
 other key belongs to the cluster and is ignored.
 
 This module is on the path of every start, so it imports nothing that may not be needed: PyYAML only when
-there is a file to read, pathlib only when somebody asks for a `Path`, platformdirs only off Linux.
+there is a file to read, pathlib only when somebody asks for a `Path`.
 """
 
 from __future__ import annotations
 
 import os
-import sys
 from typing import TYPE_CHECKING
 
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -186,15 +185,11 @@ def home_directory() -> str:
 
 
 def _platform_home() -> str:
-    if sys.platform == "linux":
-        # What platformdirs answers here (a test compares the two), without its import of 17 ms at each start.
-        base = os.environ.get("XDG_DATA_HOME", "")
-        if not base.strip():
-            base = os.path.expanduser("~/.local/share")
-        return os.path.join(base, "flame_fast")
-    from platformdirs import user_data_dir
-
-    return user_data_dir("flame_fast")
+    """The XDG base directory specification's place for user data, which is what platformdirs answers too."""
+    base = os.environ.get("XDG_DATA_HOME", "")
+    if not base.strip():
+        base = os.path.expanduser("~/.local/share")
+    return os.path.join(base, "flame_fast")
 
 
 def _invalid(message: str) -> FlameError:

@@ -249,7 +249,7 @@ def _translate_bracket(text: bytes, at: int) -> tuple[bytes, int] | None:
                 at += 1
                 if at >= len(text):
                     return None
-            if previous <= text[at]:  # a range that runs backwards holds nothing
+            if previous <= text[at]:  # a range that runs backwards adds nothing to its first byte
                 members += _escape(previous) + b"-" + _escape(text[at])
             previous = -1
         elif byte == 0x5B and text[at + 1 : at + 2] == b":":
@@ -271,9 +271,7 @@ def _translate_bracket(text: bytes, at: int) -> tuple[bytes, int] | None:
             members += _escape(byte)
         at += 1
     at += 1
-    # A set never matches a slash.
-    if not members:
-        return (b"[^/]" if negated else b"(?!)"), at
+    # A set never matches a slash, and it has a member: its first byte at the least.
     if negated:
         return b"[^/" + bytes(members) + b"]", at
     return b"(?!/)[" + bytes(members) + b"]", at

@@ -147,16 +147,6 @@ def prepare(plan: dict[str, Any]) -> str:
     return tree
 
 
-def read_plan(setup: bytes | None) -> dict[str, Any] | None:
-    """The plan in what a runtime was set up with, None if there is none."""
-    if not setup:
-        return None
-    import pickle
-
-    project: dict[str, Any] | None = pickle.loads(setup)
-    return project.get("plan", project) if project else None
-
-
 # Locks
 
 

@@ -81,6 +81,11 @@ def is_importable(obj: Any) -> bool:
     return found is obj
 
 
+def _is_made_up(module: ModuleType | None) -> bool:
+    """A module that somebody built in memory: no other process can import it."""
+    return module is not None and module.__name__ != "__main__" and getattr(module, "__spec__", None) is None
+
+
 class _Reducer:
     """What both picklers do with the objects that are special here."""
 
@@ -95,7 +100,7 @@ class _Reducer:
             return (_rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
         numpy = sys.modules.get("numpy") if self.runtime is not None else None
         if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
-            return self.reduce_array(obj)
+            return self.reduce_array(obj, numpy)
         return NotImplemented
 
     def reduce_future(self, future: Any) -> Any:
@@ -106,10 +111,17 @@ class _Reducer:
             future = adopt(self.runtime, future)
         return (_input_value, (self.runtime.number_input(self.inputs, future),))
 
-    def reduce_array(self, array: Any) -> Any:
+    def reduce_array(self, array: Any, numpy: Any) -> Any:
+        if type(array) is numpy.ndarray and not array.dtype.hasobject:
+            if not (array.flags.c_contiguous or array.flags.f_contiguous):
+                # NumPy writes such an array in band, and reads a big-endian one back as a native one.
+                array = array.copy()
+            if array.dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
+                integers = array.view(f"{array.dtype.str[0]}i8")
+                return (_rebuild_times, (*integers.__reduce_ex__(PROTOCOL)[:2], array.dtype.str))
         reduced = array.__reduce_ex__(PROTOCOL)
-        if isinstance(reduced, tuple):
-            return (_rebuild_read_only, reduced) if len(reduced) <= 3 else NotImplemented
+        if isinstance(reduced, tuple) and len(reduced) <= 3:
+            return (_rebuild_read_only, reduced)
         return NotImplemented
 
 
@@ -163,6 +175,9 @@ def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: list[Any] | None,
 
     class CloudPickler(cloudpickle.Pickler, _Reducer):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
+            module = sys.modules.get(getattr(obj, "__module__", None) or "")
+            if isinstance(obj, (FunctionType, type)) and _is_made_up(module):
+                cloudpickle.register_pickle_by_value(module)
             reduced = self.special(obj)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
@@ -194,6 +209,10 @@ def _load(data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
         return pickle.loads(data, buffers=buffers)
     finally:
         _loading.values = outer
+
+
+def _rebuild_times(function: Any, args: tuple[Any, ...], dtype: str) -> Any:
+    return _read_only(function(*args).view(dtype))
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------

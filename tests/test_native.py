@@ -10,14 +10,14 @@ import os
 import pickle
 
 import pytest
+from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import Runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.engine.host import Host
-from flame_fast.kernels import pickling
-from flame_fast.kernels.runtime import Runtime
 
 
 class Alone:

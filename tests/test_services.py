@@ -8,8 +8,10 @@ import math
 import operator
 import os
 import re
+import sys
 import textwrap
 import threading
+import types
 import warnings
 from pathlib import Path
 
@@ -334,9 +336,8 @@ def test_a_module_that_fails_in_the_worker_fails_the_calls_with_its_error(projec
 def test_a_module_left_out_of_the_package_is_missing_in_the_worker(project, monkeypatch):
     Path(".flameignore").write_text("left_out_module.py\n")
     module = new_module(monkeypatch, project, "def function(): return 1", "left_out_module")
-    with Runner("left-out", workers=2) as rr:
-        with pytest.raises(ModuleNotFoundError, match="left_out_module"):
-            rr.service(module.function)().get(timeout=PATIENCE_S)
+    with Runner("left-out", workers=2) as rr, pytest.raises(ModuleNotFoundError, match="left_out_module"):
+        rr.service(module.function)().get(timeout=PATIENCE_S)
 
 
 # ---- instances -----------------------------------------------------------------------------------------------------------
@@ -607,13 +608,12 @@ def test_no_warning_without_reserved_names(rr):
 # ---- warmup and autoscale ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("warmup", [-1, 1.5, "1", None, True])
-@pytest.mark.parametrize("target", [add, Tally, Offset(1)], ids=["function", "class", "instance"])
-def test_a_bad_warmup_is_refused(target, warmup):
-    with Runner("refusing", workers=1, engine="inline") as rr:
-        with pytest.raises(ValueError) as caught:
-            rr.service(target, warmup=warmup)
-    assert str(caught.value) == "warmup must be a non-negative integer."
+def test_a_bad_warmup_is_refused(rr):
+    for warmup in (-1, 1.5, "1", None, True):
+        for target in (add, Tally, Offset(1)):
+            with pytest.raises(ValueError) as caught:
+                rr.service(target, warmup=warmup)
+            assert str(caught.value) == "warmup must be a non-negative integer."
 
 
 def test_instances_are_always_fixed(rr):
@@ -1022,3 +1022,13 @@ def test_services_of_a_closed_runner_take_no_calls(project):
     with pytest.raises(FlameError) as caught:
         rr.service(add)
     assert caught.value.code is FlameErrorCode.INVALID_STATE
+
+
+def test_functions_and_classes_of_a_module_made_in_memory_travel_by_value(rr, monkeypatch):
+    module = types.ModuleType("made_in_memory")
+    exec(
+        "FACTOR = 3\ndef triple(x):\n    return FACTOR * x\nclass Twice:\n    def of(self, x):\n        return 2 * x\n",
+        vars(module),
+    )
+    monkeypatch.setitem(sys.modules, "made_in_memory", module)
+    assert rr.get([rr.service(module.triple)(14), rr.service(module.Twice).of(4)]) == [42, 8]

@@ -1,0 +1,473 @@
+"""What a task raises, how it arrives, and what becomes of values and errors that cannot travel."""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+import os
+import pickle
+import socket
+import threading
+import traceback
+from pathlib import Path
+
+import pytest
+from gates import PATIENCE_S, add, fail, new_module, run_script, same
+
+from flame_fast import (
+    FlameError,
+    FlameErrorCode,
+    Runner,
+    StoreFullError,
+    TaskError,
+    WorkerDiedError,
+)
+
+
+@pytest.fixture
+def rr(project):
+    with Runner("errors", workers=2) as runner:
+        yield runner
+
+
+def error_of(future, kind=BaseException):
+    with pytest.raises(kind) as caught:
+        future.get(timeout=PATIENCE_S)
+    return caught.value
+
+
+class Refused(Exception):
+    def __init__(self, reason, *, code=7):
+        super().__init__(reason)
+        self.reason = reason
+        self.code = code
+
+    def __reduce__(self):
+        return _refused, (self.reason, self.code)
+
+
+def _refused(reason, code):
+    return Refused(reason, code=code)
+
+
+class Noted(Exception):
+    """Attributes beyond its arguments."""
+
+
+class Stop(BaseException):
+    """No Exception."""
+
+
+# ---- the task's own exception --------------------------------------------------------------------------------------------
+
+
+def test_a_tasks_exception_arrives_with_its_type_and_attributes(rr):
+    def refuse():
+        raise Refused("no", code=3)
+
+    def note():
+        error = Noted("a", 2)
+        error.detail = {"x": [1]}
+        error.add_note("a note")
+        raise error
+
+    error = error_of(rr.service(refuse)(), Refused)
+    assert (type(error), error.reason, error.code, str(error)) == (Refused, "no", 3, "no")
+    error = error_of(rr.service(note)(), Noted)
+    assert (error.args, error.detail, error.__notes__) == (("a", 2), {"x": [1]}, ["a note"])
+    assert type(error_of(rr.service(fail)(Stop("s")))) is Stop
+
+
+def test_exceptions_of_python_arrive_as_they_are(rr):
+    cases = [lambda: 1 / 0, lambda: {}["k"], lambda: int("x"), lambda: os.stat("/no/such/file"), lambda: b"\xff".decode(),
+             lambda: [][1], lambda: None.x, lambda: next(iter(()))]  # fmt: skip
+    for function in cases:
+        try:
+            function()
+        except Exception as own:
+            error = error_of(rr.service(function)(), type(own))
+            assert type(error) is type(own)
+            assert str(error) == str(own)
+            assert error.args == own.args
+        else:
+            raise AssertionError
+    assert error_of(rr.service(fail)(OSError(2, "gone", "file"))).filename == "file"
+    group = error_of(rr.service(fail)(ExceptionGroup("several", [ValueError(1), KeyError(2)])))
+    assert [type(error) for error in group.exceptions] == [ValueError, KeyError]
+
+
+def test_each_get_raises_a_fresh_copy(rr):
+    future = rr.service(fail)(Noted([1]))
+    chained = rr.service(add)(future)
+    copies = [error_of(future), error_of(future), future.exception(), future.exception(), error_of(chained)]
+    with pytest.raises(Noted) as caught:
+        rr.get([future])
+    copies.append(caught.value)
+    with pytest.raises(Noted) as caught:
+        rr.wait(future)
+    copies.append(caught.value)
+    assert len(set(map(id, copies))) == len(copies)
+    copies[0].args[0].append(2)
+    assert all(copy.args == ([1],) for copy in copies[1:])
+    assert all(str(copy.__cause__) == str(copies[0].__cause__) for copy in copies)
+    depth = len(traceback.extract_tb(error_of(future).__traceback__))
+    assert len(traceback.extract_tb(error_of(future).__traceback__)) == depth  # tracebacks do not pile up
+
+
+# ---- the traceback -------------------------------------------------------------------------------------------------------
+
+STEPS = """
+    class Own(Exception):
+        pass
+
+    def outer(depth):
+        return inner(depth)
+
+    def inner(depth):
+        if depth:
+            return inner(depth - 1)
+        raise Own("deep")
+
+    def chained():
+        try:
+            outer(1)
+        except Own as error:
+            raise LookupError("on top") from error
+
+    class Class:
+        def method(self):
+            return outer(0)
+"""
+
+
+def test_the_cause_is_the_workers_traceback_in_the_users_file_names(project, monkeypatch):
+    (project / "package").mkdir()
+    module = new_module(monkeypatch, project, STEPS)
+    file = module.__file__
+    assert Path(file).parent == project
+    with Runner("tracebacks", workers=2) as rr:
+        error = error_of(rr.service(module.outer)(2), module.Own)
+        text = str(error.__cause__)
+        assert text.startswith("Traceback (most recent call last):\n")
+        assert text.count(f'File "{file}", line ') == 4
+        for line in ("in outer", "in inner", "return inner(depth)", 'raise Own("deep")', f"{module.__name__}.Own: deep"):
+            assert line in text
+        assert "flame_fast" not in text.replace(str(project), "")  # the runtime's own frames are nobody's business
+        assert ".pxi" not in text
+        shown = "".join(traceback.format_exception(error))  # what the user sees when he does not catch it
+        assert text.strip() in shown
+        assert "The above exception was the direct cause" in shown
+
+        text = str(error_of(rr.service(module.chained)(), LookupError).__cause__)
+        assert "Own: deep" in text
+        assert "LookupError: on top" in text
+        assert text.count(f'File "{file}", line ') >= 4
+
+        for target in (module.Class, module.Class()):
+            text = str(error_of(rr.service(target).method(), module.Own).__cause__)
+            assert f'File "{file}", line ' in text
+            assert "in method" in text
+
+
+def test_a_failed_inputs_traceback_travels_on(rr):
+    failed = rr.service(fail)(Noted("x"))
+    text = str(error_of(failed).__cause__)
+    assert "in fail" in text
+    assert "gates.py" in text
+    assert str(error_of(rr.service(same)([failed])).__cause__) == text
+
+
+def test_the_traceback_of_a_function_of_main(project):
+    done = run_script(
+        project,
+        """
+        from flame_fast import Runner
+
+        def broken(number):
+            return 1 / number
+
+        with Runner("main", workers=1) as rr:
+            rr.service(broken)(0).get()
+        """,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr.count("ZeroDivisionError: division by zero") == 2
+    assert "in broken" in done.stderr
+    assert done.stderr.count(", line 5, in broken") == 1
+    assert "script_" in done.stderr.split("in broken")[0].splitlines()[-1]
+
+
+# ---- exceptions that cannot travel ---------------------------------------------------------------------------------------
+
+
+class Odd(Exception):
+    def __init__(self, first, second):
+        super().__init__(f"{first} and {second}")
+
+
+class Holding(Exception):
+    def __init__(self, text):
+        super().__init__(text)
+        self.lock = threading.Lock()
+
+
+class Unreadable(Exception):
+    """Pickles, but cannot be rebuilt."""
+
+    def __reduce__(self):
+        return int, ("no number",)
+
+
+class Changed(Exception):
+    """Comes back as something that is no exception."""
+
+    def __reduce__(self):
+        return str, ("only text",)
+
+
+class Speechless(Exception):
+    def __str__(self):
+        raise RuntimeError("has no text")
+
+    def __reduce__(self):
+        raise RuntimeError("does not pickle")
+
+
+CANNOT_TRAVEL = [
+    (lambda: Odd(1, 2), "Odd", "1 and 2"),
+    (lambda: Holding("holds a lock"), "Holding", "holds a lock"),
+    (lambda: Unreadable("unreadable"), "Unreadable", "unreadable"),
+    (lambda: Changed("changed"), "Changed", "changed"),
+    (lambda: ValueError("with a lock", threading.Lock()), "ValueError", "with a lock"),
+    (lambda: SystemExit(3), "SystemExit", "3"),
+    (lambda: SystemExit("bye"), "SystemExit", "bye"),
+    (lambda: KeyboardInterrupt("stop"), "KeyboardInterrupt", "stop"),
+    (lambda: Speechless(), "Speechless", ""),
+]
+
+
+def test_an_exception_that_cannot_travel_is_a_task_error(rr):
+    def raise_it(make):
+        raise make()
+
+    service = rr.service(raise_it)
+    for make, name, text in CANNOT_TRAVEL:
+        future = service(make)
+        for _ in range(2):
+            error = error_of(future)
+            assert type(error) is TaskError, name
+            assert isinstance(error, FlameError)
+            assert error.code is FlameErrorCode.INTERNAL
+            assert name in str(error)
+            assert text in str(error)
+            cause = str(error.__cause__)
+            assert "in raise_it" in cause
+            assert name in cause
+            assert text in cause
+        assert rr.service(add)(1, 2).get() == 3
+        assert type(error_of(rr.service(add)(future))) is TaskError
+
+
+def test_sys_exit_in_a_task_ends_neither_worker_nor_driver(project):
+    with Runner("exits", workers=1) as rr:
+
+        def leave():
+            import sys
+
+            sys.exit("leaving")
+
+        pid = rr.service(os.getpid)().get()
+        assert "leaving" in str(error_of(rr.service(leave)(), TaskError))
+        assert rr.service(os.getpid)().get() == pid
+
+
+# ---- values that cannot travel -------------------------------------------------------------------------------------------
+
+
+def test_an_argument_that_cannot_be_pickled_is_a_type_error_at_the_call(rr):
+    service = rr.service(same)
+    lock = threading.Lock()
+    with pytest.raises(TypeError, match=r"\b2\b.*lock"):
+        service(1, lock)
+    with pytest.raises(TypeError, match="'value'.*lock"):
+        service(value=lock)
+    with pytest.raises(TypeError, match=r"\b1\b.*dict"):
+        service({"deep": [lock]})
+    with socket.socket() as own, pytest.raises(TypeError, match="socket"):
+        service(own)
+    with pytest.raises(TypeError):
+        service(number for number in range(3))
+
+    class Stubborn:
+        def __reduce__(self):
+            raise RuntimeError("will not")
+
+    with pytest.raises(TypeError, match="Stubborn.*will not"):
+        service(Stubborn())
+    assert service(5).get() == 5
+
+
+def test_a_result_that_cannot_be_pickled_is_a_task_error_that_names_its_type(rr):
+    def lock():
+        return threading.Lock()
+
+    def deep():
+        return {"a": [threading.Lock()]}
+
+    class Stubborn:
+        def __reduce__(self):
+            raise RuntimeError("will not")
+
+    for function, name in ((lock, "lock"), (deep, "lock"), (lambda: Stubborn(), "Stubborn")):
+        future = rr.service(function)()
+        error = error_of(future)
+        assert type(error) is TaskError
+        assert name in str(error)
+        assert type(future.exception()) is TaskError
+    assert rr.service(add)(1, 2).get() == 3
+
+
+def test_a_result_that_cannot_be_rebuilt_is_a_task_error(rr):
+    class Trap:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    error = error_of(rr.service(lambda: Trap())())
+    assert type(error) is TaskError
+    assert "no number" in str(error)
+
+
+def test_an_argument_that_cannot_be_rebuilt_fails_the_call_only(rr):
+    class Trap:
+        def __reduce__(self):
+            return int, ("no number",)
+
+    error_of(rr.service(same)(Trap()), ValueError)
+    assert rr.service(add)(1, 2).get() == 3
+
+
+def test_a_call_with_wrong_arguments_is_a_type_error_at_get(rr):
+    error = error_of(rr.service(add)(), TypeError)
+    assert "add" in str(error)
+
+
+# ---- coroutines and generators -------------------------------------------------------------------------------------------
+
+
+def test_an_async_function_is_run_to_completion(rr):
+    async def compute(number):
+        await asyncio.sleep(0)
+        return sum(await asyncio.gather(*(half(number) for _ in range(4))))
+
+    async def half(number):
+        await asyncio.sleep(0)
+        return number / 2
+
+    async def broken():
+        await asyncio.sleep(0)
+        raise Noted("async")
+
+    class Service:
+        async def method(self, number):
+            return await half(number)
+
+        async def __call__(self):
+            return "called"
+
+    assert rr.get([rr.service(compute)(5), rr.service(compute)(6)]) == [10.0, 12.0]
+    assert rr.service(Service).method(3).get() == 1.5
+    service = rr.service(Service())
+    assert (service.method(5).get(), service().get()) == (2.5, "called")
+    assert rr.service(add)(rr.service(half)(4), 1).get() == 3.0
+    error = error_of(rr.service(broken)(), Noted)
+    assert "in broken" in str(error.__cause__)
+
+
+def test_a_generators_type_error_says_to_return_a_list(rr):
+    def generate():
+        yield 1
+
+    async def generate_async():
+        yield 1
+
+    class Service:
+        def method(self):
+            yield 1
+
+    for future in (
+        rr.service(generate)(),
+        rr.service(generate_async)(),
+        rr.service(Service).method(),
+        rr.service(lambda: (number for number in range(3)))(),
+    ):
+        error = error_of(future, TypeError)
+        assert "generator" in str(error)
+        assert "return a list" in str(error)
+
+
+# ---- the errors themselves -----------------------------------------------------------------------------------------------
+
+
+def copies_of(error):
+    return [pickle.loads(pickle.dumps(error, protocol)) for protocol in range(2, 6)] + [copy.copy(error)]
+
+
+def test_a_flame_error_can_be_pickled():
+    for code in FlameErrorCode:
+        for error in copies_of(FlameError(code, "what happened")):
+            assert type(error) is FlameError
+            assert (error.code, error.message) == (code, "what happened")
+            assert "what happened" in str(error)
+
+
+def test_the_codes_have_their_numbers():
+    assert {code.name: code.value for code in FlameErrorCode} == {
+        "INVALID_CONFIG": 0, "INVALID_STATE": 1, "INVALID_ARGUMENT": 2, "INTERNAL": 3, "ALREADY_EXISTS": 4, "NOT_FOUND": 5,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [WorkerDiedError, TaskError])
+def test_their_subclasses_can_be_pickled(kind):
+    for error in copies_of(kind("what happened")):
+        assert type(error) is kind
+        assert isinstance(error, FlameError)
+        assert (error.code, error.message) == (FlameErrorCode.INTERNAL, "what happened")
+
+
+def test_a_store_full_error_can_be_pickled():
+    for error in copies_of(StoreFullError(300, 20, 1000)):
+        assert type(error) is StoreFullError
+        assert isinstance(error, FlameError)
+        assert isinstance(error, MemoryError)
+        assert (error.code, error.asked, error.free, error.limit) == (FlameErrorCode.INTERNAL, 300, 20, 1000)
+        assert "300" in error.message
+
+
+def test_they_travel_out_of_a_task(rr):
+    for sent in (
+        FlameError(FlameErrorCode.NOT_FOUND, "lost"),
+        StoreFullError(3, 2, 1),
+        WorkerDiedError("died"),
+        TaskError("failed"),
+    ):
+        error = error_of(rr.service(fail)(sent))
+        assert type(error) is type(sent)
+        assert (error.code, error.message) == (sent.code, sent.message)
+
+
+def test_more_than_there_is_room_for_is_a_store_full_error(project, monkeypatch):
+    limit = 64 << 20
+    monkeypatch.setattr("flame_fast.runner.default_memory_limit", lambda: limit)
+    with Runner("full", workers=1) as rr:
+        service = rr.service(same)
+        make = rr.service(lambda size: bytes(size))
+        too_much = bytes(limit + 1)
+        for use in (lambda: rr.put_object(too_much), lambda: service(too_much), lambda: make(limit + 1).get()):
+            with pytest.raises(StoreFullError) as caught:
+                use()
+            assert caught.value.limit == limit
+            assert caught.value.asked > limit
+            assert 0 <= caught.value.free <= limit
+            assert f"{limit:,}" in str(caught.value)
+        assert len(service(bytes(limit // 8)).get()) == limit // 8
