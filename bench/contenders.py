@@ -32,10 +32,9 @@ class FlameFast:
 
 class Executor:
     name = "ProcessPoolExecutor"
-    method = "fork"
 
     def __init__(self):
-        context = multiprocessing.get_context(self.method)
+        context = multiprocessing.get_context("fork")
         self.pool = ProcessPoolExecutor(WORKERS, mp_context=context)
         self.one()
 
@@ -47,11 +46,6 @@ class Executor:
 
     def stop(self):
         self.pool.shutdown()
-
-
-class ForkserverExecutor(Executor):
-    name = "ProcessPoolExecutor (forkserver)"
-    method = "forkserver"
 
 
 class Pool:

@@ -16,7 +16,7 @@ from pathlib import Path
 from statistics import median
 
 import pytest
-from contenders import Executor, FlameFast, ForkserverExecutor, Pool
+from contenders import Executor, FlameFast, Pool
 
 CONTENDERS = [FlameFast, Pool, Executor]
 
@@ -41,34 +41,51 @@ def test_round_trip(benchmark, contender):
     assert benchmark(contender.one) == 1
 
 
-START = """\
-import sys
-sys.path.insert(0, {bench!r})
-import contenders
-running = contenders.{contender}()
-running.stop()
-"""
+#: Whole programs, as short as a user would write them.
+STARTS = {
+    "flame_fast": """\
+from flame_fast import Runner
+from tasks import nothing
+with Runner("bench", workers=2) as rr:
+    assert rr.service(nothing)(1).get() == 1
+""",
+    "ProcessPoolExecutor (forkserver)": """\
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from tasks import nothing
+if __name__ == "__main__":
+    with ProcessPoolExecutor(2, mp_context=get_context("forkserver")) as pool:
+        assert pool.submit(nothing, 1).result() == 1
+""",
+    "multiprocessing.Pool (fork)": """\
+from multiprocessing import Pool
+from tasks import nothing
+if __name__ == "__main__":
+    with Pool(2) as pool:
+        assert pool.apply(nothing, (1,)) == 1
+""",
+}
 
 PROJECT = {"pyproject.toml": "", "pkg/__init__.py": "", **{f"pkg/module{i}.py": "x = 1\n" * 50 for i in range(10)}}
 
 
-def start_command(contender):
-    return [sys.executable, "-c", START.format(bench=str(Path(__file__).parent), contender=contender.__name__)]
-
-
 @pytest.fixture
 def small_project(tmp_path, monkeypatch):
-    for name, text in PROJECT.items():
+    programs = {f"start_{number}.py": text for number, text in enumerate(STARTS.values())}
+    for name, text in {**PROJECT, **programs, "tasks.py": Path(__file__).with_name("tasks.py").read_text()}.items():
         path = tmp_path / name
         path.parent.mkdir(exist_ok=True)
         path.write_text(text)
     monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("PYTHONDONTWRITEBYTECODE", raising=False)
+    return {contender: [sys.executable, f"start_{number}.py"] for number, contender in enumerate(STARTS)}
 
 
-@pytest.mark.benchmark(group="whole process: start to first result of a small project, and stop")
-@pytest.mark.parametrize("contender", [FlameFast, ForkserverExecutor, Pool], ids=lambda contender: contender.name)
+@pytest.mark.benchmark(group="whole program: start to first result of a small project, and stop")
+@pytest.mark.parametrize("contender", STARTS)
 def test_start(benchmark, contender, small_project):
-    benchmark.pedantic(subprocess.run, (start_command(contender),), {"check": True}, rounds=7, warmup_rounds=1)
+    command = small_project[contender]
+    benchmark.pedantic(subprocess.run, (command,), {"check": True}, rounds=7, warmup_rounds=1)
 
 
 def timed(function, *args):
@@ -77,8 +94,8 @@ def timed(function, *args):
     return time.perf_counter() - start
 
 
-def spread(ratios):
-    return f"{median(ratios):8.1f}   ({min(ratios):.1f} to {max(ratios):.1f})"
+def spread(ratios, digits=1):
+    return f"{median(ratios):8.{digits}f}   ({min(ratios):.{digits}f} to {max(ratios):.{digits}f})"
 
 
 def test_ratios(small_project, capsys):
@@ -94,10 +111,12 @@ def test_ratios(small_project, capsys):
     finally:
         for contender in running:
             contender.stop()
-    starts = {c.name: [] for c in (FlameFast, ForkserverExecutor)}
-    for _ in range(7):
-        for contender in (FlameFast, ForkserverExecutor):
-            starts[contender.name].append(timed(lambda c=contender: subprocess.run(start_command(c), check=True)))
+    starts = {contender: [] for contender in STARTS}
+    for number in range(8):
+        for contender, command in small_project.items():
+            took = timed(lambda command=command: subprocess.run(command, check=True))
+            if number:  # the first one writes byte code
+                starts[contender].append(took)
     with capsys.disabled():
         print(f"\n{os.cpu_count()} CPUs, Python {sys.version.split()[0]}, 2 workers; median of 7 (lowest to highest)")
         for name, values in rates.items():
@@ -108,6 +127,10 @@ def test_ratios(small_project, capsys):
             trip = [b / a for a, b in zip(trips[ours], trips[peer.name], strict=True)]
             print(f"  throughput over {peer.name:22} {spread(throughput)}")
             print(f"  round trip of   {peer.name:22} {spread(trip)}")
-        start = [a / b for a, b in zip(starts[ours], starts[ForkserverExecutor.name], strict=True)]
-        print(f"  start to first result and stop: {median(starts[ours]) * 1e3:.0f} ms; over forkserver {spread(start)}")
+        for peer in list(STARTS)[1:]:
+            ratios = [a / b for a, b in zip(starts[ours], starts[peer], strict=True)]
+            print(
+                f"  start to first result and stop: {median(starts[ours]) * 1e3:.0f} ms, "
+                f"{peer} {median(starts[peer]) * 1e3:.0f} ms; ratio {spread(ratios, 2)}"
+            )
     assert all(rates.values())

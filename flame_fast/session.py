@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import secrets
-import string
+import os
 import warnings
 from typing import Any
 
 LONGEST_NAME = 128
-ALPHABET = string.ascii_lowercase + string.digits
+ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 of them, none easily taken for another
 
 
 class SessionContext:
@@ -54,5 +53,5 @@ def session_of(execution_object: Any, application: str) -> tuple[str, str]:
         )
         context = None
     application = (context.application_name if context else None) or application
-    made_up = f"{application}-{''.join(secrets.choice(ALPHABET) for _ in range(6))}"
+    made_up = f"{application}-{''.join(ALPHABET[byte % 32] for byte in os.urandom(6))}"
     return (context.session_id if context else None) or made_up, application

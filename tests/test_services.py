@@ -759,21 +759,19 @@ def test_memory_and_gpu_are_only_recorded(rr):
     assert rr.service(add, resreq=ResourceRequirement(cpu=1, memory=1 << 50, gpu=64))(1, 2).get() == 3
 
 
-def count_running(directory):
-    own = os.path.join(directory, str(os.getpid()))
-    Path(own).touch()
-    count = 0
-    for _ in range(20):
-        count = max(count, len(os.listdir(directory)))
-    os.unlink(own)
-    return count
-
-
 def test_cpu_bounds_how_many_calls_run_at_once(rr, project):
     start_workers(rr, project / "meeting")
-    (project / "running").mkdir()
-    service = rr.service(count_running, resreq=ResourceRequirement(cpu=available_cpus()))
-    assert set(rr.get([service(str(project / "running")) for _ in range(200)])) == {1}
+    service = rr.service(hold, resreq=ResourceRequirement(cpu=available_cpus()))
+    with Gate() as first, Gate() as second:
+        futures = [service(first, 1)]
+        first.entered()
+        futures.append(service(second, 2))
+        for number in range(50):  # the other worker is free, and looks for work each time
+            assert rr.service(add)(number).get(timeout=PATIENCE_S) == number
+        assert not second._try_enter()
+        first.open()
+        second.open()
+        assert rr.get(futures) == [1, 2]
 
 
 def thread_limits():
