@@ -11,10 +11,9 @@ Names are loaded when first used: importing the package loads neither NumPy nor 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from flame_fast._version import __version__ as __version__
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flame_fast.config import FlameContext as FlameContext
     from flame_fast.config import FlamePackage as FlamePackage

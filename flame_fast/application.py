@@ -23,17 +23,17 @@ import contextlib
 import functools
 import os
 import sys
-from typing import TYPE_CHECKING
 
 from flame_fast import ownership
 from flame_fast.config import FlameContext, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import check_dependencies, pack, warn_user
-from flame_fast.registry import ApplicationAttributes, Registry
+from flame_fast.registry import ApplicationAttributes, Registry, get_application
 from flame_fast.registry import check_name as check_name
 from flame_fast.storage import Storage, open_storage
 from flame_fast.unpack import split_sys_path
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
@@ -177,6 +177,22 @@ def enter_application(
         tenancy.release()
         raise
     return tenancy
+
+
+def check_nested(name: str, outer: str, fail_if_exists: bool, dependencies: Any, python_version: Any) -> None:
+    """What a Runner inside a task asks for, as far as it means something there: it enters nothing itself.
+
+    Raises
+    ------
+    FlameError
+        ``ALREADY_EXISTS``, ``NOT_FOUND`` or ``INVALID_ARGUMENT``, as `enter_application` does.
+    """
+    check_dependencies(dependencies, python_version)
+    if fail_if_exists and (name == outer or get_application(name) is not None):
+        raise FlameError(
+            FlameErrorCode.ALREADY_EXISTS,
+            f"application {name!r} exists already; give this runner another name, or leave fail_if_exists out to join it",
+        )
 
 
 def release_owner(home: str, token: str) -> None:

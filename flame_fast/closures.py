@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import functools
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType
-from typing import Any
 
 from flame_fast.kernels.pickling import is_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY = range(7)
 

@@ -11,10 +11,10 @@ there is a file to read, pathlib only when somebody asks for a `Path`.
 from __future__ import annotations
 
 import os
-from typing import TYPE_CHECKING
 
 from flame_fast.errors import FlameError, FlameErrorCode
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
@@ -185,9 +185,9 @@ def home_directory() -> str:
 
 
 def _platform_home() -> str:
-    """The XDG base directory specification's place for user data, which is what platformdirs answers too."""
+    """The XDG base directory specification's place for user data; a relative $XDG_DATA_HOME is to be ignored, it says."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    if not base.strip():
+    if not os.path.isabs(base):
         base = os.path.expanduser("~/.local/share")
     return os.path.join(base, "flame_fast")
 

@@ -10,7 +10,10 @@ A message says what happened, to which name, and what to do about it: lower case
 from __future__ import annotations
 
 from enum import IntEnum
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 
 class FlameErrorCode(IntEnum):

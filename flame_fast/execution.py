@@ -13,9 +13,12 @@ from types import (
     MethodWrapperType,
     WrapperDescriptorType,
 )
-from typing import Any
 
 from flame_fast.engine.base import CLASS, FUNCTION, INSTANCE
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: What `inspect.isroutine` accepts, without importing inspect.
 ROUTINES = (

@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import time
-from types import GeneratorType
-from typing import TYPE_CHECKING, Any
+from collections import deque
+from copy import copy
 
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from typing import Any
 
     from flame_fast.kernels.runtime import Runtime
 
 #: Seconds between two looks at futures of several runners, which no single wait covers.
 MIXED_LOOK_S = 0.02
+
+
+#: Containers of futures that give a list.
+LISTED = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class Deadline:
@@ -23,7 +29,7 @@ class Deadline:
     __slots__ = ("_end",)
 
     def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else time.monotonic() + timeout
+        self._end = None if timeout is None else time.monotonic() + check_timeout(timeout)
 
     def left(self) -> float | None:
         """Seconds left, None for ever."""
@@ -37,20 +43,36 @@ def is_handle(obj: Any) -> bool:
 def map_handles(shape: Any, function: Callable[[Any], Any]) -> Any:
     """The same shape with every future and ref replaced by `function` of it, left to right.
 
-    A list gives a list, a tuple a tuple (a named one its own type), a dict a dict, a generator a list; what is none of these
-    passes through.
+    A list gives a list, a tuple a tuple, a dict a dict, a deque a deque, each of its own type. A generator or another
+    iterator, a dict's view and a set give a list (a set would lose equal values). What is none of these passes through.
     """
     if is_handle(shape):
         return function(shape)
     kind = type(shape)
-    if kind is list or kind is GeneratorType:
+    if kind is list or _is_listed(shape):
         return [map_handles(item, function) for item in shape]
     if isinstance(shape, tuple):
         items = [map_handles(item, function) for item in shape]
-        return kind(*items) if hasattr(shape, "_fields") else tuple(items)
-    if kind is dict:
-        return {key: map_handles(value, function) for key, value in shape.items()}
+        return kind(*items) if hasattr(shape, "_fields") else tuple(items) if kind is tuple else kind(items)
+    if isinstance(shape, (dict, list, deque)):
+        return _map_container(shape, function)
     return shape
+
+
+def _map_container(shape: Any, function: Callable[[Any], Any]) -> Any:
+    """A dict, or a subclass of one of the standard containers: a copy keeps what else it has, a factory or a length."""
+    filled = copy(shape)
+    keys = shape.items() if isinstance(shape, dict) else enumerate(shape)
+    for key, value in keys:
+        filled[key] = map_handles(value, function)
+    return filled
+
+
+def _is_listed(shape: Any) -> bool:
+    """Sets and views with futures in them; generators, `map`, `zip` and the like, but no files."""
+    if isinstance(shape, LISTED):
+        return any(map(is_handle, shape))
+    return hasattr(type(shape), "__next__") and not hasattr(shape, "read")
 
 
 def get(shape: Any, timeout: float | None) -> Any:
@@ -77,7 +99,7 @@ def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | Objec
     """
     pending: list[Any] = []
     seen: set[int] = set()
-    for future in futures:
+    for future in [futures] if is_handle(futures) else futures:
         if not is_handle(future):
             raise TypeError(f"select takes futures, got a {type(future).__name__}: {str(future)[:60]}")
         if id(future) not in seen:

@@ -26,8 +26,8 @@ import _thread
 import contextlib
 import fcntl
 import os
-from typing import TYPE_CHECKING
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 

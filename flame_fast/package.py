@@ -20,12 +20,12 @@ import contextlib
 import os
 import stat
 import zlib
-from typing import TYPE_CHECKING
 
 from flame_fast.config import DEFAULT_LIMIT, DEFAULT_MAX_FILES
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.ignore import IGNORE_FILE, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, split_lines
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from typing import Any, BinaryIO

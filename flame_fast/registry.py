@@ -21,12 +21,12 @@ import os
 import sqlite3
 import time
 from enum import IntEnum
-from typing import TYPE_CHECKING
 
 from flame_fast import ownership
 from flame_fast.config import DEFAULT_TEMPLATE, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
     from datetime import datetime

@@ -10,6 +10,9 @@ from flame_fast.errors import FlameError, FlameErrorCode
 #: Share of the memory available now that a runner's values may take.
 MEMORY_SHARE = 0.8
 
+#: The process table has room for as many again, for instances and for workers beside waiting tasks.
+MOST_WORKERS = 1024
+
 SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
 
 
@@ -109,12 +112,14 @@ def check_workers(workers: object, cpus: int) -> int:
     """
     if workers is None:
         return cpus
-    if isinstance(workers, bool) or not isinstance(workers, int) or not 1 <= workers <= 1024:
+    count = 0 if isinstance(workers, bool) or not hasattr(workers, "__index__") else workers.__index__()
+    if not 1 <= count <= MOST_WORKERS:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT,
-            f"workers must be an integer from 1 to 1024, got {workers!r}; leave it out for one per CPU ({cpus} here)",
+            f"workers must be an integer from 1 to {MOST_WORKERS:,}, got {workers!r}; "
+            f"leave it out for one per CPU ({cpus} here)",
         )
-    return workers
+    return count
 
 
 # ---- cgroups: version 2 in one tree, version 1 in one tree per controller ----------------------------------------------

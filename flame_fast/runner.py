@@ -6,27 +6,40 @@ import sys
 import warnings
 import weakref
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
 from flame_fast import future as shapes
-from flame_fast.application import enter_application
+from flame_fast.application import check_nested, enter_application
 from flame_fast.engine import context as engine_context
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.registry import check_name
 from flame_fast.resources import available_cpus, check_workers, default_memory_limit
-from flame_fast.service import RunnerService, example_method, make_service, stands_for_call, when_closed
+from flame_fast.service import (
+    RunnerService,
+    check_options,
+    example_method,
+    make_service,
+    stands_for_call,
+    when_closed,
+)
+from flame_fast.session import named_session
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from types import TracebackType
+    from typing import Any
 
     from flame_fast.application import Tenancy
     from flame_fast.config import FlameContext
-    from flame_fast.engine.base import Engine
+    from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
 
 ENGINES = ("inline", "local")
+
+#: How a runner ends, in messages after its name.
+CLOSED = "was closed"
+UNCLOSED = "was dropped without close() (nobody held the Runner any more, or the program ended)"
 
 
 class Runner:
@@ -82,13 +95,16 @@ class Runner:
         workers = check_workers(workers, cpus)
         self.name = name
         self._closed = False
+        self._how: list[str] = []  # not empty once it ends by close()
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
         outer = engine_context.serving_engine()
         if outer is not None:
+            check_nested(name, outer.runtime.name, fail_if_exists, dependencies, python_version)
             self._engine: Engine = outer
             self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
             return
         self._engine = _start_engine(engine, name, workers, cpus)
+        engine_context.register(self._engine)
         try:
             tenancy = enter_application(
                 name,
@@ -105,7 +121,7 @@ class Runner:
         except BaseException:
             self._engine.close()
             raise
-        self._end = weakref.finalize(self, _shut_down, self._engine, tenancy)
+        self._end = weakref.finalize(self, _shut_down, self._engine, tenancy, name, self._how)
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -140,10 +156,11 @@ class Runner:
             `INVALID_STATE`: closed. `INVALID_ARGUMENT`: more CPUs than there are; a session id in use by another object.
         """
         self._check_open()
-        named = getattr(getattr(execution_object, "_session_context", None), "session_id", None)
-        if isinstance(named, str) and named in self._sessions:
+        named = named_session(execution_object)
+        if named is not None and named in self._sessions:
             other, service = self._sessions[named]
             if other is execution_object:
+                check_options(execution_object, autoscale, warmup, resreq, self._engine)
                 return service
             raise FlameError(
                 FlameErrorCode.INVALID_ARGUMENT,
@@ -162,8 +179,8 @@ class Runner:
         Parameters
         ----------
         futures : future, ref, list, tuple, dict, generator, or a function service
-            Nested as you like; a generator gives a list; what is no future passes through. A function service stands for one
-            call of it without arguments, as a list of one.
+            Nested as you like; a generator, another iterator or a set gives a list; what is no future passes through. A
+            function service stands for one call of it without arguments, as a list of one.
         timeout : float, optional
             Seconds for all of them together.
 
@@ -229,13 +246,10 @@ class Runner:
         if self._closed:
             return
         self._closed = True
+        self._how.append(CLOSED)
         unfinished = self._end()
         if unfinished:
-            warnings.warn(
-                f"runner {self.name!r} was closed with {unfinished} unfinished call{'s' * (unfinished > 1)}, which "
-                f"{'were' if unfinished > 1 else 'was'} dropped; get or wait for their futures before closing",
-                stacklevel=stacklevel,
-            )
+            warnings.warn(_dropped(self.name, CLOSED, unfinished), stacklevel=stacklevel)
 
     def __enter__(self) -> Runner:
         self._check_open()
@@ -297,11 +311,20 @@ def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]]) -> int:
     return 0
 
 
-def _shut_down(engine: Engine, tenancy: Tenancy) -> int:
+def _dropped(name: str, how: str, unfinished: int) -> str:
+    calls = f"{unfinished} unfinished call{'s' * (unfinished > 1)}"
+    return f"runner {name!r} {how} with {calls}, dropped; get or wait for their futures before it ends"
+
+
+def _shut_down(engine: Engine, tenancy: Tenancy, name: str, how: list[str]) -> int:
     """Undoes everything; returns the number of calls dropped. Runs at close, at garbage collection or at exit."""
     if engine.runtime.is_foreign:
         return 0
+    ending = how[0] if how else UNCLOSED
     try:
-        return engine.close()
+        unfinished = engine.close(ending)
     finally:
         tenancy.release()
+    if unfinished and ending == UNCLOSED:
+        warnings.warn(_dropped(name, ending, unfinished), stacklevel=2)
+    return unfinished

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import warnings
-from typing import TYPE_CHECKING, Any
 
 from flame_fast.closures import Capture, has_state
 from flame_fast.engine import context
@@ -14,10 +13,12 @@ from flame_fast.kernels import pickling
 from flame_fast.resources import ResourceRequirement
 from flame_fast.session import session_of
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
-    from flame_fast.engine.base import Engine
+    from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture
 
 
@@ -132,12 +133,11 @@ def example_method(service: RunnerService) -> str:
 
 def _attach(session: int, blob: bytes, ids: tuple[int, int, int], function: Any) -> RunnerService:
     """The service again, in a task of its runner."""
-    engine = context.serving_engine()
+    engine = context.engine_of(session)
     spec = ServiceSpec.from_blob(blob)
-    if engine is None or engine.runtime.session != session:
+    if engine is None:
         raise FlameError(
-            FlameErrorCode.INVALID_STATE,
-            f"service {spec.name!r} belongs to another runner, whose workers are not here",
+            FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to a runner that is not at work in this process"
         )
     return RunnerService(engine, spec, ids, function and Capture(function))
 
@@ -152,8 +152,7 @@ def make_service(
 ) -> RunnerService:
     """Registers an execution object with an engine; see `Runner.service`."""
     kind = kind_of(obj)
-    warmup = _check(kind, autoscale, warmup, engine.workers)
-    cpu = _check_cpu(resreq, engine.cpus)
+    warmup, cpu = check_options(obj, autoscale, warmup, resreq, engine)
     limit, sticky = _seats(kind, autoscale, warmup, cpu, engine)
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
@@ -185,18 +184,25 @@ def _pickled(obj: Any) -> bytes:
         raise TypeError(f"{name_of(obj)!r} cannot be pickled and sent to a worker: {error}") from error
 
 
-def _check(kind: str, autoscale: bool | None, warmup: int, workers: int) -> int:
+def check_options(
+    obj: Any, autoscale: bool | None, warmup: int, resreq: ResourceRequirement | None, engine: Engine
+) -> tuple[int, int | None]:
+    """(warmup as it holds here, CPUs a call takes or None) of the options of `Runner.service`; raises as it does."""
+    if autoscale is not None and not isinstance(autoscale, bool):
+        raise ValueError(f"autoscale must be True, False or None, got {autoscale!r}.")
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError("warmup must be a non-negative integer.")
-    if kind == INSTANCE:
+    if kind_of(obj) == INSTANCE:
         if autoscale:
             raise ValueError("Object instance services are always fixed. Omit autoscale or pass autoscale=False.")
         if warmup > 1:
             raise ValueError("Object instance services only support warmup=0 or warmup=1.")
-    elif warmup > workers:
-        warnings.warn(f"warmup={warmup} is more than the {workers} workers there are: cut to {workers}", stacklevel=4)
-        return workers
-    return warmup
+    elif warmup > engine.workers:
+        warnings.warn(
+            f"warmup={warmup} is more than the {engine.workers} workers there are: cut to {engine.workers}", stacklevel=4
+        )
+        warmup = engine.workers
+    return warmup, _check_cpu(resreq, engine.cpus)
 
 
 def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
@@ -232,4 +238,4 @@ def when_closed(service: RunnerService, forget: Callable[[], object]) -> None:
     service._forget = forget
 
 
-__all__ = ["RunnerService", "example_method", "make_service", "stands_for_call", "when_closed"]
+__all__ = ["RunnerService", "check_options", "example_method", "make_service", "stands_for_call", "when_closed"]

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import os
 import warnings
-from typing import Any
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 LONGEST_NAME = 128
 ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 of them, none easily taken for another
@@ -43,6 +46,12 @@ class SessionContext:
         return f"SessionContext(session_id={self.session_id!r}, application_name={self.application_name!r})"
 
 
+def named_session(execution_object: Any) -> str | None:
+    """The session id that an execution object asks for, None if it leaves it to the runner."""
+    context = getattr(execution_object, "_session_context", None)
+    return context.session_id if isinstance(context, SessionContext) else None
+
+
 def session_of(execution_object: Any, application: str) -> tuple[str, str]:
     """(session id, application name) of an execution object; an attribute of another type is ignored with a warning."""
     context = getattr(execution_object, "_session_context", None)
@@ -51,7 +60,7 @@ def session_of(execution_object: Any, application: str) -> tuple[str, str]:
             f"_session_context of {execution_object!r} is a {type(context).__name__}, not a SessionContext: ignored",
             stacklevel=4,
         )
-        context = None
-    application = (context.application_name if context else None) or application
+    elif context is not None and context.application_name:
+        application = context.application_name
     made_up = f"{application}-{''.join(ALPHABET[byte % 32] for byte in os.urandom(6))}"
-    return (context.session_id if context else None) or made_up, application
+    return named_session(execution_object) or made_up, application

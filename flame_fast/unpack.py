@@ -24,10 +24,10 @@ import contextlib
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING
 
 from flame_fast.errors import FlameError, FlameErrorCode
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any, BinaryIO

@@ -4,7 +4,7 @@ cdef object endless_wait():
     return FlameError(
         FlameErrorCode.INVALID_STATE,
         "this wait can never end: the call waited for needs the one that waits (a method that waits for a call of its own "
-        "instance, or a ring of such); return the future instead, or use another instance",
+        "instance, or a ring of such); wait outside of the instance's methods, or ask another instance",
     )
 
 
@@ -50,7 +50,7 @@ cdef class Calls(ServiceTable):
         self.check_service(service, generation)
         scratch = self.scratch if self.scratch is not None else Scratch()
         self.scratch = None             # an object's destructor may submit while this one encodes
-        scratch.size = 0
+        scratch.clear()
         try:
             if state is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
                     and self._encode_kwargs(scratch, kwargs, inputs) == NATIVE_OK:
@@ -86,7 +86,8 @@ cdef class Calls(ServiceTable):
     cdef int64_t _new_slot(self) except -1:
         cdef int64_t index = slot_take(&self.memory)
         if index < 0:
-            raise StoreFullError(1, 0, SLOT_COUNT - SLOT_SPARE, "the table of calls and values")
+            entries = SLOT_COUNT - SLOT_SPARE
+            raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
         slot_prepare(&self.memory.slots[index], self.me)
         return index
 
@@ -296,7 +297,7 @@ cdef class Calls(ServiceTable):
         cdef Scratch scratch = self.scratch if self.scratch is not None else Scratch()
         cdef uint64_t block = 0, nbytes
         self.scratch = None
-        scratch.size = 0
+        scratch.clear()
         try:
             if encode_native(scratch, value, None, self, NATIVE_DEPTH) == NATIVE_OK:
                 if scratch.size <= INLINE_BYTES:
@@ -344,11 +345,18 @@ cdef class Calls(ServiceTable):
             return self.full(0)
         return self.pickling.load_error(*decode_native(&at, at + slot.result_bytes, None))
 
+    cdef int check_waitable(self) except -1:
+        """Raises when nothing unfinished will ever finish here."""
+        if self.closed and self.is_mine():
+            raise FlameError(FlameErrorCode.INVALID_STATE,
+                             f"this call had not finished when its runner {self.name!r} {self.ending}; it was dropped")
+        return self.check()
+
     cdef int wait_one(self, Handle handle, int64_t deadline) except -1:
         """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
         if is_finished(&self.memory, handle.index):
             return 0
-        self.check()
+        self.check_waitable()
         if deadline >= 0 and ff_now_ns() >= deadline:
             raise TimeoutError("the call has not finished in time; it goes on")
         with nogil:
@@ -372,7 +380,7 @@ cdef class Calls(ServiceTable):
                 seen = ff_load32(&process.wake)
                 if is_finished(&self.memory, index):
                     return 0
-                self.check()
+                self.check_waitable()
                 left = slice_ns
                 if deadline >= 0:
                     left = min(left, deadline - ff_now_ns())
@@ -419,7 +427,7 @@ cdef class Calls(ServiceTable):
                 ready = [i for i in range(len(handles)) if is_finished(&self.memory, (<Handle> handles[i]).index)]
                 if ready:
                     return ready
-                self.check()
+                self.check_waitable()
                 left = slice_ns
                 if deadline >= 0:
                     left = min(left, deadline - ff_now_ns())

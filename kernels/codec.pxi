@@ -26,6 +26,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
+    NATIVE_CONTAINERS = 32      # so do more containers than this, and one that occurs twice: pickle keeps it one
     NATIVE_OK = 0
     NATIVE_CANNOT = 1
 
@@ -33,6 +34,8 @@ cdef class Scratch:
     """A growing byte buffer, reused from call to call. Not thread-safe: guarded by the GIL, which native encoding keeps."""
     cdef char *data
     cdef Py_ssize_t size, room
+    cdef PyObject *containers[NATIVE_CONTAINERS]
+    cdef int container_count
 
     def __cinit__(self):
         self.room = 4096
@@ -57,6 +60,22 @@ cdef class Scratch:
         larger = self.data + self.size
         self.size += nbytes
         return larger
+
+    cdef void clear(self) noexcept:
+        self.size = 0
+        self.container_count = 0
+
+    cdef bint first_time(self, object container) noexcept:
+        """Notes a container; false when it was met before, or there are too many to tell."""
+        cdef int i
+        for i in range(self.container_count):
+            if self.containers[i] == <PyObject *> container:
+                return False
+        if self.container_count == NATIVE_CONTAINERS:
+            return False
+        self.containers[self.container_count] = <PyObject *> container
+        self.container_count += 1
+        return True
 
     cdef int put_tag(self, char tag) except -1:
         self.reserve(1)[0] = tag
@@ -120,14 +139,14 @@ cdef int encode_native(Scratch out, object value, list inputs, Calls runtime, in
     elif PyBytes_CheckExact(value):
         out.put_sized(b'b', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
     elif PyTuple_CheckExact(value):
-        if depth == 0:
+        if depth == 0 or (PyTuple_GET_SIZE(value) and not out.first_time(value)):
             return NATIVE_CANNOT
         out.put_count(b'(', PyTuple_GET_SIZE(value))
         for i in range(PyTuple_GET_SIZE(value)):
             if encode_native(out, <object> PyTuple_GET_ITEM(value, i), inputs, runtime, depth - 1):
                 return NATIVE_CANNOT
     elif PyList_CheckExact(value):
-        if depth == 0:
+        if depth == 0 or not out.first_time(value):
             return NATIVE_CANNOT
         out.put_count(b'[', PyList_GET_SIZE(value))
         for i in range(PyList_GET_SIZE(value)):

@@ -18,14 +18,15 @@ import sys
 import threading
 import traceback
 from types import FunctionType, ModuleType
-from typing import TYPE_CHECKING, Any
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from flame_fast.kernels.runtime import Runtime
 
@@ -67,6 +68,9 @@ def _input_value(number: int) -> Any:
 
 def _read_only(array: Any) -> Any:
     array.flags.writeable = False
+    mask = getattr(array, "_mask", None)
+    if isinstance(mask, sys.modules["numpy"].ndarray):
+        mask.flags.writeable = False
     return array
 
 

@@ -36,6 +36,7 @@ cdef extern from "sys/prctl.h" nogil:
     int PR_SET_PDEATHSIG
 
 cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 40
+cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 48 << 30    # tables, rings and some room beyond the limit
 cdef int fork_generation = 0
 
 def _after_fork_in_child():
@@ -97,10 +98,14 @@ cdef class Runtime(Supervision):
                 try:
                     runtime._map(fd, size)
                     break
-                except OSError:         # a bound on the address space: reserve less
+                except MemoryError:     # a bound on the address space: reserve less
                     size //= 2
-                    if size < limit + (<uint64_t> 48 << 30):
-                        raise
+                    if size < limit + LEAST_RESERVED_BYTES:
+                        raise FlameError(
+                            FlameErrorCode.INVALID_STATE,
+                            f"cannot reserve {2 * size >> 30} GiB of address space for runner {name!r}; lift the bound on it "
+                            f"(ulimit -v): it takes no memory, but at least {(limit + LEAST_RESERVED_BYTES) >> 30} GiB of addresses",
+                        ) from None
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         except BaseException:
             os.close(fd)

@@ -7,6 +7,7 @@ cdef class Segment:
     cdef int generation
     cdef int doorbell
     cdef bint closed
+    cdef str ending                     # how it was closed, for what was not finished then
     cdef str broken                     # why nothing runs any more, though nobody closed it
     cdef Scratch scratch
     cdef unsigned long task_thread
@@ -20,7 +21,7 @@ cdef class Segment:
     cdef _map(self, int fd, uint64_t size):
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0)
         if base == MAP_FAILED:
-            raise OSError(12, f"cannot reserve {size:,} bytes of address space")
+            raise MemoryError
         madvise(base, size, MADV_DONTDUMP)      # a core dump of the segment would delay the notice of a death by seconds
         self.memory.base = <char *> base
         self.fd = fd

@@ -129,7 +129,11 @@ cdef class Supervision(Serving):
         self.broken = reason
         wake_waiters(&self.memory, self.me)
 
-    def mark_closed(self):
-        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so."""
+    def mark_closed(self, str ending="was closed"):
+        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so.
+
+        `ending` says what happened to the runner, after its name.
+        """
+        self.ending = ending
         self.closed = True
         wake_waiters(&self.memory, self.me)

@@ -724,3 +724,23 @@ def test_fork_from_a_driver_whose_threads_use_the_runner(tmp_path):
         tmp_path,
     )
     assert out == "{41} 6\n"
+
+
+def test_a_runner_that_nobody_holds_says_so_to_the_calls_it_drops(project):
+    def forgotten():
+        runner = Runner("forgotten", workers=1)
+        return runner.service(time.sleep)(60)
+
+    with pytest.warns(UserWarning, match="dropped without close"):
+        future = forgotten()
+        gc.collect()
+    with pytest.raises(FlameError, match="had not finished when its runner 'forgotten' was dropped without close") as caught:
+        future.get()
+    assert caught.value.code is FlameErrorCode.INVALID_STATE
+
+
+def test_a_dropped_call_says_what_became_of_it(project):
+    with pytest.warns(UserWarning, match="1 unfinished call"), Runner("short", workers=1) as rr:
+        future = rr.service(time.sleep)(60)
+    with pytest.raises(FlameError, match="this call had not finished when its runner 'short' was closed"):
+        future.get()

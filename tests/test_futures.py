@@ -883,3 +883,48 @@ def test_math_of_the_clock_is_not_confused_by_odd_timeouts(rr):
     for timeout in (math.nan, "1"):
         with Held(rr) as held, pytest.raises((ValueError, TypeError)):
             held.future.get(timeout=timeout)
+
+
+class Row(list):
+    """A list with something of its own."""
+
+
+def test_get_takes_every_container_of_futures(rr):
+    """Subclasses keep their type and what else they have; iterators, views and sets give lists."""
+    service = rr.service(same)
+    row = Row([service(1)])
+    row.label = "first"
+    got = rr.get(row)
+    assert (got, type(got), got.label) == ([1], Row, "first")
+    ordered = rr.get(collections.OrderedDict(b=service(1), a=service(2)))
+    assert (list(ordered.items()), type(ordered)) == ([("b", 1), ("a", 2)], collections.OrderedDict)
+    counted = rr.get(collections.defaultdict(int, a=service(3)))
+    assert (counted["a"], counted["none"]) == (3, 0)
+    assert rr.get(collections.deque([service(1), service(2)], maxlen=5)) == collections.deque([1, 2])
+    assert rr.get(map(service, range(3))) == [0, 1, 2]
+    assert rr.get({"x": service(4)}.values()) == [4]
+    assert sorted(rr.get({service(7), service(7), service(8)})) == [7, 7, 8]
+
+
+def test_wait_takes_every_container_of_futures(rr):
+    gone = rr.service(lambda text: int(text))
+    for futures in ({gone("x")}, map(gone, "x"), {"a": gone("x")}.values(), collections.deque([gone("x")])):
+        with pytest.raises(ValueError, match="invalid literal"):
+            rr.wait(futures)
+
+
+def test_select_of_a_single_future(rr):
+    future = rr.service(same)(1)
+    assert list(rr.select(future)) == [future]
+
+
+@pytest.mark.parametrize("timeout", ["x", [], "", object()])
+def test_a_timeout_that_is_no_number_is_named(rr, timeout):
+    future = rr.service(same)(1)
+    for wait in (future.get, future.wait, lambda t: rr.get([future], t), lambda t: rr.get((future,), t)):
+        with pytest.raises(TypeError, match="timeout must be a number"):
+            wait(timeout)
+
+
+def test_a_timeout_beyond_every_float_is_long_enough(rr):
+    assert rr.service(same)(1).get(10**400) == 1

@@ -433,3 +433,27 @@ def test_a_method_may_call_its_own_instance_without_waiting():
         proud = rr.service(Proud())
         assert proud.start(proud).get(PATIENCE_S) == "returned"
         assert proud.more().get(PATIENCE_S) == 2
+
+
+def nested_runner(name, options):
+    with Runner(name, **options):
+        return "entered"
+
+
+@pytest.mark.parametrize(
+    ("options", "code"),
+    [
+        ({"fail_if_exists": True}, FlameErrorCode.ALREADY_EXISTS),
+        ({"dependencies": ["no-such-distribution"]}, FlameErrorCode.NOT_FOUND),
+        ({"python_version": "2.7"}, FlameErrorCode.INVALID_ARGUMENT),
+        ({"workers": 0}, FlameErrorCode.INVALID_ARGUMENT),
+    ],
+)
+def test_a_nested_runner_checks_what_it_is_asked_for(project, options, code):
+    with Runner("outer", workers=1) as rr:
+        service = rr.service(nested_runner)
+        assert service("outer", {}).get() == "entered"
+        with pytest.raises(FlameError) as caught:
+            service("outer", options).get()
+        assert caught.value.code is code
+        assert service("other", {"fail_if_exists": True}).get() == "entered"

@@ -12,6 +12,7 @@ from collections import Counter
 
 import pytest
 from driving import PATIENCE_S, Driver, Victim, children, die, run_driver
+from gates import new_module
 
 from flame_fast import Runner, WorkerDiedError
 
@@ -337,3 +338,10 @@ def test_a_quiet_runner_writes_nothing(capfd):
         rr.service(Victim()).add(1).get(PATIENCE_S)
     assert capfd.readouterr() == ("", "")
     assert children(os.getpid()) == []
+
+
+def test_warnings_of_a_task_name_the_users_file(project, monkeypatch, capsys):
+    module = new_module(monkeypatch, project, "import warnings\ndef warn():\n    warnings.warn('look here')\n")
+    with Runner("warns", workers=1) as rr:
+        rr.service(module.warn)().get()
+    assert f"{module.__file__}:3: UserWarning: look here" in capsys.readouterr().err

@@ -1030,3 +1030,40 @@ def test_functions_and_classes_of_a_module_made_in_memory_travel_by_value(rr, mo
     )
     monkeypatch.setitem(sys.modules, "made_in_memory", module)
     assert rr.get([rr.service(module.triple)(14), rr.service(module.Twice).of(4)]) == [42, 8]
+
+
+@pytest.mark.parametrize("autoscale", ["no", 0, [], 1])
+def test_an_autoscale_that_is_no_truth_value_is_a_value_error(rr, autoscale):
+    with pytest.raises(ValueError, match="autoscale must be True, False or None"):
+        rr.service(math.sqrt, autoscale=autoscale)
+
+
+def test_a_session_context_of_another_type_takes_no_session(rr):
+    class Named:
+        _session_context = SessionContext(session_id="taken")
+
+        def one(self):
+            return 1
+
+    class Impostor:
+        _session_context = types.SimpleNamespace(session_id="taken")
+
+        def two(self):
+            return 2
+
+    first = rr.service(Named())
+    with pytest.warns(UserWarning, match="ignored"):
+        second = rr.service(Impostor())
+    assert second.session_id != first.session_id == "taken"
+    assert rr.get([first.one(), second.two()]) == [1, 2]
+
+
+def test_a_service_asked_for_again_by_its_session_checks_its_options_again(rr):
+    class Named:
+        _session_context = SessionContext(session_id="same")
+
+    named = Named()
+    service = rr.service(named)
+    assert rr.service(named) is service
+    with pytest.raises(ValueError, match="warmup must be a non-negative integer"):
+        rr.service(named, warmup=-1)

@@ -586,3 +586,33 @@ def test_pandas(rr):
         assert type(got) is type(sent)
         assert got.equals(sent)
         assert rr.service(lambda value: value.copy().sort_index())(sent).get().equals(sent.sort_index())
+
+
+def test_what_is_one_object_in_an_argument_stays_one(rr):
+    def same_objects(pair):
+        return [one is pair[0] for one in pair]
+
+    service = rr.service(same_objects)
+    inner = [1]
+    assert service([inner, inner, [1]]).get() == [True, True, False]
+    assert rr.service(lambda a, b: a is b)(inner, inner).get() is True
+
+
+def test_shared_tuples_do_not_blow_up(rr):
+    """Sixteen levels of pairs of the same pair: 65,536 leaves if each were written out."""
+    value = ()
+    for _ in range(60):
+        value = (value, value)
+    assert rr.service(len)(value).get() == 2
+
+
+def test_a_mask_arrives_read_only_too(rr):
+    array = np.ma.array([1, 2, 3], mask=[True, False, False])
+    got = rr.service(same)(array).get()
+    with pytest.raises(ValueError, match="read-only"):
+        got.mask[0] = False
+
+
+def test_a_service_that_a_task_returns_works_in_the_driver(rr):
+    service = rr.service(same)
+    assert rr.service(lambda: service)().get()(3).get() == 3

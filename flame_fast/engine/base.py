@@ -1,12 +1,8 @@
-"""What the upper floors ask of an engine, and how a service is described to it."""
+"""How a service is described to an engine's workers."""
 
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Protocol
-
-if TYPE_CHECKING:
-    from flame_fast.kernels.runtime import Runtime
 
 FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
 
@@ -55,24 +51,3 @@ class ServiceSpec:
     @classmethod
     def from_blob(cls, blob: bytes) -> ServiceSpec:
         return cls(**dict(zip(sorted(cls.__slots__), pickle.loads(blob), strict=True)))
-
-
-class Engine(Protocol):
-    """Runs the calls of one runner.
-
-    Its `runtime` holds the segment: services, calls, futures and values are the same for every engine. An engine only
-    sees to it that somebody serves them.
-    """
-
-    runtime: Runtime
-    workers: int
-    cpus: int
-
-    def set_project(self, project: dict[str, Any]) -> None:
-        """Tells workers where the project lies; called once, before the first service."""
-
-    def after_submit(self) -> None:
-        """A call was queued."""
-
-    def close(self) -> int:
-        """Ends every process and drops unfinished calls; returns how many. Within 2 seconds; may be called twice."""

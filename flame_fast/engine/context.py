@@ -1,13 +1,15 @@
-"""Which engine this process serves: known in a worker, and in the driver while the inline engine runs a task."""
+"""The engines of this process: the one it serves in a worker, the driver's own by their sessions."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import weakref
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from flame_fast.engine.base import Engine
+    from flame_fast.engine.protocol import Engine
 
 _serving: Engine | None = None
+_known: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
 
 
 def serving_engine() -> Engine | None:
@@ -20,3 +22,13 @@ def set_serving_engine(engine: Engine | None) -> Engine | None:
     global _serving
     before, _serving = _serving, engine
     return before
+
+
+def register(engine: Engine) -> None:
+    """Makes an engine known by its session, for what arrives in this process and belongs to it."""
+    _known[engine.runtime.session] = engine
+
+
+def engine_of(session: int) -> Engine | None:
+    """The engine of a session that is at work in this process."""
+    return _known.get(session)

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
-from typing import TYPE_CHECKING, Any
 
 from flame_fast.closures import with_state
 from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
 from flame_fast.kernels import pickling
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
     from flame_fast.engine.threads import ThreadLimit
     from flame_fast.kernels.runtime import Runtime

@@ -8,16 +8,19 @@ from __future__ import annotations
 
 import os
 import threading
-from typing import Any
 
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 
 class InlineEngine:
-    """Runs calls in the driver's own process; see `flame_fast.engine.base.Engine`."""
+    """Runs calls in the driver's own process; see `flame_fast.engine.protocol.Engine`."""
 
     def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
         self.workers = workers
@@ -41,11 +44,11 @@ class InlineEngine:
             finally:
                 context.set_serving_engine(before)
 
-    def close(self) -> int:
+    def close(self, ending: str = "was closed") -> int:
         if not self._closed:
             self._closed = True
             self.runtime.announce_close()
-            self.runtime.mark_closed()
+            self.runtime.mark_closed(ending)
             os.close(self._doorbell)
             os.close(self.runtime.fd)
         return 0

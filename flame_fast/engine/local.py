@@ -13,12 +13,15 @@ import signal
 import socket
 import threading
 import time
-from typing import Any
 
 from flame_fast.engine import processes
 from flame_fast.engine.output import OutputPump
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 #: Seconds the zygote gets to end all workers and itself.
 ZYGOTE_PATIENCE_S = 1.0
@@ -30,7 +33,7 @@ OUTPUT_PATIENCE_S = 0.3
 
 
 class LocalEngine:
-    """Worker processes of a runner; see `flame_fast.engine.base.Engine`.
+    """Worker processes of a runner; see `flame_fast.engine.protocol.Engine`.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ class LocalEngine:
     def after_submit(self) -> None:
         pass
 
-    def close(self) -> int:
+    def close(self, ending: str = "was closed") -> int:
         with self._lock:
             if self._unfinished is not None:
                 return self._unfinished
@@ -118,7 +121,7 @@ class LocalEngine:
             self._unfinished = self.runtime.announce_close()
         try:
             self._end_zygote()
-            self.runtime.mark_closed()
+            self.runtime.mark_closed(ending)
             self._output.finish(OUTPUT_PATIENCE_S)
         finally:
             self._close_own()

@@ -8,12 +8,13 @@ driver's.
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
+    from typing import Any
 
 #: Modules whose import brings a library with threads of its own.
 NUMERIC = frozenset({"numpy", "numba", "torch", "scipy.linalg", "sklearn"})

@@ -8,15 +8,16 @@ import os
 import pickle
 import signal
 import sys
-from typing import TYPE_CHECKING, Any
 
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.engine.threads import ThreadLimit
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
+TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 
 class WorkerEngine:
@@ -33,23 +34,27 @@ class WorkerEngine:
     def after_submit(self) -> None:
         pass
 
-    def close(self) -> int:
+    def close(self, ending: str = "was closed") -> int:
         return 0
 
 
 class LineStream(io.TextIOWrapper):
-    """A text stream to the driver that writes whole lines, and notes when it holds part of one."""
+    """A text stream to the driver that writes whole lines, and notes when it holds part of one.
 
-    def __init__(self, fd: int, partial: list[Any]) -> None:
+    `shown` turns text into what the user is to see: paths of the unpacked project into his own.
+    """
+
+    def __init__(self, fd: int, partial: list[Any], shown: Callable[[str], str] = str) -> None:
         raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
         super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._partial = partial
+        self._shown = shown
 
     def write(self, text: str) -> int:
-        count = super().write(text)
+        super().write(self._shown(text))
         if text and not text.endswith("\n"):
             self._partial.append(self)
-        return count
+        return len(text)
 
 
 class Project:
@@ -97,8 +102,10 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     host = Host(runtime, project.prepare, project.shown, threads)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
-    sys.stderr = LineStream(2, host.partial)
-    context.set_serving_engine(WorkerEngine(runtime))
+    sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
+    engine = WorkerEngine(runtime)
+    context.register(engine)
+    context.set_serving_engine(engine)
     _serve(runtime, host)
 
 

@@ -179,16 +179,21 @@ class Zygote:
         self.runtime.bury(child.index, self.epitaph(child.index, how))
 
     def epitaph(self, index: int, how: str) -> bytes:
-        """The error of what a dead process was running."""
+        """The error of what a dead process was running; of an instance's process, of all its calls."""
         found = self.runtime.running_service(index)
-        what = "its worker process"
+        what = "a worker process"
+        instance = any(entry[0] == index and entry[2] == INSTANCE for entry in self.runtime.processes())
         if found is not None:
             service, method = found
             spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
             name = spec.methods[method] if method < len(spec.methods) else ""
             what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
-        error = WorkerDiedError(f"{what} died {how}; the call it ran is lost, the others are not")
-        return pickling.dump_error(error)
+        lost = (
+            "its state is lost, and with it the calls that were running, queued or made later; make a new service"
+            if instance
+            else "the call it ran is lost, no other is"
+        )
+        return pickling.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
 
     def end(self) -> None:
         """Every worker ends: the idle by themselves, the busy by force."""
