@@ -9,6 +9,7 @@ from functools import partial
 
 from flame_fast import future as shapes
 from flame_fast.application import check_nested, enter_application
+from flame_fast.config import FlameContext
 from flame_fast.engine import context as engine_context
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.registry import check_name
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.application import Tenancy
-    from flame_fast.config import FlameContext
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
@@ -90,6 +90,10 @@ class Runner:
             raise FlameError(
                 FlameErrorCode.INVALID_ARGUMENT,
                 f"unknown engine {engine!r}; known are {', '.join(map(repr, ENGINES))}",
+            )
+        if context is not None and not isinstance(context, FlameContext):
+            raise FlameError(
+                FlameErrorCode.INVALID_ARGUMENT, f"context must be a FlameContext, got {context!r}; write FlameContext(path)"
             )
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
@@ -256,7 +260,12 @@ class Runner:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
-        self._close(stacklevel=3)
+        try:
+            self._close(stacklevel=3)
+        except UserWarning as dropped:  # warnings are errors here; the body's own error comes first
+            if error is None:
+                raise
+            error.add_note(str(dropped))
 
     def _check_open(self) -> None:
         if self._closed:
@@ -284,13 +293,19 @@ def _attach(session: int, name: str) -> Runner:
 
 def _start_engine(engine: str, name: str, workers: int, cpus: int) -> Engine:
     limit = default_memory_limit()
-    if engine == "inline":
-        from flame_fast.engine.inline import InlineEngine
+    try:
+        if engine == "inline":
+            from flame_fast.engine.inline import InlineEngine
 
-        return InlineEngine(name, workers, cpus, limit)
-    from flame_fast.engine.local import LocalEngine
+            return InlineEngine(name, workers, cpus, limit)
+        from flame_fast.engine.local import LocalEngine
 
-    return LocalEngine(name, workers, cpus, limit)
+        return LocalEngine(name, workers, cpus, limit)
+    except OSError as error:
+        raise FlameError(
+            FlameErrorCode.INTERNAL,
+            f"starting the processes of runner {name!r}: {error}; are its limits (ulimit -a) too low?",
+        ) from error
 
 
 def _one_call(futures: Any) -> Any:
@@ -326,5 +341,5 @@ def _shut_down(engine: Engine, tenancy: Tenancy, name: str, how: list[str]) -> i
     finally:
         tenancy.release()
     if unfinished and ending == UNCLOSED:
-        warnings.warn(_dropped(name, ending, unfinished), stacklevel=2)
+        warnings.warn(_dropped(name, ending, unfinished), stacklevel=1)
     return unfinished

@@ -10,7 +10,7 @@ cdef extern from "sys/mman.h" nogil:
     int MADV_REMOVE, MADV_DONTDUMP, MADV_DONTFORK
 
 cdef enum:
-    LARGE = 1 << 18
+    LARGE = 1 << 14
     CACHE_LIMIT = 1 << 28
     OFFSET_BITS = 34
 

@@ -62,7 +62,7 @@ cdef class Calls(ServiceTable):
                 index = self._new_pickled(inputs, data, buffers)
                 self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if state is None else KIND_STATE)
         finally:
-            self.scratch = scratch
+            self.scratch = scratch if scratch.room <= SCRATCH_KEPT else None
         return self._publish(<uint32_t> index, service, lane, method, inputs)
 
     cdef int check_service(self, uint32_t service, uint32_t generation) except -1:
@@ -160,7 +160,7 @@ cdef class Calls(ServiceTable):
             if ff_load32(&lane.process) == 0:
                 self.start_instance(service)
             if ff_load32(&lane.state) == LANE_DEAD:     # it died before it could see this task in the lane
-                self._fail_unstarted(index, PyBytes_FromStringAndSize(self.memory.base + lane.error, lane.error_bytes))
+                self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes, KIND_NATIVE)
         return future
 
     cdef int _add_inputs(self, Slot *slot, list handles) except -1:
@@ -320,7 +320,7 @@ cdef class Calls(ServiceTable):
                 slot.result_bytes = nbytes
                 slot.result_kind = KIND_PICKLE
         finally:
-            self.scratch = scratch
+            self.scratch = scratch if scratch.room <= SCRATCH_KEPT else None
         slot.result = block
         return 0
 
@@ -354,7 +354,7 @@ cdef class Calls(ServiceTable):
 
     cdef int wait_one(self, Handle handle, int64_t deadline) except -1:
         """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
-        if is_finished(&self.memory, handle.index):
+        if self.is_mine() and is_finished(&self.memory, handle.index):
             return 0
         self.check_waitable()
         if deadline >= 0 and ff_now_ns() >= deadline:
@@ -367,7 +367,8 @@ cdef class Calls(ServiceTable):
     cdef int _sleep_until(self, uint32_t index, int64_t deadline) except -1:
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident()
-        cdef int64_t left, slice_ns = PATIENCE_NS if in_task else SLICE_NS
+        cdef bint needs_help = process.current != 0 and process.role == ROLE_POOL
+        cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
         cdef bint blocked = False
         ff_exchange32(&self.memory.slots[index].watched, 1)
@@ -389,7 +390,7 @@ cdef class Calls(ServiceTable):
                 with nogil:
                     sleep_for_futures(&self.memory, self.me, seen, left)
                 PyErr_CheckSignals()
-                if in_task and not blocked and not is_finished(&self.memory, index):
+                if needs_help and not blocked and not is_finished(&self.memory, index):
                     blocked = True
                     slice_ns = SLICE_NS
                     self.set_blocked(True)
@@ -400,7 +401,11 @@ cdef class Calls(ServiceTable):
                 self.set_blocked(False)
 
     cdef set_blocked(self, bint blocked):
-        """Tells the zygote that this process's task waits for others: the pool then has one worker too few."""
+        """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""
+        cdef bint before = self.blocked_threads > 0
+        self.blocked_threads += 1 if blocked else -1
+        if (self.blocked_threads > 0) == before:
+            return
         ff_exchange32(&self.memory.processes[self.me].blocked, blocked)
         if blocked:
             wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
@@ -412,9 +417,10 @@ cdef class Calls(ServiceTable):
         cdef uint64_t choice = 0
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident(), blocked = False
+        cdef bint needs_help = process.current != 0 and process.role == ROLE_POOL
         cdef uint32_t seen
         cdef Py_ssize_t i
-        slice_ns = PATIENCE_NS if in_task else SLICE_NS
+        slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         for i in range(len(handles)):
             ff_exchange32(&self.memory.slots[(<Handle> handles[i]).index].watched, 1)
         try:
@@ -436,7 +442,7 @@ cdef class Calls(ServiceTable):
                 with nogil:
                     sleep_for_futures(&self.memory, self.me, seen, left)
                 PyErr_CheckSignals()
-                if in_task and not blocked:
+                if needs_help and not blocked:
                     blocked = True
                     slice_ns = SLICE_NS
                     self.set_blocked(True)

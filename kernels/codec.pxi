@@ -28,6 +28,7 @@ cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
     NATIVE_CONTAINERS = 32      # so do more containers than this, and one that occurs twice: pickle keeps it one
     NATIVE_OK = 0
+    SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
 
 cdef class Scratch:

@@ -1,5 +1,9 @@
 # What a call returns and what a user holds of it.
+#
+# `no_gc`: a collector that breaks a cycle through a future would clear `runtime` before `__dealloc__` can give the slot back; and
+# what a future refers to, the runtime and another future, never refers back to it.
 
+@cython.no_gc
 cdef class Handle:
     """A hold on one slot of the segment: freed with the object, or kept alive by `owner`, which has the hold."""
     cdef Calls runtime
@@ -50,6 +54,8 @@ cdef class Handle:
 
     def done(self):
         """Whether the value, or the error, is there."""
+        if not self.runtime.is_mine():
+            self.runtime.check()
         return bool(is_finished(&self.runtime.memory, self.index))
 
     def runtime_of(self):
@@ -60,6 +66,7 @@ cdef class Handle:
         return not is_finished(&self.runtime.memory, self.index) and (self.runtime.closed or not self.runtime.is_mine())
 
 
+@cython.no_gc
 cdef class ObjectFuture(Handle):
     """The outcome of one call, as a hold on a slot of shared memory.
 
@@ -96,6 +103,7 @@ cdef class ObjectFuture(Handle):
         return f"<ObjectFuture {self.index} {names.get(status, '?')}>"
 
 
+@cython.no_gc
 cdef class ObjectRef(Handle):
     """A value in shared memory: what `put_object` and `ObjectFuture.ref` give, usable as an argument like a future."""
 

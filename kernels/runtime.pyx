@@ -11,6 +11,8 @@ time, which buries a process only after the kernel has reported its end. The lay
 the order of the steps of each operation at the functions of `tasks.pxi`.
 """
 
+cimport cython
+
 include "layout.pxi"
 include "arena.pxi"
 

@@ -12,6 +12,9 @@ cdef class Segment:
     cdef Scratch scratch
     cdef unsigned long task_thread
     cdef uint32_t next_lane
+    cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
+    cdef set warmed                     # services it has counted as loaded
+    cdef int blocked_threads            # of the running task, waiting for other tasks
     cdef readonly bint inline           # this process runs every task itself, at `run_queued`
     cdef set busy_lanes                 # inline: instances that a task of theirs is running on
     cdef readonly int fd

@@ -14,6 +14,7 @@ cdef class Serving(Calls):
         cdef Process *process = &self.memory.processes[self.me]
         cdef int64_t index
         cdef list partial = host.partial
+        self.warmed = set()
         self.task_thread = threading.get_ident()
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
@@ -128,7 +129,8 @@ cdef class Serving(Calls):
         process.sleeping = 1
         ff_add32(sleepers, 1)
         index = self._find_task()           # pairs with the fence in wake_sleepers
-        if index == CLAIM_EMPTY and not self._shall_leave() and not ff_load32(&self.memory.header.warm_left):
+        if index == CLAIM_EMPTY and not self._shall_leave() \
+                and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
             ff_futex_wait(word, seen, 1_000_000_000)
         # A waker has taken this process off the count if the word moved; otherwise it does so itself.
         process.sleeping = 0
@@ -147,20 +149,25 @@ cdef class Serving(Calls):
                 host.load_ahead(i, self.memory.services[i].generation)
 
     cdef int _load_ahead(self, host) except -1:
-        """Loads one service whose `warmup` asks for it; 0 when there is none for this worker."""
+        """Loads one service whose `warmup` asks for it; 0 when there is none for this worker.
+
+        One that a call made it load before counts as well: `warmup` says how many workers have it, not who made them.
+        """
         cdef uint32_t i, left
         cdef Service *entry
-        if not ff_load32(&self.memory.header.warm_left) or self.memory.processes[self.me].role != ROLE_POOL:
+        self.warm_seen = ff_load32(&self.memory.header.warm_left)
+        if not self.warm_seen or self.memory.processes[self.me].role != ROLE_POOL:
             return 0
         for i in range(ff_load32(&self.memory.header.service_high)):
             entry = &self.memory.services[i]
             left = ff_load32(&entry.warm_left)
-            if ff_load32(&entry.state) != SERVICE_OPEN or not left or host.has_loaded(i, entry.generation):
+            if ff_load32(&entry.state) != SERVICE_OPEN or not left or (i, entry.generation) in self.warmed:
                 continue
             if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane, self.me):
                 continue
             if ff_cas32(&entry.warm_left, left, left - 1):
                 ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
+                self.warmed.add((i, entry.generation))
                 host.load_ahead(i, entry.generation)
                 return 1
         return 0
@@ -176,12 +183,16 @@ cdef class Serving(Calls):
         try:
             function, args, kwargs = self._call_of(host, slot)
             value = function(*args, **kwargs) if kwargs else function(*args)
+            if not self.is_mine():
+                os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
             function = args = kwargs = None
             if type(value) not in PLAIN:
                 value = host.settle(value)
             self._write_value(slot, value)
             value = None
         except BaseException as problem:
+            if not self.is_mine():
+                host.end_of_fork(problem)
             function = args = kwargs = value = None
             error = host.dump_error(problem)
             write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)

@@ -94,8 +94,10 @@ cdef class Supervision(Serving):
         if ff_load32(&lane.state) == LANE_CLOSING:
             ff_store32(&lane.state, LANE_FREE)
             return 0
-        lane.error_bytes = len(error)
-        lane.error = self.store(PyBytes_AS_STRING(error), len(error))
+        lane.error = arena_take(self.memory.base, len(error))
+        lane.error_bytes = len(error) if lane.error else 0      # a full store: its calls fail with StoreFullError
+        if lane.error:
+            memcpy(self.memory.base + lane.error, PyBytes_AS_STRING(error), len(error))
         ff_exchange32(&lane.state, LANE_DEAD)
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)

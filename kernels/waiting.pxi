@@ -65,7 +65,7 @@ cdef uint64_t WAITS_FOR_ANY = <uint64_t> 1 << 63
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, head
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, entry
     cdef Lane *lane = &memory.lanes[slot.lane]
     cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
     cdef Inputs *inputs
@@ -96,11 +96,14 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                 needs.add(ff_load64(&memory.processes[process - 1].current) - 1)
             head = ff_load64(&lane.head)
             while head < ff_load64(&lane.tail):                 # the calls made before it
-                i = <uint32_t> (ring[head & RING_MASK] & 0x1FFFFF)
+                entry = ff_load64(&ring[head & RING_MASK])
+                i = <uint32_t> (entry & 0x1FFFFF)
                 if i == index + 1:
                     break
-                if i:
-                    needs.add(i - 1)
+                if i:                                           # a hint to a slot used anew since then tells nothing
+                    state = ff_load64(&memory.slots[i - 1].state)
+                    if (state >> 32) & 0x7FFFFF == (entry >> 21) & 0x7FFFFF and status_of(state) in (WAITING, READY):
+                        needs.add(i - 1)
                 head += 1
     needs = {need for need in needs if not is_finished(memory, need)}
     return needs, set() if any(is_finished(memory, one) for one in choice) else set(choice)

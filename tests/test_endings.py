@@ -67,10 +67,10 @@ def start_busy(ending: str, tmp_path, said: Fifo, gate: Fifo) -> tuple[Driver, d
 
 #: name: (what the script does, which signal it gets, exit status, what its standard error says)
 ENDINGS = {
-    "end of the script": ("open(gate).read(1)", None, 0, ""),
-    "end of a function": ("def main():\n    open(gate).read(1)\nmain()", None, 0, ""),
+    "end of the script": ("open(gate).read(1)", None, 0, "1 unfinished call"),
+    "end of a function": ("def main():\n    open(gate).read(1)\nmain()", None, 0, "1 unfinished call"),
     "exception": ("open(gate).read(1)\nraise LookupError('mine')", None, 1, "LookupError: mine"),
-    "sys.exit": ("open(gate).read(1)\nsys.exit(7)", None, 7, ""),
+    "sys.exit": ("open(gate).read(1)\nsys.exit(7)", None, 7, "1 unfinished call"),
     "sys.exit in a with": ("open(gate).read(1)\nwith rr: sys.exit(7)", None, 7, "UserWarning"),
     "Ctrl-C in a wait": ("running.get()", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
     "Ctrl-C in select": ("list(rr.select([running]))", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
@@ -88,7 +88,7 @@ ENDINGS = {
         "open(gate).read(1)",
         None,
         0,
-        "",
+        "1 unfinished call",
     ),
     "the driver's crash": ("open(gate).read(1)\nimport ctypes\nctypes.string_at(0)", None, -signal.SIGSEGV, ""),
 }
@@ -744,3 +744,12 @@ def test_a_dropped_call_says_what_became_of_it(project):
         future = rr.service(time.sleep)(60)
     with pytest.raises(FlameError, match="this call had not finished when its runner 'short' was closed"):
         future.get()
+
+
+def test_the_bodys_exception_comes_first_when_warnings_are_errors(project):
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(LookupError, match="mine") as caught, Runner("strict", workers=1) as rr:
+            rr.service(time.sleep)(60)
+            raise LookupError("mine")
+    assert any("unfinished" in note for note in caught.value.__notes__)

@@ -443,3 +443,10 @@ def test_a_data_directory_that_was_deleted_is_no_obstacle_to_the_end(tmp_path):
         tmp_path,
     )
     assert out == "8\n"
+
+
+@pytest.mark.parametrize("context", ["flame.yaml", {}, 5])
+def test_a_context_that_is_none_is_refused(project, context):
+    with pytest.raises(FlameError, match="write FlameContext\\(path\\)") as caught:
+        Runner("odd", context=context)
+    assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT

@@ -5,6 +5,7 @@ One `Host` per worker process (and one for the inline engine). `Runtime.serve` c
 
 from __future__ import annotations
 
+import os
 import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
@@ -71,12 +72,10 @@ class Host:
         self._current: LoadedService | None = None
         self._threads = threads
 
-    def has_loaded(self, service: int, generation: int) -> bool:
-        loaded = self._loaded.get(service)
-        return loaded is not None and loaded.generation == generation
-
     def load_ahead(self, service: int, generation: int) -> None:
-        self._load(service, generation)
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation:
+            self._load(service, generation)
 
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """The callable of a call; loads its service first. Raises what loading raised."""
@@ -138,6 +137,15 @@ class Host:
         if isinstance(error, LoadFailure):
             return error.dumped
         return pickling.dump_error(error, self._shown_path)
+
+    def end_of_fork(self, error: BaseException) -> None:
+        """Ends a process that the task forked and whose copy of the task raised: as a script would end."""
+        code: object = 1
+        if isinstance(error, SystemExit):
+            code = error.code or 0
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(code if isinstance(code, int) else 1)
 
     def flush(self) -> None:
         """Writes out what tasks printed without ending the line."""

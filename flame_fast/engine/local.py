@@ -87,14 +87,16 @@ class LocalEngine:
             how = self._reap_zygote()
             young = time.monotonic() - self._zygote_started < YOUNG_S
             self._early_ends = self._early_ends + 1 if young else 0
-            if self._early_ends == EARLY_ENDS:
-                self.runtime.mark_broken(
-                    f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, {EARLY_ENDS} "
-                    "times in a row right after its start; standard error tells why (is the installation whole? "
-                    "`pip install --force-reinstall flame_fast`)"
-                )
-                return None
-            return self._start_zygote(recover=True)
+            if self._early_ends < EARLY_ENDS:
+                try:
+                    return self._start_zygote(recover=True)
+                except OSError as error:  # no process or descriptor to be had
+                    how = f"{how}, and no other can be started: {error}"
+            self.runtime.mark_broken(
+                f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, and nothing is tried any "
+                "more; standard error tells why (is the installation whole? `pip install --force-reinstall flame_fast`)"
+            )
+            return None
 
     def _reap_zygote(self) -> str:
         """Takes the ended zygote from the kernel; says how it ended."""
@@ -121,18 +123,24 @@ class LocalEngine:
             self._unfinished = self.runtime.announce_close()
         try:
             self._end_zygote()
+        finally:  # whatever interrupts this, nobody may wait for ever
             self.runtime.mark_closed(ending)
-            self._output.finish(OUTPUT_PATIENCE_S)
-        finally:
-            self._close_own()
+            try:
+                self._output.finish(OUTPUT_PATIENCE_S)
+            finally:
+                self._close_own()
         return self._unfinished
 
     def _end_zygote(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             pidfd = os.pidfd_open(self._zygote_pid)
-            if not select.select([pidfd], [], [], ZYGOTE_PATIENCE_S)[0]:
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
-            os.close(pidfd)
+            try:
+                waiting = select.poll()  # select knows no descriptor above 1,023
+                waiting.register(pidfd, select.POLLIN)
+                if not waiting.poll(ZYGOTE_PATIENCE_S * 1000):
+                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
+            finally:
+                os.close(pidfd)
         self._reap_zygote()
 
     def _close_own(self) -> None:

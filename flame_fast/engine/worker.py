@@ -12,6 +12,7 @@ import sys
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.engine.threads import ThreadLimit
+from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
 TYPE_CHECKING = False
@@ -73,7 +74,13 @@ class Project:
 
         sys.argv[:] = plan["argv"]
         self._directory = plan["directory"]
-        self._unpacked = unpack.prepare(plan)
+        try:
+            self._unpacked = unpack.prepare(plan)
+        except OSError as error:
+            raise FlameError(
+                FlameErrorCode.INTERNAL,
+                f"unpacking the project for the workers, into {plan['home']}/unpacked: {error}; $FLAME_FAST_HOME moves it",
+            ) from error
 
     def shown(self, text: str) -> str:
         return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text

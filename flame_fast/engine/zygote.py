@@ -26,7 +26,7 @@ import time
 from flame_fast.engine import worker
 from flame_fast.engine.base import ServiceSpec
 from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD
-from flame_fast.errors import WorkerDiedError
+from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import ZYGOTE, Runtime
 
@@ -75,7 +75,7 @@ class Zygote:
                 with contextlib.suppress(ProcessLookupError):
                     pidfd = os.pidfd_open(pid)
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    select.select([pidfd], [], [], 2.0)
+                    wait_for_end(pidfd, 2.0)
                     os.close(pidfd)
                 self.runtime.bury(index, self.epitaph(index, "with the process that supervised it"))
 
@@ -122,7 +122,7 @@ class Zygote:
                 self.fork(index, role)
             for _ in range(missing):
                 self.fork(self.runtime.request_process(POOL, 0), POOL)
-        except OSError as error:  # no process to be had just now
+        except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
             print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
             return RETRY_S
         if missing >= 0 or not idle:
@@ -214,12 +214,19 @@ class Zygote:
             if remaining <= 0:
                 for pidfd in left:
                     self.kill(self.children[pidfd])
-                    select.select([pidfd], [], [], 1.0)
+                    wait_for_end(pidfd, 1.0)
                 break
 
     def kill(self, child: Child) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+
+def wait_for_end(pidfd: int, patience_s: float) -> bool:
+    """Whether the process has ended in time. By poll: select knows no descriptor above 1,023."""
+    waiting = select.poll()
+    waiting.register(pidfd, select.POLLIN)
+    return bool(waiting.poll(patience_s * 1000))
 
 
 CAUSES = {
