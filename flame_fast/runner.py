@@ -103,6 +103,12 @@ class Runner:
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
         outer = engine_context.serving_engine()
         if outer is not None:
+            if engine_context.is_importing():
+                raise FlameError(
+                    FlameErrorCode.INVALID_STATE,
+                    f"runner {name!r} is made by a module while a worker imports that module for a service, which goes on "
+                    "without end; make it in a function, or under `if __name__ == '__main__':`",
+                )
             check_nested(name, outer.runtime.name, fail_if_exists, dependencies, python_version)
             self._engine: Engine = outer
             self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)

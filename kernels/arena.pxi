@@ -33,17 +33,27 @@ cdef inline uint64_t size_of_class(uint32_t size_class) noexcept nogil:
     step = (size_class - 1) % 4 + 1
     return (<uint64_t> 1 << exponent) + (<uint64_t> step << (exponent - 2))
 
+cdef int raise_within(uint64_t *counter, uint64_t by, uint64_t most, uint64_t *before) noexcept nogil:
+    """Adds to a counter unless that would exceed `most`; 0 if it would. Never above it, not even for a moment."""
+    cdef uint64_t value = ff_load64(counter)
+    while by <= most and value <= most - by:
+        if ff_cas64(counter, value, value + by):
+            if before != NULL:
+                before[0] = value
+            return 1
+        value = ff_load64(counter)
+    return 0
+
 cdef uint64_t arena_take(char *base, uint64_t nbytes) noexcept nogil:
     """Offset of `nbytes` fresh or recycled bytes, 64-byte aligned; 0 when the store is full."""
     cdef Header *header = <Header *> base
     cdef uint32_t size_class = size_class_of(nbytes + CACHE_LINE)
-    cdef uint64_t size, word, offset, following, tag
+    cdef uint64_t size, word, offset = 0, following, tag
     cdef Block *block
     if size_class >= CLASS_COUNT:
         return 0
     size = (size_of_class(size_class) + CACHE_LINE - 1) & ~(<uint64_t> CACHE_LINE - 1)
-    if ff_add64(&header.live_bytes, size) + size > header.limit:
-        ff_add64(&header.live_bytes, -<int64_t> size)
+    if not raise_within(&header.live_bytes, size, header.limit, NULL):
         return 0
     ff_count(&header.blocks_taken)
     if header.live_bytes > header.peak_bytes:
@@ -57,13 +67,11 @@ cdef uint64_t arena_take(char *base, uint64_t nbytes) noexcept nogil:
         following = block.next & ((<uint64_t> 1 << OFFSET_BITS) - 1)
         tag = ((word >> OFFSET_BITS) + 1) << OFFSET_BITS
         if ff_cas64(&header.free_blocks[size_class], word, tag | following):
-            if size >= LARGE:
+            if size >= LARGE and block.bytes:
                 ff_add64(&header.cached_bytes, -<int64_t> size)
             block.bytes = nbytes
             return offset + CACHE_LINE
-    offset = ff_add64(&header.arena_next, size)
-    if offset + size > header.size:
-        ff_add64(&header.arena_next, -<int64_t> size)
+    if not raise_within(&header.arena_next, size, header.size, &offset):
         ff_add64(&header.live_bytes, -<int64_t> size)
         ff_count(&header.blocks_freed)
         return 0
@@ -83,6 +91,8 @@ cdef void arena_free(char *base, uint64_t data_offset) noexcept nogil:
         first = (offset + CACHE_LINE + PAGE - 1) & ~(<uint64_t> PAGE - 1)
         last = (offset + size) & ~(<uint64_t> PAGE - 1)
         madvise(base + first, last - first, MADV_REMOVE)
+        ff_add64(&header.cached_bytes, -<int64_t> size)
+        block.bytes = 0
     ff_count(&header.blocks_freed)
     while True:
         word = ff_load64(&header.free_blocks[size_class])

@@ -30,6 +30,9 @@
     static inline uint##bits##_t ff_add##bits(uint##bits##_t *p, uint##bits##_t v) {                          \
         return __atomic_fetch_add(p, v, __ATOMIC_SEQ_CST);                                                    \
     }                                                                                                         \
+    static inline uint##bits##_t ff_or##bits(uint##bits##_t *p, uint##bits##_t v) {                           \
+        return __atomic_fetch_or(p, v, __ATOMIC_SEQ_CST);                                                     \
+    }                                                                                                         \
     static inline uint##bits##_t ff_and##bits(uint##bits##_t *p, uint##bits##_t v) {                          \
         return __atomic_fetch_and(p, v, __ATOMIC_SEQ_CST);                                                    \
     }

@@ -11,14 +11,13 @@ cdef object endless_wait():
 cdef class Calls(ServiceTable):
     """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
 
-    cdef uint32_t input_number(self, list inputs, Handle handle) except? 0xFFFFFFFF:
-        """Which input of the task a future is: the same one twice is one input."""
-        cdef Py_ssize_t i
-        for i in range(PyList_GET_SIZE(inputs) - 1, -1, -1):
-            if (<Handle> PyList_GET_ITEM(inputs, i)).index == handle.index:
-                return i
-        inputs.append(handle)
-        return PyList_GET_SIZE(inputs) - 1
+    cdef uint32_t input_number(self, dict inputs, Handle handle) except? 0xFFFFFFFF:
+        """Which input of the task a future is: the same one twice is one input. `inputs`: slot -> (number, future)."""
+        known = inputs.get(handle.index)
+        if known is not None:
+            return known[0]
+        inputs[handle.index] = (len(inputs), handle)
+        return len(inputs) - 1
 
     def submit(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, tuple args, dict kwargs,
                tuple state=None):
@@ -45,7 +44,7 @@ cdef class Calls(ServiceTable):
             `INVALID_STATE`: closed.
         """
         cdef Scratch scratch
-        cdef list inputs = []
+        cdef dict inputs = {}
         cdef int64_t index
         self.check_service(service, generation)
         scratch = self.scratch if self.scratch is not None else Scratch()
@@ -54,16 +53,16 @@ cdef class Calls(ServiceTable):
         try:
             if state is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
                     and self._encode_kwargs(scratch, kwargs, inputs) == NATIVE_OK:
-                index = self._new_call(inputs, scratch.data, scratch.size)
+                index = self._new_call(scratch.data, scratch.size)
             else:
-                inputs = []
+                inputs = {}
                 data, buffers = self.pickling.dump_call(self, state, args, kwargs, inputs)
                 self.check_service(service, generation)         # pickling ran the user's code
-                index = self._new_pickled(inputs, data, buffers)
+                index = self._new_pickled(data, buffers)
                 self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if state is None else KIND_STATE)
         finally:
             self.scratch = scratch if scratch.room <= SCRATCH_KEPT else None
-        return self._publish(<uint32_t> index, service, lane, method, inputs)
+        return self._publish(<uint32_t> index, service, generation, lane, method, inputs)
 
     cdef int check_service(self, uint32_t service, uint32_t generation) except -1:
         self.check()
@@ -73,7 +72,7 @@ cdef class Calls(ServiceTable):
                              f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
         return 0
 
-    cdef int _encode_kwargs(self, Scratch scratch, dict kwargs, list inputs) except -1:
+    cdef int _encode_kwargs(self, Scratch scratch, dict kwargs, dict inputs) except -1:
         if not kwargs:
             return scratch.put_tag(b'N')
         scratch.put_count(b'(', 2 * len(kwargs))
@@ -91,7 +90,7 @@ cdef class Calls(ServiceTable):
         slot_prepare(&self.memory.slots[index], self.me)
         return index
 
-    cdef int64_t _new_call(self, list inputs, const char *data, uint64_t nbytes) except -1:
+    cdef int64_t _new_call(self, const char *data, uint64_t nbytes) except -1:
         """A slot with natively encoded arguments."""
         cdef uint64_t block = 0
         cdef int64_t index
@@ -112,7 +111,7 @@ cdef class Calls(ServiceTable):
         slot.payload_kind = KIND_NATIVE
         return index
 
-    cdef int64_t _new_pickled(self, list inputs, bytes data, list buffers) except -1:
+    cdef int64_t _new_pickled(self, bytes data, list buffers) except -1:
         cdef uint64_t nbytes = pickled_size(data, buffers)
         cdef uint64_t block = arena_take(self.memory.base, nbytes)
         cdef int64_t index
@@ -129,7 +128,8 @@ cdef class Calls(ServiceTable):
         self.memory.slots[index].payload_kind = KIND_PICKLE
         return index
 
-    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint32_t lane_index, uint32_t method, list inputs):
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint32_t generation, uint32_t lane_index, uint32_t method,
+                               dict inputs):
         """Puts a filled slot on its lane; with inputs, on their waiter lists first. From here on it may run."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Lane *lane = &self.memory.lanes[lane_index]
@@ -138,32 +138,36 @@ cdef class Calls(ServiceTable):
         slot.service = service
         slot.lane = lane_index
         slot.method = method
-        if inputs:
-            try:
+        try:
+            self.check_service(service, generation)     # copying the arguments released the GIL
+            if lane.ordered and ff_load32(&lane.process) == 0:
+                self.start_instance(service)
+            if inputs:
                 self._add_inputs(slot, inputs)
-            except BaseException:
-                slot_return(&self.memory, index)
-                raise
+        except BaseException:
+            slot_return(&self.memory, index)
+            raise
         future.runtime = self
         future.index = index
         if inputs:
-            slot.holds = HOLD_CREATOR | HOLD_RUN | HOLD_EDGES
-            ff_exchange64(&slot.state, with_status(free_state, WAITING, 0))
-            if lane.ordered:
+            ff_or32(&slot.holds, HOLD_EDGES)
+        ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
+        if not lane.ordered:
+            if not inputs:
                 lane_push(&self.memory, lane_index, index)
-            self._stand_on_inputs(index)
-        else:
-            ff_exchange64(&slot.state, with_status(free_state, READY, 0))
+                wake_lane(&self.memory, lane_index)
+        elif ff_load32(&lane.state) != LANE_DEAD:
             lane_push(&self.memory, lane_index, index)
             wake_lane(&self.memory, lane_index)
-        if lane.ordered:
-            if ff_load32(&lane.process) == 0:
-                self.start_instance(service)
-            if ff_load32(&lane.state) == LANE_DEAD:     # it died before it could see this task in the lane
-                self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes, KIND_NATIVE)
+        if inputs:
+            self._stand_on_inputs(index)
+        if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
+            self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes, KIND_NATIVE)
+        elif self.memory.services[service].generation != generation:    # another process closed it meanwhile
+            self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
 
-    cdef int _add_inputs(self, Slot *slot, list handles) except -1:
+    cdef int _add_inputs(self, Slot *slot, dict handles) except -1:
         """The block of edges and missing bits, one input each and one bit for the submitter."""
         cdef uint32_t count = len(handles), words = (count >> 6) + 1, levels = 0, i, bits
         cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge)
@@ -196,8 +200,8 @@ cdef class Calls(ServiceTable):
                 level[words - 1] = (<uint64_t> 1 << (bits & 63)) - 1
             bits = words
         edges = <Edge *> (<char *> inputs + sizeof(Inputs))
-        for i in range(count):
-            edges[i].input = (<Handle> handles[i]).index
+        for i, (_, handle) in enumerate(handles.values()):
+            edges[i].input = (<Handle> handle).index
             edges[i].task = <uint32_t> (slot - self.memory.slots)
             edges[i].bit = i
             edges[i].next = 0
@@ -261,8 +265,8 @@ cdef class Calls(ServiceTable):
         except BaseException:
             slot_return(&self.memory, <uint32_t> index)
             raise
-        slot.holds = HOLD_CREATOR
         slot.waiters = WAITERS_CLOSED
+        ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
         ref = ObjectRef.__new__(ObjectRef)
         ref.runtime = self
@@ -375,7 +379,7 @@ cdef class Calls(ServiceTable):
         if in_task and deadline < 0:
             ff_exchange64(&process.waits_for, index + 1)
         try:
-            if in_task and deadline < 0 and never_ends(&self.memory, <uint32_t> process.current - 1, [index]):
+            if in_task and deadline < 0 and self._never_ends([index]):
                 raise endless_wait()
             while True:
                 seen = ff_load32(&process.wake)
@@ -400,6 +404,11 @@ cdef class Calls(ServiceTable):
             if blocked:
                 self.set_blocked(False)
 
+    cdef bint _never_ends(self, list waited) except -1:
+        """Looked at twice: the first look may have met a task in the middle of a change."""
+        cdef uint32_t current = <uint32_t> self.memory.processes[self.me].current - 1
+        return never_ends(&self.memory, current, waited) and never_ends(&self.memory, current, waited)
+
     cdef set_blocked(self, bint blocked):
         """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""
         cdef bint before = self.blocked_threads > 0
@@ -421,12 +430,13 @@ cdef class Calls(ServiceTable):
         cdef uint32_t seen
         cdef Py_ssize_t i
         slice_ns = PATIENCE_NS if needs_help else SLICE_NS
+        handles = [<Handle?> handle for handle in handles]
         for i in range(len(handles)):
             ff_exchange32(&self.memory.slots[(<Handle> handles[i]).index].watched, 1)
         try:
             if in_task and deadline < 0 and not any(handle.done() for handle in handles):
                 choice = self._tell_choice(handles)
-                if never_ends(&self.memory, <uint32_t> process.current - 1, [(<Handle> handle).index for handle in handles]):
+                if self._never_ends([(<Handle> handle).index for handle in handles]):
                     raise endless_wait()
             while True:
                 seen = ff_load32(&process.wake)
@@ -470,15 +480,16 @@ cdef class Calls(ServiceTable):
         """The values of handles of this runtime, in order; the first failure in this order is raised."""
         cdef int64_t deadline = deadline_of(timeout)
         cdef list values = []
-        for handle in handles:
-            self.wait_one(<Handle> handle, deadline)
-            values.append(self.value_of((<Handle> handle).index))
+        cdef Handle handle
+        for handle in tuple(handles):       # the user's list may change while this one waits
+            self.wait_one(handle, deadline)
+            values.append(self.value_of(handle.index))
         return values
 
     def owns(self, obj):
         """Whether something is a future or ref of this runtime."""
         return isinstance(obj, Handle) and (<Handle> obj).runtime is self
 
-    def number_input(self, list inputs, Handle handle):
+    def number_input(self, dict inputs, Handle handle):
         """For the pickler: the input number of a future met inside an argument."""
         return self.input_number(inputs, handle)

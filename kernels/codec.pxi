@@ -96,10 +96,10 @@ cdef class Scratch:
         return 0
 
 
-cdef int encode_native(Scratch out, object value, list inputs, Calls runtime, int depth) except -1:
+cdef int encode_native(Scratch out, object value, dict inputs, Calls runtime, int depth) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
-    `inputs` collects the futures met; None where no future may stand (a result).
+    `inputs` collects the futures met (see `input_number`); None where no future may stand (a result).
     """
     cdef int overflow = 0
     cdef long long number
@@ -150,9 +150,14 @@ cdef int encode_native(Scratch out, object value, list inputs, Calls runtime, in
         if depth == 0 or not out.first_time(value):
             return NATIVE_CANNOT
         out.put_count(b'[', PyList_GET_SIZE(value))
-        for i in range(PyList_GET_SIZE(value)):
+        size = PyList_GET_SIZE(value)
+        i = 0
+        while i < PyList_GET_SIZE(value):       # a finalizer that an allocation in here runs may change the list
             if encode_native(out, <object> PyList_GET_ITEM(value, i), inputs, runtime, depth - 1):
                 return NATIVE_CANNOT
+            i += 1
+        if i != size:
+            return NATIVE_CANNOT
     elif isinstance(value, Handle) and inputs is not None and (<Handle> value).runtime is runtime:
         position = runtime.input_number(inputs, <Handle> value)
         at = out.reserve(5)

@@ -16,6 +16,7 @@ cdef extern from "atomics.h" nogil:
     uint32_t ff_exchange32(uint32_t *p, uint32_t v) noexcept
     uint32_t ff_add32(uint32_t *p, uint32_t v) noexcept
     uint32_t ff_and32(uint32_t *p, uint32_t v) noexcept
+    uint32_t ff_or32(uint32_t *p, uint32_t v) noexcept
     uint64_t ff_load64(const uint64_t *p) noexcept
     void ff_store64(uint64_t *p, uint64_t v) noexcept
     int ff_cas64(uint64_t *p, uint64_t expected, uint64_t desired) noexcept
@@ -47,6 +48,7 @@ cdef enum:
     SEAT_COUNT = 240            # workers that may serve one limited lane at the same time
     CLASS_COUNT = 192           # block sizes: four steps per doubling
     NO_METHOD = 0xFFFFFFFF
+    NO_INPUT = 0xFFFFFFFF
 
 # A slot's status: the low 8 bits of its state word; then 24 bits of owner (a process index), then 32 of generation.
 cdef enum:
@@ -201,7 +203,7 @@ cdef struct Edge:
     uint64_t next               # [owner: pusher until pushed] offset of the next Edge on the list, 0: end
     uint32_t task               # slot that waits
     uint32_t bit                # which of its inputs this is
-    uint32_t input              # slot waited for
+    uint32_t input              # [cas] slot waited for; NO_INPUT once the task's hold on it is given back
     uint32_t pad
 
 # Block of a task with inputs: this header, `count` edges, then a tree of bit words. Bit i of level 0 is set while input i
@@ -216,4 +218,4 @@ cdef struct Inputs:
 cdef struct Block:
     uint64_t size_class
     uint64_t next               # offset / 64 of the next free block
-    uint64_t bytes              # asked for
+    uint64_t bytes              # asked for; of a free block 0 if its pages have gone back to the system

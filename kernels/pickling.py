@@ -94,7 +94,7 @@ class _Reducer:
     """What both picklers do with the objects that are special here."""
 
     runtime: Runtime | None  # None: a description; arrays in it stay as they are
-    inputs: list[Any] | None  # None: no future may stay a future
+    inputs: dict[int, Any] | None  # None: no future may stay a future
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
@@ -146,7 +146,7 @@ def _rebuild_read_only(function: Any, args: tuple[Any, ...], state: Any = None) 
 
 
 class _PlainPickler(pickle.Pickler, _Reducer):
-    def __init__(self, file: Any, runtime: Runtime | None, inputs: list[Any] | None, buffers: list[Any]) -> None:
+    def __init__(self, file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any]) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
         self.runtime = runtime
         self.inputs = inputs
@@ -173,7 +173,7 @@ def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pic
     return keep
 
 
-def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: list[Any] | None, buffers: list[Any]) -> pickle.Pickler:
+def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any]) -> pickle.Pickler:
     """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
     import cloudpickle
 
@@ -191,7 +191,7 @@ def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: list[Any] | None,
     return pickler
 
 
-def _dump(runtime: Runtime | None, value: Any, inputs: list[Any] | None) -> tuple[bytes, list[Any]]:
+def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> tuple[bytes, list[Any]]:
     buffers: list[Any] = []
     file = io.BytesIO()
     try:
@@ -223,9 +223,9 @@ def _rebuild_times(function: Any, args: tuple[Any, ...], dtype: str) -> Any:
 
 
 def dump_call(
-    runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: list[Any]
+    runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
 ) -> tuple[bytes, list[Any]]:
-    """Pickles a call, with the function's state if it has one; futures met are appended to `inputs`.
+    """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
 
     Raises
     ------
@@ -251,7 +251,7 @@ def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for label, value in named:
         try:
-            _dump(runtime, value, [])
+            _dump(runtime, value, {})
         except Exception:
             return f"{label} (of type {type(value).__qualname__})"
     return "something that the function has bound or closes over"

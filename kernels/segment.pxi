@@ -3,6 +3,7 @@
 cdef class Segment:
     """The mapping, this process's entry in the table, and blocks of the arena. Unmapped when the last future is gone."""
     cdef Memory memory
+    cdef uint64_t mapped_bytes
     cdef uint32_t me
     cdef int generation
     cdef int doorbell
@@ -27,6 +28,7 @@ cdef class Segment:
             raise MemoryError
         madvise(base, size, MADV_DONTDUMP)      # a core dump of the segment would delay the notice of a death by seconds
         self.memory.base = <char *> base
+        self.mapped_bytes = size
         self.fd = fd
 
     def _become(self, uint32_t index, str name, int doorbell):
@@ -39,7 +41,7 @@ cdef class Segment:
 
     def __dealloc__(self):
         if self.memory.base != NULL:
-            munmap(self.memory.base, self.memory.header.size)
+            munmap(self.memory.base, self.mapped_bytes)
 
     cdef inline bint is_mine(self) noexcept:
         return self.generation == fork_generation

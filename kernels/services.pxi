@@ -39,6 +39,8 @@ cdef class ServiceTable(Segment):
             service = self._take_service()
         except BaseException:
             arena_free(self.memory.base, block)
+            if lane:
+                ff_store32(&self.memory.lanes[lane].state, LANE_FREE)
             raise
         self.memory.services[service].lane = lane
         self.memory.services[service].creator = self.me
@@ -131,13 +133,11 @@ cdef class ServiceTable(Segment):
         cdef uint32_t i
         cdef int left = 0
         cdef Service *entry
-        busy = None
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        closing = [i for i in range(ff_load32(&self.memory.header.service_high))
+                   if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
+        busy = self._busy_services() if closing else None       # after the list: what closes later is not looked at
+        for i in closing:
             entry = &self.memory.services[i]
-            if ff_load32(&entry.state) != SERVICE_CLOSING:
-                continue
-            if busy is None:
-                busy = self._busy_services()
             if i in busy:
                 left += 1
             elif ff_cas32(&entry.state, SERVICE_CLOSING, SERVICE_RESERVED):

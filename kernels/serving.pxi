@@ -46,26 +46,35 @@ cdef class Serving(Calls):
 
         A call of an instance that is just running stays queued until that one is over, as in a process of its own.
         """
-        cdef int64_t index
-        cdef uint32_t lane
         cdef uint64_t outer = self.memory.processes[self.me].current
         cdef unsigned long outer_thread = self.task_thread
         self.task_thread = threading.get_ident()
         try:
-            for lane in range(LANE_COUNT):
-                if self.memory.lanes[lane].state == LANE_FREE or lane in self.busy_lanes:
-                    continue
-                if self.memory.lanes[lane].ordered:
-                    self.busy_lanes.add(lane)
+            while self._run_each_lane(host):    # what one lane finishes may make another's task ready
+                pass
+        finally:
+            ff_exchange64(&self.memory.processes[self.me].current, outer)
+            self.task_thread = outer_thread
+
+    cdef int _run_each_lane(self, host) except -1:
+        cdef uint32_t lane
+        cdef int64_t index
+        cdef int count = 0
+        for lane in range(LANE_COUNT):
+            if self.memory.lanes[lane].state == LANE_FREE or lane in self.busy_lanes:
+                continue
+            if self.memory.lanes[lane].ordered:
+                self.busy_lanes.add(lane)
+            try:
                 while True:
                     index = lane_claim(&self.memory, lane, self.me)
                     if index == CLAIM_EMPTY:
                         break
                     self._run(host, <uint32_t> index)
+                    count += 1
+            finally:
                 self.busy_lanes.discard(lane)
-        finally:
-            ff_exchange64(&self.memory.processes[self.me].current, outer)
-            self.task_thread = outer_thread
+        return count
 
     cdef bint _shall_leave(self) noexcept nogil:
         cdef Process *process = &self.memory.processes[self.me]
@@ -179,6 +188,7 @@ cdef class Serving(Calls):
         cdef Lane *lane = &self.memory.lanes[slot.lane]
         cdef uint32_t lane_index = slot.lane, status = DONE
         cdef bytes error
+        cdef object interrupted = None
         ff_exchange64(&process.current, index + 1)
         try:
             function, args, kwargs = self._call_of(host, slot)
@@ -194,15 +204,22 @@ cdef class Serving(Calls):
             if not self.is_mine():
                 host.end_of_fork(problem)
             function = args = kwargs = value = None
-            error = host.dump_error(problem)
+            try:
+                error = host.dump_error(problem)
+            except BaseException:           # a signal, or an exception that cannot even be described
+                error = host.last_resort
             write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
             status = FAILED
+            if self.inline and isinstance(problem, KeyboardInterrupt):
+                interrupted = problem       # the user's own Ctrl-C
         ff_exchange64(&process.current, 0)
         finish(&self.memory, self.me, index, status)
         if lane.limit and not lane.sticky:
             seat_leave(&self.memory, lane_index, self.me)
             if not lane_empty(&self.memory, lane_index):
                 wake_lane(&self.memory, lane_index)
+        if interrupted is not None:
+            raise interrupted
 
     cdef tuple _call_of(self, host, Slot *slot):
         cdef const char *at = payload_of(&self.memory, slot)

@@ -11,7 +11,7 @@ cdef class Supervision(Serving):
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             process = &self.memory.processes[i]
             state = ff_load32(&process.state)
-            if state >= PROCESS_REQUESTED:
+            if state >= PROCESS_REQUESTED or (state == PROCESS_RESERVED and process.role == ROLE_POOL):
                 table.append((i, state, process.role, process.lane, process.pid, process.blocked, process.current == 0))
         return table
 
@@ -19,6 +19,12 @@ cdef class Supervision(Serving):
         """The zygote has forked the process of an entry."""
         self.memory.processes[index].pid = pid
         ff_store32(&self.memory.processes[index].state, PROCESS_LIVE)
+
+    def take_post(self, uint32_t pid):
+        """This process is the zygote from now on; returns the pid of the one before, 0 for none."""
+        before = self.memory.processes[ZYGOTE].pid
+        self.memory.processes[ZYGOTE].pid = pid
+        return before
 
     def retire(self, uint32_t index):
         """Asks an idle pool worker to leave."""
@@ -40,7 +46,7 @@ cdef class Supervision(Serving):
     def bury(self, uint32_t index, bytes error):
         """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
 
-        1 the task it ran fails with `error`; 2 its futures are dropped; 3 a task it was queueing is queued; 4 its seats, its
+        1 the task it ran fails with `error`, what it was finishing is finished; 2 its futures are dropped; 3 a task it was queueing is queued; 4 its seats, its
         token and its place among the sleepers are given back; 5 its services close; 6 an instance's lane dies with its
         queue; 7 the entry is free. Each step may be done twice.
         """
@@ -57,8 +63,14 @@ cdef class Supervision(Serving):
                 write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
                 finish(&self.memory, self.me, i, FAILED)
         for i in range(high):
+            finish_again(&self.memory, self.me, i, index)
+        for i in range(high):
+            repair_waiting(&self.memory, self.me, i, index, PyBytes_AS_STRING(error), len(error))
+        if index == self.me:                # the zygote before this one: the entry goes on
+            return
+        for i in range(high):
             slot = &self.memory.slots[i]
-            if status_of(ff_load64(&slot.state)) != FREE and slot.creator == index:
+            if slot.creator == index and ff_load32(&slot.holds) & HOLD_CREATOR:
                 release_bits(&self.memory, i, HOLD_CREATOR)
         if process.promoting:
             i = <uint32_t> process.promoting - 1
@@ -101,8 +113,10 @@ cdef class Supervision(Serving):
         ff_exchange32(&lane.state, LANE_DEAD)
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
-            if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING):
-                self._fail_unstarted(i, error)
+            if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING) \
+                    and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.me)):
+                write_result(&self.memory, &self.memory.slots[i], PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+                finish(&self.memory, self.me, i, FAILED)
         return 0
 
     @property

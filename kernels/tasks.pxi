@@ -300,8 +300,9 @@ cdef void fail_with(Memory *memory, uint32_t me, uint32_t index, Slot *cause, ui
 cdef void finish(Memory *memory, uint32_t me, uint32_t index, uint32_t status) noexcept nogil:
     """Publishes the outcome of a task that `me` owns, and of everything below it that fails with it.
 
-    1 state -> DONE/FAILED; 2 wake the creator if it watches; 3 close the waiter list and clear this input's bit in each task
-    on it; 4 give back the task's own inputs; 5 drop HOLD_RUN. Until 5 the slot cannot be freed.
+    1 state -> DONE/FAILED; 2 close the waiter list and clear this input's bit in each task on it; 3 give back the task's own
+    inputs; 4 drop HOLD_RUN, until which the slot cannot be freed; 5 wake the creator if it watches. After a death at any of
+    these, `finish_again` and `repair_waiting` do the rest.
     """
     cdef uint32_t depth = 1, room = 16
     cdef uint32_t *stack = <uint32_t *> malloc(16 * sizeof(uint32_t)) if status == FAILED else NULL
@@ -317,30 +318,112 @@ cdef void finish(Memory *memory, uint32_t me, uint32_t index, uint32_t status) n
 cdef void finish_one(Memory *memory, uint32_t me, uint32_t index, uint32_t status, uint32_t **stack, uint32_t *depth,
                      uint32_t *room) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
-    cdef Slot *dependent
-    cdef Edge *edge
-    cdef Edge *edges
-    cdef Inputs *inputs
-    cdef uint64_t at, following
-    cdef uint32_t task, i
+    cdef uint32_t watched, creator = slot.creator
     ff_exchange64(&slot.state, with_status(slot.state, status, me))
-    if ff_load32(&slot.watched):
-        wake_waiters(memory, slot.creator)
-    at = ff_exchange64(&slot.waiters, WAITERS_CLOSED)
+    watched = ff_load32(&slot.watched)
+    tell_dependents(memory, me, index, status, stack, depth, room)
+    give_back_inputs(memory, slot)
+    release_bits(memory, index, HOLD_RUN)
+    if watched:     # last: a system call, after which the woken one often runs first, and this process may be killed
+        wake_waiters(memory, creator)
+
+cdef void tell_dependents(Memory *memory, uint32_t me, uint32_t index, uint32_t status, uint32_t **stack, uint32_t *depth,
+                          uint32_t *room) noexcept nogil:
+    """Clears this input's bit in every task that stands on its waiter list, and closes the list."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef Edge *edge
+    cdef uint64_t at = ff_exchange64(&slot.waiters, WAITERS_CLOSED), following
+    cdef uint32_t task
     while at > WAITERS_CLOSED:
         edge = <Edge *> (memory.base + at)
         following = edge.next           # the edge may be gone once its bit is cleared
         task = edge.task
-        dependent = &memory.slots[task]
         if status == FAILED and stack != NULL:
             fail_with(memory, me, task, slot, stack, depth, room)
-        if inputs_clear(<Inputs *> (memory.base + dependent.inputs), edge.bit):
-            promote(memory, me, task)
-            release_bits(memory, task, HOLD_EDGES)
+        input_arrived(memory, me, task, edge.bit)
         at = following
-    if slot.inputs:
-        inputs = <Inputs *> (memory.base + slot.inputs)
-        edges = <Edge *> (<char *> inputs + sizeof(Inputs))
-        for i in range(inputs.count):
-            release_count(memory, edges[i].input)
+
+cdef void input_arrived(Memory *memory, uint32_t me, uint32_t task, uint32_t bit) noexcept nogil:
+    """May be said twice of the same input."""
+    if inputs_clear(<Inputs *> (memory.base + memory.slots[task].inputs), bit):
+        promote(memory, me, task)
+        release_bits(memory, task, HOLD_EDGES)
+
+cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
+    """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
+    cdef Inputs *inputs
+    cdef Edge *edges
+    cdef uint32_t i, held
+    if not slot.inputs:
+        return
+    inputs = <Inputs *> (memory.base + slot.inputs)
+    edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+    for i in range(inputs.count):
+        held = ff_exchange32(&edges[i].input, NO_INPUT)
+        if held != NO_INPUT:
+            release_count(memory, held)
+
+# ---- after a death --------------------------------------------------------------------------------------------------
+
+cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
+    """Holds a slot that one only came across, if it is still what `state` says; give it back by release_count."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint32_t holds = ff_load32(&slot.holds)
+    while holds:
+        if ff_cas32(&slot.holds, holds, holds + 1):
+            if ff_load64(&slot.state) == state:
+                return 1
+            release_count(memory, index)
+            return 0
+        holds = ff_load32(&slot.holds)
+    return 0
+
+cdef void finish_again(Memory *memory, uint32_t me, uint32_t index, uint32_t dead) noexcept nogil:
+    """Does what a process that died in `finish` may have left undone after it published an outcome."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state)
+    if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
+        return
+    if not hold_again(memory, index, state):
+        return
+    tell_dependents(memory, me, index, DONE, NULL, NULL, NULL)      # failures: see repair_waiting
+    give_back_inputs(memory, slot)
     release_bits(memory, index, HOLD_RUN)
+    wake_waiters(memory, slot.creator)
+    release_count(memory, index)
+
+cdef void repair_waiting(Memory *memory, uint32_t me, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
+    """Tells a waiting task of every input that `dead` finished: it may have died with the waiter list in its hands.
+
+    Only of those: a living finisher still has the task's edge before it, and must find the task there. A task that `dead` was just
+    submitting fails: nobody will say that it stands on all of its inputs.
+    """
+    cdef Slot *slot = &memory.slots[index]
+    cdef Slot *input
+    cdef Inputs *inputs
+    cdef Edge *edges
+    cdef uint64_t state = ff_load64(&slot.state), input_state
+    cdef uint32_t i, at
+    if status_of(state) != WAITING or not hold_again(memory, index, state):
+        return
+    inputs = <Inputs *> (memory.base + slot.inputs)
+    edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+    if slot.creator == dead and inputs_level(inputs, 0)[inputs.count >> 6] >> (inputs.count & 63) & 1:
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, me)):
+            write_result(memory, slot, error, nbytes, KIND_NATIVE)
+            finish(memory, me, index, FAILED)
+    for i in range(inputs.count):
+        at = ff_load32(&edges[i].input)
+        if at == NO_INPUT:
+            continue
+        input = &memory.slots[at]
+        input_state = ff_load64(&input.state)
+        if status_of(input_state) < DONE or owner_of(input_state) != dead:
+            continue
+        state = ff_load64(&slot.state)
+        if status_of(input_state) == FAILED and status_of(state) == WAITING \
+                and ff_cas64(&slot.state, state, with_status(state, RUNNING, me)):
+            write_result(memory, slot, result_of(memory, input), input.result_bytes, input.result_kind)
+            finish(memory, me, index, FAILED)
+        input_arrived(memory, me, index, i)
+    release_count(memory, index)

@@ -65,7 +65,7 @@ cdef uint64_t WAITS_FOR_ANY = <uint64_t> 1 << 63
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, entry
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, entry, reading = state
     cdef Lane *lane = &memory.lanes[slot.lane]
     cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
     cdef Inputs *inputs
@@ -88,7 +88,7 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
         if slot.inputs:
             inputs = <Inputs *> (memory.base + slot.inputs)
             edges = <Edge *> (<char *> inputs + sizeof(Inputs))
-            for i in range(inputs.count):
+            for i in range(min(inputs.count, SLOT_COUNT)):
                 needs.add(edges[i].input)
         if lane.ordered:
             process = ff_load32(&lane.process)
@@ -105,7 +105,9 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                     if (state >> 32) & 0x7FFFFF == (entry >> 21) & 0x7FFFFF and status_of(state) in (WAITING, READY):
                         needs.add(i - 1)
                 head += 1
-    needs = {need for need in needs if not is_finished(memory, need)}
+    if ff_load64(&slot.state) != reading:       # it changed meanwhile: what was read may be of something else
+        return set(), set()
+    needs = {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}
     return needs, set() if any(is_finished(memory, one) for one in choice) else set(choice)
 
 cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:

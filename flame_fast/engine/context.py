@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.protocol import Engine
 
 _serving: Engine | None = None
+_importing = False
 _known: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
 
 
@@ -32,3 +33,13 @@ def register(engine: Engine) -> None:
 def engine_of(session: int) -> Engine | None:
     """The engine of a session that is at work in this process."""
     return _known.get(session)
+
+
+def is_importing() -> bool:
+    """Whether this worker is importing what a service needs."""
+    return _importing
+
+
+def set_importing(importing: bool) -> None:
+    global _importing
+    _importing = importing

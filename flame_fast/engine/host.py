@@ -10,7 +10,9 @@ import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from flame_fast.closures import with_state
+from flame_fast.engine import context
 from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
+from flame_fast.errors import TaskError
 from flame_fast.kernels import pickling
 
 TYPE_CHECKING = False
@@ -66,6 +68,7 @@ class Host:
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
+        self.last_resort = pickling.dump_error(TaskError("the task ended with an error that could not be described"))
         self._prepare: Callable[[], None] | None = prepare
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
@@ -105,7 +108,11 @@ class Host:
             if self._prepare is not None:
                 self._prepare()
                 self._prepare = None
-            target = pickling.load_plain(spec.target)
+            context.set_importing(True)
+            try:
+                target = pickling.load_plain(spec.target)
+            finally:
+                context.set_importing(False)
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
             else:

@@ -28,6 +28,7 @@ ZYGOTE_PATIENCE_S = 1.0
 #: A zygote that ends within so many seconds has not come to work; after so many of them in a row nothing is tried any more.
 YOUNG_S = 1.0
 EARLY_ENDS = 5
+KILLED = "by signal 9"
 #: Seconds for output that a process left behind by a task might still write.
 OUTPUT_PATIENCE_S = 0.3
 
@@ -50,7 +51,7 @@ class LocalEngine:
     def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
         self.workers = workers
         self.cpus = cpus
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()  # garbage collected under it may be this very runner's
         self._unfinished: int | None = None
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
@@ -85,7 +86,8 @@ class LocalEngine:
             if self._unfinished is not None:
                 return None
             how = self._reap_zygote()
-            young = time.monotonic() - self._zygote_started < YOUNG_S
+            # One that somebody killed might have worked: only ends of its own tell that it cannot.
+            young = time.monotonic() - self._zygote_started < YOUNG_S and how != KILLED
             self._early_ends = self._early_ends + 1 if young else 0
             if self._early_ends < EARLY_ENDS:
                 try:
@@ -93,8 +95,8 @@ class LocalEngine:
                 except OSError as error:  # no process or descriptor to be had
                     how = f"{how}, and no other can be started: {error}"
             self.runtime.mark_broken(
-                f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, and nothing is tried any "
-                "more; standard error tells why (is the installation whole? `pip install --force-reinstall flame_fast`)"
+                f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, and nothing more is "
+                "tried; standard error tells why (is the installation whole? `pip install --force-reinstall flame_fast`)"
             )
             return None
 

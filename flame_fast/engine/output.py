@@ -105,16 +105,17 @@ class OutputPump:
     def _accept(self) -> bool:
         """Takes one worker's pipes; False when the zygote's end is closed or there is nothing."""
         try:
-            message, fds, _, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_DONTWAIT)
+            message, fds, flags, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         except OSError:
             return False
         if not message:
             with contextlib.suppress(KeyError):
                 self._poller.unregister(self._control)
             return False
+        if flags & socket.MSG_CTRUNC:
+            self._say(f"no descriptors left (ulimit -n): the output of worker {message.decode()} is lost")
         for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
             os.set_blocking(fd, False)
-            os.set_inheritable(fd, False)
             self._streams[fd] = Stream(fd, name)
             self._poller.register(fd, select.POLLIN)
         return True
@@ -159,6 +160,10 @@ class OutputPump:
         with contextlib.suppress(Exception):  # None, closed or broken: there is nowhere to show it
             target.write(data.decode("utf-8", "replace"))
             target.flush()
+
+    def _say(self, text: str) -> None:
+        with contextlib.suppress(Exception):
+            print(f"flame_fast: {text}", file=sys.stderr, flush=True)
 
     def _forget(self, stream: Stream) -> None:
         self._poller.unregister(stream.fd)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import faulthandler
 import io
 import os
@@ -52,7 +53,8 @@ class LineStream(io.TextIOWrapper):
         self._shown = shown
 
     def write(self, text: str) -> int:
-        super().write(self._shown(text))
+        with contextlib.suppress(BrokenPipeError):  # the driver has no descriptors left for it, and says so
+            super().write(self._shown(text))
         if text and not text.endswith("\n"):
             self._partial.append(self)
         return len(text)

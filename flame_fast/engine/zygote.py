@@ -65,14 +65,18 @@ class Zygote:
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
         self.surplus_since: float | None = None
+        before = runtime.take_post(os.getpid())
         if recover:
-            self.recover()
+            self.recover(before)
 
-    def recover(self) -> None:
-        """Buries the workers of the zygote before this one: they died with it, or do so now."""
+    def recover(self, before: int) -> None:
+        """Buries the zygote before this one and its workers: they died with it, or do so now."""
+        self.runtime.bury(ZYGOTE, pickling.dump_error(WorkerDiedError("the process that supervises the workers died")))
         for index, state, _, _, pid, _, _ in self.runtime.processes():
-            if state == LIVE:
+            if state != REQUESTED:
                 with contextlib.suppress(ProcessLookupError):
+                    if not pid or os.getsid(pid) != before:  # the number may be somebody else's by now
+                        raise ProcessLookupError
                     pidfd = os.pidfd_open(pid)
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     wait_for_end(pidfd, 2.0)
@@ -146,7 +150,7 @@ class Zygote:
         try:
             pid = os.fork()
             if pid == 0:
-                worker.run_and_exit(lambda: self.become_worker(index, out_write, err_write, me))
+                worker.run_and_exit(lambda: self.become_worker(index, out_write, err_write, me, (out_read, err_read)))
             self.runtime.started(index, pid)
             child = Child(index, role, pid)
             self.children[child.pidfd] = child
@@ -157,7 +161,9 @@ class Zygote:
             for fd in (out_read, out_write, err_read, err_write):
                 os.close(fd)
 
-    def become_worker(self, index: int, stdout: int, stderr: int, zygote: int) -> None:
+    def become_worker(self, index: int, stdout: int, stderr: int, zygote: int, others: tuple[int, ...]) -> None:
+        for fd in others:  # the read ends: else this worker would never see that nobody reads them
+            os.close(fd)
         for child in self.children.values():
             os.close(child.pidfd)
         self.control.close()
@@ -216,6 +222,9 @@ class Zygote:
                     self.kill(self.children[pidfd])
                     wait_for_end(pidfd, 1.0)
                 break
+        for child in self.children.values():
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(child.pid, os.WNOHANG)
 
     def kill(self, child: Child) -> None:
         with contextlib.suppress(ProcessLookupError):
@@ -265,6 +274,7 @@ def main(argument: str) -> None:
     """The process's whole life; `argument` is JSON: name, recover."""
     options = json.loads(argument)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a driver that ignores it would hide how workers end
     os.closerange(DRIVER_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
     for fd in (SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD):
         os.set_inheritable(fd, False)
@@ -272,4 +282,8 @@ def main(argument: str) -> None:
     runtime.pickling = pickling
     gc.collect()
     gc.freeze()
-    Zygote(runtime, options["recover"]).run()
+    zygote = Zygote(runtime, options["recover"])
+    try:
+        zygote.run()
+    finally:
+        zygote.control.close()
