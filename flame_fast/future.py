@@ -20,7 +20,7 @@ MIXED_LOOK_S = 0.02
 
 
 #: Containers of futures that give a list.
-LISTED = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
+LISTED: tuple[type[Any], ...] = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
 
 
 class Deadline:
@@ -71,7 +71,7 @@ def _map_container(shape: Any, function: Callable[[Any], Any]) -> Any:
 def _is_listed(shape: Any) -> bool:
     """Sets and views with futures in them; generators, `map`, `zip` and the like, but no files."""
     if isinstance(shape, LISTED):
-        return any(map(is_handle, shape))
+        return any(is_handle(item) for item in shape)
     return hasattr(type(shape), "__next__") and not hasattr(shape, "read")
 
 

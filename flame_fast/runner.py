@@ -294,7 +294,12 @@ def _attach(session: int, name: str) -> Runner:
     engine = engine_context.serving_engine()
     if engine is None or engine.runtime.session != session:
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {name!r} is not at work in this process")
-    return Runner(name)
+    importing = engine_context.is_importing()
+    engine_context.set_importing(False)  # a function that closes over a Runner is no module that makes one
+    try:
+        return Runner(name)
+    finally:
+        engine_context.set_importing(importing)
 
 
 def _start_engine(engine: str, name: str, workers: int, cpus: int) -> Engine:

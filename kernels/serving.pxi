@@ -188,7 +188,6 @@ cdef class Serving(Calls):
         cdef Lane *lane = &self.memory.lanes[slot.lane]
         cdef uint32_t lane_index = slot.lane, status = DONE
         cdef bytes error
-        cdef object interrupted = None
         ff_exchange64(&process.current, index + 1)
         try:
             function, args, kwargs = self._call_of(host, slot)
@@ -210,16 +209,12 @@ cdef class Serving(Calls):
                 error = host.last_resort
             write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
             status = FAILED
-            if self.inline and isinstance(problem, KeyboardInterrupt):
-                interrupted = problem       # the user's own Ctrl-C
         ff_exchange64(&process.current, 0)
         finish(&self.memory, self.me, index, status)
         if lane.limit and not lane.sticky:
             seat_leave(&self.memory, lane_index, self.me)
             if not lane_empty(&self.memory, lane_index):
                 wake_lane(&self.memory, lane_index)
-        if interrupted is not None:
-            raise interrupted
 
     cdef tuple _call_of(self, host, Slot *slot):
         cdef const char *at = payload_of(&self.memory, slot)

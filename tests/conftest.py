@@ -30,7 +30,7 @@ def nothing_left(request, tmp_path_factory, monkeypatch):
     descriptors = open_descriptors()
     segments = mapped_segments()
     yield home
-    request.node.funcargs.clear()  # pytest would keep what the test's other fixtures made until after this one
+    (request.node.funcargs or {}).clear()  # pytest would keep what the test's other fixtures made until after this one
     gc.collect()
     leftovers = wait_until_none(lambda: find_leftovers(home, descriptors, segments))
     if leftovers:
