@@ -579,7 +579,12 @@ def test_random_arrays(rr):
 def test_pandas(rr):
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(
-        {"a": [1, 2, 3], "b": ["x", None, "z"], "c": pandas.to_datetime(["2024-01-01"] * 3), "d": pandas.Categorical("xyx")}
+        {
+            "a": [1, 2, 3],
+            "b": ["x", None, "z"],
+            "c": pandas.to_datetime(["2024-01-01"] * 3),
+            "d": pandas.Categorical(list("xyx")),
+        }
     )
     for sent in (frame, frame["a"], frame.set_index(["b", "a"]), pandas.DataFrame(np.ones((LARGE, 2)))):
         got = rr.service(same)(sent).get()
