@@ -68,7 +68,15 @@ def __getattr__(name: str) -> object:
         raise AttributeError(f"module 'flame_fast' has no attribute {name!r}")
     from importlib import import_module
 
-    value: object = getattr(import_module(f"flame_fast.{home}"), name)
+    try:
+        value: object = getattr(import_module(f"flame_fast.{home}"), name)
+    except ModuleNotFoundError as error:
+        if error.name != "flame_fast.kernels":
+            raise
+        raise ImportError(
+            f"flame_fast at {__path__[0]} has no native part: a clone's source tree shadows the installed package here; "
+            "run from another directory, or install the clone with `pip install -e .`"
+        ) from error
     globals()[name] = value
     return value
 

@@ -129,6 +129,23 @@ def test_an_unknown_name_is_an_attribute_error():
         flame_fast.no_such_name  # noqa: B018
 
 
+def test_a_clone_that_shadows_an_installed_package_says_so(tmp_path):
+    """From a clone's root after a plain `pip install .`: ./flame_fast comes first and has no kernels."""
+    package = tmp_path / "flame_fast"
+    package.mkdir()
+    for name in ("__init__.py", "_version.py", "future.py", "runner.py", "errors.py"):
+        (package / name).write_text((PACKAGE / name).read_text())
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", "from flame_fast import ObjectFuture"],
+        capture_output=True,
+        text=True,
+        cwd=tmp_path,
+        env={},
+    )
+    assert done.returncode == 1
+    assert "pip install -e" in done.stderr.splitlines()[-1]
+
+
 def test_a_missing_native_part_says_what_to_do(tmp_path):
     """From a clone without a build: `kernels` alone, no compiled runtime."""
     package = tmp_path / "flame_fast" / "kernels"
