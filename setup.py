@@ -1,7 +1,7 @@
 """Builds the native part; everything else is declared in pyproject.toml.
 
 Environment switches:
-  FLAME_FAST_DEBUG=1     no optimisation, the runtime's own checks on
+  FLAME_FAST_DEBUG=1     no optimisation, the runtime's own counters on
   FLAME_FAST_SANITIZE=1  address and undefined-behaviour sanitizers (run with the sanitizers' libraries preloaded)
   FLAME_FAST_WERROR=1    C warnings are errors, as in CI
 """

@@ -81,31 +81,19 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
     return tree
 
 
-def map_sys_path(sys_path: Iterable[str], directory: str, unpacked: str, packaged: Callable[[str], bool]) -> list[str]:
-    """Say where a worker imports from.
+def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[str], bool]) -> list[tuple[bool, str]]:
+    """The driver's half of where a worker imports from: per entry of `sys.path` whether it moves, and its path.
 
     Parameters
     ----------
     sys_path : iterable of str
         The driver's.
     directory : str
-        The directory that was packaged.
-    unpacked : str
-        The tree of its package.
+        The directory that was packaged. Entries inside it move, the empty one to the tree's top; entries that the package
+        leaves out, and those outside, stay as they are.
     packaged : callable
         Whether a path relative to the directory is in the package: `PackageInfo.holds`.
-
-    Returns
-    -------
-    list of str
-        Entries inside the directory lead to the same place in the tree, the empty one to its top; entries
-        that the package leaves out, and those outside, are as they were.
     """
-    return place_sys_path(split_sys_path(sys_path, directory, packaged), unpacked)
-
-
-def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[str], bool]) -> list[tuple[bool, str]]:
-    """The driver's half of `map_sys_path`: per entry whether it moves, and its path, relative if so."""
     real_directory = os.path.realpath(directory)
     parts: list[tuple[bool, str]] = []
     for entry in sys_path:
@@ -127,7 +115,7 @@ def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[
 
 
 def place_sys_path(parts: Iterable[Any], unpacked: str) -> list[str]:
-    """The worker's half of `map_sys_path`."""
+    """The worker's half: `split_sys_path`'s entries, those that move leading into the tree."""
     return [os.path.join(unpacked, path) if moves and path else unpacked if moves else path for moves, path in parts]
 
 

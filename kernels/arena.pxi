@@ -7,7 +7,7 @@
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void *addr, size_t length, int advice) noexcept
-    int MADV_REMOVE, MADV_DONTDUMP, MADV_DONTFORK
+    int MADV_REMOVE, MADV_DONTDUMP
 
 cdef enum:
     LARGE = 1 << 14

@@ -152,11 +152,8 @@ cdef class Calls(ServiceTable):
         if inputs:
             ff_or32(&slot.holds, HOLD_EDGES)
         ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
-        if not lane.ordered:
-            if not inputs:
-                lane_push(&self.memory, lane_index, index)
-                wake_lane(&self.memory, lane_index)
-        elif ff_load32(&lane.state) != LANE_DEAD:
+        # In an ordered lane a task stands from the start; in another once nothing is missing. A dead one has no reader.
+        if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
             lane_push(&self.memory, lane_index, index)
             wake_lane(&self.memory, lane_index)
         if inputs:

@@ -46,15 +46,14 @@ cdef class Supervision(Serving):
     def bury(self, uint32_t index, bytes error):
         """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
 
-        1 the task it ran fails with `error`, what it was finishing is finished; 2 its futures are dropped; 3 a task it was queueing is queued; 4 its seats, its
-        token and its place among the sleepers are given back; 5 its services close; 6 an instance's lane dies with its
+        1 the task it ran fails with `error`, what it was finishing is finished; 2 its futures are dropped;
+        3 a task it was queueing is queued; 4 its seats, its token and its place among the sleepers are given back; 5 its services close; 6 an instance's lane dies with its
         queue; 7 the entry is free. Each step may be done twice.
         """
         cdef Process *process = &self.memory.processes[index]
         cdef uint32_t i, count, high = min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)
         cdef uint64_t state
         cdef Slot *slot
-        cdef Lane *lane
         for i in range(high):
             slot = &self.memory.slots[i]
             state = ff_load64(&slot.state)
@@ -90,7 +89,7 @@ cdef class Supervision(Serving):
             if count:
                 ff_cas32(&self.memory.header.pool_sleepers, count, count - 1)
         for i in range(ff_load32(&self.memory.header.service_high)):
-            if self.memory.services[i].creator == index and index != DRIVER:
+            if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self._stop_warming(&self.memory.services[i])
         if process.role == ROLE_INSTANCE:

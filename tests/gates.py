@@ -8,6 +8,8 @@ import itertools
 import os
 import textwrap
 import time
+import traceback
+from collections.abc import Callable
 from pathlib import Path
 
 #: How long anything is waited for before a test fails.
@@ -144,3 +146,21 @@ def run_script(project, text, *, check=True, **settings):
         assert (done.returncode, done.stderr) == (0, ""), done.stderr
         return done.stdout
     return done
+
+
+def in_child(work: Callable[[], object]) -> int:
+    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            status = 1 if work() is False else 0
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            os._exit(status)
+    return pid
+
+
+def passes_in_child(work: Callable[[], object]) -> bool:
+    return os.waitpid(in_child(work), 0)[1] == 0

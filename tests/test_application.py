@@ -9,11 +9,11 @@ import signal
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from gates import in_child, passes_in_child
 
 from flame_fast import application, ownership, storage, unpack
 from flame_fast.application import Tenancy, enter_application, release_owner
@@ -48,24 +48,6 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (path / "sub" / "mod.py").write_text("value = 2\n")
     monkeypatch.chdir(path)
     return path
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 1 if work() is False else 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def passes_in_child(work: Callable[[], object]) -> bool:
-    return os.waitpid(in_child(work), 0)[1] == 0
 
 
 def refused(code: FlameErrorCode, *args: object, **options: object) -> str:

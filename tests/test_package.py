@@ -10,12 +10,12 @@ import sys
 import tarfile
 import tempfile
 import tomllib
-import traceback
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gates import in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -171,20 +171,6 @@ def test_what_is_packed_is_unpacked(tree: dict[bytes, object]) -> None:
         found = read(os.fsencode(f"{base}/unpacked/{info.digest}"))
         assert found.pop(b"pyproject.toml")
         assert found == tree
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 1 if work() is False else 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
 
 
 def test_names_longer_than_a_header_and_files_longer_than_a_chunk(tree: Path) -> None:

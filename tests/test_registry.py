@@ -9,12 +9,12 @@ import sqlite3
 import subprocess
 import sys
 import threading
-import traceback
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from gates import in_child, passes_in_child
 
 from flame_fast import ownership
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -38,24 +38,6 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("FLAME_FAST_HOME", str(tmp_path / "data"))
     (tmp_path / "data").mkdir(mode=0o700)
     return str(tmp_path / "data")
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 1 if work() is False else 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def passes_in_child(work: Callable[[], object]) -> bool:
-    return os.waitpid(in_child(work), 0)[1] == 0
 
 
 def refused(code: FlameErrorCode, call: Callable[..., object], *args: object) -> str:

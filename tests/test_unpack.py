@@ -11,16 +11,16 @@ import stat
 import subprocess
 import sys
 import tarfile
-import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from gates import in_child, passes_in_child
 
 from flame_fast import unpack
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import PackageInfo, pack
-from flame_fast.unpack import ensure_unpacked, map_sys_path
+from flame_fast.unpack import ensure_unpacked, place_sys_path, split_sys_path
 
 
 def end_uses() -> None:
@@ -52,24 +52,6 @@ def package(tmp_path: Path) -> PackageInfo:
     (project / "sub" / "run.sh").chmod(0o755)
     (project / "link").symlink_to("sub/run.sh")
     return pack(str(project), str(tmp_path), "app")
-
-
-def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            status = 1 if work() is False else 0
-        except BaseException:
-            traceback.print_exc()
-        finally:
-            os._exit(status)
-    return pid
-
-
-def passes_in_child(work: Callable[[], object]) -> bool:
-    return os.waitpid(in_child(work), 0)[1] == 0
 
 
 def crafted(path: Path, *members: tuple[str, object]) -> tuple[str, str]:
@@ -348,12 +330,12 @@ def test_entries_inside_the_directory_move_and_the_others_stay(
     ]
     given = [entry for entry, _ in given_and_expected]
     expected = [entry if moved is None else moved for entry, moved in given_and_expected]
-    assert map_sys_path(given, directory, "/tree", package.holds) == expected
+    assert place_sys_path(split_sys_path(given, directory, package.holds), "/tree") == expected
 
 
 def test_what_is_no_text_is_passed_over(project: tuple[str, PackageInfo]) -> None:
     directory, package = project
-    assert map_sys_path([Path(directory), b"x", ""], directory, "/tree", package.holds) == ["/tree"]
+    assert place_sys_path(split_sys_path([Path(directory), b"x", ""], directory, package.holds), "/tree") == ["/tree"]
 
 
 def test_a_worker_imports_as_a_plan_says(project: tuple[str, PackageInfo], home: str) -> None:
