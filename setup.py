@@ -11,6 +11,7 @@ import platform
 import sys
 from pathlib import Path
 
+import numpy
 from setuptools import Extension, setup
 
 if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
@@ -47,7 +48,7 @@ setup(
             "flame_fast.kernels.runtime",
             ["kernels/runtime.pyx"],
             depends=[f"kernels/{name}" for name in SOURCES],
-            include_dirs=["kernels"],
+            include_dirs=["kernels", numpy.get_include()],
             define_macros=macros,
             extra_compile_args=compile_args,
             extra_link_args=link_args,

@@ -76,13 +76,43 @@ def _is_listed(shape: Any) -> bool:
 
 
 def get(shape: Any, timeout: float | None) -> Any:
-    deadline = Deadline(timeout)
-    return map_handles(shape, lambda handle: handle.get(deadline.left()))
+    """One wait for all of them, where they are of one runner."""
+    shape, handles = _handles_of(shape)
+    runtime = _common_runtime(handles)
+    if runtime is None:
+        deadline = Deadline(timeout)
+        return map_handles(shape, lambda handle: handle.get(deadline.left()))
+    values = iter(runtime.get_many(handles, timeout))
+    return map_handles(shape, lambda handle: next(values))
 
 
 def wait(shape: Any, timeout: float | None) -> None:
+    _, handles = _handles_of(shape)
+    runtime = _common_runtime(handles)
+    if runtime is not None:
+        runtime.wait_many(handles, timeout)
+        return
     deadline = Deadline(timeout)
-    map_handles(shape, lambda handle: handle.wait(deadline.left()) if isinstance(handle, ObjectFuture) else None)
+    for handle in handles:
+        if isinstance(handle, ObjectFuture):
+            handle.wait(deadline.left())
+
+
+def _handles_of(shape: Any) -> tuple[Any, list[Any]]:
+    """The shape, its generators run to their end, and every future and ref in it from left to right."""
+    handles: list[Any] = []
+
+    def note(handle: Any) -> Any:
+        handles.append(handle)
+        return handle
+
+    return map_handles(shape, note), handles
+
+
+def _common_runtime(handles: list[Any]) -> Runtime | None:
+    """The runtime of all of them; None if there is no such one."""
+    runtime: Runtime | None = handles[0].runtime_of() if handles else None
+    return runtime if runtime is not None and runtime.owns_all(handles) else None
 
 
 def ref(shape: Any) -> Any:
@@ -109,25 +139,33 @@ def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | Objec
 
 
 def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
-    while pending:
-        ready = set(_wait_any(pending, deadline))
-        finished = [future for position, future in enumerate(pending) if position in ready]
-        pending = [future for position, future in enumerate(pending) if position not in ready]
-        yield from finished
-
-
-def _wait_any(pending: list[Any], deadline: Deadline) -> list[int]:
+    if not pending:
+        return
     runtime: Runtime = pending[0].runtime_of()
-    if all(runtime.owns(future) for future in pending):
-        return runtime.wait_any(pending, deadline.left())
-    while True:
-        ready = [position for position, future in enumerate(pending) if future.done()]
-        lost = next((future for future in pending if future.is_lost()), None)
-        if ready or lost is None:
-            if ready:
-                return ready
-        else:
-            lost.get()  # raises INVALID_STATE
+    if not runtime.owns_all(pending):
+        yield from _select_mixed(pending, deadline)
+        return
+    selector = runtime.selector(pending)
+    left = len(pending)
+    while left:
+        for position in selector.take(deadline.left()):
+            left -= 1
+            future, pending[position] = pending[position], None
+            yield future
+            del future
+
+
+def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
+    """Futures of several runners, which no single wait covers."""
+    while pending:
+        ready = [future for future in pending if future.done()]
+        if ready:
+            pending = [future for future in pending if future not in ready]
+            yield from ready
+            continue
+        for future in pending:
+            if future.is_lost():
+                future.get()  # raises INVALID_STATE
         if deadline.left() == 0.0:
             raise TimeoutError("none of the calls has finished in time; they go on")
         time.sleep(MIXED_LOOK_S)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 
@@ -9,6 +10,10 @@ from flame_fast.errors import FlameError, FlameErrorCode
 
 #: Share of the memory available now that a runner's values may take.
 MEMORY_SHARE = 0.8
+
+#: Bounds of what `Runner(memory=...)` may say: a little room for every process's blocks; the addresses reserved.
+LEAST_MEMORY = 16 << 20
+MOST_MEMORY = 1 << 39
 
 #: The process table has room for as many again, for instances and for workers beside waiting tasks.
 MOST_WORKERS = 1024
@@ -93,8 +98,33 @@ def available_cpus() -> int:
     return max(1, min(cpus, int(quota))) if quota is not None else cpus
 
 
+def check_memory(memory: object) -> int:
+    """Bytes of values a runner may hold: what the user asked for, by default a share of what is free now.
+
+    Raises
+    ------
+    FlameError
+        `INVALID_ARGUMENT`: no integer of at least `LEAST_MEMORY`, nor text as of `ResourceRequirement`'s `mem`.
+    """
+    if memory is None:
+        return default_memory_limit()
+    amount = -1
+    if isinstance(memory, str):
+        with contextlib.suppress(ValueError):
+            amount = _amount(memory.strip().lower(), memory, suffixed=True)
+    elif not isinstance(memory, bool) and hasattr(memory, "__index__"):
+        amount = memory.__index__()
+    if not LEAST_MEMORY <= amount <= MOST_MEMORY:
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT,
+            f"memory must be a number of bytes from {LEAST_MEMORY:,} to {MOST_MEMORY:,}, or text like '512m' or '4g', got "
+            f"{memory!r}; leave it out for {MEMORY_SHARE:.0%} of what is free ({default_memory_limit():,} here)",
+        )
+    return amount
+
+
 def default_memory_limit() -> int:
-    """Bytes of values a runner may hold: a share of what the machine and the cgroup have free now."""
+    """A share of what the machine and the cgroup have free now, in bytes."""
     free = _meminfo_available()
     cgroup = _cgroup_memory_left()
     if cgroup is not None:
@@ -164,8 +194,9 @@ def _cgroup_cpu_quota() -> float | None:
     return min(quotas) if quotas else None
 
 
-def _cgroup_memory_left() -> int | None:
-    left = []
+def memory_cgroups() -> list[tuple[str, str]]:
+    """Files with the memory limit and the use of each cgroup above this process that has a limit."""
+    found = []
     for directory in _cgroup_directories("memory"):
         for limit_name, usage_name in (
             ("memory.max", "memory.current"),
@@ -173,7 +204,12 @@ def _cgroup_memory_left() -> int | None:
         ):
             limit, usage = _read(f"{directory}/{limit_name}"), _read(f"{directory}/{usage_name}")
             if limit is not None and usage is not None and limit != "max" and int(limit) < 1 << 60:
-                left.append(max(0, int(limit) - int(usage)))
+                found.append((f"{directory}/{limit_name}", f"{directory}/{usage_name}"))
+    return found
+
+
+def _cgroup_memory_left() -> int | None:
+    left = [max(0, int(_read(limit) or 0) - int(_read(usage) or 0)) for limit, usage in memory_cgroups()]
     return min(left) if left else None
 
 

@@ -13,7 +13,7 @@ from flame_fast.config import FlameContext
 from flame_fast.engine import context as engine_context
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.registry import check_name
-from flame_fast.resources import available_cpus, check_workers, default_memory_limit
+from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 from flame_fast.service import (
     RunnerService,
     check_options,
@@ -23,6 +23,7 @@ from flame_fast.service import (
     when_closed,
 )
 from flame_fast.session import named_session
+from flame_fast.statistics import statistics_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
+    from flame_fast.statistics import Statistics
 
 ENGINES = ("inline", "local")
 
@@ -61,6 +63,9 @@ class Runner:
         `"inline"` runs calls in the driver, in order: for debuggers and coverage.
     context : FlameContext, optional
         Configuration; default the one found by its usual rules.
+    memory : int or str, optional
+        Bytes that arguments and values may take in shared memory at the same time, or text like `"4g"`; default 80 % of what
+        the machine and the cgroup have free now. Beyond it: `StoreFullError`.
 
     Raises
     ------
@@ -84,6 +89,7 @@ class Runner:
         workers: int | None = None,
         engine: str = "local",
         context: FlameContext | None = None,
+        memory: int | str | None = None,
     ) -> None:
         check_name(name)
         if engine not in ENGINES:
@@ -97,6 +103,7 @@ class Runner:
             )
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
+        limit = check_memory(memory)
         self.name = name
         self._closed = False
         self._how: list[str] = []  # not empty once it ends by close()
@@ -113,7 +120,7 @@ class Runner:
             self._engine: Engine = outer
             self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
             return
-        self._engine = _start_engine(engine, name, workers, cpus)
+        self._engine = _start_engine(engine, name, workers, cpus, limit)
         engine_context.register(self._engine)
         try:
             tenancy = enter_application(
@@ -203,7 +210,7 @@ class Runner:
         """
         self._check_open()
         futures = _one_call(futures)
-        if type(futures) is list and futures and all(map(self._engine.runtime.owns, futures)):
+        if type(futures) is list and futures and self._engine.runtime.owns_all(futures):
             return self._engine.runtime.get_many(futures, timeout)
         return shapes.get(futures, timeout)
 
@@ -242,6 +249,14 @@ class Runner:
         """
         self._check_open()
         return self._engine.runtime.put(obj)
+
+    def statistics(self) -> Statistics:
+        """What the runner holds and has moved, at this moment: see `flame_fast.statistics.Statistics`.
+
+        Looks at every slot that was ever used: about a millisecond per hundred thousand calls that were open at once.
+        """
+        self._check_open()
+        return statistics_of(self._engine.runtime)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -302,16 +317,16 @@ def _attach(session: int, name: str) -> Runner:
         engine_context.set_importing(importing)
 
 
-def _start_engine(engine: str, name: str, workers: int, cpus: int) -> Engine:
-    limit = default_memory_limit()
+def _start_engine(engine: str, name: str, workers: int, cpus: int, limit: int) -> Engine:
+    cgroups = memory_cgroups()
     try:
         if engine == "inline":
             from flame_fast.engine.inline import InlineEngine
 
-            return InlineEngine(name, workers, cpus, limit)
+            return InlineEngine(name, workers, cpus, limit, cgroups)
         from flame_fast.engine.local import LocalEngine
 
-        return LocalEngine(name, workers, cpus, limit)
+        return LocalEngine(name, workers, cpus, limit, cgroups)
     except OSError as error:
         raise FlameError(
             FlameErrorCode.INTERNAL,

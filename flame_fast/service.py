@@ -10,36 +10,38 @@ from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.execution import RESERVED, kind_of, method_names, name_of
 from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, MapResults, call_without_frames
 from flame_fast.resources import ResourceRequirement
 from flame_fast.session import session_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture
 
 
-class Method:
+@call_without_frames
+class Method(CallTarget):
     """One public method of a class or instance service."""
 
-    __slots__ = ("__name__", "_number", "_service")
+    __slots__ = ("__name__", "_owner")
 
-    def __init__(self, service: RunnerService, name: str, number: int) -> None:
-        self._service = service
-        self._number = number
+    def __init__(self, owner: RunnerService, name: str) -> None:
+        self._owner = owner
         self.__name__ = name
 
-    def __call__(self, /, *args: Any, **kwargs: Any) -> ObjectFuture:
-        return self._service._submit(self._number, args, kwargs)
-
     def __repr__(self) -> str:
-        return f"<method {self.__name__!r} of {self._service!r}>"
+        return f"<method {self.__name__!r} of {self._owner!r}>"
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_method_of, (self._owner, self.__name__))
 
 
-class RunnerService:
+@call_without_frames
+class RunnerService(CallTarget):
     """Calls of one execution object, in the runner's workers. Made by `Runner.service`.
 
     A function service is called. Class and instance services have a method per public method of the object; a callable
@@ -62,30 +64,54 @@ class RunnerService:
         self._ids = ids
         self._capture = capture
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
-        self._native_submit = engine.runtime.submit
-        self._inline = engine.runtime.inline
-        self._methods = {name: number for number, name in enumerate(spec.methods)}
-        for name, number in self._methods.items():
-            if name and name not in RESERVED:
-                setattr(self, name, Method(self, name, number))
+        after = engine.after_submit if engine.runtime.inline else None
+        numbers = {name: number for number, name in enumerate(spec.methods)}
+        own = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
+        self.bind(engine.runtime, ids, own, None if capture is None else capture.state, after)
+        self._methods: dict[str, Method] = {}
+        for name, number in numbers.items():
+            if name:
+                method = self._methods[name] = Method(self, name)
+                method.bind(engine.runtime, ids, number, None, after)
+                if name not in RESERVED:
+                    setattr(self, name, method)
 
-    def _submit(self, method: int, args: tuple[Any, ...], kwargs: dict[str, Any]) -> ObjectFuture:
-        service, generation, lane = self._ids
-        state = None if self._capture is None else self._capture.state()
-        future = self._native_submit(service, generation, lane, method, args, kwargs, state)
-        if self._inline:
-            self._engine.after_submit()
-        return future
-
-    def __call__(self, /, *args: Any, **kwargs: Any) -> ObjectFuture:
-        if self._spec.kind == FUNCTION:
-            return self._submit(0, args, kwargs)
-        if "" in self._methods:
-            return self._submit(self._methods[""], args, kwargs)
+    def refuse(self) -> None:
+        """A call of what cannot be called."""
         raise TypeError(
             f"the {self._spec.kind} service {self.name!r} is not callable; call one of its methods: "
             f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
         )
+
+    def map(self, iterable: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
+        """Calls the service once for each item; an iterator over the results, in order.
+
+        Many items travel in one call. Results come lazily: a bounded number of items is taken ahead of what the iterator has
+        given out, so that the iterable may be endless.
+
+        Parameters
+        ----------
+        iterable : iterable
+            One argument per call; futures among the items arrive as their values.
+        chunksize : int, optional
+            Items in one call, at least 1; by default as many as take about a millisecond, measured on the way.
+
+        Raises
+        ------
+        ValueError
+            A chunksize that is no integer of at least 1.
+        TypeError
+            The service is not callable.
+        Exception
+            From the iterator, in its turn: what the call of an item, or the iterable itself, raised. Nothing follows it.
+
+        Notes
+        -----
+        The iterator is for one thread at a time. The first items are queued at once.
+        """
+        if chunksize is not None and (isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1):
+            raise ValueError(f"chunksize must be an integer of at least 1, or None, got {chunksize!r}")
+        return MapResults(self, iterable, chunksize)
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture:
         """Calls a method by its name: for one whose name the service uses itself.
@@ -95,9 +121,9 @@ class RunnerService:
         AttributeError
             The object has no public method of that name.
         """
-        if method not in self._methods or not method:
+        if method not in self._methods:
             raise AttributeError(f"the {self._spec.kind} service {self.name!r} has no public method {method!r}")
-        return self._submit(self._methods[method], args, kwargs)
+        return self._methods[method](*args, **kwargs)
 
     def close(self) -> None:
         """No new calls; those made go on to their end. May be called twice."""
@@ -119,6 +145,10 @@ class RunnerService:
             _attach,
             (self._engine.runtime.session, self._spec.to_blob(), self._ids, self._capture and self._capture.function),
         )
+
+
+def _method_of(service: RunnerService, name: str) -> Method:
+    return service._methods[name]
 
 
 def stands_for_call(service: RunnerService) -> bool:

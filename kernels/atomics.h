@@ -52,6 +52,8 @@ static inline void ff_count(uint64_t *counter) { (void)counter; }
 #endif
 
 static inline int clz64(uint64_t v) { return __builtin_clzll(v); }
+static inline int ctz64(uint64_t v) { return __builtin_ctzll(v); }
+static inline int popcount64(uint64_t v) { return __builtin_popcountll(v); }
 
 static inline void ff_pause(void) {
 #if defined(__x86_64__)

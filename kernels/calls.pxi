@@ -1,5 +1,9 @@
 # Calls and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
 
+cdef object out_of_time():
+    return TimeoutError("the calls waited for have not finished in time; they go on")
+
+
 cdef object endless_wait():
     return FlameError(
         FlameErrorCode.INVALID_STATE,
@@ -11,58 +15,84 @@ cdef object endless_wait():
 cdef class Calls(ServiceTable):
     """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
 
-    cdef uint32_t input_number(self, dict inputs, Handle handle) except? 0xFFFFFFFF:
-        """Which input of the task a future is: the same one twice is one input. `inputs`: slot -> (number, future)."""
-        known = inputs.get(handle.index)
-        if known is not None:
-            return known[0]
-        inputs[handle.index] = (len(inputs), handle)
-        return len(inputs) - 1
-
-    def submit(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, tuple args, dict kwargs,
-               tuple state=None):
+    cdef ObjectFuture call(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, uint32_t flags,
+                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
         """Queues a call and returns its future at once.
 
-        Parameters
-        ----------
-        service, generation, lane : int
-            As `add_service` returned them.
-        method : int
-            Number of the service's method.
-        args, kwargs : tuple, dict
-            The arguments; futures in them, at any depth, become inputs of the task.
-        state : tuple, optional
-            What the function has of its own at this call, for `flame_fast.closures.with_state`.
-
-        Raises
-        ------
-        TypeError
-            An argument that cannot be pickled, naming it.
-        StoreFullError
-            No room for the arguments.
-        FlameError
-            `INVALID_STATE`: closed.
+        `args`: `count` positional arguments, then the values of the keyword arguments that the tuple `names` names (NULL: none).
+        `flags`: KIND_MAP, or 0. `state`: what the function has of its own at this call, for `flame_fast.closures.with_state`.
+        Raises TypeError (an argument that cannot be pickled, naming it), StoreFullError, FlameError (`INVALID_STATE`: closed).
         """
         cdef Scratch scratch
-        cdef dict inputs = {}
+        cdef uint64_t block
+        cdef uint32_t kind = KIND_NATIVE | flags
         cdef int64_t index
+        cdef dict inputs
         self.check_service(service, generation)
-        scratch = self.scratch if self.scratch is not None else Scratch()
-        self.scratch = None             # an object's destructor may submit while this one encodes
-        scratch.clear()
+        scratch = self.take_scratch()
+        scratch.takes_futures = True
         try:
-            if state is None and encode_native(scratch, args, inputs, self, NATIVE_DEPTH) == NATIVE_OK \
-                    and self._encode_kwargs(scratch, kwargs, inputs) == NATIVE_OK:
-                index = self._new_call(scratch.data, scratch.size)
-            else:
-                inputs = {}
-                data, buffers = self.pickling.dump_call(self, state, args, kwargs, inputs)
-                self.check_service(service, generation)         # pickling ran the user's code
-                index = self._new_pickled(data, buffers)
-                self.memory.slots[index].payload_kind = KIND_PICKLE | (0 if state is None else KIND_STATE)
+            if state is not None or self._encode_call(scratch, args, count, names) != NATIVE_OK:
+                kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
+                self._pickle_call(scratch, state, args, count, names)
+            self.check_service(service, generation)         # encoding may have run the user's code, or let other threads run
+            block = self._filled_block(scratch)
+            index = self._new_slot(block)
+            self._settle(index, PAYLOAD, scratch, block, kind)
+            inputs = scratch.inputs
+            return self._publish(<uint32_t> index, service, generation, lane, method, inputs)
         finally:
-            self.scratch = scratch if scratch.room <= SCRATCH_KEPT else None
-        return self._publish(<uint32_t> index, service, generation, lane, method, inputs)
+            self.give_scratch(scratch)
+
+    cdef int _encode_call(self, Scratch scratch, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+        cdef Py_ssize_t i
+        scratch.put_count(b'(', count)
+        for i in range(count):
+            if encode_native(scratch, <object> args[i], self, NATIVE_DEPTH, False):
+                return NATIVE_CANNOT
+        if names == NULL or PyTuple_GET_SIZE(<object> names) == 0:
+            return scratch.put_tag(b'N')
+        scratch.put_count(b'{', PyTuple_GET_SIZE(<object> names))
+        for i in range(PyTuple_GET_SIZE(<object> names)):
+            if encode_native(scratch, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, False) or \
+                    encode_native(scratch, <object> args[count + i], self, NATIVE_DEPTH, False):
+                return NATIVE_CANNOT
+        return NATIVE_OK
+
+    cdef int _pickle_call(self, Scratch scratch, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+        cdef Py_ssize_t i
+        cdef dict inputs = {}
+        scratch.clear()
+        scratch.inputs = None
+        positional = tuple([<object> args[i] for i in range(count)])
+        keywords = {}
+        if names != NULL:
+            for i in range(PyTuple_GET_SIZE(<object> names)):
+                keywords[<object> PyTuple_GET_ITEM(<object> names, i)] = <object> args[count + i]
+        data, buffers, arrays = self.pickling.dump_call(self, state, positional, keywords, inputs)
+        put_pickled(scratch, self, data, buffers, arrays)
+        scratch.inputs = inputs
+        return 0
+
+    cdef uint64_t _filled_block(self, Scratch scratch) except? 0:
+        """A block with the value; 0 for one that fits into its slot."""
+        cdef uint64_t nbytes = scratch.total(), block
+        if nbytes <= INLINE_BYTES:
+            return 0
+        block = block_take(&self.memory, nbytes)
+        if block == 0:
+            raise self.full(nbytes)
+        scratch.write_to(self.memory.base + block)
+        self.count_copied(nbytes)
+        return block
+
+    cdef void _settle(self, uint32_t index, uint32_t which, Scratch scratch, uint64_t block, uint32_t kind) noexcept:
+        """Puts what `_filled_block` was made from into a slot."""
+        if scratch.handle_count:
+            kind |= KIND_HANDLES
+        if block == 0:
+            scratch.write_to(<char *> self.memory.slots[index].data)
+        slot_store(&self.memory, index, which, block, scratch.total(), kind)
 
     cdef int check_service(self, uint32_t service, uint32_t generation) except -1:
         self.check()
@@ -72,60 +102,15 @@ cdef class Calls(ServiceTable):
                              f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
         return 0
 
-    cdef int _encode_kwargs(self, Scratch scratch, dict kwargs, dict inputs) except -1:
-        if not kwargs:
-            return scratch.put_tag(b'N')
-        scratch.put_count(b'(', 2 * len(kwargs))
-        for key, value in kwargs.items():
-            if encode_native(scratch, key, inputs, self, NATIVE_DEPTH) or \
-                    encode_native(scratch, value, inputs, self, NATIVE_DEPTH):
-                return NATIVE_CANNOT
-        return NATIVE_OK
-
-    cdef int64_t _new_slot(self) except -1:
+    cdef int64_t _new_slot(self, uint64_t block) except -1:
+        """A slot; gives `block` back if there is none."""
         cdef int64_t index = slot_take(&self.memory)
         if index < 0:
-            entries = SLOT_COUNT - SLOT_SPARE
-            raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
-        slot_prepare(&self.memory.slots[index], self.me)
-        return index
-
-    cdef int64_t _new_call(self, const char *data, uint64_t nbytes) except -1:
-        """A slot with natively encoded arguments."""
-        cdef uint64_t block = 0
-        cdef int64_t index
-        cdef Slot *slot
-        if nbytes > INLINE_BYTES:
-            block = self.store(data, nbytes)
-        try:
-            index = self._new_slot()
-        except BaseException:
             if block:
-                arena_free(self.memory.base, block)
-            raise
-        slot = &self.memory.slots[index]
-        if not block:
-            memcpy(slot.data, data, nbytes)
-        slot.payload = block
-        slot.payload_bytes = nbytes
-        slot.payload_kind = KIND_NATIVE
-        return index
-
-    cdef int64_t _new_pickled(self, bytes data, list buffers) except -1:
-        cdef uint64_t nbytes = pickled_size(data, buffers)
-        cdef uint64_t block = arena_take(self.memory.base, nbytes)
-        cdef int64_t index
-        if block == 0:
-            raise self.full(nbytes)
-        try:
-            write_pickled(self.memory.base + block, data, buffers)
-            index = self._new_slot()
-        except BaseException:
-            arena_free(self.memory.base, block)
-            raise
-        self.memory.slots[index].payload = block
-        self.memory.slots[index].payload_bytes = nbytes
-        self.memory.slots[index].payload_kind = KIND_PICKLE
+                block_discard(&self.memory, block)
+            entries = (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS * GROUP_BITS
+            raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
+        slot_prepare(&self.memory, index)
         return index
 
     cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint32_t generation, uint32_t lane_index, uint32_t method,
@@ -139,7 +124,6 @@ cdef class Calls(ServiceTable):
         slot.lane = lane_index
         slot.method = method
         try:
-            self.check_service(service, generation)     # copying the arguments released the GIL
             if lane.ordered and ff_load32(&lane.process) == 0:
                 self.start_instance(service)
             if inputs:
@@ -156,10 +140,11 @@ cdef class Calls(ServiceTable):
         if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
             lane_push(&self.memory, lane_index, index)
             wake_lane(&self.memory, lane_index)
+        ff_store64(&self.memory.processes[self.me].building, 0)
         if inputs:
             self._stand_on_inputs(index)
         if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
-            self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes, KIND_NATIVE)
+            self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes)
         elif self.memory.services[service].generation != generation:    # another process closed it meanwhile
             self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
@@ -167,7 +152,7 @@ cdef class Calls(ServiceTable):
     cdef int _add_inputs(self, Slot *slot, dict handles) except -1:
         """The block of edges and missing bits, one input each and one bit for the submitter."""
         cdef uint32_t count = len(handles), words = (count >> 6) + 1, levels = 0, i, bits
-        cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge)
+        cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge), block
         cdef uint64_t level_at[4]
         cdef Inputs *inputs
         cdef Edge *edges
@@ -181,10 +166,10 @@ cdef class Calls(ServiceTable):
             if words == 1:
                 break
             bits = words
-        slot.inputs = arena_take(self.memory.base, nbytes)
-        if slot.inputs == 0:
+        block = block_keep(&self.memory, nbytes)
+        if block == 0:
             raise self.full(nbytes)
-        inputs = <Inputs *> (self.memory.base + slot.inputs)
+        inputs = <Inputs *> (self.memory.base + block)
         inputs.count = count
         inputs.levels = levels
         memcpy(inputs.level_at, level_at, sizeof(level_at))
@@ -196,21 +181,24 @@ cdef class Calls(ServiceTable):
             if bits & 63:
                 level[words - 1] = (<uint64_t> 1 << (bits & 63)) - 1
             bits = words
-        edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        edges = edges_of(inputs)
+        for i in range(count):
+            edges[i].input = NO_INPUT
+        ff_store64(&slot.inputs, block)
+        block_settled(&self.memory)
         for i, (_, handle) in enumerate(handles.values()):
-            edges[i].input = (<Handle> handle).index
             edges[i].task = <uint32_t> (slot - self.memory.slots)
             edges[i].bit = i
             edges[i].next = 0
-        for i in range(count):
-            ff_add32(&self.memory.slots[edges[i].input].holds, 1)
+            ff_add32(&self.memory.slots[(<Handle> handle).index].holds, 1)
+            ff_store32(&edges[i].input, (<Handle> handle).index)    # a death before this: that input is held for good
         return 0
 
     cdef void _stand_on_inputs(self, uint32_t index) noexcept:
         """Pushes the task's edges; an input that has finished already counts at once."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
-        cdef Edge *edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        cdef Edge *edges = edges_of(inputs)
         cdef Slot *input
         cdef uint64_t head, edge_at
         cdef uint32_t i, count = inputs.count
@@ -221,30 +209,27 @@ cdef class Calls(ServiceTable):
                 head = ff_load64(&input.waiters)
                 if head == WAITERS_CLOSED:
                     if status_of(ff_load64(&input.state)) == FAILED:
-                        self._fail_from(index, input)
+                        self._fail_with_bytes(index, data_of(&self.memory, input, RESULT), input.result_bytes)
                     inputs_clear(inputs, i)
                     break
                 edges[i].next = head
                 if ff_cas64(&input.waiters, head, edge_at):
                     break
         if inputs_clear(inputs, count):
-            promote(&self.memory, self.me, index)
+            promote(&self.memory, index, NULL)
             release_bits(&self.memory, index, HOLD_EDGES)
 
-    cdef void _fail_from(self, uint32_t index, Slot *cause) noexcept:
-        self._fail_with_bytes(index, result_of(&self.memory, cause), cause.result_bytes, cause.result_kind)
-
     cdef _fail_unstarted(self, uint32_t index, bytes error):
-        self._fail_with_bytes(index, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+        self._fail_with_bytes(index, PyBytes_AS_STRING(error), len(error))
 
-    cdef void _fail_with_bytes(self, uint32_t index, const char *data, uint64_t nbytes, uint32_t kind) noexcept:
+    cdef void _fail_with_bytes(self, uint32_t index, const char *data, uint64_t nbytes) noexcept:
         """Finishes a task that nobody has started; one that somebody claims meanwhile goes on."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef uint64_t state = ff_load64(&slot.state)
         while status_of(state) == WAITING or status_of(state) == READY:
             if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
-                write_result(&self.memory, slot, data, nbytes, kind)
-                finish(&self.memory, self.me, index, FAILED)
+                write_result(&self.memory, index, data, nbytes)
+                finish(&self.memory, index, FAILED, NULL)
                 return
             state = ff_load64(&slot.state)
 
@@ -254,17 +239,13 @@ cdef class Calls(ServiceTable):
         cdef ObjectRef ref
         cdef Slot *slot
         self.check()
-        index = self._new_slot()
+        index = self._write_value(-1, value, False)
         slot = &self.memory.slots[index]
         slot.lane = 0
-        try:
-            self._write_value(slot, value)
-        except BaseException:
-            slot_return(&self.memory, <uint32_t> index)
-            raise
         slot.waiters = WAITERS_CLOSED
-        ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
+        slot.holds = HOLD_CREATOR
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
+        ff_store64(&self.memory.processes[self.me].building, 0)
         ref = ObjectRef.__new__(ObjectRef)
         ref.runtime = self
         ref.index = <uint32_t> index
@@ -274,10 +255,14 @@ cdef class Calls(ServiceTable):
         """A future that this process fulfils itself: for a value that comes from outside the segment."""
         cdef int64_t index
         cdef ObjectFuture future
+        cdef Slot *slot
         self.check()
-        index = self._new_slot()
-        self.memory.slots[index].lane = 0
-        ff_exchange64(&self.memory.slots[index].state, with_status(self.memory.slots[index].state, RUNNING, self.me))
+        index = self._new_slot(0)
+        slot = &self.memory.slots[index]
+        slot.lane = 0
+        slot.started = 1
+        ff_exchange64(&slot.state, with_status(slot.state, RUNNING, self.me))
+        ff_store64(&self.memory.processes[self.me].building, 0)
         future = ObjectFuture.__new__(ObjectFuture)
         future.runtime = self
         future.index = <uint32_t> index
@@ -285,45 +270,33 @@ cdef class Calls(ServiceTable):
 
     def fulfil(self, ObjectFuture future, value, bytes error=None):
         """Finishes a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
-        cdef Slot *slot = &self.memory.slots[future.index]
         if error is None:
-            self._write_value(slot, value)
-            finish(&self.memory, self.me, future.index, DONE)
+            self._write_value(future.index, value, False)
+            finish(&self.memory, future.index, DONE, NULL)
         else:
-            write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
-            finish(&self.memory, self.me, future.index, FAILED)
+            write_result(&self.memory, future.index, PyBytes_AS_STRING(error), len(error))
+            finish(&self.memory, future.index, FAILED, NULL)
 
-    cdef int _write_value(self, Slot *slot, value) except -1:
-        """Writes an outcome into a slot that this process owns."""
-        cdef Scratch scratch = self.scratch if self.scratch is not None else Scratch()
-        cdef uint64_t block = 0, nbytes
-        self.scratch = None
-        scratch.clear()
+    cdef int64_t _write_value(self, int64_t index, value, bint owned) except -1:
+        """Writes an outcome into a slot that this process owns, or, for -1, into a new one; returns which. `owned`: nobody but
+        the caller's caller refers to the value."""
+        cdef Scratch scratch = self.take_scratch()
+        cdef uint64_t block
+        cdef uint32_t kind = KIND_NATIVE
+        scratch.takes_futures = False
         try:
-            if encode_native(scratch, value, None, self, NATIVE_DEPTH) == NATIVE_OK:
-                if scratch.size <= INLINE_BYTES:
-                    memcpy(slot.data, scratch.data, scratch.size)
-                else:
-                    block = self.store(scratch.data, scratch.size)
-                slot.result_bytes = scratch.size
-                slot.result_kind = KIND_NATIVE
-            else:
-                data, buffers = self.pickling.dump_value(self, value)
-                nbytes = pickled_size(data, buffers)
-                block = arena_take(self.memory.base, nbytes)
-                if block == 0:
-                    raise self.full(nbytes)
-                try:
-                    write_pickled(self.memory.base + block, data, buffers)
-                except BaseException:
-                    arena_free(self.memory.base, block)
-                    raise
-                slot.result_bytes = nbytes
-                slot.result_kind = KIND_PICKLE
+            if encode_native(scratch, value, self, NATIVE_DEPTH, owned) != NATIVE_OK:
+                scratch.clear()
+                data, buffers, arrays = self.pickling.dump_value(self, value)
+                put_pickled(scratch, self, data, buffers, arrays)
+                kind = KIND_PICKLE
+            block = self._filled_block(scratch)
+            if index < 0:
+                index = self._new_slot(block)
+            self._settle(index, RESULT, scratch, block, kind)
         finally:
-            self.scratch = scratch if scratch.room <= SCRATCH_KEPT else None
-        slot.result = block
-        return 0
+            self.give_scratch(scratch)
+        return index
 
     # ---- outcomes ----------------------------------------------------------------------------------------------------
 
@@ -333,18 +306,20 @@ cdef class Calls(ServiceTable):
         cdef const char *at
         if status_of(slot.state) == FAILED:
             raise self.error_of(index)
-        at = result_of(&self.memory, slot)
-        if slot.result_kind == KIND_NATIVE:
-            return decode_native(&at, at + slot.result_bytes, None)
-        data, buffers = read_pickled(at)
-        return self.pickling.load_value(self, data, buffers)
+        at = body_of(&self.memory, slot, RESULT)
+        if slot.result_kind & KIND_NATIVE:
+            return decode_native(&at, self, None)
+        try:
+            return decode_native(&at, self, None)
+        except Exception as error:
+            raise self.pickling.unreadable(error) from error
 
     cdef object error_of(self, uint32_t index):
         cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at = result_of(&self.memory, slot)
+        cdef const char *at = data_of(&self.memory, slot, RESULT)
         if slot.result_bytes == 0:
             return self.full(0)
-        return self.pickling.load_error(*decode_native(&at, at + slot.result_bytes, None))
+        return self.pickling.load_error(*decode_native(&at, self, None))
 
     cdef int check_waitable(self) except -1:
         """Raises when nothing unfinished will ever finish here."""
@@ -355,55 +330,109 @@ cdef class Calls(ServiceTable):
 
     cdef int wait_one(self, Handle handle, int64_t deadline) except -1:
         """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
+        cdef OneWait wait
         if self.is_mine() and is_finished(&self.memory, handle.index):
+            return 0
+        wait = OneWait.__new__(OneWait)
+        wait.memory = &self.memory
+        wait.index = handle.index
+        return self.wait_for(wait, deadline)
+
+    def get_many(self, list handles, timeout=None):
+        """The values of handles of this runtime, in order; the first failure in this order is raised."""
+        return self._collect(handles, deadline_of(timeout), True)
+
+    def wait_many(self, list handles, timeout=None):
+        """As `get_many`, without the values."""
+        self._collect(handles, deadline_of(timeout), False)
+
+    cdef list _collect(self, list handles, int64_t deadline, bint read):
+        cdef tuple held = tuple(handles)        # the user's list may change while this one waits
+        cdef Py_ssize_t count = len(held), i = 0
+        cdef list values = PyList_New(count) if read else None
+        cdef AllWait wait = None
+        cdef Handle handle
+        for i in range(count):
+            handle = <Handle> PyTuple_GET_ITEM(held, i)
+            if not (self.is_mine() and is_finished(&self.memory, handle.index)):
+                if wait is None:
+                    wait = all_wait(&self.memory, held)
+                wait.reach(i)
+                self.wait_for(wait, deadline)
+            if read:
+                value = self.value_of(handle.index)
+                Py_INCREF(value)
+                PyList_SET_ITEM(values, i, value)
+            elif status_of(self.memory.slots[handle.index].state) == FAILED:
+                raise self.error_of(handle.index)
+        return values
+
+    def selector(self, list handles):
+        """A `Selector` of these handles, all of this runtime."""
+        return new_selector(self, handles)
+
+    cdef int wait_for(self, Wait wait, int64_t deadline) except -1:
+        """Returns once the wait is over: spins, then sleeps. In a task it runs meanwhile what it waits for, or asks for a worker."""
+        cdef int found
+        cdef bint in_task = self.memory.processes[self.me].current != 0 and self.task_thread == PyThread_get_thread_ident()
+        if self.is_mine() and wait.ready():
             return 0
         self.check_waitable()
         if deadline >= 0 and ff_now_ns() >= deadline:
-            raise TimeoutError("the call has not finished in time; it goes on")
-        with nogil:
-            if spin_for_outcome(&self.memory, self.me, handle.index):
+            raise out_of_time()
+        if not in_task:
+            with nogil:
+                found = spin_for(&self.memory, wait)
+            if found and wait.ready():
                 return 0
-        return self._sleep_until(handle.index, deadline)
+        wait.watch()
+        try:
+            return self._sleep_until(wait, deadline, in_task)
+        finally:
+            wait.unwatch()
 
-    cdef int _sleep_until(self, uint32_t index, int64_t deadline) except -1:
+    cdef int _sleep_until(self, Wait wait, int64_t deadline, bint in_task) except -1:
         cdef Process *process = &self.memory.processes[self.me]
-        cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident()
-        cdef bint needs_help = process.current != 0 and process.role == ROLE_POOL
+        cdef uint64_t current = process.current
+        cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False
         cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
-        cdef bint blocked = False
-        ff_exchange32(&self.memory.slots[index].watched, 1)
-        if in_task and deadline < 0:
-            ff_exchange64(&process.waits_for, index + 1)
         try:
-            if in_task and deadline < 0 and self._never_ends([index]):
-                raise endless_wait()
             while True:
                 seen = ff_load32(&process.wake)
-                if is_finished(&self.memory, index):
+                if wait.ready():
                     return 0
                 self.check_waitable()
+                if in_task and deadline < 0:
+                    if wait.tell(self, current - 1) and self._never_ends(current - 1, wait.waited()):
+                        raise endless_wait()
+                    if needs_help and self.help(wait):
+                        continue
                 left = slice_ns
                 if deadline >= 0:
                     left = min(left, deadline - ff_now_ns())
                     if left <= 0:
-                        raise TimeoutError("the call has not finished in time; it goes on")
+                        raise out_of_time()
                 with nogil:
                     sleep_for_futures(&self.memory, self.me, seen, left)
                 PyErr_CheckSignals()
-                if needs_help and not blocked and not is_finished(&self.memory, index):
+                wait.look_again()
+                if needs_help and not blocked and not wait.ready():
                     blocked = True
                     slice_ns = SLICE_NS
                     self.set_blocked(True)
         finally:
             if in_task:
-                ff_exchange64(&process.waits_for, 0)
+                wait.untell(self, current - 1)
             if blocked:
                 self.set_blocked(False)
 
-    cdef bint _never_ends(self, list waited) except -1:
+    cdef bint help(self, Wait wait) except -1:
+        """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""
+        return False
+
+    cdef bint _never_ends(self, uint32_t current, list waited) except -1:
         """Looked at twice: the first look may have met a task in the middle of a change."""
-        cdef uint32_t current = <uint32_t> self.memory.processes[self.me].current - 1
         return never_ends(&self.memory, current, waited) and never_ends(&self.memory, current, waited)
 
     cdef set_blocked(self, bint blocked):
@@ -417,76 +446,22 @@ cdef class Calls(ServiceTable):
             wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
 
-    def wait_any(self, list handles, timeout=None):
-        """Sleeps until one of the handles, all of this runtime, is finished; returns the positions of all that are."""
-        cdef int64_t deadline = deadline_of(timeout), left, slice_ns
-        cdef uint64_t choice = 0
-        cdef Process *process = &self.memory.processes[self.me]
-        cdef bint in_task = process.current != 0 and self.task_thread == threading.get_ident(), blocked = False
-        cdef bint needs_help = process.current != 0 and process.role == ROLE_POOL
-        cdef uint32_t seen
-        cdef Py_ssize_t i
-        slice_ns = PATIENCE_NS if needs_help else SLICE_NS
-        handles = [<Handle?> handle for handle in handles]
-        for i in range(len(handles)):
-            ff_exchange32(&self.memory.slots[(<Handle> handles[i]).index].watched, 1)
-        try:
-            if in_task and deadline < 0 and not any(handle.done() for handle in handles):
-                choice = self._tell_choice(handles)
-                if self._never_ends([(<Handle> handle).index for handle in handles]):
-                    raise endless_wait()
-            while True:
-                seen = ff_load32(&process.wake)
-                ready = [i for i in range(len(handles)) if is_finished(&self.memory, (<Handle> handles[i]).index)]
-                if ready:
-                    return ready
-                self.check_waitable()
-                left = slice_ns
-                if deadline >= 0:
-                    left = min(left, deadline - ff_now_ns())
-                    if left <= 0:
-                        raise TimeoutError("none of the calls has finished in time; they go on")
-                with nogil:
-                    sleep_for_futures(&self.memory, self.me, seen, left)
-                PyErr_CheckSignals()
-                if needs_help and not blocked:
-                    blocked = True
-                    slice_ns = SLICE_NS
-                    self.set_blocked(True)
-        finally:
-            if choice:
-                ff_exchange64(&process.waits_for, 0)
-                arena_free(self.memory.base, choice)
-            if blocked:
-                self.set_blocked(False)
-
-    cdef uint64_t _tell_choice(self, list handles) except 0:
-        """Publishes what the running task waits for: any one of these."""
-        cdef uint64_t block = arena_take(self.memory.base, 8 * (<uint64_t> len(handles) + 1))
-        cdef uint64_t *words = <uint64_t *> (self.memory.base + block)
-        cdef Py_ssize_t i
-        if block == 0:
-            raise self.full(8 * (<uint64_t> len(handles) + 1))
-        words[0] = len(handles)
-        for i in range(len(handles)):
-            words[i + 1] = (<Handle> handles[i]).index
-        ff_exchange64(&self.memory.processes[self.me].waits_for, WAITS_FOR_ANY | block)
-        return block
-
-    def get_many(self, list handles, timeout=None):
-        """The values of handles of this runtime, in order; the first failure in this order is raised."""
-        cdef int64_t deadline = deadline_of(timeout)
-        cdef list values = []
-        cdef Handle handle
-        for handle in tuple(handles):       # the user's list may change while this one waits
-            self.wait_one(handle, deadline)
-            values.append(self.value_of(handle.index))
-        return values
-
     def owns(self, obj):
         """Whether something is a future or ref of this runtime."""
         return isinstance(obj, Handle) and (<Handle> obj).runtime is self
 
+    def owns_all(self, list objects):
+        """Whether each of them is a future or ref of this runtime."""
+        cdef Py_ssize_t i
+        for i in range(len(objects)):
+            if not isinstance(objects[i], Handle) or (<Handle> objects[i]).runtime is not self:
+                return False
+        return True
+
     def number_input(self, dict inputs, Handle handle):
         """For the pickler: the input number of a future met inside an argument."""
-        return self.input_number(inputs, handle)
+        return input_number(inputs, handle)
+
+    def takes_array(self, array):
+        """For the pickler: whether an ndarray's dtype is one that is written natively."""
+        return is_array(array) and is_numeric(<PyArrayObject *> array)

@@ -1,21 +1,24 @@
-# How values are written: small plain ones natively, everything else by pickle with its buffers out of band.
+# How values are written: plain ones natively, everything else by pickle with its buffers and arrays out of band.
 #
-# Native: one tag byte, then the value; containers hold values. It is chosen only for exact types, so that a subclass keeps
-# its class. Futures among the arguments become the number of a task's input.
-#   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | R input
-# Pickled: u64 pickle bytes, u32 buffers, u32 0, (u64 offset, u64 bytes) per buffer, pickle, buffers at multiples of 64.
+# One tag byte, then the value; containers hold values. It is chosen only for exact types, so that a subclass keeps its class.
+# Futures among the arguments become the number of a task's input.
+#   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
+#   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
+#   a A arrays, see arrays.pxi
+#   P b pickle, u32 buffers, u32 arrays, the buffers as b or V, the arrays as a or A: what pickle has written
+# Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
 
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble
-from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_CheckExact
-from cpython.object cimport PyObject
+from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
 from cpython.ref cimport Py_INCREF
-from libc.stdlib cimport free, malloc, realloc
-from libc.string cimport memcpy, memset
 
 cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object value)
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
     const char *PyUnicode_AsUTF8AndSize(object value, Py_ssize_t *size) except NULL
     object PyUnicode_DecodeUTF8(const char *s, Py_ssize_t size, const char *errors)
@@ -26,17 +29,26 @@ cdef extern from "Python.h":
 
 cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
-    NATIVE_CONTAINERS = 32      # so do more containers than this, and one that occurs twice: pickle keeps it one
+    NATIVE_CONTAINERS = 32      # so do more shared containers than this, and one that occurs twice: pickle keeps it one
+    UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
     SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
 
 cdef class Scratch:
-    """A growing byte buffer, reused from call to call. Not thread-safe: guarded by the GIL, which native encoding keeps."""
+    """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
+
+    Reused from call to call. Not thread-safe: whoever writes takes it away from the runtime.
+    """
     cdef char *data
     cdef Py_ssize_t size, room
+    cdef uint64_t *handles
+    cdef Py_ssize_t handle_count, handle_room
     cdef PyObject *containers[NATIVE_CONTAINERS]
     cdef int container_count
+    cdef Memory *memory
+    cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
+    cdef bint takes_futures     # in a call; in a value no future may stay one
 
     def __cinit__(self):
         self.room = 4096
@@ -46,6 +58,7 @@ cdef class Scratch:
 
     def __dealloc__(self):
         free(self.data)
+        free(self.handles)
 
     cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
         cdef char *larger
@@ -63,12 +76,46 @@ cdef class Scratch:
         return larger
 
     cdef void clear(self) noexcept:
-        self.size = 0
+        """Empties it; what it holds is held no more."""
+        cdef Py_ssize_t i
+        for i in range(self.handle_count):
+            extent_drop(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
+        self.size = self.handle_count = 0
         self.container_count = 0
 
+    cdef int add_handle(self, uint64_t extent_offset) except -1:
+        """Notes an extent that this process has taken or held; `clear` gives that hold back."""
+        cdef uint64_t *larger
+        cdef Py_ssize_t room = 2 * self.handle_room if self.handle_room else 16
+        if self.handle_count == self.handle_room:
+            larger = <uint64_t *> realloc(self.handles, room * sizeof(uint64_t))
+            if larger == NULL:
+                extent_drop(self.memory, <uint32_t> extent_of(self.memory, extent_offset))
+                raise MemoryError
+            self.handles = larger
+            self.handle_room = room
+        self.handles[self.handle_count] = extent_offset
+        self.handle_count += 1
+        return 0
+
+    cdef uint64_t total(self) noexcept:
+        """Bytes of the value with its handles in front."""
+        return self.size + (8 * (<uint64_t> self.handle_count + 1) if self.handle_count else 0)
+
+    cdef void write_to(self, char *out) noexcept:
+        cdef uint64_t count = self.handle_count
+        if count:
+            memcpy(out, &count, 8)
+            memcpy(out + 8, self.handles, 8 * count)
+            out += 8 * (count + 1)
+        memcpy(out, self.data, self.size)
+
     cdef bint first_time(self, object container) noexcept:
-        """Notes a container; false when it was met before, or there are too many to tell."""
+        """Notes a container; false when it was met before, or there are too many to tell. One of a single reference is its
+        parent's alone."""
         cdef int i
+        if Py_REFCNT(container) == 1:
+            return True
         for i in range(self.container_count):
             if self.containers[i] == <PyObject *> container:
                 return False
@@ -95,11 +142,104 @@ cdef class Scratch:
         memcpy(at + 1, &count, 8)
         return 0
 
+    cdef int put_place(self, char tag, uint64_t offset, uint64_t nbytes) except -1:
+        cdef char *at = self.reserve(17)
+        at[0] = tag
+        memcpy(at + 1, &offset, 8)
+        memcpy(at + 9, &nbytes, 8)
+        return 0
 
-cdef int encode_native(Scratch out, object value, dict inputs, Calls runtime, int depth) except -1:
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+cdef uint32_t input_number(dict inputs, Handle handle) except? 0xFFFFFFFF:
+    """Which input of the task a future is: the same one twice is one input."""
+    known = inputs.get(handle.index)
+    if known is not None:
+        return known[0]
+    inputs[handle.index] = (len(inputs), handle)
+    return len(inputs) - 1
+
+cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0:
+    """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
+    cdef int64_t id
+    with nogil:
+        id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0)
+        if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:
+            # All of it is about to be written: one call instead of a fault per page. Kernels before 5.14 refuse; no harm done.
+            madvise(runtime.memory.base + runtime.memory.extents[id].offset, align_up(nbytes, PAGE), MADV_POPULATE_WRITE)
+    if id < 0:
+        raise runtime.full(nbytes)
+    runtime.memory.extents[id].sealed = 1
+    out.add_handle(runtime.memory.extents[id].offset)
+    runtime.count_copied(nbytes)
+    return runtime.memory.extents[id].offset
+
+cdef int put_long(Scratch out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value) except -1:
+    """The bytes of `value`, in an extent if there are many: it is kept meanwhile, since other threads may run."""
+    cdef uint64_t offset
+    cdef char *target
+    if nbytes <= SHARED_BYTES:
+        return out.put_sized(tag, source, nbytes)
+    offset = new_extent(out, runtime, nbytes)
+    target = runtime.memory.base + offset
+    kept = value
+    copy_bytes(target, source, nbytes)
+    return out.put_place(long_tag, offset, nbytes)
+
+cdef void copy_bytes(char *target, const char *source, uint64_t nbytes) noexcept:
+    if nbytes < UNLOCKED_BYTES:
+        memcpy(target, source, nbytes)
+    else:
+        with nogil:
+            memcpy(target, source, nbytes)
+
+cdef int64_t sealed_extent(Segment runtime, const char *data) noexcept:
+    """The extent of this segment that some memory lies in, if its bytes never change any more and this process holds it; else -1."""
+    cdef int64_t id = held_extent(runtime, data)
+    return id if id >= 0 and runtime.memory.extents[id].sealed else -1
+
+cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
+    cdef int64_t id
+    if data < runtime.arena or data >= runtime.memory.base + runtime.mapped_bytes:
+        return -1
+    id = extent_of(&runtime.memory, data - runtime.memory.base)
+    return id if id >= 0 and runtime.memory.local[id] else -1
+
+cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
+    """A buffer of a pickle: by handle if it lies in the segment for good, else copied."""
+    cdef Py_buffer view
+    cdef int64_t id
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        id = sealed_extent(runtime, <const char *> view.buf) if view.readonly and view.len > SHARED_BYTES else -1
+        if id < 0:
+            return put_long(out, runtime, b'b', b'V', <const char *> view.buf, view.len, None)
+        extent_hold(&runtime.memory, <uint32_t> id)
+        out.add_handle(runtime.memory.extents[id].offset)
+        runtime.count_shared(view.len)
+        return out.put_place(b'V', <char *> view.buf - runtime.memory.base, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays) except -1:
+    """What `pickling` has written."""
+    cdef uint32_t counts[2]
+    out.put_tag(b'P')
+    put_long(out, runtime, b'b', b'V', PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+    counts[0] = len(buffers)
+    counts[1] = len(arrays)
+    memcpy(out.reserve(8), counts, 8)
+    for buffer in buffers:
+        put_buffer(out, runtime, buffer)
+    for array in arrays:
+        encode_array(out, runtime, array, False)
+    return 0
+
+cdef int encode_native(Scratch out, object value, Calls runtime, int depth, bint owned) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
-    `inputs` collects the futures met (see `input_number`); None where no future may stand (a result).
+    `owned`: nobody but the caller refers to what contains the value, so that one with a single reference will be gone soon.
     """
     cdef int overflow = 0
     cdef long long number
@@ -108,6 +248,8 @@ cdef int encode_native(Scratch out, object value, dict inputs, Calls runtime, in
     cdef const char *text
     cdef Py_ssize_t size, i
     cdef uint32_t position
+    cdef PyObject *key
+    cdef PyObject *item
     if value is None:
         out.put_tag(b'N')
     elif value is True:
@@ -130,36 +272,56 @@ cdef int encode_native(Scratch out, object value, dict inputs, Calls runtime, in
         memcpy(at + 1, &real, 8)
     elif PyUnicode_CheckExact(value):
         if PyUnicode_IS_COMPACT_ASCII(value):
-            out.put_sized(b's', <const char *> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value))
+            put_long(out, runtime, b's', b'S', <const char *> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value), value)
         else:
             try:
                 text = PyUnicode_AsUTF8AndSize(value, &size)
             except UnicodeEncodeError:          # lone surrogates
                 return NATIVE_CANNOT
-            out.put_sized(b's', text, size)
+            put_long(out, runtime, b's', b'S', text, size, value)
     elif PyBytes_CheckExact(value):
-        out.put_sized(b'b', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value))
+        put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
     elif PyTuple_CheckExact(value):
         if depth == 0 or (PyTuple_GET_SIZE(value) and not out.first_time(value)):
             return NATIVE_CANNOT
+        owned = owned and Py_REFCNT(value) == 1
         out.put_count(b'(', PyTuple_GET_SIZE(value))
         for i in range(PyTuple_GET_SIZE(value)):
-            if encode_native(out, <object> PyTuple_GET_ITEM(value, i), inputs, runtime, depth - 1):
+            if encode_native(out, <object> PyTuple_GET_ITEM(value, i), runtime, depth - 1, owned):
                 return NATIVE_CANNOT
     elif PyList_CheckExact(value):
         if depth == 0 or not out.first_time(value):
             return NATIVE_CANNOT
-        out.put_count(b'[', PyList_GET_SIZE(value))
+        owned = owned and Py_REFCNT(value) == 1
         size = PyList_GET_SIZE(value)
+        out.put_count(b'[', size)
         i = 0
-        while i < PyList_GET_SIZE(value):       # a finalizer that an allocation in here runs may change the list
-            if encode_native(out, <object> PyList_GET_ITEM(value, i), inputs, runtime, depth - 1):
+        while i < PyList_GET_SIZE(value):       # another thread, or a finalizer that an allocation in here runs, may change it
+            if encode_native(out, <object> PyList_GET_ITEM(value, i), runtime, depth - 1, owned):
                 return NATIVE_CANNOT
             i += 1
         if i != size:
             return NATIVE_CANNOT
-    elif isinstance(value, Handle) and inputs is not None and (<Handle> value).runtime is runtime:
-        position = runtime.input_number(inputs, <Handle> value)
+    elif PyDict_CheckExact(value):
+        if depth == 0 or not out.first_time(value):
+            return NATIVE_CANNOT
+        owned = owned and Py_REFCNT(value) == 1
+        size = PyDict_Size(value)
+        out.put_count(b'{', size)
+        i = 0
+        while PyDict_Next(value, &i, &key, &item):
+            size -= 1
+            if encode_native(out, <object> key, runtime, depth - 1, False) or \
+                    encode_native(out, <object> item, runtime, depth - 1, owned):
+                return NATIVE_CANNOT
+        if size:
+            return NATIVE_CANNOT
+    elif is_array(value):
+        return encode_array(out, runtime, value, owned)
+    elif out.takes_futures and isinstance(value, Handle) and (<Handle> value).runtime is runtime:
+        if out.inputs is None:
+            out.inputs = {}
+        position = input_number(out.inputs, <Handle> value)
         at = out.reserve(5)
         at[0] = b'R'
         memcpy(at + 1, &position, 4)
@@ -168,16 +330,60 @@ cdef int encode_native(Scratch out, object value, dict inputs, Calls runtime, in
     return NATIVE_OK
 
 
-cdef object decode_native(const char **at, const char *end, list values):
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+@cython.no_gc
+cdef class SharedBuffer:
+    """Read-only memory of an extent, which stays for as long as this object: what views of shared values rest on."""
+    cdef Segment runtime
+    cdef uint32_t extent
+    cdef char *data
+    cdef Py_ssize_t nbytes
+
+    def __init__(self):
+        raise TypeError("a SharedBuffer is made by reading a value")
+
+    def __dealloc__(self):
+        if self.runtime is not None and self.runtime.is_mine():
+            extent_drop(&self.runtime.memory, self.extent)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, 1, flags)
+
+cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbytes):
+    """A view of something that the caller holds by its slot just now."""
+    cdef SharedBuffer buffer = SharedBuffer.__new__(SharedBuffer)
+    cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, offset)
+    extent_hold(&runtime.memory, id)
+    buffer.extent = id
+    buffer.data = runtime.memory.base + offset
+    buffer.nbytes = nbytes
+    buffer.runtime = runtime
+    runtime.count_shared(nbytes)
+    return buffer
+
+cdef bytes copied_bytes(const char *source, uint64_t nbytes):
+    cdef bytes made = PyBytes_FromStringAndSize(NULL, nbytes)
+    copy_bytes(PyBytes_AS_STRING(made), source, nbytes)
+    return made
+
+cdef object decode_pickled(const char **at, Calls runtime, list values):
+    cdef uint32_t counts[2]
+    cdef uint32_t i
+    data = decode_native(at, runtime, None)
+    memcpy(counts, at[0], 8)
+    at[0] += 8
+    buffers = [decode_native(at, runtime, None) for i in range(counts[0])]
+    arrays = [decode_native(at, runtime, None) for i in range(counts[1])]
+    return runtime.pickling.load(data, buffers, arrays, values)
+
+cdef object decode_native(const char **at, Calls runtime, list values):
     """Reads one value; `values` are the task's inputs."""
-    cdef char tag
+    cdef char tag = at[0][0]
     cdef int64_t number
     cdef double real
-    cdef uint64_t size, i
+    cdef uint64_t size, i, offset
     cdef uint32_t position
-    if at[0] >= end:
-        raise ValueError("truncated value")
-    tag = at[0][0]
     at[0] += 1
     if tag == b'i':
         memcpy(&number, at[0], 8)
@@ -197,20 +403,42 @@ cdef object decode_native(const char **at, const char *end, list values):
         memcpy(&position, at[0], 4)
         at[0] += 4
         return values[position]
+    if tag == b'a' or tag == b'A':
+        return decode_array(at, runtime, tag == b'A')
+    if tag == b'P':
+        return decode_pickled(at, runtime, values)
     memcpy(&size, at[0], 8)
     at[0] += 8
     if tag == b'(':
         result = PyTuple_New(size)
         for i in range(size):
-            item = decode_native(at, end, values)
+            item = decode_native(at, runtime, values)
             Py_INCREF(item)                     # PyTuple_SET_ITEM steals it
             PyTuple_SET_ITEM(result, i, item)
         return result
     if tag == b'[':
-        items = []
+        items = PyList_New(size)
         for i in range(size):
-            items.append(decode_native(at, end, values))
+            item = decode_native(at, runtime, values)
+            Py_INCREF(item)
+            PyList_SET_ITEM(items, i, item)
         return items
+    if tag == b'{':
+        pairs = {}
+        for i in range(size):
+            key = decode_native(at, runtime, values)
+            PyDict_SetItem(pairs, key, decode_native(at, runtime, values))
+        return pairs
+    if tag == b'S' or tag == b'B' or tag == b'V':
+        offset = size
+        memcpy(&size, at[0], 8)
+        at[0] += 8
+        if tag == b'V':
+            return shared_buffer(runtime, offset, size)
+        runtime.count_copied(size)
+        if tag == b'S':
+            return PyUnicode_DecodeUTF8(runtime.memory.base + offset, size, NULL)
+        return copied_bytes(runtime.memory.base + offset, size)
     text = at[0]
     at[0] += size
     if tag == b's':
@@ -219,48 +447,4 @@ cdef object decode_native(const char **at, const char *end, list values):
         return PyBytes_FromStringAndSize(text, size)
     if tag == b'I':
         return int.from_bytes(PyBytes_FromStringAndSize(text, size), "little", signed=True)
-    raise ValueError(f"unknown tag {tag}")
-
-
-cdef uint64_t pickled_size(bytes data, list buffers) except? 0:
-    cdef uint64_t at = 16 + 16 * <uint64_t> len(buffers) + <uint64_t> len(data)
-    for view in buffers:
-        at = align_up(at, CACHE_LINE) + <uint64_t> view.nbytes
-    return at
-
-
-cdef int write_pickled(char *out, bytes data, list buffers) except -1:
-    cdef uint64_t at = 16 + 16 * <uint64_t> len(buffers), nbytes = len(data)
-    cdef uint32_t count = len(buffers), i
-    cdef const unsigned char[::1] source
-    memset(out, 0, 16)
-    memcpy(out, &nbytes, 8)
-    memcpy(out + 8, &count, 4)
-    memcpy(out + at, PyBytes_AS_STRING(data), nbytes)
-    at += nbytes
-    for i in range(count):
-        at = align_up(at, CACHE_LINE)
-        nbytes = buffers[i].nbytes
-        memcpy(out + 16 + 16 * i, &at, 8)
-        memcpy(out + 24 + 16 * i, &nbytes, 8)
-        if nbytes:
-            source = buffers[i]
-            with nogil:
-                memcpy(out + at, &source[0], nbytes)
-        at += nbytes
-    return 0
-
-
-cdef tuple read_pickled(const char *source):
-    """The pickle and its buffers, copied out of the arena: (bytes, [bytes, ...])."""
-    cdef uint64_t nbytes, at
-    cdef uint32_t count, i
-    memcpy(&nbytes, source, 8)
-    memcpy(&count, source + 8, 4)
-    data = PyBytes_FromStringAndSize(source + 16 + 16 * count, nbytes)
-    buffers = []
-    for i in range(count):
-        memcpy(&at, source + 16 + 16 * i, 8)
-        memcpy(&nbytes, source + 24 + 16 * i, 8)
-        buffers.append(PyBytes_FromStringAndSize(source + at, nbytes))
-    return data, buffers
+    raise SystemError(f"flame_fast: unknown tag {tag} in a value")

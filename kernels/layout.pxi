@@ -3,9 +3,10 @@
 # One anonymous memfd, mapped whole by the driver, the zygote and the workers. It is reserved large and sparse: a page costs
 # memory only once it is touched. Inside it there are offsets from its start, never addresses.
 #
-#   header | processes | services | lanes | slots | one ring per lane | arena (to the end)
+#   header | processes | services | lanes | slots | slot groups | logs | extents | granules | one ring per lane | arena (to the end)
 #
-# Words marked [cas] change in one atomic step; [owner] have one writer at a time, named there.
+# Words marked [cas] change in one atomic step; [owner] have one writer at a time, named there; [lock] change only under
+# Header.lock, and are put right after its holder's death (extents.pxi).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -23,8 +24,11 @@ cdef extern from "atomics.h" nogil:
     uint64_t ff_exchange64(uint64_t *p, uint64_t v) noexcept
     uint64_t ff_add64(uint64_t *p, uint64_t v) noexcept
     uint64_t ff_and64(uint64_t *p, uint64_t v) noexcept
+    uint64_t ff_or64(uint64_t *p, uint64_t v) noexcept
     void ff_fence() noexcept
     int clz64(uint64_t v) noexcept
+    int ctz64(uint64_t v) noexcept
+    int popcount64(uint64_t v) noexcept
     int FF_DEBUG
     void ff_count(uint64_t *counter) noexcept
     void ff_pause() noexcept
@@ -33,7 +37,7 @@ cdef extern from "atomics.h" nogil:
     void ff_futex_wake(uint32_t *word, int count) noexcept
 
 cdef enum:
-    MAGIC = 0x464C4D46          # "FMLF"
+    MAGIC = 0x464C4D47          # "FLMG"
     CACHE_LINE = 64
     PAGE = 4096
     INLINE_BYTES = 152          # room for a small value inside its slot
@@ -46,16 +50,29 @@ cdef enum:
     PROCESS_COUNT = 2048
     SERVICE_COUNT = 65536
     SEAT_COUNT = 240            # workers that may serve one limited lane at the same time
-    CLASS_COUNT = 192           # block sizes: four steps per doubling
+    LOG_COUNT = 4096            # finished slots that a waiting process may be behind in reading
     NO_METHOD = 0xFFFFFFFF
     NO_INPUT = 0xFFFFFFFF
+
+# Memory: a block of up to SHARED_BYTES is one of a slab's, copied in and out; from there on it is an extent of its own, which
+# processes map in place.
+cdef enum:
+    SHARED_BYTES = 1 << 15
+    GROUP_BITS = 63             # members of a group: slots, or blocks of a slab; bit 63 is GROUP_CLAIMED
+    GROUP_COUNT = SLOT_COUNT // GROUP_BITS
+    GRANULE = 1 << 14           # extents begin and end at multiples of it
+    EXTENT_COUNT = 1 << 20
+    EXTENT_CLASSES = 112        # sizes of extents: four steps per doubling
+    SLAB_CLASSES = 33           # sizes of blocks in slabs: likewise, from 128 bytes to SHARED_BYTES
+    HELD_WORDS = PROCESS_COUNT // 64
+    CGROUP_BYTES = 2048
 
 # A slot's status: the low 8 bits of its state word; then 24 bits of owner (a process index), then 32 of generation.
 cdef enum:
     FREE = 0
     WAITING = 1                 # some input is missing
     READY = 2                   # any worker of its lane may claim it
-    RUNNING = 3                 # its owner executes it, or writes its outcome
+    RUNNING = 3                 # its owner has claimed it, executes it, or writes its outcome
     DONE = 4
     FAILED = 5
 
@@ -73,7 +90,19 @@ cdef enum:
 cdef enum:
     KIND_NATIVE = 1
     KIND_PICKLE = 2
-    KIND_STATE = 4              # flag of a call: its pickle carries the function's state too
+    KIND_STATE = 4              # of a call: its pickle carries the function's state too
+    KIND_MAP = 8                # of a call: one positional argument, items for one execution each
+    KIND_HANDLES = 16           # begins with u64 count, then the offset of each extent that the value lies in
+    KIND_LINKED = 32            # those extents, and the block itself if it is one, count this value as a reference
+
+cdef enum:                      # which half of a slot
+    PAYLOAD = 0
+    RESULT = 1
+
+cdef enum:
+    DRIVER_INDEX = 0
+    ZYGOTE_INDEX = 1
+    ORPHAN = 0xFFFFFFFF         # Group.owner: it has died
 
 cdef enum:
     ROLE_DRIVER = 1
@@ -99,31 +128,81 @@ cdef enum:
     SERVICE_OPEN = 2
     SERVICE_CLOSING = 3         # freed once no unfinished task names it
 
+cdef enum:
+    EXTENT_COLD = 0             # free, its pages have gone back to the system (or were never touched)
+    EXTENT_WARM = 1             # free, its pages are kept for the next one
+    EXTENT_LEAVING = 2          # `owner` gives its pages back
+    EXTENT_VALUE = 3            # a value or part of one: free when `refs` and `holders` are 0
+    EXTENT_SLAB = 4             # cut into blocks of `block_size`: free when its group is empty and nobody's current one
+
+# What the holder of the lock is in the middle of, for whoever repairs after its death.
+cdef enum:
+    REDO_NOTHING = 0
+    REDO_LINK = 1
+    REDO_UNLINK = 2
+
+cdef struct Redo:               # [lock]
+    uint64_t progress           # step:32 that may be half done | Extent.refs:32 before it
+    uint32_t op
+    uint32_t slot
+    uint32_t which              # PAYLOAD or RESULT
+    uint32_t pad
+
+# 63 members of which each is taken or free. Only the owner sets bits, anybody clears them.
+cdef struct Group:
+    uint64_t used               # [cas] bit i: member i is taken; GROUP_CLAIMED: somebody is giving the empty group back
+    uint32_t owner              # [lock] process + 1 that takes from it, 0: nobody
+    uint32_t current            # [owner] it is the one that its owner takes from now: it stays even when empty
+    uint32_t next               # [lock] next free group, + 1 (of an extent: next free one of its class)
+    uint32_t pad
+
+cdef struct SlotGroup:
+    Group group
+    uint8_t pad[40]
+
+cdef struct Extent:
+    Group group                 # of a slab
+    uint64_t offset             # fixed when it is carved, as is `size`
+    uint64_t size
+    uint32_t kind               # [lock] EXTENT_*
+    uint32_t block_size         # of a slab
+    uint32_t refs               # [lock] payloads and results that lie in it
+    uint32_t holders            # [lock] bits set in `held`
+    uint32_t sealed             # its bytes never change any more
+    uint32_t was_warm           # somebody has written to it before
+    uint64_t held[HELD_WORDS]   # [lock] bit per process that maps it: views there pin it
+
 cdef struct Header:
     uint32_t magic
     uint32_t cpus
     uint32_t workers            # pool workers wanted, blocked ones not counted
     uint32_t closing            # [owner: driver] 1: everybody leaves
     uint64_t size
-    uint64_t limit              # bytes of live blocks allowed
+    uint64_t limit              # bytes of extents in use allowed
     uint64_t session            # random: tells this segment from another runner's
     uint64_t setup              # [owner: driver] block that tells workers about the project, 0 until known
     uint64_t setup_bytes
     uint8_t pad0[8]
-    uint64_t free_slots         # [cas] stack of freed slots: tag:32 | index + 1:32
-    uint8_t pad1[56]
-    uint64_t arena_next         # [cas] first byte never handed out yet
-    uint64_t live_bytes         # [cas] bytes of blocks in use
-    uint64_t cached_bytes       # [cas] bytes of large free blocks whose pages are kept
-    uint64_t peak_bytes
-    uint8_t pad2[32]
-    uint32_t slot_high          # [cas] slots ever used
+    uint32_t lock               # [cas] process + 1, LOCK_CONTENDED
+    uint32_t pad1
+    uint32_t group_high         # [lock] groups of slots ever used
+    uint32_t free_groups        # [lock] stack of free ones: index + 1
+    uint32_t extent_high        # [lock] extents ever carved
+    Redo redo
+    uint64_t arena_next         # [lock] first byte never carved yet
+    uint64_t live_bytes         # [lock] of extents in use
+    uint64_t cached_bytes       # [lock] of warm free ones
+    uint64_t cache_limit        # of which more are not kept
+    uint64_t peak_bytes         # [lock]
+    uint64_t checked_bytes      # [lock] up to so many in use or kept, memory was looked for
+    uint64_t takes              # [lock] extents taken so far: tells the zygote whether anything happens
+    uint8_t pad2[40]
     uint32_t service_high       # [cas]
     uint32_t process_high       # [cas]
     uint32_t pool_lane_high     # [cas]
     uint32_t warm_left          # [cas] services that some idle worker shall load ahead
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
-    uint8_t pad3[40]
+    uint8_t pad3[44]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]
@@ -131,24 +210,36 @@ cdef struct Header:
     uint64_t blocks_freed
     uint64_t slots_taken
     uint64_t slots_freed
-    uint8_t pad5[32]
-    uint64_t free_blocks[CLASS_COUNT]   # [cas] stack per size class: tag:30 | offset / 64:34
+    uint64_t copied_bytes       # [owner: zygote] of processes that have ended; see Process
+    uint64_t shared_bytes
+    uint8_t pad5[16]
+    uint32_t warm_extents[EXTENT_CLASSES]       # [lock] stacks of free ones, index + 1
+    uint32_t cold_extents[EXTENT_CLASSES]
+    char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit file, usage file, ..., each ended by 0
 
 cdef struct Process:
     uint32_t state              # [cas]
     uint32_t pid
     uint32_t role
     uint32_t lane               # an instance's lane
-    uint32_t wake               # futex of its threads that wait for futures
-    uint32_t waiters            # [cas] of them asleep
     uint32_t blocked            # [owner: itself] its task waits for other tasks: a worker is added beside it
     uint32_t spinning           # [owner: itself] it holds a spinner's token
     uint32_t sleeping           # [owner: itself] it counts among pool_sleepers
-    uint32_t retiring           # [owner: itself] it leaves of its own accord
+    uint32_t retiring           # it leaves of its own accord
     uint64_t current            # [owner: itself] slot it runs, + 1
-    uint64_t waits_for          # [owner: itself] what its task waits for: see waiting.pxi
+    uint64_t building           # [owner: itself] slot it is taking or filling, + 1
+    uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
-    uint8_t pad[56]
+    uint64_t freeing            # [owner: itself] slot nobody holds any more that it is giving back, + 1
+    uint64_t copied_bytes       # [owner: itself] copied into shared memory or out of it: values beyond a slot's own room
+    uint64_t shared_bytes       # [owner: itself] passed on or read where they lie
+    uint8_t pad0[40]
+    uint32_t wake               # futex of its threads that wait for futures
+    uint32_t waiters            # [cas] of them asleep
+    uint32_t watching           # [cas] threads that want to know of every failure
+    uint32_t pad1
+    uint64_t log_tail           # [cas] slots finished that it watched
+    uint8_t pad2[40]
 
 cdef struct Service:
     uint32_t state              # [cas]
@@ -189,13 +280,14 @@ cdef struct Slot:
     uint64_t payload_bytes
     uint64_t result             # block of the outcome, 0: inline
     uint64_t result_bytes
-    uint32_t payload_kind
-    uint32_t result_kind
+    uint32_t payload_kind       # 0: none (any more)
+    uint32_t result_kind        # 0: none yet
     uint32_t method
-    uint32_t watched            # somebody of the creator sleeps until it is finished
+    uint32_t watched            # a thread of the creator waits for it: tell when it is finished
     uint64_t inputs             # block of an Inputs, 0: none
-    uint64_t next_free          # in the stack of free slots
-    uint64_t pad
+    uint64_t waits_for          # [owner: its runner] what the task waits for: see waiting.pxi
+    uint32_t started            # [owner: its runner] its execution has begun: it must not begin again
+    uint32_t pad
     uint8_t data[INLINE_BYTES]
 
 # One input of a task, on the waiter list of that input's slot.
@@ -213,9 +305,3 @@ cdef struct Inputs:
     uint32_t count
     uint32_t levels
     uint64_t level_at[4]        # byte offset of each level inside the block
-
-# In front of every block of the arena; the block's bytes follow at + CACHE_LINE.
-cdef struct Block:
-    uint64_t size_class
-    uint64_t next               # offset / 64 of the next free block
-    uint64_t bytes              # asked for; of a free block 0 if its pages have gone back to the system

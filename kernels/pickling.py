@@ -53,9 +53,10 @@ class Unpicklable(TypeError):
 
 
 class _Loading(threading.local):
-    """The values of the inputs of the call being read by this thread."""
+    """What the pickle being read by this thread refers to: the call's inputs, and arrays written beside it."""
 
     values: list[Any] | None = None
+    arrays: list[Any] | None = None
 
 
 _loading = _Loading()
@@ -64,6 +65,11 @@ _loading = _Loading()
 def _input_value(number: int) -> Any:
     assert _loading.values is not None
     return _loading.values[number]
+
+
+def _array_beside(number: int) -> Any:
+    assert _loading.arrays is not None
+    return _loading.arrays[number]
 
 
 def _read_only(array: Any) -> Any:
@@ -95,6 +101,7 @@ class _Reducer:
 
     runtime: Runtime | None  # None: a description; arrays in it stay as they are
     inputs: dict[int, Any] | None  # None: no future may stay a future
+    arrays: list[Any]  # written beside the pickle, natively
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
@@ -116,17 +123,31 @@ class _Reducer:
         return (_input_value, (self.runtime.number_input(self.inputs, future),))
 
     def reduce_array(self, array: Any, numpy: Any) -> Any:
-        if type(array) is numpy.ndarray and not array.dtype.hasobject:
-            if not (array.flags.c_contiguous or array.flags.f_contiguous):
-                # NumPy writes such an array in band, and reads a big-endian one back as a native one.
-                array = array.copy()
-            if array.dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
-                integers = array.view(f"{array.dtype.str[0]}i8")
-                return (_rebuild_times, (*integers.__reduce_ex__(PROTOCOL)[:2], array.dtype.str))
+        kind = type(array)
+        if kind is numpy.ndarray:
+            assert self.runtime is not None
+            if self.runtime.takes_array(array):
+                self.arrays.append(array)
+                return (_array_beside, (len(self.arrays) - 1,))
+            if not array.dtype.hasobject:
+                return self.reduce_plain(array)
+        if kind is numpy.ma.MaskedArray and not array.dtype.hasobject:
+            mask = numpy.ma.getmask(array)
+            extra = (array.fill_value, array.hardmask) if array._fill_value is not None else (None, array.hardmask)
+            return (_rebuild_masked, (array.data, None if mask is numpy.ma.nomask else mask, *extra))
         reduced = array.__reduce_ex__(PROTOCOL)
         if isinstance(reduced, tuple) and len(reduced) <= 3:
             return (_rebuild_read_only, reduced)
         return NotImplemented
+
+    def reduce_plain(self, array: Any) -> Any:
+        """Of a dtype that only pickle can describe: its elements go out of band all the same."""
+        if not (array.flags.c_contiguous or array.flags.f_contiguous):
+            # NumPy writes such an array in band, and reads a big-endian one back as a native one.
+            array = array.copy()
+        if array.dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
+            return (_rebuild_times, (array.view(f"{array.dtype.str[0]}i8"), array.dtype.str))
+        return (_rebuild_read_only, array.__reduce_ex__(PROTOCOL))
 
 
 def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
@@ -145,11 +166,23 @@ def _rebuild_read_only(function: Any, args: tuple[Any, ...], state: Any = None) 
     return _read_only(array)
 
 
+def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard_mask: bool) -> Any:
+    import numpy
+
+    array = numpy.ma.MaskedArray(data, numpy.ma.nomask if mask is None else mask, copy=False, hard_mask=hard_mask)
+    if fill_value is not None:
+        array.fill_value = fill_value
+    return _read_only(array)
+
+
 class _PlainPickler(pickle.Pickler, _Reducer):
-    def __init__(self, file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any]) -> None:
+    def __init__(
+        self, file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any], arrays: list[Any]
+    ) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
         self.runtime = runtime
         self.inputs = inputs
+        self.arrays = arrays
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (FunctionType, type)):
@@ -173,7 +206,9 @@ def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pic
     return keep
 
 
-def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any]) -> pickle.Pickler:
+def _cloud_pickler(
+    file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any], arrays: list[Any]
+) -> pickle.Pickler:
     """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
     import cloudpickle
 
@@ -188,35 +223,41 @@ def _cloud_pickler(file: Any, runtime: Runtime | None, inputs: dict[int, Any] | 
     pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
     pickler.runtime = runtime
     pickler.inputs = inputs
+    pickler.arrays = arrays
     return pickler
 
 
-def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> tuple[bytes, list[Any]]:
+def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> tuple[bytes, list[Any], list[Any]]:
+    """(pickle, buffers out of band, arrays beside it)."""
     buffers: list[Any] = []
+    arrays: list[Any] = []
     file = io.BytesIO()
     try:
-        _PlainPickler(file, runtime, inputs, buffers).dump(value)
-        return file.getvalue(), buffers
+        _PlainPickler(file, runtime, inputs, buffers, arrays).dump(value)
+        return file.getvalue(), buffers, arrays
     except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
         pass
     if inputs is not None:
         inputs.clear()
     buffers.clear()
+    arrays.clear()
     file = io.BytesIO()
-    _cloud_pickler(file, runtime, inputs, buffers).dump(value)
-    return file.getvalue(), buffers
+    _cloud_pickler(file, runtime, inputs, buffers, arrays).dump(value)
+    return file.getvalue(), buffers, arrays
 
 
-def _load(data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
-    outer, _loading.values = _loading.values, values
+def load(data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
+    """What was dumped, with its inputs' values in place of the futures."""
+    outer = _loading.values, _loading.arrays
+    _loading.values, _loading.arrays = values, arrays
     try:
         return pickle.loads(data, buffers=buffers)
     finally:
-        _loading.values = outer
+        _loading.values, _loading.arrays = outer
 
 
-def _rebuild_times(function: Any, args: tuple[Any, ...], dtype: str) -> Any:
-    return _read_only(function(*args).view(dtype))
+def _rebuild_times(integers: Any, dtype: str) -> Any:
+    return _read_only(integers.view(dtype))
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------
@@ -224,7 +265,7 @@ def _rebuild_times(function: Any, args: tuple[Any, ...], dtype: str) -> Any:
 
 def dump_call(
     runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
-) -> tuple[bytes, list[Any]]:
+) -> tuple[bytes, list[Any], list[Any]]:
     """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
 
     Raises
@@ -255,11 +296,6 @@ def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
         except Exception:
             return f"{label} (of type {type(value).__qualname__})"
     return "something that the function has bound or closes over"
-
-
-def load_call(runtime: Runtime, data: bytes, buffers: list[bytes], values: list[Any] | None) -> Any:
-    """The (state,) args, kwargs of a call, with its inputs' values in place of the futures."""
-    return _load(data, buffers, values)
 
 
 def adopt(runtime: Runtime, future: Any) -> ObjectFuture:
@@ -293,7 +329,7 @@ def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any]]:
+def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any]]:
     """Pickles a value; futures in it are replaced by their values.
 
     Raises
@@ -309,18 +345,9 @@ def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any]]:
         raise Unpicklable(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
 
 
-def load_value(runtime: Runtime, data: bytes, buffers: list[bytes]) -> Any:
-    """Rebuilds a value.
-
-    Raises
-    ------
-    TaskError
-        Its own code failed to rebuild it here.
-    """
-    try:
-        return _load(data, buffers, None)
-    except Exception as error:
-        raise TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}") from error
+def unreadable(error: Exception) -> TaskError:
+    """The error for a value whose own code failed to rebuild it here."""
+    return TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}")
 
 
 def dump_plain(value: Any) -> bytes:
@@ -329,7 +356,7 @@ def dump_plain(value: Any) -> bytes:
 
 
 def load_plain(data: bytes) -> Any:
-    return _load(data, [], None)
+    return load(data, [], [], None)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -398,8 +425,8 @@ __all__ = [
     "dump_error",
     "dump_plain",
     "dump_value",
-    "load_call",
+    "load",
     "load_error",
     "load_plain",
-    "load_value",
+    "unreadable",
 ]

@@ -14,11 +14,16 @@ the order of the steps of each operation at the functions of `tasks.pxi`.
 cimport cython
 
 include "layout.pxi"
-include "arena.pxi"
 
-from libc.stdlib cimport free, malloc, realloc
+from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 
+include "memory.pxi"
+include "lock.pxi"
+include "groups.pxi"
+include "growth.pxi"
+include "extents.pxi"
+include "arena.pxi"
 include "tasks.pxi"
 include "waiting.pxi"
 
@@ -30,7 +35,7 @@ from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError
 cdef extern from "sys/mman.h" nogil:
     void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset) noexcept
     int munmap(void *addr, size_t length) noexcept
-    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_NORESERVE
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_NORESERVE
     void *MAP_FAILED
 
 cdef extern from "sys/prctl.h" nogil:
@@ -38,12 +43,13 @@ cdef extern from "sys/prctl.h" nogil:
     int PR_SET_PDEATHSIG
 
 cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 40
-cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 48 << 30    # tables, rings and some room beyond the limit
+cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and some room beyond the limit
 cdef int fork_generation = 0
 
 def _after_fork_in_child():
     global fork_generation
     fork_generation += 1
+    keep_to_itself()
 
 os.register_at_fork(after_in_child=_after_fork_in_child)
 
@@ -51,17 +57,22 @@ def die_with_parent(int signal):
     """Asks the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the zygote is."""
     prctl(PR_SET_PDEATHSIG, signal)
 
-DRIVER = 0      #: the driver's index in the process table
-ZYGOTE = 1      #: the zygote's
+DRIVER = DRIVER_INDEX      #: the driver's index in the process table
+ZYGOTE = ZYGOTE_INDEX      #: the zygote's
+UNCALLABLE = <uint32_t> NO_METHOD     #: as a method's number: a call makes no sense
 
 include "segment.pxi"
 include "services.pxi"
 
 cdef class Calls(ServiceTable)      # what codec and futures need to know of the class that is defined with their help
 
+include "arrays.pxi"
 include "codec.pxi"
 include "future.pxi"
+include "waits.pxi"
 include "calls.pxi"
+include "entry.pxi"
+include "mapping.pxi"
 include "serving.pxi"
 include "supervision.pxi"
 
@@ -75,7 +86,7 @@ cdef class Runtime(Supervision):
         raise TypeError("use Runtime.create or Runtime.attach")
 
     @staticmethod
-    def create(str name, int doorbell, int workers, int cpus, uint64_t limit):
+    def create(str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=()):
         """A new segment with this process as its driver.
 
         Parameters
@@ -88,9 +99,11 @@ cdef class Runtime(Supervision):
             Pool workers wanted; CPUs there are, which bounds how many processes may spin.
         limit : int
             Bytes of values allowed at the same time.
+        cgroups : sequence of (str, str)
+            Files with the memory limit, and the memory used, of each cgroup above this process.
         """
         cdef Runtime runtime = Runtime.__new__(Runtime)
-        cdef uint64_t size = RESERVED_BYTES, arena
+        cdef uint64_t size = RESERVED_BYTES
         cdef Header *header
         import fcntl
         fd = os.memfd_create("flame_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
@@ -112,13 +125,16 @@ cdef class Runtime(Supervision):
         except BaseException:
             os.close(fd)
             raise
-        arena = map_memory(runtime.memory.base, &runtime.memory)
         header = runtime.memory.header
         header.cpus = cpus
         header.workers = workers
         header.size = size
         header.limit = limit
-        header.arena_next = arena
+        header.arena_next = runtime.arena - runtime.memory.base
+        header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
+        header.cache_limit = limit // 2
+        names = b"".join(name.encode() + b"\0" for pair in cgroups for name in pair)[:CGROUP_BYTES - 2]
+        memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
         header.process_high = 2
         header.pool_lane_high = 1
         header.session = int.from_bytes(os.urandom(8), "little")
@@ -137,7 +153,6 @@ cdef class Runtime(Supervision):
         """This process's view of a segment made elsewhere, as entry `index` of its process table."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
         runtime._map(fd, os.fstat(fd).st_size)
-        map_memory(runtime.memory.base, &runtime.memory)
         if runtime.memory.header.magic != MAGIC:
             raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment")
         runtime._become(index, name, doorbell)

@@ -4,6 +4,7 @@ cdef class Segment:
     """The mapping, this process's entry in the table, and blocks of the arena. Unmapped when the last future is gone."""
     cdef Memory memory
     cdef uint64_t mapped_bytes
+    cdef char *arena                    # where values may lie, to the end of the mapping
     cdef uint32_t me
     cdef int generation
     cdef int doorbell
@@ -27,9 +28,9 @@ cdef class Segment:
         if base == MAP_FAILED:
             raise MemoryError
         madvise(base, size, MADV_DONTDUMP)      # a core dump of the segment would delay the notice of a death by seconds
-        self.memory.base = <char *> base
         self.mapped_bytes = size
         self.fd = fd
+        self.arena = <char *> base + map_memory(<char *> base, size, &self.memory)
 
     def _become(self, uint32_t index, str name, int doorbell):
         """Turns this attachment into that of entry `index`: what a forked worker does first."""
@@ -37,9 +38,11 @@ cdef class Segment:
         self.name = name
         self.doorbell = doorbell
         self.generation = fork_generation
-        self.scratch = Scratch()
+        memory_own(&self.memory, index, doorbell)
+        self.scratch = None
 
     def __dealloc__(self):
+        memory_disown(&self.memory)
         if self.memory.base != NULL:
             munmap(self.memory.base, self.mapped_bytes)
 
@@ -86,37 +89,86 @@ cdef class Segment:
         return self.generation != fork_generation
 
     def set_setup(self, bytes data):
+        cdef uint64_t block = self.store(data)
         self.memory.header.setup_bytes = len(data)
-        ff_store64(&self.memory.header.setup, self.store(PyBytes_AS_STRING(data), len(data)))
+        ff_store64(&self.memory.header.setup, block)
+        block_settled(&self.memory)
 
     def get_setup(self):
         if ff_load64(&self.memory.header.setup) == 0:
             return None
         return PyBytes_FromStringAndSize(self.memory.base + self.memory.header.setup, self.memory.header.setup_bytes)
 
-    cdef uint64_t store(self, const char *data, uint64_t nbytes) except 0:
-        cdef uint64_t block = arena_take(self.memory.base, nbytes)
+    cdef uint64_t store(self, bytes data) except 0:
+        """A block of the caller's own with these bytes; `block_settled` when it is put down, `block_free` in the end."""
+        cdef uint64_t block = block_keep(&self.memory, len(data))
         if block == 0:
-            raise self.full(nbytes)
-        if nbytes:
-            memcpy(self.memory.base + block, data, nbytes)
+            raise self.full(len(data))
+        memcpy(self.memory.base + block, PyBytes_AS_STRING(data), len(data))
         return block
 
     cdef object full(self, uint64_t nbytes):
         cdef Header *header = self.memory.header
-        free_bytes = max(0, <int64_t> header.limit - <int64_t> header.live_bytes)
+        cdef uint64_t free_bytes = header.limit - min(header.limit, header.live_bytes), left = memory_left(header.cgroups)
+        free_bytes = min(free_bytes, left - min(left, MARGIN) + header.cached_bytes)
         return StoreFullError(nbytes, free_bytes, header.limit)
 
+    cdef inline void count_copied(self, uint64_t nbytes) noexcept:
+        self.memory.processes[self.me].copied_bytes += nbytes
+
+    cdef inline void count_shared(self, uint64_t nbytes) noexcept:
+        self.memory.processes[self.me].shared_bytes += nbytes
+
+    cdef Scratch take_scratch(self):
+        """The scratch of this runtime, away from it: an object's destructor, or another thread, may encode meanwhile."""
+        cdef Scratch scratch = self.scratch
+        self.scratch = None
+        if scratch is None:
+            scratch = Scratch()
+            scratch.memory = &self.memory
+        return scratch
+
+    cdef void give_scratch(self, Scratch scratch) noexcept:
+        scratch.clear()
+        scratch.inputs = None
+        if scratch.room <= SCRATCH_KEPT:
+            self.scratch = scratch
+
+    def trim(self):
+        """Gives the memory of everything that is kept free back to the system."""
+        with nogil:
+            extents_trim(&self.memory)
+
+    def idle_memory(self):
+        """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
+        return self.memory.header.cached_bytes, self.memory.header.takes
+
+    def bear_arrays(self):
+        """From now on NumPy arrays of this process's main context are born in the segment, if larger than 32 KiB."""
+        bear_arrays(self)
+
     def counters(self):
-        """What is in use: a dict of live slots, bytes of live blocks, their peak and their limit.
+        """What is in use: a dict of counts and bytes, see `flame_fast.statistics`.
 
         A debug build adds how many blocks and slots were ever taken and given back.
         """
         cdef Header *header = self.memory.header
-        cdef uint32_t i, live = 0
-        for i in range(min(ff_load32(&header.slot_high), SLOT_COUNT - SLOT_SPARE)):
-            live += status_of(ff_load64(&self.memory.slots[i].state)) != FREE
-        counted = {"slots": live, "bytes": header.live_bytes, "peak": header.peak_bytes, "limit": header.limit}
+        cdef uint32_t i, status
+        cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
+        by_status = [0] * 6
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            by_status[status] += 1
+        for i in range(ff_load32(&header.process_high)):
+            if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
+                copied += self.memory.processes[i].copied_bytes
+                shared += self.memory.processes[i].shared_bytes
+        counted = {
+            "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
+            "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
+            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
+            "copied": copied, "shared": shared,
+        }
         if FF_DEBUG:
             counted.update(
                 blocks_taken=header.blocks_taken, blocks_freed=header.blocks_freed,

@@ -24,7 +24,7 @@ cdef class ServiceTable(Segment):
         cdef uint64_t block
         self.check()
         self.reap_services()
-        block = self.store(PyBytes_AS_STRING(blob), len(blob))
+        block = self.store(blob)
         try:
             if instance or limit:
                 lane = self._take_lane(instance)
@@ -38,7 +38,8 @@ cdef class ServiceTable(Segment):
                 memset(entry.seats, 0, sizeof(entry.seats))
             service = self._take_service()
         except BaseException:
-            arena_free(self.memory.base, block)
+            block_free(&self.memory, block)
+            block_settled(&self.memory)
             if lane:
                 ff_store32(&self.memory.lanes[lane].state, LANE_FREE)
             raise
@@ -46,6 +47,7 @@ cdef class ServiceTable(Segment):
         self.memory.services[service].creator = self.me
         self.memory.services[service].blob = block
         self.memory.services[service].blob_bytes = len(blob)
+        block_settled(&self.memory)
         self.memory.services[service].warm_left = 0 if instance else warmup
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
@@ -101,9 +103,10 @@ cdef class ServiceTable(Segment):
             if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, PROCESS_RESERVED):
                 process.role = role
                 process.lane = lane
-                process.pid = process.wake = process.waiters = process.blocked = process.spinning = 0
+                process.pid = process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = 0
-                process.current = process.waits_for = process.promoting = 0
+                process.current = process.building = process.taking = process.promoting = process.freeing = 0
+                process.copied_bytes = process.shared_bytes = 0
                 while ff_load32(&self.memory.header.process_high) <= i:
                     ff_cas32(&self.memory.header.process_high, i, i + 1)
                 return i
@@ -132,6 +135,7 @@ cdef class ServiceTable(Segment):
         """Gives back what closed services had, where no unfinished task names them any more; returns how many are left."""
         cdef uint32_t i
         cdef int left = 0
+        cdef uint64_t blob
         cdef Service *entry
         closing = [i for i in range(ff_load32(&self.memory.header.service_high))
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
@@ -142,14 +146,16 @@ cdef class ServiceTable(Segment):
                 left += 1
             elif ff_cas32(&entry.state, SERVICE_CLOSING, SERVICE_RESERVED):
                 self._give_back_lane(entry.lane)
-                arena_free(self.memory.base, entry.blob)
+                blob = entry.blob
+                entry.blob = 0
+                block_free(&self.memory, blob)
                 ff_store32(&entry.state, SERVICE_FREE)
         return left
 
     cdef set _busy_services(self):
         cdef uint32_t i, status
         busy = set()
-        for i in range(min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)):
+        for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             if WAITING <= status <= RUNNING:
                 busy.add(self.memory.slots[i].service)
@@ -165,6 +171,6 @@ cdef class ServiceTable(Segment):
             ff_futex_wake(&lane.wake, PROCESS_COUNT)
             return
         if lane.error:
-            arena_free(self.memory.base, lane.error)
+            block_free(&self.memory, lane.error)
             lane.error = 0
         ff_store32(&lane.state, LANE_FREE)

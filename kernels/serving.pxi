@@ -2,8 +2,14 @@
 
 cdef tuple PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)    # need no settling by the host
 
+cdef enum:
+    MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
+
 cdef class Serving(Calls):
     """Running tasks: see `Runtime`."""
+    cdef object host
+    cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
+    cdef int helps              # waits that this process runs something inside of
 
     def serve(self, host):
         """Runs the tasks of this process's lanes until told to leave.
@@ -15,11 +21,15 @@ cdef class Serving(Calls):
         cdef int64_t index
         cdef list partial = host.partial
         self.warmed = set()
-        self.task_thread = threading.get_ident()
+        self.host = host
+        self.kept = -1
+        self.task_thread = PyThread_get_thread_ident()
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
         while True:
-            with nogil:
+            index = self.kept
+            self.kept = -1
+            if index < 0:
                 index = self._find_task()
             if index == CLAIM_EMPTY:
                 if self._load_ahead(host):
@@ -48,7 +58,7 @@ cdef class Serving(Calls):
         """
         cdef uint64_t outer = self.memory.processes[self.me].current
         cdef unsigned long outer_thread = self.task_thread
-        self.task_thread = threading.get_ident()
+        self.task_thread = PyThread_get_thread_ident()
         try:
             while self._run_each_lane(host):    # what one lane finishes may make another's task ready
                 pass
@@ -67,7 +77,7 @@ cdef class Serving(Calls):
                 self.busy_lanes.add(lane)
             try:
                 while True:
-                    index = lane_claim(&self.memory, lane, self.me)
+                    index = lane_claim(&self.memory, lane)
                     if index == CLAIM_EMPTY:
                         break
                     self._run(host, <uint32_t> index)
@@ -90,18 +100,18 @@ cdef class Serving(Calls):
         if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
             return CLAIM_EMPTY
         if process.role == ROLE_INSTANCE:
-            return lane_claim(&self.memory, process.lane, self.me)
+            return lane_claim(&self.memory, process.lane)
         high = ff_load32(&self.memory.header.pool_lane_high)
         if high == 1:
-            return lane_claim(&self.memory, 0, self.me)
+            return lane_claim(&self.memory, 0)
         for i in range(high):
             at = (self.next_lane + i) % high
             lane = &self.memory.lanes[at]
             if lane.state == LANE_FREE or lane_empty(&self.memory, at):
                 continue
-            if lane.limit and not seat_take(&self.memory, at, self.me):
+            if lane.limit and not seat_take(&self.memory, at):
                 continue
-            index = lane_claim(&self.memory, at, self.me)
+            index = lane_claim(&self.memory, at)
             if index != CLAIM_EMPTY:
                 self.next_lane = at + 1
                 return index
@@ -172,7 +182,7 @@ cdef class Serving(Calls):
             left = ff_load32(&entry.warm_left)
             if ff_load32(&entry.state) != SERVICE_OPEN or not left or (i, entry.generation) in self.warmed:
                 continue
-            if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane, self.me):
+            if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane):
                 continue
             if ff_cas32(&entry.warm_left, left, left - 1):
                 ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
@@ -181,60 +191,142 @@ cdef class Serving(Calls):
                 return 1
         return 0
 
+    # ---- one task ----------------------------------------------------------------------------------------------------
+
     cdef _run(self, host, uint32_t index):
         """Executes a claimed task and finishes it, whatever happens."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Process *process = &self.memory.processes[self.me]
         cdef Lane *lane = &self.memory.lanes[slot.lane]
         cdef uint32_t lane_index = slot.lane, status = DONE
+        cdef uint64_t outer = process.current
         cdef bytes error
+        ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
-            function, args, kwargs = self._call_of(host, slot)
-            value = function(*args, **kwargs) if kwargs else function(*args)
+            value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
-            function = args = kwargs = None
-            if type(value) not in PLAIN:
-                value = host.settle(value)
-            self._write_value(slot, value)
+            slot_release(&self.memory, index, PAYLOAD)
+            self._write_value(index, value, True)
             value = None
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
-            function = args = kwargs = value = None
+            value = None
             try:
                 error = host.dump_error(problem)
             except BaseException:           # a signal, or an exception that cannot even be described
                 error = host.last_resort
-            write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
+            write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
             status = FAILED
-        ff_exchange64(&process.current, 0)
-        finish(&self.memory, self.me, index, status)
-        if lane.limit and not lane.sticky:
+        ff_exchange64(&process.current, outer)
+        finish(&self.memory, index, status, &self.kept if process.role == ROLE_POOL and self.helps == 0 else NULL)
+        if lane.limit and not lane.sticky and self.helps == 0:
             seat_leave(&self.memory, lane_index, self.me)
             if not lane_empty(&self.memory, lane_index):
                 wake_lane(&self.memory, lane_index)
 
-    cdef tuple _call_of(self, host, Slot *slot):
-        cdef const char *at = payload_of(&self.memory, slot)
-        cdef const char *end = at + slot.payload_bytes
-        cdef Service *service = &self.memory.services[slot.service]
-        function = host.function_of(slot.service, service.generation, slot.method)
+    cdef object _execute(self, host, Slot *slot):
+        """Calls the user's function; what it returns, settled."""
+        cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
+        function = host.function_of(slot.service, self.memory.services[slot.service].generation, slot.method)
         values = self._input_values(slot) if slot.inputs else None
-        if slot.payload_kind == KIND_NATIVE:
-            args = decode_native(&at, end, values)
-            pairs = decode_native(&at, end, values)
-            return function, args, None if pairs is None else dict(zip(pairs[::2], pairs[1::2]))
-        data, buffers = read_pickled(at)
-        if slot.payload_kind & KIND_STATE:
-            state, args, kwargs = self.pickling.load_call(self, data, buffers, values)
-            return host.with_state(function, state), args, kwargs
-        args, kwargs = self.pickling.load_call(self, data, buffers, values)
-        return function, args, kwargs
+        if slot.payload_kind & KIND_NATIVE:
+            args = decode_native(&at, self, values)
+            kwargs = decode_native(&at, self, values)
+        elif slot.payload_kind & KIND_STATE:
+            state, args, kwargs = decode_native(&at, self, values)
+            function = host.with_state(function, state)
+        else:
+            args, kwargs = decode_native(&at, self, values)
+        values = None
+        if slot.payload_kind & KIND_MAP:
+            return self._run_items(host, function, args[0])
+        value = function(*args, **kwargs) if kwargs else function(*args)
+        return value if type(value) in PLAIN else host.settle(value)
+
+    cdef object _run_items(self, host, function, items):
+        """A chunk of `map`: (nanoseconds, values, None or the error of the item after them)."""
+        cdef int64_t start = ff_now_ns()
+        values = []
+        try:
+            for item in items:
+                value = function(item)
+                values.append(value if type(value) in PLAIN else host.settle(value))
+        except BaseException as problem:
+            if not self.is_mine():
+                host.end_of_fork(problem)
+            return ff_now_ns() - start, values, host.dump_error(problem)
+        return ff_now_ns() - start, values, None
 
     cdef list _input_values(self, Slot *slot):
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
-        cdef Edge *edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+        cdef Edge *edges = edges_of(inputs)
         cdef uint32_t i
         return [self.value_of(edges[i].input) for i in range(inputs.count)]
+
+    # ---- helping -----------------------------------------------------------------------------------------------------
+
+    cdef bint help(self, Wait wait) except -1:
+        """Runs one task that the wait needs, if it is queued for the pool, inside the waiting one.
+
+        Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
+        middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
+        """
+        cdef int64_t index
+        cdef uint32_t lane_index
+        cdef bint seated
+        if self.host is None or self.helps == MOST_HELPS or not wait.needs_all():
+            return False
+        index = wait.queued()
+        if index < 0 or not self._claim_here(<uint32_t> index, &seated):
+            index = self._claim_needed(wait.waited(), &seated)
+        if index < 0:
+            return False
+        lane_index = self.memory.slots[index].lane
+        outer = self.host.suspend()
+        self.helps += 1
+        try:
+            self._run(self.host, <uint32_t> index)
+        finally:
+            self.helps -= 1
+            self.host.resume(outer)
+            if seated:
+                seat_leave(&self.memory, lane_index, self.me)
+                wake_lane(&self.memory, lane_index)
+        return True
+
+    cdef bint _claim_here(self, uint32_t index, bint *seated) except -1:
+        """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Lane *lane = &self.memory.lanes[slot.lane]
+        cdef uint64_t state = ff_load64(&slot.state)
+        seated[0] = False
+        if status_of(state) != READY or slot.lane >= POOL_LANES:
+            return False
+        if not self.host.may_help(slot.service, self.memory.services[slot.service].generation):
+            return False
+        if lane.limit and not has_seat(&self.memory, slot.lane):
+            if not seat_take(&self.memory, slot.lane):
+                return False
+            seated[0] = not lane.sticky
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
+            return True
+        if seated[0]:
+            seat_leave(&self.memory, slot.lane, self.me)
+        return False
+
+    cdef int64_t _claim_needed(self, list waited, bint *seated) except -2:
+        """Claims a queued task that the waited ones depend on, at any distance; -1 when there is none."""
+        seen = set()
+        todo = waited
+        while todo:
+            index = todo.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            if self._claim_here(index, seated):
+                return index
+            todo.extend(unfinished_needs(&self.memory, index)[0])
+        return -1

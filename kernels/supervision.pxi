@@ -40,62 +40,82 @@ cdef class Supervision(Serving):
         if self.memory.processes[index].role == ROLE_INSTANCE:
             for i in range(self.memory.header.service_high):
                 if self.memory.services[i].lane == self.memory.processes[index].lane and self.memory.services[i].state >= SERVICE_OPEN:
-                    return i, NO_METHOD
+                    return i, <uint32_t> NO_METHOD
         return None
+
+    def break_lock(self, uint32_t index):
+        """A dead process may have died with the lock: nobody gets any further before this."""
+        lock_break(&self.memory, index)
 
     def bury(self, uint32_t index, bytes error):
         """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
 
-        1 the task it ran fails with `error`, what it was finishing is finished; 2 its futures are dropped;
-        3 a task it was queueing is queued; 4 its seats, its token and its place among the sleepers are given back; 5 its services close; 6 an instance's lane dies with its
-        queue; 7 the entry is free. Each step may be done twice.
+        1 the lock; 2 a slot and a block in its hands; 3 a task that it had begun fails with `error`, one it had only claimed is for
+        others, what it was finishing is finished; 4 a task it was queueing is queued; 5 its futures are dropped; 6 its seats, its
+        token and its place among the sleepers are given back; 7 its services close; 8 an instance's lane dies with its queue; 9 the
+        memory that it held or owned is given back; 10 the entry is free. Each step may be done twice.
         """
         cdef Process *process = &self.memory.processes[index]
-        cdef uint32_t i, count, high = min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)
-        cdef uint64_t state
-        cdef Slot *slot
+        cdef const char *data = PyBytes_AS_STRING(error)
+        cdef uint64_t nbytes = len(error), state
+        cdef uint32_t i, high
+        lock_break(&self.memory, index)
+        bury_building(&self.memory, index)
+        high = slots_used(&self.memory)
         for i in range(high):
-            slot = &self.memory.slots[i]
-            state = ff_load64(&slot.state)
+            state = ff_load64(&self.memory.slots[i].state)
             if status_of(state) == RUNNING and owner_of(state) == index:
-                slot.state = with_status(state, RUNNING, self.me)
-                write_result(&self.memory, slot, PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
-                finish(&self.memory, self.me, i, FAILED)
+                bury_task(&self.memory, i, data, nbytes)
         for i in range(high):
-            finish_again(&self.memory, self.me, i, index)
+            finish_again(&self.memory, i, index)
         for i in range(high):
-            repair_waiting(&self.memory, self.me, i, index, PyBytes_AS_STRING(error), len(error))
+            repair_waiting(&self.memory, i, index, data, nbytes)
+        self._bury_promoting(process)
         if index == self.me:                # the zygote before this one: the entry goes on
+            bury_memory(&self.memory, index)
+            memory_own(&self.memory, self.me, self.doorbell)
             return
         for i in range(high):
-            slot = &self.memory.slots[i]
-            if slot.creator == index and ff_load32(&slot.holds) & HOLD_CREATOR:
+            if self.memory.slots[i].creator == index and ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR:
                 release_bits(&self.memory, i, HOLD_CREATOR)
-        if process.promoting:
-            i = <uint32_t> process.promoting - 1
-            state = ff_load64(&self.memory.slots[i].state)
-            if status_of(state) == READY and not self.memory.lanes[self.memory.slots[i].lane].ordered:
-                lane_push(&self.memory, self.memory.slots[i].lane, i)
-                wake_lane(&self.memory, self.memory.slots[i].lane)
-        for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
-            if self.memory.lanes[i].limit:
-                seat_leave(&self.memory, i, index)
-                if not lane_empty(&self.memory, i):
-                    wake_lane(&self.memory, i)
-        if process.spinning:
-            token_give(&self.memory, index)
-        if process.sleeping and process.role == ROLE_POOL:
-            count = ff_load32(&self.memory.header.pool_sleepers)
-            if count:
-                ff_cas32(&self.memory.header.pool_sleepers, count, count - 1)
+        self._bury_places(process, index)
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self._stop_warming(&self.memory.services[i])
         if process.role == ROLE_INSTANCE:
             self._bury_lane(process.lane, error, high)
+        bury_memory(&self.memory, index)
+        self.memory.header.copied_bytes += process.copied_bytes
+        self.memory.header.shared_bytes += process.shared_bytes
         ff_store32(&process.state, PROCESS_FREE)
         self.reap_services()
+
+    cdef void _bury_promoting(self, Process *process) noexcept:
+        cdef uint32_t index = <uint32_t> process.promoting - 1
+        if process.promoting:
+            if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
+                    and not self.memory.lanes[self.memory.slots[index].lane].ordered:
+                lane_push(&self.memory, self.memory.slots[index].lane, index)
+                wake_lane(&self.memory, self.memory.slots[index].lane)
+            process.promoting = 0
+
+    cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
+        """Seats, the spinner's token, the place among the sleepers."""
+        cdef uint32_t i, count
+        for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
+            if self.memory.lanes[i].limit:
+                seat_leave(&self.memory, i, index)
+                if not lane_empty(&self.memory, i):
+                    wake_lane(&self.memory, i)
+        if process.spinning:
+            process.spinning = 0
+            ff_add32(&self.memory.header.spinners, <uint32_t> -1)
+        if process.sleeping and process.role == ROLE_POOL:
+            process.sleeping = 0
+            count = ff_load32(&self.memory.header.pool_sleepers)
+            if count:
+                ff_cas32(&self.memory.header.pool_sleepers, count, count - 1)
 
     cdef int _bury_lane(self, uint32_t lane_index, bytes error, uint32_t high) except -1:
         """An instance's process has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""
@@ -105,7 +125,8 @@ cdef class Supervision(Serving):
         if ff_load32(&lane.state) == LANE_CLOSING:
             ff_store32(&lane.state, LANE_FREE)
             return 0
-        lane.error = arena_take(self.memory.base, len(error))
+        lane.error = block_keep(&self.memory, len(error))
+        block_settled(&self.memory)
         lane.error_bytes = len(error) if lane.error else 0      # a full store: its calls fail with StoreFullError
         if lane.error:
             memcpy(self.memory.base + lane.error, PyBytes_AS_STRING(error), len(error))
@@ -114,8 +135,8 @@ cdef class Supervision(Serving):
             state = ff_load64(&self.memory.slots[i].state)
             if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING) \
                     and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.me)):
-                write_result(&self.memory, &self.memory.slots[i], PyBytes_AS_STRING(error), len(error), KIND_NATIVE)
-                finish(&self.memory, self.me, i, FAILED)
+                write_result(&self.memory, i, PyBytes_AS_STRING(error), len(error))
+                finish(&self.memory, i, FAILED, NULL)
         return 0
 
     @property
@@ -125,7 +146,7 @@ cdef class Supervision(Serving):
     def announce_close(self):
         """Tells every process to leave. Returns how many calls are unfinished."""
         cdef uint32_t i, unfinished = 0, status
-        for i in range(min(ff_load32(&self.memory.header.slot_high), SLOT_COUNT - SLOT_SPARE)):
+        for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             if WAITING <= status <= RUNNING:
                 unfinished += 1
@@ -152,3 +173,15 @@ cdef class Supervision(Serving):
         self.ending = ending
         self.closed = True
         wake_waiters(&self.memory, self.me)
+
+    def give_back_memory(self):
+        """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
+        cdef char *rings = <char *> self.memory.rings
+        cdef uint32_t holder = (ff_load32(&self.memory.header.lock) & ~<uint32_t> LOCK_CONTENDED) - 1
+        if holder != self.me and ff_load32(&self.memory.header.lock):
+            lock_break(&self.memory, holder)
+        self.memory.doorbell = -1           # its number may be another file's soon
+        self.memory.header.cache_limit = 0
+        with nogil:
+            extents_trim(&self.memory)
+            madvise(rings, <size_t> (self.arena - rings), MADV_REMOVE)

@@ -7,36 +7,8 @@
 #
 # Rejected: Vyukov's ring (reserve, then publish): a producer killed in between stalls every consumer for ever.
 
-cdef struct Memory:
-    char *base
-    Header *header
-    Process *processes
-    Service *services
-    Lane *lanes
-    Slot *slots
-    uint64_t *rings
-
 cdef enum:
     CLAIM_EMPTY = -1
-
-cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
-    return (value + to - 1) & ~(to - 1)
-
-cdef uint64_t map_memory(char *base, Memory *memory) noexcept nogil:
-    """Points `memory` at the regions of the segment at `base`; returns the arena's first offset."""
-    cdef uint64_t at = align_up(sizeof(Header), PAGE)
-    memory.base = base
-    memory.header = <Header *> base
-    memory.processes = <Process *> (base + at)
-    at = align_up(at + <uint64_t> PROCESS_COUNT * sizeof(Process), PAGE)
-    memory.services = <Service *> (base + at)
-    at = align_up(at + <uint64_t> SERVICE_COUNT * sizeof(Service), PAGE)
-    memory.lanes = <Lane *> (base + at)
-    at = align_up(at + <uint64_t> LANE_COUNT * sizeof(Lane), PAGE)
-    memory.slots = <Slot *> (base + at)
-    at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Slot), PAGE)
-    memory.rings = <uint64_t *> (base + at)
-    return align_up(at + <uint64_t> LANE_COUNT * SLOT_COUNT * sizeof(uint64_t), PAGE)
 
 # ---- slots ----------------------------------------------------------------------------------------------------------
 
@@ -50,51 +22,69 @@ cdef inline uint64_t with_status(uint64_t state, uint32_t status, uint32_t owner
     return ((state >> 32) << 32) | (<uint64_t> owner << 8) | status
 
 cdef int64_t slot_take(Memory *memory) noexcept nogil:
-    """Index of a slot nobody else has, its status still FREE; -1 when all are in use."""
-    cdef uint64_t word, following
-    cdef uint32_t index
-    while True:
-        word = ff_load64(&memory.header.free_slots)
-        index = <uint32_t> word
-        if index == 0:
-            break
-        following = memory.slots[index - 1].next_free
-        if ff_cas64(&memory.header.free_slots, word, (((word >> 32) + 1) << 32) | following):
-            ff_count(&memory.header.slots_taken)
-            return index - 1
-    index = ff_add32(&memory.header.slot_high, 1)
-    if index >= SLOT_COUNT - SLOT_SPARE:
-        ff_add32(&memory.header.slot_high, <uint32_t> -1)
+    """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
+    cdef int64_t member = member_take(memory, SLOT_POOL)
+    if member < 0:
         return -1
     ff_count(&memory.header.slots_taken)
-    return index
+    return (member >> 6) * GROUP_BITS + (member & 63)
 
 cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     """Gives a slot's blocks and then itself back; its generation goes up, so that old hints to it are void."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t word, generation = (slot.state >> 32) + 1
-    if slot.payload:
-        arena_free(memory.base, slot.payload)
-    if slot.result:
-        arena_free(memory.base, slot.result)
-    if slot.inputs:
-        arena_free(memory.base, slot.inputs)
-    slot.payload = slot.result = slot.inputs = 0
+    cdef uint64_t inputs = slot.inputs
+    ff_store64(&memory.processes[memory.me].freeing, index + 1)
+    slot_release(memory, index, PAYLOAD)
+    slot_release(memory, index, RESULT)
+    if inputs:
+        slot.inputs = 0
+        block_free(memory, inputs)
     ff_count(&memory.header.slots_freed)
-    ff_store64(&slot.state, generation << 32)
-    while True:
-        word = ff_load64(&memory.header.free_slots)
-        slot.next_free = <uint32_t> word
-        if ff_cas64(&memory.header.free_slots, word, (((word >> 32) + 1) << 32) | (index + 1)):
-            return
+    ff_store64(&slot.state, ((slot.state >> 32) + 1) << 32)
+    member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
+    ff_store64(&memory.processes[memory.me].freeing, 0)
 
-cdef void slot_prepare(Slot *slot, uint32_t creator) noexcept nogil:
+cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
+    cdef Slot *slot = &memory.slots[index]
     slot.waiters = 0
     slot.holds = HOLD_CREATOR | HOLD_RUN
-    slot.creator = creator
+    slot.creator = memory.me
     slot.payload = slot.result = slot.inputs = 0
-    slot.payload_bytes = slot.result_bytes = 0
-    slot.watched = 0
+    slot.payload_bytes = slot.result_bytes = slot.waits_for = 0
+    slot.payload_kind = slot.result_kind = 0
+    slot.watched = slot.started = 0
+
+cdef void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
+    """Makes a filled block, and what the value in it lies in, the slot's payload or result. `block` 0: it is in `data` already."""
+    cdef Slot *slot = &memory.slots[index]
+    if which == RESULT:
+        slot.result = block
+        slot.result_bytes = nbytes
+        ff_store32(&slot.result_kind, kind)
+    else:
+        slot.payload = block
+        slot.payload_bytes = nbytes
+        ff_store32(&slot.payload_kind, kind)
+    block_settled(memory)
+    if kind & KIND_HANDLES or (block and is_extent(memory, block)):
+        slot_link(memory, index, which)
+        if block and is_extent(memory, block):
+            extent_drop(memory, <uint32_t> extent_of(memory, block))
+
+cdef void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+    """Gives back what a payload or result takes, beyond its slot."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t block = block_of(slot, which)
+    cdef uint32_t kind = kind_of(slot, which)[0]
+    if kind & KIND_LINKED:
+        slot_unlink(memory, index, which)
+    if which == RESULT:
+        slot.result = 0
+    else:
+        slot.payload = 0
+    if block and not is_extent(memory, block):
+        slab_free(memory, <uint32_t> extent_of(memory, block), block)
+    kind_of(slot, which)[0] = 0
 
 cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
     """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
@@ -105,16 +95,6 @@ cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept n
 cdef void release_count(Memory *memory, uint32_t index) noexcept nogil:
     if ff_add32(&memory.slots[index].holds, <uint32_t> -1) == 1:
         slot_return(memory, index)
-
-cdef inline char *payload_of(Memory *memory, Slot *slot) noexcept nogil:
-    if slot.payload:
-        return memory.base + slot.payload
-    return <char *> slot.data
-
-cdef inline char *result_of(Memory *memory, Slot *slot) noexcept nogil:
-    if slot.result:
-        return memory.base + slot.result
-    return <char *> slot.data
 
 # ---- lanes ----------------------------------------------------------------------------------------------------------
 
@@ -147,8 +127,8 @@ cdef inline void lane_drop(Lane *lane, uint64_t *ring, uint64_t head, uint64_t e
     ff_cas64(&ring[head & RING_MASK], entry, lap_of(head + SLOT_COUNT) << 44)
     ff_cas64(&lane.head, head, head + 1)
 
-cdef int64_t lane_claim(Memory *memory, uint32_t lane_index, uint32_t me) noexcept nogil:
-    """Claims the first READY task of a lane for process `me`: its slot's index, or CLAIM_EMPTY."""
+cdef int64_t lane_claim(Memory *memory, uint32_t lane_index) noexcept nogil:
+    """Claims the first READY task of a lane for this process: its slot's index, or CLAIM_EMPTY."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
     cdef uint64_t head, entry, state
@@ -167,7 +147,7 @@ cdef int64_t lane_claim(Memory *memory, uint32_t lane_index, uint32_t me) noexce
         state = ff_load64(&memory.slots[index].state)
         if (state >> 32) & 0x7FFFFF == (entry >> 21) & 0x7FFFFF:
             if status_of(state) == READY:
-                if ff_cas64(&memory.slots[index].state, state, with_status(state, RUNNING, me)):
+                if ff_cas64(&memory.slots[index].state, state, with_status(state, RUNNING, memory.me)):
                     lane_drop(lane, ring, head, entry)
                     return index
                 continue
@@ -179,13 +159,19 @@ cdef inline int lane_empty(Memory *memory, uint32_t lane_index) noexcept nogil:
     cdef Lane *lane = &memory.lanes[lane_index]
     return ff_load64(&lane.head) == ff_load64(&lane.tail)
 
-cdef int seat_take(Memory *memory, uint32_t lane_index, uint32_t me) noexcept nogil:
-    """A seat at a limited lane for worker `me`, or 0. One whose holder is blocked may be taken over: it is not running."""
-    cdef Lane *lane = &memory.lanes[lane_index]
-    cdef uint32_t seat, holder
-    for seat in range(lane.limit):
-        if ff_load32(&lane.seats[seat]) == me + 1:
+cdef int has_seat(Memory *memory, uint32_t lane_index) noexcept nogil:
+    cdef uint32_t seat
+    for seat in range(memory.lanes[lane_index].limit):
+        if ff_load32(&memory.lanes[lane_index].seats[seat]) == memory.me + 1:
             return 1
+    return 0
+
+cdef int seat_take(Memory *memory, uint32_t lane_index) noexcept nogil:
+    """A seat at a limited lane for this worker, or 0. One whose holder is blocked may be taken over: it is not running."""
+    cdef Lane *lane = &memory.lanes[lane_index]
+    cdef uint32_t seat, holder, me = memory.me
+    if has_seat(memory, lane_index):
+        return 1
     for seat in range(lane.limit):
         holder = ff_load32(&lane.seats[seat])
         if holder == 0 or memory.processes[holder - 1].blocked:
@@ -232,10 +218,28 @@ cdef void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     if ff_load32(&memory.processes[process].waiters):
         ff_futex_wake(&memory.processes[process].wake, PROCESS_COUNT)
 
+cdef inline uint64_t log_entry(uint64_t position, uint32_t index) noexcept nogil:
+    return ((position // LOG_COUNT + 1) << 32) | (index + 1)
+
+cdef void log_finished(Memory *memory, uint32_t process, uint32_t index) noexcept nogil:
+    """Tells a process's log of a finished slot that it watches. A death in between leaves a hole: readers look for themselves
+    now and then."""
+    cdef uint64_t position = ff_add64(&memory.processes[process].log_tail, 1)
+    ff_store64(&memory.logs[<uint64_t> process * LOG_COUNT + position % LOG_COUNT], log_entry(position, index))
+
 # ---- finishing ------------------------------------------------------------------------------------------------------
+
+cdef struct Finishing:          # one call of `finish`
+    uint32_t *failed            # tasks that fail with what failed, to be finished in their turn
+    uint32_t count
+    uint32_t room
+    int64_t *kept               # where a task goes that became ready and that this process runs next; NULL: nowhere
 
 cdef inline uint64_t *inputs_level(Inputs *inputs, uint32_t level) noexcept nogil:
     return <uint64_t *> (<char *> inputs + inputs.level_at[level])
+
+cdef inline Edge *edges_of(Inputs *inputs) noexcept nogil:
+    return <Edge *> (<char *> inputs + sizeof(Inputs))
 
 cdef int inputs_clear(Inputs *inputs, uint32_t bit) noexcept nogil:
     """Marks one input as there; 1 when it was the last one missing."""
@@ -246,89 +250,106 @@ cdef int inputs_clear(Inputs *inputs, uint32_t bit) noexcept nogil:
         bit >>= 6
     return 1
 
-cdef int promote(Memory *memory, uint32_t me, uint32_t index) noexcept nogil:
-    """The last input of a task is there: WAITING -> READY, and queue it (in an ordered lane it stands already)."""
+cdef int promote(Memory *memory, uint32_t index, int64_t *kept) noexcept nogil:
+    """The last input of a task is there: this process keeps it, or WAITING -> READY and queued (in an ordered lane it stands
+    already)."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     if status_of(state) != WAITING:
         return 0
-    memory.processes[me].promoting = index + 1
+    if kept != NULL and kept[0] < 0 and slot.lane == 0:
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
+            kept[0] = index
+        return 1
+    memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
         if not memory.lanes[slot.lane].ordered:
             lane_push(memory, slot.lane, index)
         wake_lane(memory, slot.lane)
-    memory.processes[me].promoting = 0
+    memory.processes[memory.me].promoting = 0
     return 1
 
-cdef void write_result(Memory *memory, Slot *slot, const char *data, uint64_t nbytes, uint32_t kind) noexcept nogil:
-    """Copies an outcome into the slot or a block. A full store leaves an empty outcome, which reads as StoreFullError."""
+cdef void write_result(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
+    """Copies an error into a slot that this process owns. A full store leaves an empty one, which reads as StoreFullError."""
+    cdef Slot *slot = &memory.slots[index]
     cdef uint64_t block = 0
+    slot.started = 1                            # from here on it cannot begin again
+    slot_release(memory, index, PAYLOAD)        # it may lie where the outcome goes
+    slot_release(memory, index, RESULT)         # a dead process's, half written
     if nbytes <= INLINE_BYTES:
         memcpy(slot.data, data, nbytes)
     else:
-        block = arena_take(memory.base, nbytes)
+        block = block_take(memory, nbytes)
         if block == 0:
             nbytes = 0
         else:
             memcpy(memory.base + block, data, nbytes)
-    slot.result = block
-    slot.result_bytes = nbytes
-    slot.result_kind = kind
+    slot_store(memory, index, RESULT, block, nbytes, KIND_NATIVE)
 
-cdef void fail_with(Memory *memory, uint32_t me, uint32_t index, Slot *cause, uint32_t **stack, uint32_t *depth,
-                    uint32_t *room) noexcept nogil:
-    """Gives a task that has not started the error of its failed input, and puts it on the stack of finished tasks."""
+cdef void pass_error(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
+    write_result(memory, index, data_of(memory, &memory.slots[cause], RESULT), memory.slots[cause].result_bytes)
+
+cdef void fail_with(Memory *memory, uint32_t index, uint32_t cause, Finishing *finishing) noexcept nogil:
+    """Gives a task that has not started the error of its failed input, and notes it as one to be finished."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     cdef uint32_t *larger
     while status_of(state) == WAITING:
-        if ff_cas64(&slot.state, state, with_status(state, RUNNING, me)):
-            write_result(memory, slot, result_of(memory, cause), cause.result_bytes, cause.result_kind)
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
+            pass_error(memory, index, cause)
             if memory.lanes[slot.lane].ordered:         # it stood in the way of the calls behind it
                 wake_lane(memory, slot.lane)
-            if depth[0] == room[0]:
-                larger = <uint32_t *> realloc(stack[0], 2 * room[0] * sizeof(uint32_t))
+            if finishing.count == finishing.room:
+                larger = <uint32_t *> realloc(finishing.failed, 2 * finishing.room * sizeof(uint32_t))
                 if larger == NULL:
                     return
-                stack[0] = larger
-                room[0] *= 2
-            stack[0][depth[0]] = index
-            depth[0] += 1
+                finishing.failed = larger
+                finishing.room *= 2
+            finishing.failed[finishing.count] = index
+            finishing.count += 1
             return
         state = ff_load64(&slot.state)
 
-cdef void finish(Memory *memory, uint32_t me, uint32_t index, uint32_t status) noexcept nogil:
-    """Publishes the outcome of a task that `me` owns, and of everything below it that fails with it.
+cdef void finish(Memory *memory, uint32_t index, uint32_t status, int64_t *kept) noexcept nogil:
+    """Publishes the outcome of a task that this process owns, and of everything below it that fails with it.
 
     1 state -> DONE/FAILED; 2 close the waiter list and clear this input's bit in each task on it; 3 give back the task's own
-    inputs; 4 drop HOLD_RUN, until which the slot cannot be freed; 5 wake the creator if it watches. After a death at any of
+    inputs; 4 drop HOLD_RUN, until which the slot cannot be freed; 5 tell the creator if it watches. After a death at any of
     these, `finish_again` and `repair_waiting` do the rest.
     """
-    cdef uint32_t depth = 1, room = 16
-    cdef uint32_t *stack = <uint32_t *> malloc(16 * sizeof(uint32_t)) if status == FAILED else NULL
-    if stack == NULL:
-        finish_one(memory, me, index, status, NULL, NULL, NULL)
+    cdef Finishing finishing
+    finishing.kept = kept
+    finishing.failed = NULL
+    if status == DONE:
+        finish_one(memory, index, DONE, &finishing)
         return
-    stack[0] = index
-    while depth:
-        depth -= 1
-        finish_one(memory, me, stack[depth], status, &stack, &depth, &room)
-    free(stack)
+    finishing.failed = <uint32_t *> malloc(16 * sizeof(uint32_t))
+    if finishing.failed == NULL:
+        finish_one(memory, index, FAILED, &finishing)
+        return
+    finishing.count = 1
+    finishing.room = 16
+    finishing.failed[0] = index
+    while finishing.count:
+        finishing.count -= 1
+        finish_one(memory, finishing.failed[finishing.count], FAILED, &finishing)
+    free(finishing.failed)
 
-cdef void finish_one(Memory *memory, uint32_t me, uint32_t index, uint32_t status, uint32_t **stack, uint32_t *depth,
-                     uint32_t *room) noexcept nogil:
+cdef void finish_one(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t watched, creator = slot.creator
-    ff_exchange64(&slot.state, with_status(slot.state, status, me))
+    ff_exchange64(&slot.state, with_status(slot.state, status, memory.me))
     watched = ff_load32(&slot.watched)
-    tell_dependents(memory, me, index, status, stack, depth, room)
+    tell_dependents(memory, index, status, finishing)
     give_back_inputs(memory, slot)
+    if watched:
+        log_finished(memory, creator, index)
     release_bits(memory, index, HOLD_RUN)
-    if watched:     # last: a system call, after which the woken one often runs first, and this process may be killed
+    # Last: a system call, after which the woken one often runs first, and this process may be killed.
+    if watched or (status == FAILED and ff_load32(&memory.processes[creator].watching)):
         wake_waiters(memory, creator)
 
-cdef void tell_dependents(Memory *memory, uint32_t me, uint32_t index, uint32_t status, uint32_t **stack, uint32_t *depth,
-                          uint32_t *room) noexcept nogil:
+cdef void tell_dependents(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
     """Clears this input's bit in every task that stands on its waiter list, and closes the list."""
     cdef Slot *slot = &memory.slots[index]
     cdef Edge *edge
@@ -338,15 +359,15 @@ cdef void tell_dependents(Memory *memory, uint32_t me, uint32_t index, uint32_t 
         edge = <Edge *> (memory.base + at)
         following = edge.next           # the edge may be gone once its bit is cleared
         task = edge.task
-        if status == FAILED and stack != NULL:
-            fail_with(memory, me, task, slot, stack, depth, room)
-        input_arrived(memory, me, task, edge.bit)
+        if status == FAILED and finishing.failed != NULL:
+            fail_with(memory, task, index, finishing)
+        input_arrived(memory, task, edge.bit, finishing.kept)
         at = following
 
-cdef void input_arrived(Memory *memory, uint32_t me, uint32_t task, uint32_t bit) noexcept nogil:
+cdef void input_arrived(Memory *memory, uint32_t task, uint32_t bit, int64_t *kept) noexcept nogil:
     """May be said twice of the same input."""
     if inputs_clear(<Inputs *> (memory.base + memory.slots[task].inputs), bit):
-        promote(memory, me, task)
+        promote(memory, task, kept)
         release_bits(memory, task, HOLD_EDGES)
 
 cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
@@ -357,7 +378,7 @@ cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
     if not slot.inputs:
         return
     inputs = <Inputs *> (memory.base + slot.inputs)
-    edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+    edges = edges_of(inputs)
     for i in range(inputs.count):
         held = ff_exchange32(&edges[i].input, NO_INPUT)
         if held != NO_INPUT:
@@ -378,28 +399,32 @@ cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nog
         holds = ff_load32(&slot.holds)
     return 0
 
-cdef void finish_again(Memory *memory, uint32_t me, uint32_t index, uint32_t dead) noexcept nogil:
+cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
     """Does what a process that died in `finish` may have left undone after it published an outcome."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
+    cdef Finishing finishing
     if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
         return
     if not hold_again(memory, index, state):
         return
-    tell_dependents(memory, me, index, DONE, NULL, NULL, NULL)      # failures: see repair_waiting
+    finishing.failed = NULL             # failures: see repair_waiting
+    finishing.kept = NULL
+    tell_dependents(memory, index, DONE, &finishing)
     give_back_inputs(memory, slot)
+    if ff_load32(&slot.watched):
+        log_finished(memory, slot.creator, index)
     release_bits(memory, index, HOLD_RUN)
     wake_waiters(memory, slot.creator)
     release_count(memory, index)
 
-cdef void repair_waiting(Memory *memory, uint32_t me, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
+cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
     """Tells a waiting task of every input that `dead` finished: it may have died with the waiter list in its hands.
 
     Only of those: a living finisher still has the task's edge before it, and must find the task there. A task that `dead` was just
     submitting fails: nobody will say that it stands on all of its inputs.
     """
     cdef Slot *slot = &memory.slots[index]
-    cdef Slot *input
     cdef Inputs *inputs
     cdef Edge *edges
     cdef uint64_t state = ff_load64(&slot.state), input_state
@@ -407,23 +432,84 @@ cdef void repair_waiting(Memory *memory, uint32_t me, uint32_t index, uint32_t d
     if status_of(state) != WAITING or not hold_again(memory, index, state):
         return
     inputs = <Inputs *> (memory.base + slot.inputs)
-    edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+    edges = edges_of(inputs)
     if slot.creator == dead and inputs_level(inputs, 0)[inputs.count >> 6] >> (inputs.count & 63) & 1:
-        if ff_cas64(&slot.state, state, with_status(state, RUNNING, me)):
-            write_result(memory, slot, error, nbytes, KIND_NATIVE)
-            finish(memory, me, index, FAILED)
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
+            write_result(memory, index, error, nbytes)
+            finish(memory, index, FAILED, NULL)
     for i in range(inputs.count):
         at = ff_load32(&edges[i].input)
         if at == NO_INPUT:
             continue
-        input = &memory.slots[at]
-        input_state = ff_load64(&input.state)
+        input_state = ff_load64(&memory.slots[at].state)
         if status_of(input_state) < DONE or owner_of(input_state) != dead:
             continue
         state = ff_load64(&slot.state)
         if status_of(input_state) == FAILED and status_of(state) == WAITING \
-                and ff_cas64(&slot.state, state, with_status(state, RUNNING, me)):
-            write_result(memory, slot, result_of(memory, input), input.result_bytes, input.result_kind)
-            finish(memory, me, index, FAILED)
-        input_arrived(memory, me, index, i)
+                and ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
+            pass_error(memory, index, at)
+            finish(memory, index, FAILED, NULL)
+        input_arrived(memory, index, i, NULL)
     release_count(memory, index)
+
+cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
+    """A task that a dead process had claimed: one that had begun fails, another is for somebody else."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = slot.state, waits_for = slot.waits_for
+    slot.waits_for = 0
+    if waits_for & WAITS_FOR_ANY:
+        block_free(memory, waits_for & ~WAITS_FOR_ANY)
+    if slot.started or memory.lanes[slot.lane].ordered:
+        slot.state = with_status(state, RUNNING, memory.me)
+        write_result(memory, index, error, nbytes)
+        finish(memory, index, FAILED, NULL)
+        return
+    memory.processes[memory.me].promoting = index + 1
+    ff_exchange64(&slot.state, with_status(state, READY, 0))
+    lane_push(memory, slot.lane, index)
+    wake_lane(memory, slot.lane)
+    memory.processes[memory.me].promoting = 0
+
+cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
+    """The slot and the block that a dead process was taking, filling or about to put down somewhere; the slot it was freeing."""
+    cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
+    cdef uint64_t freeing = memory.processes[dead].freeing
+    cdef uint32_t index = <uint32_t> building - 1
+    cdef Slot *slot = &memory.slots[index]
+    if building and status_of(ff_load64(&slot.state)) == FREE and \
+            ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1:
+        give_back_inputs(memory, slot)
+        slot_return(memory, index)
+    elif building and status_of(ff_load64(&slot.state)) == READY:
+        lane_push(memory, slot.lane, index)         # perhaps once more: one hint of the two is void
+        wake_lane(memory, slot.lane)
+    memory.processes[dead].building = 0
+    if taking and not is_referred_to(memory, taking):
+        slab_free(memory, <uint32_t> extent_of(memory, taking), taking)
+    memory.processes[dead].taking = 0
+    # Once its state is FREE somebody may have taken it again: what is left then, its bit, stays.
+    if freeing and status_of(ff_load64(&memory.slots[freeing - 1].state)) >= DONE and ff_load32(&memory.slots[freeing - 1].holds) == 0:
+        slot_return(memory, <uint32_t> freeing - 1)
+    memory.processes[dead].freeing = 0
+
+cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
+    """Whether a block has a place: a dead process may have put it down and not said so any more."""
+    cdef uint32_t i
+    cdef Slot *slot
+    if memory.header.setup == block:
+        return 1
+    for i in range(slots_used(memory)):
+        slot = &memory.slots[i]
+        if slot.payload == block or slot.result == block or slot.inputs == block or slot.waits_for == WAITS_FOR_ANY | block:
+            return 1
+    for i in range(ff_load32(&memory.header.service_high)):
+        if memory.services[i].blob == block:
+            return 1
+    for i in range(LANE_COUNT):
+        if memory.lanes[i].error == block:
+            return 1
+    return 0
+
+cdef inline uint32_t slots_used(Memory *memory) noexcept nogil:
+    """Slots from here on were never used."""
+    return ff_load32(&memory.header.group_high) * GROUP_BITS

@@ -29,22 +29,6 @@ cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
 cdef inline int is_finished(Memory *memory, uint32_t index) noexcept nogil:
     return status_of(ff_load64(&memory.slots[index].state)) >= DONE
 
-cdef int spin_for_outcome(Memory *memory, uint32_t me, uint32_t index) noexcept nogil:
-    cdef int64_t start = ff_now_ns(), elapsed
-    cdef int token = token_take(memory, me), found = 0, i
-    while not found:
-        for i in range(32):
-            if is_finished(memory, index):
-                found = 1
-                break
-            ff_pause()
-        elapsed = ff_now_ns() - start
-        if elapsed > (SPIN_NS if token else SPIN_FREE_NS):
-            break
-    if token:
-        token_give(memory, me)
-    return found
-
 cdef int sleep_for_futures(Memory *memory, uint32_t me, uint32_t seen, int64_t timeout_ns) noexcept nogil:
     """Sleeps until `wake` of this process is no more `seen`, or for the time given. Returns the errno of the futex."""
     cdef Process *process = &memory.processes[me]
@@ -58,9 +42,13 @@ cdef void ring_bell(int doorbell) noexcept nogil:
     cdef uint64_t one = 1
     posix_write(doorbell, &one, 8)
 
-# What a task of this process waits for, told in Process.waits_for: 0 nothing, slot + 1 one future, or WAITS_FOR_ANY with the
-# offset of a block (u64 count, u64 slots) of which any one is enough.
-cdef uint64_t WAITS_FOR_ANY = <uint64_t> 1 << 63
+# What a task waits for, told in Slot.waits_for: 0 nothing, slot + 1 one future, or WAITS_FOR_ANY with the offset of a block
+# (u64 count, u64 slots) of which any one is enough.
+cdef extern from *:
+    """
+    #define WAITS_FOR_ANY (UINT64_C(1) << 63)
+    """
+    const uint64_t WAITS_FOR_ANY
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
@@ -75,19 +63,18 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     needs = set()
     choice = []
     if status == RUNNING:
-        process = owner_of(state)
-        waits_for = ff_load64(&memory.processes[process].waits_for)
+        waits_for = ff_load64(&slot.waits_for)
         if waits_for & WAITS_FOR_ANY:
             block = <uint64_t *> (memory.base + (waits_for & ~WAITS_FOR_ANY))
             choice = [block[1 + i] for i in range(min(block[0], SLOT_COUNT)) if block[1 + i] < SLOT_COUNT]
-            if ff_load64(&memory.processes[process].waits_for) != waits_for:    # its wait is over: the block may be gone
+            if ff_load64(&slot.waits_for) != waits_for:     # its wait is over: the block may be gone
                 choice = []
         elif waits_for:
             needs.add(waits_for - 1)
     elif status == WAITING or status == READY:
         if slot.inputs:
             inputs = <Inputs *> (memory.base + slot.inputs)
-            edges = <Edge *> (<char *> inputs + sizeof(Inputs))
+            edges = edges_of(inputs)
             for i in range(min(inputs.count, SLOT_COUNT)):
                 needs.add(edges[i].input)
         if lane.ordered:

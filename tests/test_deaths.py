@@ -352,7 +352,7 @@ def test_a_waiting_task_may_be_killed(fifo):
             future = inner.service(hold)(said_path, gate_path)
             with open(said_path, "w") as stream:
                 stream.write(f"{os.getpid()}\n")
-            future.get()
+            future.get(60)  # with a time-out it runs nothing meanwhile: another worker does
 
     with Runner("outer", workers=1) as rr:
         victim = rr.service(outer_call, autoscale=False)()

@@ -20,14 +20,14 @@ FLOORS = [
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
     {"engine.host", "engine.processes", "execution"},
-    {"engine.base", "engine.protocol", "engine.context", "session", "engine.threads", "resources", "closures"},
+    {"engine.base", "engine.protocol", "engine.context", "session", "engine.threads", "resources", "closures", "statistics"},
     {"kernels.pickling", "unpack"},
     {"kernels.runtime", "package", "storage", "registry"},
     {"config", "ignore", "ownership"},
     {"errors", "_version", "kernels", "engine"},
 ]
 
-CALLS = {"service", "future", "execution", "closures", "session", "engine", "kernels"}
+CALLS = {"service", "future", "execution", "closures", "session", "statistics", "engine", "kernels"}
 APPLICATION = {"application", "package", "storage", "registry", "config", "ignore", "ownership"}
 
 #: Doors between the wings, each with its reason.

@@ -11,7 +11,7 @@ import pickle
 
 import pytest
 from flame_fast.kernels import pickling
-from flame_fast.kernels.runtime import Runtime
+from flame_fast.kernels.runtime import CallTarget, Runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -34,8 +34,10 @@ class Alone:
         spec = ServiceSpec("s", kind, pickle.dumps(target), methods, 1, "s-1", "a")
         return self.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE)
 
-    def call(self, service, *args, method=0):
-        return self.runtime.submit(*service, method, args, {})
+    def call(self, service, *args, method=0, **kwargs):
+        target = CallTarget()
+        target.bind(self.runtime, service, method)
+        return target(*args, **kwargs)
 
     def work(self):
         self.runtime.run_queued(self.host)
@@ -208,7 +210,7 @@ def test_every_plain_value_comes_back_equal_and_of_its_type(shared_alone, value)
 )
 @settings(max_examples=200, deadline=None)
 def test_every_call_arrives_as_it_was_made(shared_alone, args, kwargs):
-    future = shared_alone.runtime.submit(*shared_alone.echo, 0, tuple(args), kwargs)
+    future = shared_alone.call(shared_alone.echo, *args, **kwargs)
     shared_alone.work()
     assert repr(future.get()) == repr((tuple(args), kwargs))
 

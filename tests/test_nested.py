@@ -38,12 +38,14 @@ def fifo(tmp_path):
 
 
 @pytest.mark.parametrize("own_name", [True, False], ids=["same name", "other names"])
-@pytest.mark.parametrize("depth", [1, 3, 20])
+@pytest.mark.parametrize("depth", [1, 3, 100])
 def test_tasks_nest_with_one_worker(depth, own_name):
+    """A task that waits runs what it waits for meanwhile, in its own process."""
     with Runner("deep", workers=1) as rr:
         (zygote,) = zygotes()
         pids = rr.service(nest)(depth, own_name).get(PATIENCE_S)
-        assert len(pids) == depth + 1 == len(set(pids))
+        assert len(pids) == depth + 1
+        assert len(set(pids)) == 1
         assert zygotes() == [zygote]  # nobody brought processes of his own
         assert rr.service(double)(4).get(PATIENCE_S) == 8
 
@@ -68,9 +70,18 @@ def test_a_nested_runner_has_no_processes_of_its_own():
         assert pid in workers() and own_children == [] and [parent] == zygotes()
 
 
+def nest_with_timeouts(depth):
+    """As `nest`, but each wait has a time-out, so that the worker runs nothing meanwhile and another is added beside it."""
+    if depth == 0:
+        return [os.getpid()]
+    with Runner("deep") as rr:
+        return [os.getpid(), *rr.service(nest_with_timeouts)(depth - 1).get(60)]
+
+
 def test_surplus_workers_retire():
     with Runner("deep", workers=1) as rr:
-        pids = rr.service(nest)(10, True).get(PATIENCE_S)
+        pids = rr.service(nest_with_timeouts)(10).get(PATIENCE_S)
+        assert len(set(pids)) == 11
         ends = open_pidfds(pids)
         assert len(ends) > 1
         wait_until(lambda: len(workers()) == 1, what="one worker left")

@@ -169,10 +169,9 @@ def test_a_call_that_failed_in_a_lane_is_not_taken_for_the_next_user_of_its_slot
     assert (held.get(), future.get(PATIENCE_S)) == ("held", 3)
 
 
-def test_an_instance_that_dies_with_the_store_full_takes_nothing_with_it(project, monkeypatch):
+def test_an_instance_that_dies_with_the_store_full_takes_nothing_with_it(project):
     """There is no room for its error either."""
-    monkeypatch.setattr("flame_fast.runner.default_memory_limit", lambda: 64 << 20)
-    with Runner("full", workers=1) as rr:
+    with Runner("full", workers=1, memory=64 << 20) as rr:
         instance, service = rr.service(Slow()), rr.service(same)
         assert (instance.give(1).get(), service(1).get()) == (1, 1)
         victim = rr.service(os.getpid)
@@ -256,10 +255,9 @@ def test_kills_in_the_middle_of_finishing_leave_no_task_waiting(project, rounds)
         assert rr.get([service(1)], PATIENCE_S) == [1]
 
 
-def test_too_large_a_request_does_not_disturb_small_ones(project, monkeypatch):
+def test_too_large_a_request_does_not_disturb_small_ones(project):
     """It must not count against the limit for even a moment."""
-    monkeypatch.setattr("flame_fast.runner.default_memory_limit", lambda: 32 << 20)
-    with Runner("limits", workers=1) as rr:
+    with Runner("limits", workers=1, memory=32 << 20) as rr:
         stop = threading.Event()
         refused = []
 

@@ -456,10 +456,9 @@ def test_they_travel_out_of_a_task(rr):
         assert (error.code, error.message) == (sent.code, sent.message)
 
 
-def test_more_than_there_is_room_for_is_a_store_full_error(project, monkeypatch):
+def test_more_than_there_is_room_for_is_a_store_full_error(project):
     limit = 64 << 20
-    monkeypatch.setattr("flame_fast.runner.default_memory_limit", lambda: limit)
-    with Runner("full", workers=1) as rr:
+    with Runner("full", workers=1, memory=limit) as rr:
         service = rr.service(same)
         make = rr.service(lambda size: bytes(size))
         too_much = bytes(limit + 1)

@@ -73,6 +73,7 @@ class Host:
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
+        self._suspended: list[LoadedService] = []
         self._threads = threads
 
     def load_ahead(self, service: int, generation: int) -> None:
@@ -97,8 +98,37 @@ class Host:
             self._threads.set(loaded.spec.cpu)
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
-        """The function as it was in the driver at the call."""
+        """The function as it was in the driver at the call.
+
+        Its cells are changed in place, so a call inside the wait of another one of the same service gets a copy.
+        """
+        current = self._current
+        if current is not None and current in self._suspended:
+            function = pickling.load_plain(current.spec.target)
         return with_state(function, state)  # type: ignore[no-any-return]
+
+    # ---- tasks inside the wait of another ------------------------------------------------------------------------------
+
+    def may_help(self, service: int, generation: int) -> bool:
+        """Whether a call of a service may run now, inside the running task's wait: not if it were to enter an instance
+        whose method is at work further out."""
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation or loaded.spec.kind != CLASS:
+            return True
+        return loaded is not self._current and loaded not in self._suspended
+
+    def suspend(self) -> LoadedService | None:
+        """Another task is about to run inside the running one's wait; returns what `resume` needs."""
+        if self._current is not None:
+            self._suspended.append(self._current)
+        return self._current
+
+    def resume(self, outer: LoadedService | None) -> None:
+        """That task is over: the thread limit is the outer one's again."""
+        if outer is not None:
+            self._suspended.pop()
+            if outer is not self._current:
+                self._enter(outer)
 
     def _load(self, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(self.runtime.service_blob(service))

@@ -22,11 +22,11 @@ if TYPE_CHECKING:
 class InlineEngine:
     """Runs calls in the driver's own process; see `flame_fast.engine.protocol.Engine`."""
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
+    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str]]) -> None:
         self.workers = workers
         self.cpus = cpus
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit)
+        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups)
         self.runtime.pickling = pickling
         self.runtime.serve_inline()
         self._host = Host(self.runtime)
@@ -49,6 +49,7 @@ class InlineEngine:
             self._closed = True
             self.runtime.announce_close()
             self.runtime.mark_closed(ending)
+            self.runtime.give_back_memory()
             os.close(self._doorbell)
             os.close(self.runtime.fd)
         return 0

@@ -46,16 +46,18 @@ class LocalEngine:
         CPUs this process may use.
     limit : int
         Bytes of values allowed at the same time.
+    cgroups : list of (str, str)
+        Files with the limit and the use of each cgroup above this process.
     """
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int) -> None:
+    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str]]) -> None:
         self.workers = workers
         self.cpus = cpus
         self._lock = threading.RLock()  # garbage collected under it may be this very runner's
         self._unfinished: int | None = None
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit)
+            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups)
         except BaseException:
             os.close(self._doorbell)
             raise
@@ -127,6 +129,7 @@ class LocalEngine:
             self._end_zygote()
         finally:  # whatever interrupts this, nobody may wait for ever
             self.runtime.mark_closed(ending)
+            self.runtime.give_back_memory()
             try:
                 self._output.finish(OUTPUT_PATIENCE_S)
             finally:

@@ -11,7 +11,7 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from importlib.machinery import ModuleSpec
     from types import ModuleType
     from typing import Any
@@ -21,10 +21,17 @@ NUMERIC = frozenset({"numpy", "numba", "torch", "scipy.linalg", "sklearn"})
 
 
 class ThreadLimit:
-    """The limit of this process; one per worker."""
+    """The limit of this process; one per worker.
 
-    def __init__(self) -> None:
+    Parameters
+    ----------
+    on_numpy : callable
+        Called once, as soon as NumPy is loaded.
+    """
+
+    def __init__(self, on_numpy: Callable[[], object] = lambda: None) -> None:
         self._cpu: int | None = None
+        self._on_numpy: Callable[[], object] | None = on_numpy
 
     def set(self, cpu: int) -> None:
         """From now on libraries, loaded already or later, use at most `cpu` threads."""
@@ -35,6 +42,14 @@ class ThreadLimit:
     def watch_imports(self) -> None:
         """Lets libraries that are imported later have the limit from the start."""
         sys.meta_path.insert(0, _ImportWatch(self))
+        self.loaded()
+
+    def loaded(self) -> None:
+        """A library may have come."""
+        if self._on_numpy is not None and hasattr(sys.modules.get("numpy"), "ndarray"):
+            tell, self._on_numpy = self._on_numpy, None
+            tell()
+        self._apply()
 
     def _apply(self) -> None:
         if self._cpu is None or not NUMERIC.intersection(sys.modules):
@@ -70,6 +85,6 @@ def _limit_after(loader: Any, limit: ThreadLimit) -> None:
 
     def exec_module(module: ModuleType) -> None:
         execute(module)
-        limit._apply()
+        limit.loaded()
 
     loader.exec_module = exec_module

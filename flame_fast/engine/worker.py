@@ -106,7 +106,7 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     faulthandler.enable(2)
     reseed()
     project = Project(runtime)
-    threads = ThreadLimit()
+    threads = ThreadLimit(runtime.bear_arrays)
     threads.watch_imports()
     host = Host(runtime, project.prepare, project.shown, threads)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))

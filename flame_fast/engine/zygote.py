@@ -39,6 +39,8 @@ SURPLUS_S = 1.0
 LEAVE_S = 0.2
 #: Seconds between two looks at closed services whose calls still run.
 REAP_S = 0.1
+#: Seconds without any use of large memory after which what is kept of it for the next use goes back to the system.
+IDLE_S = 1.0
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
 
@@ -65,13 +67,15 @@ class Zygote:
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
         self.surplus_since: float | None = None
+        self.memory_takes = -1
+        self.memory_since = 0.0
         before = runtime.take_post(os.getpid())
         if recover:
             self.recover(before)
 
     def recover(self, before: int) -> None:
         """Buries the zygote before this one and its workers: they died with it, or do so now."""
-        self.runtime.bury(ZYGOTE, pickling.dump_error(WorkerDiedError("the process that supervises the workers died")))
+        dead = [ZYGOTE]
         for index, state, _, _, pid, _, _ in self.runtime.processes():
             if state != REQUESTED:
                 with contextlib.suppress(ProcessLookupError):
@@ -81,7 +85,12 @@ class Zygote:
                     signal.pidfd_send_signal(pidfd, signal.SIGKILL)
                     wait_for_end(pidfd, 2.0)
                     os.close(pidfd)
-                self.runtime.bury(index, self.epitaph(index, "with the process that supervised it"))
+                dead.append(index)
+        for index in dead:  # all have ended before anything is settled: one of them may have held the lock
+            self.runtime.break_lock(index)
+        self.runtime.bury(ZYGOTE, pickling.dump_error(WorkerDiedError("the process that supervises the workers died")))
+        for index in dead[1:]:
+            self.runtime.bury(index, self.epitaph(index, "with the process that supervised it"))
 
     def run(self) -> None:
         timeout: float | None = 0.0
@@ -104,6 +113,28 @@ class Zygote:
             timeout = self.staff()
             if closing:
                 timeout = REAP_S if timeout is None else min(timeout, REAP_S)
+            idle = self.watch_memory()
+            if idle is not None:
+                timeout = idle if timeout is None else min(timeout, idle)
+
+    def watch_memory(self) -> float | None:
+        """Gives memory that nobody has used for a while back; returns the seconds until it wants to look again.
+
+        Whoever keeps the first piece of it rings the bell.
+        """
+        kept, takes = self.runtime.idle_memory()
+        now = time.monotonic()
+        if not kept:
+            self.memory_takes = -1
+            return None
+        if takes != self.memory_takes:
+            self.memory_takes = takes
+            self.memory_since = now
+        left = self.memory_since + IDLE_S - now
+        if left > 0:
+            return left
+        self.runtime.trim()
+        return None
 
     # ---- staffing ----------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,275 @@
+# NumPy arrays: plain ones of a numeric dtype natively, those of more than SHARED_BYTES where they lie; and the memory handler
+# by which a worker's arrays are born in the arena.
+#
+#   a type, dimensions, order, 0, shape, the elements in that order
+#   A type, dimensions, 0, 0, shape, strides, u64 offset of the first element in the segment
+#
+# NumPy is loaded when the first array is met, never before.
+
+cdef extern from *:
+    """
+    #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
+    #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
+    """
+
+from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+
+cdef extern from "numpy/arrayobject.h":
+    ctypedef struct PyArrayObject
+    ctypedef struct PyArray_Descr
+    ctypedef Py_ssize_t npy_intp
+    ctypedef struct PyDataMemAllocator:
+        void *ctx
+        void *(*malloc)(void *ctx, size_t size) noexcept
+        void *(*calloc)(void *ctx, size_t count, size_t size) noexcept
+        void *(*realloc)(void *ctx, void *old, size_t size) noexcept
+        void (*free)(void *ctx, void *old, size_t size) noexcept
+    ctypedef struct PyDataMem_Handler:
+        char name[127]
+        uint8_t version
+        PyDataMemAllocator allocator
+    int _import_array() except -1
+    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER
+    object PyDataMem_SetHandler(object handler)
+    object PyArray_NewFromDescr(PyTypeObject *subtype, PyArray_Descr *descr, int nd, const npy_intp *dims,
+                                const npy_intp *strides, void *data, int flags, PyObject *like)
+    object PyArray_NewCopy(PyArrayObject *array, int order)
+    PyArray_Descr *PyArray_DescrFromType(int type_number)
+    int PyArray_SetBaseObject(PyArrayObject *array, object base) except -1
+    void PyArray_CLEARFLAGS(PyArrayObject *array, int flags)
+    int PyArray_CopyInto(PyArrayObject *target, PyArrayObject *source) except -1
+    int PyArray_NDIM(PyArrayObject *array)
+    int PyArray_TYPE(PyArrayObject *array)
+    int PyArray_FLAGS(PyArrayObject *array)
+    int PyArray_ISNOTSWAPPED(PyArrayObject *array)
+    int PyArray_IS_C_CONTIGUOUS(PyArrayObject *array)
+    int PyArray_IS_F_CONTIGUOUS(PyArrayObject *array)
+    void *PyArray_DATA(PyArrayObject *array)
+    npy_intp *PyArray_DIMS(PyArrayObject *array)
+    npy_intp *PyArray_STRIDES(PyArrayObject *array)
+    npy_intp PyArray_NBYTES(PyArrayObject *array)
+    PyObject *PyArray_BASE(PyArrayObject *array)
+    int NPY_ARRAY_WRITEABLE, NPY_ARRAY_CARRAY
+    PyTypeObject PyArray_Type
+
+cdef extern from "Python.h":
+    PyObject *PyImport_GetModuleDict()
+    PyObject *PyDict_GetItemString(PyObject *mapping, const char *key)
+    object PyCapsule_New(void *pointer, const char *name, void *destructor)
+
+cdef enum:
+    ARRAY_HEAD = 4              # type, dimensions, order, 0
+    MOST_DIMENSIONS = 64
+
+cdef bint numpy_ready = False
+
+cdef int load_numpy() except -1:
+    global numpy_ready
+    _import_array()
+    numpy_ready = True
+    return 0
+
+cdef bint is_array(object value) except -1:
+    """Whether it is exactly an ndarray. Where nobody has loaded NumPy nothing is."""
+    if not numpy_ready:
+        if PyDict_GetItemString(PyImport_GetModuleDict(), "numpy") == NULL:
+            return False
+        load_numpy()
+    return Py_TYPE(value) == &PyArray_Type
+
+cdef inline bint is_numeric(PyArrayObject *array) noexcept:
+    """A dtype that its number alone tells: bool, integers, floats and complex ones, of native byte order."""
+    cdef int number = PyArray_TYPE(array)
+    return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
+
+# ---- writing --------------------------------------------------------------------------------------------------------
+
+cdef int encode_array(Scratch out, Segment runtime, object value, bint owned) except -1:
+    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `owned` as in encode_native."""
+    cdef PyArrayObject *array = <PyArrayObject *> value
+    cdef const char *data = <const char *> PyArray_DATA(array)
+    cdef int64_t id
+    if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
+        return NATIVE_CANNOT
+    id = held_extent(runtime, data)
+    if id >= 0 and not runtime.memory.extents[id].sealed and owned and gives_up(value, runtime.memory.extents[id].size):
+        runtime.memory.extents[id].sealed = 1
+    kept = value                # from here on other threads may run
+    if PyArray_NBYTES(array) <= SHARED_BYTES:
+        return put_small_array(out, value)
+    if id >= 0 and runtime.memory.extents[id].sealed:
+        extent_hold(&runtime.memory, <uint32_t> id)
+        out.add_handle(runtime.memory.extents[id].offset)
+        runtime.count_shared(PyArray_NBYTES(array))
+        return put_array_place(out, array, data - runtime.memory.base, PyArray_STRIDES(array))
+    return put_copied_array(out, runtime, value)
+
+cdef bint gives_up(object value, uint64_t extent_bytes):
+    """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
+
+    Neither it nor the array that it is a view of has another reference, and it is at least half of the extent.
+    """
+    cdef PyArrayObject *array = <PyArrayObject *> value
+    cdef PyArrayObject *owner = array
+    if Py_REFCNT(value) != 1 or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+        return False
+    if PyArray_BASE(array) != NULL:
+        if Py_TYPE(<object> PyArray_BASE(array)) != &PyArray_Type or Py_REFCNT(<object> PyArray_BASE(array)) != 1:
+            return False
+        owner = <PyArrayObject *> PyArray_BASE(array)
+    return PyArray_FLAGS(owner) & NPY_ARRAY_OWNDATA != 0 and PyArray_BASE(owner) == NULL
+
+cdef int put_array_head(Scratch out, char tag, PyArrayObject *array, char order) except -1:
+    cdef int dimensions = PyArray_NDIM(array)
+    cdef char *at = out.reserve(1 + ARRAY_HEAD + 8 * dimensions)
+    at[0] = tag
+    at[1] = <char> PyArray_TYPE(array)
+    at[2] = <char> dimensions
+    at[3] = order
+    at[4] = 0
+    memcpy(at + 1 + ARRAY_HEAD, PyArray_DIMS(array), 8 * dimensions)
+    return 0
+
+cdef int put_small_array(Scratch out, object value) except -1:
+    cdef PyArrayObject *array = <PyArrayObject *> value
+    cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array)
+    if not fortran and not PyArray_IS_C_CONTIGUOUS(array):
+        value = PyArray_NewCopy(array, NPY_CORDER)
+        array = <PyArrayObject *> value
+    put_array_head(out, b'a', array, fortran)
+    memcpy(out.reserve(PyArray_NBYTES(array)), PyArray_DATA(array), PyArray_NBYTES(array))
+    return 0
+
+cdef int put_array_place(Scratch out, PyArrayObject *array, uint64_t offset, const npy_intp *strides) except -1:
+    cdef int dimensions = PyArray_NDIM(array)
+    cdef char *at
+    put_array_head(out, b'A', array, 0)
+    at = out.reserve(8 * dimensions + 8)
+    memcpy(at, strides, 8 * dimensions)
+    memcpy(at + 8 * dimensions, &offset, 8)
+    return 0
+
+cdef int put_copied_array(Scratch out, Segment runtime, object value) except -1:
+    """Copies an array into an extent, in its own order if it is contiguous in any, else in C order."""
+    cdef PyArrayObject *array = <PyArrayObject *> value
+    cdef uint64_t offset = new_extent(out, runtime, PyArray_NBYTES(array))
+    cdef char *target = runtime.memory.base + offset
+    cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array)
+    if fortran or PyArray_IS_C_CONTIGUOUS(array):
+        copy_bytes(target, <const char *> PyArray_DATA(array), PyArray_NBYTES(array))
+        return put_array_place(out, array, offset, PyArray_STRIDES(array))
+    copy = array_at(PyArray_TYPE(array), PyArray_NDIM(array), PyArray_DIMS(array), NULL, target, NPY_ARRAY_CARRAY)
+    PyArray_CopyInto(<PyArrayObject *> copy, array)
+    return put_array_place(out, array, offset, PyArray_STRIDES(<PyArrayObject *> copy))
+
+# ---- reading --------------------------------------------------------------------------------------------------------
+
+cdef object array_at(int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, void *data, int flags):
+    return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL)
+
+cdef object decode_array(const char **at, Segment runtime, bint in_place):
+    """A read-only array: a view of its extent, or a small one copied out."""
+    cdef npy_intp shape[MOST_DIMENSIONS]
+    cdef npy_intp strides[MOST_DIMENSIONS]
+    cdef int type_number = <unsigned char> at[0][0], dimensions = <unsigned char> at[0][1], order = at[0][2]
+    cdef uint64_t offset
+    if not numpy_ready:
+        load_numpy()
+    memcpy(shape, at[0] + ARRAY_HEAD, 8 * dimensions)
+    at[0] += ARRAY_HEAD + 8 * dimensions
+    if in_place:
+        memcpy(strides, at[0], 8 * dimensions)
+        memcpy(&offset, at[0] + 8 * dimensions, 8)
+        at[0] += 8 * dimensions + 8
+        array = array_at(type_number, dimensions, shape, strides, runtime.memory.base + offset, 0)
+        buffer = shared_buffer(runtime, offset, PyArray_NBYTES(<PyArrayObject *> array))
+        Py_INCREF(buffer)                       # PyArray_SetBaseObject steals it
+        PyArray_SetBaseObject(<PyArrayObject *> array, buffer)
+        return array
+    array = array_at(type_number, dimensions, shape, NULL, NULL, NPY_ARRAY_F_CONTIGUOUS if order else 0)
+    memcpy(PyArray_DATA(<PyArrayObject *> array), at[0], PyArray_NBYTES(<PyArrayObject *> array))
+    at[0] += PyArray_NBYTES(<PyArrayObject *> array)
+    PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
+    return array
+
+# ---- birth in the arena ---------------------------------------------------------------------------------------------
+#
+# NumPy asks the handler of the current context for every array's data (NEP 49). Of more than SHARED_BYTES it is an extent of
+# this process; from a full store, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
+# In such a child the whole mapping becomes a private one, so that what it writes into arrays is its own, as after any fork.
+
+cdef Memory *born_memory = NULL
+cdef uint64_t born_bytes = 0
+cdef int born_generation = -1
+cdef int born_fd = -1
+cdef PyDataMem_Handler arena_handler
+
+cdef inline int64_t born_extent(const void *data) noexcept nogil:
+    """The extent that begins at an address, -1 if it is ordinary memory."""
+    if <char *> data < born_memory.base or <char *> data >= born_memory.base + born_bytes:
+        return -1
+    return extent_of(born_memory, <char *> data - born_memory.base)
+
+cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
+    cdef int64_t id
+    if nbytes <= SHARED_BYTES or born_generation != fork_generation:
+        return malloc(nbytes)
+    id = extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+    return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
+
+cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
+    """Ordinary memory that is not touched yet costs nothing; a warm extent costs the clearing. Both are less than a cold one."""
+    cdef int64_t id
+    cdef size_t nbytes = count * size
+    if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
+        return calloc(count, size)
+    id = extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+    if id < 0:
+        return calloc(count, size)
+    if born_memory.extents[id].was_warm:
+        memset(born_memory.base + born_memory.extents[id].offset, 0, nbytes)
+    return born_memory.base + born_memory.extents[id].offset
+
+cdef void born_free(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = born_extent(data)
+    if id < 0:
+        free(data)
+    elif born_generation == fork_generation:
+        extent_drop(born_memory, <uint32_t> id)
+
+cdef void *born_realloc(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = born_extent(data)
+    cdef void *moved
+    if id < 0:
+        return realloc(data, nbytes)
+    if nbytes <= born_memory.extents[id].size:
+        return data
+    moved = born_malloc(context, nbytes)
+    if moved != NULL:
+        memcpy(moved, data, born_memory.extents[id].size)
+        born_free(context, data, 0)
+    return moved
+
+cdef void keep_to_itself() noexcept:
+    """In a forked child: what its parent's arrays hold from now on is not for it to change."""
+    if born_memory != NULL and born_generation == fork_generation - 1:
+        mmap(born_memory.base, born_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, born_fd, 0)
+
+cdef int bear_arrays(Segment runtime) except -1:
+    """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
+    global born_memory, born_bytes, born_generation, born_fd
+    if not numpy_ready:
+        load_numpy()
+    born_memory = &runtime.memory
+    born_bytes = runtime.mapped_bytes
+    born_generation = fork_generation
+    born_fd = runtime.fd
+    Py_INCREF(runtime)                          # its mapping must outlive every array; never given back
+    memcpy(arena_handler.name, b"flame_fast", 11)
+    arena_handler.version = 1
+    arena_handler.allocator.malloc = born_malloc
+    arena_handler.allocator.calloc = born_calloc
+    arena_handler.allocator.realloc = born_realloc
+    arena_handler.allocator.free = born_free
+    PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
+    return 0

@@ -1,0 +1,185 @@
+# Groups of 63 members, slots or a slab's blocks, of which one word says which are taken.
+#
+# A group belongs to one process, which alone takes members from it: it finds a bit that is clear and sets it. Anybody gives a
+# member back by clearing its bit. So each process has members of its own at hand, and a death spoils no list: the member that
+# the dead one was just taking is named in its entry of the process table before the bit is set (`note_taking`), and what was
+# clear then was nobody's. A group that its owner does not take from at the moment (`current` 0) and that becomes empty goes
+# back to all: whoever empties it claims it by GROUP_CLAIMED first, so that its owner does not take from it any more.
+
+cdef extern from *:
+    """
+    #define GROUP_CLAIMED (UINT64_C(1) << 63)
+    """
+    const uint64_t GROUP_CLAIMED
+
+cdef enum:
+    PROBES = 4                  # groups of its own that a process looks at before it asks for another
+
+cdef inline Group *group_of(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    return &memory.groups[id].group if pool == SLOT_POOL else &memory.extents[id].group
+
+cdef inline uint64_t empty_group(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    """The word of a group none of whose members is taken: what a slab has no block for counts as taken for good."""
+    if pool == SLOT_POOL:
+        return 0
+    return (GROUP_CLAIMED - 1) & ~((<uint64_t> 1 << slab_blocks(memory.extents[id].block_size)) - 1)
+
+cdef inline int is_mine_to_take(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    cdef Group *group = group_of(memory, pool, id)
+    if ff_load32(&group.owner) != memory.me + 1:
+        return 0
+    return pool == SLOT_POOL or (memory.extents[id].kind == EXTENT_SLAB and memory.listed[id] == pool + 1)
+
+cdef inline void note_taking(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
+    if pool == SLOT_POOL:
+        ff_store64(&memory.processes[memory.me].building, <uint64_t> id * GROUP_BITS + bit + 1)
+    else:
+        ff_store64(&memory.processes[memory.me].taking, memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
+
+cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
+    """A member nobody else has, as id * 64 + bit; -1 when there is none and no more may be had."""
+    cdef Group *group
+    cdef uint64_t used, vacant
+    cdef uint32_t id, bit
+    while True:
+        if memory.pools[pool].current:
+            id = memory.pools[pool].current - 1
+            group = group_of(memory, pool, id)
+            while True:
+                used = ff_load64(&group.used)
+                vacant = ~used & (GROUP_CLAIMED - 1)
+                if vacant == 0 or used & GROUP_CLAIMED:
+                    break
+                bit = ctz64(vacant)
+                note_taking(memory, pool, id, bit)
+                if ff_cas64(&group.used, used, used | <uint64_t> 1 << bit):
+                    return <int64_t> id * 64 + bit
+        if not next_group(memory, pool):
+            return -1
+
+cdef void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
+    cdef Group *group = group_of(memory, pool, id)
+    cdef uint64_t mask = ~(<uint64_t> 1 << bit), used = ff_and64(&group.used, mask) & mask
+    if used == empty_group(memory, pool, id) and not ff_load32(&group.current):
+        group_claim(memory, pool, id, used)
+
+cdef void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
+    """Gives an empty group back, unless somebody else does or its owner takes from it again."""
+    if ff_cas64(&group_of(memory, pool, id).used, empty, empty | GROUP_CLAIMED):
+        group_give_claimed(memory, pool, id)
+
+cdef void group_give_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    cdef int leaving
+    lock_take(memory)
+    leaving = claimed_to_free(memory, pool, id)
+    lock_give(memory)
+    if leaving:
+        extent_empty(memory, id)
+
+cdef int claimed_to_free(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    """With the lock: a claimed group becomes free; 1 if `extent_empty` shall follow. May be said twice."""
+    cdef Group *group = group_of(memory, pool, id)
+    if not ff_load64(&group.used) & GROUP_CLAIMED:
+        return 0
+    if pool == SLOT_POOL:
+        if group.owner:
+            ff_store32(&group.owner, 0)
+            group.next = memory.header.free_groups
+            memory.header.free_groups = id + 1
+        return 0
+    if memory.extents[id].kind != EXTENT_SLAB:
+        return 0
+    ff_store32(&group.owner, 0)
+    return extent_give_back(memory, id, 0)
+
+cdef int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
+    """Makes another group the current one: one of its own with room, else a new one. 0 when there is none."""
+    cdef Pool *pool = &memory.pools[pool_id]
+    cdef int64_t id
+    if pool.current:
+        ff_exchange32(&group_of(memory, pool_id, pool.current - 1).current, 0)
+        pool.current = 0
+    if probe_groups(memory, pool_id, PROBES, 4):
+        return 1
+    id = group_new(memory, pool_id)
+    if id < 0:
+        return probe_groups(memory, pool_id, pool.count, GROUP_BITS)
+    pool.current = <uint32_t> id + 1
+    return pool_list(memory, pool_id, <uint32_t> id)
+
+cdef int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t share) noexcept nogil:
+    """Looks at up to `most` of its own groups for one of which at least one part in `share` is free."""
+    cdef Pool *pool = &memory.pools[pool_id]
+    cdef Group *group
+    cdef uint64_t used
+    cdef uint32_t id, looked = 0, room
+    while looked < most and pool.count:
+        looked += 1
+        pool.at = (pool.at + 1) % pool.count
+        id = pool.ids[pool.at]
+        if not is_mine_to_take(memory, pool_id, id):
+            pool_unlist(memory, pool_id, pool.at)
+            continue
+        group = group_of(memory, pool_id, id)
+        used = ff_load64(&group.used)
+        room = popcount64(~used & (GROUP_CLAIMED - 1))
+        if used & GROUP_CLAIMED or room == 0 or room * share < popcount64(~empty_group(memory, pool_id, id)) - 1:
+            continue
+        ff_exchange32(&group.current, 1)        # from here on nobody claims it; member_take sees whether somebody has
+        pool.current = id + 1
+        return 1
+    return 0
+
+cdef int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcept nogil:
+    cdef Pool *pool = &memory.pools[pool_id]
+    cdef uint8_t *listed = memory.slots_listed if pool_id == SLOT_POOL else memory.listed
+    cdef uint32_t *larger
+    cdef uint32_t room
+    if listed[id] == pool_id + 1:
+        return 1
+    if pool.count == pool.room:
+        room = 2 * pool.room if pool.room else 64
+        larger = <uint32_t *> realloc(pool.ids, room * sizeof(uint32_t))
+        if larger == NULL:
+            return 1                            # in use all the same, and given back when it is empty
+        pool.ids = larger
+        pool.room = room
+    pool.ids[pool.count] = id
+    pool.count += 1
+    listed[id] = pool_id + 1
+    return 1
+
+cdef void pool_unlist(Memory *memory, uint32_t pool_id, uint32_t at) noexcept nogil:
+    cdef Pool *pool = &memory.pools[pool_id]
+    cdef uint8_t *listed = memory.slots_listed if pool_id == SLOT_POOL else memory.listed
+    if listed[pool.ids[at]] == pool_id + 1:
+        listed[pool.ids[at]] = 0
+    pool.count -= 1
+    pool.ids[at] = pool.ids[pool.count]
+
+cdef int64_t group_new(Memory *memory, uint32_t pool_id) noexcept nogil:
+    """A group that now belongs to this process, current already; -1 when there is none."""
+    if pool_id == SLOT_POOL:
+        return slot_group_new(memory)
+    return slab_new(memory, <uint32_t> size_of_class(pool_id))
+
+cdef int64_t slot_group_new(Memory *memory) noexcept nogil:
+    cdef Header *header = memory.header
+    cdef int64_t id = -1
+    cdef Group *group
+    lock_take(memory)
+    if header.free_groups:
+        id = header.free_groups - 1
+    elif header.group_high < (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS:
+        id = header.group_high
+    if id >= 0:
+        group = &memory.groups[id].group
+        ff_store32(&group.current, 1)
+        ff_store64(&group.used, 0)
+        ff_store32(&group.owner, memory.me + 1)
+        if header.free_groups:
+            ff_store32(&header.free_groups, group.next)
+        else:
+            ff_store32(&header.group_high, <uint32_t> id + 1)
+    lock_give(memory)
+    return id

@@ -1,0 +1,82 @@
+# Where the regions of the segment lie, and what a process keeps for itself about them.
+
+cdef struct Pool:               # groups that this process takes members from
+    uint32_t *ids
+    uint32_t count
+    uint32_t room
+    uint32_t at                 # where the last look round ended
+    uint32_t current            # the group in use, + 1
+
+cdef enum:
+    SLOT_POOL = SLAB_CLASSES    # Memory.pools: one per size of blocks, then that of slots
+    POOL_COUNT = SLAB_CLASSES + 1
+
+cdef struct Memory:
+    char *base
+    Header *header
+    Process *processes
+    Service *services
+    Lane *lanes
+    Slot *slots
+    SlotGroup *groups
+    uint64_t *logs
+    Extent *extents
+    uint32_t *granules          # extent + 1 that begins or goes on at each granule
+    uint64_t *rings
+    # not shared:
+    uint32_t me                 # this process's index
+    int doorbell
+    uint32_t *local             # per extent: how many views of this process lie in it
+    uint8_t *listed             # per extent: pool + 1 whose list it is on
+    uint8_t *slots_listed       # per group of slots: whether it is on the list
+    Pool pools[POOL_COUNT]
+
+cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
+    return (value + to - 1) & ~(to - 1)
+
+cdef uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nogil:
+    """Points `memory` at the regions of the segment at `base`; returns the arena's first offset."""
+    cdef uint64_t at = align_up(sizeof(Header), PAGE)
+    memory.base = base
+    memory.header = <Header *> base
+    memory.processes = <Process *> (base + at)
+    at = align_up(at + <uint64_t> PROCESS_COUNT * sizeof(Process), PAGE)
+    memory.services = <Service *> (base + at)
+    at = align_up(at + <uint64_t> SERVICE_COUNT * sizeof(Service), PAGE)
+    memory.lanes = <Lane *> (base + at)
+    at = align_up(at + <uint64_t> LANE_COUNT * sizeof(Lane), PAGE)
+    memory.slots = <Slot *> (base + at)
+    at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Slot), PAGE)
+    memory.groups = <SlotGroup *> (base + at)
+    at = align_up(at + <uint64_t> GROUP_COUNT * sizeof(SlotGroup), PAGE)
+    memory.logs = <uint64_t *> (base + at)
+    at = align_up(at + <uint64_t> PROCESS_COUNT * LOG_COUNT * sizeof(uint64_t), PAGE)
+    memory.extents = <Extent *> (base + at)
+    at = align_up(at + <uint64_t> EXTENT_COUNT * sizeof(Extent), PAGE)
+    memory.granules = <uint32_t *> (base + at)
+    at = align_up(at + size // GRANULE * sizeof(uint32_t), PAGE)
+    memory.rings = <uint64_t *> (base + at)
+    return align_up(at + <uint64_t> LANE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
+
+cdef int memory_own(Memory *memory, uint32_t me, int doorbell) except -1:
+    """What process `me` keeps for itself, fresh: a fork must not go on with its parent's."""
+    memory_disown(memory)
+    memory.me = me
+    memory.doorbell = doorbell
+    memory.local = <uint32_t *> calloc(EXTENT_COUNT, sizeof(uint32_t))      # touched, and so paid for, where used
+    memory.listed = <uint8_t *> calloc(EXTENT_COUNT, 1)
+    memory.slots_listed = <uint8_t *> calloc(GROUP_COUNT, 1)
+    if memory.local == NULL or memory.listed == NULL or memory.slots_listed == NULL:
+        raise MemoryError
+    return 0
+
+cdef void memory_disown(Memory *memory) noexcept:
+    cdef int i
+    free(memory.local)
+    free(memory.listed)
+    free(memory.slots_listed)
+    memory.local = NULL
+    memory.listed = memory.slots_listed = NULL
+    for i in range(POOL_COUNT):
+        free(memory.pools[i].ids)
+    memset(memory.pools, 0, sizeof(memory.pools))

@@ -1,0 +1,283 @@
+# What a thread may wait for: one future, all of a list, any of a list. `Calls.wait_for` waits.
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept
+
+cdef enum:
+    REACH = 4096                # futures of a list that are waited for at once: values are read while the next ones run
+
+cdef class Wait:
+    """One wait. `ready` says whether it is over; the rest is what sleeping takes."""
+    cdef Memory *memory
+
+    cdef bint ready(self) except -1:
+        raise NotImplementedError
+
+    cdef bint looks_ready(self) noexcept nogil:
+        """A cheap look, for spinning; `ready` decides."""
+        return True
+
+    cdef void watch(self) noexcept:
+        """From now on this process is woken when something changes."""
+
+    cdef void unwatch(self) noexcept:
+        pass
+
+    cdef void look_again(self) noexcept:
+        """After each sleep: whatever was told may have been lost with its teller."""
+
+    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+        """Publishes what `task` waits for; whether that is something new."""
+        raise NotImplementedError
+
+    cdef void untell(self, Calls runtime, uint32_t task) noexcept:
+        ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
+
+    cdef list waited(self):
+        """The slots, if all of which never finish, the wait never ends."""
+        raise NotImplementedError
+
+    cdef int64_t queued(self) noexcept:
+        """One of the slots needed that is queued, to run it here; -1 for none."""
+        return -1
+
+    cdef bint needs_all(self) noexcept:
+        """Whether running any of them here is no detour."""
+        return True
+
+
+cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
+    cdef int64_t start = ff_now_ns()
+    cdef int token = token_take(memory, memory.me), found = 0, i
+    while not found:
+        for i in range(32):
+            if wait.looks_ready():
+                found = 1
+                break
+            ff_pause()
+        if ff_now_ns() - start > (SPIN_NS if token else SPIN_FREE_NS):
+            break
+    if token:
+        token_give(memory, memory.me)
+    return found
+
+
+cdef class OneWait(Wait):
+    """For one future."""
+    cdef uint32_t index
+
+    cdef bint ready(self) except -1:
+        return is_finished(self.memory, self.index)
+
+    cdef bint looks_ready(self) noexcept nogil:
+        return is_finished(self.memory, self.index)
+
+    cdef void watch(self) noexcept:
+        ff_exchange32(&self.memory.slots[self.index].watched, 1)
+
+    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+        return ff_exchange64(&self.memory.slots[task].waits_for, self.index + 1) != self.index + 1
+
+    cdef list waited(self):
+        return [self.index]
+
+    cdef int64_t queued(self) noexcept:
+        return self.index if status_of(ff_load64(&self.memory.slots[self.index].state)) == READY else -1
+
+
+cdef class AllWait(Wait):
+    """For the next stretch of a list: until its last future is finished, or one before that has failed with all before it done.
+
+    One sleep for the whole stretch: only its last slot is watched, and failures, by Process.watching.
+    """
+    cdef uint32_t *slots
+    cdef Py_ssize_t count
+    cdef Py_ssize_t first       # all before it are finished
+    cdef Py_ssize_t target      # what is watched
+    cdef Py_ssize_t scanned     # all before it are no more queued: a worker's task looks for work for itself here
+
+    def __dealloc__(self):
+        free(self.slots)
+
+    cdef void reach(self, Py_ssize_t first) noexcept:
+        """From position `first` on, which is not finished."""
+        self.first = first
+        self.target = min(first + REACH, self.count) - 1
+        while self.target > first and is_finished(self.memory, self.slots[self.target]):
+            self.target -= 1
+
+    cdef bint ready(self) except -1:
+        cdef Py_ssize_t i
+        while self.first <= self.target and is_finished(self.memory, self.slots[self.first]):
+            if status_of(ff_load64(&self.memory.slots[self.slots[self.first]].state)) == FAILED:
+                return True
+            self.first += 1
+        if self.first > self.target:
+            return True
+        if is_finished(self.memory, self.slots[self.target]):
+            self.target -= 1
+            while self.target > self.first and is_finished(self.memory, self.slots[self.target]):
+                self.target -= 1
+            self.watch_target()
+            return self.ready()
+        return False
+
+    cdef bint looks_ready(self) noexcept nogil:
+        return is_finished(self.memory, self.slots[self.target])
+
+    cdef void watch(self) noexcept:
+        ff_add32(&self.memory.processes[self.memory.me].watching, 1)
+        self.watch_target()
+        self.look_again()
+
+    cdef void watch_target(self) noexcept:
+        ff_exchange32(&self.memory.slots[self.slots[self.target]].watched, 1)
+
+    cdef void unwatch(self) noexcept:
+        ff_add32(&self.memory.processes[self.memory.me].watching, <uint32_t> -1)
+
+    cdef void look_again(self) noexcept:
+        """A failure ends the wait as soon as all before it are finished: that is what is waited for then."""
+        cdef Py_ssize_t i
+        for i in range(self.first, self.target):
+            if status_of(ff_load64(&self.memory.slots[self.slots[i]].state)) == FAILED:
+                self.target = i
+                while self.target > self.first and is_finished(self.memory, self.slots[self.target]):
+                    self.target -= 1
+                self.watch_target()
+                return
+
+    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+        cdef uint64_t told = self.slots[self.first] + 1
+        return ff_exchange64(&self.memory.slots[task].waits_for, told) != told
+
+    cdef list waited(self):
+        return [self.slots[self.first]]
+
+    cdef int64_t queued(self) noexcept:
+        self.scanned = max(self.scanned, self.first)
+        while self.scanned < self.count:
+            if status_of(ff_load64(&self.memory.slots[self.slots[self.scanned]].state)) == READY:
+                return self.slots[self.scanned]
+            self.scanned += 1
+        return -1
+
+
+cdef AllWait all_wait(Memory *memory, tuple handles):
+    cdef AllWait wait = AllWait.__new__(AllWait)
+    cdef Py_ssize_t i
+    wait.memory = memory
+    wait.count = len(handles)
+    wait.slots = <uint32_t *> malloc(wait.count * sizeof(uint32_t))
+    if wait.slots == NULL:
+        raise MemoryError
+    for i in range(wait.count):
+        wait.slots[i] = (<Handle> PyTuple_GET_ITEM(handles, i)).index
+    return wait
+
+
+cdef class AnyWait(Wait):
+    """For any of some futures: which of them are finished is read in this process's log, entry by entry."""
+    cdef dict pending           # slot -> positions of its futures in the list
+    cdef list found             # positions that are finished and have not been taken
+    cdef uint64_t cursor
+    cdef uint64_t told          # block that says what a task waits for
+
+    cdef bint ready(self) except -1:
+        cdef uint64_t tail = ff_load64(&self.memory.processes[self.memory.me].log_tail), entry
+        cdef uint64_t *log = self.memory.logs + <uint64_t> self.memory.me * LOG_COUNT
+        cdef uint32_t index
+        if tail - self.cursor > LOG_COUNT:
+            self.look_at_all()
+        while self.cursor < tail:
+            entry = ff_load64(&log[self.cursor % LOG_COUNT])
+            if entry >> 32 != self.cursor // LOG_COUNT + 1:     # not written yet, or overwritten
+                if entry >> 32 > self.cursor // LOG_COUNT + 1:
+                    self.look_at_all()
+                break
+            index = <uint32_t> entry - 1
+            self.cursor += 1
+            if index in self.pending and is_finished(self.memory, index):
+                self.found.extend(self.pending.pop(index))
+        return len(self.found) > 0
+
+    cdef bint looks_ready(self) noexcept nogil:
+        return ff_load64(&self.memory.processes[self.memory.me].log_tail) != self.cursor
+
+    cdef int look_at_all(self) except -1:
+        """Looks at every future: at first, when the log has run away, and when an entry never comes."""
+        self.cursor = ff_load64(&self.memory.processes[self.memory.me].log_tail)
+        for index in [index for index in self.pending if is_finished(self.memory, index)]:
+            self.found.extend(self.pending.pop(index))
+        self.found.sort()
+        return 0
+
+    cdef void look_again(self) noexcept:
+        if ff_load64(&self.memory.processes[self.memory.me].log_tail) != self.cursor and not self.found:
+            try:
+                if not self.ready():
+                    self.look_at_all()
+            except Exception:
+                pass            # no memory just now: the next look finds the same
+
+    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+        cdef uint64_t *words
+        cdef uint64_t i = 1
+        if self.told:
+            return False
+        self.told = block_keep(self.memory, 8 * (<uint64_t> len(self.pending) + 1))
+        if self.told == 0:
+            raise runtime.full(8 * (<uint64_t> len(self.pending) + 1))
+        words = <uint64_t *> (self.memory.base + self.told)
+        words[0] = len(self.pending)
+        for index in self.pending:
+            words[i] = index
+            i += 1
+        ff_exchange64(&self.memory.slots[task].waits_for, WAITS_FOR_ANY | self.told)
+        block_settled(self.memory)
+        return True
+
+    cdef void untell(self, Calls runtime, uint32_t task) noexcept:
+        ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
+        if self.told:
+            block_free(self.memory, self.told)
+            self.told = 0
+
+    cdef list waited(self):
+        return list(self.pending)
+
+    cdef bint needs_all(self) noexcept:
+        return False
+
+
+cdef class Selector:
+    """Some futures of one runtime, given out as they finish: each look costs what is finished, not what is waited for."""
+    cdef Calls runtime
+    cdef AnyWait wait
+
+    def __init__(self):
+        raise TypeError("a Selector is made by Runtime.selector")
+
+    def take(self, timeout=None):
+        """Positions of what has finished since the last time; waits for the first. TimeoutError when none does in time."""
+        self.runtime.wait_for(self.wait, deadline_of(timeout))
+        found, self.wait.found = self.wait.found, []
+        return found
+
+
+cdef Selector new_selector(Calls runtime, list handles):
+    cdef Selector selector = Selector.__new__(Selector)
+    cdef AnyWait wait = AnyWait.__new__(AnyWait)
+    cdef Py_ssize_t i
+    cdef uint32_t index
+    wait.memory = &runtime.memory
+    wait.pending = {}
+    wait.found = []
+    for i in range(len(handles)):
+        index = (<Handle?> handles[i]).index
+        wait.pending.setdefault(index, []).append(i)
+        ff_exchange32(&runtime.memory.slots[index].watched, 1)
+    wait.look_at_all()
+    selector.runtime = runtime
+    selector.wait = wait
+    return selector
