@@ -7,6 +7,9 @@ cdef struct Pool:               # groups that this process takes members from
     uint32_t at                 # where the last look round ended
     uint32_t current            # the group in use, + 1
 
+cdef struct Spin:               # how spinning for something has gone lately
+    uint32_t failures           # in a row
+
 cdef enum:
     SLOT_POOL = SLAB_CLASSES    # Memory.pools: one per size of blocks, then that of slots
     POOL_COUNT = SLAB_CLASSES + 1
@@ -30,6 +33,8 @@ cdef struct Memory:
     uint8_t *listed             # per extent: pool + 1 whose list it is on
     uint8_t *slots_listed       # per group of slots: whether it is on the list
     Pool pools[POOL_COUNT]
+    Spin for_outcomes
+    Spin for_tasks
 
 cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
     return (value + to - 1) & ~(to - 1)

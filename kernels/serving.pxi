@@ -11,6 +11,9 @@ cdef class Serving(Calls):
     cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
 
+    def __cinit__(self):
+        self.kept = -1
+
     def serve(self, host):
         """Runs the tasks of this process's lanes until told to leave.
 
@@ -22,7 +25,6 @@ cdef class Serving(Calls):
         cdef list partial = host.partial
         self.warmed = set()
         self.host = host
-        self.kept = -1
         self.task_thread = PyThread_get_thread_ident()
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
@@ -125,7 +127,7 @@ cdef class Serving(Calls):
         cdef bint instance = process.role == ROLE_INSTANCE
         cdef uint32_t *sleepers = &self.memory.lanes[process.lane].sleepers if instance else &self.memory.header.pool_sleepers
         cdef uint32_t *word = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
-        cdef int64_t start = ff_now_ns(), index = CLAIM_EMPTY
+        cdef int64_t start = ff_now_ns(), index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
         cdef uint32_t seen, count
         cdef int i, token = 0
         while True:
@@ -138,10 +140,11 @@ cdef class Serving(Calls):
                 break
             if not token:
                 token = token_take(&self.memory, self.me)
-            if ff_now_ns() - start > (SPIN_NS if token else SPIN_FREE_NS):
+            if ff_now_ns() - start > (budget if token else min(budget, SPIN_FREE_NS)):
                 break
         if token:
             token_give(&self.memory, self.me)
+        spin_ended(&self.memory.for_tasks, index != CLAIM_EMPTY)
         if index != CLAIM_EMPTY:
             return index
         seen = ff_load32(word)

@@ -2,7 +2,8 @@
 #
 # A spin round trip costs half a microsecond, waking a sleeper about ninety. But a spinner without a core of its own starves
 # whoever it waits for, so at most cpus - 1 processes spin for long, by a token in the header; others spin only for as long as
-# a hand-over takes.
+# a hand-over takes. Whether there is a core to spare nobody says: other programs may have them all, and then the one woken
+# waits for the spinner's. So spinning that has failed twice in a row is not tried but for every sixteenth time.
 
 from posix.unistd cimport write as posix_write
 
@@ -10,8 +11,11 @@ cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
 
 cdef enum:
-    SPIN_NS = 60_000            # somewhat below the price of a wake-up
+    SPIN_NS = 120_000           # somewhat above the price of a wake-up: whoever is waited for may have had to be woken
     SPIN_FREE_NS = 5_000        # without a token
+    SPIN_SHORT_NS = 2_000       # after failures
+    SPIN_FAILURES = 2
+    SPIN_AGAIN = 16
     SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
     PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
 
@@ -25,6 +29,15 @@ cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:
 cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
     memory.processes[me].spinning = 0
     ff_add32(&memory.header.spinners, <uint32_t> -1)
+
+cdef inline int64_t spin_budget(Spin *spin) noexcept nogil:
+    """Nanoseconds that are worth spinning with a token."""
+    if spin.failures < SPIN_FAILURES or spin.failures % SPIN_AGAIN == 0:
+        return SPIN_NS
+    return SPIN_SHORT_NS
+
+cdef inline void spin_ended(Spin *spin, int found) noexcept nogil:
+    spin.failures = 0 if found else spin.failures + 1
 
 cdef inline int is_finished(Memory *memory, uint32_t index) noexcept nogil:
     return status_of(ff_load64(&memory.slots[index].state)) >= DONE

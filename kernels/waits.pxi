@@ -47,18 +47,21 @@ cdef class Wait:
 
 
 cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
-    cdef int64_t start = ff_now_ns()
+    cdef int64_t start = ff_now_ns(), budget = spin_budget(&memory.for_outcomes)
     cdef int token = token_take(memory, memory.me), found = 0, i
+    if not token:
+        budget = min(budget, SPIN_FREE_NS)
     while not found:
         for i in range(32):
             if wait.looks_ready():
                 found = 1
                 break
             ff_pause()
-        if ff_now_ns() - start > (SPIN_NS if token else SPIN_FREE_NS):
+        if ff_now_ns() - start > budget:
             break
     if token:
         token_give(memory, memory.me)
+    spin_ended(&memory.for_outcomes, found)
     return found
 
 
