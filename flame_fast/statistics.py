@@ -21,7 +21,7 @@ class Statistics:
     peak_bytes : int
         The most at any time, in whole slabs and extents.
     cached_bytes : int
-        Bytes kept free and warm for the next values; given back after a second without use.
+        Bytes kept free and warm for the next values; given back after five seconds without use.
     limit_bytes : int
         The most allowed.
     copied_bytes, shared_bytes : int

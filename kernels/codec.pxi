@@ -3,6 +3,7 @@
 # One tag byte, then the value; containers hold values. It is chosen only for exact types, so that a subclass keeps its class.
 # Futures among the arguments become the number of a task's input.
 #   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
+#   q d size, int64s or doubles: a list of nothing else
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
 #   a A arrays, see arrays.pxi
 #   P b pickle, u32 buffers, u32 arrays, the buffers as b or V, the arrays as a or A: what pickle has written
@@ -20,6 +21,7 @@ from cpython.ref cimport Py_INCREF
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object value)
     long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+    object PyLong_FromLongLong(long long value)
     const char *PyUnicode_AsUTF8AndSize(object value, Py_ssize_t *size) except NULL
     object PyUnicode_DecodeUTF8(const char *s, Py_ssize_t size, const char *errors)
     int PyUnicode_CheckExact(object value)
@@ -32,6 +34,7 @@ cdef enum:
     NATIVE_CONTAINERS = 32      # so do more shared containers than this, and one that occurs twice: pickle keeps it one
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
+    UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
     SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
 
@@ -236,6 +239,63 @@ cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, lis
         encode_array(out, runtime, array, False)
     return 0
 
+cdef bint put_uniform(Scratch out, list items, Py_ssize_t size) except -1:
+    """A list of integers of 64 bits, or of floats; false, and nothing written, for any other."""
+    cdef Py_ssize_t start = out.size, i
+    cdef int overflow = 0
+    cdef int64_t number
+    cdef double real
+    cdef char *at
+    cdef PyObject *item = PyList_GET_ITEM(items, 0)
+    if PyLong_CheckExact(<object> item):
+        at = out.reserve(9 + 8 * size)
+        at[0] = b'q'
+        for i in range(size):
+            item = PyList_GET_ITEM(items, i)
+            if not PyLong_CheckExact(<object> item):
+                break
+            number = PyLong_AsLongLongAndOverflow(<object> item, &overflow)
+            if overflow:
+                break
+            memcpy(at + 9 + 8 * i, &number, 8)
+        else:
+            memcpy(at + 1, &size, 8)
+            return True
+    elif PyFloat_CheckExact(<object> item):
+        at = out.reserve(9 + 8 * size)
+        at[0] = b'd'
+        for i in range(size):
+            item = PyList_GET_ITEM(items, i)
+            if not PyFloat_CheckExact(<object> item):
+                break
+            real = PyFloat_AS_DOUBLE(<object> item)
+            memcpy(at + 9 + 8 * i, &real, 8)
+        else:
+            memcpy(at + 1, &size, 8)
+            return True
+    out.size = start
+    return False
+
+cdef list decode_uniform(const char **at, bint integers):
+    cdef uint64_t size, i
+    cdef int64_t number
+    cdef double real
+    cdef object item
+    memcpy(&size, at[0], 8)
+    at[0] += 8
+    items = PyList_New(size)
+    for i in range(size):
+        if integers:
+            memcpy(&number, at[0] + 8 * i, 8)
+            item = PyLong_FromLongLong(number)
+        else:
+            memcpy(&real, at[0] + 8 * i, 8)
+            item = PyFloat_FromDouble(real)
+        Py_INCREF(item)
+        PyList_SET_ITEM(items, i, item)
+    at[0] += 8 * size
+    return items
+
 cdef int encode_native(Scratch out, object value, Calls runtime, int depth, bint owned) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
@@ -292,8 +352,10 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, bint
     elif PyList_CheckExact(value):
         if depth == 0 or not out.first_time(value):
             return NATIVE_CANNOT
-        owned = owned and Py_REFCNT(value) == 1
         size = PyList_GET_SIZE(value)
+        if size >= UNIFORM_LEAST and put_uniform(out, value, size):
+            return NATIVE_OK
+        owned = owned and Py_REFCNT(value) == 1
         out.put_count(b'[', size)
         i = 0
         while i < PyList_GET_SIZE(value):       # another thread, or a finalizer that an allocation in here runs, may change it
@@ -388,7 +450,7 @@ cdef object decode_native(const char **at, Calls runtime, list values):
     if tag == b'i':
         memcpy(&number, at[0], 8)
         at[0] += 8
-        return number
+        return PyLong_FromLongLong(number)
     if tag == b'N':
         return None
     if tag == b'T':
@@ -407,6 +469,8 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         return decode_array(at, runtime, tag == b'A')
     if tag == b'P':
         return decode_pickled(at, runtime, values)
+    if tag == b'q' or tag == b'd':
+        return decode_uniform(at, tag == b'q')
     memcpy(&size, at[0], 8)
     at[0] += 8
     if tag == b'(':

@@ -4,7 +4,7 @@
 # is free when it has neither. Both are counted under the lock. Extents never merge or split: a piece carved once keeps its
 # place and size, since addresses cost nothing, and what it costs in memory goes back page by page. Free ones are kept warm for
 # the next taker, up to Header.cache_limit, because fresh shared pages cost five times a warm copy; the rest, and all of them
-# after a second without any taker (the zygote's business), give their pages back.
+# after some seconds without any taker (the zygote's business), give their pages back.
 
 cdef extern from "sys/mman.h" nogil:
     int madvise(void *addr, size_t length, int advice) noexcept

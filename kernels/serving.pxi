@@ -1,6 +1,9 @@
 # A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
 
-cdef tuple PLAIN = (type(None), bool, int, float, str, bytes, list, tuple, dict)    # need no settling by the host
+cdef inline bint is_settled(object value) noexcept:
+    """Whether a result can travel as it is, without the host's looking at it: a plain value."""
+    return value is None or PyLong_CheckExact(value) or PyFloat_CheckExact(value) or PyList_CheckExact(value) \
+        or PyTuple_CheckExact(value) or PyDict_CheckExact(value) or PyUnicode_CheckExact(value) or PyBytes_CheckExact(value)
 
 cdef enum:
     MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
@@ -153,7 +156,7 @@ cdef class Serving(Calls):
         index = self._find_task()           # pairs with the fence in wake_sleepers
         if index == CLAIM_EMPTY and not self._shall_leave() \
                 and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
-            ff_futex_wait(word, seen, 1_000_000_000)
+            ff_futex_wait(word, seen, IDLE_NS)
         # A waker has taken this process off the count if the word moved; otherwise it does so itself.
         process.sleeping = 0
         if ff_load32(word) == seen:
@@ -247,20 +250,25 @@ cdef class Serving(Calls):
         if slot.payload_kind & KIND_MAP:
             return self._run_items(host, function, args[0])
         value = function(*args, **kwargs) if kwargs else function(*args)
-        return value if type(value) in PLAIN else host.settle(value)
+        return value if is_settled(value) else host.settle(value)
 
     cdef object _run_items(self, host, function, items):
         """A chunk of `map`: (nanoseconds, values, None or the error of the item after them)."""
         cdef int64_t start = ff_now_ns()
-        values = []
+        cdef list given = items
+        cdef Py_ssize_t count = PyList_GET_SIZE(given), i = 0
+        cdef list values = PyList_New(count)
         try:
-            for item in items:
-                value = function(item)
-                values.append(value if type(value) in PLAIN else host.settle(value))
+            for i in range(count):
+                value = function(<object> PyList_GET_ITEM(given, i))
+                if not is_settled(value):
+                    value = host.settle(value)
+                Py_INCREF(value)                # PyList_SET_ITEM steals it
+                PyList_SET_ITEM(values, i, value)
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
-            return ff_now_ns() - start, values, host.dump_error(problem)
+            return ff_now_ns() - start, [<object> PyList_GET_ITEM(values, at) for at in range(i)], host.dump_error(problem)
         return ff_now_ns() - start, values, None
 
     cdef list _input_values(self, Slot *slot):

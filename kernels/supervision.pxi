@@ -53,7 +53,7 @@ cdef class Supervision(Serving):
         1 the lock; 2 a slot and a block in its hands; 3 a task that it had begun fails with `error`, one it had only claimed is for
         others, what it was finishing is finished; 4 a task it was queueing is queued; 5 its futures are dropped; 6 its seats, its
         token and its place among the sleepers are given back; 7 its services close; 8 an instance's lane dies with its queue; 9 the
-        memory that it held or owned is given back; 10 the entry is free. Each step may be done twice.
+        memory that it held or owned is given back; 10 the entry is free, and whoever it was about to call is called. Each step may be done twice.
         """
         cdef Process *process = &self.memory.processes[index]
         cdef const char *data = PyBytes_AS_STRING(error)
@@ -90,6 +90,7 @@ cdef class Supervision(Serving):
         self.memory.header.shared_bytes += process.shared_bytes
         ff_store32(&process.state, PROCESS_FREE)
         self.reap_services()
+        wake_everybody(&self.memory)
 
     cdef void _bury_promoting(self, Process *process) noexcept:
         cdef uint32_t index = <uint32_t> process.promoting - 1
@@ -151,12 +152,7 @@ cdef class Supervision(Serving):
             if WAITING <= status <= RUNNING:
                 unfinished += 1
         ff_store32(&self.memory.header.closing, 1)
-        ff_add32(&self.memory.header.pool_wake, 1)
-        ff_futex_wake(&self.memory.header.pool_wake, PROCESS_COUNT)
-        for i in range(POOL_LANES, LANE_COUNT):
-            if self.memory.lanes[i].state != LANE_FREE:
-                ff_add32(&self.memory.lanes[i].wake, 1)
-                ff_futex_wake(&self.memory.lanes[i].wake, PROCESS_COUNT)
+        wake_everybody(&self.memory)
         ring_bell(self.doorbell)
         return unfinished
 

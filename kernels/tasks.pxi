@@ -211,6 +211,17 @@ cdef void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
     else:
         wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, 1)
 
+cdef void wake_everybody(Memory *memory) noexcept nogil:
+    """Calls every idle worker, those too that a dead process had taken off the count and not called."""
+    cdef uint32_t i
+    wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, PROCESS_COUNT)
+    ff_add32(&memory.header.pool_wake, 1)
+    ff_futex_wake(&memory.header.pool_wake, PROCESS_COUNT)
+    for i in range(POOL_LANES, LANE_COUNT):
+        if ff_load32(&memory.lanes[i].state) != LANE_FREE:
+            ff_add32(&memory.lanes[i].wake, 1)
+            ff_futex_wake(&memory.lanes[i].wake, PROCESS_COUNT)
+
 cdef void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     """Wakes every thread of `process` that sleeps for a future."""
     ff_add32(&memory.processes[process].wake, 1)

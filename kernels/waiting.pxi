@@ -17,6 +17,7 @@ cdef enum:
     SPIN_FAILURES = 2
     SPIN_AGAIN = 16
     SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
+    IDLE_NS = 60_000_000_000    # a sleeping worker: every burial wakes all of them, since a call may have died with the dead
     PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
 
 cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:

@@ -40,7 +40,7 @@ LEAVE_S = 0.2
 #: Seconds between two looks at closed services whose calls still run.
 REAP_S = 0.1
 #: Seconds without any use of large memory after which what is kept of it for the next use goes back to the system.
-IDLE_S = 1.0
+IDLE_S = 5.0
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
 
