@@ -194,8 +194,8 @@ def _cgroup_cpu_quota() -> float | None:
     return min(quotas) if quotas else None
 
 
-def memory_cgroups() -> list[tuple[str, str]]:
-    """Files with the memory limit and the use of each cgroup above this process that has a limit."""
+def memory_cgroups() -> list[tuple[str, str, str]]:
+    """Files with the memory limit, the use and what the use is made of, for each cgroup above this process with a limit."""
     found = []
     for directory in _cgroup_directories("memory"):
         for limit_name, usage_name in (
@@ -204,12 +204,18 @@ def memory_cgroups() -> list[tuple[str, str]]:
         ):
             limit, usage = _read(f"{directory}/{limit_name}"), _read(f"{directory}/{usage_name}")
             if limit is not None and usage is not None and limit != "max" and int(limit) < 1 << 60:
-                found.append((f"{directory}/{limit_name}", f"{directory}/{usage_name}"))
+                found.append((f"{directory}/{limit_name}", f"{directory}/{usage_name}", f"{directory}/memory.stat"))
     return found
 
 
 def _cgroup_memory_left() -> int | None:
-    left = [max(0, int(_read(limit) or 0) - int(_read(usage) or 0)) for limit, usage in memory_cgroups()]
+    left = []
+    for limit, usage, stat in memory_cgroups():
+        used = int(_read(usage) or 0)
+        cache = re.search(r"^(?:total_)?inactive_file (\d+)$", _read(stat) or "", re.MULTILINE)
+        if cache is not None:  # pages of files that the kernel gives up first
+            used -= min(used, int(cache[1]))
+        left.append(max(0, int(_read(limit) or 0) - used))
     return min(left) if left else None
 
 

@@ -7,7 +7,7 @@ cdef extern from "stdlib.h" nogil:
     unsigned long long strtoull(const char *text, char **end, int base) noexcept
 
 cdef extern from "string.h" nogil:
-    char *strstr(const char *text, const char *what) noexcept
+    const char *strstr(const char *text, const char *what) noexcept
     size_t strlen(const char *text) noexcept
 
 cdef int read_text(const char *path, char *text, int room) noexcept nogil:
@@ -23,22 +23,32 @@ cdef int read_text(const char *path, char *text, int room) noexcept nogil:
     text[count] = 0
     return 1
 
+cdef uint64_t number_after(const char *text, const char *name) noexcept nogil:
+    """The number behind the last occurrence of a name in a text; 0 if there is none. (Hierarchical sums of version 1 come last.)"""
+    cdef const char *found = strstr(text, name)
+    cdef uint64_t number = 0
+    while found != NULL:
+        number = strtoull(found + strlen(name), NULL, 10)
+        found = strstr(found + 1, name)
+    return number
+
 cdef uint64_t memory_left(const char *cgroups) noexcept nogil:
     """Bytes that may still be taken. `cgroups`: see Header.cgroups. What cannot be read bounds nothing."""
-    cdef char text[4096]
-    cdef char *found
+    cdef char text[8192]
     cdef uint64_t left = <uint64_t> -1, limit, used
     if read_text("/proc/meminfo", text, sizeof(text)):
-        found = strstr(text, "MemAvailable:")
-        if found != NULL:
-            left = strtoull(found + 13, NULL, 10) << 10
+        left = number_after(text, "MemAvailable:") << 10
     while cgroups[0]:
         limit = used = 0
         if read_text(cgroups, text, sizeof(text)) and text[0] != b'm':      # "max"
             limit = strtoull(text, NULL, 10)
         cgroups += strlen(cgroups) + 1
-        if limit and read_text(cgroups, text, sizeof(text)):
+        if read_text(cgroups, text, sizeof(text)):
             used = strtoull(text, NULL, 10)
-            left = min(left, limit - used if limit > used else 0)
         cgroups += strlen(cgroups) + 1
+        if read_text(cgroups, text, sizeof(text)):
+            used -= min(used, number_after(text, "inactive_file "))         # what the kernel gives up first
+        cgroups += strlen(cgroups) + 1
+        if limit:
+            left = min(left, limit - min(limit, used))
     return left

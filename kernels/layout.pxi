@@ -65,7 +65,7 @@ cdef enum:
     EXTENT_CLASSES = 112        # sizes of extents: four steps per doubling
     SLAB_CLASSES = 33           # sizes of blocks in slabs: likewise, from 128 bytes to SHARED_BYTES
     HELD_WORDS = PROCESS_COUNT // 64
-    CGROUP_BYTES = 2048
+    CGROUP_BYTES = 4096
 
 # A slot's status: the low 8 bits of its state word; then 24 bits of owner (a process index), then 32 of generation.
 cdef enum:
@@ -215,7 +215,7 @@ cdef struct Header:
     uint8_t pad5[16]
     uint32_t warm_extents[EXTENT_CLASSES]       # [lock] stacks of free ones, index + 1
     uint32_t cold_extents[EXTENT_CLASSES]
-    char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit file, usage file, ..., each ended by 0
+    char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit, usage and stat file, ..., each ended by 0
 
 cdef struct Process:
     uint32_t state              # [cas]

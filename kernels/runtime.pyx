@@ -99,8 +99,8 @@ cdef class Runtime(Supervision):
             Pool workers wanted; CPUs there are, which bounds how many processes may spin.
         limit : int
             Bytes of values allowed at the same time.
-        cgroups : sequence of (str, str)
-            Files with the memory limit, and the memory used, of each cgroup above this process.
+        cgroups : sequence of (str, str, str)
+            Files with the memory limit, the memory used, and what that is made of, of each cgroup above this process.
         """
         cdef Runtime runtime = Runtime.__new__(Runtime)
         cdef uint64_t size = RESERVED_BYTES
@@ -133,8 +133,9 @@ cdef class Runtime(Supervision):
         header.arena_next = runtime.arena - runtime.memory.base
         header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
         header.cache_limit = limit // 2
-        names = b"".join(name.encode() + b"\0" for pair in cgroups for name in pair)[:CGROUP_BYTES - 2]
-        memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
+        names = b"".join(os.fsencode(name) + b"\0" for files in cgroups for name in files)
+        if len(names) < CGROUP_BYTES:
+            memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
         header.process_high = 2
         header.pool_lane_high = 1
         header.session = int.from_bytes(os.urandom(8), "little")

@@ -23,9 +23,9 @@ from flame_fast.engine.host import Host
 class Alone:
     """A runtime whose tasks run when `work` is called."""
 
-    def __init__(self, limit=1 << 26):
+    def __init__(self, limit=1 << 26, cgroups=()):
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
-        self.runtime = Runtime.create("alone", self.bell, 1, 1, limit)
+        self.runtime = Runtime.create("alone", self.bell, 1, 1, limit, cgroups)
         self.runtime.pickling = pickling
         self.runtime.serve_inline()
         self.host = Host(self.runtime)
@@ -164,6 +164,27 @@ def test_a_full_store_says_asked_free_and_limit_and_takes_nothing():
         assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
         balanced(after)
         assert alone.runtime.put(b"x" * (1 << 19)).get() == b"x" * (1 << 19)
+    finally:
+        alone.close()
+
+
+def test_growth_beyond_what_a_cgroup_has_left_is_refused_before_it_kills(tmp_path):
+    """Its files are made up here: the kernel's own bound, reached, would end this process."""
+    limit, used, stat = (tmp_path / name for name in ("memory.max", "memory.current", "memory.stat"))
+    limit.write_text(f"{1 << 30}\n")
+    used.write_text(f"{900 << 20}\n")
+    stat.write_text(f"anon 1\ninactive_file {10 << 20}\nactive_file 2\n")
+    alone = Alone(1 << 40, [(str(limit), str(used), str(stat))])
+    try:
+        with pytest.raises(StoreFullError) as caught:
+            alone.runtime.put(b"x" * (100 << 20))
+        assert caught.value.free < 100 << 20
+        assert alone.runtime.put(b"x" * (40 << 20)) is not None
+        stat.write_text(f"anon 1\ninactive_file {500 << 20}\nactive_file 2\n")  # files' pages, given up when needed
+        assert alone.runtime.put(b"x" * (100 << 20)) is not None
+        limit.write_text("max\n")
+        used.write_text(f"{1 << 40}\n")
+        assert alone.runtime.put(b"x" * (200 << 20)) is not None
     finally:
         alone.close()
 

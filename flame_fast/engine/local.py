@@ -46,11 +46,11 @@ class LocalEngine:
         CPUs this process may use.
     limit : int
         Bytes of values allowed at the same time.
-    cgroups : list of (str, str)
-        Files with the limit and the use of each cgroup above this process.
+    cgroups : list of (str, str, str)
+        Files with the limit, the use, and what it is made of, of each cgroup above this process.
     """
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str]]) -> None:
+    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]]) -> None:
         self.workers = workers
         self.cpus = cpus
         self._lock = threading.RLock()  # garbage collected under it may be this very runner's
