@@ -924,6 +924,7 @@ def test_a_timeout_that_is_no_number_is_named(rr, timeout):
     for wait in (future.get, future.wait, lambda t: rr.get([future], t), lambda t: rr.get((future,), t)):
         with pytest.raises(TypeError, match="timeout must be a number"):
             wait(timeout)
+    assert future.get() == 1
 
 
 def test_a_timeout_beyond_every_float_is_long_enough(rr):
