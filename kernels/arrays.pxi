@@ -14,6 +14,15 @@ cdef extern from *:
 
 from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
 
+cdef extern from *:
+    """
+    static PyObject *ff_weak_references(PyObject *value) {
+        Py_ssize_t offset = Py_TYPE(value)->tp_weaklistoffset;
+        return offset > 0 ? *(PyObject **)((char *)value + offset) : NULL;
+    }
+    """
+    PyObject *ff_weak_references(PyObject *value) noexcept
+
 cdef extern from "numpy/arrayobject.h":
     ctypedef struct PyArrayObject
     ctypedef struct PyArray_Descr
@@ -84,15 +93,15 @@ cdef inline bint is_numeric(PyArrayObject *array) noexcept:
 
 # ---- writing --------------------------------------------------------------------------------------------------------
 
-cdef int encode_array(Scratch out, Segment runtime, object value, bint owned) except -1:
-    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `owned` as in encode_native."""
+cdef int encode_array(Scratch out, Segment runtime, object value, int sole) except -1:
+    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `sole` as in encode_native."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef const char *data = <const char *> PyArray_DATA(array)
     cdef int64_t id
     if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
         return NATIVE_CANNOT
     id = held_extent(runtime, data)
-    if id >= 0 and not runtime.memory.extents[id].sealed and owned and gives_up(value, runtime.memory.extents[id].size):
+    if id >= 0 and not runtime.memory.extents[id].sealed and sole and gives_up(value, sole, runtime.memory.extents[id].size):
         runtime.memory.extents[id].sealed = 1
     kept = value                # from here on other threads may run
     if PyArray_NBYTES(array) <= SHARED_BYTES:
@@ -104,19 +113,25 @@ cdef int encode_array(Scratch out, Segment runtime, object value, bint owned) ex
         return put_array_place(out, array, data - runtime.memory.base, PyArray_STRIDES(array))
     return put_copied_array(out, runtime, value)
 
-cdef bint gives_up(object value, uint64_t extent_bytes):
+cdef inline bint has_weak_references(object value) noexcept:
+    return ff_weak_references(<PyObject *> value) != NULL
+
+cdef bint gives_up(object value, int references, uint64_t extent_bytes):
     """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
 
-    Neither it nor the array that it is a view of has another reference, and it is at least half of the extent.
+    It has no more references than those `references` of the caller's, the array that it is a view of has none but its, neither has
+    weak ones, and it is at least half of the extent.
     """
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef PyArrayObject *owner = array
-    if Py_REFCNT(value) != 1 or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+    if Py_REFCNT(value) != references or has_weak_references(value) or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
         return False
     if PyArray_BASE(array) != NULL:
         if Py_TYPE(<object> PyArray_BASE(array)) != &PyArray_Type or Py_REFCNT(<object> PyArray_BASE(array)) != 1:
             return False
         owner = <PyArrayObject *> PyArray_BASE(array)
+        if has_weak_references(<object> owner):
+            return False
     return PyArray_FLAGS(owner) & NPY_ARRAY_OWNDATA != 0 and PyArray_BASE(owner) == NULL
 
 cdef int put_array_head(Scratch out, char tag, PyArrayObject *array, char order) except -1:
@@ -195,7 +210,7 @@ cdef object decode_array(const char **at, Segment runtime, bint in_place):
 # ---- birth in the arena ---------------------------------------------------------------------------------------------
 #
 # NumPy asks the handler of the current context for every array's data (NEP 49). Of more than SHARED_BYTES it is an extent of
-# this process; from a full store, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
+# this process; when the store is half full, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
 # In such a child the whole mapping becomes a private one, so that what it writes into arrays is its own, as after any fork.
 
 cdef Memory *born_memory = NULL
@@ -210,11 +225,17 @@ cdef inline int64_t born_extent(const void *data) noexcept nogil:
         return -1
     return extent_of(born_memory, <char *> data - born_memory.base)
 
+cdef inline int64_t birth_extent(size_t nbytes) noexcept nogil:
+    """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
+    if born_memory.header.live_bytes + nbytes > born_memory.header.limit // 2:
+        return -1
+    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+
 cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
     cdef int64_t id
     if nbytes <= SHARED_BYTES or born_generation != fork_generation:
         return malloc(nbytes)
-    id = extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+    id = birth_extent(nbytes)
     return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
 
 cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
@@ -223,7 +244,7 @@ cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
     cdef size_t nbytes = count * size
     if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
         return calloc(count, size)
-    id = extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+    id = birth_extent(nbytes)
     if id < 0:
         return calloc(count, size)
     if born_memory.extents[id].was_warm:

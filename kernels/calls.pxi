@@ -48,14 +48,14 @@ cdef class Calls(ServiceTable):
         cdef Py_ssize_t i
         scratch.put_count(b'(', count)
         for i in range(count):
-            if encode_native(scratch, <object> args[i], self, NATIVE_DEPTH, False):
+            if encode_native(scratch, <object> args[i], self, NATIVE_DEPTH, 0):
                 return NATIVE_CANNOT
         if names == NULL or PyTuple_GET_SIZE(<object> names) == 0:
             return scratch.put_tag(b'N')
         scratch.put_count(b'{', PyTuple_GET_SIZE(<object> names))
         for i in range(PyTuple_GET_SIZE(<object> names)):
-            if encode_native(scratch, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, False) or \
-                    encode_native(scratch, <object> args[count + i], self, NATIVE_DEPTH, False):
+            if encode_native(scratch, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, 0) or \
+                    encode_native(scratch, <object> args[count + i], self, NATIVE_DEPTH, 0):
                 return NATIVE_CANNOT
         return NATIVE_OK
 
@@ -79,6 +79,8 @@ cdef class Calls(ServiceTable):
         cdef uint64_t nbytes = scratch.total(), block
         if nbytes <= INLINE_BYTES:
             return 0
+        if self.pins:
+            settle_pins(self)
         block = block_take(&self.memory, nbytes)
         if block == 0:
             raise self.full(nbytes)
@@ -119,6 +121,7 @@ cdef class Calls(ServiceTable):
         cdef Slot *slot = &self.memory.slots[index]
         cdef Lane *lane = &self.memory.lanes[lane_index]
         cdef uint64_t free_state = slot.state
+        cdef int pushed = 1
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
         slot.service = service
         slot.lane = lane_index
@@ -138,14 +141,17 @@ cdef class Calls(ServiceTable):
         ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
         # In an ordered lane a task stands from the start; in another once nothing is missing. A dead one has no reader.
         if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
-            lane_push(&self.memory, lane_index, index)
+            pushed = lane_push(&self.memory, lane_index, index, free_state)
             wake_lane(&self.memory, lane_index)
         ff_store64(&self.memory.processes[self.me].building, 0)
         if inputs:
-            self._stand_on_inputs(index)
+            self._stand_on_inputs(index, inputs)
+        if not pushed:
+            self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
         if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
             self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes)
-        elif self.memory.services[service].generation != generation:    # another process closed it meanwhile
+        elif self.memory.services[service].generation != generation \
+                or ff_load32(&self.memory.services[service].state) < SERVICE_OPEN:      # another process closed it meanwhile
             self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
 
@@ -194,16 +200,19 @@ cdef class Calls(ServiceTable):
             ff_store32(&edges[i].input, (<Handle> handle).index)    # a death before this: that input is held for good
         return 0
 
-    cdef void _stand_on_inputs(self, uint32_t index) noexcept:
-        """Pushes the task's edges; an input that has finished already counts at once."""
+    cdef int _stand_on_inputs(self, uint32_t index, dict handles) except -1:
+        """Pushes the task's edges; an input that has finished already counts at once.
+
+        By the futures, not by the edges' own numbers: a task that fails on the way gives those back.
+        """
         cdef Slot *slot = &self.memory.slots[index]
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
         cdef Edge *edges = edges_of(inputs)
         cdef Slot *input
         cdef uint64_t head, edge_at
         cdef uint32_t i, count = inputs.count
-        for i in range(count):
-            input = &self.memory.slots[edges[i].input]
+        for i, (_, handle) in enumerate(handles.values()):
+            input = &self.memory.slots[(<Handle> handle).index]
             edge_at = <uint64_t> (<char *> &edges[i] - self.memory.base)
             while True:
                 head = ff_load64(&input.waiters)
@@ -217,7 +226,8 @@ cdef class Calls(ServiceTable):
                     break
         if inputs_clear(inputs, count):
             promote(&self.memory, index, NULL)
-            release_bits(&self.memory, index, HOLD_EDGES)
+            release_edges(&self.memory, index)
+        return 0
 
     cdef _fail_unstarted(self, uint32_t index, bytes error):
         self._fail_with_bytes(index, PyBytes_AS_STRING(error), len(error))
@@ -243,7 +253,7 @@ cdef class Calls(ServiceTable):
         slot = &self.memory.slots[index]
         slot.lane = 0
         slot.waiters = WAITERS_CLOSED
-        slot.holds = HOLD_CREATOR
+        ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
         ff_store64(&self.memory.processes[self.me].building, 0)
         ref = ObjectRef.__new__(ObjectRef)
@@ -285,7 +295,7 @@ cdef class Calls(ServiceTable):
         cdef uint32_t kind = KIND_NATIVE
         scratch.takes_futures = False
         try:
-            if encode_native(scratch, value, self, NATIVE_DEPTH, owned) != NATIVE_OK:
+            if encode_native(scratch, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
                 scratch.clear()
                 data, buffers, arrays = self.pickling.dump_value(self, value)
                 put_pickled(scratch, self, data, buffers, arrays)
@@ -406,7 +416,7 @@ cdef class Calls(ServiceTable):
                 if in_task and deadline < 0:
                     if wait.tell(self, current - 1) and self._never_ends(current - 1, wait.waited()):
                         raise endless_wait()
-                    if needs_help and self.help(wait):
+                    if needs_help and self._help_unblocked(wait, blocked):
                         continue
                 left = slice_ns
                 if deadline >= 0:
@@ -426,6 +436,16 @@ cdef class Calls(ServiceTable):
                 wait.untell(self, current - 1)
             if blocked:
                 self.set_blocked(False)
+
+    cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
+        """While it runs something, this process is not blocked: nobody may take over its seat."""
+        if blocked:
+            ff_exchange32(&self.memory.processes[self.me].blocked, 0)
+        try:
+            return self.help(wait)
+        finally:
+            if blocked:
+                ff_exchange32(&self.memory.processes[self.me].blocked, 1)
 
     cdef bint help(self, Wait wait) except -1:
         """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""

@@ -114,11 +114,8 @@ cdef class Scratch:
         memcpy(out, self.data, self.size)
 
     cdef bint first_time(self, object container) noexcept:
-        """Notes a container; false when it was met before, or there are too many to tell. One of a single reference is its
-        parent's alone."""
+        """Notes a container; false when it was met before, or there are too many to tell."""
         cdef int i
-        if Py_REFCNT(container) == 1:
-            return True
         for i in range(self.container_count):
             if self.containers[i] == <PyObject *> container:
                 return False
@@ -236,7 +233,7 @@ cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, lis
     for buffer in buffers:
         put_buffer(out, runtime, buffer)
     for array in arrays:
-        encode_array(out, runtime, array, False)
+        encode_array(out, runtime, array, 0)
     return 0
 
 cdef bint put_uniform(Scratch out, list items, Py_ssize_t size) except -1:
@@ -296,10 +293,16 @@ cdef list decode_uniform(const char **at, bint integers):
     at[0] += 8 * size
     return items
 
-cdef int encode_native(Scratch out, object value, Calls runtime, int depth, bint owned) except -1:
+cdef int encode_item(Scratch out, PyObject *item, Calls runtime, int depth, int sole) except -1:
+    """A part of a container. It is kept meanwhile: other threads may run, and change the container."""
+    kept = <object> item
+    return encode_native(out, <object> item, runtime, depth, sole)
+
+cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int sole) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
-    `owned`: nobody but the caller refers to what contains the value, so that one with a single reference will be gone soon.
+    `sole`: the references that the value has if nobody but the callers here refers to it, or to what contains it: then it will
+    be gone soon. 0: somebody may.
     """
     cdef int overflow = 0
     cdef long long number
@@ -342,44 +345,44 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, bint
     elif PyBytes_CheckExact(value):
         put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
     elif PyTuple_CheckExact(value):
-        if depth == 0 or (PyTuple_GET_SIZE(value) and not out.first_time(value)):
+        if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != sole and not out.first_time(value)):
             return NATIVE_CANNOT
-        owned = owned and Py_REFCNT(value) == 1
         out.put_count(b'(', PyTuple_GET_SIZE(value))
+        sole = 2 if Py_REFCNT(value) == sole else 0
         for i in range(PyTuple_GET_SIZE(value)):
-            if encode_native(out, <object> PyTuple_GET_ITEM(value, i), runtime, depth - 1, owned):
+            if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth - 1, sole):
                 return NATIVE_CANNOT
     elif PyList_CheckExact(value):
-        if depth == 0 or not out.first_time(value):
+        if depth == 0 or (Py_REFCNT(value) != sole and not out.first_time(value)):
             return NATIVE_CANNOT
         size = PyList_GET_SIZE(value)
         if size >= UNIFORM_LEAST and put_uniform(out, value, size):
             return NATIVE_OK
-        owned = owned and Py_REFCNT(value) == 1
         out.put_count(b'[', size)
+        sole = 2 if Py_REFCNT(value) == sole else 0
         i = 0
-        while i < PyList_GET_SIZE(value):       # another thread, or a finalizer that an allocation in here runs, may change it
-            if encode_native(out, <object> PyList_GET_ITEM(value, i), runtime, depth - 1, owned):
+        while i < PyList_GET_SIZE(value):
+            if encode_item(out, PyList_GET_ITEM(value, i), runtime, depth - 1, sole):
                 return NATIVE_CANNOT
             i += 1
         if i != size:
             return NATIVE_CANNOT
     elif PyDict_CheckExact(value):
-        if depth == 0 or not out.first_time(value):
+        if depth == 0 or (Py_REFCNT(value) != sole and not out.first_time(value)):
             return NATIVE_CANNOT
-        owned = owned and Py_REFCNT(value) == 1
         size = PyDict_Size(value)
         out.put_count(b'{', size)
+        sole = 2 if Py_REFCNT(value) == sole else 0
         i = 0
         while PyDict_Next(value, &i, &key, &item):
             size -= 1
-            if encode_native(out, <object> key, runtime, depth - 1, False) or \
-                    encode_native(out, <object> item, runtime, depth - 1, owned):
+            kept = <object> item
+            if encode_item(out, key, runtime, depth - 1, 0) or encode_item(out, item, runtime, depth - 1, sole + 1 if sole else 0):
                 return NATIVE_CANNOT
         if size:
             return NATIVE_CANNOT
     elif is_array(value):
-        return encode_array(out, runtime, value, owned)
+        return encode_array(out, runtime, value, sole)
     elif out.takes_futures and isinstance(value, Handle) and (<Handle> value).runtime is runtime:
         if out.inputs is None:
             out.inputs = {}

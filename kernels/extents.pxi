@@ -79,7 +79,7 @@ cdef int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noe
     if header.cold_extents[size_class]:
         return header.cold_extents[size_class] - 1
     if id == EXTENT_COUNT or header.arena_next + size > header.size:
-        return -1
+        return larger_extent(memory, size_class)
     extent = &memory.extents[id]
     extent.offset = header.arena_next
     extent.size = size
@@ -91,6 +91,16 @@ cdef int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noe
     ff_store64(&header.arena_next, extent.offset + size)
     ff_store32(&header.cold_extents[size_class], id + 1)
     return id
+
+cdef int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept nogil:
+    """No more addresses: any free one that is large enough."""
+    cdef uint32_t i
+    for i in range(size_class, EXTENT_CLASSES):
+        if memory.header.warm_extents[i]:
+            return memory.header.warm_extents[i] - 1
+        if memory.header.cold_extents[i]:
+            return memory.header.cold_extents[i] - 1
+    return -1
 
 cdef void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t block_size) noexcept nogil:
     """A free extent, at the head of its list, comes into use. `kind` is set before it leaves the list: `repair` goes by it."""
@@ -146,9 +156,9 @@ cdef void push_free(Memory *memory, uint32_t id, uint32_t kind) noexcept nogil:
 cdef void extent_empty(Memory *memory, uint32_t id) noexcept nogil:
     """Gives the pages of a LEAVING extent back to the system."""
     cdef Header *header = memory.header
-    madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
+    cdef int refused = madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
     lock_take(memory)
-    push_free(memory, id, EXTENT_COLD)
+    push_free(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that somebody has locked
     header.checked_bytes = min(header.checked_bytes, header.live_bytes + header.cached_bytes + CHECK_STEP)
     lock_give(memory)
 
@@ -168,6 +178,8 @@ cdef void extents_trim(Memory *memory) noexcept nogil:
         if id < 0:
             return
         extent_empty(memory, <uint32_t> id)
+        if memory.extents[id].kind == EXTENT_WARM:      # refused, or in use and kept again: not now
+            return
 
 cdef int64_t warm_anywhere(Memory *memory) noexcept nogil:
     cdef uint32_t i
@@ -382,39 +394,41 @@ cdef void repair_slot_groups(Memory *memory) noexcept nogil:
 cdef void bury_memory(Memory *memory, uint32_t dead) noexcept nogil:
     """What a dead process held is held no more; what it owned is nobody's, and free once it is empty."""
     cdef uint32_t id
+    cdef int leaving
     cdef Group *group
     cdef Extent *extent
     for id in range(ff_load32(&memory.header.extent_high)):
         extent = &memory.extents[id]
-        if extent.kind == EXTENT_VALUE and extent.held[dead >> 6] >> (dead & 63) & 1:
+        if ff_load32(&extent.kind) == EXTENT_VALUE and ff_load64(&extent.held[dead >> 6]) >> (dead & 63) & 1:
             lock_take(memory)
-            if clear_holder(memory, id, dead):
-                lock_give(memory)
+            leaving = clear_holder(memory, id, dead)
+            lock_give(memory)
+            if leaving:
                 extent_empty(memory, id)
-            else:
-                lock_give(memory)
-        elif extent.kind == EXTENT_LEAVING and extent.group.owner == dead + 1:
+        elif ff_load32(&extent.kind) == EXTENT_LEAVING and ff_load32(&extent.group.owner) == dead + 1:
             extent_empty(memory, id)
-        elif extent.kind == EXTENT_SLAB and ff_load32(&extent.group.owner) == dead + 1:
-            orphan(memory, 0, id)
+        elif ff_load32(&extent.kind) == EXTENT_SLAB and ff_load32(&extent.group.owner) == dead + 1:
+            orphan(memory, 0, id, dead)
     for id in range(ff_load32(&memory.header.group_high)):
         group = &memory.groups[id].group
         if ff_load32(&group.owner) == dead + 1:
-            orphan(memory, SLOT_POOL, id)
+            orphan(memory, SLOT_POOL, id, dead)
 
-cdef void orphan(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+cdef void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noexcept nogil:
     """A dead process's group: nobody takes from it any more, and whoever frees its last member gives it back."""
     cdef Group *group = group_of(memory, pool, id)
-    cdef uint64_t empty = empty_group(memory, pool, id), used
+    cdef uint64_t empty
+    cdef int leaving = 0
     lock_take(memory)
-    ff_store32(&group.owner, ORPHAN)
+    if group.owner == dead + 1 and (pool == SLOT_POOL or memory.extents[id].kind == EXTENT_SLAB):   # still
+        empty = empty_group(memory, pool, id)
+        ff_store32(&group.owner, ORPHAN)
+        ff_exchange32(&group.current, 0)
+        ff_cas64(&group.used, empty, empty | GROUP_CLAIMED)
+        leaving = claimed_to_free(memory, pool, id)     # by this, or by the dead one, who got no further
     lock_give(memory)
-    ff_exchange32(&group.current, 0)
-    used = ff_load64(&group.used)
-    if used == empty:
-        group_claim(memory, pool, id, empty)
-    elif used & GROUP_CLAIMED:                  # the dead one died between claiming it and giving it back
-        group_give_claimed(memory, pool, id)
+    if leaving:
+        extent_empty(memory, id)
 
 # ---- counting -------------------------------------------------------------------------------------------------------
 

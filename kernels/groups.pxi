@@ -59,8 +59,9 @@ cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
 
 cdef void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
     cdef Group *group = group_of(memory, pool, id)
+    cdef uint64_t empty = empty_group(memory, pool, id)     # before: afterwards the slab may be something else already
     cdef uint64_t mask = ~(<uint64_t> 1 << bit), used = ff_and64(&group.used, mask) & mask
-    if used == empty_group(memory, pool, id) and not ff_load32(&group.current):
+    if used == empty and not ff_load32(&group.current):
         group_claim(memory, pool, id, used)
 
 cdef void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:

@@ -223,7 +223,7 @@ cdef struct Process:
     uint32_t role
     uint32_t lane               # an instance's lane
     uint32_t blocked            # [owner: itself] its task waits for other tasks: a worker is added beside it
-    uint32_t spinning           # [owner: itself] it holds a spinner's token
+    uint32_t spinning           # [cas] spinner's tokens that its threads hold
     uint32_t sleeping           # [owner: itself] it counts among pool_sleepers
     uint32_t retiring           # it leaves of its own accord
     uint64_t current            # [owner: itself] slot it runs, + 1

@@ -2,18 +2,46 @@
 #
 # Guarantees: the holder's death leaves a state that `repair` (extents.pxi) puts right before anybody else gets in. Assumes:
 # sections are short, call nothing of Python's, and never wait. Whoever holds it is killed with its process only, and the zygote
-# buries that process: it breaks the lock first (`lock_break`). The zygote itself, waiting here, looks whether the holder lives.
+# buries that process: it breaks the lock first (`lock_break`). The zygote itself, waiting here, looks whether the holder lives;
+# so does the driver once the zygote has ended, since it may hold the GIL that starting another one takes.
 
 cdef extern from *:
     """
+    #include <fcntl.h>
+    #include <signal.h>
+    #include <stdio.h>
+    #include <string.h>
     #include <sys/wait.h>
+    /* A child of this process: it may still be waiting to be reaped, or has been. */
     static int ff_child_has_ended(pid_t pid) {
         siginfo_t info;
         info.si_pid = 0;
-        return waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid == pid;
+        if (waitid(P_PID, pid, &info, WEXITED | WNOHANG | WNOWAIT) != 0)
+            return errno == ECHILD;
+        return info.si_pid == pid;
+    }
+    /* Any process: gone, or a zombie that nobody reaps. */
+    static int ff_has_ended(pid_t pid) {
+        char path[32], text[256], *end;
+        ssize_t count;
+        int fd;
+        if (kill(pid, 0) != 0 && errno == ESRCH)
+            return 1;
+        snprintf(path, sizeof path, "/proc/%d/stat", (int)pid);
+        fd = open(path, O_RDONLY | O_CLOEXEC);
+        if (fd < 0)
+            return errno == ENOENT;
+        count = read(fd, text, sizeof text - 1);
+        close(fd);
+        if (count <= 0)
+            return 1;
+        text[count] = 0;
+        end = strrchr(text, ')');
+        return end != NULL && (end[2] == 'Z' || end[2] == 'X');
     }
     """
     int ff_child_has_ended(int pid) noexcept nogil
+    int ff_has_ended(int pid) noexcept nogil
 
 cdef enum:
     LOCK_CONTENDED = 0x80000000
@@ -36,17 +64,23 @@ cdef void lock_take(Memory *memory) noexcept nogil:
         elif word & LOCK_CONTENDED or ff_cas32(lock, word, word | LOCK_CONTENDED):
             word |= LOCK_CONTENDED
             ff_futex_wait(lock, word, LOCK_LOOK_NS)
-            if memory.me == ZYGOTE_INDEX and ff_load32(lock) == word:
-                lock_break_if_dead(memory, word)
+            if ff_load32(lock) == word:
+                lock_break_if_dead(memory, (word & ~<uint32_t> LOCK_CONTENDED) - 1)
 
 cdef void lock_give(Memory *memory) noexcept nogil:
     if ff_exchange32(&memory.header.lock, 0) & LOCK_CONTENDED:
         ff_futex_wake(&memory.header.lock, 1)
 
-cdef void lock_break_if_dead(Memory *memory, uint32_t word) noexcept nogil:
-    cdef uint32_t holder = (word & ~<uint32_t> LOCK_CONTENDED) - 1
-    if holder != DRIVER_INDEX and holder != memory.me and ff_child_has_ended(memory.processes[holder].pid):
-        lock_break(memory, holder)
+cdef void lock_break_if_dead(Memory *memory, uint32_t holder) noexcept nogil:
+    cdef int pid = memory.processes[holder].pid
+    if holder == memory.me or holder == DRIVER_INDEX:
+        return
+    if memory.me == ZYGOTE_INDEX:
+        if ff_child_has_ended(pid):
+            lock_break(memory, holder)
+    elif memory.me == DRIVER_INDEX and ff_child_has_ended(memory.processes[ZYGOTE_INDEX].pid):
+        if holder == ZYGOTE_INDEX or ff_has_ended(pid):
+            lock_break(memory, holder)
 
 cdef void lock_break(Memory *memory, uint32_t dead) noexcept nogil:
     """If `dead` held the lock when it died, puts right what it was changing and gives the lock back."""

@@ -18,7 +18,8 @@ cdef class MapResults:
     cdef list values            # of the chunk being given out
     cdef Py_ssize_t position
     cdef bytes error            # of the item after `values`
-    cdef object problem         # what the source raised
+    cdef object problem         # what the source raised, or queueing an item
+    cdef object waiting         # an item taken from the source that begins the next chunk
     cdef Py_ssize_t chunk
     cdef Py_ssize_t share       # the most items of a chunk that leaves every worker several
     cdef bint fixed
@@ -53,15 +54,39 @@ cdef class MapResults:
         while self.source is not None and len(self.pending) < self.ahead:
             items = self.next_items()
             if items:
-                self.pending.append(self.target.queue((items,), 1, (), KIND_MAP))
+                self.queue(items)
+        return 0
+
+    cdef int queue(self, list items) except -1:
+        """Queues a chunk; one that cannot be, item by item, so that what is wrong comes in its turn."""
+        try:
+            self.pending.append(self.target.queue((items,), 1, (), KIND_MAP))
+            return 0
+        except BaseException as problem:
+            if len(items) == 1:
+                self.source = None
+                self.problem = problem
+                return 0
+        for item in items:
+            if self.problem is None:
+                self.queue([item])
         return 0
 
     cdef list next_items(self):
+        """The items of the next chunk. A future is one by itself: its failure is no other item's."""
         cdef list items = []
         cdef Py_ssize_t i
         try:
             for i in range(self.chunk):
-                items.append(next(self.source))
+                item = next(self.source) if self.waiting is None else self.waiting
+                self.waiting = None
+                if isinstance(item, Handle):
+                    if items:
+                        self.waiting = item
+                    else:
+                        items.append(item)
+                    break
+                items.append(item)
         except StopIteration:
             self.source = None
         except BaseException as problem:        # raised in its turn, after the values of the items before it
@@ -72,20 +97,31 @@ cdef class MapResults:
     cdef int next_chunk(self) except -1:
         cdef ObjectFuture future
         if self.error is not None:
-            error, self.error = self.error, None
-            self.source = None
-            self.pending.clear()
+            error = self.error
+            self.end()
             raise self.target.runtime.pickling.load_error(*read_error(self.target.runtime, error))
         if not self.pending:
-            problem, self.problem = self.problem, None
+            problem = self.problem
+            self.end()
             raise StopIteration if problem is None else problem
         future = self.pending.popleft()
-        nanoseconds, self.values, self.error = future.get()
+        try:
+            nanoseconds, self.values, self.error = future.get()
+        except BaseException:                   # of the whole chunk: its worker died, an input failed, the runner was closed
+            self.end()
+            raise
         self.position = 0
         if not self.fixed:
             self.measure(nanoseconds)
         self.fill()
         return 0
+
+    cdef void end(self) noexcept:
+        """Nothing follows."""
+        self.source = self.error = self.problem = self.waiting = None
+        self.values = []
+        self.position = 0
+        self.pending.clear()
 
     cdef void measure(self, int64_t nanoseconds) noexcept:
         cdef Py_ssize_t count = len(self.values), best

@@ -28,7 +28,9 @@ include "tasks.pxi"
 include "waiting.pxi"
 
 import os
-import threading
+import select
+import sys
+import weakref
 
 from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError
 
@@ -38,20 +40,16 @@ cdef extern from "sys/mman.h" nogil:
     int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_NORESERVE
     void *MAP_FAILED
 
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept
+
 cdef extern from "sys/prctl.h" nogil:
     int prctl(int option, unsigned long argument) noexcept
     int PR_SET_PDEATHSIG
 
-cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 40
+cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
 cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and some room beyond the limit
 cdef int fork_generation = 0
-
-def _after_fork_in_child():
-    global fork_generation
-    fork_generation += 1
-    keep_to_itself()
-
-os.register_at_fork(after_in_child=_after_fork_in_child)
 
 def die_with_parent(int signal):
     """Asks the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the zygote is."""
@@ -62,6 +60,7 @@ ZYGOTE = ZYGOTE_INDEX      #: the zygote's
 UNCALLABLE = <uint32_t> NO_METHOD     #: as a method's number: a call makes no sense
 
 include "segment.pxi"
+include "forks.pxi"
 include "services.pxi"
 
 cdef class Calls(ServiceTable)      # what codec and futures need to know of the class that is defined with their help

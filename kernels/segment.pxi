@@ -18,6 +18,8 @@ cdef class Segment:
     cdef set warmed                     # services it has counted as loaded
     cdef int blocked_threads            # of the running task, waiting for other tasks
     cdef readonly bint inline           # this process runs every task itself, at `run_queued`
+    cdef list pins                      # what forked children hold: see forks.pxi
+    cdef object __weakref__
     cdef set busy_lanes                 # inline: instances that a task of theirs is running on
     cdef readonly int fd
     cdef readonly str name
@@ -40,6 +42,8 @@ cdef class Segment:
         self.generation = fork_generation
         memory_own(&self.memory, index, doorbell)
         self.scratch = None
+        self.pins = []
+        attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
 
     def __dealloc__(self):
         memory_disown(&self.memory)
@@ -129,6 +133,8 @@ cdef class Segment:
         return scratch
 
     cdef void give_scratch(self, Scratch scratch) noexcept:
+        if self.generation != fork_generation:      # a child forked meanwhile: what it holds is its parent's
+            scratch.handle_count = 0
         scratch.clear()
         scratch.inputs = None
         if scratch.room <= SCRATCH_KEPT:
@@ -155,6 +161,7 @@ cdef class Segment:
         cdef Header *header = self.memory.header
         cdef uint32_t i, status
         cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
+        settle_pins(self)
         by_status = [0] * 6
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))

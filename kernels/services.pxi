@@ -165,12 +165,20 @@ cdef class ServiceTable(Segment):
         cdef Lane *lane = &self.memory.lanes[index]
         if index == 0:
             return
-        if index >= POOL_LANES and lane.state == LANE_OPEN and lane.process and not self.inline:
-            ff_store32(&lane.state, LANE_CLOSING)       # the zygote frees it when the process has ended
+        if index >= POOL_LANES and lane.process and not self.inline and ff_cas32(&lane.state, LANE_OPEN, LANE_CLOSING):
+            # The zygote frees it when the process has ended.
             ff_add32(&lane.wake, 1)
             ff_futex_wake(&lane.wake, PROCESS_COUNT)
             return
-        if lane.error:
-            block_free(&self.memory, lane.error)
-            lane.error = 0
+        self._free_lane(lane)
+
+    cdef void _free_lane(self, Lane *lane) noexcept:
+        cdef uint64_t error = lane.error
+        lane.error = 0
+        if error:
+            block_free(&self.memory, error)
         ff_store32(&lane.state, LANE_FREE)
+
+    def release_process(self, uint32_t index):
+        """Gives an entry back that `request_process` gave out and no process has come for."""
+        ff_store32(&self.memory.processes[index].state, PROCESS_FREE)

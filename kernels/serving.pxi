@@ -8,11 +8,21 @@ cdef inline bint is_settled(object value) noexcept:
 cdef enum:
     MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
 
+cdef bint is_deep() except -1:
+    """Whether a task on top of this stack would find less than half of the frames that Python allows."""
+    cdef int depth = 0, most = sys.getrecursionlimit() // 2
+    frame = sys._getframe()
+    while frame is not None and depth < most:
+        depth += 1
+        frame = frame.f_back
+    return frame is not None
+
 cdef class Serving(Calls):
     """Running tasks: see `Runtime`."""
     cdef object host
     cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
+    cdef uint32_t seated_lane   # where the task being claimed for that needed a seat
 
     def __cinit__(self):
         self.kept = -1
@@ -55,6 +65,7 @@ cdef class Serving(Calls):
         """From now on this process runs all tasks itself; no worker will come."""
         self.inline = True
         self.busy_lanes = set()
+        self.memory.header.cache_limit = 0      # no zygote would give back what is kept
 
     def run_queued(self, host):
         """Runs what is queued in every lane, in this very thread: the inline engine's worker.
@@ -190,11 +201,16 @@ cdef class Serving(Calls):
                 continue
             if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane):
                 continue
-            if ff_cas32(&entry.warm_left, left, left - 1):
-                ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
-                self.warmed.add((i, entry.generation))
-                host.load_ahead(i, entry.generation)
-                return 1
+            try:
+                if ff_cas32(&entry.warm_left, left, left - 1):
+                    ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
+                    self.warmed.add((i, entry.generation))
+                    host.load_ahead(i, entry.generation)
+                    return 1
+            finally:
+                if self.memory.lanes[entry.lane].limit and not self.memory.lanes[entry.lane].sticky:
+                    seat_leave(&self.memory, entry.lane, self.me)
+                    wake_lane(&self.memory, entry.lane)
         return 0
 
     # ---- one task ----------------------------------------------------------------------------------------------------
@@ -207,14 +223,19 @@ cdef class Serving(Calls):
         cdef uint32_t lane_index = slot.lane, status = DONE
         cdef uint64_t outer = process.current
         cdef bytes error
+        cdef bint is_map
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
+            is_map = slot.payload_kind & KIND_MAP != 0
             slot_release(&self.memory, index, PAYLOAD)
-            self._write_value(index, value, True)
+            if is_map:
+                self._write_items(host, index, value)
+            else:
+                self._write_value(index, value, True)
             value = None
         except BaseException as problem:
             if not self.is_mine():
@@ -226,6 +247,8 @@ cdef class Serving(Calls):
                 error = host.last_resort
             write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
             status = FAILED
+        if self.pins:
+            settle_pins(self)
         ff_exchange64(&process.current, outer)
         finish(&self.memory, index, status, &self.kept if process.role == ROLE_POOL and self.helps == 0 else NULL)
         if lane.limit and not lane.sticky and self.helps == 0:
@@ -271,6 +294,33 @@ cdef class Serving(Calls):
             return ff_now_ns() - start, [<object> PyList_GET_ITEM(values, at) for at in range(i)], host.dump_error(problem)
         return ff_now_ns() - start, values, None
 
+    cdef int _write_items(self, host, uint32_t index, tuple chunk) except -1:
+        """Writes what `_run_items` gave. Of values that cannot be written, those before the first such go, and its error."""
+        cdef Py_ssize_t count
+        try:
+            self._write_value(index, chunk, True)
+            return 0
+        except Exception as problem:
+            failed = problem
+        nanoseconds, values, _ = chunk
+        for count in range(len(values)):
+            try:
+                self.pickling.dump_value(self, values[count])
+            except Exception as problem:
+                failed = problem
+                break
+        else:
+            count = len(values) - 1             # each by itself can be written: all together do not fit
+        error = host.dump_error(failed)
+        while True:
+            try:
+                self._write_value(index, (nanoseconds, values[:count], error), False)
+                return 0
+            except StoreFullError:
+                if count == 0:
+                    raise
+                count //= 2
+
     cdef list _input_values(self, Slot *slot):
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
         cdef Edge *edges = edges_of(inputs)
@@ -285,35 +335,33 @@ cdef class Serving(Calls):
         Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
         """
-        cdef int64_t index
-        cdef uint32_t lane_index
-        cdef bint seated
-        if self.host is None or self.helps == MOST_HELPS or not wait.needs_all():
+        cdef int64_t index = -1
+        cdef bint seated = False
+        if self.host is None or self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
             return False
-        index = wait.queued()
-        if index < 0 or not self._claim_here(<uint32_t> index, &seated):
-            index = self._claim_needed(wait.waited(), &seated)
-        if index < 0:
-            return False
-        lane_index = self.memory.slots[index].lane
         outer = self.host.suspend()
         self.helps += 1
         try:
-            self._run(self.host, <uint32_t> index)
+            try:
+                index = wait.queued()
+                if index < 0 or not self._claim_here(<uint32_t> index, &seated):
+                    index = self._claim_needed(wait.waited(), &seated)
+                if index >= 0:
+                    self._run(self.host, <uint32_t> index)
+            finally:
+                self.helps -= 1
+                if seated:
+                    seat_leave(&self.memory, self.seated_lane, self.me)
+                    wake_lane(&self.memory, self.seated_lane)
         finally:
-            self.helps -= 1
             self.host.resume(outer)
-            if seated:
-                seat_leave(&self.memory, lane_index, self.me)
-                wake_lane(&self.memory, lane_index)
-        return True
+        return index >= 0
 
     cdef bint _claim_here(self, uint32_t index, bint *seated) except -1:
         """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Lane *lane = &self.memory.lanes[slot.lane]
         cdef uint64_t state = ff_load64(&slot.state)
-        seated[0] = False
         if status_of(state) != READY or slot.lane >= POOL_LANES:
             return False
         if not self.host.may_help(slot.service, self.memory.services[slot.service].generation):
@@ -322,10 +370,13 @@ cdef class Serving(Calls):
             if not seat_take(&self.memory, slot.lane):
                 return False
             seated[0] = not lane.sticky
+            self.seated_lane = slot.lane
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
+            lane_trim(&self.memory, slot.lane)      # its hint is void, and those of others that were run like this
             return True
         if seated[0]:
             seat_leave(&self.memory, slot.lane, self.me)
+            seated[0] = False
         return False
 
     cdef int64_t _claim_needed(self, list waited, bint *seated) except -2:

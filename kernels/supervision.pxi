@@ -97,7 +97,7 @@ cdef class Supervision(Serving):
         if process.promoting:
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
                     and not self.memory.lanes[self.memory.slots[index].lane].ordered:
-                lane_push(&self.memory, self.memory.slots[index].lane, index)
+                lane_push(&self.memory, self.memory.slots[index].lane, index, ff_load64(&self.memory.slots[index].state))
                 wake_lane(&self.memory, self.memory.slots[index].lane)
             process.promoting = 0
 
@@ -110,8 +110,8 @@ cdef class Supervision(Serving):
                 if not lane_empty(&self.memory, i):
                     wake_lane(&self.memory, i)
         if process.spinning:
+            ff_add32(&self.memory.header.spinners, -process.spinning)
             process.spinning = 0
-            ff_add32(&self.memory.header.spinners, <uint32_t> -1)
         if process.sleeping and process.role == ROLE_POOL:
             process.sleeping = 0
             count = ff_load32(&self.memory.header.pool_sleepers)
@@ -123,15 +123,16 @@ cdef class Supervision(Serving):
         cdef Lane *lane = &self.memory.lanes[lane_index]
         cdef uint32_t i
         cdef uint64_t state
-        if ff_load32(&lane.state) == LANE_CLOSING:
-            ff_store32(&lane.state, LANE_FREE)
+        if ff_cas32(&lane.state, LANE_CLOSING, LANE_FREE):
             return 0
         lane.error = block_keep(&self.memory, len(error))
         block_settled(&self.memory)
         lane.error_bytes = len(error) if lane.error else 0      # a full store: its calls fail with StoreFullError
         if lane.error:
             memcpy(self.memory.base + lane.error, PyBytes_AS_STRING(error), len(error))
-        ff_exchange32(&lane.state, LANE_DEAD)
+        if not ff_cas32(&lane.state, LANE_OPEN, LANE_DEAD) and ff_load32(&lane.state) == LANE_CLOSING:
+            self._free_lane(lane)               # its service was closed just now
+            return 0
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
             if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING) \
@@ -173,9 +174,7 @@ cdef class Supervision(Serving):
     def give_back_memory(self):
         """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
         cdef char *rings = <char *> self.memory.rings
-        cdef uint32_t holder = (ff_load32(&self.memory.header.lock) & ~<uint32_t> LOCK_CONTENDED) - 1
-        if holder != self.me and ff_load32(&self.memory.header.lock):
-            lock_break(&self.memory, holder)
+        settle_pins(self, forget=True)
         self.memory.doorbell = -1           # its number may be another file's soon
         self.memory.header.cache_limit = 0
         with nogil:

@@ -34,6 +34,7 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t inputs = slot.inputs
     ff_store64(&memory.processes[memory.me].freeing, index + 1)
+    give_back_inputs(memory, slot)
     slot_release(memory, index, PAYLOAD)
     slot_release(memory, index, RESULT)
     if inputs:
@@ -104,8 +105,8 @@ cdef inline uint64_t hint_of(uint64_t position, uint32_t index, uint64_t state) 
 cdef inline uint64_t lap_of(uint64_t position) noexcept nogil:
     return (position >> SLOT_BITS) & 0xFFFFF
 
-cdef int lane_push(Memory *memory, uint32_t lane_index, uint32_t index) noexcept nogil:
-    """Adds a hint for the slot; 0 when the ring is full, which SLOT_SPARE keeps from happening."""
+cdef int lane_push(Memory *memory, uint32_t lane_index, uint32_t index, uint64_t state) noexcept nogil:
+    """Adds a hint for the slot as of `state`; 0 when the ring of an instance's lane is full of void hints."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
     cdef uint64_t tail, entry
@@ -115,13 +116,51 @@ cdef int lane_push(Memory *memory, uint32_t lane_index, uint32_t index) noexcept
         if entry >> 44 == lap_of(tail):
             if entry & 0x1FFFFF:                                # written, tail left behind: push it on
                 ff_cas64(&lane.tail, tail, tail + 1)
-            elif ff_cas64(&ring[tail & RING_MASK], entry, hint_of(tail, index, memory.slots[index].state)):
+            elif ff_cas64(&ring[tail & RING_MASK], entry, hint_of(tail, index, state)):
                 ff_cas64(&lane.tail, tail, tail + 1)
                 return 1
         elif entry >> 44 == lap_of(tail + SLOT_COUNT):          # written and read, tail left behind
             ff_cas64(&lane.tail, tail, tail + 1)
-        elif ff_load64(&lane.tail) == tail:
-            return 0
+        elif ff_load64(&lane.tail) == tail:                     # full, of hints that are void
+            if lane.ordered:
+                return 0
+            lane_rotate(memory, lane_index)
+
+cdef void lane_rotate(Memory *memory, uint32_t lane_index) noexcept nogil:
+    """Makes room in a full ring: its first hint goes, to the end if its task is still to be run."""
+    cdef Lane *lane = &memory.lanes[lane_index]
+    cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
+    cdef uint64_t head, entry, state
+    cdef uint32_t index
+    if lane_trim(memory, lane_index):
+        return
+    head = ff_load64(&lane.head)
+    entry = ff_load64(&ring[head & RING_MASK])
+    if entry >> 44 != lap_of(head) or not entry & 0x1FFFFF:
+        return
+    index = <uint32_t> (entry & 0x1FFFFF) - 1
+    state = ff_load64(&memory.slots[index].state)
+    memory.processes[memory.me].promoting = index + 1
+    lane_drop(lane, ring, head, entry)
+    lane_push(memory, lane_index, index, state)
+    memory.processes[memory.me].promoting = 0
+
+cdef int lane_trim(Memory *memory, uint32_t lane_index) noexcept nogil:
+    """Takes void hints out from the lane's head on; how many."""
+    cdef Lane *lane = &memory.lanes[lane_index]
+    cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
+    cdef uint64_t head, entry, state
+    cdef int count = 0
+    while True:
+        head = ff_load64(&lane.head)
+        entry = ff_load64(&ring[head & RING_MASK])
+        if entry >> 44 != lap_of(head) or not entry & 0x1FFFFF:
+            return count
+        state = ff_load64(&memory.slots[<uint32_t> (entry & 0x1FFFFF) - 1].state)
+        if (state >> 32) & 0x7FFFFF == (entry >> 21) & 0x7FFFFF and status_of(state) in (WAITING, READY):
+            return count
+        lane_drop(lane, ring, head, entry)
+        count += 1
 
 cdef inline void lane_drop(Lane *lane, uint64_t *ring, uint64_t head, uint64_t entry) noexcept nogil:
     ff_cas64(&ring[head & RING_MASK], entry, lap_of(head + SLOT_COUNT) << 44)
@@ -275,7 +314,7 @@ cdef int promote(Memory *memory, uint32_t index, int64_t *kept) noexcept nogil:
     memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
         if not memory.lanes[slot.lane].ordered:
-            lane_push(memory, slot.lane, index)
+            lane_push(memory, slot.lane, index, state)
         wake_lane(memory, slot.lane)
     memory.processes[memory.me].promoting = 0
     return 1
@@ -352,7 +391,8 @@ cdef void finish_one(Memory *memory, uint32_t index, uint32_t status, Finishing 
     ff_exchange64(&slot.state, with_status(slot.state, status, memory.me))
     watched = ff_load32(&slot.watched)
     tell_dependents(memory, index, status, finishing)
-    give_back_inputs(memory, slot)
+    if not ff_load32(&slot.holds) & HOLD_EDGES:     # a failed one may stand on lists still: whoever finds it there does it
+        give_back_inputs(memory, slot)
     if watched:
         log_finished(memory, creator, index)
     release_bits(memory, index, HOLD_RUN)
@@ -379,7 +419,13 @@ cdef void input_arrived(Memory *memory, uint32_t task, uint32_t bit, int64_t *ke
     """May be said twice of the same input."""
     if inputs_clear(<Inputs *> (memory.base + memory.slots[task].inputs), bit):
         promote(memory, task, kept)
-        release_bits(memory, task, HOLD_EDGES)
+        release_edges(memory, task)
+
+cdef void release_edges(Memory *memory, uint32_t task) noexcept nogil:
+    """A task stands on no list any more. One that has failed long ago gives its inputs back now (or at `slot_return`)."""
+    if status_of(ff_load64(&memory.slots[task].state)) >= DONE:
+        give_back_inputs(memory, &memory.slots[task])
+    release_bits(memory, task, HOLD_EDGES)
 
 cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
     """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
@@ -422,7 +468,8 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     finishing.failed = NULL             # failures: see repair_waiting
     finishing.kept = NULL
     tell_dependents(memory, index, DONE, &finishing)
-    give_back_inputs(memory, slot)
+    if not ff_load32(&slot.holds) & HOLD_EDGES:
+        give_back_inputs(memory, slot)
     if ff_load32(&slot.watched):
         log_finished(memory, slot.creator, index)
     release_bits(memory, index, HOLD_RUN)
@@ -430,7 +477,7 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     release_count(memory, index)
 
 cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
-    """Tells a waiting task of every input that `dead` finished: it may have died with the waiter list in its hands.
+    """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
 
     Only of those: a living finisher still has the task's edge before it, and must find the task there. A task that `dead` was just
     submitting fails: nobody will say that it stands on all of its inputs.
@@ -440,11 +487,11 @@ cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const ch
     cdef Edge *edges
     cdef uint64_t state = ff_load64(&slot.state), input_state
     cdef uint32_t i, at
-    if status_of(state) != WAITING or not hold_again(memory, index, state):
+    if status_of(state) == FREE or not ff_load32(&slot.holds) & HOLD_EDGES or not hold_again(memory, index, state):
         return
     inputs = <Inputs *> (memory.base + slot.inputs)
     edges = edges_of(inputs)
-    if slot.creator == dead and inputs_level(inputs, 0)[inputs.count >> 6] >> (inputs.count & 63) & 1:
+    if status_of(state) == WAITING and slot.creator == dead and inputs_level(inputs, 0)[inputs.count >> 6] >> (inputs.count & 63) & 1:
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
             write_result(memory, index, error, nbytes)
             finish(memory, index, FAILED, NULL)
@@ -467,6 +514,7 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
     """A task that a dead process had claimed: one that had begun fails, another is for somebody else."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = slot.state, waits_for = slot.waits_for
+    cdef uint32_t lane = slot.lane
     slot.waits_for = 0
     if waits_for & WAITS_FOR_ANY:
         block_free(memory, waits_for & ~WAITS_FOR_ANY)
@@ -476,9 +524,9 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
         finish(memory, index, FAILED, NULL)
         return
     memory.processes[memory.me].promoting = index + 1
-    ff_exchange64(&slot.state, with_status(state, READY, 0))
-    lane_push(memory, slot.lane, index)
-    wake_lane(memory, slot.lane)
+    ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
+    lane_push(memory, lane, index, state)
+    wake_lane(memory, lane)
     memory.processes[memory.me].promoting = 0
 
 cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
@@ -489,10 +537,9 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     if building and status_of(ff_load64(&slot.state)) == FREE and \
             ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1:
-        give_back_inputs(memory, slot)
         slot_return(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
-        lane_push(memory, slot.lane, index)         # perhaps once more: one hint of the two is void
+        lane_push(memory, slot.lane, index, ff_load64(&slot.state))     # perhaps once more: one hint of the two is void
         wake_lane(memory, slot.lane)
     memory.processes[dead].building = 0
     if taking and not is_referred_to(memory, taking):

@@ -24,11 +24,11 @@ cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:
     cdef uint32_t count = ff_load32(&memory.header.spinners)
     if count + 1 >= memory.header.cpus or not ff_cas32(&memory.header.spinners, count, count + 1):
         return 0
-    memory.processes[me].spinning = 1
+    ff_add32(&memory.processes[me].spinning, 1)
     return 1
 
 cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
-    memory.processes[me].spinning = 0
+    ff_add32(&memory.processes[me].spinning, <uint32_t> -1)
     ff_add32(&memory.header.spinners, <uint32_t> -1)
 
 cdef inline int64_t spin_budget(Spin *spin) noexcept nogil:

@@ -1,8 +1,5 @@
 # What a thread may wait for: one future, all of a list, any of a list. `Calls.wait_for` waits.
 
-cdef extern from "pythread.h":
-    unsigned long PyThread_get_thread_ident() noexcept
-
 cdef enum:
     REACH = 4096                # futures of a list that are waited for at once: values are read while the next ones run
 

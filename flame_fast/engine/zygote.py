@@ -156,7 +156,12 @@ class Zygote:
             for index, role in requested:
                 self.fork(index, role)
             for _ in range(missing):
-                self.fork(self.runtime.request_process(POOL, 0), POOL)
+                index = self.runtime.request_process(POOL, 0)
+                try:
+                    self.fork(index, POOL)
+                except BaseException:
+                    self.runtime.release_process(index)
+                    raise
         except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
             print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
             return RETRY_S
@@ -182,8 +187,13 @@ class Zygote:
             pid = os.fork()
             if pid == 0:
                 worker.run_and_exit(lambda: self.become_worker(index, out_write, err_write, me, (out_read, err_read)))
+            try:
+                child = Child(index, role, pid)
+            except OSError:  # no descriptor to watch it by
+                os.kill(pid, signal.SIGKILL)
+                os.waitpid(pid, 0)
+                raise
             self.runtime.started(index, pid)
-            child = Child(index, role, pid)
             self.children[child.pidfd] = child
             self.poller.register(child.pidfd, select.POLLIN)
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
@@ -217,18 +227,19 @@ class Zygote:
 
     def epitaph(self, index: int, how: str) -> bytes:
         """The error of what a dead process was running; of an instance's process, of all its calls."""
-        found = self.runtime.running_service(index)
         what = "a worker process"
         instance = any(entry[0] == index and entry[2] == INSTANCE for entry in self.runtime.processes())
-        if found is not None:
-            service, method = found
-            spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
-            name = spec.methods[method] if method < len(spec.methods) else ""
-            what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
+        with contextlib.suppress(Exception):  # its service may be closed and gone just now
+            found = self.runtime.running_service(index)
+            if found is not None:
+                service, method = found
+                spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
+                name = spec.methods[method] if method < len(spec.methods) else ""
+                what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
         lost = (
             "its state is lost, and with it the calls that were running, queued or made later; make a new service"
             if instance
-            else "the call it ran is lost, no other is"
+            else "the call it ran is lost (and any that waited in the same process for it), no other is"
         )
         return pickling.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
 
