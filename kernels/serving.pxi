@@ -294,7 +294,7 @@ cdef class Serving(Calls):
             return ff_now_ns() - start, [<object> PyList_GET_ITEM(values, at) for at in range(i)], host.dump_error(problem)
         return ff_now_ns() - start, values, None
 
-    cdef int _write_items(self, host, uint32_t index, tuple chunk) except -1:
+    cdef int _write_items(self, host, uint32_t index, chunk) except -1:
         """Writes what `_run_items` gave. Of values that cannot be written, those before the first such go, and its error."""
         cdef Py_ssize_t count
         try:
