@@ -61,6 +61,9 @@ class Statistics:
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError("statistics are a record of one moment; ask again for another")
 
+    def __delattr__(self, name: str) -> None:
+        raise AttributeError("statistics are a record of one moment")
+
     def __repr__(self) -> str:
         return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in self.__slots__)})"
 

@@ -29,7 +29,7 @@ cdef inline uint32_t slab_blocks(uint32_t block_size) noexcept nogil:
     return min(GROUP_BITS, max(4, fitting))
 
 cdef int64_t slab_new(Memory *memory, uint32_t block_size) noexcept nogil:
-    return extent_take(memory, <uint64_t> block_size * slab_blocks(block_size), EXTENT_SLAB, block_size)
+    return extent_take(memory, <uint64_t> block_size * slab_blocks(block_size), EXTENT_SLAB, block_size, 0)
 
 cdef inline int64_t extent_of(Memory *memory, uint64_t offset) noexcept nogil:
     return <int64_t> memory.granules[offset // GRANULE] - 1
@@ -42,7 +42,7 @@ cdef uint64_t block_take(Memory *memory, uint64_t nbytes) noexcept nogil:
     """Offset of `nbytes` bytes that this process holds, 64-byte aligned; 0 when the store is full."""
     cdef int64_t member
     if nbytes > SHARED_BYTES:
-        member = extent_take(memory, nbytes, EXTENT_VALUE, 0)
+        member = extent_take(memory, nbytes, EXTENT_VALUE, 0, 0)
         return 0 if member < 0 else memory.extents[member].offset
     member = member_take(memory, size_class_of(nbytes))
     if member < 0:

@@ -69,6 +69,7 @@ cdef extern from "Python.h":
 cdef enum:
     ARRAY_HEAD = 4              # type, dimensions, order, 0
     MOST_DIMENSIONS = 64
+    CLEARED_BYTES = 1 << 28     # larger zeroed arrays are born cold: their pages come when they are touched
 
 cdef bint numpy_ready = False
 
@@ -167,14 +168,29 @@ cdef int put_array_place(Scratch out, PyArrayObject *array, uint64_t offset, con
 cdef int put_copied_array(Scratch out, Segment runtime, object value) except -1:
     """Copies an array into an extent, in its own order if it is contiguous in any, else in C order."""
     cdef PyArrayObject *array = <PyArrayObject *> value
-    cdef uint64_t offset = new_extent(out, runtime, PyArray_NBYTES(array))
-    cdef char *target = runtime.memory.base + offset
-    cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array)
+    cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array), again
+    cdef uint64_t offset
+    cdef char *target
+    known = None if out.copied is None else out.copied.get(id(value))
+    again = known is not None
+    if again:
+        offset = known
+        extent_hold(&runtime.memory, <uint32_t> extent_of(&runtime.memory, offset))
+        out.add_handle(offset)
+    else:
+        offset = new_extent(out, runtime, PyArray_NBYTES(array))
+        if out.copied is None:
+            out.copied = {}
+        out.copied[id(value)] = offset
+    target = runtime.memory.base + offset
+    if again and (fortran or PyArray_IS_C_CONTIGUOUS(array)):
+        return put_array_place(out, array, offset, PyArray_STRIDES(array))
     if fortran or PyArray_IS_C_CONTIGUOUS(array):
         copy_bytes(target, <const char *> PyArray_DATA(array), PyArray_NBYTES(array))
         return put_array_place(out, array, offset, PyArray_STRIDES(array))
     copy = array_at(PyArray_TYPE(array), PyArray_NDIM(array), PyArray_DIMS(array), NULL, target, NPY_ARRAY_CARRAY)
-    PyArray_CopyInto(<PyArrayObject *> copy, array)
+    if not again:
+        PyArray_CopyInto(<PyArrayObject *> copy, array)
     return put_array_place(out, array, offset, PyArray_STRIDES(<PyArrayObject *> copy))
 
 # ---- reading --------------------------------------------------------------------------------------------------------
@@ -225,26 +241,26 @@ cdef inline int64_t born_extent(const void *data) noexcept nogil:
         return -1
     return extent_of(born_memory, <char *> data - born_memory.base)
 
-cdef inline int64_t birth_extent(size_t nbytes) noexcept nogil:
+cdef inline int64_t birth_extent(size_t nbytes, int cold) noexcept nogil:
     """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
     if born_memory.header.live_bytes + nbytes > born_memory.header.limit // 2:
         return -1
-    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0)
+    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0, cold)
 
 cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
     cdef int64_t id
     if nbytes <= SHARED_BYTES or born_generation != fork_generation:
         return malloc(nbytes)
-    id = birth_extent(nbytes)
+    id = birth_extent(nbytes, 0)
     return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
 
 cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
-    """Ordinary memory that is not touched yet costs nothing; a warm extent costs the clearing. Both are less than a cold one."""
+    """Clearing a warm extent costs less than the pages of a cold one; but a huge array may be meant to stay empty for the most part."""
     cdef int64_t id
     cdef size_t nbytes = count * size
     if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
         return calloc(count, size)
-    id = birth_extent(nbytes)
+    id = birth_extent(nbytes, nbytes > CLEARED_BYTES)
     if id < 0:
         return calloc(count, size)
     if born_memory.extents[id].was_warm:
@@ -279,6 +295,8 @@ cdef void keep_to_itself() noexcept:
 cdef int bear_arrays(Segment runtime) except -1:
     """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
     global born_memory, born_bytes, born_generation, born_fd
+    if born_memory != NULL and born_memory != &runtime.memory and born_generation == fork_generation:
+        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are born in another segment already")
     if not numpy_ready:
         load_numpy()
     born_memory = &runtime.memory
@@ -292,5 +310,9 @@ cdef int bear_arrays(Segment runtime) except -1:
     arena_handler.allocator.calloc = born_calloc
     arena_handler.allocator.realloc = born_realloc
     arena_handler.allocator.free = born_free
+    return use_arena_handler()
+
+cdef int use_arena_handler() except -1:
+    """NumPy keeps the handler in the context: the one where NumPy was loaded may have been a copy."""
     PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
     return 0

@@ -62,8 +62,7 @@ cdef class Calls(ServiceTable):
     cdef int _pickle_call(self, Scratch scratch, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
         cdef Py_ssize_t i
         cdef dict inputs = {}
-        scratch.clear()
-        scratch.inputs = None
+        scratch.begin_again()
         positional = tuple([<object> args[i] for i in range(count)])
         keywords = {}
         if names != NULL:
@@ -296,7 +295,7 @@ cdef class Calls(ServiceTable):
         scratch.takes_futures = False
         try:
             if encode_native(scratch, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
-                scratch.clear()
+                scratch.begin_again()
                 data, buffers, arrays = self.pickling.dump_value(self, value)
                 put_pickled(scratch, self, data, buffers, arrays)
                 kind = KIND_PICKLE

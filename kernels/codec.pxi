@@ -31,7 +31,7 @@ cdef extern from "Python.h":
 
 cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
-    NATIVE_CONTAINERS = 32      # so do more shared containers than this, and one that occurs twice: pickle keeps it one
+    NATIVE_CONTAINERS = 32      # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
     UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
@@ -52,6 +52,8 @@ cdef class Scratch:
     cdef Memory *memory
     cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
     cdef bint takes_futures     # in a call; in a value no future may stay one
+    cdef dict copied            # id of an array -> where it was copied to, for a second beginning
+    cdef list spare             # extents that a first beginning held
 
     def __cinit__(self):
         self.room = 4096
@@ -83,8 +85,21 @@ cdef class Scratch:
         cdef Py_ssize_t i
         for i in range(self.handle_count):
             extent_drop(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
+        if self.spare is not None:
+            for offset in self.spare:
+                extent_drop(self.memory, <uint32_t> extent_of(self.memory, offset))
+        self.spare = self.copied = None
         self.size = self.handle_count = 0
         self.container_count = 0
+
+    cdef int begin_again(self) except -1:
+        """Empties it for another way of writing the same value: arrays that were copied need not be copied again."""
+        cdef Py_ssize_t i
+        self.spare = [self.handles[i] for i in range(self.handle_count)]
+        self.size = self.handle_count = 0
+        self.container_count = 0
+        self.inputs = None
+        return 0
 
     cdef int add_handle(self, uint64_t extent_offset) except -1:
         """Notes an extent that this process has taken or held; `clear` gives that hold back."""
@@ -164,7 +179,7 @@ cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0
     """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
     cdef int64_t id
     with nogil:
-        id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0)
+        id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
         if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:
             # All of it is about to be written: one call instead of a fault per page. Kernels before 5.14 refuse; no harm done.
             madvise(runtime.memory.base + runtime.memory.extents[id].offset, align_up(nbytes, PAGE), MADV_POPULATE_WRITE)
@@ -382,6 +397,8 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
         if size:
             return NATIVE_CANNOT
     elif is_array(value):
+        if Py_REFCNT(value) != sole and not out.first_time(value):
+            return NATIVE_CANNOT
         return encode_array(out, runtime, value, sole)
     elif out.takes_futures and isinstance(value, Handle) and (<Handle> value).runtime is runtime:
         if out.inputs is None:

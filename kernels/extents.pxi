@@ -32,8 +32,9 @@ cdef inline uint64_t extent_class_size(uint32_t size_class) noexcept nogil:
 
 # ---- taking and giving back -----------------------------------------------------------------------------------------
 
-cdef int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size) noexcept nogil:
-    """An extent of at least so many bytes: a value's, held by this process, or a slab, owned by it. -1 when the store is full."""
+cdef int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size, int cold) noexcept nogil:
+    """An extent of at least so many bytes: a value's, held by this process, or a slab, owned by it. -1 when the store is full.
+    `cold`: one whose pages nobody has touched."""
     cdef Header *header = memory.header
     cdef uint32_t size_class
     cdef uint64_t size
@@ -47,7 +48,7 @@ cdef int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_
         if size > header.limit or header.live_bytes > header.limit - size:
             lock_give(memory)
             return -1
-        id = warm_extent(memory, size_class)
+        id = -1 if cold else warm_extent(memory, size_class)
         if id >= 0:
             break
         if header.live_bytes + header.cached_bytes + size <= header.checked_bytes:

@@ -2,7 +2,14 @@
 #
 # So the parent pins, at the fork, every extent that it has views of, for as long as that child (or whoever it forks in turn)
 # lives: the child keeps the writing end of a pipe, and its end, or its exec, is the end of file that the parent finds when it
-# looks. Arrays born here are guarded the other way round by `keep_to_itself` (arrays.pxi).
+# looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `keep_to_itself` (arrays.pxi)
+# makes its mapping private, and it touches their pages before the parent goes on, which waits for that.
+
+cdef extern from *:
+    """
+    typedef volatile char ff_volatile_char;
+    """
+    ctypedef char volatile_char "ff_volatile_char"
 
 cdef list attachments = []      # weak references to the attachments of this process
 cdef dict forking = {}          # thread -> what `_before_fork` made
@@ -11,24 +18,45 @@ def _before_fork():
     forking[PyThread_get_thread_ident()] = [pin for pin in [pin_extents(reference()) for reference in attachments] if pin is not None]
 
 def _after_fork_in_parent():
-    for segment, reading, writing, pinned in forking.pop(PyThread_get_thread_ident(), ()):
+    for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
+        reading, writing, told, telling = ends
         if writing >= 0:
             os.close(writing)
+            os.close(telling)
+            os.read(told, 1)        # the child has what it needs, or has ended
+            os.close(told)
         (<Segment> segment).pins.append((reading, pinned))
 
 def _after_fork_in_child():
     global fork_generation
     fork_generation += 1
-    for _, reading, writing, _ in forking.pop(PyThread_get_thread_ident(), ()):
-        if reading >= 0:
-            os.close(reading)       # and never the other end: its closing tells the parent
-    forking.clear()
     keep_to_itself()
+    for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
+        reading, writing, told, telling = ends
+        copy_unsealed(segment, pinned)
+        if writing >= 0:
+            os.close(reading)       # and never the other end: its closing tells the parent
+            os.close(told)
+            os.write(telling, b"x")
+            os.close(telling)
+    forking.clear()
+
+cdef int copy_unsealed(Segment segment, list pinned) except -1:
+    """In the child, whose mapping is private: makes the pages of arrays that may still change its own."""
+    cdef volatile_char *page
+    cdef uint64_t at
+    cdef uint32_t id
+    for id in pinned:
+        if not segment.memory.extents[id].sealed:
+            for at in range(0, segment.memory.extents[id].size, PAGE):
+                page = <volatile_char *> (segment.memory.base + segment.memory.extents[id].offset + at)
+                page[0] = page[0]
+    return 0
 
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 cdef object pin_extents(Segment segment):
-    """(attachment, reading end, writing end, extents) with one hold more on each of them; None if there are none."""
+    """(attachment, ends of two pipes, extents) with one hold more on each of these; None if there are none."""
     cdef uint32_t id
     cdef list pinned
     if segment is None or not segment.is_mine() or segment.me == ZYGOTE_INDEX:
@@ -37,13 +65,18 @@ cdef object pin_extents(Segment segment):
     pinned = [id for id in range(ff_load32(&segment.memory.header.extent_high)) if segment.memory.local[id]]
     if not pinned:
         return None
+    ends = [-1, -1, -1, -1]
     try:
-        reading, writing = os.pipe2(os.O_CLOEXEC)
-    except OSError:                 # no descriptor to be had: pinned for good
-        reading = writing = -1
+        ends[:2] = os.pipe2(os.O_CLOEXEC)
+        ends[2:] = os.pipe2(os.O_CLOEXEC)
+    except OSError:                 # no descriptors to be had: pinned for good, and what changes meanwhile may show
+        for end in ends[:2]:
+            if end >= 0:
+                os.close(end)
+        ends = [-1, -1, -1, -1]
     for id in pinned:
         ff_add32(&segment.memory.local[id], 1)
-    return segment, reading, writing, pinned
+    return segment, ends, pinned
 
 cdef int settle_pins(Segment segment, bint forget=False) except -1:
     """Lets go of what children that have ended had pinned. `forget`: looks no more, what is pinned stays so."""

@@ -145,8 +145,11 @@ class _Reducer:
         if not (array.flags.c_contiguous or array.flags.f_contiguous):
             # NumPy writes such an array in band, and reads a big-endian one back as a native one.
             array = array.copy()
-        if array.dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
-            return (_rebuild_times, (array.view(f"{array.dtype.str[0]}i8"), array.dtype.str))
+        dtype = array.dtype
+        if dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
+            return (_rebuild_view, (array.view(f"{dtype.str[0]}i8"), dtype.str))
+        if dtype.char in "gG" and not dtype.isnative:  # likewise
+            return (_rebuild_view, (array.view(f"V{dtype.itemsize}"), dtype.str))
         return (_rebuild_read_only, array.__reduce_ex__(PROTOCOL))
 
 
@@ -256,8 +259,8 @@ def load(data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | N
         _loading.values, _loading.arrays = outer
 
 
-def _rebuild_times(integers: Any, dtype: str) -> Any:
-    return _read_only(integers.view(dtype))
+def _rebuild_view(array: Any, dtype: str) -> Any:
+    return _read_only(array.view(dtype))
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------

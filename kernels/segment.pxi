@@ -18,6 +18,7 @@ cdef class Segment:
     cdef set warmed                     # services it has counted as loaded
     cdef int blocked_threads            # of the running task, waiting for other tasks
     cdef readonly bint inline           # this process runs every task itself, at `run_queued`
+    cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
     cdef list pins                      # what forked children hold: see forks.pxi
     cdef object __weakref__
     cdef set busy_lanes                 # inline: instances that a task of theirs is running on
@@ -150,8 +151,9 @@ cdef class Segment:
         return self.memory.header.cached_bytes, self.memory.header.takes
 
     def bear_arrays(self):
-        """From now on NumPy arrays of this process's main context are born in the segment, if larger than 32 KiB."""
+        """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
         bear_arrays(self)
+        self.handler_due = True
 
     def counters(self):
         """What is in use: a dict of counts and bytes, see `flame_fast.statistics`.

@@ -227,6 +227,9 @@ cdef class Serving(Calls):
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
+            if self.handler_due:
+                self.handler_due = False
+                use_arena_handler()
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a process that the task forked has come to the task's end: it is no worker

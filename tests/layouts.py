@@ -1,0 +1,76 @@
+"""What tests of arrays and the tasks they start say about them; imported by workers, so it loads NumPy and no more."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import NamedTuple
+
+import numpy as np
+
+#: Values up to here are copied; arrays of more bytes are views of shared memory.
+SHARED = 32 << 10
+
+
+class Look(NamedTuple):
+    """Everything about an array that must be the same at the other end."""
+
+    kind: str
+    dtype: np.dtype
+    code: str
+    aligned: bool
+    shape: tuple
+    order: str
+    content: str
+
+
+def look(array):
+    """`order`: which one it lies in, empty for none."""
+    order = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else ""
+    return Look(
+        type(array).__name__, array.dtype, array.dtype.str, array.dtype.isalignedstruct, array.shape, order, content(array)
+    )
+
+
+def content(array):
+    """What the elements are, in short: the same for equal arrays, whatever order they lie in."""
+    if isinstance(array, np.ma.MaskedArray):
+        return "/".join([content(np.asarray(array.filled())), content(np.ma.getmaskarray(array)), str(array.fill_value)])
+    if array.dtype.names:  # between its fields may lie anything
+        return "/".join(content(array[name]) for name in array.dtype.names)
+    if array.dtype.hasobject or array.dtype.char in "gG":  # a long double has ten bytes of value and six of anything
+        return hashlib.sha256(repr(array.tolist()).encode()).hexdigest()[:16]
+    return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()[:16]
+
+
+def is_like(found, expected):
+    """Whether what arrived looks as what was sent; an array that lies in no order may arrive in any."""
+    return found == (expected if expected.order else expected._replace(order=found.order))
+
+
+def look_closely(array):
+    """As `look`, with its strides: for what is passed on as it lies."""
+    return look(array), array.strides
+
+
+def is_locked(array):
+    """Whether every way of writing to a large array is refused."""
+    attempts = [
+        lambda: array.__setitem__(..., array),
+        lambda: array.fill(array.flat[0]),
+        lambda: array.sort(),
+        lambda: np.copyto(array, array[::-1]),
+        lambda: setattr(array.flags, "writeable", True),
+        lambda: array.setflags(write=True),
+        lambda: setattr(array.view().flags, "writeable", True),
+        lambda: setattr(array[1:].flags, "writeable", True),
+        lambda: memoryview(array).cast("B").__setitem__(0, 1),
+    ]
+    if array.flags.writeable:
+        return False
+    for attempt in attempts:
+        try:
+            attempt()
+        except (ValueError, TypeError):  # a memoryview's refusal is a TypeError
+            continue
+        return False
+    return True
