@@ -195,8 +195,9 @@ cdef class Calls(ServiceTable):
             edges[i].task = <uint32_t> (slot - self.memory.slots)
             edges[i].bit = i
             edges[i].next = 0
-            ff_add32(&self.memory.slots[(<Handle> handle).index].holds, 1)
-            ff_store32(&edges[i].input, (<Handle> handle).index)    # a death before this: that input is held for good
+            ff_add32(&self.memory.slots[(<Handle> handle).index].holds, HOLD_PENDING + 1)
+            ff_store32(&edges[i].input, (<Handle> handle).index)
+            release_bits(&self.memory, (<Handle> handle).index, HOLD_PENDING)
         return 0
 
     cdef int _stand_on_inputs(self, uint32_t index, dict handles) except -1:

@@ -81,7 +81,8 @@ cdef enum:
     HOLD_CREATOR = 0x80000000   # a future in the creating process
     HOLD_RUN = 0x40000000       # not finished yet
     HOLD_EDGES = 0x20000000     # still stands on some input's waiter list
-    HOLD_COUNT = 0x1FFFFFFF     # unfinished tasks that have it as an input
+    HOLD_PENDING = 0x10000000   # its creator is just adding a task to the count, and has not written down that it did
+    HOLD_COUNT = 0x0FFFFFFF     # unfinished tasks that have it as an input
 
 cdef enum:
     WAITERS_CLOSED = 1          # Slot.waiters: finished, no edge may be pushed any more

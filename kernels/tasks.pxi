@@ -535,6 +535,7 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     cdef uint64_t freeing = memory.processes[dead].freeing
     cdef uint32_t index = <uint32_t> building - 1
     cdef Slot *slot = &memory.slots[index]
+    bury_pending(memory, dead, index if building else NO_INPUT)
     if building and status_of(ff_load64(&slot.state)) == FREE and \
             ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1:
         slot_return(memory, index)
@@ -549,6 +550,23 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     if freeing and status_of(ff_load64(&memory.slots[freeing - 1].state)) >= DONE and ff_load32(&memory.slots[freeing - 1].holds) == 0:
         slot_return(memory, <uint32_t> freeing - 1)
     memory.processes[dead].freeing = 0
+
+cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
+    """A hold on an input that the dead process had taken and perhaps not written into the task that it was filling."""
+    cdef uint32_t i, at
+    cdef int written
+    cdef Inputs *inputs
+    for i in range(slots_used(memory)):
+        if memory.slots[i].creator != dead or not ff_load32(&memory.slots[i].holds) & HOLD_PENDING:
+            continue
+        written = 0
+        if building != NO_INPUT and memory.slots[building].inputs:
+            inputs = <Inputs *> (memory.base + memory.slots[building].inputs)
+            for at in range(inputs.count):
+                written |= edges_of(inputs)[at].input == i
+        if not written:
+            release_count(memory, i)
+        release_bits(memory, i, HOLD_PENDING)
 
 cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     """Whether a block has a place: a dead process may have put it down and not said so any more."""
