@@ -34,6 +34,7 @@ cdef enum:
     NATIVE_CONTAINERS = 32      # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
+    TUPLE_HEAD = 9              # bytes before the first item of a tuple
     UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
     SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
@@ -288,21 +289,60 @@ cdef bint put_uniform(Scratch out, list items, Py_ssize_t size) except -1:
     out.size = start
     return False
 
-cdef list decode_uniform(const char **at, bint integers):
-    cdef uint64_t size, i
+cdef class Numbers:
+    """Integers of 64 bits in a row, which travel like a list of them: to collect many without keeping an object for each."""
+    cdef int64_t *at
+    cdef Py_ssize_t count
+    cdef Py_ssize_t room
+
+    def __dealloc__(self):
+        free(self.at)
+
+    def __reduce__(self):
+        return list, (self.listed(),)
+
+    cdef bint add(self, object item) except -1:
+        """Appends an item; False when it is none of these."""
+        cdef int overflow = 0
+        if not PyLong_CheckExact(item):
+            return False
+        if self.count == self.room:
+            self.grow()
+        self.at[self.count] = PyLong_AsLongLongAndOverflow(item, &overflow)
+        if overflow:
+            return False
+        self.count += 1
+        return True
+
+    cdef int grow(self) except -1:
+        cdef Py_ssize_t room = 2 * self.room if self.room else 256
+        cdef void *larger = realloc(self.at, 8 * <size_t> room)
+        if larger == NULL:
+            raise MemoryError
+        self.at = <int64_t *> larger
+        self.room = room
+        return 0
+
+    cdef list listed(self):
+        return [self.at[i] for i in range(self.count)]
+
+cdef inline object uniform_item(const char *at, bint integers):
     cdef int64_t number
     cdef double real
+    if integers:
+        memcpy(&number, at, 8)
+        return PyLong_FromLongLong(number)
+    memcpy(&real, at, 8)
+    return PyFloat_FromDouble(real)
+
+cdef list decode_uniform(const char **at, bint integers):
+    cdef uint64_t size, i
     cdef object item
     memcpy(&size, at[0], 8)
     at[0] += 8
     items = PyList_New(size)
     for i in range(size):
-        if integers:
-            memcpy(&number, at[0] + 8 * i, 8)
-            item = PyLong_FromLongLong(number)
-        else:
-            memcpy(&real, at[0] + 8 * i, 8)
-            item = PyFloat_FromDouble(real)
+        item = uniform_item(at[0] + 8 * i, integers)
         Py_INCREF(item)
         PyList_SET_ITEM(items, i, item)
     at[0] += 8 * size
@@ -359,6 +399,11 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
             put_long(out, runtime, b's', b'S', text, size, value)
     elif PyBytes_CheckExact(value):
         put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
+    elif type(value) is Numbers:
+        at = out.reserve(9 + 8 * (<Numbers> value).count)
+        at[0] = b'q'
+        memcpy(at + 1, &(<Numbers> value).count, 8)
+        memcpy(at + 9, (<Numbers> value).at, 8 * <size_t> (<Numbers> value).count)
     elif PyTuple_CheckExact(value):
         if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != sole and not out.first_time(value)):
             return NATIVE_CANNOT

@@ -264,6 +264,8 @@ cdef class Serving(Calls):
         cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
         function = host.function_of(slot.service, self.memory.services[slot.service].generation, slot.method)
         values = self._input_values(slot) if slot.inputs else None
+        if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
+            return self._run_items(host, function, None, at + TUPLE_HEAD)
         if slot.payload_kind & KIND_NATIVE:
             args = decode_native(&at, self, values)
             kwargs = decode_native(&at, self, values)
@@ -274,28 +276,36 @@ cdef class Serving(Calls):
             args, kwargs = decode_native(&at, self, values)
         values = None
         if slot.payload_kind & KIND_MAP:
-            return self._run_items(host, function, args[0])
+            return self._run_items(host, function, args[0], NULL)
         value = function(*args, **kwargs) if kwargs else function(*args)
         return value if is_settled(value) else host.settle(value)
 
-    cdef object _run_items(self, host, function, items):
-        """A chunk of `map`: (nanoseconds, values, None or the error of the item after them)."""
+    cdef object _run_items(self, host, function, list items, const char *numbers):
+        """A chunk of `map`: (nanoseconds, values, None or the error of the item after them).
+
+        Its items are a list, or integers as the codec writes a list of them; so may the values be `Numbers`.
+        """
         cdef int64_t start = ff_now_ns()
-        cdef list given = items
-        cdef Py_ssize_t count = PyList_GET_SIZE(given), i = 0
-        cdef list values = PyList_New(count)
+        cdef Py_ssize_t count, i
+        cdef Numbers plain = Numbers()
+        cdef list values = None
+        if items is None:
+            memcpy(&count, numbers + 1, 8)
+        else:
+            count = PyList_GET_SIZE(items)
         try:
             for i in range(count):
-                value = function(<object> PyList_GET_ITEM(given, i))
-                if not is_settled(value):
-                    value = host.settle(value)
-                Py_INCREF(value)                # PyList_SET_ITEM steals it
-                PyList_SET_ITEM(values, i, value)
+                value = function(uniform_item(numbers + 9 + 8 * i, True) if items is None else <object> PyList_GET_ITEM(items, i))
+                if values is None:
+                    if plain.add(value):
+                        continue
+                    values = plain.listed()
+                values.append(value if is_settled(value) else host.settle(value))
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
-            return ff_now_ns() - start, [<object> PyList_GET_ITEM(values, at) for at in range(i)], host.dump_error(problem)
-        return ff_now_ns() - start, values, None
+            return ff_now_ns() - start, plain if values is None else values, host.dump_error(problem)
+        return ff_now_ns() - start, plain if values is None else values, None
 
     cdef int _write_items(self, host, uint32_t index, chunk) except -1:
         """Writes what `_run_items` gave. Of values that cannot be written, those before the first such go, and its error."""
@@ -306,6 +316,8 @@ cdef class Serving(Calls):
         except Exception as problem:
             failed = problem
         nanoseconds, values, _ = chunk
+        if type(values) is Numbers:
+            values = (<Numbers> values).listed()
         for count in range(len(values)):
             try:
                 self.pickling.dump_value(self, values[count])

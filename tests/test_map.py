@@ -15,6 +15,9 @@ from gates import PATIENCE_S, Gate, add, hold, same, wait_until
 
 from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, TaskError, WorkerDiedError
 
+#: Whoever drops a map half-way, or closes the runner then, drops calls that were queued ahead.
+pytestmark = pytest.mark.filterwarnings("ignore:.*unfinished call")
+
 ENGINES = ["local", "inline"]
 WORKERS = 2
 
@@ -225,6 +228,36 @@ def test_large_values_are_born_where_they_lie(local):
 
 
 # ---- which services ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("chunksize", [1, 3, 100, None])
+def test_integers_among_other_items(rr, chunksize):
+    """Integers travel in rows; what comes after them, and what they become, may be anything."""
+    items = [*range(-5, 5), 2**63 - 1, -(2**63), 2**63, True, None, 7, "x", 8, 1.5, *range(10)]
+    got = list(rr.service(same).map(items, chunksize=chunksize))
+    assert [(type(value), value) for value in got] == [(type(value), value) for value in items]
+    assert list(rr.service(repr).map(range(20), chunksize=chunksize)) == [repr(i) for i in range(20)]
+    assert list(rr.service(ord).map("abcdefgh", chunksize=chunksize)) == list(range(97, 105))
+    futures = [rr.service(same)(30), rr.service(same)("y")]
+    assert list(rr.service(same).map([1, 2, *futures, 3], chunksize=chunksize)) == [1, 2, 30, "y", 3]
+
+
+def test_integers_as_items_of_a_function_with_state(rr):
+    """A call that carries its function's state is pickled."""
+    offset = 10
+
+    def add(x):
+        return x + offset
+
+    service = rr.service(add)
+    assert list(service.map(range(100), chunksize=30)) == list(range(10, 110))
+
+
+def test_values_that_are_read_in_place_stay_when_the_runner_closes(project):
+    with Runner("map", workers=1) as rr:
+        results = rr.service(same).map(range(1000), chunksize=1000)
+        assert next(results) == 0
+    assert next(results) == 1
 
 
 def test_functions_of_every_kind(rr):
@@ -639,7 +672,6 @@ def test_closing_the_runner_half_way(project, engine):
                 assert value < 3 + MOST_AHEAD
 
 
-@pytest.mark.filterwarnings("ignore:.*unfinished call")
 def test_closing_the_runner_wakes_who_waits_for_the_next_value(project):
     errors = []
 
