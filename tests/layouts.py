@@ -11,6 +11,13 @@ import numpy as np
 SHARED = 32 << 10
 
 
+#: What may be copied beside values that are passed on as they lie: their descriptions.
+LITTLE = 16 << 10
+
+#: Elements of a large array, of eight bytes each.
+MANY = 250_000
+
+
 class Look(NamedTuple):
     """Everything about an array that must be the same at the other end."""
 
@@ -74,3 +81,23 @@ def is_locked(array):
             continue
         return False
     return True
+
+
+class Traffic:
+    """What moves while the block runs: bytes copied into shared memory or out of it, bytes passed on or read as they lie."""
+
+    def __init__(self, rr):
+        self.rr = rr
+
+    def __enter__(self):
+        self.before = self.rr.statistics()
+        return self
+
+    def __exit__(self, *_):
+        after = self.rr.statistics()
+        self.copied = after.copied_bytes - self.before.copied_bytes
+        self.shared = after.shared_bytes - self.before.shared_bytes
+
+
+def address(array):
+    return array.__array_interface__["data"][0]
