@@ -1,7 +1,7 @@
 # Blocks of memory: small ones from slabs, large ones as extents of their own.
 #
 # `block_take` gives a block to this process: a small one is named in Process.taking until `block_settled`, a large one is
-# held by this process's bit. `slot_store` (tasks.pxi) makes it a slot's; `block_keep` makes it the caller's own for as long as
+# held by this process's bit. `slot_store` (slots.pxi) makes it a slot's; `block_keep` makes it the caller's own for as long as
 # it likes, for `block_free`.
 
 cdef inline uint32_t size_class_of(uint64_t nbytes) noexcept nogil:

@@ -148,46 +148,29 @@ cdef class Calls(ServiceTable):
         if not pushed:
             self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
         if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
-            self._fail_with_bytes(index, self.memory.base + lane.error, lane.error_bytes)
+            fail_unstarted(&self.memory, index, self.memory.base + lane.error, lane.error_bytes)
         elif self.memory.services[service].generation != generation \
-                or ff_load32(&self.memory.services[service].state) < SERVICE_OPEN:      # another process closed it meanwhile
+                or ff_load32(&self.memory.services[service].state) not in (SERVICE_OPEN, SERVICE_CLOSING):      # another process closed it meanwhile
             self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
 
     cdef int _add_inputs(self, Slot *slot, dict handles) except -1:
         """The block of edges and missing bits, one input each and one bit for the submitter."""
-        cdef uint32_t count = len(handles), words = (count >> 6) + 1, levels = 0, i, bits
-        cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge), block
-        cdef uint64_t level_at[4]
+        cdef uint32_t i
+        cdef uint64_t nbytes, block
+        cdef Inputs head
         cdef Inputs *inputs
         cdef Edge *edges
-        cdef uint64_t *level
-        bits = count + 1
-        while True:
-            words = (bits + 63) >> 6
-            level_at[levels] = nbytes
-            nbytes += 8 * words
-            levels += 1
-            if words == 1:
-                break
-            bits = words
+        memset(&head, 0, sizeof(head))
+        nbytes = inputs_bytes(len(handles), &head)
         block = block_keep(&self.memory, nbytes)
         if block == 0:
             raise self.full(nbytes)
         inputs = <Inputs *> (self.memory.base + block)
-        inputs.count = count
-        inputs.levels = levels
-        memcpy(inputs.level_at, level_at, sizeof(level_at))
-        bits = count + 1
-        for i in range(levels):
-            words = (bits + 63) >> 6
-            level = inputs_level(inputs, i)
-            memset(level, 0xFF, 8 * words)
-            if bits & 63:
-                level[words - 1] = (<uint64_t> 1 << (bits & 63)) - 1
-            bits = words
+        inputs[0] = head
+        inputs_fill(inputs)
         edges = edges_of(inputs)
-        for i in range(count):
+        for i in range(head.count):
             edges[i].input = NO_INPUT
         ff_store64(&slot.inputs, block)
         block_settled(&self.memory)
@@ -209,39 +192,18 @@ cdef class Calls(ServiceTable):
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
         cdef Edge *edges = edges_of(inputs)
         cdef Slot *input
-        cdef uint64_t head, edge_at
         cdef uint32_t i, count = inputs.count
         for i, (_, handle) in enumerate(handles.values()):
             input = &self.memory.slots[(<Handle> handle).index]
-            edge_at = <uint64_t> (<char *> &edges[i] - self.memory.base)
-            while True:
-                head = ff_load64(&input.waiters)
-                if head == WAITERS_CLOSED:
-                    if status_of(ff_load64(&input.state)) == FAILED:
-                        self._fail_with_bytes(index, data_of(&self.memory, input, RESULT), input.result_bytes)
-                    inputs_clear(inputs, i)
-                    break
-                edges[i].next = head
-                if ff_cas64(&input.waiters, head, edge_at):
-                    break
-        if inputs_clear(inputs, count):
-            promote(&self.memory, index, NULL)
-            release_edges(&self.memory, index)
+            if not stand_on(&self.memory, input, &edges[i]):
+                if status_of(ff_load64(&input.state)) == FAILED:
+                    fail_unstarted(&self.memory, index, data_of(&self.memory, input, RESULT), input.result_bytes)
+                inputs_clear(&self.memory, inputs, i)
+        input_arrived(&self.memory, index, count, NULL)
         return 0
 
     cdef _fail_unstarted(self, uint32_t index, bytes error):
-        self._fail_with_bytes(index, PyBytes_AS_STRING(error), len(error))
-
-    cdef void _fail_with_bytes(self, uint32_t index, const char *data, uint64_t nbytes) noexcept:
-        """Finishes a task that nobody has started; one that somebody claims meanwhile goes on."""
-        cdef Slot *slot = &self.memory.slots[index]
-        cdef uint64_t state = ff_load64(&slot.state)
-        while status_of(state) == WAITING or status_of(state) == READY:
-            if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
-                write_result(&self.memory, index, data, nbytes)
-                finish(&self.memory, index, FAILED, NULL)
-                return
-            state = ff_load64(&slot.state)
+        fail_unstarted(&self.memory, index, PyBytes_AS_STRING(error), len(error))
 
     def put(self, value):
         """Stores a value once; returns its `ObjectRef`."""

@@ -116,8 +116,7 @@ cdef void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t blo
         extent.held[memory.me >> 6] = <uint64_t> 1 << (memory.me & 63)
         extent.holders = 1
     else:
-        ff_store32(&extent.group.current, 1)
-        ff_store64(&extent.group.used, empty_group(memory, 0, id))
+        ff_store64(&extent.group.used, empty_group(memory, 0, id) | GROUP_CURRENT)
         ff_store32(&extent.group.owner, memory.me + 1)
     ff_store32(&extent.kind, kind)
     if before == EXTENT_WARM:
@@ -273,10 +272,10 @@ cdef inline const char *body_of(Memory *memory, Slot *slot, uint32_t which) noex
 
 cdef uint32_t reference_count(Memory *memory, Slot *slot, uint32_t which) noexcept nogil:
     """How many references a payload or result has: one per handle in it, and one for its block if that is an extent."""
-    cdef uint64_t block = block_of(slot, which), count = 0
+    cdef uint64_t count = 0
     if kind_of(slot, which)[0] & KIND_HANDLES:
         memcpy(&count, data_of(memory, slot, which), 8)
-    if block and is_extent(memory, block):
+    if kind_of(slot, which)[0] & KIND_EXTENT:
         count += 1
     return <uint32_t> count
 
@@ -396,7 +395,6 @@ cdef void bury_memory(Memory *memory, uint32_t dead) noexcept nogil:
     """What a dead process held is held no more; what it owned is nobody's, and free once it is empty."""
     cdef uint32_t id
     cdef int leaving
-    cdef Group *group
     cdef Extent *extent
     for id in range(ff_load32(&memory.header.extent_high)):
         extent = &memory.extents[id]
@@ -408,25 +406,27 @@ cdef void bury_memory(Memory *memory, uint32_t dead) noexcept nogil:
                 extent_empty(memory, id)
         elif ff_load32(&extent.kind) == EXTENT_LEAVING and ff_load32(&extent.group.owner) == dead + 1:
             extent_empty(memory, id)
-        elif ff_load32(&extent.kind) == EXTENT_SLAB and ff_load32(&extent.group.owner) == dead + 1:
+        elif ff_load32(&extent.kind) == EXTENT_SLAB:
             orphan(memory, 0, id, dead)
     for id in range(ff_load32(&memory.header.group_high)):
-        group = &memory.groups[id].group
-        if ff_load32(&group.owner) == dead + 1:
-            orphan(memory, SLOT_POOL, id, dead)
+        orphan(memory, SLOT_POOL, id, dead)
 
 cdef void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noexcept nogil:
-    """A dead process's group: nobody takes from it any more, and whoever frees its last member gives it back."""
+    """A dead process's group: nobody takes from it any more, and whoever frees its last member gives it back. Of another's group
+    it may have freed the last member, and then got no further."""
     cdef Group *group = group_of(memory, pool, id)
-    cdef uint64_t empty
+    cdef uint64_t empty = empty_group(memory, pool, id)
     cdef int leaving = 0
+    if not group.owner or (ff_load32(&group.owner) != dead + 1 and ff_load64(&group.used) & ~GROUP_CLAIMED != empty):
+        return
     lock_take(memory)
-    if group.owner == dead + 1 and (pool == SLOT_POOL or memory.extents[id].kind == EXTENT_SLAB):   # still
+    if group.owner and (pool == SLOT_POOL or memory.extents[id].kind == EXTENT_SLAB):       # still
         empty = empty_group(memory, pool, id)
-        ff_store32(&group.owner, ORPHAN)
-        ff_exchange32(&group.current, 0)
+        if group.owner == dead + 1:
+            ff_store32(&group.owner, ORPHAN)
+            ff_and64(&group.used, ~GROUP_CURRENT)
         ff_cas64(&group.used, empty, empty | GROUP_CLAIMED)
-        leaving = claimed_to_free(memory, pool, id)     # by this, or by the dead one, who got no further
+        leaving = claimed_to_free(memory, pool, id)
     lock_give(memory)
     if leaving:
         extent_empty(memory, id)
@@ -445,5 +445,5 @@ cdef uint64_t used_bytes(Memory *memory) noexcept nogil:
         elif extent.kind == EXTENT_SLAB:
             used = ff_load64(&extent.group.used)
             if not used & GROUP_CLAIMED:
-                count += <uint64_t> popcount64(used & ~empty_group(memory, 0, id)) * extent.block_size
+                count += <uint64_t> popcount64(used & GROUP_MEMBERS & ~empty_group(memory, 0, id)) * extent.block_size
     return count

@@ -1,16 +1,19 @@
-# Groups of 63 members, slots or a slab's blocks, of which one word says which are taken.
+# Groups of 62 members, slots or a slab's blocks, of which one word says which are taken.
 #
 # A group belongs to one process, which alone takes members from it: it finds a bit that is clear and sets it. Anybody gives a
 # member back by clearing its bit. So each process has members of its own at hand, and a death spoils no list: the member that
 # the dead one was just taking is named in its entry of the process table before the bit is set (`note_taking`), and what was
-# clear then was nobody's. A group that its owner does not take from at the moment (`current` 0) and that becomes empty goes
-# back to all: whoever empties it claims it by GROUP_CLAIMED first, so that its owner does not take from it any more.
+# clear then was nobody's. A group that its owner does not take from at the moment (no GROUP_CURRENT) and that becomes empty goes
+# back to all: whoever empties it claims it by GROUP_CLAIMED. Both stand in the word itself, so one excludes the other; as long as
+# a group is current nobody else can have it.
 
 cdef extern from *:
     """
     #define GROUP_CLAIMED (UINT64_C(1) << 63)
+    #define GROUP_CURRENT (UINT64_C(1) << 62)
+    #define GROUP_MEMBERS (GROUP_CURRENT - 1)
     """
-    const uint64_t GROUP_CLAIMED
+    const uint64_t GROUP_CLAIMED, GROUP_CURRENT, GROUP_MEMBERS
 
 cdef enum:
     PROBES = 4                  # groups of its own that a process looks at before it asks for another
@@ -22,7 +25,7 @@ cdef inline uint64_t empty_group(Memory *memory, uint32_t pool, uint32_t id) noe
     """The word of a group none of whose members is taken: what a slab has no block for counts as taken for good."""
     if pool == SLOT_POOL:
         return 0
-    return (GROUP_CLAIMED - 1) & ~((<uint64_t> 1 << slab_blocks(memory.extents[id].block_size)) - 1)
+    return GROUP_MEMBERS & ~((<uint64_t> 1 << slab_blocks(memory.extents[id].block_size)) - 1)
 
 cdef inline int is_mine_to_take(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef Group *group = group_of(memory, pool, id)
@@ -47,8 +50,8 @@ cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
             group = group_of(memory, pool, id)
             while True:
                 used = ff_load64(&group.used)
-                vacant = ~used & (GROUP_CLAIMED - 1)
-                if vacant == 0 or used & GROUP_CLAIMED:
+                vacant = ~used & GROUP_MEMBERS
+                if vacant == 0:
                     break
                 bit = ctz64(vacant)
                 note_taking(memory, pool, id, bit)
@@ -58,11 +61,13 @@ cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
             return -1
 
 cdef void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
-    cdef Group *group = group_of(memory, pool, id)
+    group_clear(memory, pool, id, <uint64_t> 1 << bit)
+
+cdef void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_t bits) noexcept nogil:
+    """Clears bits of a group, and gives it back if that leaves nothing."""
     cdef uint64_t empty = empty_group(memory, pool, id)     # before: afterwards the slab may be something else already
-    cdef uint64_t mask = ~(<uint64_t> 1 << bit), used = ff_and64(&group.used, mask) & mask
-    if used == empty and not ff_load32(&group.current):
-        group_claim(memory, pool, id, used)
+    if ff_and64(&group_of(memory, pool, id).used, ~bits) & ~bits == empty:
+        group_claim(memory, pool, id, empty)
 
 cdef void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
     """Gives an empty group back, unless somebody else does or its owner takes from it again."""
@@ -98,8 +103,9 @@ cdef int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
     cdef Pool *pool = &memory.pools[pool_id]
     cdef int64_t id
     if pool.current:
-        ff_exchange32(&group_of(memory, pool_id, pool.current - 1).current, 0)
+        id = pool.current - 1
         pool.current = 0
+        group_clear(memory, pool_id, <uint32_t> id, GROUP_CURRENT)
     if probe_groups(memory, pool_id, PROBES, 4):
         return 1
     id = group_new(memory, pool_id)
@@ -123,12 +129,21 @@ cdef int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t 
             continue
         group = group_of(memory, pool_id, id)
         used = ff_load64(&group.used)
-        room = popcount64(~used & (GROUP_CLAIMED - 1))
-        if used & GROUP_CLAIMED or room == 0 or room * share < popcount64(~empty_group(memory, pool_id, id)) - 1:
+        room = popcount64(~used & GROUP_MEMBERS)
+        if used >= GROUP_CURRENT or room == 0 or room * share < popcount64(GROUP_MEMBERS & ~empty_group(memory, pool_id, id)):
             continue
-        ff_exchange32(&group.current, 1)        # from here on nobody claims it; member_take sees whether somebody has
-        pool.current = id + 1
+        if group_hold(memory, pool_id, id, used):
+            pool.current = id + 1
+            return 1
+    return 0
+
+cdef int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64_t used) noexcept nogil:
+    """Makes a group current; 0 when it is, or has just become, somebody else's."""
+    if not ff_cas64(&group_of(memory, pool_id, id).used, used, used | GROUP_CURRENT):
+        return 0
+    if is_mine_to_take(memory, pool_id, id):    # from here on it stays so
         return 1
+    group_clear(memory, pool_id, id, GROUP_CURRENT)
     return 0
 
 cdef int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcept nogil:
@@ -175,9 +190,8 @@ cdef int64_t slot_group_new(Memory *memory) noexcept nogil:
         id = header.group_high
     if id >= 0:
         group = &memory.groups[id].group
-        ff_store32(&group.current, 1)
-        ff_store64(&group.used, 0)
-        ff_store32(&group.owner, memory.me + 1)
+        ff_store32(&group.owner, memory.me + 1)     # before: until then it is on the list of free ones, claimed
+        ff_store64(&group.used, GROUP_CURRENT)
         if header.free_groups:
             ff_store32(&header.free_groups, group.next)
         else:

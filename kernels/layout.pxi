@@ -53,12 +53,13 @@ cdef enum:
     LOG_COUNT = 4096            # finished slots that a waiting process may be behind in reading
     NO_METHOD = 0xFFFFFFFF
     NO_INPUT = 0xFFFFFFFF
+    GIVING_BITS = 21            # of Slot.giver: a drop's number; the rest is the process
 
 # Memory: a block of up to SHARED_BYTES is one of a slab's, copied in and out; from there on it is an extent of its own, which
 # processes map in place.
 cdef enum:
     SHARED_BYTES = 1 << 15
-    GROUP_BITS = 63             # members of a group: slots, or blocks of a slab; bit 63 is GROUP_CLAIMED
+    GROUP_BITS = 62             # members of a group: slots, or blocks of a slab; two more bits: GROUP_CURRENT, GROUP_CLAIMED
     GROUP_COUNT = SLOT_COUNT // GROUP_BITS
     GRANULE = 1 << 14           # extents begin and end at multiples of it
     EXTENT_COUNT = 1 << 20
@@ -95,6 +96,7 @@ cdef enum:
     KIND_MAP = 8                # of a call: one positional argument, items for one execution each
     KIND_HANDLES = 16           # begins with u64 count, then the offset of each extent that the value lies in
     KIND_LINKED = 32            # those extents, and the block itself if it is one, count this value as a reference
+    KIND_EXTENT = 64            # its block is an extent: what has been given back may be somebody's slab
 
 cdef enum:                      # which half of a slot
     PAYLOAD = 0
@@ -111,9 +113,13 @@ cdef enum:
     ROLE_POOL = 3
     ROLE_INSTANCE = 4
 
+# An entry of the three tables that follow is RESERVED while a process fills it in or empties it: one of these, from the process's
+# own on.
+cdef enum:
+    RESERVED = 1 << 8
+
 cdef enum:
     PROCESS_FREE = 0
-    PROCESS_RESERVED = 1        # being filled in by its creator
     PROCESS_REQUESTED = 2       # the zygote shall fork it
     PROCESS_LIVE = 3
 
@@ -125,7 +131,6 @@ cdef enum:
 
 cdef enum:
     SERVICE_FREE = 0
-    SERVICE_RESERVED = 1
     SERVICE_OPEN = 2
     SERVICE_CLOSING = 3         # freed once no unfinished task names it
 
@@ -149,13 +154,12 @@ cdef struct Redo:               # [lock]
     uint32_t which              # PAYLOAD or RESULT
     uint32_t pad
 
-# 63 members of which each is taken or free. Only the owner sets bits, anybody clears them.
+# 62 members of which each is taken or free. Only the owner sets their bits, anybody clears them.
 cdef struct Group:
-    uint64_t used               # [cas] bit i: member i is taken; GROUP_CLAIMED: somebody is giving the empty group back
+    uint64_t used               # [cas] bit i: member i is taken; GROUP_CURRENT: its owner takes from it now, so it stays even
+                                # when empty; GROUP_CLAIMED: somebody is giving the empty group back
     uint32_t owner              # [lock] process + 1 that takes from it, 0: nobody
-    uint32_t current            # [owner] it is the one that its owner takes from now: it stays even when empty
     uint32_t next               # [lock] next free group, + 1 (of an extent: next free one of its class)
-    uint32_t pad
 
 cdef struct SlotGroup:
     Group group
@@ -231,10 +235,14 @@ cdef struct Process:
     uint64_t building           # [owner: itself] slot it is taking or filling, + 1
     uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
-    uint64_t freeing            # [owner: itself] slot nobody holds any more that it is giving back, + 1
+    uint64_t freeing            # [owner: itself] slot that it is giving a hold on back, or all of it, + 1
+    uint64_t giving             # [owner: itself] its release_counts so far, those of the entry's former processes too
+    uint64_t given              # [cas] the last of them that somebody knows to be done
+    uint64_t giving_edge        # [owner: itself] offset of the edge whose hold it is giving back; 0: none
+    uint64_t giving_slot        # [owner: itself] slot that the edge named
     uint64_t copied_bytes       # [owner: itself] copied into shared memory or out of it: values beyond a slot's own room
     uint64_t shared_bytes       # [owner: itself] passed on or read where they lie
-    uint8_t pad0[40]
+    uint8_t pad0[8]
     uint32_t wake               # futex of its threads that wait for futures
     uint32_t waiters            # [cas] of them asleep
     uint32_t watching           # [cas] threads that want to know of every failure
@@ -274,7 +282,7 @@ cdef struct Slot:
     uint64_t state              # [cas] generation:32 | owner:24 | status:8
     uint64_t waiters            # [cas] stack of Edge offsets, or WAITERS_CLOSED
     uint32_t holds              # [cas] HOLD_*
-    uint32_t creator            # process that made it
+    uint32_t giver              # [cas, with `holds` as one word] the last release_count, see `giver_of`; stays when the slot is freed
     uint32_t service
     uint32_t lane
     uint64_t payload            # block of the call's arguments, 0: inline
@@ -288,7 +296,7 @@ cdef struct Slot:
     uint64_t inputs             # block of an Inputs, 0: none
     uint64_t waits_for          # [owner: its runner] what the task waits for: see waiting.pxi
     uint32_t started            # [owner: its runner] its execution has begun: it must not begin again
-    uint32_t pad
+    uint32_t creator            # process that made it
     uint8_t data[INLINE_BYTES]
 
 # One input of a task, on the waiter list of that input's slot.
@@ -301,8 +309,16 @@ cdef struct Edge:
 
 # Block of a task with inputs: this header, `count` edges, then a tree of bit words. Bit i of level 0 is set while input i
 # is missing (bit `count` is the submitter's own); bit j of a higher level while word j below it is not zero. Clearing a
-# bit twice is harmless, so a list may be walked again.
+# bit twice is harmless, so a list may be walked again. The one word of the top level has TOP_BITS such bits; it ends as
+# ALL_THERE and the process that cleared the last bit, which alone makes the task ready.
+cdef enum:
+    TOP_BITS = 48
+    ALL_THERE_SHIFT = 63
+    LAST_SHIFT = 48
+
 cdef struct Inputs:
     uint32_t count
     uint32_t levels
+    uint32_t orphaned           # [owner: zygote] its submitter died before it stood on all of its inputs' lists
+    uint32_t pad
     uint64_t level_at[4]        # byte offset of each level inside the block

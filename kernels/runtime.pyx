@@ -8,7 +8,7 @@
 
 Guarantees: submitting never blocks; a task runs at most once; a death is told by the table alone. Assumes: one zygote at a
 time, which buries a process only after the kernel has reported its end. The layout of the segment stands in `layout.pxi`;
-the order of the steps of each operation at the functions of `tasks.pxi`.
+the order of the steps of each operation in `PROTOCOL.md`.
 """
 
 cimport cython
@@ -24,7 +24,12 @@ include "groups.pxi"
 include "growth.pxi"
 include "extents.pxi"
 include "arena.pxi"
-include "tasks.pxi"
+include "slots.pxi"
+include "lanes.pxi"
+include "waking.pxi"
+include "inputs.pxi"
+include "finishing.pxi"
+include "burial.pxi"
 include "waiting.pxi"
 
 import os

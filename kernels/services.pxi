@@ -49,6 +49,8 @@ cdef class ServiceTable(Segment):
         self.memory.services[service].blob_bytes = len(blob)
         block_settled(&self.memory)
         self.memory.services[service].warm_left = 0 if instance else warmup
+        if lane:                                        # an open lane is always some service's: see _bury_services
+            ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)
@@ -61,7 +63,7 @@ cdef class ServiceTable(Segment):
         cdef uint32_t i
         for i in range(POOL_LANES if instance else 1, LANE_COUNT if instance else POOL_LANES):
             if ff_load32(&self.memory.lanes[i].state) == LANE_FREE and \
-                    ff_cas32(&self.memory.lanes[i].state, LANE_FREE, LANE_OPEN):
+                    ff_cas32(&self.memory.lanes[i].state, LANE_FREE, RESERVED + self.me):
                 if not instance:
                     while ff_load32(&self.memory.header.pool_lane_high) <= i:
                         ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
@@ -73,7 +75,7 @@ cdef class ServiceTable(Segment):
         cdef uint32_t i
         for i in range(SERVICE_COUNT):
             if ff_load32(&self.memory.services[i].state) == SERVICE_FREE and \
-                    ff_cas32(&self.memory.services[i].state, SERVICE_FREE, SERVICE_RESERVED):
+                    ff_cas32(&self.memory.services[i].state, SERVICE_FREE, RESERVED + self.me):
                 self.memory.services[i].generation += 1
                 while ff_load32(&self.memory.header.service_high) <= i:
                     ff_cas32(&self.memory.header.service_high, i, i + 1)
@@ -100,15 +102,15 @@ cdef class ServiceTable(Segment):
         cdef Process *process
         for i in range(2, PROCESS_COUNT):
             process = &self.memory.processes[i]
-            if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, PROCESS_RESERVED):
+            while ff_load32(&self.memory.header.process_high) <= i:
+                ff_cas32(&self.memory.header.process_high, i, i + 1)
+            if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, RESERVED + self.me):
                 process.role = role
                 process.lane = lane
                 process.pid = process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = 0
-                process.current = process.building = process.taking = process.promoting = process.freeing = 0
+                process.current = process.building = process.taking = process.promoting = process.freeing = process.giving_edge = 0
                 process.copied_bytes = process.shared_bytes = 0
-                while ff_load32(&self.memory.header.process_high) <= i:
-                    ff_cas32(&self.memory.header.process_high, i, i + 1)
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
 
@@ -135,7 +137,6 @@ cdef class ServiceTable(Segment):
         """Gives back what closed services had, where no unfinished task names them any more; returns how many are left."""
         cdef uint32_t i
         cdef int left = 0
-        cdef uint64_t blob
         cdef Service *entry
         closing = [i for i in range(ff_load32(&self.memory.header.service_high))
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
@@ -144,13 +145,19 @@ cdef class ServiceTable(Segment):
             entry = &self.memory.services[i]
             if i in busy:
                 left += 1
-            elif ff_cas32(&entry.state, SERVICE_CLOSING, SERVICE_RESERVED):
-                self._give_back_lane(entry.lane)
-                blob = entry.blob
-                entry.blob = 0
-                block_free(&self.memory, blob)
-                ff_store32(&entry.state, SERVICE_FREE)
+            elif ff_cas32(&entry.state, SERVICE_CLOSING, RESERVED + self.me):
+                self._empty_service(entry)
         return left
+
+    cdef void _empty_service(self, Service *entry) noexcept:
+        """Gives back what a reserved entry has, and itself. May be said twice."""
+        cdef uint64_t blob = entry.blob
+        self._give_back_lane(entry.lane)
+        entry.lane = 0
+        entry.blob = 0
+        if blob:
+            block_free(&self.memory, blob)
+        ff_store32(&entry.state, SERVICE_FREE)
 
     cdef set _busy_services(self):
         cdef uint32_t i, status

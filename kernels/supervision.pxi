@@ -11,7 +11,7 @@ cdef class Supervision(Serving):
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             process = &self.memory.processes[i]
             state = ff_load32(&process.state)
-            if state >= PROCESS_REQUESTED or (state == PROCESS_RESERVED and process.role == ROLE_POOL):
+            if state in (PROCESS_REQUESTED, PROCESS_LIVE) or (state >= RESERVED and process.role == ROLE_POOL):
                 table.append((i, state, process.role, process.lane, process.pid, process.blocked, process.current == 0))
         return table
 
@@ -39,7 +39,7 @@ cdef class Supervision(Serving):
             return self.memory.slots[current - 1].service, self.memory.slots[current - 1].method
         if self.memory.processes[index].role == ROLE_INSTANCE:
             for i in range(self.memory.header.service_high):
-                if self.memory.services[i].lane == self.memory.processes[index].lane and self.memory.services[i].state >= SERVICE_OPEN:
+                if self.memory.services[i].lane == self.memory.processes[index].lane and self.memory.services[i].state in (SERVICE_OPEN, SERVICE_CLOSING):
                     return i, <uint32_t> NO_METHOD
         return None
 
@@ -60,6 +60,7 @@ cdef class Supervision(Serving):
         cdef uint64_t nbytes = len(error), state
         cdef uint32_t i, high
         lock_break(&self.memory, index)
+        bury_giving(&self.memory, index)
         bury_building(&self.memory, index)
         high = slots_used(&self.memory)
         for i in range(high):
@@ -71,14 +72,16 @@ cdef class Supervision(Serving):
         for i in range(high):
             repair_waiting(&self.memory, i, index, data, nbytes)
         self._bury_promoting(process)
+        self._bury_services(index)
         if index == self.me:                # the zygote before this one: the entry goes on
             bury_memory(&self.memory, index)
             memory_own(&self.memory, self.me, self.doorbell)
             return
         for i in range(high):
-            if self.memory.slots[i].creator == index and ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR:
+            if ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
                 release_bits(&self.memory, i, HOLD_CREATOR)
         self._bury_places(process, index)
+        self._bury_requests(index)
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
@@ -117,6 +120,42 @@ cdef class Supervision(Serving):
             count = ff_load32(&self.memory.header.pool_sleepers)
             if count:
                 ff_cas32(&self.memory.header.pool_sleepers, count, count - 1)
+
+    cdef void _bury_services(self, uint32_t index) noexcept:
+        """Entries that it was filling in or emptying."""
+        cdef uint32_t i, lane
+        cdef Service *entry
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            entry = &self.memory.services[i]
+            if ff_load32(&entry.state) == RESERVED + index:
+                lane = ff_load32(&self.memory.lanes[entry.lane].state)
+                if lane not in (LANE_OPEN, LANE_DEAD) or self._is_others_lane(entry.lane, i):
+                    entry.lane = 0          # it had given it back already, and somebody else may have taken it
+                self._empty_service(entry)
+        for i in range(1, LANE_COUNT):
+            ff_cas32(&self.memory.lanes[i].state, RESERVED + index, LANE_FREE)
+
+    cdef bint _is_others_lane(self, uint32_t lane, uint32_t service) noexcept:
+        cdef uint32_t i
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            if i != service and self.memory.services[i].lane == lane and ff_load32(&self.memory.services[i].state) != SERVICE_FREE:
+                return True
+        return False
+
+    cdef void _bury_requests(self, uint32_t index) noexcept:
+        """Entries that it had reserved: an instance's that its lane names already is still to be started."""
+        cdef uint32_t i
+        cdef Process *process
+        cdef Lane *lane
+        for i in range(2, ff_load32(&self.memory.header.process_high)):
+            process = &self.memory.processes[i]
+            if ff_load32(&process.state) != RESERVED + index:
+                continue
+            lane = &self.memory.lanes[process.lane]
+            if process.role == ROLE_INSTANCE and ff_load32(&lane.process) == i + 1 and ff_load32(&lane.state) == LANE_OPEN:
+                ff_store32(&process.state, PROCESS_REQUESTED)
+            else:
+                ff_store32(&process.state, PROCESS_FREE)
 
     cdef int _bury_lane(self, uint32_t lane_index, bytes error, uint32_t high) except -1:
         """An instance's process has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""

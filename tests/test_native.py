@@ -6,46 +6,16 @@ One process, no workers: the driver's `Runtime` plays both sides through the inl
 from __future__ import annotations
 
 import gc
-import os
-import pickle
 
 import pytest
+from alone import Alone, balanced
 from flame_fast.kernels import pickling
-from flame_fast.kernels.runtime import CallTarget, Runtime
+from flame_fast.kernels.runtime import Runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame_fast import FlameError, StoreFullError
-from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
-from flame_fast.engine.host import Host
-
-
-class Alone:
-    """A runtime whose tasks run when `work` is called."""
-
-    def __init__(self, limit=1 << 26, cgroups=()):
-        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
-        self.runtime = Runtime.create("alone", self.bell, 1, 1, limit, cgroups)
-        self.runtime.pickling = pickling
-        self.runtime.serve_inline()
-        self.host = Host(self.runtime)
-
-    def service(self, target, kind=FUNCTION, methods=()):
-        spec = ServiceSpec("s", kind, pickle.dumps(target), methods, 1, "s-1", "a")
-        return self.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE)
-
-    def call(self, service, *args, method=0, **kwargs):
-        target = CallTarget()
-        target.bind(self.runtime, service, method)
-        return target(*args, **kwargs)
-
-    def work(self):
-        self.runtime.run_queued(self.host)
-
-    def close(self):
-        self.runtime.mark_closed()
-        os.close(self.runtime.fd)
-        os.close(self.bell)
+from flame_fast.engine.base import INSTANCE
 
 
 @pytest.fixture
@@ -61,12 +31,6 @@ class Log(list):
     def note(self, value):
         self.append(value)
         return list(self)
-
-
-def balanced(counters):
-    """Debug builds count what is taken and given back."""
-    if "slots_taken" in counters:
-        assert counters["slots_taken"] - counters["slots_freed"] == counters["slots"]
 
 
 def test_dropping_everything_gives_everything_back(alone):
@@ -174,7 +138,7 @@ def test_growth_beyond_what_a_cgroup_has_left_is_refused_before_it_kills(tmp_pat
     limit.write_text(f"{1 << 30}\n")
     used.write_text(f"{900 << 20}\n")
     stat.write_text(f"anon 1\ninactive_file {10 << 20}\nactive_file 2\n")
-    alone = Alone(1 << 40, [(str(limit), str(used), str(stat))])
+    alone = Alone(1 << 40, cgroups=[(str(limit), str(used), str(stat))])
     try:
         with pytest.raises(StoreFullError) as caught:
             alone.runtime.put(b"x" * (100 << 20))

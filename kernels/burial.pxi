@@ -1,0 +1,227 @@
+# What the zygote does in the table about a process that has ended: see `Supervision.bury`.
+
+cdef int64_t WALK_NS = 20_000_000
+
+cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
+    """Holds a slot that one only came across, if it is still of `state`'s generation; give it back by release_count."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint32_t holds = ff_load32(&slot.holds)
+    while holds:
+        if ff_cas32(&slot.holds, holds, holds + 1):
+            if ff_load64(&slot.state) >> 32 == state >> 32:
+                return 1
+            release_count(memory, index)
+            return 0
+        holds = ff_load32(&slot.holds)
+    return 0
+
+cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+    """Does what a process that died in `finish` may have left undone after it published an outcome."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state)
+    cdef Finishing finishing
+    if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
+        return
+    if not hold_again(memory, index, state):
+        return
+    finishing.failed = NULL             # failures: see repair_waiting
+    finishing.kept = NULL
+    tell_dependents(memory, index, DONE, &finishing)
+    if not ff_load32(&slot.holds) & HOLD_EDGES:
+        give_back_inputs(memory, slot)
+    if ff_load32(&slot.watched):
+        log_finished(memory, slot.creator, index)
+    release_bits(memory, index, HOLD_RUN)
+    wake_waiters(memory, slot.creator)
+    release_count(memory, index)
+
+cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
+    """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
+
+    Only of those: a living finisher still has the task's edge before it, and must find the task there.
+    """
+    cdef Slot *slot = &memory.slots[index]
+    cdef Inputs *inputs
+    cdef Edge *edges
+    cdef uint64_t state = ff_load64(&slot.state), input_state
+    cdef uint32_t i, at
+    if status_of(state) == FREE or not ff_load32(&slot.holds) & HOLD_EDGES or not hold_again(memory, index, state):
+        return
+    inputs = <Inputs *> (memory.base + slot.inputs)
+    edges = edges_of(inputs)
+    for i in range(inputs.count):
+        at = ff_load32(&edges[i].input)
+        if at == NO_INPUT:
+            continue
+        input_state = ff_load64(&memory.slots[at].state)
+        if status_of(input_state) < DONE or owner_of(input_state) != dead:
+            continue
+        if status_of(input_state) == FAILED:
+            fail_unstarted(memory, index, data_of(memory, &memory.slots[at], RESULT), memory.slots[at].result_bytes)
+        input_arrived(memory, index, i, NULL)
+    if slot.creator == dead or inputs.orphaned:
+        adopt(memory, index, error, nbytes)
+    if ff_load64(inputs_top(inputs)) == all_there_by(dead):
+        all_arrived(memory, index, NULL)
+    release_count(memory, index)
+
+cdef void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
+    """A task whose submitter died before it stood on all of its inputs' lists fails; and what it holds comes back.
+
+    Of an input that is just being finished nobody can say whether the task is on its list before the list has been walked. If
+    that takes long (the finisher is stopped, or dead too) the next burial goes on.
+    """
+    cdef Slot *slot = &memory.slots[index]
+    cdef Inputs *inputs = <Inputs *> (memory.base + slot.inputs)
+    cdef Edge *edges = edges_of(inputs)
+    cdef Slot *input
+    cdef uint32_t i
+    if not is_missing(inputs, inputs.count):
+        return
+    inputs.orphaned = 1
+    fail_unstarted(memory, index, error, nbytes)
+    for i in range(inputs.count):
+        if not is_missing(inputs, i):
+            continue
+        input = &memory.slots[edges[i].input]       # its number is given back only when nothing is missing any more
+        if stands_on(memory, input, &edges[i]) == 1 or stand_on(memory, input, &edges[i]):
+            continue
+        if not is_walked(input):
+            return
+        input_arrived(memory, index, i, NULL)
+    input_arrived(memory, index, inputs.count, NULL)
+
+cdef int is_walked(Slot *input) noexcept nogil:
+    """Whether the finisher of an input has told everybody on its list; waits a while for one that is about it."""
+    cdef int64_t deadline = ff_now_ns() + WALK_NS
+    while ff_load32(&input.holds) & HOLD_RUN:
+        if ff_now_ns() > deadline:
+            return 0
+        ff_pause()
+    return 1
+
+cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
+    """A task that a dead process had claimed: one that had begun fails, another is for somebody else.
+
+    One that it had claimed only to pass an input's error on waits again: `repair_waiting` does what is to be done.
+    """
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = slot.state, waits_for = slot.waits_for
+    cdef uint32_t lane = slot.lane
+    slot.waits_for = 0
+    if waits_for & WAITS_FOR_ANY:
+        block_free(memory, waits_for & ~WAITS_FOR_ANY)
+    if slot.started or memory.lanes[slot.lane].ordered:
+        slot.state = with_status(state, RUNNING, memory.me)
+        write_result(memory, index, error, nbytes)
+        finish(memory, index, FAILED, NULL)
+        return
+    if slot.inputs and not all_there(<Inputs *> (memory.base + slot.inputs)):
+        ff_exchange64(&slot.state, with_status(state, WAITING, 0))
+        return
+    memory.processes[memory.me].promoting = index + 1
+    ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
+    lane_push(memory, lane, index, state)
+    wake_lane(memory, lane)
+    memory.processes[memory.me].promoting = 0
+
+cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
+    """A hold on an input that the dead process had crossed out in the edge, and perhaps not taken off the count."""
+    cdef Process *process = &memory.processes[dead]
+    cdef Edge *edge = <Edge *> (memory.base + process.giving_edge)
+    cdef uint32_t index = <uint32_t> process.giving_slot, task, giver
+    if not process.giving_edge:
+        return
+    task = edge.task
+    if edge.input == NO_INPUT:
+        giver = ff_load32(&memory.slots[index].giver)       # first: whoever overwrites it has said so before
+        if giver != giver_of(dead, process.giving) and ff_load64(&process.given) != process.giving:
+            drop_count(memory, index, dead)
+    ff_store64(&process.giving_edge, 0)
+    bury_freeing(memory, task, dead)                        # if it was for that that the inputs were given back
+
+cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
+    """The slot and the block that a dead process was taking, filling or about to put down somewhere; the slot it was freeing."""
+    cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
+    cdef uint64_t freeing = memory.processes[dead].freeing
+    cdef uint32_t index = <uint32_t> building - 1
+    cdef Slot *slot = &memory.slots[index]
+    bury_pending(memory, dead, index if building else NO_INPUT)
+    if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
+        slot_return(memory, index)
+    elif building and status_of(ff_load64(&slot.state)) == READY:
+        lane_push(memory, slot.lane, index, ff_load64(&slot.state))     # perhaps once more: one hint of the two is void
+        wake_lane(memory, slot.lane)
+    memory.processes[dead].building = 0
+    if taking and not is_referred_to(memory, taking):
+        slab_free(memory, <uint32_t> extent_of(memory, taking), taking)
+    memory.processes[dead].taking = 0
+    if freeing:
+        bury_freeing(memory, <uint32_t> freeing - 1, dead)
+    memory.processes[dead].freeing = 0
+
+cdef void bury_freeing(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+    """The slot that a dead process was giving back. If it was not the one to do it, somebody living names it, or did it.
+
+    Looked for twice: what took it, or frees it, between a look at it and a look at the names, is seen at the second.
+    """
+    cdef uint64_t state = ff_load64(&memory.slots[index].state)
+    if not is_nobodys(memory, index, state) or is_named(memory, index, dead) \
+            or not is_nobodys(memory, index, state) or is_named(memory, index, dead) \
+            or ff_load64(&memory.slots[index].state) != state:
+        return
+    if status_of(state) == FREE:
+        member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
+    else:
+        slot_return(memory, index)
+
+cdef inline int is_nobodys(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
+    if status_of(state) == FREE:
+        return is_taken(memory, index)
+    return status_of(state) >= DONE and ff_load32(&memory.slots[index].holds) == 0
+
+cdef inline int is_taken(Memory *memory, uint32_t index) noexcept nogil:
+    return ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1
+
+cdef int is_named(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+    """Whether a process other than `dead` is taking, filling or freeing a slot."""
+    cdef uint32_t i
+    for i in range(ff_load32(&memory.header.process_high)):
+        if i != dead and (ff_load64(&memory.processes[i].building) == index + 1 or ff_load64(&memory.processes[i].freeing) == index + 1):
+            return 1
+    return 0
+
+cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
+    """A hold on an input that the dead process had taken and perhaps not written into the task that it was filling."""
+    cdef uint32_t i, at
+    cdef int written
+    cdef Inputs *inputs
+    for i in range(slots_used(memory)):
+        if not ff_load32(&memory.slots[i].holds) & HOLD_PENDING or ff_load32(&memory.slots[i].creator) != dead:
+            continue
+        written = 0
+        if building != NO_INPUT and memory.slots[building].inputs:
+            inputs = <Inputs *> (memory.base + memory.slots[building].inputs)
+            for at in range(inputs.count):
+                written |= edges_of(inputs)[at].input == i
+        if not written:
+            release_count(memory, i)
+        release_bits(memory, i, HOLD_PENDING)
+
+cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
+    """Whether a block has a place: a dead process may have put it down and not said so any more."""
+    cdef uint32_t i
+    cdef Slot *slot
+    if memory.header.setup == block:
+        return 1
+    for i in range(slots_used(memory)):
+        slot = &memory.slots[i]
+        if slot.payload == block or slot.result == block or slot.inputs == block or slot.waits_for == WAITS_FOR_ANY | block:
+            return 1
+    for i in range(ff_load32(&memory.header.service_high)):
+        if memory.services[i].blob == block:
+            return 1
+    for i in range(LANE_COUNT):
+        if memory.lanes[i].error == block:
+            return 1
+    return 0

@@ -1,0 +1,141 @@
+# The task table: one slot for each call, promise and value that somebody holds or that is not finished.
+#
+# The table is the truth about a task; the lanes, the logs and the processes' notes are hints.
+
+cdef inline uint32_t status_of(uint64_t state) noexcept nogil:
+    return <uint32_t> (state & 0xFF)
+
+cdef inline uint32_t owner_of(uint64_t state) noexcept nogil:
+    return <uint32_t> ((state >> 8) & 0xFFFFFF)
+
+cdef inline uint64_t with_status(uint64_t state, uint32_t status, uint32_t owner) noexcept nogil:
+    return ((state >> 32) << 32) | (<uint64_t> owner << 8) | status
+
+cdef int64_t slot_take(Memory *memory) noexcept nogil:
+    """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
+    cdef int64_t member = member_take(memory, SLOT_POOL)
+    if member < 0:
+        return -1
+    ff_count(&memory.header.slots_taken)
+    return (member >> 6) * GROUP_BITS + (member & 63)
+
+cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
+    """Gives a slot's blocks and then itself back; its generation goes up, so that old hints to it are void."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t inputs = slot.inputs
+    cdef uint64_t outer = free_note(memory, index)
+    give_back_inputs(memory, slot)
+    slot_release(memory, index, PAYLOAD)
+    slot_release(memory, index, RESULT)
+    if inputs:
+        slot.inputs = 0
+        block_free(memory, inputs)
+    ff_count(&memory.header.slots_freed)
+    ff_store64(&slot.state, ((slot.state >> 32) + 1) << 32)
+    member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
+    ff_store64(&memory.processes[memory.me].freeing, outer)
+
+cdef inline uint64_t free_note(Memory *memory, uint32_t index) noexcept nogil:
+    """Names a slot that this process may be about to free, before its last hold is gone; returns what was named before."""
+    cdef uint64_t *freeing = &memory.processes[memory.me].freeing
+    cdef uint64_t outer = freeing[0]
+    ff_store64(freeing, index + 1)
+    return outer
+
+cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
+    cdef Slot *slot = &memory.slots[index]
+    slot.waiters = 0
+    slot.creator = memory.me
+    slot.payload = slot.result = slot.inputs = 0
+    slot.payload_bytes = slot.result_bytes = slot.waits_for = 0
+    slot.payload_kind = slot.result_kind = 0
+    slot.watched = slot.started = 0
+    ff_store32(&slot.holds, HOLD_CREATOR | HOLD_RUN)    # last: a burial looks at them first, and only then whose they are
+
+cdef void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
+    """Makes a filled block, and what the value in it lies in, the slot's payload or result. `block` 0: it is in `data` already."""
+    cdef Slot *slot = &memory.slots[index]
+    if block and is_extent(memory, block):
+        kind |= KIND_EXTENT
+    ff_store32(kind_of(slot, which), kind)              # before the block: it tells how that is to be given back
+    if which == RESULT:
+        slot.result_bytes = nbytes
+        ff_store64(&slot.result, block)
+    else:
+        slot.payload_bytes = nbytes
+        ff_store64(&slot.payload, block)
+    block_settled(memory)
+    if kind & (KIND_HANDLES | KIND_EXTENT):
+        slot_link(memory, index, which)
+        if kind & KIND_EXTENT:
+            extent_drop(memory, <uint32_t> extent_of(memory, block))
+
+cdef void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+    """Gives back what a payload or result takes, beyond its slot."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t block = block_of(slot, which)
+    cdef uint32_t kind = kind_of(slot, which)[0]
+    if kind & KIND_LINKED:
+        slot_unlink(memory, index, which)
+    if which == RESULT:
+        slot.result = 0
+    else:
+        slot.payload = 0
+    if block and not kind & KIND_EXTENT:
+        slab_free(memory, <uint32_t> extent_of(memory, block), block)
+    kind_of(slot, which)[0] = 0
+
+cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
+    """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
+    cdef uint64_t outer = free_note(memory, index)
+    cdef uint32_t before = ff_and32(&memory.slots[index].holds, ~bits)
+    if before & bits and not before & ~bits:
+        slot_return(memory, index)
+    ff_store64(&memory.processes[memory.me].freeing, outer)
+
+cdef void release_count(Memory *memory, uint32_t index) noexcept nogil:
+    """Gives a dependent's hold back."""
+    memory.processes[memory.me].giving += 1
+    drop_count(memory, index, memory.me)
+
+cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
+    """Takes one off the count, and leaves there whose drop it was, and which of his: so a death right before and one right after
+    can be told apart.
+
+    A recoverable compare-and-swap (Attiya, Ben-Baruch, Hendler, "Nesting-Safe Recoverable Linearizability", PODC 2018): whoever
+    overwrites a mark tells its owner first.
+    """
+    cdef Process *process = &memory.processes[giver]
+    cdef uint64_t *word = <uint64_t *> &memory.slots[index].holds
+    cdef uint64_t outer = free_note(memory, index), holds
+    cdef uint64_t mark = <uint64_t> giver_of(giver, process.giving) << 32
+    while True:
+        holds = ff_load64(word)
+        drop_was_done(memory, <uint32_t> (holds >> 32))
+        if ff_cas64(word, holds, mark | <uint32_t> (<uint32_t> holds - 1)):
+            break
+    ff_store64(&process.giving_edge, 0)
+    if <uint32_t> holds == 1:
+        slot_return(memory, index)
+    ff_store64(&memory.processes[memory.me].freeing, outer)
+
+cdef inline uint32_t giver_of(uint32_t process, uint64_t giving) noexcept nogil:
+    """Process and number of a drop, not 0."""
+    return process << GIVING_BITS | <uint32_t> (giving % ((1 << GIVING_BITS) - 1) + 1)
+
+cdef inline void drop_was_done(Memory *memory, uint32_t giver) noexcept nogil:
+    """Tells the process that left this mark, should it die meanwhile: the mark is about to be overwritten."""
+    cdef uint32_t at = giver >> GIVING_BITS
+    cdef Process *process = &memory.processes[at]
+    cdef uint64_t giving, given
+    if at == memory.me or giver == 0:
+        return
+    giving = ff_load64(&process.giving)
+    if giver_of(at, giving) == giver:
+        given = ff_load64(&process.given)
+        while given < giving and not ff_cas64(&process.given, given, giving):
+            given = ff_load64(&process.given)
+
+cdef inline uint32_t slots_used(Memory *memory) noexcept nogil:
+    """Slots from here on were never used."""
+    return ff_load32(&memory.header.group_high) * GROUP_BITS
