@@ -150,7 +150,8 @@ cdef class Calls(ServiceTable):
         if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
             fail_unstarted(&self.memory, index, self.memory.base + lane.error, lane.error_bytes)
         elif self.memory.services[service].generation != generation \
-                or ff_load32(&self.memory.services[service].state) not in (SERVICE_OPEN, SERVICE_CLOSING):      # another process closed it meanwhile
+                or ff_load32(&self.memory.services[service].state) not in (SERVICE_OPEN, SERVICE_CLOSING):
+            # another process closed it meanwhile
             self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
 

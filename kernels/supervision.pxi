@@ -39,7 +39,8 @@ cdef class Supervision(Serving):
             return self.memory.slots[current - 1].service, self.memory.slots[current - 1].method
         if self.memory.processes[index].role == ROLE_INSTANCE:
             for i in range(self.memory.header.service_high):
-                if self.memory.services[i].lane == self.memory.processes[index].lane and self.memory.services[i].state in (SERVICE_OPEN, SERVICE_CLOSING):
+                if self.memory.services[i].lane == self.memory.processes[index].lane \
+                        and self.memory.services[i].state in (SERVICE_OPEN, SERVICE_CLOSING):
                     return i, <uint32_t> NO_METHOD
         return None
 
@@ -50,10 +51,11 @@ cdef class Supervision(Serving):
     def bury(self, uint32_t index, bytes error):
         """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
 
-        1 the lock; 2 a slot and a block in its hands; 3 a task that it had begun fails with `error`, one it had only claimed is for
-        others, what it was finishing is finished; 4 a task it was queueing is queued; 5 its futures are dropped; 6 its seats, its
-        token and its place among the sleepers are given back; 7 its services close; 8 an instance's lane dies with its queue; 9 the
-        memory that it held or owned is given back; 10 the entry is free, and whoever it was about to call is called. Each step may be done twice.
+        1 the lock; 2 a hold, a slot and a block in its hands; 3 a task that it had begun fails with `error`, one it had only claimed
+        is for others, what it was finishing is finished; 4 a task it was queueing is queued, one it was submitting fails; 5 services
+        it was making or closing; 6 its futures are dropped; 7 its seats, its token and its place among the sleepers are given back,
+        processes it was asking for are asked for; 8 its services close, an instance's lane dies with its queue; 9 the memory that it
+        held or owned is given back; 10 the entry is free, and whoever it was about to call is called. Each step may be done twice.
         """
         cdef Process *process = &self.memory.processes[index]
         cdef const char *data = PyBytes_AS_STRING(error)

@@ -113,6 +113,18 @@ class Family(Alone):
         if self.inline:
             super().serve()
 
+    def in_use(self):
+        """The same, without a look at what the debug build counts: relatives are in the middle of something."""
+        counters = self.runtime.counters()
+        return counters["slots"], counters["bytes"]
+
+    def wait_until_in_use(self, expected):
+        """Returns once the relatives have given back what they have finished with."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.in_use() != expected:
+            assert time.monotonic() < deadline, f"(slots, bytes) in use: {self.in_use()}, not {expected}"
+            time.sleep(0.001)
+
     def fork(self, life, index=None):
         """A relative that lives `life()`; `index` is its entry in the process table, None: a new one."""
         if index is None:

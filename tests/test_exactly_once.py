@@ -181,7 +181,7 @@ def test_each_call_runs_once(family, path, producers, workers):
     submitting_ones = [family.fork(Producer(family, services, path, number, rounds).live) for number in range(producers)]
     assert [family.bury(one) for one in submitting_ones] == [0] * producers
     family.wait_until_idle()
-    assert family.in_use() == before
+    family.wait_until_in_use(before)
     family.runtime.announce_close()
     assert [family.bury(worker) for worker in serving] == [0] * len(serving)
     assert family.in_use()[0] == before[0]
@@ -219,7 +219,7 @@ def test_no_call_runs_twice_though_workers_die(family, path, producers, workers)
         signal.pidfd_send_signal(one.pidfd, signal.SIGTERM)
     assert [family.bury(one) for one in going_on] == [0] * producers
     family.wait_until_idle()
-    assert family.in_use() == before
+    family.wait_until_in_use(before)
     family.runtime.announce_close()
     assert [family.bury(worker) for worker in serving + instances] == [0] * len(serving + instances)
     ran = records(path)
