@@ -403,7 +403,8 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
         at = out.reserve(9 + 8 * (<Numbers> value).count)
         at[0] = b'q'
         memcpy(at + 1, &(<Numbers> value).count, 8)
-        memcpy(at + 9, (<Numbers> value).at, 8 * <size_t> (<Numbers> value).count)
+        if (<Numbers> value).count:
+            memcpy(at + 9, (<Numbers> value).at, 8 * <size_t> (<Numbers> value).count)
     elif PyTuple_CheckExact(value):
         if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != sole and not out.first_time(value)):
             return NATIVE_CANNOT
