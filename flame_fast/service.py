@@ -11,6 +11,7 @@ from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.execution import RESERVED, kind_of, method_names, name_of
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, MapResults, call_without_frames
+from flame_fast.libraries import libraries_of
 from flame_fast.resources import ResourceRequirement
 from flame_fast.session import session_of
 
@@ -201,7 +202,14 @@ def make_service(
         session_id=session_id,
         application=application,
     )
-    ids = engine.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup)
+    ids = engine.runtime.add_service(
+        spec.to_blob(),
+        instance=kind == INSTANCE,
+        limit=limit,
+        sticky=sticky,
+        warmup=warmup,
+        preload=libraries_of(obj),
+    )
     return RunnerService(engine, spec, ids, capture)
 
 

@@ -1,4 +1,13 @@
-"""The native half of flame_fast: shared memory, tasks and values (`runtime`), and how values are pickled (`pickling`)."""
+"""The native half of flame_fast: shared memory, tasks and values (`runtime`, `pickling`), and the kernels of Monte Carlo.
+
+    from flame_fast.kernels import estimate_batch  # how many of so many random points lie in the quarter circle
+    from flame_fast.kernels import rng  # streams of random numbers for nopython code
+    from flame_fast.kernels import sampling  # arrays of random numbers, drawn on all cores
+
+Numba is loaded by `rng` and `sampling`, and by the first call of `estimate_batch`.
+"""
+
+from __future__ import annotations
 
 try:
     from flame_fast.kernels import runtime as runtime
@@ -7,3 +16,29 @@ except ImportError as error:
         "the native part of flame_fast (flame_fast.kernels.runtime) is not built for this Python; "
         "run `pip install .` or, in a clone, `pip install -e .` with a C compiler at hand"
     ) from error
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from flame_fast.kernels.montecarlo import estimate_batch as estimate_batch
+    from flame_fast.kernels.montecarlo import estimate_batch_numpy as estimate_batch_numpy
+    from flame_fast.kernels.rng import GENERATOR as GENERATOR
+
+_PLACES = {
+    "GENERATOR": "rng",
+    "estimate_batch": "montecarlo",
+    "estimate_batch_numpy": "montecarlo",
+}
+
+
+def __getattr__(name: str) -> object:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_PLACES})

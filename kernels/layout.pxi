@@ -207,7 +207,8 @@ cdef struct Header:
     uint32_t pool_lane_high     # [cas]
     uint32_t warm_left          # [cas] services that some idle worker shall load ahead
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
-    uint8_t pad3[44]
+    uint32_t preload            # [cas] libraries that services need: bits of engine/preloading.py
+    uint8_t pad3[40]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]
@@ -242,7 +243,8 @@ cdef struct Process:
     uint64_t giving_slot        # [owner: itself] slot that the edge named
     uint64_t copied_bytes       # [owner: itself] copied into shared memory or out of it: values beyond a slot's own room
     uint64_t shared_bytes       # [owner: itself] passed on or read where they lie
-    uint8_t pad0[8]
+    uint32_t preloaded          # [owner: zygote] of Header.preload, what it had when it was forked
+    uint32_t stateful           # [owner: itself] it holds a class service's object
     uint32_t wake               # futex of its threads that wait for futures
     uint32_t waiters            # [cas] of them asleep
     uint32_t watching           # [cas] threads that want to know of every failure

@@ -11,6 +11,7 @@ read-only.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import pickle
@@ -109,6 +110,8 @@ class _Reducer:
             return self.reduce_future(obj)
         if isinstance(obj, CACHED) and not is_importable(obj):
             return (_rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
+        if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
+            return _reduce_compiled(obj)
         numpy = sys.modules.get("numpy") if self.runtime is not None else None
         if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
             return self.reduce_array(obj, numpy)
@@ -151,6 +154,23 @@ class _Reducer:
         if dtype.char in "gG" and not dtype.isnative:  # likewise
             return (_rebuild_view, (array.view(f"V{dtype.itemsize}"), dtype.str))
         return (_rebuild_read_only, array.__reduce_ex__(PROTOCOL))
+
+
+def _reduce_compiled(compiled: Any) -> Any:
+    """What Numba compiled goes by name where it can: Numba would send a copy, which its module's cache does not know."""
+    if is_importable(compiled):
+        return compiled.__qualname__
+    if type(getattr(compiled, "_cache", None)).__name__ in ("NoneType", "NullCache"):
+        return NotImplemented
+    return (_rebuild_compiled, compiled.__reduce__()[:2])
+
+
+def _rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    """A function of the driver's script that Numba keeps on disk there: so it does here."""
+    compiled = rebuild(*args)
+    with contextlib.suppress(RuntimeError):  # no place for it
+        compiled.enable_caching()
+    return compiled
 
 
 def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:

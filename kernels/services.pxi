@@ -3,7 +3,7 @@
 cdef class ServiceTable(Segment):
     """A process's view of the services: see `Runtime`."""
 
-    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0):
+    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0, uint32_t preload=0):
         """Registers a service; returns (service, generation, lane).
 
         Parameters
@@ -18,12 +18,16 @@ cdef class ServiceTable(Segment):
             With a limit: a worker that served it once goes on doing so.
         warmup : int
             Workers that load it before its first call.
+        preload : int
+            Libraries that the zygote shall load for it; see `flame_fast.engine.preloading`.
         """
         cdef uint32_t i, lane = 0, service
         cdef Lane *entry
         cdef uint64_t block
         self.check()
         self.reap_services()
+        if preload & ~ff_load32(&self.memory.header.preload) and not self.inline:
+            self._ask_preload(preload)
         block = self.store(blob)
         try:
             if instance or limit:
@@ -58,6 +62,19 @@ cdef class ServiceTable(Segment):
         elif warmup:
             self.start_instance(service)
         return service, self.memory.services[service].generation, lane
+
+    cdef void _ask_preload(self, uint32_t libraries) noexcept:
+        """Has the zygote load them, and idle workers without them leave for others that are forked with them; one that holds a class
+        service's object stays."""
+        cdef uint32_t i
+        cdef Process *process
+        ff_or32(&self.memory.header.preload, libraries)
+        for i in range(2, ff_load32(&self.memory.header.process_high)):
+            process = &self.memory.processes[i]
+            if process.role == ROLE_POOL and not process.stateful and libraries & ~process.preloaded:
+                ff_store32(&process.retiring, 1)
+        wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+        ring_bell(self.doorbell)
 
     cdef uint32_t _take_lane(self, bint instance) except 0:
         cdef uint32_t i
@@ -108,7 +125,7 @@ cdef class ServiceTable(Segment):
                 process.role = role
                 process.lane = lane
                 process.pid = process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
-                process.sleeping = process.retiring = 0
+                process.sleeping = process.retiring = process.stateful = 0
                 process.current = process.building = process.taking = process.promoting = process.freeing = process.giving_edge = 0
                 process.copied_bytes = process.shared_bytes = 0
                 return i

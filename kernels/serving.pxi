@@ -61,6 +61,10 @@ cdef class Serving(Calls):
             if partial:
                 host.flush()
 
+    def keep_state(self):
+        """This process holds an object whose state is its own: it does not leave for another one's sake."""
+        self.memory.processes[self.me].stateful = 1
+
     def serve_inline(self):
         """From now on this process runs all tasks itself; no worker will come."""
         self.inline = True

@@ -26,6 +26,15 @@ cdef class Supervision(Serving):
         self.memory.processes[ZYGOTE].pid = pid
         return before
 
+    @property
+    def preload(self):
+        """Libraries that services need, as `add_service` was told."""
+        return ff_load32(&self.memory.header.preload)
+
+    def will_have(self, uint32_t index, uint32_t libraries):
+        """The zygote is about to fork the process of an entry, with these libraries."""
+        self.memory.processes[index].preloaded = libraries
+
     def retire(self, uint32_t index):
         """Asks an idle pool worker to leave."""
         ff_store32(&self.memory.processes[index].retiring, 1)

@@ -89,6 +89,7 @@ def check_pi(text: str, batches: int, samples: int) -> None:
         f"  Estimated PI: ({number})",
         "  Actual PI:    (3\\.1415926536)",
         f"  Error:        ({number}) \\((\\d+\\.\\d{{6}})%\\)",
+        "  Speed:        [\\d,]+ samples a second",
         RULE,
     ]
     lines = text.splitlines()

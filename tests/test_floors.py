@@ -19,15 +19,18 @@ FLOORS = [
     {"engine.local", "engine.inline"},
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
-    {"engine.host", "engine.processes", "execution"},
-    {"engine.base", "engine.protocol", "engine.context", "session", "engine.threads", "resources", "closures", "statistics"},
-    {"kernels.pickling", "unpack"},
-    {"kernels.runtime", "package", "storage", "registry"},
-    {"config", "ignore", "ownership"},
+    {"engine.host", "engine.processes", "execution", "libraries"},
+    {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries"},
+    {"session", "resources", "closures", "statistics"},
+    {"kernels.pickling", "kernels.montecarlo", "unpack"},
+    {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package", "storage", "registry"},
+    {"kernels.rng"},
+    {"kernels.elementary"},
+    {"kernels.caching", "kernels.simd", "kernels.threads", "config", "ignore", "ownership"},
     {"errors", "_version", "kernels", "engine"},
 ]
 
-CALLS = {"service", "future", "execution", "closures", "session", "statistics", "engine", "kernels"}
+CALLS = {"service", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
 APPLICATION = {"application", "package", "storage", "registry", "config", "ignore", "ownership"}
 
 #: Doors between the wings, each with its reason.

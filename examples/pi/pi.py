@@ -1,21 +1,9 @@
-"""One batch of the Monte Carlo estimate of pi: a plain NumPy function that knows nothing of the Runner."""
+"""One batch of the Monte Carlo estimate of pi, twice: by the compiled kernel, and by the article's NumPy function.
 
-import numpy as np
+Both are plain functions that know nothing of the Runner: they count how many of `num_samples` random points fall into the quarter
+circle.
+"""
 
+from flame_fast.kernels import estimate_batch, estimate_batch_numpy
 
-def estimate_batch(num_samples: int) -> int:
-    """Count how many random points of the unit square fall into the quarter circle.
-
-    Parameters
-    ----------
-    num_samples : int
-        How many points to draw, with both coordinates uniform in [0, 1).
-
-    Returns
-    -------
-    int
-        How many of them lie within distance 1 of the origin; four times their share estimates pi.
-    """
-    x = np.random.random(num_samples)
-    y = np.random.random(num_samples)
-    return int(np.count_nonzero(x * x + y * y <= 1.0))
+__all__ = ["estimate_batch", "estimate_batch_numpy"]

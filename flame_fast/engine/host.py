@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.engine.threads import ThreadLimit
+    from flame_fast.engine.libraries import Libraries
     from flame_fast.kernels.runtime import Runtime
 
 
@@ -55,8 +55,8 @@ class Host:
         Called once before the first service is loaded: makes the project importable.
     shown_path : callable
         Turns text with paths of the unpacked project into the user's own.
-    threads : ThreadLimit, optional
-        This process's limit; None leaves the libraries as they are.
+    libraries : Libraries, optional
+        Those of this process; None leaves their threads as they are.
     """
 
     def __init__(
@@ -64,7 +64,7 @@ class Host:
         runtime: Runtime,
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
-        threads: ThreadLimit | None = None,
+        libraries: Libraries | None = None,
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
@@ -74,7 +74,7 @@ class Host:
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
         self._suspended: list[LoadedService] = []
-        self._threads = threads
+        self._libraries = libraries
 
     def load_ahead(self, service: int, generation: int) -> None:
         loaded = self._loaded.get(service)
@@ -94,8 +94,8 @@ class Host:
 
     def _enter(self, loaded: LoadedService) -> None:
         self._current = loaded
-        if self._threads is not None:
-            self._threads.set(loaded.spec.cpu)
+        if self._libraries is not None:
+            self._libraries.limit_threads(loaded.spec.cpu)
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """The function as it was in the driver at the call.
@@ -146,6 +146,8 @@ class Host:
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
             else:
+                if spec.kind == CLASS:
+                    self.runtime.keep_state()
                 instance = target() if spec.kind == CLASS else target
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:

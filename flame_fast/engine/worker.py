@@ -12,7 +12,7 @@ import sys
 
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
-from flame_fast.engine.threads import ThreadLimit
+from flame_fast.engine.libraries import Libraries
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
@@ -63,8 +63,9 @@ class LineStream(io.TextIOWrapper):
 class Project:
     """Where this worker imports the user's code from; made ready by the first service it loads."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
         self._runtime = runtime
+        self._libraries = libraries
         self._unpacked = self._directory = ""
 
     def prepare(self) -> None:
@@ -83,6 +84,7 @@ class Project:
                 FlameErrorCode.INTERNAL,
                 f"unpacking the project for the workers, into {plan['home']}/unpacked: {error}; $FLAME_FAST_HOME moves it",
             ) from error
+        self._libraries.when_loaded("numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"]))
 
     def shown(self, text: str) -> str:
         return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
@@ -105,10 +107,11 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     os.close(stderr)
     faulthandler.enable(2)
     reseed()
-    project = Project(runtime)
-    threads = ThreadLimit(runtime.bear_arrays)
-    threads.watch_imports()
-    host = Host(runtime, project.prepare, project.shown, threads)
+    libraries = Libraries()
+    libraries.when_loaded("numpy", runtime.bear_arrays)
+    libraries.watch_imports()
+    project = Project(runtime, libraries)
+    host = Host(runtime, project.prepare, project.shown, libraries)
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
@@ -128,14 +131,20 @@ def _serve(runtime: Runtime, host: Host) -> None:
     host.flush()
 
 
+def share_compiled_code(unpacked: str, directory: str, home: str) -> None:
+    from flame_fast.kernels.caching import share_cache
+
+    share_cache(unpacked, directory, home)
+
+
 def reseed() -> None:
     """Forked copies would draw identical streams."""
     random = sys.modules.get("random")
     if random is not None:
         random.seed()
-    numpy = sys.modules.get("numpy")
-    if numpy is not None:
-        numpy.random.seed()
+    numpy_random = sys.modules.get("numpy.random")
+    if numpy_random is not None:
+        numpy_random.seed()
 
 
 def run_and_exit(start: Callable[[], None]) -> None:

@@ -25,6 +25,7 @@ import time
 
 from flame_fast.engine import worker
 from flame_fast.engine.base import ServiceSpec
+from flame_fast.engine.preloading import Preloading
 from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels import pickling
@@ -66,6 +67,7 @@ class Zygote:
         self.poller = select.poll()
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
+        self.preloading = Preloading(ring_own_bell)
         self.surplus_since: float | None = None
         self.memory_takes = -1
         self.memory_since = 0.0
@@ -140,6 +142,8 @@ class Zygote:
 
     def staff(self) -> float | None:
         """Forks who is missing and retires who is too many; returns the seconds until it wants to look again."""
+        if self.preloading.is_busy(self.runtime.preload):
+            return None
         pool = blocked = 0
         idle: list[int] = []
         requested: list[tuple[int, int]] = []
@@ -183,6 +187,7 @@ class Zygote:
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         me = os.getpid()
+        self.runtime.will_have(index, self.preloading.loaded)
         try:
             pid = os.fork()
             if pid == 0:
@@ -209,7 +214,6 @@ class Zygote:
             os.close(child.pidfd)
         self.control.close()
         os.close(DRIVER_FD)
-        gc.unfreeze()
         worker.run(index, stdout, stderr, zygote, self.runtime)
 
     # ---- deaths ------------------------------------------------------------------------------------------------------
@@ -271,6 +275,11 @@ class Zygote:
     def kill(self, child: Child) -> None:
         with contextlib.suppress(ProcessLookupError):
             signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+
+def ring_own_bell() -> None:
+    with contextlib.suppress(OSError):
+        os.eventfd_write(DOORBELL_FD, 1)
 
 
 def wait_for_end(pidfd: int, patience_s: float) -> bool:

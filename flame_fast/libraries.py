@@ -1,0 +1,133 @@
+"""Which libraries a service's workers will import: those the zygote had better load once for all of them.
+
+A guess that can only cost time: what is missed, each worker imports by itself; what is not needed after all, was loaded for
+nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from importlib.machinery import PathFinder
+from types import CodeType, FunctionType, MethodType, ModuleType
+
+from flame_fast.engine.preloading import KERNELS, NUMBA, NUMPY
+from flame_fast.kernels.pickling import is_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+#: Modules, and what their import loads. A name counts for the modules below it.
+LOADS = {
+    "numpy": NUMPY,
+    "numba": NUMPY | NUMBA,
+    "flame_fast.kernels.quarter_circle": NUMPY | NUMBA | KERNELS,
+    "flame_fast.kernels.rng": NUMPY | NUMBA,
+    "flame_fast.kernels.sampling": NUMPY | NUMBA,
+}
+
+#: Parts of the paths below which Python's own modules and installed ones lie.
+INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def libraries_of(obj: Any) -> int:
+    """The libraries that loading an execution object in a worker, or calling it, imports: bits of `engine.preloading`.
+
+    Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called.
+    """
+    found = 0
+    seen: dict[int, Any] = {}
+    todo = [obj, *_attributes(obj)]
+    while todo:
+        value = todo.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            found |= _loaded_by(_module_of(value)) | _loaded_by(type(value).__module__)
+            todo.extend(_behind(value))
+    needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
+    return found if all(_is_installed(name) for name in needed) else 0
+
+
+def _loaded_by(module: object) -> int:
+    """What the import of a module loads, by its name."""
+    if not isinstance(module, str):
+        return 0
+    return LOADS.get(module) or LOADS.get(module.partition(".")[0], 0)
+
+
+def _module_of(value: Any) -> object:
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        return value.__name__
+    return value.__module__ if issubclass(kind, (FunctionType, type)) else None
+
+
+def _attributes(obj: Any) -> Iterator[Any]:
+    """What an instance carries with it, and its class."""
+    if not issubclass(type(obj), (FunctionType, type)):
+        yield type(obj)
+        yield from getattr(obj, "__dict__", {}).values()
+
+
+def _behind(value: Any) -> Iterator[Any]:
+    """What comes along with a value to a worker: what it uses, and what its module has."""
+    kind = type(value)
+    if issubclass(kind, functools.partial):
+        yield value.func
+    elif issubclass(kind, MethodType):
+        yield value.__func__
+        yield type(value.__self__)
+    elif issubclass(kind, FunctionType):
+        yield from _used_by(value.__code__, value.__globals__)
+        yield from _enclosed(value)
+        yield from _imported_with(value)
+    elif issubclass(kind, type):
+        yield from _imported_with(value)
+        if _is_the_users(sys.modules.get(value.__module__)):
+            yield from (part for base in value.__mro__[:-1] for part in vars(base).values() if type(part) is FunctionType)
+    elif issubclass(kind, ModuleType) and _is_the_users(value):
+        yield from list(vars(value).values())
+
+
+def _used_by(code: CodeType, namespace: dict[str, Any]) -> Iterator[Any]:
+    """Values of the global names in a function's code, and modules that it imports by itself."""
+    for name in code.co_names:
+        if name in namespace:
+            yield namespace[name]
+        elif _loaded_by(name):
+            yield ModuleType(name)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used_by(constant, namespace)
+
+
+def _enclosed(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def _imported_with(value: Any) -> Iterator[Any]:
+    """The module that a worker imports in order to have a function or a class; none if it gets it by value."""
+    if is_importable(value):
+        yield sys.modules[value.__module__]
+
+
+def _is_the_users(module: ModuleType | None) -> bool:
+    """Neither Python's own nor an installed one, nor ours: those tell by their names what they load."""
+    path = getattr(module, "__file__", None)
+    if module is None or module.__name__.partition(".")[0] == "flame_fast":
+        return False
+    return isinstance(path, str) and not any(part in path for part in INSTALLED)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether the zygote, which knows nothing of the project, finds the same module."""
+    spec = getattr(sys.modules.get(name), "__spec__", None) or PathFinder.find_spec(name)
+    origin = getattr(spec, "origin", None)
+    return isinstance(origin, str) and any(part in origin for part in INSTALLED)

@@ -1,0 +1,68 @@
+"""Monte Carlo estimates: plain functions around compiled kernels, which are loaded by the first call."""
+
+from __future__ import annotations
+
+import operator
+
+#: Samples that one call can count.
+MOST_SAMPLES = 1 << 62
+
+
+def estimate_batch(num_samples: int, seed: int | None = None) -> int:
+    """Counts how many random points of a square fall into the quarter circle in it; four times their share estimates pi.
+
+    Parameters
+    ----------
+    num_samples : int
+        Points to draw, from 0 to 2**62.
+    seed : int, optional
+        From 0 to below 2**128. The count depends on `num_samples` and on it alone, not on the number of threads, workers or
+        lanes. None: drawn from the operating system, so that no two calls draw the same points.
+
+    Returns
+    -------
+    int
+        The points with x**2 + y**2 <= 1, each decided exactly, with coordinates of 32 bits.
+
+    Raises
+    ------
+    TypeError
+        No integer.
+    ValueError
+        Out of range.
+
+    Notes
+    -----
+    Uses as many threads as `numba.get_num_threads()` says: in a worker of a Runner, those that its service's `resreq` gives.
+    Safe from several threads, and in forked children. Ctrl-C ends it within a tenth of a second. Its first call on a machine
+    compiles for about two seconds; the result is cached. See `flame_fast.kernels.GENERATOR` and `quarter_circle` for
+    the method.
+    """
+    points = _checked(num_samples)
+    from flame_fast.kernels.quarter_circle import count_inside
+
+    return count_inside(points, seed)
+
+
+def estimate_batch_numpy(num_samples: int) -> int:
+    """As `estimate_batch`, by the NumPy function of the Flame article: the baseline that the kernel is compared with.
+
+    Its points are drawn from NumPy's global generator; it takes 17 bytes of memory for each, and one thread.
+    """
+    import numpy as np
+
+    num_samples = _checked(num_samples)
+    x = np.random.rand(num_samples)
+    y = np.random.rand(num_samples)
+    inside_circle = np.sum(x*x + y*y <= 1.0)  # fmt: skip
+    return int(inside_circle)
+
+
+def _checked(num_samples: object) -> int:
+    try:
+        points = operator.index(num_samples)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"num_samples must be an integer, got {num_samples!r}") from None
+    if not 0 <= points <= MOST_SAMPLES:
+        raise ValueError(f"num_samples must be from 0 to 2**62, got {num_samples!r}")
+    return points

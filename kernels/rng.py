@@ -1,0 +1,299 @@
+"""Random numbers for nopython code: streams of 16 lanes that need no jumping, no locks and no thread's own state.
+
+A stream is named by a key, which `key` makes of a seed, and a number, say that of a block of samples. So what a kernel draws
+depends on the seed and the block alone, whichever thread or worker computes it, and on whichever CPU:
+
+    key = rng.key(seed)
+
+    @njit(parallel=True)
+    def payoffs(key, out):
+        for block in prange(out.size // BLOCK):
+            stream = rng.stream(key, block)
+            rng.fill_normals(stream, out[block * BLOCK : (block + 1) * BLOCK])
+
+Each lane is a xoshiro256++ generator [1]_, sixteen of them step as one vector (`simd`), and their states are the outputs
+of the block cipher Threefry-4x64-20 [2]_ for the counters (stream, lane, domain, 0) under the key. For one key no two lanes
+begin in the same state, the cipher being a bijection. Their sequences might still meet further on: n lanes that draw L words
+each overlap somewhere with a probability of at most n * n * L / 2**256. All 2**62 points that one call of `estimate_batch`
+can draw take 2**50 lanes with 2**11 words each: 2**-145. For 2**40 seeds with as many points each it is 2**-65. Without a
+seed, a key is 128 bits from the operating system.
+
+What begins with `fill_` is for nopython code and for Python alike, fills a contiguous array and moves the stream on by
+whole steps of 16 words. A stream is an array: whoever passes it on shares it; two threads must not use one at the same time.
+
+References
+----------
+.. [1] D. Blackman, S. Vigna, "Scrambled linear pseudorandom number generators", ACM Transactions on Mathematical Software
+   47(4), 2021.
+.. [2] J. K. Salmon, M. A. Moraes, R. O. Dror, D. E. Shaw, "Parallel random numbers: as easy as 1, 2, 3", SC11, 2011.
+.. [3] G. E. P. Box, M. E. Muller, "A note on the generation of random normal deviates", Annals of Mathematical Statistics
+   29(2), 1958.
+"""
+
+from __future__ import annotations
+
+import operator
+import os
+
+import numpy as np
+from flame_fast.kernels.caching import compiled, inlined
+from flame_fast.kernels.elementary import logarithm, sine_and_cosine
+from flame_fast.kernels.simd import counter, like, loader, rotate_left, square_root, store, to_floats
+from numba import types
+
+#: What draws: the generator of a lane, the lanes of a stream, what seeds them.
+GENERATOR = "xoshiro256++, 16 lanes, seeded by Threefry-4x64-20"
+
+#: Lanes of a stream: two AVX-512 registers hold one word of each.
+LANES = 16
+
+#: Seeds are integers from 0 to below this.
+SEED_END = 1 << 128
+
+#: What a stream's numbers are for; streams of the same key and number in different domains have nothing in common.
+FREE_DOMAIN = np.uint64(0)
+PI_DOMAIN = np.uint64(1)
+ARRAY_DOMAIN = np.uint64(2)
+
+ZERO = np.uint64(0)
+LANE_WORDS = loader(types.uint64, LANES)
+LANE_NUMBERS = counter(types.uint64, LANES)
+
+
+def key(seed: int | None = None) -> tuple[np.uint64, np.uint64]:
+    """The key of a seed: what nopython code takes to name streams.
+
+    Parameters
+    ----------
+    seed : int, optional
+        From 0 to below 2**128. None: 128 bits from the operating system, so that no two keys are the same.
+
+    Raises
+    ------
+    TypeError
+        No integer.
+    ValueError
+        Out of range.
+    """
+    if seed is None:
+        number = int.from_bytes(os.urandom(16), "little")
+    else:
+        try:
+            number = operator.index(seed)
+        except TypeError:
+            raise TypeError(f"seed must be an integer or None, got {seed!r}") from None
+        if not 0 <= number < SEED_END:
+            raise ValueError(f"seed must be from 0 to below 2**128, got {seed!r}")
+    return np.uint64(number & (1 << 64) - 1), np.uint64(number >> 64)
+
+
+# ---- Threefry-4x64-20 ----------------------------------------------------------------------------------------------------
+
+PARITY = np.uint64(0x1BD11BDAA9FC1A22)
+
+
+@inlined
+def _mix(left, right, bits):
+    left = left + right
+    return left, rotate_left(right, bits) ^ left
+
+
+@inlined
+def _four_rounds(x0, x1, x2, x3, a, b, c, d, e, f, g, h):
+    x0, x1 = _mix(x0, x1, a)
+    x2, x3 = _mix(x2, x3, b)
+    x0, x3 = _mix(x0, x3, c)
+    x2, x1 = _mix(x2, x1, d)
+    x0, x1 = _mix(x0, x1, e)
+    x2, x3 = _mix(x2, x3, f)
+    x0, x3 = _mix(x0, x3, g)
+    x2, x1 = _mix(x2, x1, h)
+    return x0, x1, x2, x3
+
+
+@inlined
+def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
+    """The block (x0, x1, x2, x3) enciphered under the key (k0, k1, k2, k3): four words, or as many vectors of words."""
+    k4 = k0 ^ k1 ^ k2 ^ k3 ^ PARITY
+    x0, x1, x2, x3 = x0 + k0, x1 + k1, x2 + k2, x3 + k3
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    x0, x1, x2, x3 = x0 + k1, x1 + k2, x2 + k3, x3 + (k4 + np.uint64(1))
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 25, 33, 46, 12, 58, 22, 32, 32)
+    x0, x1, x2, x3 = x0 + k2, x1 + k3, x2 + k4, x3 + (k0 + np.uint64(2))
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    x0, x1, x2, x3 = x0 + k3, x1 + k4, x2 + k0, x3 + (k1 + np.uint64(3))
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 25, 33, 46, 12, 58, 22, 32, 32)
+    x0, x1, x2, x3 = x0 + k4, x1 + k0, x2 + k1, x3 + (k2 + np.uint64(4))
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    return x0 + k0, x1 + k1, x2 + k2, x3 + (k3 + np.uint64(5))
+
+
+# ---- xoshiro256++ --------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def advance(s0, s1, s2, s3):
+    """One step of the generator: (output, the four words of the next state); words or vectors of words."""
+    output = rotate_left(s0 + s3, 23) + s0
+    shifted = s1 << np.uint64(17)
+    s2 = s2 ^ s0
+    s3 = s3 ^ s1
+    s1 = s1 ^ s2
+    s0 = s0 ^ s3
+    return output, s0, s1, s2 ^ shifted, rotate_left(s3, 45)
+
+
+@inlined
+def lanes_of(key, number, domain):
+    """The initial states of a stream's lanes: four vectors."""
+    lanes = LANE_NUMBERS()
+    return threefry(
+        key[0], key[1], ZERO, ZERO, like(lanes, np.uint64(number)), lanes, like(lanes, domain), like(lanes, ZERO)
+    )
+
+
+@inlined
+def lane_beside(key, number, domain):
+    """The initial state of a seventeenth lane of a stream: four words."""
+    return threefry(key[0], key[1], ZERO, ZERO, np.uint64(number), np.uint64(LANES), domain, ZERO)
+
+
+@compiled()
+def stream_of(key, number, domain):
+    """As `stream`, in another domain."""
+    state = np.empty((4, LANES), np.uint64)
+    s0, s1, s2, s3 = lanes_of(key, number, domain)
+    _save(state, s0, s1, s2, s3)
+    return state
+
+
+@compiled()
+def stream(key, number):
+    """The stream of a key and a number, at its beginning.
+
+    Parameters
+    ----------
+    key : tuple of two uint64
+        As of `key`.
+    number : int
+        From 0 to below 2**64: which of the key's streams.
+
+    Returns
+    -------
+    uint64 array, shape (4, 16)
+        The state of the 16 lanes.
+    """
+    return stream_of(key, number, FREE_DOMAIN)
+
+
+@inlined
+def _load(state):
+    return LANE_WORDS(state, 0), LANE_WORDS(state, LANES), LANE_WORDS(state, 2 * LANES), LANE_WORDS(state, 3 * LANES)
+
+
+@inlined
+def _save(state, s0, s1, s2, s3):
+    store(state, 0, s0)
+    store(state, LANES, s1)
+    store(state, 2 * LANES, s2)
+    store(state, 3 * LANES, s3)
+
+
+# ---- what a word becomes -------------------------------------------------------------------------------------------------
+
+
+@inlined
+def uniform(words):
+    """Doubles in [0, 1), multiples of 2**-53, out of the words' upper 53 bits."""
+    return to_floats(words >> np.uint64(11)) * 2.0**-53
+
+
+@inlined
+def uniform_above_zero(words):
+    """Doubles in (0, 1], multiples of 2**-53."""
+    return to_floats((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
+
+
+@inlined
+def exponential(words):
+    """Doubles of the exponential distribution of mean 1: the negative logarithm of a uniform one, at most 36.8."""
+    return logarithm(uniform_above_zero(words)) * -1.0
+
+
+@inlined
+def two_normals(words, others):
+    """Two vectors of doubles of the standard normal distribution, by Box and Muller [3]_; at most 8.6 in size."""
+    radius = square_root(logarithm(uniform_above_zero(words)) * -2.0)
+    sine, cosine = sine_and_cosine(others >> np.uint64(11))
+    return radius * cosine, radius * sine
+
+
+# ---- filling arrays ------------------------------------------------------------------------------------------------------
+
+
+@inlined
+def _unchanged(words):
+    return words
+
+
+@inlined
+def _fill(stream, out, transform):
+    """One word an element, each vector of them transformed."""
+    s0, s1, s2, s3 = _load(stream)
+    whole = out.size - out.size % LANES
+    for start in range(0, whole, LANES):
+        words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        store(out, start, transform(words))
+    if whole < out.size:
+        last = np.empty(LANES, out.dtype)
+        words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        store(last, 0, transform(words))
+        out[whole:] = last[: out.size - whole]
+    _save(stream, s0, s1, s2, s3)
+
+
+@compiled()
+def fill_words(stream, out):
+    """Fills a one-dimensional contiguous uint64 array with random words."""
+    _fill(stream, out, _unchanged)
+
+
+@compiled()
+def fill_pairs(stream, out):
+    """Fills a contiguous uint32 array of shape (n, 2) with random integers: a pair has the halves of a word."""
+    fill_words(stream, out.reshape(out.size).view(np.uint64))
+
+
+@compiled()
+def fill_uniforms(stream, out):
+    """Fills a one-dimensional contiguous float64 array with doubles in [0, 1), a word each."""
+    _fill(stream, out, uniform)
+
+
+@compiled()
+def fill_exponentials(stream, out):
+    """Fills a one-dimensional contiguous float64 array with exponential doubles of mean 1, a word each."""
+    _fill(stream, out, exponential)
+
+
+@compiled()
+def fill_normals(stream, out):
+    """Fills a one-dimensional contiguous float64 array with standard normal doubles, two out of two words: the stream moves
+    on by two steps at a time."""
+    s0, s1, s2, s3 = _load(stream)
+    whole = out.size - out.size % (2 * LANES)
+    for start in range(0, whole, 2 * LANES):
+        words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        others, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        first, second = two_normals(words, others)
+        store(out, start, first)
+        store(out, start + LANES, second)
+    if whole < out.size:
+        last = np.empty(2 * LANES)
+        words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        others, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        first, second = two_normals(words, others)
+        store(last, 0, first)
+        store(last, LANES, second)
+        out[whole:] = last[: out.size - whole]
+    _save(stream, s0, s1, s2, s3)

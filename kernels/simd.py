@@ -1,0 +1,397 @@
+"""Vectors in Numba's nopython code: values of several lanes that stay in registers.
+
+A `Vector` is one LLVM value. LLVM lowers it to whatever the CPU has: 16 lanes of 64 bits are two AVX-512 registers,
+four of AVX2, eight of NEON. Its own vectoriser, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and
+gives up on a loop with so much state as a generator's.
+
+Operators work lane by lane, a number beside a vector stands in every lane: ``+ - * & | ^ << >>`` of integers, which are
+unsigned and wrap, and ``+ - * /`` of floats. The rest are the functions of this module, for nopython code only. Nothing here
+touches the heap, and results are the same on every CPU: a fused multiply-add is always fused, nothing is reordered.
+"""
+
+from __future__ import annotations
+
+import operator
+
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
+from numba.np.arrayobj import make_array
+
+INT32 = ir.IntType(32)
+INT64 = ir.IntType(64)
+
+
+class Vector(types.Type):
+    """The type of a vector.
+
+    Parameters
+    ----------
+    element : numba type
+        `uint32`, `uint64` or `float64`.
+    lanes : int
+        A power of two.
+    """
+
+    def __init__(self, element: types.Number, lanes: int) -> None:
+        self.element = element
+        self.lanes = lanes
+        super().__init__(name=f"Vector({element}, {lanes})")
+
+
+@register_model(Vector)
+class _VectorModel(models.PrimitiveModel):
+    def __init__(self, manager, vector):
+        element = manager.lookup(vector.element).get_value_type()
+        super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
+
+
+# ---- building blocks -----------------------------------------------------------------------------------------------------
+
+
+def _splat(builder, scalar, vector):
+    """The LLVM vector with `scalar` in every lane."""
+    nothing = ir.Constant(vector, ir.Undefined)
+    first = builder.insert_element(nothing, scalar, ir.Constant(INT32, 0))
+    return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
+
+
+def _as_lanes(context, builder, value, kind, vector):
+    """`value`, a vector already or a number, as a vector of the Numba type `vector`."""
+    if isinstance(kind, Vector):
+        return value
+    scalar = context.cast(builder, value, kind, vector.element)
+    return _splat(builder, scalar, context.get_value_type(vector))
+
+
+def _call(builder, name, result, *arguments):
+    """Calls LLVM's intrinsic `name` for the type of the first argument, a vector or a scalar."""
+    kind = arguments[0].type
+    element = kind.element if isinstance(kind, ir.VectorType) else kind
+    suffix = {"double": "f64"}.get(str(element), str(element))
+    if isinstance(kind, ir.VectorType):
+        suffix = f"v{kind.count}{suffix}"
+    function = ir.FunctionType(result, [argument.type for argument in arguments])
+    return builder.call(cgutils.get_or_insert_function(builder.module, function, f"{name}.{suffix}"), arguments)
+
+
+def _pick(builder, value, lanes):
+    """The LLVM vector of some lanes of another."""
+    chosen = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
+    return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), chosen)
+
+
+# ---- operators -----------------------------------------------------------------------------------------------------------
+
+#: Operator: (LLVM's instruction for integers, for floats).
+OPERATORS = {
+    operator.add: ("add", "fadd"),
+    operator.sub: ("sub", "fsub"),
+    operator.mul: ("mul", "fmul"),
+    operator.truediv: (None, "fdiv"),
+    operator.and_: ("and_", None),
+    operator.or_: ("or_", None),
+    operator.xor: ("xor", None),
+    operator.lshift: ("shl", None),
+    operator.rshift: ("lshr", None),
+}
+
+
+def _define_operator(function, for_integers, for_floats):
+    def instruction(vector):
+        return for_floats if isinstance(vector.element, types.Float) else for_integers
+
+    @type_callable(function)
+    def type_operator(context):
+        def typer(left, right):
+            if isinstance(left, Vector) and instruction(left) and (right == left or isinstance(right, types.Number)):
+                return left
+            if isinstance(right, Vector) and instruction(right) and isinstance(left, types.Number):
+                return right
+            return None
+
+        return typer
+
+    def lower(context, builder, signature, arguments):
+        vector = signature.return_type
+        left, right = (
+            _as_lanes(context, builder, argument, kind, vector)
+            for argument, kind in zip(arguments, signature.args, strict=True)
+        )
+        return getattr(builder, instruction(vector))(left, right)
+
+    for left, right in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+        lower_builtin(function, left, right)(lower)
+
+
+for _function, _instructions in OPERATORS.items():
+    _define_operator(_function, *_instructions)
+
+
+# ---- memory and single lanes ---------------------------------------------------------------------------------------------
+
+
+def _address(context, builder, signature, arguments, vector):
+    array = make_array(signature.args[0])(context, builder, arguments[0])
+    place = builder.gep(array.data, [arguments[1]])
+    return builder.bitcast(place, context.get_value_type(vector).as_pointer())
+
+
+def loader(element, lanes):
+    """A function `load(array, start)` for nopython code: the vector of `lanes` elements of a contiguous array from the place
+    `start` on, counted over all its dimensions. It does not look at the array's size."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def load(typing, array, start):
+        def generate(context, builder, signature, arguments):
+            return builder.load(_address(context, builder, signature, arguments, vector), align=4)
+
+        if not isinstance(array, types.Array) or array.dtype != element or array.layout != "C":
+            return None
+        return vector(array, types.intp), generate
+
+    return load
+
+
+@intrinsic
+def store(typing, array, start, vector):
+    """Writes a vector into a contiguous array of its element's type, from the place `start` on, counted over all its
+    dimensions. It does not look at the array's size."""
+
+    def generate(context, builder, signature, arguments):
+        builder.store(arguments[2], _address(context, builder, signature, arguments, vector), align=4)
+        return context.get_dummy_value()
+
+    if not isinstance(vector, Vector) or not isinstance(array, types.Array):
+        return None
+    if array.dtype != vector.element or array.layout != "C" or not array.mutable:
+        return None
+    return types.void(array, types.intp, vector), generate
+
+
+@intrinsic
+def like(typing, vector, value):
+    """`value` in every lane of a vector of the same type as `vector`."""
+
+    def generate(context, builder, signature, arguments):
+        return _as_lanes(context, builder, arguments[1], signature.args[1], vector)
+
+    return vector(vector, value), generate
+
+
+def counter(element, lanes):
+    """A function for nopython code: the vector 0, 1, 2 and so on."""
+    vector = Vector(element, lanes)
+
+    @intrinsic
+    def count(typing):
+        def generate(context, builder, signature, arguments):
+            return ir.Constant(context.get_value_type(vector), list(range(lanes)))
+
+        return vector(), generate
+
+    return count
+
+
+@intrinsic
+def lane(typing, vector, index):
+    """One lane's value."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.extract_element(arguments[0], builder.trunc(arguments[1], INT32))
+
+    return vector.element(vector, types.intp), generate
+
+
+@intrinsic
+def low_half(typing, vector):
+    """The vector of the first half of the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return _pick(builder, arguments[0], range(vector.lanes // 2))
+
+    return Vector(vector.element, vector.lanes // 2)(vector), generate
+
+
+@intrinsic
+def high_half(typing, vector):
+    """The vector of the second half of the lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return _pick(builder, arguments[0], range(vector.lanes // 2, vector.lanes))
+
+    return Vector(vector.element, vector.lanes // 2)(vector), generate
+
+
+@intrinsic
+def total(typing, vector):
+    """The sum of an integer vector's lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.vector.reduce.add", arguments[0].type.element, arguments[0])
+
+    return vector.element(vector), generate
+
+
+# ---- lane by lane --------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def rotate_left(typing, value, bits):
+    """An integer vector, or one unsigned integer, rotated to the left; both for `bits` and the same amount in every lane."""
+
+    def generate(context, builder, signature, arguments):
+        if isinstance(value, Vector):
+            amount = _as_lanes(context, builder, arguments[1], bits, value)
+        else:
+            amount = context.cast(builder, arguments[1], bits, value)
+        return _call(builder, "llvm.fshl", arguments[0].type, arguments[0], arguments[0], amount)
+
+    return value(value, bits), generate
+
+
+@intrinsic
+def squared_norms(typing, vector):
+    """Of each 32-bit half of a 64-bit lane the sum of the squares of its two signed 16-bit halves, modulo 2**32: a vector of
+    twice the lanes, the lower half of a lane first. One instruction where there is one (pmaddwd)."""
+
+    def generate(context, builder, signature, arguments):
+        short = ir.VectorType(ir.IntType(16), 4 * vector.lanes)
+        wide = ir.VectorType(INT32, 2 * vector.lanes)
+        halves = builder.bitcast(arguments[0], short)
+        x = builder.sext(_pick(builder, halves, range(0, short.count, 2)), wide)
+        y = builder.sext(_pick(builder, halves, range(1, short.count, 2)), wide)
+        return builder.add(builder.mul(x, x), builder.mul(y, y))
+
+    return Vector(types.uint32, 2 * vector.lanes)(vector), generate
+
+
+@intrinsic
+def minimum(typing, left, right):
+    """The smaller of two unsigned integer vectors, lane by lane."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.umin", arguments[0].type, *arguments)
+
+    return left(left, right), generate
+
+
+@intrinsic
+def below(typing, vector, limit):
+    """A mask of the lanes of an unsigned integer vector that are below `limit`: an unsigned integer, a bit a lane, that
+    of lane 0 the lowest."""
+
+    def generate(context, builder, signature, arguments):
+        limits = _as_lanes(context, builder, arguments[1], limit, vector)
+        return builder.bitcast(builder.icmp_unsigned("<", arguments[0], limits), ir.IntType(vector.lanes))
+
+    return types.Integer.from_bitwidth(vector.lanes, signed=False)(vector, limit), generate
+
+
+@intrinsic
+def where_odd(typing, chooser, odd, even):
+    """Lane by lane: `odd` where the integer vector `chooser` is odd, `even` elsewhere."""
+
+    def generate(context, builder, signature, arguments):
+        flags = builder.trunc(arguments[0], ir.VectorType(ir.IntType(1), chooser.lanes))
+        return builder.select(flags, arguments[1], arguments[2])
+
+    return odd(chooser, odd, even), generate
+
+
+# ---- floats --------------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def to_floats(typing, vector):
+    """The values of 64-bit lanes, taken as signed integers, as doubles."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.sitofp(arguments[0], context.get_value_type(signature.return_type))
+
+    return Vector(types.float64, vector.lanes)(vector), generate
+
+
+@intrinsic
+def as_floats(typing, vector):
+    """The bits of 64-bit lanes as doubles."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return Vector(types.float64, vector.lanes)(vector), generate
+
+
+@intrinsic
+def as_integers(typing, vector):
+    """The bits of doubles as 64-bit lanes."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
+
+    return Vector(types.uint64, vector.lanes)(vector), generate
+
+
+@intrinsic
+def multiply_add(typing, left, right, addend):
+    """left * right + addend, rounded once; right and addend may be numbers."""
+
+    def generate(context, builder, signature, arguments):
+        lanes = [
+            _as_lanes(context, builder, argument, kind, left)
+            for argument, kind in zip(arguments, signature.args, strict=True)
+        ]
+        return _call(builder, "llvm.fma", lanes[0].type, *lanes)
+
+    return left(left, right, addend), generate
+
+
+@intrinsic
+def square_root(typing, vector):
+    """The square roots, correctly rounded."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.sqrt", arguments[0].type, arguments[0])
+
+    return vector(vector), generate
+
+
+# ---- one number ----------------------------------------------------------------------------------------------------------
+
+
+@intrinsic
+def lowest_bit(typing, mask):
+    """The place of the lowest bit of a mask that is not zero."""
+
+    def generate(context, builder, signature, arguments):
+        place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
+        return place if mask.bitwidth == 64 else builder.zext(place, INT64)
+
+    return types.int64(mask), generate
+
+
+@intrinsic
+def unlikely(typing, flag):
+    """A condition that hardly ever holds: what depends on it is kept out of the way."""
+
+    def generate(context, builder, signature, arguments):
+        bit = ir.IntType(1)
+        expect = cgutils.get_or_insert_function(builder.module, ir.FunctionType(bit, [bit, bit]), "llvm.expect.i1")
+        return builder.call(expect, [arguments[0], ir.Constant(bit, 0)])
+
+    return types.boolean(types.boolean), generate
+
+
+@intrinsic
+def add_atomically(typing, array, amount):
+    """Adds to the first element of an int64 array and returns what it was before, in one step for all threads."""
+
+    def generate(context, builder, signature, arguments):
+        data = make_array(array)(context, builder, arguments[0]).data
+        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
+
+    if not isinstance(array, types.Array) or array.dtype != types.int64:
+        return None
+    return types.int64(array, types.int64), generate
