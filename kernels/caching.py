@@ -285,7 +285,8 @@ class _Failures(event.Listener):  # type: ignore[misc]
         pass
 
     def on_end(self, ended: Any) -> None:
-        if ended.is_failed and isinstance(ended.data, dict):
+        failed = sys.exc_info()[0] is not None  # Numba's own `is_failed` says the opposite
+        if failed and isinstance(ended.data, dict):
             cache = getattr(ended.data.get("dispatcher"), "_cache", None)
             if isinstance(cache, SharedCache):
                 _turn.give(cache)

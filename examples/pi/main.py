@@ -1,8 +1,8 @@
 """Estimate pi on all cores: each batch of random points is one call of `estimate_batch` in a worker process.
 
-Run it as `python examples/pi/main.py` from the clone's root, or as `python main.py` from here; with `--baseline numpy` it runs
-the article's NumPy function in place of the kernel. The environment variables PI_NUM_BATCHES and PI_SAMPLES_PER_BATCH set how
-much work there is.
+Run it as `python examples/pi/main.py` from the clone's root, or as `python main.py` from here; with `--baseline numpy` it
+runs the article's NumPy function in place of the kernel. The environment variables PI_NUM_BATCHES and PI_SAMPLES_PER_BATCH
+set how much work there is.
 """
 
 import argparse

@@ -1,0 +1,268 @@
+"""Libraries that the zygote loads for its workers, the threads that workers use of them, and who is told what to load."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import os
+import signal
+import subprocess
+import sys
+
+import numba
+import numpy as np
+import pytest
+from flame_fast.kernels import estimate_batch, estimate_batch_numpy
+
+import flame_fast
+from flame_fast import ResourceRequirement, Runner, WorkerDiedError
+from flame_fast.engine.preloading import KERNELS, NUMBA, NUMPY
+from flame_fast.libraries import libraries_of
+from flame_fast.resources import available_cpus
+
+PATIENCE_S = 30
+
+
+@numba.njit
+def doubled(x):
+    return 2 * x
+
+
+@numba.njit(parallel=True)
+def summed(n):
+    total = 0
+    for i in numba.prange(n):
+        total += i % 3
+    return total
+
+
+@numba.njit
+def drawn():
+    return np.random.random()
+
+
+# ---- who needs what ------------------------------------------------------------------------------------------------------
+
+
+def imports_by_itself(n):
+    import numba
+
+    return numba.njit(lambda x: x)(n)
+
+
+class Holder:
+    def __init__(self):
+        self.values = np.zeros(3)
+
+    def total(self):
+        return float(self.values.sum())
+
+
+def by_value(source, **names):
+    """A function of a script: it goes to the worker by value, with what it uses and no more."""
+    namespace = {"__name__": "__main__", **names}
+    exec(source, namespace)
+    return namespace["function"]
+
+
+NEEDS = {
+    "builtin": (len, 0),
+    "lambda": (by_value("function = lambda x: x"), 0),
+    "of NumPy": (np.add, NUMPY),
+    "script's, using NumPy": (by_value("def function(x): return np.sum(x)", np=np), NUMPY),
+    "script's, beside NumPy": (by_value("def function(x): return x", np=np), 0),
+    "nested code": (by_value("def function(x): return [np.sum(y) for y in x]", np=np), NUMPY),
+    "importing Numba": (by_value("def function():\n import numba\n return numba"), NUMPY | NUMBA),
+    "dispatcher": (doubled, NUMPY | NUMBA),
+    "using a dispatcher": (by_value("def function(x): return doubled(x)", doubled=doubled), NUMPY | NUMBA),
+    "partial": (functools.partial(doubled, 3), NUMPY | NUMBA),
+    "of a module with Numba": (imports_by_itself, NUMPY | NUMBA),
+    "class": (Holder, NUMPY | NUMBA | KERNELS),
+    "instance": (Holder(), NUMPY | NUMBA | KERNELS),
+    "the kernel": (estimate_batch, NUMPY | NUMBA | KERNELS),
+    "the baseline": (estimate_batch_numpy, NUMPY),
+}
+
+
+@pytest.mark.parametrize("obj, needs", NEEDS.values(), ids=NEEDS)
+def test_what_an_object_needs_is_seen_from_it(obj, needs):
+    assert libraries_of(obj) & needs == needs
+    assert needs or not libraries_of(obj)
+
+
+def test_looking_calls_nothing_of_the_users():
+    class Proxy:
+        """Like a request of a web framework outside of one."""
+
+        @property
+        def __class__(self):
+            raise RuntimeError("not now")
+
+        def __getattr__(self, name):
+            raise RuntimeError("not now")
+
+    assert libraries_of(by_value("def function(): return proxy", proxy=Proxy())) == 0
+
+
+# ---- loading -------------------------------------------------------------------------------------------------------------
+
+
+def where_numba_lies():
+    """The same address in every process that did not import it by itself."""
+    return os.getpid(), id(sys.modules.get("numba"))
+
+
+def test_workers_share_one_import(project):
+    with Runner("shared", workers=3) as rr:
+        kernel = rr.service(doubled)
+        assert rr.get([kernel(n) for n in range(30)]) == [2 * n for n in range(30)]
+        look = rr.service(where_numba_lies)
+        places = set(rr.get([look() for _ in range(60)]))
+    assert len({address for _, address in places}) == 1
+    assert id(None) not in {address for _, address in places}
+
+
+LATE = """\
+import os, sys
+from flame_fast import Runner
+
+def who():
+    return os.getpid(), "numba" in sys.modules
+
+class Counting:
+    def __init__(self):
+        self.n = 0
+    def add(self):
+        self.n += 1
+        return os.getpid(), self.n
+
+with Runner("late", workers=2) as rr:
+    before = {pid for pid, _ in rr.get([rr.service(who)() for _ in range(20)])}
+    counting = rr.service(Counting, autoscale=False)
+    keeper, _ = counting.add().get(30)
+    import numba
+    @numba.njit
+    def half(x):
+        return x // 2
+    assert rr.service(half)(84).get(30) == 42
+    plain = rr.service(who)
+    after = set(rr.get([plain() for _ in range(200)]))
+    assert counting.add().get(30) == (keeper, 2), "a worker with state was sent away"
+    new = {pid for pid, _ in after} - before - {keeper}
+    assert new, "nobody was forked with Numba"
+    assert all(loaded for pid, loaded in after if pid in new)
+print("well")
+"""
+
+
+def test_a_service_that_comes_late_gets_workers_that_have_it(project):
+    (project / "main.py").write_text(LATE)
+    done = subprocess.run([sys.executable, "main.py"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "well\n", "")
+
+
+def tells_and_waits(path):
+    with open(path, "w") as fifo:
+        fifo.write(str(os.getpid()))
+    signal.pause()
+
+
+def test_deaths_are_noticed_while_it_loads(project):
+    """A worker that is busy when the import begins is killed then; no other is there to be forked."""
+    with Runner("busy", workers=1) as rr:
+        os.mkfifo("fifo")
+        future = rr.service(
+            by_value(inspect.getsource(tells_and_waits).replace("tells_and_waits", "function"), os=os, signal=signal)
+        )("fifo")
+        with open("fifo") as fifo:
+            victim = int(fifo.read())
+        kernel = rr.service(doubled)
+        os.kill(victim, signal.SIGKILL)
+        with pytest.raises(WorkerDiedError):
+            future.get(PATIENCE_S)
+        assert kernel(21).get(PATIENCE_S) == 42
+
+
+def test_a_new_zygote_loads_it_again(project):
+    with Runner("again", workers=2) as rr:
+        service = rr.service(doubled)
+        assert service(1).get(PATIENCE_S) == 2
+        zygote = rr.service(os.getppid)().get(PATIENCE_S)
+        os.kill(zygote, signal.SIGKILL)
+        look = rr.service(where_numba_lies)
+        deadline = [look() for _ in range(20)]
+        addresses = set()
+        for future in deadline:
+            if future.exception(PATIENCE_S) is None:
+                addresses.add(future.get()[1])
+        assert service(2).get(PATIENCE_S) == 4
+        assert id(None) not in addresses
+
+
+# ---- threads -------------------------------------------------------------------------------------------------------------
+
+
+def busy_threads(kernel, *args):
+    """How many threads of this process a kernel keeps busy. Others may sleep beside them, or spin for a moment."""
+    before = running_ns()
+    kernel(*args)
+    spent = [after - before.get(thread, 0) for thread, after in running_ns().items()]
+    return sum(each > max(spent) / 4 for each in spent)
+
+
+def running_ns():
+    found = {}
+    for thread in os.listdir("/proc/self/task"):
+        with open(f"/proc/self/task/{thread}/schedstat") as file:
+            found[thread] = int(file.read().split()[0])
+    return found
+
+
+@pytest.mark.parametrize(
+    "kernel, size", [(estimate_batch, 3_000_000_000), (summed, 400_000_000)], ids=["ours", "a user's own"]
+)
+def test_a_worker_uses_its_share_of_threads(project, kernel, size):
+    cpus = available_cpus()
+    for workers in (1, cpus):
+        with Runner("threads", workers=workers) as rr:
+            service = rr.service(busy_threads)
+            rr.get([service(kernel, 1) for _ in range(workers)])
+            assert set(rr.get([service(kernel, size) for _ in range(workers)])) == {max(1, cpus // workers)}
+            if workers == 1:
+                alone = rr.service(busy_threads, resreq=ResourceRequirement(cpu=1))
+                assert alone(kernel, size).get(PATIENCE_S) == 1
+
+
+def test_workers_draw_different_numbers(project):
+    def numbers():
+        return os.getpid(), drawn(), np.random.random()
+
+    with Runner("random", workers=3) as rr:
+        service = rr.service(numbers)
+        rows = rr.get([service() for _ in range(60)])
+    assert len({number for _, number, _ in rows}) == len({number for _, _, number in rows}) == 60
+
+
+def test_a_task_may_fork_after_a_kernel(project):
+    def forks(points):
+        alone = estimate_batch(points, 3)
+        reader, writer = os.pipe()
+        pid = os.fork()
+        if pid == 0:
+            os.write(writer, str(estimate_batch(points, 3)).encode())
+            os._exit(0)
+        os.close(writer)
+        with os.fdopen(reader) as file:
+            found = int(file.read())
+        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found == alone
+
+    for workers in (1, 2):
+        with Runner("forks", workers=workers) as rr:
+            assert rr.service(forks)(3_000_000).get(PATIENCE_S) == (0, True)
+
+
+def test_the_package_says_where_its_kernels_are():
+    assert flame_fast.kernels.GENERATOR.startswith("xoshiro256++")
+    assert {"GENERATOR", "estimate_batch", "estimate_batch_numpy"} <= set(dir(flame_fast.kernels))
+    with pytest.raises(AttributeError, match="no_such_name"):
+        flame_fast.kernels.no_such_name  # noqa: B018
