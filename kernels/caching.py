@@ -40,7 +40,7 @@ KERNELS = os.path.dirname(os.path.abspath(__file__))
 inlined = njit(forceinline=True)
 
 
-def compiled(signature: str | None = None, **options: Any) -> Callable[[FunctionType], Any]:
+def compiled(signature: str | None = None, **options: Any) -> Callable[[Any], Any]:
     """A decorator: `numba.njit` without the GIL, cached as this module says.
 
     Parameters
@@ -51,7 +51,7 @@ def compiled(signature: str | None = None, **options: Any) -> Callable[[Function
         Numba's.
     """
 
-    def decorate(function: FunctionType) -> Any:
+    def decorate(function: Any) -> Any:
         kernel = njit(nogil=True, **options)(function)
         if hasattr(kernel, "_cache"):  # not with NUMBA_DISABLE_JIT
             with contextlib.suppress(RuntimeError, OSError):  # no place that can be written to
@@ -120,7 +120,7 @@ class _Fresh:
     """A locator whose code is fresh while all of a function's sources are; a mixin."""
 
     root: str
-    _py_func: FunctionType
+    _py_func: Any  # a FunctionType, which type checkers would bind
     _py_file: str
 
     def get_source_stamp(self) -> str:
@@ -342,6 +342,6 @@ def share_cache(tree: str, directory: str, home: str) -> None:
     ProjectLocator.project = Project(tree, directory, home)
     with contextlib.suppress(OSError):
         ProjectLocator.project.tidy()
-    dispatcher.FunctionCache = SharedCache
+    dispatcher.FunctionCache = SharedCache  # type: ignore[attr-defined,unused-ignore]
     if ProjectLocator not in caching.CacheImpl._locator_classes:
         caching.CacheImpl._locator_classes.insert(0, ProjectLocator)

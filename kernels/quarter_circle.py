@@ -60,7 +60,8 @@ def _refine(words, doubts, beside):
         beside[0], beside[1], beside[2], beside[3] = b0, b1, b2, b3
         x = (np.int64(np.int16(upper)) << 16) + np.int64(lower >> np.uint64(48))
         y = (np.int64(np.int16(upper >> np.uint64(16))) << 16) + np.int64((lower >> np.uint64(32)) & np.uint64(0xFFFF))
-        inside += x * x + y * y <= RADIUS_SQUARED
+        if x * x + y * y <= RADIUS_SQUARED:
+            inside += 1
     return inside
 
 
