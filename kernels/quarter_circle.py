@@ -27,6 +27,7 @@ from flame_fast.kernels.simd import (
     lowest_bit,
     minimum,
     squared_norms,
+    store,
     total,
     unlikely,
 )
@@ -55,7 +56,7 @@ def _refine(words, doubts, beside):
     while doubts:
         point = lowest_bit(doubts)
         doubts &= doubts - ONE
-        upper = lane(words, point >> 1) >> np.uint64(32 * (point & 1))
+        upper = words[point >> 1] >> np.uint64(32 * (point & 1))
         lower, b0, b1, b2, b3 = advance(beside[0], beside[1], beside[2], beside[3])
         beside[0], beside[1], beside[2], beside[3] = b0, b1, b2, b3
         x = (np.int64(np.int16(upper)) << 16) + np.int64(lower >> np.uint64(48))
@@ -66,26 +67,32 @@ def _refine(words, doubts, beside):
 
 
 @inlined
-def _count_block(key, block, points, beside):
-    """How many of the first `points` points of a block are inside; `beside` is room for four words."""
+def _count_block(key, block, points, beside, row):
+    """How many of the first `points` points of a block are inside; `beside` is room for four words, `row` for a step's.
+
+    A step's words go to memory, where the rare refinement finds them: kept in registers for it, they would push the
+    state of the lanes out of AVX2's sixteen in every step.
+    """
     s0, s1, s2, s3 = lanes_of(key, block, PI_DOMAIN)
     beside[0], beside[1], beside[2], beside[3] = lane_beside(key, block, PI_DOMAIN)
     inside = squared_norms(s0) & np.uint32(0)
     refined = 0
     for _ in range(points // ROW):
         words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        store(row, 0, words)
         norms = squared_norms(words) + SHIFT
         inside = inside + (norms >> SIGN)
         if unlikely(below(minimum(low_half(norms), high_half(norms)), DOUBTFUL) != 0):
-            refined += _refine(words, below(norms, DOUBTFUL), beside)
+            refined += _refine(row, below(norms, DOUBTFUL), beside)
     rest = points % ROW
     if rest:
         words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
+        store(row, 0, words)
         norms = squared_norms(words) + SHIFT
         kept = (ONE << np.uint32(rest)) - ONE
         for i in range(rest):
             refined += lane(norms, i) >> SIGN
-        refined += _refine(words, below(norms, DOUBTFUL) & kept, beside)
+        refined += _refine(row, below(norms, DOUBTFUL) & kept, beside)
     return np.int64(total(inside)) + np.int64(refined)
 
 
@@ -98,9 +105,10 @@ def _points_of(block, points):
 def count_alone(key, points, first, last):
     """How many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
     beside = np.empty(4, np.uint64)
+    row = np.empty(LANES, np.uint64)
     inside = 0
     for block in range(first, last):
-        inside += _count_block(key, block, _points_of(block, points), beside)
+        inside += _count_block(key, block, _points_of(block, points), beside, row)
     return inside
 
 
@@ -111,12 +119,13 @@ def count_together(key, points, first, last, threads):
     inside = 0
     for _ in prange(threads):
         beside = np.empty(4, np.uint64)
+        row = np.empty(LANES, np.uint64)
         found = 0
         while True:
             block = add_atomically(next_block, 1)
             if block >= last:
                 break
-            found += _count_block(key, block, _points_of(block, points), beside)
+            found += _count_block(key, block, _points_of(block, points), beside, row)
         inside += found
     return inside
 

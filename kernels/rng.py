@@ -1,4 +1,4 @@
-"""Random numbers for nopython code: streams of 16 lanes that need no jumping, no locks and no thread's own state.
+"""Random numbers for nopython code: streams of 8 lanes that need no jumping, no locks and no thread's own state.
 
 A stream is named by a key, which `key` makes of a seed, and a number, say that of a block of samples. So what a kernel draws
 depends on the seed and the block alone, whichever thread or worker computes it, and on whichever CPU:
@@ -11,15 +11,15 @@ depends on the seed and the block alone, whichever thread or worker computes it,
             stream = rng.stream(key, block)
             rng.fill_normals(stream, out[block * BLOCK : (block + 1) * BLOCK])
 
-Each lane is a xoshiro256++ generator [1]_, sixteen of them step as one vector (`simd`), and their states are the outputs
+Each lane is a xoshiro256++ generator [1]_, eight of them step as one vector (`simd`), and their states are the outputs
 of the block cipher Threefry-4x64-20 [2]_ for the counters (stream, lane, domain, 0) under the key. For one key no two lanes
 begin in the same state, the cipher being a bijection. Their sequences might still meet further on: n lanes that draw L words
 each overlap somewhere with a probability of at most n * n * L / 2**256. All 2**62 points that one call of `estimate_batch`
-can draw take 2**50 lanes with 2**11 words each: 2**-145. For 2**40 seeds with as many points each it is 2**-65. Without a
+can draw take 2**49 lanes with 2**12 words each: 2**-146. For 2**40 seeds with as many points each it is 2**-66. Without a
 seed, a key is 128 bits from the operating system.
 
 What begins with `fill_` is for nopython code and for Python alike, fills a contiguous array and moves the stream on by
-whole steps of 16 words. A stream is an array: whoever passes it on shares it; two threads must not use one at the same time.
+whole steps of 8 words. A stream is an array: whoever passes it on shares it; two threads must not use one at the same time.
 
 References
 ----------
@@ -42,10 +42,10 @@ from flame_fast.kernels.simd import counter, like, loader, rotate_left, square_r
 from numba import types
 
 #: What draws: the generator of a lane, the lanes of a stream, what seeds them.
-GENERATOR = "xoshiro256++, 16 lanes, seeded by Threefry-4x64-20"
+GENERATOR = "xoshiro256++, 8 lanes, seeded by Threefry-4x64-20"
 
-#: Lanes of a stream: two AVX-512 registers hold one word of each.
-LANES = 16
+#: Lanes of a stream: one AVX-512 register holds a word of each; with AVX2 their whole state takes half of the registers.
+LANES = 8
 
 #: Seeds are integers from 0 to below this.
 SEED_END = 1 << 128
@@ -154,7 +154,7 @@ def lanes_of(key, number, domain):
 
 @inlined
 def lane_beside(key, number, domain):
-    """The initial state of a seventeenth lane of a stream: four words."""
+    """The initial state of a ninth lane of a stream: four words."""
     return threefry(key[0], key[1], ZERO, ZERO, np.uint64(number), np.uint64(LANES), domain, ZERO)
 
 
@@ -180,8 +180,8 @@ def stream(key, number):
 
     Returns
     -------
-    uint64 array, shape (4, 16)
-        The state of the 16 lanes.
+    uint64 array, shape (4, 8)
+        The state of the 8 lanes.
     """
     return stream_of(key, number, FREE_DOMAIN)
 

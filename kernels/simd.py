@@ -1,7 +1,7 @@
 """Vectors in Numba's nopython code: values of several lanes that stay in registers.
 
-A `Vector` is one LLVM value. LLVM lowers it to whatever the CPU has: 16 lanes of 64 bits are two AVX-512 registers,
-four of AVX2, eight of NEON. Its own vectoriser, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and
+A `Vector` is one LLVM value. LLVM lowers it to whatever the CPU has: 8 lanes of 64 bits are one AVX-512 register, two of
+AVX2, four of NEON. Its own vectoriser, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and
 gives up on a loop with so much state as a generator's.
 
 Operators work lane by lane, a number beside a vector stands in every lane: ``+ - * & | ^ << >>`` of integers, which are
