@@ -20,12 +20,10 @@ from flame_fast.kernels.caching import compiled, inlined
 from flame_fast.kernels.rng import LANES, PI_DOMAIN, advance, lane_beside, lanes_of
 from flame_fast.kernels.simd import (
     add_atomically,
+    any_below,
     below,
-    high_half,
     lane,
-    low_half,
     lowest_bit,
-    minimum,
     squared_norms,
     store,
     total,
@@ -82,7 +80,7 @@ def _count_block(key, block, points, beside, row):
         store(row, 0, words)
         norms = squared_norms(words) + SHIFT
         inside = inside + (norms >> SIGN)
-        if unlikely(below(minimum(low_half(norms), high_half(norms)), DOUBTFUL) != 0):
+        if unlikely(any_below(norms, DOUBTFUL)):
             refined += _refine(row, below(norms, DOUBTFUL), beside)
     rest = points % ROW
     if rest:

@@ -206,26 +206,6 @@ def lane(typing, vector, index):
 
 
 @intrinsic
-def low_half(typing, vector):
-    """The vector of the first half of the lanes."""
-
-    def generate(context, builder, signature, arguments):
-        return _pick(builder, arguments[0], range(vector.lanes // 2))
-
-    return Vector(vector.element, vector.lanes // 2)(vector), generate
-
-
-@intrinsic
-def high_half(typing, vector):
-    """The vector of the second half of the lanes."""
-
-    def generate(context, builder, signature, arguments):
-        return _pick(builder, arguments[0], range(vector.lanes // 2, vector.lanes))
-
-    return Vector(vector.element, vector.lanes // 2)(vector), generate
-
-
-@intrinsic
 def total(typing, vector):
     """The sum of an integer vector's lanes."""
 
@@ -269,16 +249,6 @@ def squared_norms(typing, vector):
 
 
 @intrinsic
-def minimum(typing, left, right):
-    """The smaller of two unsigned integer vectors, lane by lane."""
-
-    def generate(context, builder, signature, arguments):
-        return _call(builder, "llvm.umin", arguments[0].type, *arguments)
-
-    return left(left, right), generate
-
-
-@intrinsic
 def below(typing, vector, limit):
     """A mask of the lanes of an unsigned integer vector that are below `limit`: an unsigned integer, a bit a lane, that
     of lane 0 the lowest."""
@@ -288,6 +258,30 @@ def below(typing, vector, limit):
         return builder.bitcast(builder.icmp_unsigned("<", arguments[0], limits), ir.IntType(vector.lanes))
 
     return types.Integer.from_bitwidth(vector.lanes, signed=False)(vector, limit), generate
+
+
+@intrinsic
+def any_below(typing, vector, limit):
+    """Whether any lane of an unsigned integer vector is below `limit`."""
+
+    def generate(context, builder, signature, arguments):
+        values = arguments[0]
+        while values.type.count * vector.element.bitwidth > _widest_comparison(context):
+            half = values.type.count // 2
+            lower, upper = _pick(builder, values, range(half)), _pick(builder, values, range(half, 2 * half))
+            values = _call(builder, "llvm.umin", lower.type, lower, upper)
+        limits = _splat(builder, context.cast(builder, arguments[1], limit, vector.element), values.type)
+        flags = builder.icmp_unsigned("<", values, limits)
+        mask = builder.bitcast(flags, ir.IntType(values.type.count))
+        return builder.icmp_unsigned("!=", mask, mask.type(0))
+
+    return types.boolean(vector, limit), generate
+
+
+def _widest_comparison(context):
+    """Bits of the widest vector that the CPU compares in one instruction."""
+    _, _, features = context.codegen().magic_tuple()
+    return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
 
 
 @intrinsic
