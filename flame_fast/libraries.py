@@ -12,7 +12,7 @@ import sys
 from importlib.machinery import PathFinder
 from types import CodeType, FunctionType, MethodType, ModuleType
 
-from flame_fast.engine.preloading import KERNELS, NUMBA, NUMPY
+from flame_fast.engine.preloading import COMPILER, KERNELS, NUMBA, NUMPY
 from flame_fast.kernels.pickling import is_importable
 
 TYPE_CHECKING = False
@@ -23,9 +23,9 @@ if TYPE_CHECKING:
 #: Modules, and what their import loads. A name counts for the modules below it.
 LOADS = {
     "numpy": NUMPY,
-    "numba": NUMPY | NUMBA,
+    "numba": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.quarter_circle": NUMPY | NUMBA | KERNELS,
-    "flame_fast.kernels.rng": NUMPY | NUMBA,
+    "flame_fast.kernels.rng": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.sampling": NUMPY | NUMBA,
 }
 

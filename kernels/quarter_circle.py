@@ -24,13 +24,14 @@ from flame_fast.kernels.simd import (
     below,
     lane,
     lowest_bit,
+    room,
     squared_norms,
     store,
     total,
     unlikely,
 )
 from flame_fast.kernels.threads import run_blocks
-from numba import njit, prange
+from numba import njit, prange, types
 
 #: Points of a block, which has a stream of its own; and of a row, which is one step of the stream.
 BLOCK = 1 << 16
@@ -45,6 +46,9 @@ DOUBTFUL = np.uint32(SURELY_OUTSIDE - SURELY_INSIDE - 1)
 SIGN = np.uint32(31)
 ONE = np.uint32(1)
 RADIUS_SQUARED = np.int64(1 << 62)
+
+row_room = room(types.uint64, LANES)
+beside_room = room(types.uint64, 4)
 
 
 @njit
@@ -65,12 +69,13 @@ def _refine(words, doubts, beside):
 
 
 @inlined
-def _count_block(key, block, points, beside, row):
-    """How many of the first `points` points of a block are inside; `beside` is room for four words, `row` for a step's.
+def _count_block(key, block, points):
+    """How many of the first `points` points of a block are inside.
 
     A step's words go to memory, where the rare refinement finds them: kept in registers for it, they would push the
     state of the lanes out of AVX2's sixteen in every step.
     """
+    row, beside = row_room(), beside_room()
     s0, s1, s2, s3 = lanes_of(key, block, PI_DOMAIN)
     beside[0], beside[1], beside[2], beside[3] = lane_beside(key, block, PI_DOMAIN)
     inside = squared_norms(s0) & np.uint32(0)
@@ -99,14 +104,12 @@ def _points_of(block, points):
     return min(BLOCK, points - block * BLOCK)
 
 
-@compiled("int64(UniTuple(uint64, 2), int64, int64, int64)")
+@compiled("int64(UniTuple(uint64, 2), int64, int64, int64)", heap=False)
 def count_alone(key, points, first, last):
     """How many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
-    beside = np.empty(4, np.uint64)
-    row = np.empty(LANES, np.uint64)
     inside = 0
     for block in range(first, last):
-        inside += _count_block(key, block, _points_of(block, points), beside, row)
+        inside += _count_block(key, block, _points_of(block, points))
     return inside
 
 
@@ -116,14 +119,12 @@ def count_together(key, points, first, last, threads):
     next_block = np.array([first])
     inside = 0
     for _ in prange(threads):
-        beside = np.empty(4, np.uint64)
-        row = np.empty(LANES, np.uint64)
         found = 0
         while True:
             block = add_atomically(next_block, 1)
             if block >= last:
                 break
-            found += _count_block(key, block, _points_of(block, points), beside, row)
+            found += _count_block(key, block, _points_of(block, points))
         inside += found
     return inside
 

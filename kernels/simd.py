@@ -17,7 +17,6 @@ from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
-from numba.np.arrayobj import make_array
 
 INT32 = ir.IntType(32)
 INT64 = ir.IntType(64)
@@ -132,43 +131,74 @@ for _function, _instructions in OPERATORS.items():
 # ---- memory and single lanes ---------------------------------------------------------------------------------------------
 
 
+def _data(context, builder, kind, value):
+    """The address of the first element of contiguous memory."""
+    if isinstance(kind, types.CPointer):
+        return value
+    from numba.np.arrayobj import make_array  # slow to import, and only compiling needs it
+
+    return make_array(kind)(context, builder, value).data
+
+
 def _address(context, builder, signature, arguments, vector):
-    array = make_array(signature.args[0])(context, builder, arguments[0])
-    place = builder.gep(array.data, [arguments[1]])
+    place = builder.gep(_data(context, builder, signature.args[0], arguments[0]), [arguments[1]])
     return builder.bitcast(place, context.get_value_type(vector).as_pointer())
 
 
+def _holds(memory, element, *, writable=False):
+    """Whether the type `memory` is contiguous memory of such elements."""
+    if isinstance(memory, types.CPointer):
+        return memory.dtype == element
+    contiguous = isinstance(memory, types.Array) and memory.layout == "C"
+    return contiguous and memory.dtype == element and (memory.mutable or not writable)
+
+
+def room(element, count):
+    """A function for nopython code: a pointer to memory for `count` elements, on the stack of its caller and gone with it.
+
+    What is written there stays there: the compiler, which does not see whose memory it is, keeps no register for it.
+    """
+
+    @intrinsic
+    def allocate(typing):
+        def generate(context, builder, signature, arguments):
+            place = cgutils.alloca_once(builder, context.get_value_type(element), INT64(count))
+            place.align = 64
+            hidden = ir.FunctionType(place.type, [place.type])
+            return builder.asm(hidden, "", "=r,0", [place], side_effect=False)
+
+        return types.CPointer(element)(), generate
+
+    return allocate
+
+
 def loader(element, lanes):
-    """A function `load(array, start)` for nopython code: the vector of `lanes` elements of a contiguous array from the place
-    `start` on, counted over all its dimensions. It does not look at the array's size."""
+    """A function `load(memory, start)` for nopython code: the vector of `lanes` elements from the place `start` on, of a
+    contiguous array (counted over all its dimensions) or of memory of `room`. It does not look at its size."""
     vector = Vector(element, lanes)
 
     @intrinsic
-    def load(typing, array, start):
+    def load(typing, memory, start):
         def generate(context, builder, signature, arguments):
             return builder.load(_address(context, builder, signature, arguments, vector), align=4)
 
-        if not isinstance(array, types.Array) or array.dtype != element or array.layout != "C":
-            return None
-        return vector(array, types.intp), generate
+        return (vector(memory, types.intp), generate) if _holds(memory, element) else None
 
     return load
 
 
 @intrinsic
-def store(typing, array, start, vector):
+def store(typing, memory, start, vector):
     """Writes a vector into a contiguous array of its element's type, from the place `start` on, counted over all its
-    dimensions. It does not look at the array's size."""
+    dimensions, or into memory of `room`. It does not look at its size."""
 
     def generate(context, builder, signature, arguments):
         builder.store(arguments[2], _address(context, builder, signature, arguments, vector), align=4)
         return context.get_dummy_value()
 
-    if not isinstance(vector, Vector) or not isinstance(array, types.Array):
+    if not isinstance(vector, Vector) or not _holds(memory, vector.element, writable=True):
         return None
-    if array.dtype != vector.element or array.layout != "C" or not array.mutable:
-        return None
-    return types.void(array, types.intp, vector), generate
+    return types.void(memory, types.intp, vector), generate
 
 
 @intrinsic
@@ -383,7 +413,7 @@ def add_atomically(typing, array, amount):
     """Adds to the first element of an int64 array and returns what it was before, in one step for all threads."""
 
     def generate(context, builder, signature, arguments):
-        data = make_array(array)(context, builder, arguments[0]).data
+        data = _data(context, builder, array, arguments[0])
         return builder.atomic_rmw("add", data, arguments[1], "monotonic")
 
     if not isinstance(array, types.Array) or array.dtype != types.int64:

@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 #: Modules whose import brings a library with threads of its own, and a name that each has once it is whole.
 NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg": "solve", "sklearn": "show_versions"}
 
+#: What of this package is used once Numba is there, and imports it itself: it may be what brought Numba, and not whole yet.
+AROUND_NUMBA = {"flame_fast.kernels.caching": "share_cache", "flame_fast.kernels.threads": "run_blocks"}
+
+WATCHED = NUMERIC | AROUND_NUMBA
+
 
 class Libraries:
     """The numeric libraries of this process; one per worker."""
@@ -45,8 +50,8 @@ class Libraries:
 
     def loaded(self) -> None:
         """A library may have come."""
-        due = [tell for name, tell in self._waiting if _is_whole(name)]
-        self._waiting = [(name, tell) for name, tell in self._waiting if not _is_whole(name)]
+        due = [tell for name, tell in self._waiting if _is_ready(name)]
+        self._waiting = [(name, tell) for name, tell in self._waiting if not _is_ready(name)]
         for tell in due:
             tell()
         self._apply()
@@ -54,7 +59,7 @@ class Libraries:
     def _apply(self) -> None:
         if self._cpu is None or not any(_is_whole(name) for name in NUMERIC):
             return
-        if _is_whole("numba"):
+        if _is_ready("numba"):
             from flame_fast.kernels.threads import limit_threads
 
             limit_threads(self._cpu, self._limit_pools)
@@ -69,17 +74,23 @@ class Libraries:
 
 def _is_whole(name: str) -> bool:
     """Whether a module is loaded, and not just being loaded."""
-    return hasattr(sys.modules.get(name), NUMERIC[name])
+    return hasattr(sys.modules.get(name), WATCHED[name])
+
+
+def _is_ready(name: str) -> bool:
+    """Whether a library is whole, and what of this package belongs to it is not just being loaded."""
+    ours = AROUND_NUMBA if name == "numba" else ()
+    return _is_whole(name) and all(_is_whole(other) for other in ours if other in sys.modules)
 
 
 class _ImportWatch:
-    """Finds what the other finders find; tells of a numeric library once it is executed."""
+    """Finds what the other finders find; tells of a watched module once it is executed."""
 
     def __init__(self, libraries: Libraries) -> None:
         self._libraries = libraries
 
     def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in NUMERIC:
+        if name not in WATCHED:
             return None
         for finder in sys.meta_path:
             found = None if finder is self else finder.find_spec(name, path, target)

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
-NUMPY, NUMBA, KERNELS = 1, 2, 4
+NUMPY, NUMBA, KERNELS, COMPILER = 1, 2, 4, 8
 
-#: What each bit stands for, in the order of loading.
+#: What each bit stands for, in the order of loading. Numba's compiler is what Numba itself loads only when it first
+#: compiles: half as much again as its import, which kernels that lie compiled on the disk do without.
 MODULES = {
     NUMPY: "numpy",
     NUMBA: "numba",
     KERNELS: "flame_fast.kernels.quarter_circle",
+    COMPILER: "numba.core.registry",
 }
 
 #: Libraries start as many threads as there are CPUs when they are loaded; here none may be left running.
@@ -77,7 +79,7 @@ class Preloading:
         try:
             for bit, name in MODULES.items():
                 if libraries & bit:
-                    _import(name)
+                    _import_whole(name)
         finally:
             for name, value in before.items():
                 if value is None:
@@ -88,15 +90,13 @@ class Preloading:
             self._ring()
 
 
-def _import(name: str) -> None:
+def _import_whole(name: str) -> None:
     import importlib
 
     try:
-        importlib.import_module(name)
-        if name == "numba":
-            from numba.core.registry import cpu_target
-
-            cpu_target.target_context.refresh()  # what Numba itself would load at the first compilation
-            cpu_target.typing_context.refresh()
+        module = importlib.import_module(name)
+        if name == MODULES[COMPILER]:
+            module.cpu_target.target_context.refresh()
+            module.cpu_target.typing_context.refresh()
     except Exception:  # the worker that needs it says what is wrong, to the user's face
         pass
