@@ -237,12 +237,8 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
         return locator
 
 
-OWN_LOCATORS = [
-    ProjectLocator,
-    _for_kernels(caching.UserProvidedCacheLocator),
-    _for_kernels(caching.InTreeCacheLocator),
-    _for_kernels(caching.UserWideCacheLocator),
-]
+#: After the project's: the place that NUMBA_CACHE_DIR names, the one beside the source, the user's.
+OWN_LOCATORS = [ProjectLocator, *map(_for_kernels, caching.CacheImpl._locator_classes[:3])]
 
 
 # ---- one compiles, the others wait ---------------------------------------------------------------------------------------

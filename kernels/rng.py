@@ -91,6 +91,10 @@ def key(seed: int | None = None) -> tuple[np.uint64, np.uint64]:
 
 PARITY = np.uint64(0x1BD11BDAA9FC1A22)
 
+#: Bits of each mix in four rounds, and in the next four. Not plain integers: Numba would compile a mix for each of them.
+FIRST_ROTATIONS = tuple(map(np.uint64, (14, 16, 52, 57, 23, 40, 5, 37)))
+OTHER_ROTATIONS = tuple(map(np.uint64, (25, 33, 46, 12, 58, 22, 32, 32)))
+
 
 @inlined
 def _mix(left, right, bits):
@@ -99,15 +103,15 @@ def _mix(left, right, bits):
 
 
 @inlined
-def _four_rounds(x0, x1, x2, x3, a, b, c, d, e, f, g, h):
-    x0, x1 = _mix(x0, x1, a)
-    x2, x3 = _mix(x2, x3, b)
-    x0, x3 = _mix(x0, x3, c)
-    x2, x1 = _mix(x2, x1, d)
-    x0, x1 = _mix(x0, x1, e)
-    x2, x3 = _mix(x2, x3, f)
-    x0, x3 = _mix(x0, x3, g)
-    x2, x1 = _mix(x2, x1, h)
+def _four_rounds(x0, x1, x2, x3, bits):
+    x0, x1 = _mix(x0, x1, bits[0])
+    x2, x3 = _mix(x2, x3, bits[1])
+    x0, x3 = _mix(x0, x3, bits[2])
+    x2, x1 = _mix(x2, x1, bits[3])
+    x0, x1 = _mix(x0, x1, bits[4])
+    x2, x3 = _mix(x2, x3, bits[5])
+    x0, x3 = _mix(x0, x3, bits[6])
+    x2, x1 = _mix(x2, x1, bits[7])
     return x0, x1, x2, x3
 
 
@@ -116,15 +120,15 @@ def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
     """The block (x0, x1, x2, x3) enciphered under the key (k0, k1, k2, k3): four words, or as many vectors of words."""
     k4 = k0 ^ k1 ^ k2 ^ k3 ^ PARITY
     x0, x1, x2, x3 = x0 + k0, x1 + k1, x2 + k2, x3 + k3
-    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, FIRST_ROTATIONS)
     x0, x1, x2, x3 = x0 + k1, x1 + k2, x2 + k3, x3 + (k4 + np.uint64(1))
-    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 25, 33, 46, 12, 58, 22, 32, 32)
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, OTHER_ROTATIONS)
     x0, x1, x2, x3 = x0 + k2, x1 + k3, x2 + k4, x3 + (k0 + np.uint64(2))
-    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, FIRST_ROTATIONS)
     x0, x1, x2, x3 = x0 + k3, x1 + k4, x2 + k0, x3 + (k1 + np.uint64(3))
-    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 25, 33, 46, 12, 58, 22, 32, 32)
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, OTHER_ROTATIONS)
     x0, x1, x2, x3 = x0 + k4, x1 + k0, x2 + k1, x3 + (k2 + np.uint64(4))
-    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, 14, 16, 52, 57, 23, 40, 5, 37)
+    x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, FIRST_ROTATIONS)
     return x0 + k0, x1 + k1, x2 + k2, x3 + (k3 + np.uint64(5))
 
 
