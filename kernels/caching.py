@@ -25,7 +25,7 @@ import os
 import sys
 from types import FunctionType, ModuleType
 
-from numba import njit
+from numba import config, njit
 from numba.core import caching, dispatcher, event
 from numba.core.runtime import rtsys
 
@@ -55,15 +55,23 @@ def compiled(signature: str | None = None, *, heap: bool = True, **options: Any)
     """
 
     def decorate(function: Any) -> Any:
+        if config.DISABLE_JIT:
+            return functools.wraps(function)(_refuse)
         kernel = njit(nogil=True, **options)(function)
-        if hasattr(kernel, "_cache"):  # not with NUMBA_DISABLE_JIT
-            with contextlib.suppress(RuntimeError, OSError):  # no place that can be written to
-                kernel._cache = KernelCache(function, heap)
-            if signature is not None:
-                kernel.compile(signature)
+        with contextlib.suppress(RuntimeError, OSError):  # no place that can be written to
+            kernel._cache = KernelCache(function, heap)
+        if signature is not None:
+            kernel.compile(signature)
         return kernel
 
     return decorate
+
+
+def _refuse(*args: object, **kwargs: object) -> None:
+    raise RuntimeError(
+        "NUMBA_DISABLE_JIT is set, and the kernels of flame_fast, whose values are vectors, exist compiled only; unset it, "
+        "and use njit's `py_func` to step through a function of your own"
+    )
 
 
 # ---- freshness -----------------------------------------------------------------------------------------------------------

@@ -169,6 +169,15 @@ def test_without_a_place_to_write_it_compiles_all_the_same(tmp_path):
     assert run(["-c", code], **settings) == f"{estimate_batch(1000, 1)} None\n"
 
 
+def test_without_a_compiler_a_kernel_says_so(tmp_path):
+    code = "from flame_fast.kernels import estimate_batch; estimate_batch(1000)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, env={**os.environ, "NUMBA_DISABLE_JIT": "1"}
+    )
+    assert done.returncode == 1
+    assert done.stderr.splitlines()[-1].startswith("RuntimeError: NUMBA_DISABLE_JIT is set")
+
+
 def test_what_has_not_been_used_for_long_is_removed(tmp_path):
     from flame_fast.kernels.caching import Project
 
