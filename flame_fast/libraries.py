@@ -27,7 +27,12 @@ LOADS = {
     "flame_fast.kernels.quarter_circle": NUMPY | NUMBA | KERNELS,
     "flame_fast.kernels.rng": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.sampling": NUMPY | NUMBA,
+    "flame_fast.kernels.estimate_batch": NUMPY | NUMBA | KERNELS,
+    "flame_fast.kernels.estimate_batch_numpy": NUMPY,
 }
+
+#: Its names are imported like modules.
+OUR_KERNELS = "flame_fast.kernels"
 
 #: Parts of the paths below which Python's own modules and installed ones lie.
 INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
@@ -99,6 +104,8 @@ def _used_by(code: CodeType, namespace: dict[str, Any]) -> Iterator[Any]:
             yield namespace[name]
         elif _loaded_by(name):
             yield ModuleType(name)
+    if OUR_KERNELS in code.co_names:  # from flame_fast.kernels import rng
+        yield from (ModuleType(name) for name in LOADS if name.removeprefix(f"{OUR_KERNELS}.") in code.co_names)
     for constant in code.co_consts:
         if isinstance(constant, CodeType):
             yield from _used_by(constant, namespace)

@@ -234,8 +234,10 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
 
     @classmethod
     def from_function(cls, function: FunctionType, path: str) -> ProjectLocator | None:
-        inside = cls.project.relative(path) if cls.project is not None else None
-        if inside is None or cls.project is None:
+        if cls.project is None or os.path.dirname(path) == KERNELS:  # the project may be the clone of this package
+            return None
+        inside = cls.project.relative(path)
+        if inside is None:
             return None
         locator = cls(function, cls.project, inside)
         try:

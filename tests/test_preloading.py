@@ -74,6 +74,14 @@ NEEDS = {
     "script's, beside NumPy": (by_value("def function(x): return x", np=np), 0),
     "nested code": (by_value("def function(x): return [np.sum(y) for y in x]", np=np), NUMPY),
     "importing Numba": (by_value("def function():\n import numba\n return numba"), NUMPY | NUMBA | COMPILER),
+    "importing our streams": (
+        by_value("def function():\n from flame_fast.kernels import rng\n return rng"),
+        NUMPY | NUMBA | COMPILER,
+    ),
+    "importing the kernel": (
+        by_value("def function():\n from flame_fast.kernels import estimate_batch as e\n return e"),
+        NUMPY | NUMBA | KERNELS,
+    ),
     "dispatcher": (doubled, NUMPY | NUMBA | COMPILER),
     "using a dispatcher": (by_value("def function(x): return doubled(x)", doubled=doubled), NUMPY | NUMBA | COMPILER),
     "partial": (functools.partial(doubled, 3), NUMPY | NUMBA | COMPILER),
