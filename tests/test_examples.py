@@ -2,72 +2,23 @@
 
 from __future__ import annotations
 
-import json
 import math
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from sandbox import EXAMPLES, ROOT, Sandbox, nothing_left_by_examples
 
-ROOT = Path(__file__).resolve().parents[1]
-EXAMPLES = ROOT / "examples"
 RULE = "=" * 60
-Settings = dict[str, str]
-NONE: Settings = {}
-Completed = subprocess.CompletedProcess[str]
-LIST_APPLICATIONS = "import json, flame_fast as f; print(json.dumps([a.name for a in f.list_applications()]))"
-
-
-class Sandbox:
-    """A home and a data directory of its own, for programs run in subprocesses."""
-
-    def __init__(self, path: Path) -> None:
-        self.home = path / "home"
-        self.data = path / "data"
-        self.storage = self.data / "packages"  # where packages go when no configuration says otherwise
-        self.home.mkdir()
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PI_", "FLAME_"))}
-        self.environment = inherited | {
-            "HOME": str(self.home),
-            "FLAME_FAST_HOME": str(self.data),
-            "PYTHONPYCACHEPREFIX": str(path / "pycache"),  # bytecode is Python's doing, not an example's
-        }
-
-    def run(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> Completed:
-        """Run Python with `arguments`; a process left behind holds the pipes open: a timeout."""
-        return subprocess.run(
-            [sys.executable, *arguments],
-            cwd=cwd,
-            env=self.environment | settings,
-            capture_output=True,
-            text=True,
-            timeout=60,
-        )
-
-    def output(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> str:
-        """What a run that succeeds and does not complain prints."""
-        result = self.run(arguments, settings, cwd)
-        assert (result.returncode, result.stderr) == (0, "")
-        return result.stdout
-
-
-def files_of_examples() -> set[Path]:
-    return set(EXAMPLES.rglob("*"))
 
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """A sandbox; afterwards, nothing may be left in storage, in the registry or beside the examples."""
-    before = files_of_examples()
+    """A sandbox of the test's own, with nothing left in it afterwards."""
     sandbox = Sandbox(tmp_path)
-    yield sandbox
-    assert list(sandbox.storage.rglob("*")) == []
-    assert json.loads(sandbox.output(["-c", LIST_APPLICATIONS], cwd=sandbox.home)) == ["flmrun"]
-    assert files_of_examples() == before
+    with nothing_left_by_examples(sandbox):
+        yield sandbox
 
 
 def check_pi(text: str, batches: int, samples: int) -> None:
@@ -120,6 +71,11 @@ def test_pi_prints_the_estimate(sandbox: Sandbox, script: str, cwd: Path) -> Non
 def test_pi_takes_its_size_from_the_environment(sandbox: Sandbox) -> None:
     text = sandbox.output(["examples/pi/main.py"], {"PI_NUM_BATCHES": "3", "PI_SAMPLES_PER_BATCH": "12345"})
     check_pi(text, batches=3, samples=12_345)
+
+
+def test_pi_runs_the_articles_function_too(sandbox: Sandbox) -> None:
+    text = sandbox.output(["examples/pi/main.py", "--baseline", "numpy"], {"PI_SAMPLES_PER_BATCH": "100000"})
+    check_pi(text, batches=10, samples=100_000)
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "1\n2"])

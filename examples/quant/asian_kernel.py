@@ -1,0 +1,71 @@
+"""The paths of an Asian option, and what each says about its price and Greeks, in nopython code.
+
+The call on the arithmetic average of the prices at some dates has no closed form. The call on their geometric average has
+one, and follows it closely: it is the control variate [1]_, its delta that of the delta, its vega that of the vega. Both
+calls' Greeks are derivatives of their payoffs along the path ([2]_, section 7.2).
+
+References
+----------
+.. [1] A. G. Z. Kemna, A. C. F. Vorst, "A pricing method for options based on average asset values", Journal of Banking and
+   Finance 14(1), 1990.
+.. [2] P. Glasserman, "Monte Carlo Methods in Financial Engineering", Springer, 2004.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from flame_fast.kernels import rng
+from moments_kernel import moments_of
+from numba import njit
+
+QUANTITIES = 3
+
+
+@njit(cache=True)
+def _call_on(average, by_volatility, option):
+    """Price, delta and vega of the call on an average that is proportional to the spot price."""
+    discount = math.exp(-option.rate * option.maturity)
+    if average > option.strike:
+        return discount * (average - option.strike), discount * average / option.spot, discount * by_volatility
+    return 0.0, 0.0, 0.0
+
+
+@njit(cache=True)
+def _on_path(sign, increments, option, dates):
+    """The calls on the arithmetic average and on the geometric one, of the path or of its mirror image."""
+    step = option.maturity / dates
+    drift = option.rate - option.volatility * option.volatility / 2
+    brownian = total = total_by_volatility = total_brownian = 0.0
+    for date in range(dates):
+        time = (date + 1) * step
+        brownian += sign * math.sqrt(step) * increments[date]
+        price = option.spot * math.exp(drift * time + option.volatility * brownian)
+        total += price
+        total_by_volatility += price * (brownian - option.volatility * time)
+        total_brownian += brownian
+    mean_time = option.maturity * (dates + 1) / (2 * dates)
+    mean_brownian = total_brownian / dates
+    geometric = option.spot * math.exp(drift * mean_time + option.volatility * mean_brownian)
+    return (
+        _call_on(total / dates, total_by_volatility / dates, option),
+        _call_on(geometric, geometric * (mean_brownian - option.volatility * mean_time), option),
+    )
+
+
+@njit(cache=True)
+def block_of_pairs(key, block, pairs, option, dates):
+    """What `moments.Moments` is made of, for the first `pairs` pairs of a block; quantities: price, delta, vega."""
+    stream = rng.stream(key, block)
+    increments = np.empty(dates)
+    samples = np.empty((QUANTITIES, 3, pairs))
+    for pair in range(pairs):
+        rng.fill_normals(stream, increments)
+        arithmetic, geometric = _on_path(1.0, increments, option, dates)
+        mirrored_arithmetic, mirrored_geometric = _on_path(-1.0, increments, option, dates)
+        for quantity in range(QUANTITIES):
+            samples[quantity, 0, pair] = arithmetic[quantity]
+            samples[quantity, 1, pair] = (arithmetic[quantity] + mirrored_arithmetic[quantity]) / 2
+            samples[quantity, 2, pair] = (geometric[quantity] + mirrored_geometric[quantity]) / 2
+    return moments_of(samples)

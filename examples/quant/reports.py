@@ -1,0 +1,91 @@
+"""How the examples print what they found, and what they do if it is wrong."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+from closed_forms import Option
+from moments import BAND, Estimates, Floats
+
+#: Standard errors from the true value beyond which an estimate is taken for wrong; chance goes there once in 1.7 million.
+TOLERATED = 5.0
+
+#: What rounding may take of a value whose standard error is all but zero.
+ROUNDING = 1e-11
+
+
+def distances(estimates: Estimates, references: Floats) -> Floats:
+    """How many standard errors the estimates are from what they are compared with."""
+    return (estimates.values - references) / np.maximum(estimates.errors, ROUNDING * np.maximum(1, np.abs(references)))
+
+
+def check(names: Sequence[str], found: Floats) -> None:
+    """Ends the program with an error if one of the distances is too large, or no number at all."""
+    for name, distance in zip(names, found, strict=True):
+        if not abs(distance) <= TOLERATED:
+            raise SystemExit(f"{name}: expected to be off by at most {TOLERATED:g} standard errors, got {distance:+.1f}")
+
+
+def describe(option: Option) -> str:
+    """The option's parameters."""
+    return ", ".join(f"{name} {value:g}" for name, value in option._asdict().items())
+
+
+def print_estimates(
+    title: str,
+    names: Sequence[str],
+    estimates: Estimates,
+    against: tuple[str, Floats],
+    found: Floats,
+    factors: Mapping[str, Floats],
+) -> None:
+    """A table with a line for each quantity.
+
+    Parameters
+    ----------
+    title : str
+    names : sequence of str
+        Of the quantities.
+    estimates : Estimates
+    against : tuple of str and float64 array
+        What they are compared with: its name and the values.
+    found : float64 array
+        Standard errors that they are off by.
+    factors : mapping of str to float64 array
+        Variance reductions, by their names.
+    """
+    columns = {
+        title: names,
+        "estimate": map(significant, estimates.values),
+        "std. error": map("{:#.2g}".format, estimates.errors),
+        "95 % confidence": map(interval, estimates.values, estimates.errors),
+        against[0]: map(significant, against[1]),
+        "off by": map("{:+.2f}".format, found),
+    } | {name: map(factor, values) for name, values in factors.items()}
+    print_table(list(columns), [list(row) for row in zip(*columns.values(), strict=True)])
+    if factors:
+        print(f"({' and '.join(factors)}: by what factor the variance falls, for as many paths)")
+
+
+def print_table(header: list[str], rows: list[list[str]]) -> None:
+    """Columns as wide as their longest text; the first one has names, the others are aligned on the right."""
+    widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
+    for name, *cells in (header, *rows):
+        aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
+        print("   ".join([name.ljust(widths[0]), *aligned]))
+
+
+def significant(value: float) -> str:
+    """With seven digits."""
+    return f"{value:#.7g}"
+
+
+def interval(value: float, error: float) -> str:
+    """The 95 % confidence interval."""
+    return f"{significant(value - BAND * error)} to {significant(value + BAND * error)}"
+
+
+def factor(value: float) -> str:
+    """Of a variance reduction."""
+    return f"x {value:,.1f}" if value < 1e6 else f"x {value:.0e}"
