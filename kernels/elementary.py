@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 from flame_fast.kernels.caching import inlined
-from flame_fast.kernels.simd import as_floats, as_integers, multiply_add, to_floats, where_odd
+from flame_fast.kernels.simd import as_floats, as_integers, like, multiply_add, to_floats, where_odd
 
 #: The bits of the largest double below the square root of one half, in its upper word: mantissas are taken between
 #: there and its double.
@@ -45,24 +45,33 @@ def logarithm(x):
     return exponent * LN2_HIGH - ((half_square - rest) - f)
 
 
+#: 2 * pi / 2**53: the nearest double, and what is missing to it.
+STEP_HIGH = 2.0**-53 * 6.283185307179586477
+STEP_LOW = 2.719262146893782e-32
+
+
 @inlined
 def sine_and_cosine(turns):
     """The sines and cosines of 2 * pi * turns / 2**53, for integers `turns` from 0 to below 2**53."""
     quadrant = (turns + np.uint64(1 << 50)) >> np.uint64(51)
-    angle = to_floats(turns - (quadrant << np.uint64(51))) * (2.0**-53 * 6.283185307179586477)  # between -pi / 4 and pi / 4
+    steps = to_floats(turns - (quadrant << np.uint64(51)))
+    angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without what `low` has
+    low = multiply_add(steps, STEP_LOW, multiply_add(steps, like(steps, STEP_HIGH), angle * -1.0))
     z = angle * angle
     s = multiply_add(z, 1.58969099521155010221e-10, -2.50507602534068634195e-08)
     s = multiply_add(z, s, 2.75573137070700676789e-06)
     s = multiply_add(z, s, -1.98412698298579493134e-04)
     s = multiply_add(z, s, 8.33333333332248946124e-03)
     s = multiply_add(z, s, -1.66666666666666324348e-01)
-    sine = multiply_add(angle * z, s, angle)
+    sine = angle + multiply_add(angle * z, s, low)
     c = multiply_add(z, -1.13596475577881948265e-11, 2.08757232129817482790e-09)
     c = multiply_add(z, c, -2.75573143513906633035e-07)
     c = multiply_add(z, c, 2.48015872894767294178e-05)
     c = multiply_add(z, c, -1.38888888888741095749e-03)
     c = multiply_add(z, c, 4.16666666666666019037e-02)
-    cosine = multiply_add(z * z, c, 1.0 - z * 0.5)
+    half_square = z * 0.5
+    rounded = 1.0 - half_square
+    cosine = rounded + ((1.0 - rounded - half_square) + (z * z * c - angle * low))
     swapped_sine = where_odd(quadrant, cosine, sine)
     swapped_cosine = where_odd(quadrant, sine, cosine)
     sine_sign = (quadrant & np.uint64(2)) << np.uint64(62)

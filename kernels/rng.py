@@ -221,7 +221,7 @@ def uniform_above_zero(words):
 @inlined
 def exponential(words):
     """Doubles of the exponential distribution of mean 1: the negative logarithm of a uniform one, at most 36.8."""
-    return logarithm(uniform_above_zero(words)) * -1.0
+    return 0.0 - logarithm(uniform_above_zero(words))
 
 
 @inlined

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 #: Blocks that the first piece of a kernel has for each thread, and how long a piece is to take, in seconds. A signal's
 #: handler runs between two pieces.
-FIRST_BLOCKS = 256
+FIRST_BLOCKS = 16
 PIECE_S = 0.05
 
 #: Blocks for each thread below which calling the other threads costs more than they do.
