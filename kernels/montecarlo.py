@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import operator
+from flame_fast.kernels.arguments import whole_number
 
 #: Samples that one call can count.
-MOST_SAMPLES = 1 << 62
+MOST_SAMPLES = 1 << 62, "2**62"
 
 
 def estimate_batch(num_samples: int, seed: int | None = None) -> int:
@@ -38,7 +38,7 @@ def estimate_batch(num_samples: int, seed: int | None = None) -> int:
     compiles for about two seconds; the result is cached. See `flame_fast.kernels.GENERATOR` and `quarter_circle` for
     the method.
     """
-    points = _checked(num_samples)
+    points = whole_number("num_samples", num_samples, MOST_SAMPLES)
     from flame_fast.kernels.quarter_circle import count_inside
 
     return count_inside(points, seed)
@@ -51,18 +51,8 @@ def estimate_batch_numpy(num_samples: int) -> int:
     """
     import numpy as np
 
-    num_samples = _checked(num_samples)
+    num_samples = whole_number("num_samples", num_samples, MOST_SAMPLES)
     x = np.random.rand(num_samples)
     y = np.random.rand(num_samples)
     inside_circle = np.sum(x*x + y*y <= 1.0)  # fmt: skip
     return int(inside_circle)
-
-
-def _checked(num_samples: object) -> int:
-    try:
-        points = operator.index(num_samples)  # type: ignore[arg-type]
-    except TypeError:
-        raise TypeError(f"num_samples must be an integer, got {num_samples!r}") from None
-    if not 0 <= points <= MOST_SAMPLES:
-        raise ValueError(f"num_samples must be from 0 to 2**62, got {num_samples!r}")
-    return points

@@ -18,7 +18,7 @@ import pickle
 import sys
 import threading
 import traceback
-from types import FunctionType, ModuleType
+from types import CodeType, FunctionType, ModuleType
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
@@ -173,6 +173,12 @@ def _rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any
     return compiled
 
 
+def _rebuild_code(reduced: tuple[Callable[..., CodeType], tuple[Any, ...]], filename: str) -> CodeType:
+    """Newer releases of cloudpickle leave the file's name out, which a traceback would miss."""
+    make, parts = reduced
+    return make(*parts).replace(co_filename=filename)
+
+
 def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
@@ -240,6 +246,8 @@ def _cloud_pickler(
             module = sys.modules.get(getattr(obj, "__module__", None) or "")
             if isinstance(obj, (FunctionType, type)) and _is_made_up(module):
                 cloudpickle.register_pickle_by_value(module)
+            if isinstance(obj, CodeType):
+                return (_rebuild_code, (self.dispatch_table[CodeType](obj), obj.co_filename))
             reduced = self.special(obj)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 

@@ -32,10 +32,10 @@ References
 
 from __future__ import annotations
 
-import operator
 import os
 
 import numpy as np
+from flame_fast.kernels.arguments import whole_number
 from flame_fast.kernels.caching import compiled, inlined
 from flame_fast.kernels.elementary import logarithm, sine_and_cosine
 from flame_fast.kernels.simd import counter, like, loader, rotate_left, square_root, store, to_floats
@@ -47,8 +47,7 @@ GENERATOR = "xoshiro256++, 8 lanes, seeded by Threefry-4x64-20"
 #: Lanes of a stream: one AVX-512 register holds a word of each; with AVX2 their whole state takes half of the registers.
 LANES = 8
 
-#: Seeds are integers from 0 to below this.
-SEED_END = 1 << 128
+LARGEST_SEED = (1 << 128) - 1, "below 2**128"
 
 #: What a stream's numbers are for; streams of the same key and number in different domains have nothing in common.
 FREE_DOMAIN = np.uint64(0)
@@ -78,12 +77,7 @@ def key(seed: int | None = None) -> tuple[np.uint64, np.uint64]:
     if seed is None:
         number = int.from_bytes(os.urandom(16), "little")
     else:
-        try:
-            number = operator.index(seed)
-        except TypeError:
-            raise TypeError(f"seed must be an integer or None, got {seed!r}") from None
-        if not 0 <= number < SEED_END:
-            raise ValueError(f"seed must be from 0 to below 2**128, got {seed!r}")
+        number = whole_number("seed", seed, LARGEST_SEED, "an integer or None")
     return np.uint64(number & (1 << 64) - 1), np.uint64(number >> 64)
 
 

@@ -10,10 +10,9 @@ services of a Runner: what they return is born in shared memory there.
 
 from __future__ import annotations
 
-import operator
-
 import numpy as np
 from flame_fast.kernels import rng
+from flame_fast.kernels.arguments import whole_number
 from flame_fast.kernels.caching import compiled, inlined
 from flame_fast.kernels.rng import ARRAY_DOMAIN
 from flame_fast.kernels.simd import add_atomically
@@ -66,12 +65,7 @@ def _fill_together(key, kind, words, doubles, first, last, threads):
 
 
 def _drawn(size: int, seed: int | None, kind: int) -> Any:
-    try:
-        size = operator.index(size)
-    except TypeError:
-        raise TypeError(f"size must be an integer, got {size!r}") from None
-    if size < 0:
-        raise ValueError(f"size must not be negative, got {size!r}")
+    size = whole_number("size", size)
     key = rng.key(seed)
     out: Any = np.empty(size, np.uint64)
     doubles = out.view(np.float64)

@@ -26,7 +26,7 @@ FLOORS = [
     {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package", "storage", "registry"},
     {"kernels.rng"},
     {"kernels.elementary"},
-    {"kernels.caching", "kernels.simd", "kernels.threads", "config", "ignore", "ownership"},
+    {"kernels.arguments", "kernels.caching", "kernels.simd", "kernels.threads", "config", "ignore", "ownership"},
     {"errors", "_version", "kernels", "engine"},
 ]
 

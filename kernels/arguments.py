@@ -1,0 +1,36 @@
+"""Counts and seeds as the kernels' callers give them."""
+
+from __future__ import annotations
+
+import operator
+
+
+def whole_number(name: str, value: object, highest: tuple[int, str] | None = None, expected: str = "an integer") -> int:
+    """An argument as an integer that is not negative.
+
+    Parameters
+    ----------
+    name : str
+        The argument's, for the error.
+    value : object
+        What was given; anything with `__index__` is an integer.
+    highest : tuple of int and str, optional
+        The largest one allowed, and what the error says of it after "from 0 to".
+    expected : str
+        What the error says instead of an integer.
+
+    Raises
+    ------
+    TypeError
+        No integer.
+    ValueError
+        Out of range.
+    """
+    try:
+        number = operator.index(value)  # type: ignore[arg-type]
+    except TypeError:
+        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+    if number < 0 or (highest is not None and number > highest[0]):
+        allowed = "not be negative" if highest is None else f"be from 0 to {highest[1]}"
+        raise ValueError(f"{name} must {allowed}, got {value!r}")
+    return number
