@@ -17,7 +17,7 @@ from flame_fast.kernels.pickling import is_importable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
 #: Modules, and what their import loads. A name counts for the modules below it.
@@ -41,8 +41,18 @@ INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.s
 def libraries_of(obj: Any) -> int:
     """The libraries that loading an execution object in a worker, or calling it, imports: bits of `engine.preloading`.
 
-    Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called.
+    Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called. Numba's
+    compiler is for what the object uses: that there are compiled functions in its module does not call them.
     """
+    found = _found_from(obj, lambda value: (*_used_with(value), *_imported_with(value)))
+    if found & COMPILER and not _found_from(obj, _used_with) & COMPILER:
+        found &= ~COMPILER
+    needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
+    return found if all(_is_installed(name) for name in needed) else 0
+
+
+def _found_from(obj: Any, behind: Callable[[Any], Iterable[Any]]) -> int:
+    """What an object and all that is behind it load."""
     found = 0
     seen: dict[int, Any] = {}
     todo = [obj, *_attributes(obj)]
@@ -51,9 +61,8 @@ def libraries_of(obj: Any) -> int:
         if id(value) not in seen:
             seen[id(value)] = value
             found |= _loaded_by(_module_of(value)) | _loaded_by(type(value).__module__)
-            todo.extend(_behind(value))
-    needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
-    return found if all(_is_installed(name) for name in needed) else 0
+            todo.extend(behind(value))
+    return found
 
 
 def _loaded_by(module: object) -> int:
@@ -77,8 +86,8 @@ def _attributes(obj: Any) -> Iterator[Any]:
         yield from getattr(obj, "__dict__", {}).values()
 
 
-def _behind(value: Any) -> Iterator[Any]:
-    """What comes along with a value to a worker: what it uses, and what its module has."""
+def _used_with(value: Any) -> Iterator[Any]:
+    """What a value uses."""
     kind = type(value)
     if issubclass(kind, functools.partial):
         yield value.func
@@ -88,9 +97,7 @@ def _behind(value: Any) -> Iterator[Any]:
     elif issubclass(kind, FunctionType):
         yield from _used_by(value.__code__, value.__globals__)
         yield from _enclosed(value)
-        yield from _imported_with(value)
     elif issubclass(kind, type):
-        yield from _imported_with(value)
         if _is_the_users(sys.modules.get(value.__module__)):
             yield from (part for base in value.__mro__[:-1] for part in vars(base).values() if type(part) is FunctionType)
     elif issubclass(kind, ModuleType) and _is_the_users(value):
@@ -121,7 +128,7 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
 
 def _imported_with(value: Any) -> Iterator[Any]:
     """The module that a worker imports in order to have a function or a class; none if it gets it by value."""
-    if is_importable(value):
+    if issubclass(type(value), (FunctionType, type)) and is_importable(value):
         yield sys.modules[value.__module__]
 
 

@@ -85,7 +85,7 @@ NEEDS = {
     "dispatcher": (doubled, NUMPY | NUMBA | COMPILER),
     "using a dispatcher": (by_value("def function(x): return doubled(x)", doubled=doubled), NUMPY | NUMBA | COMPILER),
     "partial": (functools.partial(doubled, 3), NUMPY | NUMBA | COMPILER),
-    "of a module with Numba": (imports_by_itself, NUMPY | NUMBA | COMPILER),
+    "importing Numba by itself, in a module with it": (imports_by_itself, NUMPY | NUMBA | COMPILER),
     "class": (Holder, NUMPY | NUMBA | KERNELS),
     "instance": (Holder(), NUMPY | NUMBA | KERNELS),
     "the kernel": (estimate_batch, NUMPY | NUMBA | KERNELS),
@@ -99,8 +99,9 @@ def test_what_an_object_needs_is_seen_from_it(obj, needs):
     assert needs or not libraries_of(obj)
 
 
-def test_the_packages_own_kernels_need_no_compiler():
-    assert not libraries_of(estimate_batch) & COMPILER
+@pytest.mark.parametrize("obj", [estimate_batch, Holder, Holder()], ids=["our kernel", "class beside kernels", "instance"])
+def test_what_compiles_nothing_needs_no_compiler(obj):
+    assert not libraries_of(obj) & COMPILER
 
 
 def test_looking_calls_nothing_of_the_users():
@@ -255,7 +256,7 @@ def test_a_worker_uses_its_share_of_threads(project, kernel, size):
     for workers in (1, cpus):
         with Runner("threads", workers=workers) as rr:
             service = rr.service(busy_threads)
-            rr.get([service(kernel, 1) for _ in range(workers)])
+            rr.get([service(kernel, size // 100) for _ in range(workers)])  # compiled, and its threads started
             assert set(rr.get([service(kernel, size) for _ in range(workers)])) == {max(1, cpus // workers)}
             if workers == 1:
                 alone = rr.service(busy_threads, resreq=ResourceRequirement(cpu=1))
