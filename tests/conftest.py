@@ -14,6 +14,12 @@ import pytest
 LEAVE_S = 20.0
 
 
+def pytest_collection_finish():
+    """What the test files have imported stays: looking through it after every test would take half of the suite's time."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request, tmp_path_factory, monkeypatch):
     """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
