@@ -35,7 +35,7 @@ def estimate_batch(num_samples: int, seed: int | None = None) -> int:
     -----
     Uses as many threads as `numba.get_num_threads()` says: in a worker of a Runner, those that its service's `resreq` gives.
     Safe from several threads, and in forked children. Ctrl-C ends it within a tenth of a second. Its first call on a machine
-    compiles for about two seconds; the result is cached. See `flame_fast.kernels.GENERATOR` and `quarter_circle` for
+    compiles for some seconds; the result is cached. See `flame_fast.kernels.GENERATOR` and `quarter_circle` for
     the method.
     """
     points = whole_number("num_samples", num_samples, MOST_SAMPLES)

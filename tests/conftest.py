@@ -15,7 +15,7 @@ LEAVE_S = 20.0
 
 
 def pytest_collection_finish():
-    """What the test files have imported stays: looking through it after every test would take half of the suite's time."""
+    """What the test files have imported stays: looking through it after every test takes longer than many tests."""
     gc.collect()
     gc.freeze()
 

@@ -201,7 +201,7 @@ def test_every_call_arrives_as_it_was_made(shared_alone, args, kwargs):
 
 
 @given(steps=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 200_000), st.integers(0, 255)), max_size=60))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=100, deadline=None)
 def test_blocks_never_overlap_whatever_the_order_of_taking_and_dropping(shared_alone, steps):
     """Overlap would change a held value; a leak would leave bytes in use."""
     gc.collect()

@@ -339,4 +339,4 @@ def main(argument: str) -> None:
     finally:
         zygote.control.close()
     sys.stderr.flush()
-    os._exit(0)  # taking the libraries' objects apart one by one would keep the driver waiting for 50 ms
+    os._exit(0)  # taking the libraries' objects apart one by one would keep the driver waiting
