@@ -40,18 +40,19 @@ if switched_on("FLAME_FAST_WERROR"):
     # Cython's own code compares signed with unsigned and leaves helpers unused.
     compile_args += ["-Werror", "-Wno-sign-compare", "-Wno-unused-function"]
 
-SOURCES = [path.name for pattern in ("*.pxi", "*.h") for path in Path("kernels").glob(pattern)]
+SOURCES = [str(path) for pattern in ("*.pxi", "*.h", "packing/*") for path in Path("kernels").glob(pattern)]
 
-setup(
-    ext_modules=[
-        Extension(
-            "flame_fast.kernels.runtime",
-            ["kernels/runtime.pyx"],
-            depends=[f"kernels/{name}" for name in SOURCES],
-            include_dirs=["kernels", numpy.get_include()],
-            define_macros=macros,
-            extra_compile_args=compile_args,
-            extra_link_args=link_args,
-        )
-    ],
-)
+
+def extension(name: str, *include_dirs: str) -> Extension:
+    return Extension(
+        f"flame_fast.kernels.{name}",
+        [f"kernels/{name}.pyx"],
+        depends=SOURCES,
+        include_dirs=["kernels", *include_dirs],
+        define_macros=macros,
+        extra_compile_args=compile_args,
+        extra_link_args=link_args,
+    )
+
+
+setup(ext_modules=[extension("runtime", numpy.get_include()), extension("archive", "kernels/packing")])

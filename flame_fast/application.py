@@ -22,23 +22,24 @@ import _thread
 import contextlib
 import functools
 import os
-import sys
 
 from flame_fast import ownership
 from flame_fast.config import FlameContext, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.package import check_dependencies, pack, warn_user
+from flame_fast.package.import_path import split_sys_path
+from flame_fast.package.notices import warn_user
+from flame_fast.package.packing import pack
+from flame_fast.package.requirements import check_dependencies
 from flame_fast.registry import ApplicationAttributes, Registry, get_application
 from flame_fast.registry import check_name as check_name
 from flame_fast.storage import Storage, open_storage
-from flame_fast.unpack import split_sys_path
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from flame_fast.package import PackageInfo
+    from flame_fast.package.packing import PackageInfo
 
 
 class Tenancy:
@@ -93,7 +94,7 @@ class Tenancy:
         Returns
         -------
         dict
-            For `flame_fast.unpack.prepare`; of plain types, so it survives JSON and pickle. Also names the
+            For `flame_fast.package.import_path.prepare`; of plain types, so it survives JSON and pickle. Also names the
             owner, for `release_owner`: keys ``home``, ``token``, ``name``, ``directory``, ``archive``,
             ``digest``, ``sys_path``.
         """
@@ -169,10 +170,10 @@ def enter_application(
     storage = open_storage(context.package.storage, home)
     with _step("packaging", name):
         directory = _current_directory()
-        never = _never_packaged(directory, home, storage)
+        _check_directory(directory, home, storage)
     tenancy = Tenancy(name, directory, home, ownership.acquire(home))
     try:
-        _enter(tenancy, context, storage, listed, never, fail_if_exists)
+        _enter(tenancy, context, storage, listed, fail_if_exists)
     except BaseException:
         tenancy.release()
         raise
@@ -213,7 +214,6 @@ def _enter(
     context: FlameContext,
     storage: Storage,
     dependencies: list[str],
-    never: list[str],
     fail_if_exists: bool,
 ) -> None:
     name, home, token = tenancy.name, tenancy.home, tenancy.token
@@ -231,11 +231,12 @@ def _enter(
             package = pack(
                 tenancy.directory,
                 temporary,
-                name,
+                name=name,
                 excludes=context.package.excludes,
                 limit=context.package.limit,
                 dependencies=dependencies,
-                never=never,
+                never=[storage.directory],
+                home=home,
             )
         with _step("uploading", name):
             url = storage.url(package.name)
@@ -274,8 +275,8 @@ def _current_directory() -> str:
         ) from error
 
 
-def _never_packaged(directory: str, home: str, storage: Storage) -> list[str]:
-    """Our own directories, and where this Python's packages lie: workers use those in their place."""
+def _check_directory(directory: str, home: str, storage: Storage) -> None:
+    """Refuse to package our own directories."""
     for what, path in (("data directory", home), ("storage directory", storage.directory)):
         if os.path.realpath(path) == os.path.realpath(directory):
             raise FlameError(
@@ -283,8 +284,6 @@ def _never_packaged(directory: str, home: str, storage: Storage) -> list[str]:
                 f"the current directory {directory!r} is the {what}, which is never packaged; "
                 "start in the project's directory, or configure another",
             )
-    packages = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
-    return [home, storage.directory, sys.prefix, sys.base_prefix, *packages]
 
 
 def _template(registry: Registry, name: str) -> ApplicationAttributes:

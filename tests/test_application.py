@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 from gates import in_child, passes_in_child
 
-from flame_fast import application, ownership, storage, unpack
+from flame_fast import application, ownership, storage
 from flame_fast.application import Tenancy, enter_application, release_owner
 from flame_fast.config import FlameContext
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.package import import_path
 from flame_fast.registry import (
     ApplicationAttributes,
     Registry,
@@ -145,7 +146,7 @@ def test_workers_get_a_plan_that_travels_as_json(home: str, project: Path) -> No
     assert (plan["home"], plan["token"]) == (home, tenancy.token)
 
     def work() -> bool:
-        tree = unpack.prepare(plan)
+        tree = import_path.prepare(plan)
         sys.path_importer_cache.clear()
         import mod
 

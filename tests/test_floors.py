@@ -14,6 +14,8 @@ PACKAGE = ROOT / "flame_fast"
 
 #: From the top floor down. A module may import only from floors below its own; a pair on one floor does not know each other.
 FLOORS = [
+    {"__main__"},
+    {"cli"},
     {"runner"},
     {"service", "future", "application"},
     {"engine.local", "engine.inline"},
@@ -21,32 +23,41 @@ FLOORS = [
     {"engine.worker", "engine.output"},
     {"engine.host", "engine.processes", "execution", "libraries"},
     {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries"},
-    {"session", "resources", "closures", "statistics"},
-    {"kernels.pickling", "kernels.montecarlo", "unpack"},
-    {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package", "storage", "registry"},
+    {"session", "closures", "statistics", "package"},
+    {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
+    {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package.packing", "package.unpacking", "registry"},
+    {"package.snapshot", "package.reuse", "package.parallel", "storage"},
+    {"package.blocks", "package.ignore", "package.notices", "package.progress", "package.requirements", "resources"},
     {"kernels.rng"},
     {"kernels.elementary"},
-    {"kernels.arguments", "kernels.caching", "kernels.simd", "kernels.threads", "config", "ignore", "ownership"},
+    {"kernels.arguments", "kernels.caching", "kernels.simd", "kernels.threads", "kernels.archive", "config", "ownership"},
     {"errors", "_version", "kernels", "engine"},
 ]
 
 CALLS = {"service", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
-APPLICATION = {"application", "package", "storage", "registry", "config", "ignore", "ownership"}
+APPLICATION = {"application", "cli", "package", "kernels.archive", "storage", "registry", "config", "ownership"}
 
 #: Doors between the wings, each with its reason.
 DOORS = {
-    ("engine.worker", "unpack"): "a worker imports the project from the unpacked package",
+    ("engine.worker", "package.import_path"): "a worker imports the project from the unpacked package",
     ("engine.zygote", "application"): "undoes the application for a driver that no longer can",
 }
 
 
 def modules() -> dict[str, Path]:
     found = {}
-    for folder, prefix in ((PACKAGE, ""), (PACKAGE / "engine", "engine."), (ROOT / "kernels", "kernels.")):
+    folders = (
+        (PACKAGE, ""),
+        (PACKAGE / "engine", "engine."),
+        (PACKAGE / "package", "package."),
+        (ROOT / "kernels", "kernels."),
+    )
+    for folder, prefix in folders:
         for path in folder.glob("*.py"):
             found[prefix + path.stem if path.stem != "__init__" else prefix.rstrip(".")] = path
     del found[""]  # flame_fast/__init__.py: the front door
-    found["kernels.runtime"] = ROOT / "kernels" / "runtime.pyx"
+    for name in ("runtime", "archive"):
+        found[f"kernels.{name}"] = ROOT / "kernels" / f"{name}.pyx"
     return found
 
 
@@ -87,8 +98,8 @@ def test_imports_run_only_downwards(module):
 
 
 def wing_of(module: str) -> str:
-    top = module.split(".")[0]
-    return "calls" if top in CALLS else "application" if top in APPLICATION else ""
+    names = {module, module.split(".")[0]}
+    return "application" if names & APPLICATION else "calls" if names & CALLS else ""
 
 
 @pytest.mark.parametrize("module", sorted(modules()))

@@ -9,10 +9,9 @@ import tempfile
 from collections.abc import Iterator
 
 import pytest
+from flame_fast.ignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-
-from flame_fast.ignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
 
 
 def judge(rules: list[str], path: str, is_directory: bool = False) -> int:

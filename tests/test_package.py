@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flame_fast.unpack import ensure_unpacked
 from gates import in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,7 +23,6 @@ from hypothesis import strategies as st
 from flame_fast import package as package_module
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import PackageInfo, check_dependencies, pack, safe_name
-from flame_fast.unpack import ensure_unpacked
 
 pytestmark = pytest.mark.filterwarnings("error")
 

@@ -15,12 +15,12 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from flame_fast.unpack import ensure_unpacked, place_sys_path, split_sys_path
 from gates import in_child, passes_in_child
 
 from flame_fast import unpack
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import PackageInfo, pack
-from flame_fast.unpack import ensure_unpacked, place_sys_path, split_sys_path
 
 
 def end_uses() -> None:

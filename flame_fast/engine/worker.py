@@ -73,12 +73,12 @@ class Project:
         plan = pickle.loads(setup) if setup else None
         if plan is None:
             return
-        from flame_fast import unpack
+        from flame_fast.package import import_path
 
         sys.argv[:] = plan["argv"]
         self._directory = plan["directory"]
         try:
-            self._unpacked = unpack.prepare(plan)
+            self._unpacked = import_path.prepare(plan)
         except OSError as error:
             raise FlameError(
                 FlameErrorCode.INTERNAL,

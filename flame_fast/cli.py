@@ -1,0 +1,76 @@
+"""The command line: ``python -m flame_fast package``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+
+from flame_fast.errors import FlameError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; its exit status: 0, 1 if it failed, 2 for arguments that make no sense.
+
+    Parameters
+    ----------
+    arguments : sequence of str, optional
+        By default those of the process.
+    """
+    options = _parser().parse_args(arguments)
+    try:
+        return _package(options)
+    except FlameError as error:
+        print(f"flame_fast: {error.message}", file=sys.stderr)
+    except OSError as error:
+        print(f"flame_fast: {error}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m flame_fast", description="The Flame Runner on one workstation.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    package = commands.add_parser(
+        "package",
+        help="say what a Runner would package of a directory, and why, or write that package",
+        description="Says what a Runner would package of a directory: files, bytes, the largest, and which rule left out what.",
+    )
+    package.add_argument("directory", nargs="?", default=".", help="by default the current one")
+    package.add_argument("--list", action="store_true", help="list every member")
+    package.add_argument("--why", metavar="PATH", action="append", default=[], help="say why PATH is in the package, or not")
+    package.add_argument("-o", "--output", metavar="FILE", help="write the package to FILE, or into the directory FILE")
+    return parser
+
+
+def _package(options: argparse.Namespace) -> int:
+    from flame_fast.package.explanation import explain
+    from flame_fast.package.notices import printable
+
+    explanation = explain(options.directory)
+    for path in options.why:
+        # As a shell completes it: from the current directory; or as the list names it.
+        here = os.path.abspath(path)
+        print(explanation.why(here if os.path.lexists(here) else path))
+    if options.list:
+        for path, kind, size in explanation.members:
+            print(f"{size:>15,}  {printable(os.fsencode(path))}{'/' if kind == 'directory' else ''}")
+    if not (options.why or options.list or options.output):
+        print(explanation)
+    if options.output:
+        _write(options.directory, options.output)
+    return 1 if explanation.problem and not options.why else 0
+
+
+def _write(directory: str, output: str) -> None:
+    from flame_fast.config import FlameContext, home_directory
+    from flame_fast.package.explanation import configured_never
+    from flame_fast.package.packing import pack
+
+    configured = FlameContext().package
+    never = configured_never(home_directory())
+    info = pack(directory, output, excludes=configured.excludes, limit=configured.limit, never=never)
+    print(f"{info.path}: {info.files:,} files, {info.size:,} bytes, {info.compressed:,} compressed")

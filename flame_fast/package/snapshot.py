@@ -1,0 +1,244 @@
+"""What of a directory is packed: the rules, the walk, the limits, and what the user is told about the rest."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+
+from flame_fast.config import DEFAULT_LIMIT, DEFAULT_MAX_FILES
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.kernels import archive
+from flame_fast.package.ignore import IGNORE_FILE, IgnoreRules, split_lines
+from flame_fast.package.notices import Notices, named_with_sizes
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from typing import Any
+
+    from flame_fast.kernels.archive import Members
+
+LARGE = 100 * 1024**2
+"""Above so many bytes a warning names what could be left out."""
+
+_NAMED_LARGE = 5
+_KEY_MARK = b"PRIVATE KEY-----"
+_CHUNK = 1 << 20
+
+
+class Snapshot:
+    """One walk of a directory, which stays open for the packing: use it in a `with`.
+
+    Parameters
+    ----------
+    directory : str
+        The directory.
+    excludes : iterable of str
+        The user's rules; those of ``.flameignore`` follow them.
+    project_file : bytes or None
+        What ``pyproject.toml`` holds, unless there is a project file.
+    never : iterable of str
+        Directories that are left out wherever they are met, by whatever path; as are this Python's own.
+    most_files : int
+        More end the walk, and `too_many` is true.
+    explaining : bool
+        Whether `noted` is to tell what the rules leave out, too.
+
+    Attributes
+    ----------
+    root : bytes
+    descriptor : int
+        The open directory.
+    members : Members
+    rules : IgnoreRules
+    too_many, generated : bool
+    noted : list of (int, int, bytes)
+        What was left out: a note, the number of a rule or -1, a path.
+
+    Raises
+    ------
+    FlameError
+        ``INVALID_CONFIG``: the ignore file cannot be read.
+    OSError
+        The directory cannot be read.
+    """
+
+    def __init__(
+        self,
+        directory: str,
+        excludes: Iterable[str],
+        project_file: bytes | None,
+        never: Iterable[str],
+        most_files: int,
+        *,
+        explaining: bool = False,
+    ) -> None:
+        self.root = os.fsencode(os.path.abspath(directory))
+        self._real_root = b""
+        self.rules = IgnoreRules([*_rule_lines(excludes), *_ignore_file(self.root)])
+        self.descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            walk = archive.Walk(
+                self.descriptor,
+                self.rules.matcher,
+                _identities(never),
+                most_files,
+                project_file,
+                self._resolve_link,
+                explaining,
+            )
+            walk.run()
+        except BaseException:
+            os.close(self.descriptor)
+            raise
+        self.members: Members = walk.members
+        self.too_many: bool = walk.too_many
+        self.generated: bool = walk.generated
+        self.noted: list[tuple[int, int, bytes]] = walk.noted()
+
+    def __enter__(self) -> Snapshot:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self.descriptor)
+
+    def find_secrets(self, known: Any = None) -> None:
+        """Look into the files that may be secrets; those of a number in `known` (`Members.compare`) are known."""
+        for number in self.members.with_flag(archive.DOUBTFUL):
+            if (known is None or known[number] < 0) and self._has_private_key(self.members[number][0]):
+                self.members.set_state(number, archive.SECRET)
+
+    def check_limits(self, limit: int, most_files: int) -> None:
+        """Refuse what is too much; `FlameError` names the largest members."""
+        files, size = self.members.totals()
+        if self.too_many:
+            problem = f"more than {most_files:,} files"
+        elif size > limit:
+            problem = f"{size:,} bytes in {files - self.generated:,} files"
+        else:
+            return
+        largest = named_with_sizes(self.members[number][::3] for number in self.members.largest(_NAMED_LARGE))
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT,
+            f"the package of {os.fsdecode(self.root)!r} would hold {problem}, above the limit of "
+            f"{limit:,} bytes and {most_files:,} files; the largest: {largest}; leave some out with "
+            "rules in .flameignore or package.excludes, or raise package.limit in the configuration",
+        )
+
+    def notices(self) -> Notices:
+        """What the user is to be told, as far as walk and members know it."""
+        notices = Notices()
+        for note, _, path in self.noted:
+            if note == archive.NOTE_SECRET:
+                notices.secrets.append(path)
+            elif note == archive.NOTE_SPECIAL:
+                notices.special.append(path)
+            elif note == archive.NOTE_UNREADABLE:
+                notices.unreadable.append(path)
+            elif note == archive.NOTE_OUTSIDE:
+                notices.outside.append(path)
+        notices.secrets += self.members.paths(archive.SECRET)
+        notices.unreadable += self.members.paths(archive.UNREADABLE)
+        notices.special += self.members.paths(archive.SPECIAL)
+        notices.changed += self.members.paths(archive.GONE | archive.CHANGED)
+        self._notice_size(notices)
+        return notices
+
+    def _notice_size(self, notices: Notices) -> None:
+        size = self.members.totals()[1]
+        if size <= LARGE:
+            return
+        largest = [self.members[number][::3] for number in self.members.largest(_NAMED_LARGE)]
+        rule = rule_for(largest[0][0])
+        notices.plain.append(
+            f"the package of {os.fsdecode(self.root)!r} holds {size:,} bytes; the largest: {named_with_sizes(largest)}; "
+            f"a rule such as {rule!r} in .flameignore or package.excludes leaves the first of them out"
+        )
+
+    def _resolve_link(self, path: bytes, target: bytes) -> bytes | None:
+        """A link that reaches into the tree by way of outside is made relative; one that leads out is left out."""
+        full = os.path.join(self.root, path)
+        real_root = self._real_root = self._real_root or os.path.realpath(self.root)
+        resolved = os.path.realpath(full)
+        if resolved != real_root and not resolved.startswith(real_root.rstrip(b"/") + b"/"):
+            return None
+        if os.path.isabs(target) or _climbs_out(os.path.dirname(path), target):
+            return os.path.relpath(resolved, os.path.realpath(os.path.dirname(full)))
+        return target
+
+    def _has_private_key(self, path: bytes) -> bool:
+        tail = b""
+        try:
+            with open(archive.open_below(self.descriptor, path), "rb", buffering=0) as file:
+                while block := file.read(_CHUNK):
+                    if _KEY_MARK in tail + block:
+                        return True
+                    tail = block[-len(_KEY_MARK) :]
+        except OSError:
+            pass  # the packing meets the same error and reports it
+        return False
+
+
+def most_files_for(limit: int) -> int:
+    """How many files a package may hold whose content may have so many bytes."""
+    return max(DEFAULT_MAX_FILES, DEFAULT_MAX_FILES * limit // DEFAULT_LIMIT)
+
+
+def rule_for(path: bytes) -> str:
+    """The rule in gitignore's syntax that leaves out this path and nothing else."""
+    escaped = b"".join(b"\\" + bytes([byte]) if byte in b"*?[\\" else bytes([byte]) for byte in path)
+    if escaped.endswith(b" "):
+        escaped = escaped[:-1] + b"\\ "
+    return "/" + os.fsdecode(escaped)
+
+
+def _rule_lines(excludes: Iterable[str]) -> list[tuple[str, bytes]]:
+    return [("package.excludes", line) for rule in excludes for line in split_lines(os.fsencode(rule))]
+
+
+def _ignore_file(root: bytes) -> list[tuple[str, bytes]]:
+    path = os.path.join(root, IGNORE_FILE)
+    try:
+        with open(path, "rb", opener=_open_ignore_file) as file:
+            lines = split_lines(file.read())
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        # Going on without its rules could package what the user wanted kept out.
+        raise FlameError(
+            FlameErrorCode.INVALID_CONFIG,
+            f"cannot read the ignore file {os.fsdecode(path)!r}: {error.strerror}",
+        ) from error
+    return [(f".flameignore, line {number}", line) for number, line in enumerate(lines, 1)]
+
+
+def _open_ignore_file(path: Any, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK | os.O_CLOEXEC)  # a fifo of this name must not block
+
+
+def _identities(never: Iterable[str]) -> list[tuple[int, int]]:
+    """Directories by identity, for a path says little: links and mounts lead to the same one.
+
+    With them, where this Python's packages lie: workers use those in their place.
+    """
+    packages = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
+    identities = []
+    for path in {*never, sys.prefix, sys.base_prefix, *packages}:
+        with contextlib.suppress(OSError):
+            found = os.stat(path)
+            identities.append((found.st_dev, found.st_ino))
+    return identities
+
+
+def _climbs_out(base: bytes, target: bytes) -> bool:
+    """Whether a relative link, read letter by letter, leaves the tree on its way."""
+    depth = len(base.split(b"/")) if base else 0
+    for part in target.split(b"/"):
+        if part == b"..":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif part not in (b"", b"."):
+            depth += 1
+    return False

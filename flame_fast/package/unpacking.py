@@ -1,0 +1,485 @@
+"""Unpacked packages: the trees that workers import a project from.
+
+    <home>/unpacked/<digest>/            the tree
+                    <digest>.manifest    what is in it; written last, so a tree without it is not finished
+                    <digest>.lock        shared flock: a process that uses the tree; exclusive: its eviction
+                    .lock                exclusive flock: whoever builds, one at a time
+                    .<anything else>     being built or thrown away; a leftover if nobody holds .lock
+
+A tree is built beside its place, on all cores, and renamed into it, so it is there whole or not at all, to however many
+processes at once. What the tree that has most in common with it has already is linked, not decompressed. It belongs to no
+runner: the most recently used `KEPT` stay, and one that some process still uses stays in any case.
+
+Guarantees
+    A tree that `ensure_unpacked` returned stays until the calling process, and all it has forked since,
+    have ended.
+Assumes
+    That nobody changes a tree. What does happen (a cleaner of old files, a full disk) shows in sizes and
+    times and has the tree built anew; files that were added, Python's own caches, do no harm. Equal files of
+    several trees are one file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+import struct
+
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.kernels import archive
+from flame_fast.package import reuse
+from flame_fast.package.blocks import (
+    END,
+    FIRST_PIECE,
+    HEADER_BYTES,
+    LATER_PIECE,
+    BadHeader,
+    Header,
+    decompress,
+    digest_of,
+    hasher,
+    read_header,
+)
+from flame_fast.package.parallel import in_order, threads_for
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+KEPT = 16
+"""How many trees stay when nobody uses them."""
+
+_held: dict[str, int] = {}
+"""The trees this process uses, and the descriptors whose shared locks say so: open until the process ends."""
+
+
+def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]) -> str:
+    """Return the tree of a package, unpacked if it is not there already.
+
+    Parameters
+    ----------
+    archive_path : str
+        The package, as `flame_fast.package.pack` wrote it.
+    digest : str
+        Its digest, which is checked when it is unpacked.
+    home : str or path-like
+        The data directory.
+
+    Returns
+    -------
+    str
+        The tree's directory. It stays until this process ends.
+
+    Raises
+    ------
+    FlameError
+        ``NOT_FOUND`` for an archive that is not there; ``INTERNAL`` for one that is damaged, not what the
+        digest says, or that holds what leads out of its tree: a stored package of that digest is forgotten.
+
+    Notes
+    -----
+    Safe from many processes at once. Checking an existing tree costs about 1 µs a file.
+    """
+    if not (digest and digest.isascii() and digest.isalnum()):
+        raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"digest: expected hexadecimal digits, got {digest!r}")
+    cache = os.path.join(os.path.abspath(home), "unpacked")
+    os.makedirs(cache, mode=0o700, exist_ok=True)
+    tree = os.path.join(cache, digest)
+    _hold(tree)
+    if not _is_whole(tree):
+        with _building(cache):
+            if not _is_whole(tree):
+                _remove_leftovers(cache)
+                _build(archive_path, digest, tree)
+                _evict(cache)
+    return tree
+
+
+# Locks
+
+
+def _hold(tree: str) -> None:
+    """Keep the tree from eviction until this process ends, and note that it is in use."""
+    path = tree + ".lock"
+    while tree not in _held:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for no more than an eviction of this very tree
+        if _is_file(path, descriptor):
+            _held[tree] = descriptor
+        else:
+            os.close(descriptor)
+    with contextlib.suppress(OSError):
+        os.utime(path)
+
+
+def _is_file(path: str, descriptor: int) -> bool:
+    try:
+        named = os.stat(path)
+    except FileNotFoundError:
+        return False
+    opened = os.fstat(descriptor)
+    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
+
+
+@contextlib.contextmanager
+def _building(cache: str) -> Iterator[None]:
+    descriptor = os.open(os.path.join(cache, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove_leftovers(cache: str) -> None:
+    for name in os.listdir(cache):
+        if name.startswith(".") and name != ".lock":
+            _remove_tree(os.path.join(cache, name))
+
+
+def _evict(cache: str) -> None:
+    """Remove the trees that were used least recently and that nobody uses."""
+    locks = []
+    for name in os.listdir(cache):
+        if name.endswith(".lock") and not name.startswith("."):
+            with contextlib.suppress(OSError):
+                path = os.path.join(cache, name)
+                locks.append((os.stat(path).st_mtime_ns, path))
+    locks.sort(reverse=True)
+    for _, path in locks[KEPT:]:
+        tree = path.removesuffix(".lock")
+        if tree in _held:
+            continue
+        with contextlib.suppress(OSError):
+            descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                _unlink(tree + ".manifest")
+                _discard(tree)
+                _unlink(path)
+            finally:
+                os.close(descriptor)
+
+
+def _discard(tree: str) -> None:
+    """Take a tree out of its place in one step, then remove it."""
+    away = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}-{os.urandom(4).hex()}")
+    with contextlib.suppress(FileNotFoundError):
+        os.rename(tree, away)
+        _remove_tree(away)
+
+
+def _remove_tree(path: str) -> None:
+    import shutil
+
+    if os.path.isdir(path) and not os.path.islink(path):
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        _unlink(path)
+
+
+def _unlink(path: str) -> None:
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(path)
+
+
+# The manifest: how many runs, each one's hash and the length of its entries, then all entries (kernels/packing/extracting.pxi)
+
+_MAGIC = b"FFTREE01"
+_COUNT = struct.Struct("<8sI")
+_BLOCK = struct.Struct("<32sI")
+
+
+class _Manifest:
+    """What is in a tree, block by block.
+
+    Attributes
+    ----------
+    entries : dict
+        Each block's entries, by its hash.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        magic, count = _COUNT.unpack_from(data)
+        if magic != _MAGIC:
+            raise ValueError("another version's manifest")
+        view = memoryview(data)
+        at = _COUNT.size + count * _BLOCK.size
+        self.all = view[at:]
+        self.entries: dict[bytes, memoryview] = {}
+        for hash, length in _BLOCK.iter_unpack(view[_COUNT.size : at]):
+            self.entries[hash] = view[at : at + length]
+            at += length
+        if at != len(data):
+            raise ValueError("a damaged manifest")
+
+
+def _read_manifest(tree: str) -> _Manifest | None:
+    try:
+        with open(tree + ".manifest", "rb", buffering=0) as file:
+            return _Manifest(file.readall())
+    except (OSError, ValueError, struct.error):
+        return None
+
+
+def _is_whole(tree: str) -> bool:
+    manifest = _read_manifest(tree)
+    if manifest is None:
+        return False
+    try:
+        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        return archive.Extractor(root).verify(manifest.all)
+    finally:
+        os.close(root)
+
+
+def _write_manifest(tree: str, blocks: list[tuple[bytes, bytes]]) -> None:
+    heads = [_BLOCK.pack(hash, len(entries)) for hash, entries in blocks]
+    temporary = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}.manifest")
+    with open(temporary, "wb") as file:
+        file.write(b"".join([_COUNT.pack(_MAGIC, len(blocks)), *heads, *(entries for _, entries in blocks)]))
+    os.rename(temporary, tree + ".manifest")
+
+
+# Unpacking
+
+
+def _build(archive_path: str, digest: str, tree: str) -> None:
+    building = os.path.join(os.path.dirname(tree), f".{digest}-{os.urandom(4).hex()}")
+    os.mkdir(building, 0o700)
+    try:
+        blocks = _extract(archive_path, digest, building, os.path.dirname(tree))
+        _unlink(tree + ".manifest")
+        _discard(tree)
+        os.rename(building, tree)
+        _write_manifest(tree, blocks)
+    except BaseException:
+        _remove_tree(building)
+        raise
+
+
+def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tuple[bytes, bytes]]:
+    """Unpack into an empty directory; return its manifest's blocks."""
+    try:
+        with contextlib.ExitStack() as opened:
+            file = opened.enter_context(open(archive_path, "rb", buffering=0))
+            headers = _read_headers(file.fileno())
+            if digest_of(header.hash for _, header in headers) != digest:
+                raise BadHeader(f"its content has another digest than {digest}")
+            root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            opened.callback(os.close, root)
+            runs = _runs_of(headers)
+            previous = _Previous(cache, {run.hash for run in runs})
+            opened.callback(previous.close)
+            unpacking = _Unpacking(file.fileno(), runs, root, previous)
+            unpacking.run()
+            _make_links(target, unpacking.links)
+            return unpacking.blocks
+    except FileNotFoundError as error:
+        if error.filename != archive_path:
+            raise
+        raise FlameError(
+            FlameErrorCode.NOT_FOUND, f"the package {archive_path!r} is not there; was its Runner closed?"
+        ) from error
+    except (BadHeader, archive.BadBlock) as error:
+        reuse.forget(os.path.dirname(cache), digest)  # else the next Runner would find the same
+        raise FlameError(
+            FlameErrorCode.INTERNAL,
+            f"the package {archive_path!r} is damaged: {error}; remove it and start the Runner again",
+        ) from error
+
+
+def _read_headers(file: int) -> list[tuple[int, Header]]:
+    """Where each block lies, and its header; without the one that ends the archive."""
+    found: list[tuple[int, Header]] = []
+    at = 0
+    while True:
+        header = read_header(os.pread(file, HEADER_BYTES, at))
+        if header.kind == END:
+            if at + header.length != os.fstat(file).st_size:
+                raise BadHeader("something follows its end")
+            return found
+        found.append((at, header))
+        at += header.length
+
+
+def _runs_of(headers: list[tuple[int, Header]]) -> list[_Run]:
+    """Blocks that belong together: each one alone, but a large file's pieces."""
+    runs: list[_Run] = []
+    for offset, header in headers:
+        if header.kind != LATER_PIECE:
+            runs.append(_Run())
+        elif not runs or runs[-1].blocks[0][1].kind != FIRST_PIECE:
+            raise BadHeader("a piece of a large file lacks its beginning")
+        runs[-1].blocks.append((offset, header))
+    return runs
+
+
+class _Run:
+    """The blocks of some whole members, or of one large file.
+
+    Attributes
+    ----------
+    blocks : list of (int, Header)
+        Where each lies, and its header.
+    """
+
+    __slots__ = ("blocks",)
+
+    def __init__(self) -> None:
+        self.blocks: list[tuple[int, Header]] = []
+
+    @property
+    def hash(self) -> bytes:
+        """Names its content in manifests."""
+        hashes = [header.hash for _, header in self.blocks]
+        if len(hashes) == 1:
+            return hashes[0]
+        hash: bytes = hasher(0)(b"".join(hashes)).digest()
+        return hash
+
+
+class _Previous:
+    """The tree that has most in common with the one to be made: what it has need only be linked.
+
+    Attributes
+    ----------
+    root : int
+        The tree, open; -1 when there is none.
+    entries : dict
+        Its entries by their hashes.
+    """
+
+    def __init__(self, cache: str, wanted: set[bytes]) -> None:
+        self.root = -1
+        self.entries: dict[bytes, memoryview] = {}
+        best, tree = 0, ""
+        for name in os.listdir(cache):
+            if not name.endswith(".manifest") or name.startswith("."):
+                continue
+            path = os.path.join(cache, name.removesuffix(".manifest"))
+            manifest = _read_manifest(path)
+            if manifest is not None and (common := len(wanted & manifest.entries.keys())) > best:
+                best, tree, self.entries = common, path, manifest.entries
+        if best:
+            try:
+                self.root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+            except OSError:
+                self.entries = {}
+
+    def close(self) -> None:
+        if self.root >= 0:
+            os.close(self.root)
+
+
+class _Made:
+    """What became of one run: its entries in the manifest, and the links to be made; of a large file, its path and size."""
+
+    __slots__ = ("entries", "links", "path", "size")
+
+    def __init__(self, entries: bytes, links: list[tuple[bytes, bytes]], path: bytes = b"", size: int = 0) -> None:
+        self.entries = entries
+        self.links = links
+        self.path = path
+        self.size = size
+
+
+class _Unpacking:
+    """The unpacking of one package into an empty directory: all runs, then the later pieces of large files.
+
+    Attributes
+    ----------
+    blocks : list of (bytes, bytes)
+        Each run's hash, and its entries in the manifest.
+    links : list of (bytes, bytes)
+        Symbolic links that are yet to be made: path and target.
+    """
+
+    def __init__(self, file: int, runs: list[_Run], root: int, previous: _Previous) -> None:
+        self.blocks: list[tuple[bytes, bytes]] = []
+        self.links: list[tuple[bytes, bytes]] = []
+        self._file = file
+        self._runs = runs
+        self._root = root
+        self._previous = previous
+        self._large: list[tuple[int, bytes]] = []  # numbers of runs, paths
+        self._pieces: list[tuple[int, Header, bytes, int, int]] = []  # offset, header, path, where in the file, its size
+
+    def run(self) -> None:
+        in_order(self._new_extractor, len(self._runs), threads_for(len(self._runs)), self._take)
+        in_order(self._new_extender, len(self._pieces), threads_for(len(self._pieces)), lambda *_: None)
+        extractor = archive.Extractor(self._root)
+        for number, path in self._large:
+            self.blocks[number] = (self.blocks[number][0], extractor.entry_of(path))
+
+    def _read(self, offset: int, header: Header) -> bytes:
+        return decompress(header, memoryview(os.pread(self._file, header.length, offset)))
+
+    def _new_extractor(self) -> Callable[[int], _Made]:
+        extractor = archive.Extractor(self._root)
+
+        def work(number: int) -> _Made:
+            run = self._runs[number]
+            known = self._previous.entries.get(run.hash)
+            links = extractor.link(self._previous.root, known) if known is not None else None
+            if known is not None and links is not None:
+                return _Made(bytes(known), links)
+            offset, header = run.blocks[0]
+            large = header.kind == FIRST_PIECE
+            entries, links = extractor.extract(self._read(offset, header), large, known is not None)
+            if not large:
+                return _Made(entries, links)
+            return _Made(entries, links, entries[archive.ENTRY_BYTES :], int.from_bytes(entries[:8], "little"))
+
+        return work
+
+    def _take(self, number: int, made: _Made) -> None:
+        run = self._runs[number]
+        if made.path:
+            self._large.append((number, made.path))
+            at = archive.PIECE_BYTES
+            for offset, header in run.blocks[1:]:
+                self._pieces.append((offset, header, made.path, at, made.size))
+                at += archive.PIECE_BYTES
+            if not 0 <= at - made.size < archive.PIECE_BYTES:
+                raise BadHeader("pieces of a large file are missing")
+        self.blocks.append((run.hash, made.entries))
+        self.links += made.links
+
+    def _new_extender(self) -> Callable[[int], None]:
+        extractor = archive.Extractor(self._root)
+
+        def work(number: int) -> None:
+            offset, header, path, at, size = self._pieces[number]
+            length = min(size - at, archive.PIECE_BYTES)
+            raw = self._read(offset, header)
+            if len(raw) != -(-length // 512) * 512:
+                raise BadHeader("a piece of a large file has another length")
+            extractor.extend(path, at, memoryview(raw)[:length])
+
+        return work
+
+
+def _make_links(target: str, links: list[tuple[bytes, bytes]]) -> None:
+    """Make the symbolic links: last, so nothing is ever written through one."""
+    base = os.fsencode(target)
+    for path, goal in links:
+        if os.path.isabs(goal):
+            raise _leads_out(path, goal)
+        try:
+            os.symlink(goal, os.path.join(base, path))
+        except FileExistsError as error:
+            raise archive.BadBlock(f"member {os.fsdecode(path)!r} is there twice") from error
+    root = os.path.realpath(base)
+    for path, goal in links:
+        resolved = os.path.realpath(os.path.join(base, path))
+        if resolved != root and not resolved.startswith(root + b"/"):
+            raise _leads_out(path, goal)
+
+
+def _leads_out(path: bytes, goal: bytes) -> archive.BadBlock:
+    return archive.BadBlock(f"link {os.fsdecode(path)!r} leads out of the package, to {os.fsdecode(goal)!r}")

@@ -1,0 +1,201 @@
+# Exclusion rules, compiled by `flame_fast.package.ignore` and matched here.
+#
+# A pattern with wildcards is a row of tokens, matched by following all ways through it at once (Thompson, "Regular expression
+# search algorithm", 1968): the time is bounded by pattern times name, whatever the pattern.
+
+cdef enum Operation:        # of a token; `ignore` writes them
+    BYTE = 0                # this byte
+    ANY = 1                 # one byte other than a slash
+    SET = 2                 # one byte of a set
+    STAR = 3                # any bytes other than slashes
+    DEEP = 4                # any bytes
+    DIRECTORIES = 5         # nothing, or any bytes and a slash
+
+cdef enum:                  # verdicts of rules
+    VERDICT_KEEP = 0
+    VERDICT_OMIT = 1
+    VERDICT_SECRET = 2
+    VERDICT_DOUBT = 3       # a secret if there is a private key in it, which only its content tells
+
+cdef enum Shape:
+    LITERAL
+    SUFFIX                  # anything, then a literal
+    PROGRAM
+
+cdef enum:
+    ANY_KIND = 0            # what a rule is about
+    DIRECTORIES_ONLY = 1
+    FILES_ONLY = 2
+
+cdef enum:                  # a token that was entered may match nothing; one that goes on has matched something
+    GOING_ON = 1
+    ENTERED = 2
+
+cdef struct Token:
+    uint8_t operation
+    uint8_t byte
+    uint32_t set            # its number
+
+cdef struct CompiledRule:
+    uint8_t shape
+    uint8_t by_name
+    uint8_t about
+    uint8_t verdict
+    uint32_t at             # first byte in `text`, or first token in `tokens`
+    uint32_t length
+
+
+cdef class Matcher:
+    """Rules in order; the last one that matches decides. For one thread at a time.
+
+    Parameters
+    ----------
+    rules : iterable of (verdict, by_name, about, tokens)
+        Each token is a pair of an operation and its argument: a byte, or the 32 bytes of a set, or 0.
+    """
+    cdef Bytes rules, text, tokens, sets, states
+    cdef size_t count
+
+    def __init__(self, rules):
+        cdef size_t longest = 0
+        for verdict, by_name, about, tokens in rules:
+            self.add(verdict, by_name, about, tokens)
+            longest = max(longest, len(tokens))
+        if reserve(&self.states, 2 * (longest + 1)) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.rules.data)
+        free(self.text.data)
+        free(self.tokens.data)
+        free(self.sets.data)
+        free(self.states.data)
+
+    cdef int add(self, int verdict, bint by_name, int about, tokens) except -1:
+        cdef CompiledRule rule
+        cdef Token token
+        cdef int failed = 0
+        memset(&rule, 0, sizeof(rule))
+        rule.verdict = verdict
+        rule.by_name = by_name
+        rule.about = about
+        starred = by_name and tokens and tokens[0][0] == STAR
+        plain = tokens[1:] if starred else tokens
+        if all(operation == BYTE for operation, _ in plain):
+            rule.shape = SUFFIX if starred else LITERAL
+            literal = bytes([byte for _, byte in plain])
+            rule.at = <uint32_t> self.text.length
+            rule.length = <uint32_t> len(literal)
+            failed |= append(&self.text, <const char *> literal, len(literal))
+        else:
+            rule.shape = PROGRAM
+            rule.at = <uint32_t> (self.tokens.length // sizeof(Token))
+            rule.length = <uint32_t> len(tokens)
+            for operation, argument in tokens:
+                memset(&token, 0, sizeof(token))
+                token.operation = operation
+                if operation == SET:
+                    token.set = <uint32_t> (self.sets.length // 32)
+                    failed |= append(&self.sets, <const char *> argument, 32)
+                else:
+                    token.byte = argument
+                failed |= append(&self.tokens, &token, sizeof(token))
+        failed |= append(&self.rules, &rule, sizeof(rule))
+        if failed:
+            raise MemoryError
+        self.count += 1
+        return 0
+
+    def decide(self, const unsigned char[::1] path, bint is_directory):
+        """The number of the rule that decides about this entry; -1 when none says anything."""
+        cdef size_t length = path.shape[0]
+        return self.deciding(<const char *> &path[0], length, is_directory) if length else -1
+
+    cdef int deciding(self, const char *path, size_t length, bint is_directory) noexcept nogil:
+        cdef CompiledRule *rules = <CompiledRule *> self.rules.data
+        cdef size_t name = length
+        cdef Py_ssize_t number = <Py_ssize_t> self.count - 1
+        while name and path[name - 1] != c"/":
+            name -= 1
+        while number >= 0:
+            if self.matches(&rules[number], path, length, name, is_directory):
+                return <int> number
+            number -= 1
+        return -1
+
+    cdef uint8_t verdict(self, int number) noexcept nogil:
+        return (<CompiledRule *> self.rules.data)[number].verdict if number >= 0 else 0
+
+    cdef bint matches(self, CompiledRule *rule, const char *path, size_t length, size_t name, bint is_directory) noexcept nogil:
+        if rule.about != ANY_KIND and is_directory != (rule.about == DIRECTORIES_ONLY):
+            return False
+        if rule.by_name:
+            path += name
+            length -= name
+        if rule.shape == PROGRAM:
+            return self.run(rule, path, length)
+        if rule.shape == SUFFIX and length > rule.length:
+            path += length - rule.length
+            length = rule.length
+        return length == rule.length and memcmp(path, self.text.data + rule.at, length) == 0
+
+    cdef bint run(self, CompiledRule *rule, const char *path, size_t length) noexcept nogil:
+        cdef Token *tokens = <Token *> self.tokens.data + rule.at
+        cdef size_t count = rule.length, i, at
+        cdef char *now = self.states.data
+        cdef char *then = now + count + 1
+        cdef char *swap
+        cdef unsigned char byte
+        cdef bint alive
+        memset(now, 0, count + 1)
+        enter(tokens, count, now, 0)
+        for at in range(length):
+            byte = <unsigned char> path[at]
+            alive = False
+            memset(then, 0, count + 1)
+            for i in range(count):
+                if now[i]:
+                    alive |= step(tokens, count, then, i, byte, self.sets.data)
+            if not alive:
+                return False
+            swap = now
+            now = then
+            then = swap
+        return now[count] != 0
+
+
+cdef void enter(Token *tokens, size_t count, char *states, size_t i) noexcept nogil:
+    while states[i] != ENTERED:
+        states[i] = ENTERED
+        if i == count or tokens[i].operation < STAR:
+            return
+        i += 1
+
+
+cdef bint step(Token *tokens, size_t count, char *then, size_t i, unsigned char byte, const char *sets) noexcept nogil:
+    """Takes one byte at one token; whether that was possible."""
+    cdef Token token = tokens[i]
+    if token.operation == BYTE:
+        if byte != token.byte:
+            return False
+        enter(tokens, count, then, i + 1)
+    elif token.operation == ANY:
+        if byte == c"/":
+            return False
+        enter(tokens, count, then, i + 1)
+    elif token.operation == SET:
+        if not (<unsigned char> sets[32 * token.set + (byte >> 3)] >> (byte & 7)) & 1:
+            return False
+        enter(tokens, count, then, i + 1)
+    elif token.operation == STAR:
+        if byte == c"/":
+            return False
+        enter(tokens, count, then, i)
+    elif token.operation == DEEP:
+        enter(tokens, count, then, i)
+    else:
+        if not then[i]:
+            then[i] = GOING_ON
+        if byte == c"/":
+            enter(tokens, count, then, i + 1)
+    return True

@@ -1,0 +1,252 @@
+# The members of a snapshot, in the order of the archive: one record each, their paths in one piece of memory.
+#
+# Records hold what tells that a file is still the same, and nothing that differs between two walks of an unchanged tree: so
+# two snapshots are equal if their bytes are.
+
+cdef enum:                  # kinds; those of tar's type flag
+    FILE = 0x30
+    LINK = 0x32
+    DIRECTORY = 0x35
+
+cpdef enum:                 # a member's flags
+    EXECUTABLE = 1          # by its owner
+    DOUBTFUL = 2            # a secret if there is a private key in it
+    GENERATED = 4           # content that lies in no file, but where a link has its target
+
+cpdef enum:                 # a member's state: what is known beyond its record
+    RACY = 1                # changed so recently that it may change again without a trace: to be read again
+    UNREADABLE = 2
+    GONE = 4                # when it was to be packed
+    SECRET = 8              # there is a private key in it
+    SPECIAL = 16            # no regular file any more, when it was to be packed
+    CHANGED = 32            # since the walk, or while it was read
+    LEFT_OUT = 30           # any reason not to be in the archive
+
+cdef struct Member:
+    int64_t size            # of a file
+    int64_t mtime_ns        # of a file, as are the next two
+    int64_t ctime_ns
+    uint64_t inode
+    uint32_t path_at        # in `names`; a zero ends the path, the target follows, ended likewise
+    uint32_t path_length
+    uint32_t target_length  # of a link; of generated content
+    uint8_t kind
+    uint8_t flags
+    uint16_t unused
+
+
+cdef int compare_paths(const char *one, size_t length, bint directory,
+                       const char *other, size_t other_length, bint other_directory) noexcept nogil:
+    """Compares as the archive is ordered: by bytes, a directory's path as if a slash followed, so it is before what it holds."""
+    cdef size_t common = min(length, other_length)
+    cdef int found = memcmp(one, other, common)
+    if found:
+        return found
+    return ending(one, length, directory, common) - ending(other, other_length, other_directory, common)
+
+
+cdef inline int ending(const char *path, size_t length, bint directory, size_t at) noexcept nogil:
+    if at < length:
+        return <unsigned char> path[at]
+    return c"/" if directory else 0
+
+
+cdef class Members:
+    """A snapshot's members.
+
+    Attributes
+    ----------
+    records, names, states : Buffer
+        See `members.pxi`; `states` has one byte for each member.
+    """
+    cdef readonly Buffer records, names, states
+
+    def __cinit__(self):
+        self.records = Buffer()
+        self.names = Buffer()
+        self.states = Buffer()
+
+    def __len__(self):
+        return self.count()
+
+    cdef inline Py_ssize_t count(self) noexcept nogil:
+        return <Py_ssize_t> (self.records.bytes.length // sizeof(Member))
+
+    cdef inline Member *member(self, Py_ssize_t number) noexcept nogil:
+        return <Member *> self.records.bytes.data + number
+
+    cdef inline char *path(self, Member *member) noexcept nogil:
+        return self.names.bytes.data + member.path_at
+
+    cdef inline char *target(self, Member *member) noexcept nogil:
+        return self.names.bytes.data + member.path_at + member.path_length + 1
+
+    cdef inline char *state(self, Py_ssize_t number) noexcept nogil:
+        return self.states.bytes.data + number
+
+    cdef int add(self, Member member, const char *path, const char *target) noexcept nogil:
+        """Appends a member whose lengths are filled in; -1 without memory."""
+        cdef Bytes *names = &self.names.bytes
+        cdef int failed = 0
+        if names.length + member.path_length + member.target_length + 2 > <size_t> 0xffffffff:
+            return -1
+        member.path_at = <uint32_t> names.length
+        failed |= append(names, path, member.path_length)
+        failed |= append(names, b"\0", 1)
+        if member.target_length:
+            failed |= append(names, target, member.target_length)
+            failed |= append(names, b"\0", 1)
+        failed |= append(&self.records.bytes, &member, sizeof(Member))
+        failed |= append(&self.states.bytes, b"\0", 1)
+        return failed
+
+    def __getitem__(self, Py_ssize_t number):
+        """A member as (path, kind, flags, size, state), its kind as tar's type flag."""
+        cdef Member *member
+        if not 0 <= number < self.count():
+            raise IndexError(number)
+        member = self.member(number)
+        path = PyBytes_FromStringAndSize(self.path(member), member.path_length)
+        return path, bytes([member.kind]), member.flags, member.size, self.state(number)[0]
+
+    def find(self, const unsigned char[::1] path):
+        """The number of the member with this path, -1 when there is none."""
+        cdef Py_ssize_t number
+        cdef Member *member
+        cdef size_t length = path.shape[0]
+        for number in range(self.count()):
+            member = self.member(number)
+            if member.path_length == length and (not length or memcmp(self.path(member), &path[0], length) == 0):
+                return number
+        return -1
+
+    def with_flag(self, int flag):
+        """The numbers of the members that have this flag."""
+        return [number for number in range(self.count()) if self.member(number).flags & flag]
+
+    def with_state(self, int state):
+        """The numbers of the members in one of these states."""
+        cdef Py_ssize_t number
+        return [number for number in range(self.count()) if self.state(number)[0] & state]
+
+    def set_state(self, Py_ssize_t number, int state):
+        """Adds a state to what is known of a member."""
+        if not 0 <= number < self.count():
+            raise IndexError(number)
+        self.state(number)[0] |= <char> state
+
+    def clear_state(self, Py_ssize_t number, int state):
+        """Takes a state back."""
+        if not 0 <= number < self.count():
+            raise IndexError(number)
+        self.state(number)[0] &= <char> ~state
+
+    def paths(self, int state):
+        """The paths of the members in one of these states."""
+        return [self[number][0] for number in self.with_state(state)]
+
+    def largest(self, Py_ssize_t count):
+        """The numbers of the largest files, the largest first."""
+        import heapq
+        cdef Py_ssize_t number
+        files = ((-self.member(number).size, number) for number in range(self.count()) if self.member(number).kind == FILE)
+        return [number for _, number in heapq.nsmallest(count, files)]
+
+    def totals(self):
+        """How many members are no directories, and how many bytes they hold; those left out do not count."""
+        cdef Py_ssize_t number, files = 0
+        cdef int64_t size = 0
+        with nogil:
+            for number in range(self.count()):
+                if self.member(number).kind != DIRECTORY and not self.state(number)[0] & LEFT_OUT:
+                    files += 1
+                    size += self.member(number).size
+        return files, size
+
+    def equals(self, const unsigned char[::1] records, const unsigned char[::1] names):
+        """Whether these are the records and names of the same members."""
+        return same_bytes(&self.records.bytes, records) and same_bytes(&self.names.bytes, names)
+
+    def adopt_states(self, const unsigned char[::1] states):
+        """Takes over the states of an equal snapshot."""
+        if states.shape[0] != self.count():
+            raise ValueError("the index does not fit together")
+        if states.shape[0]:
+            memcpy(self.states.bytes.data, &states[0], states.shape[0])
+
+    def mark_racy(self, int64_t since_ns):
+        """Marks the files that changed at this time (nanoseconds since 1970) or later."""
+        cdef Py_ssize_t number
+        cdef Member *member
+        for number in range(self.count()):
+            member = self.member(number)
+            if member.kind == FILE and max(member.mtime_ns, member.ctime_ns) >= since_ns:
+                self.state(number)[0] |= RACY
+
+    def compare(self, const unsigned char[::1] records, const unsigned char[::1] names, const unsigned char[::1] states):
+        """Compares with an earlier snapshot.
+
+        Returns
+        -------
+        array of int32
+            For each member its number there, -1 if it was not there, differs, or is to be read again. States are taken over.
+
+        Raises
+        ------
+        ValueError
+            The earlier snapshot makes no sense.
+        """
+        cdef Members earlier = Members()
+        cdef Py_ssize_t mine = 0, its = 0
+        cdef int order
+        cdef Member *one
+        cdef Member *other
+        if append(&earlier.records.bytes, &records[0] if records.shape[0] else NULL, records.shape[0]) < 0 or \
+                append(&earlier.names.bytes, &names[0] if names.shape[0] else NULL, names.shape[0]) < 0:
+            raise MemoryError
+        if records.shape[0] % sizeof(Member) or states.shape[0] != earlier.count() or not earlier.is_sound():
+            raise ValueError("the index does not fit together")
+        found = array("i", [-1]) * self.count()
+        cdef int[::1] numbers = found
+        while mine < self.count() and its < earlier.count():
+            one = self.member(mine)
+            other = earlier.member(its)
+            order = compare_paths(self.path(one), one.path_length, one.kind == DIRECTORY,
+                                  earlier.path(other), other.path_length, other.kind == DIRECTORY)
+            if order == 0 and is_same(one, self.target(one), other, earlier.target(other)) and not states[its] & RACY:
+                numbers[mine] = <int> its
+                self.state(mine)[0] |= states[its]
+            mine += order <= 0
+            its += order >= 0
+        return found
+
+    cdef bint is_sound(self) noexcept:
+        """Whether every path and target lies in `names`."""
+        cdef Py_ssize_t number
+        cdef Member *member
+        cdef uint64_t end
+        for number in range(self.count()):
+            member = self.member(number)
+            end = <uint64_t> member.path_at + member.path_length + 1
+            end += <uint64_t> member.target_length + 1 if member.target_length else 0
+            if end > self.names.bytes.length:
+                return False
+        return True
+
+
+cdef bint same_bytes(Bytes *mine, const unsigned char[::1] other) noexcept:
+    cdef size_t length = other.shape[0]
+    return mine.length == length and (not length or memcmp(mine.data, &other[0], length) == 0)
+
+
+cdef bint is_same(Member *one, const char *target, Member *other, const char *other_target) noexcept nogil:
+    return (
+        one.size == other.size
+        and one.mtime_ns == other.mtime_ns
+        and one.ctime_ns == other.ctime_ns
+        and one.inode == other.inode
+        and one.kind == other.kind
+        and one.flags == other.flags
+        and one.target_length == other.target_length
+        and (not one.target_length or memcmp(target, other_target, one.target_length) == 0)
+    )
