@@ -37,7 +37,7 @@ def _parser() -> argparse.ArgumentParser:
     package = commands.add_parser(
         "package",
         help="say what a Runner would package of a directory, and why, or write that package",
-        description="Says what a Runner would package of a directory: files, bytes, the largest, and which rule left out what.",
+        description="Says what a Runner would package of a directory: files, bytes, the largest, which rule left out what.",
     )
     package.add_argument("directory", nargs="?", default=".", help="by default the current one")
     package.add_argument("--list", action="store_true", help="list every member")

@@ -7,8 +7,8 @@ To a reader of gzip it is one stream (RFC 1952, 2.2: members follow one another;
 block can be found, told apart, decompressed and used again without the others. The package's digest is the SHA-256 of
 its blocks' own, so it speaks for all content before compression, and is known without decompressing anything.
 
-Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/test_packaging.py -k libraries`): fewer bytes than its
-level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest, on text and on
+Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/test_packaging.py -k libraries`): fewer bytes than
+its level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest, on text and on
 incompressible data.
 """
 
@@ -99,7 +99,7 @@ def decompress(header: Header, member: memoryview) -> bytes:
         raw: bytes = igzip_lib.decompress(
             member[HEADER_BYTES:-_TRAILER_BYTES], igzip_lib.DECOMP_DEFLATE, 15, header.raw or 1
         )
-    except igzip_lib.IsalError as error:
+    except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says it is an instance
         raise BadHeader(f"a block is damaged: {error}") from error
     if len(raw) != header.raw or hasher(header.raw)(raw).digest() != header.hash:
         raise BadHeader("a block is damaged: its content has another digest")

@@ -120,8 +120,8 @@ def explain(
     limit : int, optional
         Most bytes. More is explained too, but not compressed.
     home : str, optional
-        The data directory, by default the one in force. The package, made in order to know its size, is kept there for the next
-        Runner.
+        The data directory, by default the one in force. The package, made in order to know its size, is kept there for
+        the next Runner.
 
     Returns
     -------

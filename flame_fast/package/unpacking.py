@@ -184,7 +184,7 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-# The manifest: how many runs, each one's hash and the length of its entries, then all entries (kernels/packing/extracting.pxi)
+# The manifest: how many runs, their hashes and how long their entries are; then all entries (kernels/packing/extracting.pxi)
 
 _MAGIC = b"FFTREE01"
 _COUNT = struct.Struct("<8sI")
