@@ -11,7 +11,6 @@ says how it differs from what the walk saw. The GIL is released for all of it. C
 
 cimport cython
 
-from cpython.array cimport array
 from cpython.buffer cimport PyBuffer_FillInfo
 from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc cimport errno

@@ -7,15 +7,16 @@ To a reader of gzip it is one stream (RFC 1952, 2.2: members follow one another;
 block can be found, told apart, decompressed and used again without the others. The package's digest is the SHA-256 of
 its blocks' own, so it speaks for all content before compression, and is known without decompressing anything.
 
-Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/test_packaging.py -k libraries`): fewer bytes than
-its level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest, on text and on
-incompressible data.
+Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/test_packaging.py -k libraries`): fewer bytes
+than its level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest, on text
+and on incompressible data.
 """
 
 from __future__ import annotations
 
 import os
 import struct
+import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -37,6 +38,9 @@ _LEVEL = 2
 _SMALL = 1 << 20
 HEADER_BYTES = _GZIP.size + _EXTRA.size
 _TRAILER_BYTES = 8
+
+#: The two empty blocks deflated, and their CRC-32 and length: bytes that are always the same need no compressor.
+_END = bytes.fromhex("631805a360148c580000 2eafb5ef 00040000")
 
 
 class BadHeader(Exception):
@@ -108,8 +112,7 @@ def decompress(header: Header, member: memoryview) -> bytes:
 
 def end_block() -> bytes:
     """The block that ends every archive; it is no part of the digest."""
-    raw = bytes(1024)
-    return b"".join(compress(END, raw, len(raw), hasher(0)(raw).digest()))
+    return Header(END, HEADER_BYTES + len(_END), 1024, bytes(32)).pack() + _END
 
 
 def digest_of(hashes: Iterable[bytes]) -> str:
@@ -121,27 +124,15 @@ def digest_of(hashes: Iterable[bytes]) -> str:
 
 def hasher(size: int) -> Callable[[ReadableBuffer], Any]:
     """SHA-256 for so many bytes: OpenSSL's is fast, but loading it takes longer than packing a small project."""
-    if size < _SMALL and "_hashlib" not in _loaded():
-        for name in ("_sha2", "_sha256"):  # Python's own, from 3.12 and before
-            try:
-                return _import(name).sha256  # type: ignore[no-any-return]
-            except ImportError:
-                continue
+    if size < _SMALL and "_hashlib" not in sys.modules:
+        if sys.version_info >= (3, 12):
+            from _sha2 import sha256
+        else:
+            from _sha256 import sha256  # type: ignore[import-not-found]
+        return sha256  # type: ignore[no-any-return]
     import hashlib
 
     return hashlib.sha256
-
-
-def _loaded() -> dict[str, Any]:
-    import sys
-
-    return sys.modules
-
-
-def _import(name: str) -> Any:
-    import importlib
-
-    return importlib.import_module(name)
 
 
 def compressor_version() -> str:

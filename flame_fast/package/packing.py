@@ -219,7 +219,7 @@ class _Changes:
     ----------
     stored : Stored or None
         None if nothing of it can be used.
-    known : array of int32, or None
+    known : memoryview of int32, or None
         For each member its number in the stored package, -1 if it is to be read.
     """
 

@@ -52,14 +52,30 @@ def in_order(
     import threading
 
     shared = _Shared(new_worker, count, threads, take, threading.Condition())
-    helpers = [threading.Thread(target=shared.run, name="flame-pack", daemon=True) for _ in range(threads - 1)]
-    for helper in helpers:
-        helper.start()
+    helpers = []
+    try:
+        for _ in range(threads - 1):
+            helper = threading.Thread(target=shared.run, name="flame-pack", daemon=True)
+            helpers.append(helper)
+            helper.start()
+    except RuntimeError:
+        helpers.pop()  # the system has no more threads: fewer do as well
+    except BaseException as error:
+        shared.stop(error)
     shared.run()
     for helper in helpers:
-        helper.join()
+        _join(helper, shared)
     if shared.error is not None:
         raise shared.error
+
+
+def _join(helper: Any, shared: _Shared) -> None:
+    """Wait for a thread's end, whatever Ctrl-C says: what it works with is closed afterwards."""
+    while helper.is_alive():
+        try:
+            helper.join()
+        except KeyboardInterrupt as error:
+            shared.stop(error)
 
 
 class _Shared:
@@ -93,9 +109,13 @@ class _Shared:
                     self._waiting[number] = result
                 self._take_what_is_ready()
         except BaseException as error:
-            with self._condition:
-                self.error = self.error or error
-                self._condition.notify_all()
+            self.stop(error)
+
+    def stop(self, error: BaseException) -> None:
+        """Let all threads end, for this reason."""
+        with self._condition:
+            self.error = self.error or error
+            self._condition.notify_all()
 
     def _begin(self) -> int | None:
         """The next piece of work, None when there is none."""

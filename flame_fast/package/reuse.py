@@ -39,7 +39,6 @@ KEPT_BYTES = 2 << 30
 _MAGIC = b"FFPACK01"
 _HEAD = struct.Struct("<8s16s8s40s4QqQ4Q2I")
 _BLOCK = struct.Struct("<IIiI4Q32s")
-_RACY = 1
 
 
 class Block:
@@ -163,12 +162,7 @@ class Stored:
 
     def is_for(self, members: Members) -> bool:
         """Whether a walk found the very tree that was packed; then its members' states are those of the packing."""
-        if not members.equals(self.records, self.names) or len(self.states) != len(members):
-            return False
-        if any(state & _RACY for state in set(self.states)):
-            return False
-        members.adopt_states(self.states)
-        return True
+        return members.is_still(self.records, self.names, self.states)
 
     def check_tables(self) -> None:
         """Raise ValueError if `records` and `names` are damaged; what equals a walk's own is not."""

@@ -163,16 +163,19 @@ cdef class Members:
                     size += self.member(number).size
         return files, size
 
-    def equals(self, const unsigned char[::1] records, const unsigned char[::1] names):
-        """Whether these are the records and names of the same members."""
-        return same_bytes(&self.records.bytes, records) and same_bytes(&self.names.bytes, names)
-
-    def adopt_states(self, const unsigned char[::1] states):
-        """Takes over the states of an equal snapshot."""
+    def is_still(self, const unsigned char[::1] records, const unsigned char[::1] names, const unsigned char[::1] states):
+        """Whether an earlier snapshot had the same members and none is to be read again; then its states are taken over."""
+        cdef Py_ssize_t number
+        if not (same_bytes(&self.records.bytes, records) and same_bytes(&self.names.bytes, names)):
+            return False
         if states.shape[0] != self.count():
-            raise ValueError("the index does not fit together")
-        if states.shape[0]:
-            memcpy(self.states.bytes.data, &states[0], states.shape[0])
+            return False
+        for number in range(self.count()):
+            if states[number] & RACY:
+                return False
+        if self.count():
+            memcpy(self.states.bytes.data, &states[0], self.count())
+        return True
 
     def mark_racy(self, int64_t since_ns):
         """Marks the files that changed at this time (nanoseconds since 1970) or later."""
@@ -188,7 +191,7 @@ cdef class Members:
 
         Returns
         -------
-        array of int32
+        memoryview of int32
             For each member its number there, -1 if it was not there, differs, or is to be read again. States are taken over.
 
         Raises
@@ -206,7 +209,7 @@ cdef class Members:
             raise MemoryError
         if records.shape[0] % sizeof(Member) or states.shape[0] != earlier.count() or not earlier.is_sound():
             raise ValueError("the index does not fit together")
-        found = array("i", [-1]) * self.count()
+        found = memoryview(bytearray(b"\xff" * (4 * self.count()))).cast("i")      # -1 in all of them
         cdef int[::1] numbers = found
         while mine < self.count() and its < earlier.count():
             one = self.member(mine)
