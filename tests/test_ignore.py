@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
+import signal
 import subprocess
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import pytest
-from flame_fast.ignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
+from flame_fast.kernels import archive
+from gates import passes_in_child
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from flame_fast.package.ignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
+
+
+def rules_of(lines: Iterable[bytes]) -> IgnoreRules:
+    return IgnoreRules((f"line {number}", line) for number, line in enumerate(lines, 1))
+
 
 def judge(rules: list[str], path: str, is_directory: bool = False) -> int:
-    raw = os.fsencode(path)
-    return IgnoreRules([os.fsencode(rule) for rule in rules]).judge(raw, raw.rsplit(b"/", 1)[-1], is_directory)
+    return rules_of(map(os.fsencode, rules)).judge(os.fsencode(path), is_directory)
 
 
 @pytest.mark.parametrize("parent", ["", "deep/er/"])
@@ -101,93 +110,210 @@ def test_lines_are_split_as_git_does() -> None:
     assert split_lines(b"\xef\xbb\xbfa\r\nb\n\n c") == [b"a", b"b", b"", b" c"]
 
 
+def test_a_rule_names_its_line_and_where_it_stands() -> None:
+    rules = IgnoreRules([("package.excludes", b"data/"), (".flameignore, line 7", b"!*.\xff  "), ("here", b"\n")])
+    assert str(rules.deciding(b"a/data", True)) == "'data/' (package.excludes)"
+    assert str(rules.deciding(b"a/b.\xff", False)) == r"'!*.\udcff  ' (.flameignore, line 7)"
+    assert str(rules.deciding(b"a/id_rsa", False)) == "'id_rsa' (built in)"
+    assert rules.deciding(b"a/b", False) is None
+    number = rules.matcher.decide(b"data", True)
+    assert (rules[number].line, rules[number].origin) == (b"data/", "package.excludes")
+
+
+@pytest.mark.parametrize("rule", ["*a*a*a*a*a*a*a*a*b", "**/a/**/a/**/a/**/a/**/a/**/a/**/b", "/" + "*a**a" * 8 + "b"])
+def test_no_pattern_takes_for_ever(rule: str) -> None:
+    path = "/".join(["a" * 200, *"a" * 200])
+    name = "a" * 255
+
+    def match() -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)  # ends it in native code, too
+        signal.alarm(20)
+        assert judge([rule], path) == judge([rule], name) == KEEP
+        assert judge([rule], path + "/b") == (OMIT if rule.startswith("**") else KEEP)
+
+    assert passes_in_child(match)
+
+
+def walked(tree: Path, rules: IgnoreRules) -> tuple[list[bytes], list[tuple[int, int, bytes]], list[bytes]]:
+    """A walk's members, what it says about what it leaves out, and the links that it asked about."""
+    asked = []
+    root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        walk = archive.Walk(root, rules.matcher, (), 1000, None, lambda path, target: asked.append(path), True)
+        walk.run()
+    finally:
+        os.close(root)
+    return [walk.members[number][0] for number in range(len(walk.members))], walk.noted(), asked
+
+
+def test_an_excluded_directory_is_not_entered(tmp_path: Path) -> None:
+    for name in ("in", "out", "sub/out", "node_modules/x"):
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "link").symlink_to("/")
+        (tmp_path / name / "keep").touch()
+    rules = rules_of([b"out/", b"!keep", b"!out/keep"])
+    members, noted, asked = walked(tmp_path, rules)
+    assert members == [b"in", b"in/keep", b"sub"]
+    assert asked == [b"in/link"]
+    assert sorted((path, str(rules[rule])) for note, rule, path in noted if note == archive.NOTE_RULE) == [
+        (b"node_modules", "'node_modules' (built in)"),
+        (b"out", "'out/' (line 1)"),
+        (b"sub/out", "'out/' (line 1)"),
+    ]
+    assert [path for note, _, path in noted if note != archive.NOTE_RULE] == [b"in/link"]
+
+
+class Git:
+    """A repository, and a `git check-ignore` that answers one tree after the other."""
+
+    def __init__(self, root: str) -> None:
+        self.root = os.fsencode(root)
+        self._numbers = itertools.count()
+        plain = {"PATH": os.environ["PATH"], "HOME": root, "GIT_CONFIG_NOSYSTEM": "1"}
+        subprocess.run(["git", "init", "-q", root], check=True, env=plain)
+        command = ["git", "-C", root, "check-ignore", "--no-index", "--verbose", "--non-matching", "-z", "--stdin"]
+        self._running = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=plain)
+
+    def new_directory(self) -> bytes:
+        path = self.root + b"/%d" % next(self._numbers)
+        os.mkdir(path)
+        return path
+
+    def deciding_lines(self, paths: list[bytes]) -> list[int]:
+        """For each path the line of the ignore file that decides about it or what it lies in, 0 for none."""
+        self._running.stdin.write(b"".join(path + b"\0" for path in paths))
+        self._running.stdin.flush()
+        answers = []
+        for path in paths:
+            _, line, _, about = (self._field() for _ in range(4))
+            assert about == path
+            answers.append(int(line or 0))
+        return answers
+
+    def _field(self) -> bytes:
+        out = bytearray()
+        while byte := self._running.stdout.read(1):
+            if byte == b"\0":
+                return bytes(out)
+            out += byte
+        raise AssertionError(f"git has ended with {self._running.wait()}")
+
+    def end(self) -> None:
+        self._running.stdin.close()
+        self._running.stdout.close()
+        assert self._running.wait() in (0, 1)
+
+
 @pytest.fixture(scope="module")
-def repository() -> Iterator[bytes]:
+def git() -> Iterator[Git]:
     root = tempfile.mkdtemp()
-    subprocess.run(["git", "init", "-q", root], check=True)
-    yield os.fsencode(root)
+    git = Git(root)
+    yield git
+    git.end()
     shutil.rmtree(root)
 
 
-NAMES = [
-    b"a",
-    b"b",
-    b"ab",
-    b"foo",
-    b"foo.py",
-    b"keep",
-    b"[x]",
+NAMES = rb"a b ab aab foo foo.py keep [x] a* \ a ? - !a #c .x A z1 ^ : []".split() + [
     b"a b",
+    b" ",
+    b"a ",
+    b"a\nb",
+    b"\t",
+    b"\r",
     b"\xc3\xa9",
     b"\xff",
-    b"-",
-    b"!a",
-    b"#c",
-    b"a\nb",
+    b"a\xffb",
+    b"\xed\xa0\x80",
+    b"\xe2\x82\xac",
+    b"\x7f\x01",
 ]
 PIECES = (
-    rb"a b foo .py keep * ** ? / / [ab] [!a] [^-a] [a-f] [z-a] [[:alpha:]] [[:foo] []x] [\]x] [ ] \ \a ! # -".split()
-    + [b" ", b"\\ ", b"\xc3", b"\xc3\xa9"]
+    rb"a b foo .py keep x * ** *** ? / / [ab] [!a] [^-a] [a-f] [z-a] []x] [\]x] [!]] [a-] [--0] [-\c] [[-a] [ ] \ "
+    rb" [[:alpha:]] [^[:alnum:][:punct:]] [[:space:][:cntrl:]] [[:upper:]-z] [a-[:digit:]] [[:foo:]] [[:foo] [[::]]"
+    rb" [[:xdigit:]\]] [!/] [.-0] \* \[ \ ! # - : ^ **/ /**/ /** */ *a* *a*b **a a** \/".split()
+    + [b" ", b"\\ ", b"\t", b"\r", b"\xc3", b"\xc3\xa9", b"\xff", b"[\x80-\xff]", b"[\xc3\xa9]", b"[ -~]"]
 )
 trees = st.recursive(
-    st.none(), lambda below: st.dictionaries(st.sampled_from(NAMES), below, max_size=4), max_leaves=12
+    st.none(), lambda below: st.dictionaries(st.sampled_from(NAMES), below, min_size=1, max_size=4), max_leaves=12
 ).filter(lambda tree: bool(tree))
-rules = st.lists(
-    st.tuples(st.sampled_from([b"", b"", b"!"]), st.lists(st.sampled_from(PIECES), min_size=1, max_size=5)).map(
-        lambda parts: parts[0] + b"".join(parts[1])
-    ),
-    min_size=1,
-    max_size=4,
-)
 
 
-def make(root: bytes, tree: dict[bytes, object], below: bytes = b"") -> dict[bytes, bool]:
-    """Write a tree; return its paths, and whether each is a directory."""
+def paths_of(tree: dict[bytes, object], below: bytes = b"") -> dict[bytes, bool]:
+    """A tree's paths, and whether each is a directory."""
     paths = {}
     for name, content in tree.items():
-        path = below + name
-        paths[path] = content is not None
-        if isinstance(content, dict):
-            os.mkdir(root + b"/" + path)
-            paths.update(make(root, content, path + b"/"))
-        else:
-            open(root + b"/" + path, "w").close()
+        paths[below + name] = content is not None
+        if content is not None:
+            paths.update(paths_of(content, below + name + b"/"))
     return paths
 
 
-@settings(max_examples=200, deadline=None)
-@given(tree=trees, lines=rules)
-@example(tree={b"foo": {b"a": {b"b": None}}, b"foob": None}, lines=[b"foo**/b"])
-@example(tree={b"foo": {b"a": {b"b": None}}}, lines=[b"f?o**/b"])
-@example(tree={b"a": None, b"-": None}, lines=[b"[z-a]", b"![!z-a]"])
-@example(tree={b"a": None, b"b": {b"a": None}}, lines=[b"[!z-a]"])
-@example(tree={b"a": {b"keep": {b"b": None}, b"b": None}}, lines=[b"a/*", b"!a/keep"])
-@example(tree={b"a": {b"b": {b"foo": None}}}, lines=[b"a/**", b"!a/b/"])
-def test_git_says_the_same(repository: bytes, tree: dict[bytes, object], lines: list[bytes]) -> None:
-    for name in os.listdir(repository):
-        if name != b".git":
-            path = os.path.join(repository, name)
-            shutil.rmtree(path) if os.path.isdir(path) else os.unlink(path)
-    paths = make(repository, tree)
-    with open(repository + b"/.git/info/exclude", "wb") as file:
-        file.write(b"\n".join(lines) + b"\n")
-    answer = subprocess.run(
-        ["git", "-C", repository, "check-ignore", "--no-index", "-z", "--stdin"],
-        input=b"\0".join(paths),
-        capture_output=True,
+def instead_of(byte: int) -> st.SearchStrategy[bytes]:
+    """What may stand for this byte of a path in a rule that is to match it, or just not."""
+    one = bytes([byte])
+    return st.sampled_from(
+        [one] * 8
+        + [b"\\" + one, b"?", b"*", b"*" + one, one + b"*", b"[" + one + b"]", b"[!" + one + b"]", b"", b"/**/", b"**"]
     )
-    assert answer.stderr == b""
-    own = IgnoreRules(lines)
 
-    def left_out(path: bytes) -> bool:
+
+@st.composite
+def cases(draw: st.DrawFn) -> tuple[dict[bytes, object], list[bytes]]:
+    tree = draw(trees)
+    anything = st.lists(st.sampled_from(PIECES), min_size=1, max_size=6).map(b"".join)
+    near = st.sampled_from(sorted(paths_of(tree))).flatmap(lambda path: st.tuples(*map(instead_of, path)).map(b"".join))
+    affixes = (
+        st.sampled_from([b"", b"", b"", b"!", b"/", b"!/", b"**/"]),
+        st.sampled_from([b"", b"", b"", b"/", b"/**", b" "]),
+    )
+    line = st.tuples(affixes[0], st.one_of(anything, near), affixes[1]).map(b"".join)
+    return tree, draw(st.lists(line, min_size=1, max_size=4))
+
+
+def make(root: bytes, tree: dict[bytes, object]) -> None:
+    for name, content in tree.items():
+        path = root + b"/" + name
+        if content is None:
+            os.close(os.open(path, os.O_CREAT))
+        else:
+            os.mkdir(path)
+            make(path, content)
+
+
+@settings(max_examples=100, deadline=None)
+@given(case=cases())
+@example(case=({b"foo": {b"a": {b"b": None}}, b"foob": None}, [b"foo**/b"]))
+@example(case=({b"foo": {b"a": {b"b": None}}}, [b"f?o**/b"]))
+@example(case=({b"a": None, b"-": None}, [b"[z-a]", b"![!z-a]"]))
+@example(case=({b"a": None, b"b": {b"a": None}}, [b"[!z-a]"]))
+@example(case=({b"a": {b"keep": {b"b": None}, b"b": None}}, [b"a/*", b"!a/keep"]))
+@example(case=({b"a": {b"b": {b"foo": None}}}, [b"a/**", b"!a/b/"]))
+@example(case=({b"a": {b"b": {b"a": {b"b": {b"\xff": None}}}}}, [b"**/b/**/\xff", b"!a/**/b/*"]))
+def test_git_says_the_same(git: Git, case: tuple[dict[bytes, object], list[bytes]]) -> None:
+    tree, lines = case
+    paths = paths_of(tree)
+    root = git.new_directory()
+    make(root, tree)
+    text = b"\n".join(lines) + b"\n"
+    with open(root + b"/.gitignore", "wb") as file:
+        file.write(text)
+    own = rules_of(split_lines(text))
+
+    def deciding_line(path: bytes) -> int:
         parents = [path[:at] for at, byte in enumerate(path) if byte == 0x2F]
-        return any(own.judge(each, each.rsplit(b"/", 1)[-1], paths[each]) == OMIT for each in [*parents, path])
+        for each in [*parents, path]:
+            rule = own.deciding(each, paths[each])
+            if rule is not None and (each == path or rule.verdict == OMIT):
+                assert rule.verdict == (KEEP if rule.line.startswith(b"!") else OMIT)
+                return int(rule.origin.removeprefix("line "))
+        return 0
 
-    assert {path for path in paths if left_out(path)} == set(filter(None, answer.stdout.split(b"\0")))
+    expected = git.deciding_lines([root[len(git.root) + 1 :] + b"/" + path for path in paths])
+    shutil.rmtree(root)
+    assert {path: deciding_line(path) for path in paths} == dict(zip(paths, expected, strict=True))
 
 
 @given(st.binary(max_size=20).filter(lambda line: b"\n" not in line))
 def test_no_line_breaks_the_reading(line: bytes) -> None:
-    rule = parse_rule(line)
-    if rule is not None:
-        rule.matches(b"a/b", b"b", False)
+    if parse_rule(line) is not None:
+        assert rules_of([line]).judge(b"a/b", False) in (KEEP, OMIT)

@@ -25,6 +25,7 @@ LARGE = 100 * 1024**2
 _NAMED_LARGE = 5
 _KEY_MARK = b"PRIVATE KEY-----"
 _CHUNK = 1 << 20
+_LONGEST_PATH = 4096
 
 
 class Snapshot:
@@ -96,6 +97,7 @@ class Snapshot:
         self.too_many: bool = walk.too_many
         self.generated: bool = walk.generated
         self.noted: list[tuple[int, int, bytes]] = walk.noted()
+        self._generated_bytes = len(project_file or b"") if self.generated else 0
 
     def __enter__(self) -> Snapshot:
         return self
@@ -112,10 +114,11 @@ class Snapshot:
     def check_limits(self, limit: int, most_files: int) -> None:
         """Refuse what is too much; `FlameError` names the largest members."""
         files, size = self.members.totals()
+        files, size = files - self.generated, size - self._generated_bytes  # the user's own
         if self.too_many:
             problem = f"more than {most_files:,} files"
         elif size > limit:
-            problem = f"{size:,} bytes in {files - self.generated:,} files"
+            problem = f"{size:,} bytes in {files:,} files"
         else:
             return
         largest = named_with_sizes(self.members[number][::3] for number in self.members.largest(_NAMED_LARGE))
@@ -159,6 +162,8 @@ class Snapshot:
     def _resolve_link(self, path: bytes, target: bytes) -> bytes | None:
         """A link that reaches into the tree by way of outside is made relative; one that leads out is left out."""
         full = os.path.join(self.root, path)
+        if len(full) >= _LONGEST_PATH:  # the system resolves no such path: what the letters say has to do
+            return None if os.path.isabs(target) or _climbs_out(os.path.dirname(path), target) else target
         real_root = self._real_root = self._real_root or os.path.realpath(self.root)
         resolved = os.path.realpath(full)
         if resolved != real_root and not resolved.startswith(real_root.rstrip(b"/") + b"/"):
@@ -170,11 +175,14 @@ class Snapshot:
     def _has_private_key(self, path: bytes) -> bool:
         tail = b""
         try:
-            with open(archive.open_below(self.descriptor, path), "rb", buffering=0) as file:
-                while block := file.read(_CHUNK):
+            descriptor = archive.open_below(self.descriptor, path)
+            try:
+                while block := os.read(descriptor, _CHUNK):
                     if _KEY_MARK in tail + block:
                         return True
                     tail = block[-len(_KEY_MARK) :]
+            finally:
+                os.close(descriptor)
         except OSError:
             pass  # the packing meets the same error and reports it
         return False
@@ -202,7 +210,7 @@ def _ignore_file(root: bytes) -> list[tuple[str, bytes]]:
     try:
         with open(path, "rb", opener=_open_ignore_file) as file:
             lines = split_lines(file.read())
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):  # of a directory that is none, its opening says so
         return []
     except OSError as error:
         # Going on without its rules could package what the user wanted kept out.

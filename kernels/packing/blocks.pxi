@@ -80,7 +80,7 @@ cdef class BlockReader(Buffer):
     cdef DirectoryCache directory
     cdef Bytes scratch
     cdef Py_ssize_t files
-    cdef int64_t size
+    cdef int64_t size, grown
 
     def __init__(self, int root, Members members):
         self.members = members
@@ -111,6 +111,7 @@ cdef class BlockReader(Buffer):
         self.bytes.length = 0
         self.files = 0
         self.size = 0
+        self.grown = 0
         with nogil:
             failed = self.read_piece(first, piece) if piece >= 0 else self.read_whole(first, count)
         if failed:
@@ -208,7 +209,7 @@ cdef class BlockReader(Buffer):
                 and nanoseconds(found.st_ctim) == member.ctime_ns and <uint64_t> found.st_ino == member.inode)
 
     cdef int read_file(self, Py_ssize_t number) noexcept nogil:
-        """A small file, whole: its size in the archive is what was read of it, at most a piece if it has grown beyond."""
+        """A small file: its size in the archive is what was read of it. It grows to at most a piece, a block by at most one."""
         cdef Member *member = self.members.member(number)
         cdef char state = 0
         cdef int opened = self.open_member(number, &state)
@@ -220,7 +221,8 @@ cdef class BlockReader(Buffer):
             self.members.state(number)[0] |= state
             return 0
         same = self.is_as_walked(opened, member, &promised)
-        promised = min(max(promised, <int64_t> 0), <int64_t> PIECE_BYTES)
+        promised = min(max(promised, <int64_t> 0), <int64_t> PIECE_BYTES, member.size + PIECE_BYTES - self.grown)
+        self.grown += <int64_t> (max(padded(promised), padded(member.size)) - padded(member.size))
         if self.write_header(number, promised) or reserve(&self.bytes, promised + 1 + BLOCK):
             close(opened)
             return -1

@@ -146,10 +146,11 @@ cdef class Members:
         return [self[number][0] for number in self.with_state(state)]
 
     def largest(self, Py_ssize_t count):
-        """The numbers of the largest files, the largest first."""
+        """The numbers of the largest files, the largest first; those left out do not count."""
         import heapq
         cdef Py_ssize_t number
-        files = ((-self.member(number).size, number) for number in range(self.count()) if self.member(number).kind == FILE)
+        files = ((-self.member(number).size, number) for number in range(self.count())
+                 if self.member(number).kind == FILE and not self.state(number)[0] & LEFT_OUT)
         return [number for _, number in heapq.nsmallest(count, files)]
 
     def totals(self):

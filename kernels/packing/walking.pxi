@@ -23,6 +23,7 @@ cdef enum:
 
 cdef enum:
     ENTRIES_BYTES = 32768   # of one reading of a directory
+    MOST_PATH = 65536       # nothing else can reach what lies deeper, and a header must stay within a block
     LONGEST_TARGET = 4096
 
 cdef struct Pending:        # an entry whose turn is yet to come
@@ -191,7 +192,7 @@ cdef class Walk:
 
     cdef int emit(self, Member member, const char *target) noexcept nogil:
         member.path_length = <uint32_t> self.path.length
-        if member.kind != DIRECTORY:
+        if member.kind != DIRECTORY and not member.flags & GENERATED:
             self.files += 1
             if self.files > self.most_files:
                 return TOO_MANY
@@ -283,6 +284,8 @@ cdef class Walk:
         cdef Pending chosen
         cdef int rule, verdict
         cdef bint known = entry.type != DT_UNKNOWN
+        if length > MOST_PATH:
+            return self.note(NOTE_UNREADABLE, -1, self.path.data, length)
         if not known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
             return DONE     # it vanished: then it is no part of the snapshot
         rule = self.matcher.deciding(self.path.data, length, entry.type == DT_DIR if known else S_ISDIR(found.st_mode))
