@@ -64,6 +64,7 @@ cdef extern from "unistd.h" nogil:
     Py_ssize_t readlinkat(int directory, const char *name, char *target, size_t length) noexcept
     int linkat(int directory, const char *name, int other, const char *other_name, int flags) noexcept
     int unlinkat(int directory, const char *name, int flags) noexcept
+    int symlinkat(const char *target, int directory, const char *name) noexcept
     int SEEK_SET
 
 cdef extern from "beneath.h" nogil:

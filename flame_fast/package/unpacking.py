@@ -25,6 +25,7 @@ import contextlib
 import fcntl
 import os
 import struct
+import zlib
 
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
@@ -184,10 +185,10 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-# The manifest: how many runs, their hashes and how long their entries are; then all entries (kernels/packing/extracting.pxi)
+# The manifest: a checksum; how many runs, their hashes and how long their entries are; all entries (packing/extracting.pxi)
 
 _MAGIC = b"FFTREE01"
-_COUNT = struct.Struct("<8sI")
+_COUNT = struct.Struct("<8sII")
 _BLOCK = struct.Struct("<32sI")
 
 
@@ -201,18 +202,18 @@ class _Manifest:
     """
 
     def __init__(self, data: bytes) -> None:
-        magic, count = _COUNT.unpack_from(data)
+        magic, checksum, count = _COUNT.unpack_from(data)
         if magic != _MAGIC:
             raise ValueError("another version's manifest")
         view = memoryview(data)
+        if zlib.crc32(view[_COUNT.size :], count) != checksum:
+            raise ValueError("a damaged manifest")
         at = _COUNT.size + count * _BLOCK.size
         self.all = view[at:]
         self.entries: dict[bytes, memoryview] = {}
         for hash, length in _BLOCK.iter_unpack(view[_COUNT.size : at]):
             self.entries[hash] = view[at : at + length]
             at += length
-        if at != len(data):
-            raise ValueError("a damaged manifest")
 
 
 def _read_manifest(tree: str) -> _Manifest | None:
@@ -239,9 +240,10 @@ def _is_whole(tree: str) -> bool:
 
 def _write_manifest(tree: str, blocks: list[tuple[bytes, bytes]]) -> None:
     heads = [_BLOCK.pack(hash, len(entries)) for hash, entries in blocks]
+    content = b"".join([*heads, *(entries for _, entries in blocks)])
     temporary = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}.manifest")
     with open(temporary, "wb") as file:
-        file.write(b"".join([_COUNT.pack(_MAGIC, len(blocks)), *heads, *(entries for _, entries in blocks)]))
+        file.write(_COUNT.pack(_MAGIC, zlib.crc32(content, len(blocks)), len(blocks)) + content)
     os.rename(temporary, tree + ".manifest")
 
 
@@ -277,7 +279,7 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
             opened.callback(previous.close)
             unpacking = _Unpacking(file.fileno(), runs, root, previous)
             unpacking.run()
-            _make_links(target, unpacking.links)
+            _make_links(root, target, unpacking.links)
             return unpacking.blocks
     except FileNotFoundError as error:
         if error.filename != archive_path:
@@ -430,7 +432,7 @@ class _Unpacking:
                 return _Made(bytes(known), links)
             offset, header = run.blocks[0]
             large = header.kind == FIRST_PIECE
-            entries, links = extractor.extract(self._read(offset, header), large, known is not None)
+            entries, links = extractor.extract(self._read(offset, header), large)
             if not large:
                 return _Made(entries, links)
             return _Made(entries, links, entries[archive.ENTRY_BYTES :], int.from_bytes(entries[:8], "little"))
@@ -464,20 +466,17 @@ class _Unpacking:
         return work
 
 
-def _make_links(target: str, links: list[tuple[bytes, bytes]]) -> None:
+def _make_links(root: int, target: str, links: list[tuple[bytes, bytes]]) -> None:
     """Make the symbolic links: last, so nothing is ever written through one."""
-    base = os.fsencode(target)
+    extractor = archive.Extractor(root)
     for path, goal in links:
         if os.path.isabs(goal):
             raise _leads_out(path, goal)
-        try:
-            os.symlink(goal, os.path.join(base, path))
-        except FileExistsError as error:
-            raise archive.BadBlock(f"member {os.fsdecode(path)!r} is there twice") from error
-    root = os.path.realpath(base)
+        extractor.make_link(path, goal)
+    base = os.path.realpath(os.fsencode(target))
     for path, goal in links:
         resolved = os.path.realpath(os.path.join(base, path))
-        if resolved != root and not resolved.startswith(root + b"/"):
+        if resolved != base and not resolved.startswith(base + b"/"):
             raise _leads_out(path, goal)
 
 

@@ -7,8 +7,8 @@ cdef enum:
     TARGET_BYTES = 4096             # of the links that are read back
 
 cdef struct Entry:
-    int64_t size                    # of a file, as is the next
-    int64_t mtime_ns
+    int64_t size                    # of a file; of a link, its target's
+    int64_t mtime_ns                # of a file; of a link, its target's hash
     uint32_t path_length
     uint8_t kind
     uint8_t[3] unused
@@ -42,7 +42,6 @@ cdef class Extractor:
     cdef Bytes path, target, entries
     cdef const char *problem
     cdef list links
-    cdef bint replacing
 
     def __init__(self, int root):
         self.directory.root = root
@@ -55,7 +54,7 @@ cdef class Extractor:
         free(self.target.data)
         free(self.entries.data)
 
-    def extract(self, const unsigned char[::1] block, bint large=False, bint replacing=False):
+    def extract(self, const unsigned char[::1] block, bint large=False):
         """Makes what a block holds.
 
         Parameters
@@ -64,8 +63,6 @@ cdef class Extractor:
             Whole members as tar.
         large : bool
             Its only member is a file whose content goes on in other blocks.
-        replacing : bool
-            Files that are there already are made anew.
 
         Returns
         -------
@@ -83,7 +80,6 @@ cdef class Extractor:
         cdef size_t length = block.shape[0]
         cdef int status, number
         self.problem = NULL
-        self.replacing = replacing
         self.entries.length = 0
         self.links = []
         with nogil:
@@ -135,6 +131,20 @@ cdef class Extractor:
             raise MemoryError
         return PyBytes_FromStringAndSize(self.entries.data, self.entries.length)
 
+    def make_link(self, path, target):
+        """Makes a symbolic link, but not through another; when everything else is there."""
+        cdef const char *name
+        cdef int directory
+        self.set_path(path)
+        directory = self.directory_at(True, &name)
+        if directory >= 0 and symlinkat(<const char *> target, directory, name) == 0:
+            return
+        if errno.errno == EEXIST:
+            raise BadBlock(f"member {os.fsdecode(path)!r} is there twice")
+        if errno.errno == ENOTDIR or errno.errno == ELOOP:
+            raise BadBlock(f"member {os.fsdecode(path)!r} lies in what is no directory")
+        raise OSError(errno.errno, os.strerror(errno.errno), os.fsdecode(path))
+
     def link(self, int previous, const unsigned char[::1] entries):
         """Makes what a block holds out of an earlier version's tree, by hard links.
 
@@ -148,8 +158,8 @@ cdef class Extractor:
         Returns
         -------
         list of (bytes, bytes) or None
-            The links, which are not made; None if the tree is not what its manifest says, or links cannot be made: then the
-            block is to be extracted, replacing what is there.
+            The links, which are not made; None if the tree is not what its manifest says, or links cannot be made: then no file
+            is made, and the block is to be extracted.
         """
         cdef const char *data = <const char *> &entries[0] if entries.shape[0] else NULL
         cdef size_t length = entries.shape[0]
@@ -159,7 +169,6 @@ cdef class Extractor:
         old.root = previous
         old.descriptor = -1
         self.problem = NULL
-        self.replacing = False
         self.links = []
         with nogil:
             linked = self.link_all(&old, data, length)
@@ -169,7 +178,7 @@ cdef class Extractor:
         return links if linked else None
 
     def verify(self, const unsigned char[::1] entries):
-        """Whether the tree is still what these entries of its manifest say: kinds, sizes, modification times."""
+        """Whether the tree is still what these entries of its manifest say: kinds, sizes, modification times, targets."""
         cdef const char *data = <const char *> &entries[0] if entries.shape[0] else NULL
         cdef size_t length = entries.shape[0], at = 0
         cdef Entry entry
@@ -255,6 +264,8 @@ cdef class Extractor:
             return self.bad(b"is neither file, directory nor symbolic link")
         if member.size < 0:
             return self.bad(b"has a damaged header")
+        if member.kind == LINK and (not self.target.length or memchr(self.target.data, 0, self.target.length) != NULL):
+            return self.bad(b"has a damaged header")
         return 0
 
     cdef int bad(self, const char *problem) noexcept nogil:
@@ -316,8 +327,6 @@ cdef class Extractor:
         cdef stat_t found
         cdef int problem
         cdef int opened = self.open_file(O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
-        if opened < 0 and errno.errno == EEXIST and self.replacing and self.remove_file() == 0:
-            opened = self.open_file(O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
         if opened < 0:
             if errno.errno == EEXIST:
                 self.problem = b"is there twice"
@@ -363,11 +372,6 @@ cdef class Extractor:
                     return -1
         return 0
 
-    cdef int remove_file(self) noexcept nogil:
-        cdef const char *name
-        cdef int directory = self.directory_at(False, &name)
-        return unlinkat(directory, name, 0) if directory >= 0 else -1
-
     cdef int make_directory(self) noexcept nogil:
         cdef const char *name
         cdef stat_t found
@@ -388,7 +392,7 @@ cdef class Extractor:
         with gil:
             path = PyBytes_FromStringAndSize(self.path.data, self.path.length)
             self.links.append((path, PyBytes_FromStringAndSize(target, length) if length else b""))
-        return self.add_entry(LINK, 0, 0)
+        return self.add_entry(LINK, length, hash_path(target, length))
 
     cdef int add_entry(self, int kind, int64_t size, int64_t mtime_ns) noexcept nogil:
         cdef Entry entry
@@ -413,47 +417,68 @@ cdef class Extractor:
         return is_inside(self.path.data, self.path.length)
 
     cdef bint is_there(self, Entry *entry) noexcept nogil:
+        cdef char[TARGET_BYTES] target
         cdef stat_t found
         cdef const char *name
         cdef int directory = self.directory_at(False, &name)
+        if directory >= 0 and entry.kind == LINK:
+            return read_target(directory, name, entry, target)
         if directory < 0 or fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) < 0:
             return False
         if entry.kind == DIRECTORY:
             return S_ISDIR(found.st_mode)
-        if entry.kind == LINK:
-            return S_ISLNK(found.st_mode)
         return (S_ISREG(found.st_mode) and found.st_size == entry.size
                 and nanoseconds(found.st_mtim) == entry.mtime_ns)
 
     cdef bint link_all(self, DirectoryCache *old, const char *data, size_t length) noexcept nogil:
-        cdef size_t at = 0
+        cdef size_t at = 0, done = 0
         cdef Entry entry
         cdef bint linked = True
         while linked and at < length:
+            done = at
             linked = self.next_entry(data, length, &at, &entry)
             if linked and entry.kind == DIRECTORY:
                 linked = self.make_directory() == 0
             elif linked and entry.kind == LINK:
-                linked = self.take_link(old)
+                linked = self.take_link(old, &entry)
             elif linked:
-                linked = self.link_file(old, &entry)
+                linked = entry.kind == FILE and self.link_file(old, &entry)
+        if not linked:
+            self.unlink_all(data, done)
         return linked
+
+    cdef void unlink_all(self, const char *data, size_t length) noexcept nogil:
+        cdef size_t at = 0
+        cdef Entry entry
+        cdef const char *name
+        cdef int directory
+        while at < length and self.next_entry(data, length, &at, &entry):
+            directory = self.directory_at(False, &name)
+            if directory >= 0 and entry.kind == FILE:
+                unlinkat(directory, name, 0)
 
     cdef bint link_file(self, DirectoryCache *old, Entry *entry) noexcept nogil:
         cdef const char *name
         cdef int source = directory_of(old, self.path.data, self.path.length, &name)
         cdef int directory = self.directory_at(True, &name) if source >= 0 else -1
-        return directory >= 0 and linkat(source, name, directory, name, 0) == 0 and self.is_there(entry)
+        if directory < 0 or linkat(source, name, directory, name, 0) < 0:
+            return False
+        if not self.is_there(entry):
+            unlinkat(directory, name, 0)
+            return False
+        return True
 
-    cdef bint take_link(self, DirectoryCache *old) noexcept nogil:
+    cdef bint take_link(self, DirectoryCache *old, Entry *entry) noexcept nogil:
         cdef char[TARGET_BYTES] target
         cdef const char *name
-        cdef Py_ssize_t length
         cdef int source = directory_of(old, self.path.data, self.path.length, &name)
-        if source < 0:
-            return False
-        length = readlinkat(source, name, target, TARGET_BYTES)
-        return 0 <= length < TARGET_BYTES and self.add_link(target, length) == 0
+        return source >= 0 and read_target(source, name, entry, target) and self.add_link(target, entry.size) == 0
+
+
+cdef bint read_target(int directory, const char *name, Entry *entry, char *target) noexcept nogil:
+    """Reads a link; false if it is not the entry's."""
+    cdef Py_ssize_t length = readlinkat(directory, name, target, TARGET_BYTES)
+    return length >= 0 and length == entry.size and hash_path(target, length) == entry.mtime_ns
 
 
 cdef bint is_inside(const char *path, size_t length) noexcept nogil:
