@@ -229,6 +229,8 @@ class _Changes:
         self._by_place: dict[tuple[int, int], Block] = {}
         self._by_hash: dict[bytes, Block] = {}
         if stored is None or stored.compressor != compressor_version():
+            for number in snapshot.members.with_state(archive.UNREADABLE):  # it may have been taken over; it will be seen
+                snapshot.members.clear_state(number, archive.UNREADABLE)
             return
         try:
             stored.check_tables()

@@ -197,7 +197,8 @@ def load(home: str, key: str) -> Stored | None:
             with open(path, "rb", buffering=0) as file:
                 index = file.readall()
             stored = Stored(index, directory, key)
-            os.utime(path)
+            with contextlib.suppress(OSError):  # of a directory that may only be read
+                os.utime(path)
             return stored
         except FileNotFoundError:
             continue
@@ -229,12 +230,14 @@ def store(home: str, key: str, members: Members, contents: Contents, package: st
     kept = os.path.join(directory, f"{key}-{suffix}.tar.gz")
     with _changing(directory):
         try:
-            os.link(package, kept)
-        except OSError:
-            _copy(package, kept)
-        found = os.stat(kept)
-        _write_index(os.path.join(directory, f"{key}.index"), _index(members, contents, suffix, found))
-        _reclaim(directory)
+            try:
+                os.link(package, kept)
+            except OSError:
+                _copy(package, kept)
+            found = os.stat(kept)
+            _write_index(os.path.join(directory, f"{key}.index"), _index(members, contents, suffix, found))
+        finally:
+            _reclaim(directory)  # after a failure, half a package too
 
 
 def forget(home: str, digest: str) -> None:
@@ -305,13 +308,19 @@ def _copy(source: str, target: str) -> None:
 
 
 def _digest_in(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read(_HEAD.size)[8:24].hex()
+    return _head_in(path)[8:24].hex()
 
 
 def _suffix_in(path: str) -> str:
-    with open(path, "rb") as file:
-        return file.read(_HEAD.size)[24:32].decode("ascii", "replace")
+    return _head_in(path)[24:32].decode("ascii", "replace")
+
+
+def _head_in(path: str) -> bytes:
+    try:
+        with open(path, "rb") as file:
+            return file.read(_HEAD.size)
+    except OSError:
+        return b""  # no file at all
 
 
 def _reclaim(directory: str) -> None:
@@ -321,7 +330,7 @@ def _reclaim(directory: str) -> None:
     for name in names:
         if name.endswith(".index"):
             path = os.path.join(directory, name)
-            used.append((os.stat(path).st_mtime_ns, name.removesuffix(".index"), path))
+            used.append((os.lstat(path).st_mtime_ns, name.removesuffix(".index"), path))
     used.sort(reverse=True)
     wanted = {".lock"}
     left = KEPT_BYTES
