@@ -23,7 +23,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        return _package(options)
+        status = _package(options)
+        sys.stdout.flush()
+        return status
+    except BrokenPipeError:  # whoever reads this has seen enough; the interpreter would complain at its end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FlameError as error:
         print(f"flame_fast: {error.message}", file=sys.stderr)
     except OSError as error:
@@ -60,6 +64,8 @@ def _package(options: argparse.Namespace) -> int:
             print(f"{size:>15,}  {printable(os.fsencode(path))}{'/' if kind == 'directory' else ''}")
     if not (options.why or options.list or options.output):
         print(explanation)
+    elif explanation.problem and not options.output:
+        print(f"flame_fast: refused: {explanation.problem}", file=sys.stderr)
     if options.output:
         _write(options.directory, options.output)
     return 1 if explanation.problem and not options.why else 0
@@ -68,9 +74,10 @@ def _package(options: argparse.Namespace) -> int:
 def _write(directory: str, output: str) -> None:
     from flame_fast.config import FlameContext, home_directory
     from flame_fast.package.explanation import configured_never
+    from flame_fast.package.notices import printable
     from flame_fast.package.packing import pack
 
     configured = FlameContext().package
     never = configured_never(home_directory())
     info = pack(directory, output, excludes=configured.excludes, limit=configured.limit, never=never)
-    print(f"{info.path}: {info.files:,} files, {info.size:,} bytes, {info.compressed:,} compressed")
+    print(f"{printable(os.fsencode(info.path))}: {info.files:,} files, {info.size:,} bytes, {info.compressed:,} compressed")

@@ -89,7 +89,7 @@ sizes = st.one_of(
 )
 files = st.tuples(st.just(FILE), sizes, st.integers(0, 2**32), st.booleans())
 links = st.tuples(st.just(LINK), st.integers(0, 99))
-#: Of each entry: where it lies, as a number of the directories there are by then; its name; what it is, None for a directory.
+#: Of each entry: where it lies, as a number of the directories there are by then; its name; what it is: None, a directory.
 trees = st.lists(st.tuples(st.integers(0, 99), names, st.one_of(files, st.none(), links)), max_size=7)
 
 

@@ -321,6 +321,7 @@ def test_packages_that_were_given_away_stay_as_they_are(small: Path, settled: No
 def test_a_package_that_its_owner_has_written_to_is_not_used_again(small: Path, home: Path, settled: None) -> None:
     expected = bytes_of(packed_cold(small))
     info = packed(small)
+    os.chmod(info.path, 0o600)
     with open(info.path, "r+b") as file:  # and so to the stored one, which is the same file
         file.write(b"gone")
     assert stored(home)[0].read_bytes() != expected
@@ -677,6 +678,19 @@ def test_an_index_of_another_version_is_none(small: Path, home: Path, settled: N
     assert read == []
 
 
+def test_damage_to_what_is_compared_is_found_before_it_is_compared(small: Path, home: Path) -> None:
+    packed(small)
+    (index,) = indices(home)
+    data = bytearray(index.read_bytes())
+    data[-1] ^= 1
+    for what in (index.read_bytes(), bytes(data)):
+        index.write_bytes(what)
+        stored = reuse.load(str(home), index.stem)
+        assert stored is not None
+        with stored, contextlib.nullcontext() if what != data else pytest.raises(ValueError, match="damaged"):
+            stored.check_tables()
+
+
 def as_directory(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.mkdir()
@@ -703,11 +717,13 @@ def as_copy(path: Path) -> None:
 
 def cut_short(path: Path) -> None:
     found = path.stat()
+    path.chmod(0o600)
     os.truncate(path, found.st_size - 1)
     os.utime(path, ns=(0, found.st_mtime_ns))
 
 
 def overwritten(path: Path) -> None:
+    path.chmod(0o600)
     path.write_bytes(path.read_bytes()[::-1])
 
 
@@ -792,6 +808,7 @@ def test_a_package_that_turns_out_damaged_is_made_anew(tree: Path, home: Path, s
     info = packed(tree)
     expected = bytes_of(info)
     found = os.stat(info.path)
+    os.chmod(info.path, 0o600)
     with open(info.path, "r+b") as file:
         file.seek(found.st_size // 2)
         byte = file.read(1)[0] ^ 1

@@ -15,12 +15,13 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from flame_fast.kernels.archive import PIECE_BYTES, BadBlock, Extractor
-from gates import in_child, passes_in_child, wait_until
+from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -67,6 +68,7 @@ def home(tmp_path: Path) -> str:
 def tree(tmp_path: Path) -> Path:
     tree = tmp_path / "project"
     (tree / "sub").mkdir(parents=True)
+    (tree / "void").mkdir()
     (tree / "main.py").write_text("value = 1\n")
     (tree / "sub" / "run.sh").write_text("#!/bin/sh\n")
     (tree / "sub" / "run.sh").chmod(0o755)
@@ -218,6 +220,13 @@ def truncate(tree: Path) -> None:
     (tree / "sub" / "run.sh").write_text("")
 
 
+def truncate_unseen(tree: Path) -> None:
+    path = tree / "sub" / "run.sh"
+    before = path.stat()
+    path.write_text("")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+
+
 def change(tree: Path) -> None:
     (tree / "main.py").write_text("value = 2\n")  # of the same size
 
@@ -225,6 +234,11 @@ def change(tree: Path) -> None:
 def put_directory(tree: Path) -> None:
     (tree / "main.py").unlink()
     (tree / "main.py").mkdir()
+
+
+def put_file(tree: Path) -> None:
+    (tree / "void").rmdir()
+    (tree / "void").touch()
 
 
 def put_link(tree: Path) -> None:
@@ -276,7 +290,7 @@ def link_away(tree: Path) -> None:
 each_damage = pytest.mark.parametrize(
     "damage",
     [
-        *(remove, truncate, change, put_directory, put_link, put_fifo, link_directory),
+        *(remove, truncate, truncate_unseen, change, put_directory, put_file, put_link, put_fifo, link_directory),
         *(unlink, retarget, retarget_out, unfinish, cut, empty, link_away),
     ],
 )
@@ -391,11 +405,10 @@ def test_paths_longer_than_the_system_takes_at_once_are_unpacked(tmp_path: Path,
     (tmp_path / "project").mkdir()
     at = go_down(tmp_path / "project", making=True)
     os.close(os.open("file", os.O_WRONLY | os.O_CREAT, dir_fd=at))
-    os.symlink("file", "link", dir_fd=at)
     os.close(at)
     info = pack(str(tmp_path / "project"), str(tmp_path), name="app")
     at = go_down(ensure_unpacked(info.path, info.digest, home))
-    assert (sorted(os.listdir(at)), os.readlink("link", dir_fd=at)) == (["file", "link"], "file")
+    assert os.listdir(at) == ["file"]
     os.close(at)
 
 
@@ -418,6 +431,7 @@ def test_paths_longer_than_the_system_takes_at_once_are_unpacked(tmp_path: Path,
         (link("../out", "x"), "leads out"),
         (link("link", "../out"), "link 'link' leads out of the package, to '../out'"),
         (link("link", "/etc/passwd"), "link 'link' leads out"),
+        (link("/".join(["n" * 200] * 25), "x"), "leads out"),  # no system call says where to
         (link("link", "x", linkpath="x\0y"), "member 'link' has a damaged header"),
         (link("link", ""), "member 'link' has a damaged header"),
         (member("hard", (tarfile.LNKTYPE, "good")), "neither file, directory nor symbolic link"),
@@ -499,7 +513,8 @@ EXTENDED = member("e", b"x" * 700, comment="c")
         EXTENDED.replace(b"13 comment=c", b"13 comment c"),
         EXTENDED.replace(b"13 comment=c", b"13_comment=c"),
         EXTENDED.replace(b"comment=c\n", b"comment=cc"),
-        member("e", b"x", size="1" * 19),
+        EXTENDED.replace(b"13 comment=c\n" + bytes(7), b"20 comment=c1234567\n"),  # beyond the header's end
+        member("e", size=str(1 << 64)),
         member("e", b"x", size="x"),
         member("e", b"x", size="-1"),
         member("e", b"x", size=str(1 << 40)),
@@ -663,8 +678,10 @@ FIRST, SECOND, THIRD, LAST = PIECES
         ([(FIRST_PIECE, FIRST[1][:-512]), SECOND, THIRD, LAST], "member 'large' has another length"),
         ([(FIRST_PIECE, FIRST[1] + bytes(512)), SECOND, THIRD, LAST], "member 'large' has another length"),
         ([(FIRST_PIECE, member("small", b"x"))], "member 'small' has another length"),
-        ([(FIRST_PIECE, directory("d")), SECOND], "pieces of a large file are missing"),
-        ([(FIRST_PIECE, directory("d") + FIRST[1]), SECOND, THIRD, LAST], "pieces of a large file are missing"),
+        ([(FIRST_PIECE, member("small", bytes(PIECE_BYTES - 100)))], "member 'small' has another length"),
+        ([(FIRST_PIECE, directory("d")), SECOND], "member 'd' is no large file"),
+        ([(FIRST_PIECE, directory("d") + FIRST[1]), SECOND, THIRD, LAST], "member 'd' is no large file"),
+        ([(FIRST_PIECE, link("l", "x")), SECOND], "member 'l' is no large file"),
         ([FIRST, SECOND, THIRD, LAST, *PIECES], "member 'large' is there twice"),
         ([FIRST, SECOND, THIRD, LAST, (WHOLE, member("large", b"x"))], "member 'large' is there twice"),
         ([FIRST, SECOND, THIRD, LAST, (WHOLE, link("large", "x"))], "member 'large' is there twice"),
@@ -922,6 +939,46 @@ def test_the_trees_used_least_recently_go_but_never_one_in_use(
     user.end()
     use(5)
     assert there() == [1, 4, 5]
+
+
+def test_threads_of_one_process_hold_a_tree_once(package: PackageInfo, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    is_file, together = unpacking._is_file, threading.Barrier(2, timeout=PATIENCE_S)
+
+    def wait_for_the_other(*args: object) -> bool:
+        together.wait()
+        return is_file(*args)
+
+    monkeypatch.setattr(unpacking, "_is_file", wait_for_the_other)
+    threads = [threading.Thread(target=ensure_unpacked, args=(package.path, package.digest, home)) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    open_files = [os.path.realpath(f"/proc/self/fd/{name}") for name in os.listdir("/proc/self/fd")]
+    assert [path for path in open_files if path.startswith(home)] == [f"{home}/unpacked/{package.digest}.lock"]
+
+
+def test_what_is_forked_while_a_tree_is_built_keeps_nobody_waiting(
+    package: PackageInfo, home: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leave, told = os.pipe()
+    make_links, pids = unpacking._make_links, []
+
+    def child() -> None:
+        os.close(told)
+        os.read(leave, 1)
+
+    def fork(*args: object) -> None:
+        pids.append(in_child(child))
+        make_links(*args)
+
+    monkeypatch.setattr(unpacking, "_make_links", fork)
+    ensure_unpacked(package.path, package.digest, home)
+    with open(os.path.join(home, "unpacked", ".lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    os.close(told)
+    os.close(leave)
+    assert [os.waitpid(pid, 0)[1] for pid in pids] == [0]
 
 
 def test_who_waits_for_the_end_of_an_eviction_holds_what_comes_after_it(package: PackageInfo, home: str) -> None:

@@ -100,9 +100,8 @@ def decompress(header: Header, member: memoryview) -> bytes:
     from isal import igzip_lib
 
     try:
-        raw: bytes = igzip_lib.decompress(
-            member[HEADER_BYTES:-_TRAILER_BYTES], igzip_lib.DECOMP_DEFLATE, 15, header.raw or 1
-        )
+        inflater = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
+        raw: bytes = inflater.decompress(member[HEADER_BYTES:-_TRAILER_BYTES], header.raw + 1)
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says it is an instance
         raise BadHeader(f"a block is damaged: {error}") from error
     if len(raw) != header.raw or hasher(header.raw)(raw).digest() != header.hash:

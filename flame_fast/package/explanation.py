@@ -5,11 +5,11 @@ from __future__ import annotations
 import os
 
 from flame_fast.config import FlameContext, home_directory
-from flame_fast.errors import FlameError
+from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
 from flame_fast.package.notices import printable
-from flame_fast.package.packing import name_of, pack, project_file_for
-from flame_fast.package.snapshot import Snapshot, most_files_for, rule_for
+from flame_fast.package.packing import PackageInfo, name_of, pack, project_file_for
+from flame_fast.package.snapshot import Snapshot, rule_for
 from flame_fast.storage import open_storage
 
 TYPE_CHECKING = False
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 _UNBOUNDED = 1 << 62
+_UNREADABLE = "it cannot be read"
 _KINDS = {b"0": "file", b"2": "link", b"5": "directory"}
 
 
@@ -40,10 +41,11 @@ class Explanation:
         Why a Runner would refuse this package; empty if it would not.
     """
 
-    __slots__ = ("directory", "files", "size", "compressed", "members", "excluded", "problem")
+    __slots__ = ("directory", "files", "size", "compressed", "members", "excluded", "problem", "_generated")
 
     def __init__(self, directory: str, snapshot: Snapshot) -> None:
         self.directory = directory
+        self._generated = snapshot.generated
         self.files, self.size = snapshot.members.totals()
         self.compressed: int | None = None
         self.problem = ""
@@ -61,9 +63,17 @@ class Explanation:
             f"Explanation(directory={self.directory!r}, files={self.files}, size={self.size}, compressed={self.compressed})"
         )
 
+    def add_package(self, info: PackageInfo) -> None:
+        """Take over what only the packing finds out."""
+        self.files, self.size, self.compressed = info.files, info.size, info.compressed
+        unreadable = set(info.unreadable)
+        self.members = [member for member in self.members if member[0] not in unreadable]
+        self.excluded = sorted([*self.excluded, *((path, _UNREADABLE) for path in unreadable)])
+
     def largest(self, count: int = 10) -> list[tuple[str, int, str]]:
-        """The largest members: path, bytes, and the rule that would leave it out."""
-        files = sorted(((-size, path) for path, kind, size in self.members if kind == "file"))
+        """The largest of the user's files: path, bytes, and the rule that would leave it out."""
+        made = "pyproject.toml" if self._generated else ""
+        files = sorted((-size, path) for path, kind, size in self.members if kind == "file" and path != made)
         return [(path, -size, rule_for(os.fsencode(path))) for size, path in files[:count]]
 
     def why(self, path: str | os.PathLike[str]) -> str:
@@ -79,7 +89,7 @@ class Explanation:
         if relative == "." or any(relative == member for member, _, _ in self.members):
             return f"{shown} is in the package"
         if relative == ".." or relative.startswith("../"):
-            return f"{shown} is outside of {self.directory}"
+            return f"{shown} is outside of {printable(os.fsencode(self.directory))}"
         for excluded, reason in self.excluded:
             if relative == excluded:
                 return f"{shown} is left out: {reason}"
@@ -91,11 +101,12 @@ class Explanation:
     def __str__(self) -> str:
         """A report of some lines."""
         compressed = f", {self.compressed:,} compressed" if self.compressed is not None else ""
-        lines = [f"{self.directory}: {self.files:,} files, {self.size:,} bytes{compressed}"]
+        lines = [f"{printable(os.fsencode(self.directory))}: {self.files:,} files, {self.size:,} bytes{compressed}"]
         if self.problem:
             lines += ["", f"refused: {self.problem}"]
         lines += ["", "the largest, and the rules that would leave them out:"]
-        lines += [f"  {size:>15,}  {printable(os.fsencode(path))}    {rule}" for path, size, rule in self.largest()]
+        for path, size, rule in self.largest():
+            lines.append(f"  {size:>15,}  {printable(os.fsencode(path))}    {printable(os.fsencode(rule))}")
         if self.excluded:
             lines += ["", "left out:"]
             lines += [f"  {printable(os.fsencode(path))}    {reason}" for path, reason in self.excluded]
@@ -145,14 +156,14 @@ def explain(
     with Snapshot(path, excludes, project_file_for(name_of(path), ()), never, _UNBOUNDED, explaining=True) as snapshot:
         snapshot.find_secrets()
         explanation = Explanation(path, snapshot)
-        try:
-            snapshot.check_limits(limit, most_files_for(limit))
-        except FlameError as error:
-            explanation.problem = error.message
-            return explanation
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say what the explanation says
-        explanation.compressed = _compressed_size(path, excludes, limit, never, home)
+        try:
+            explanation.add_package(_pack_aside(path, excludes, limit, never, home))
+        except FlameError as error:
+            if error.code != FlameErrorCode.INVALID_ARGUMENT:
+                raise
+            explanation.problem = error.message  # above a limit
     return explanation
 
 
@@ -162,12 +173,12 @@ def configured_never(home: str) -> list[str]:
     return [home] if storage is None else [home, open_storage(storage, home).directory]
 
 
-def _compressed_size(directory: str, excludes: Iterable[str], limit: int, never: Iterable[str], home: str) -> int:
+def _pack_aside(directory: str, excludes: Iterable[str], limit: int, never: Iterable[str], home: str) -> PackageInfo:
     import tempfile
 
     os.makedirs(home, mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".explaining-") as out:
-        return pack(directory, out, excludes=excludes, limit=limit, never=never, home=home).compressed
+        return pack(directory, out, excludes=excludes, limit=limit, never=never, home=home)
 
 
 def _reason(snapshot: Snapshot, note: int, rule: int) -> str:
@@ -177,7 +188,7 @@ def _reason(snapshot: Snapshot, note: int, rule: int) -> str:
         return f"looks like a secret, by the rule {snapshot.rules[rule]}"
     return {
         archive.NOTE_SPECIAL: "a socket, fifo or device",
-        archive.NOTE_UNREADABLE: "it cannot be read",
+        archive.NOTE_UNREADABLE: _UNREADABLE,
         archive.NOTE_OUTSIDE: "a link that points out of the directory",
         archive.NOTE_NEVER: "a directory of flame_fast's, or of this Python's packages",
         archive.NOTE_ENVIRONMENT: "a virtual environment: there is a pyvenv.cfg in it",

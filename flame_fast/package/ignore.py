@@ -199,6 +199,8 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     # git compares the part before the first wildcard as it is and starts the pattern proper behind it: a
     # `**` there counts as one at the beginning.
     begin = next((i for i, byte in enumerate(text) if byte in b"*?[\\"), len(text))
+    if begin == len(text):
+        return [(_BYTE, byte) for byte in text]
     while at < len(text):
         byte = text[at]
         if byte == 0x5C:  # backslash

@@ -36,7 +36,7 @@ from flame_fast.package.blocks import (
 from flame_fast.package.parallel import in_order, threads_for
 from flame_fast.package.progress import Progress
 from flame_fast.package.reuse import Block, Contents, Stored
-from flame_fast.package.snapshot import Snapshot, most_files_for
+from flame_fast.package.snapshot import Snapshot, most_files_for, rule_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -81,6 +81,11 @@ class PackageInfo:
         """The archive's file name."""
         return os.path.basename(self.path)
 
+    @property
+    def unreadable(self) -> list[str]:
+        """The files that are not in the package, for they could not be read."""
+        return [os.fsdecode(path) for path in self._members.paths(archive.UNREADABLE)]
+
     def holds(self, relative: str) -> bool:
         """Whether this path, relative to the packaged directory, is in the package; ``""`` is itself."""
         if relative in ("", "."):
@@ -108,7 +113,8 @@ def pack(
         What to pack; nothing is written into it.
     out : str or path-like
         A directory, in which the archive becomes ``<name made safe, at most 80 bytes>-<digest>.tar.gz``; or the file to
-        write. What is there under that name is replaced.
+        write. What is there under that name is replaced. The file is read-only: it may be the stored one by another name, so
+        copy it before you change it in place.
     name : str, optional
         The application's name, by default the directory's.
     excludes : iterable of str
@@ -150,8 +156,9 @@ def pack(
     name = name_of(directory) if name is None else name
     project_file = project_file_for(name, dependencies or ())
     most_files = most_files_for(limit)
+    excludes = [*excludes, *_rules_against(directory, out, name)]
     with Snapshot(directory, excludes, project_file, [*never, home], most_files) as snapshot, contextlib.ExitStack() as held:
-        key = reuse.key_of(snapshot.root, project_file)
+        key = reuse.key_of(snapshot.root, project_file if snapshot.generated else b"")
         stored = reuse.load(home, key)
         if stored is not None:
             held.enter_context(stored)
@@ -170,10 +177,11 @@ def pack(
                 contents = _Writing(snapshot, changes, temporary).run()
             compressed = os.stat(temporary).st_size
             path = os.path.join(out, f"{safe_name(name)}-{contents.digest}.tar.gz") if os.path.isdir(out) else out
+            if not unchanged:
+                # Under the name that nobody else knows: the other may be somebody else's package a moment later.
+                with contextlib.suppress(OSError):  # then it is made anew the next time
+                    reuse.store(home, key, snapshot.members, contents, temporary)
             os.rename(temporary, path)
-        if not unchanged:
-            with contextlib.suppress(OSError):  # then it is made anew the next time
-                reuse.store(home, key, snapshot.members, contents, path)
         notices = snapshot.notices()
     if dependencies and not snapshot.generated:
         notices.plain.append(
@@ -193,6 +201,14 @@ def _temporary_in(out: str) -> Any:
     finally:
         with contextlib.suppress(FileNotFoundError):  # renamed; unless old and new name were the same file's already
             os.unlink(path)
+
+
+def _rules_against(directory: str, out: str, name: str) -> list[str]:
+    """Keep what an earlier packing has written into the directory out of the next."""
+    inside = os.path.relpath(os.path.realpath(out), os.path.realpath(directory))
+    if inside == "." and os.path.isdir(out):
+        return [f"/{safe_name(name)}-{'[0-9a-f]' * 32}.tar.gz"]
+    return [] if inside == ".." or inside.startswith("../") else [rule_for(os.fsencode(inside))]
 
 
 def name_of(directory: str) -> str:
@@ -227,9 +243,9 @@ class _Changes:
         self.stored: Stored | None = None
         self.known: Any = None
         self._by_place: dict[tuple[int, int], Block] = {}
-        self._by_hash: dict[bytes, Block] = {}
+        self._by_hash: dict[tuple[int, bytes], Block] = {}
         if stored is None or stored.compressor != compressor_version():
-            for number in snapshot.members.with_state(archive.UNREADABLE):  # it may have been taken over; it will be seen
+            for number in snapshot.members.with_state(archive.UNREADABLE):  # known by the index, which says nothing here
                 snapshot.members.clear_state(number, archive.UNREADABLE)
             return
         try:
@@ -243,7 +259,7 @@ class _Changes:
             self.known[number] = -1
         for block in stored.blocks():
             self._by_place[block.first, block.piece] = block
-            self._by_hash[block.hash] = block
+            self._by_hash[_kind_of(block.piece), block.hash] = block
 
     def block_for(self, first: int, count: int, piece: int) -> Block | None:
         """The stored block with these members, if all of them are unchanged."""
@@ -254,9 +270,13 @@ class _Changes:
             return None
         return block if list(self.known[first : first + count]) == list(range(old, old + count)) else None
 
-    def block_like(self, hash: bytes) -> Block | None:
-        """A stored block with this content."""
-        return self._by_hash.get(hash)
+    def block_like(self, piece: int, hash: bytes) -> Block | None:
+        """A stored block of the same kind with this content."""
+        return self._by_hash.get((_kind_of(piece), hash))
+
+
+def _kind_of(piece: int) -> int:
+    return WHOLE if piece < 0 else LATER_PIECE if piece else FIRST_PIECE
 
 
 class _Made:
@@ -323,12 +343,11 @@ class _Writing:
             return _Made(Block(first, count, piece, 0, 0, 0, 0, b""))
         hash = self._hash(reader).digest()
         block = Block(first, count, piece, files, size, 0, 0, hash)
-        old = self._changes.block_like(hash)
+        old = self._changes.block_like(piece, hash)
         if old is not None:
             block.length = old.length
             return _Made(block, old, raw=length)
-        kind = WHOLE if piece < 0 else LATER_PIECE if piece else FIRST_PIECE
-        parts = compress(kind, reader, length, hash)
+        parts = compress(_kind_of(piece), reader, length, hash)
         block.length = sum(map(len, parts))
         return _Made(block, None, parts, length)
 
@@ -338,8 +357,9 @@ class _Writing:
         skipped: set[int] = set()
         refused = -1
         for number, (first, _, piece) in enumerate(self._plan):
-            if piece == 0 and self._kept[number] is None and not reader.probe(first):
-                refused = first
+            if piece == 0 and self._kept[number] is None:
+                known = self._members[first][4] & archive.UNREADABLE
+                refused = first if known or not reader.probe(first) else -1
             if piece >= 0 and first == refused:
                 skipped.add(number)
         return skipped
@@ -396,7 +416,7 @@ class _Output:
 
     def _open(self) -> int:
         if self._descriptor < 0:
-            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            self._descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
         return self._descriptor
 
 

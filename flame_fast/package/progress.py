@@ -27,7 +27,7 @@ class Progress:
         self._done = 0
         self._began = time.monotonic()
         self._bar: Any = None
-        self._shown = sys.stderr is not None and sys.stderr.isatty()
+        self._shown = _is_terminal(sys.stderr)
 
     def __enter__(self) -> Progress:
         return self
@@ -46,3 +46,11 @@ class Progress:
 
             units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
             self._bar = tqdm(desc="packing", total=self._total, initial=self._done, leave=False, **units)
+
+
+def _is_terminal(stream: Any) -> bool:
+    """Whether a stream, which programs replace by all sorts of things, shows to somebody."""
+    try:
+        return bool(stream.isatty())
+    except (AttributeError, ValueError):
+        return False

@@ -11,6 +11,9 @@ were older than `RACY_NS` then: what is written twice within one tick of a file 
 
 Guarantees
     What is wrong here costs time, never correctness: a damaged or missing piece is as good as none.
+Assumes
+    That who changes a file's content changes its times. Writing through a shared mapping (mmap, `numpy.memmap`) need not do
+    so before the mapping is flushed or closed.
 """
 
 from __future__ import annotations
@@ -37,8 +40,8 @@ KEPT_BYTES = 2 << 30
 """How many bytes they may have together; the one used last stays in any case."""
 
 _MAGIC = b"FFPACK01"
-_HEAD = struct.Struct("<8s16s8s40s4QqQ4Q2I")
-_BLOCK = struct.Struct("<IIiI4Q32s")
+_HEAD = struct.Struct("<8s16s8s40s3QqQ4Q2I")
+_BLOCK = struct.Struct("<IIiI3Q32s")
 
 
 class Block:
@@ -71,7 +74,7 @@ class Block:
         self.hash = hash
 
     def pack(self) -> bytes:
-        return _BLOCK.pack(self.first, self.count, self.piece, self.files, self.size, self.offset, self.length, 0, self.hash)
+        return _BLOCK.pack(self.first, self.count, self.piece, self.files, self.size, self.offset, self.length, self.hash)
 
 
 class Contents:
@@ -130,8 +133,8 @@ class Stored:
 
     def __init__(self, index: bytes, directory: str, key: str) -> None:
         head = _HEAD.unpack_from(index)
-        (magic, digest, suffix, compressor, self.files, self.size, self.length, _, mtime_ns, inode) = head[:10]
-        states, blocks, records, names, self._tables_sum, head_sum = head[10:]
+        magic, digest, suffix, compressor, self.files, self.size, self.length, mtime_ns, inode = head[:9]
+        states, blocks, records, names, self._tables_sum, head_sum = head[9:]
         if magic != _MAGIC:
             raise ValueError("another version's index")
         view = memoryview(index)
@@ -172,7 +175,7 @@ class Stored:
     def blocks(self) -> list[Block]:
         """Its blocks, in order."""
         found = []
-        for first, count, piece, files, size, offset, length, _, hash in _BLOCK.iter_unpack(self._blocks):
+        for first, count, piece, files, size, offset, length, hash in _BLOCK.iter_unpack(self._blocks):
             found.append(Block(first, count, piece, files, size, offset, length, hash))
         return found
 
@@ -181,7 +184,7 @@ class Stored:
         try:
             os.link(self._path, path, follow_symlinks=False)
         except OSError:
-            target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+            target = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o400)
             try:
                 copy_range(self.descriptor, target, 0, self.length)
             finally:
@@ -262,6 +265,7 @@ def _changing(directory: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds it, too
         os.close(descriptor)
 
 
@@ -281,7 +285,6 @@ def _index(members: Members, contents: Contents, suffix: str, package: os.stat_r
         contents.files,
         contents.size,
         package.st_size,
-        0,
         package.st_mtime_ns,
         package.st_ino,
         len(states),

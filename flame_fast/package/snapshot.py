@@ -78,7 +78,7 @@ class Snapshot:
         self.root = os.fsencode(os.path.abspath(directory))
         self._real_root = b""
         self.rules = IgnoreRules([*_rule_lines(excludes), *_ignore_file(self.root)])
-        self.descriptor = os.open(self.root, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.descriptor = os.open(os.fsdecode(self.root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             walk = archive.Walk(
                 self.descriptor,
@@ -108,8 +108,8 @@ class Snapshot:
     def find_secrets(self, known: Any = None) -> None:
         """Look into the files that may be secrets; those of a number in `known` (`Members.compare`) are known."""
         for number in self.members.with_flag(archive.DOUBTFUL):
-            if (known is None or known[number] < 0) and self._has_private_key(self.members[number][0]):
-                self.members.set_state(number, archive.SECRET)
+            if known is None or known[number] < 0:
+                self.members.set_state(number, self._look_for_key(self.members[number][0]))
 
     def check_limits(self, limit: int, most_files: int) -> None:
         """Refuse what is too much; `FlameError` names the largest members."""
@@ -162,30 +162,35 @@ class Snapshot:
     def _resolve_link(self, path: bytes, target: bytes) -> bytes | None:
         """A link that reaches into the tree by way of outside is made relative; one that leads out is left out."""
         full = os.path.join(self.root, path)
-        if len(full) >= _LONGEST_PATH:  # the system resolves no such path: what the letters say has to do
-            return None if os.path.isabs(target) or _climbs_out(os.path.dirname(path), target) else target
+        if len(full) + len(target) >= _LONGEST_PATH:  # the system resolves no such path
+            return None
         real_root = self._real_root = self._real_root or os.path.realpath(self.root)
         resolved = os.path.realpath(full)
         if resolved != real_root and not resolved.startswith(real_root.rstrip(b"/") + b"/"):
             return None
-        if os.path.isabs(target) or _climbs_out(os.path.dirname(path), target):
+        if archive.leaves_on_its_way(path, target):
             return os.path.relpath(resolved, os.path.realpath(os.path.dirname(full)))
         return target
 
-    def _has_private_key(self, path: bytes) -> bool:
+    def _look_for_key(self, path: bytes) -> int:
+        """The state of a file that may be a secret. One that cannot be read is one, until it can."""
         tail = b""
         try:
             descriptor = archive.open_below(self.descriptor, path)
             try:
                 while block := os.read(descriptor, _CHUNK):
                     if _KEY_MARK in tail + block:
-                        return True
+                        return archive.SECRET
                     tail = block[-len(_KEY_MARK) :]
             finally:
                 os.close(descriptor)
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            pass  # the packing finds out, too
+        except PermissionError:
+            return archive.UNREADABLE
         except OSError:
-            pass  # the packing meets the same error and reports it
-        return False
+            return archive.SECRET | archive.RACY
+        return 0
 
 
 def most_files_for(limit: int) -> int:
@@ -193,9 +198,13 @@ def most_files_for(limit: int) -> int:
     return max(DEFAULT_MAX_FILES, DEFAULT_MAX_FILES * limit // DEFAULT_LIMIT)
 
 
+#: What stands in a rule for bytes that mean something there. No line holds its own end, so that is what no other byte is.
+_IN_A_RULE = {byte: b"\\%c" % byte for byte in b"*?[\\"} | {0x0A: b"[!\x01-\t\x0b-\xff]", 0x0D: b"[\r]"}
+
+
 def rule_for(path: bytes) -> str:
     """The rule in gitignore's syntax that leaves out this path and nothing else."""
-    escaped = b"".join(b"\\" + bytes([byte]) if byte in b"*?[\\" else bytes([byte]) for byte in path)
+    escaped = b"".join(_IN_A_RULE.get(byte) or bytes([byte]) for byte in path)
     if escaped.endswith(b" "):
         escaped = escaped[:-1] + b"\\ "
     return "/" + os.fsdecode(escaped)
@@ -237,16 +246,3 @@ def _identities(never: Iterable[str]) -> list[tuple[int, int]]:
             found = os.stat(path)
             identities.append((found.st_dev, found.st_ino))
     return identities
-
-
-def _climbs_out(base: bytes, target: bytes) -> bool:
-    """Whether a relative link, read letter by letter, leaves the tree on its way."""
-    depth = len(base.split(b"/")) if base else 0
-    for part in target.split(b"/"):
-        if part == b"..":
-            depth -= 1
-            if depth < 0:
-                return True
-        elif part not in (b"", b"."):
-            depth += 1
-    return False

@@ -51,6 +51,9 @@ if TYPE_CHECKING:
 KEPT = 16
 """How many trees stay when nobody uses them."""
 
+_MOST_LINK = 4000
+"""Bytes of a link's whole path and its target: the system resolves no longer ones."""
+
 _held: dict[str, int] = {}
 """The trees this process uses, and the descriptors whose shared locks say so: open until the process ends."""
 
@@ -106,10 +109,8 @@ def _hold(tree: str) -> None:
     while tree not in _held:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for no more than an eviction of this very tree
-        if _is_file(path, descriptor):
-            _held[tree] = descriptor
-        else:
-            os.close(descriptor)
+        if not _is_file(path, descriptor) or _held.setdefault(tree, descriptor) != descriptor:
+            os.close(descriptor)  # it was evicted, or another thread was first
     with contextlib.suppress(OSError):
         os.utime(path)
 
@@ -130,6 +131,7 @@ def _building(cache: str) -> Iterator[None]:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield
     finally:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds it, too
         os.close(descriptor)
 
 
@@ -160,6 +162,7 @@ def _evict(cache: str) -> None:
                 _discard(tree)
                 _unlink(path)
             finally:
+                fcntl.flock(descriptor, fcntl.LOCK_UN)
                 os.close(descriptor)
 
 
@@ -378,7 +381,7 @@ class _Previous:
             os.close(self.root)
 
 
-class _Made:
+class _Unpacked:
     """What became of one run: its entries in the manifest, and the links to be made; of a large file, its path and size."""
 
     __slots__ = ("entries", "links", "path", "size")
@@ -421,25 +424,25 @@ class _Unpacking:
     def _read(self, offset: int, header: Header) -> bytes:
         return decompress(header, memoryview(os.pread(self._file, header.length, offset)))
 
-    def _new_extractor(self) -> Callable[[int], _Made]:
+    def _new_extractor(self) -> Callable[[int], _Unpacked]:
         extractor = archive.Extractor(self._root)
 
-        def work(number: int) -> _Made:
+        def work(number: int) -> _Unpacked:
             run = self._runs[number]
             known = self._previous.entries.get(run.hash)
             links = extractor.link(self._previous.root, known) if known is not None else None
             if known is not None and links is not None:
-                return _Made(bytes(known), links)
+                return _Unpacked(bytes(known), links)
             offset, header = run.blocks[0]
             large = header.kind == FIRST_PIECE
             entries, links = extractor.extract(self._read(offset, header), large)
             if not large:
-                return _Made(entries, links)
-            return _Made(entries, links, entries[archive.ENTRY_BYTES :], int.from_bytes(entries[:8], "little"))
+                return _Unpacked(entries, links)
+            return _Unpacked(entries, links, entries[archive.ENTRY_BYTES :], int.from_bytes(entries[:8], "little"))
 
         return work
 
-    def _take(self, number: int, made: _Made) -> None:
+    def _take(self, number: int, made: _Unpacked) -> None:
         run = self._runs[number]
         if made.path:
             self._large.append((number, made.path))
@@ -469,11 +472,11 @@ class _Unpacking:
 def _make_links(root: int, target: str, links: list[tuple[bytes, bytes]]) -> None:
     """Make the symbolic links: last, so nothing is ever written through one."""
     extractor = archive.Extractor(root)
+    base = os.path.realpath(os.fsencode(target))
     for path, goal in links:
-        if os.path.isabs(goal):
+        if os.path.isabs(goal) or len(base) + len(path) + len(goal) > _MOST_LINK:  # the system would not tell where it leads
             raise _leads_out(path, goal)
         extractor.make_link(path, goal)
-    base = os.path.realpath(os.fsencode(target))
     for path, goal in links:
         resolved = os.path.realpath(os.path.join(base, path))
         if resolved != base and not resolved.startswith(base + b"/"):

@@ -82,10 +82,12 @@ cdef class BlockReader(Buffer):
     cdef Py_ssize_t files
     cdef int64_t size, grown
 
-    def __init__(self, int root, Members members):
+    def __cinit__(self, *_):
+        self.directory.descriptor = -1
+
+    def __init__(self, int root, Members members not None):
         self.members = members
         self.directory.root = root
-        self.directory.descriptor = -1
 
     def __dealloc__(self):
         forget_directory(&self.directory)
@@ -102,8 +104,13 @@ cdef class BlockReader(Buffer):
         -------
         (int, int)
             Members that are no directories, and their bytes.
+
+        Raises
+        ------
+        OSError
+            The system, or this process, has no descriptor or no memory left for it.
         """
-        cdef int failed
+        cdef int status, problem
         if self.views:
             raise BufferError("a view of the last block is still in use")
         if not (0 <= first and 0 < count and first + count <= self.members.count()):
@@ -113,18 +120,24 @@ cdef class BlockReader(Buffer):
         self.size = 0
         self.grown = 0
         with nogil:
-            failed = self.read_piece(first, piece) if piece >= 0 else self.read_whole(first, count)
-        if failed:
+            status = self.read_piece(first, piece) if piece >= 0 else self.read_whole(first, count)
+            problem = errno.errno
+        if status == FAILED:
+            raise OSError(problem, os.strerror(problem))
+        if status:
             raise MemoryError
         return self.files, self.size
 
     def probe(self, Py_ssize_t number):
         """Whether a file can be read at all; if not, its state says why."""
+        cdef stat_t found
         cdef char state = 0
         cdef int opened
         if not 0 <= number < self.members.count():
             raise IndexError(number)
-        opened = self.open_member(number, &state)
+        opened = self.open_member(number, &found, &state)
+        if opened < 0 and not state:
+            raise OSError(errno.errno, os.strerror(errno.errno))
         if opened >= 0:
             close(opened)
         self.members.state(number)[0] |= state
@@ -134,7 +147,7 @@ cdef class BlockReader(Buffer):
         cdef Py_ssize_t number
         cdef int failed = 0
         for number in range(first, first + count):
-            if self.members.state(number)[0] & SECRET or failed:
+            if self.members.state(number)[0] & (SECRET | UNREADABLE) or failed:
                 continue
             if self.members.member(number).kind == FILE and not self.members.member(number).flags & GENERATED:
                 failed = self.read_file(number)
@@ -175,11 +188,10 @@ cdef class BlockReader(Buffer):
 
     # Files
 
-    cdef int open_member(self, Py_ssize_t number, char *state) noexcept nogil:
-        """Opens a file; -1 when it cannot be, and why, as a state."""
+    cdef int open_member(self, Py_ssize_t number, stat_t *found, char *state) noexcept nogil:
+        """Opens a file; -1 when it cannot be, and why, as a state, which is 0 when errno says it of the system."""
         cdef Member *member = self.members.member(number)
         cdef const char *name
-        cdef stat_t found
         cdef int opened = -1
         cdef int directory = directory_of(&self.directory, self.members.path(member), member.path_length, &name)
         if directory >= 0:
@@ -190,82 +202,91 @@ cdef class BlockReader(Buffer):
                 state[0] = GONE | RACY
             elif errno.errno == ELOOP or errno.errno == ENXIO:      # a link, a socket
                 state[0] = SPECIAL | RACY
-            else:
+            elif not is_shortage(errno.errno):
                 state[0] = UNREADABLE
             return -1
-        if fstat(opened, &found) < 0 or not S_ISREG(found.st_mode):
+        if fstat(opened, found) < 0 or not S_ISREG(found.st_mode):
             close(opened)
             state[0] = SPECIAL | RACY
             return -1
         return opened
 
-    cdef bint is_as_walked(self, int opened, Member *member, int64_t *size) noexcept nogil:
+    cdef bint is_as_walked(self, int opened, Member *member) noexcept nogil:
         cdef stat_t found
-        if fstat(opened, &found) < 0:
-            size[0] = member.size
-            return False
-        size[0] = found.st_size
-        return (found.st_size == member.size and nanoseconds(found.st_mtim) == member.mtime_ns
+        return (fstat(opened, &found) == 0 and found.st_size == member.size
+                and nanoseconds(found.st_mtim) == member.mtime_ns
                 and nanoseconds(found.st_ctim) == member.ctime_ns and <uint64_t> found.st_ino == member.inode)
 
     cdef int read_file(self, Py_ssize_t number) noexcept nogil:
         """A small file: its size in the archive is what was read of it. It grows to at most a piece, a block by at most one."""
         cdef Member *member = self.members.member(number)
+        cdef stat_t found
         cdef char state = 0
-        cdef int opened = self.open_member(number, &state)
-        cdef int64_t promised
+        cdef int opened = self.open_member(number, &found, &state)
         cdef size_t begin = self.bytes.length, header, got
+        cdef int64_t promised
         cdef bint same
-        cdef int failed = 0
         if opened < 0:
             self.members.state(number)[0] |= state
-            return 0
-        same = self.is_as_walked(opened, member, &promised)
-        promised = min(max(promised, <int64_t> 0), <int64_t> PIECE_BYTES, member.size + PIECE_BYTES - self.grown)
-        self.grown += <int64_t> (max(padded(promised), padded(member.size)) - padded(member.size))
+            return DONE if state else FAILED
+        promised = min(found.st_size, <int64_t> PIECE_BYTES, member.size + PIECE_BYTES - self.grown)
         if self.write_header(number, promised) or reserve(&self.bytes, promised + 1 + BLOCK):
             close(opened)
-            return -1
+            return OUT_OF_MEMORY
         header = self.bytes.length - begin
         got = read_all(opened, self.bytes.data + self.bytes.length, promised + 1)
+        same = got == <size_t> member.size and self.is_as_walked(opened, member)
         close(opened)
-        if got != <size_t> promised:
-            same = False
-            got = min(got, <size_t> promised)
-            self.bytes.length = begin
-            self.files -= 1
-            self.size -= promised
-            failed = self.write_header(number, got)     # as long as before: neither size needs an extended header
-        self.bytes.length = begin + header + got
+        if not same and member.flags & DOUBTFUL:    # what was looked at was no secret; this may be one
+            return self.take_back(number, begin, promised, SECRET | RACY)
         if not same:
             self.members.state(number)[0] |= CHANGED | RACY
-        return failed | append_zeros(&self.bytes, padded(got) - got)
+        if got != <size_t> promised:
+            got = min(got, <size_t> promised)
+            self.take_back(number, begin, promised, 0)
+            if self.write_header(number, got):      # as long as before: neither size needs an extended header
+                return OUT_OF_MEMORY
+        self.grown += max(<int64_t> padded(got) - <int64_t> padded(member.size), <int64_t> 0)
+        self.bytes.length = begin + header + got
+        return append_zeros(&self.bytes, padded(got) - got)
+
+    cdef int take_back(self, Py_ssize_t number, size_t begin, int64_t size, int state) noexcept nogil:
+        """Leaves out the member that was begun."""
+        self.bytes.length = begin
+        self.files -= 1
+        self.size -= size
+        self.members.state(number)[0] |= <char> state
+        return DONE
 
     cdef int read_piece(self, Py_ssize_t number, Py_ssize_t piece) noexcept nogil:
         """A piece of a large file, exactly as long as the walk found it; zeros where it has become shorter."""
         cdef Member *member = self.members.member(number)
         cdef int64_t begin = <int64_t> piece * PIECE_BYTES
         cdef size_t length = <size_t> min(member.size - begin, <int64_t> PIECE_BYTES), got = 0
+        cdef stat_t found
         cdef char state = 0
-        cdef int64_t now
         cdef bint same = False
         cdef int opened
         if piece == 0 and self.write_header(number, member.size):
-            return -1
+            return OUT_OF_MEMORY
         if reserve(&self.bytes, length + BLOCK):
-            return -1
-        opened = self.open_member(number, &state)
+            return OUT_OF_MEMORY
+        opened = self.open_member(number, &found, &state)
+        if opened < 0 and not state:
+            return FAILED
         if opened >= 0:
             if lseek(opened, begin, SEEK_SET) == begin:
                 got = read_all(opened, self.bytes.data + self.bytes.length, length)
-            same = self.is_as_walked(opened, member, &now)
+            same = self.is_as_walked(opened, member)
             close(opened)
+        if not same and member.flags & DOUBTFUL:
+            got = 0             # what was looked at was no secret; this may be one
         self.bytes.length += got
         if append_zeros(&self.bytes, padded(length) - got):
-            return -1
+            return OUT_OF_MEMORY
         if not same or got < length:
             self.members.state(number)[0] |= CHANGED | RACY     # it stays in: other pieces of it are
-        return 0
+        return DONE
 
 
 cdef size_t read_all(int descriptor, char *target, size_t length) noexcept nogil:

@@ -1,6 +1,7 @@
 # Unpacking: a block's members become files, and a manifest tells what was made, so that a later version can link to it.
 #
-# Guarantees: nothing is made outside the root, whatever the block says; no link is followed; what is there is never opened again.
+# Guarantees: nothing is made outside the root, whatever the block says; no link is followed; what is there is never opened again, but to add a large
+# file's pieces.
 # Links are the caller's to make, when everything else is there. A manifest has an entry for each member, in order: its head, its path.
 
 cdef enum:
@@ -30,6 +31,7 @@ class BadBlock(Exception):
     """What must not, or cannot, be unpacked."""
 
 
+@cython.final
 cdef class Extractor:
     """Makes the files of a package. One for each thread.
 
@@ -43,9 +45,11 @@ cdef class Extractor:
     cdef const char *problem
     cdef list links
 
+    def __cinit__(self, *_):
+        self.directory.descriptor = -1
+
     def __init__(self, int root):
         self.directory.root = root
-        self.directory.descriptor = -1
 
     def __dealloc__(self):
         forget_directory(&self.directory)
@@ -209,6 +213,8 @@ cdef class Extractor:
         cdef int status = 0
         while status == 0 and at < length:
             status = self.parse(data, length, &at, &member)
+            if status == 0 and large and member.kind != FILE:
+                return self.bad(b"is no large file")
             if status == 0 and member.kind == FILE:
                 content = length - at if large else <size_t> member.size
                 if content > length - at or (large and (content != PIECE_BYTES or member.size <= PIECE_BYTES)):
@@ -511,7 +517,9 @@ cdef bint write_all(int descriptor, const char *data, size_t length, int64_t at)
     cdef Py_ssize_t written
     while length:
         written = pwrite(descriptor, data, length, at)
-        if written < 0 and errno.errno != EINTR:
+        if written == 0:
+            errno.errno = EIO
+        if written <= 0 and errno.errno != EINTR:
             return False
         if written > 0:
             data += written

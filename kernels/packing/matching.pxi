@@ -41,10 +41,12 @@ cdef struct CompiledRule:
     uint8_t by_name
     uint8_t about
     uint8_t verdict
+    uint8_t last            # byte of a literal or suffix
     uint32_t at             # first byte in `text`, or first token in `tokens`
     uint32_t length
 
 
+@cython.final
 cdef class Matcher:
     """Rules in order; the last one that matches decides. For one thread at a time.
 
@@ -81,9 +83,10 @@ cdef class Matcher:
         rule.about = about
         starred = by_name and tokens and tokens[0][0] == STAR
         plain = tokens[1:] if starred else tokens
-        if all(operation == BYTE for operation, _ in plain):
+        if plain and all(operation == BYTE for operation, _ in plain):
             rule.shape = SUFFIX if starred else LITERAL
             literal = bytes([byte for _, byte in plain])
+            rule.last = literal[len(literal) - 1]
             rule.at = <uint32_t> self.text.length
             rule.length = <uint32_t> len(literal)
             failed |= append(&self.text, <const char *> literal, len(literal))
@@ -118,6 +121,10 @@ cdef class Matcher:
         while name and path[name - 1] != c"/":
             name -= 1
         while number >= 0:
+            # Most rules end in a literal, and most names in another byte.
+            if rules[number].shape != PROGRAM and rules[number].last != <uint8_t> path[length - 1]:
+                number -= 1
+                continue
             if self.matches(&rules[number], path, length, name, is_directory):
                 return <int> number
             number -= 1

@@ -51,6 +51,7 @@ cdef inline int ending(const char *path, size_t length, bint directory, size_t a
     return c"/" if directory else 0
 
 
+@cython.final
 cdef class Members:
     """A snapshot's members.
 
@@ -122,12 +123,21 @@ cdef class Members:
 
     def with_flag(self, int flag):
         """The numbers of the members that have this flag."""
-        return [number for number in range(self.count()) if self.member(number).flags & flag]
+        cdef Py_ssize_t number
+        found = []
+        for number in range(self.count()):
+            if self.member(number).flags & flag:
+                found.append(number)
+        return found
 
     def with_state(self, int state):
         """The numbers of the members in one of these states."""
         cdef Py_ssize_t number
-        return [number for number in range(self.count()) if self.state(number)[0] & state]
+        found = []
+        for number in range(self.count()):
+            if self.state(number)[0] & state:
+                found.append(number)
+        return found
 
     def set_state(self, Py_ssize_t number, int state):
         """Adds a state to what is known of a member."""

@@ -23,6 +23,7 @@ cdef enum:
 
 cdef enum:
     ENTRIES_BYTES = 32768   # of one reading of a directory
+    MOST_LINK = 3000        # path and target: beyond, nobody can say where it leads once it is unpacked elsewhere
     MOST_PATH = 65536       # nothing else can reach what lies deeper, and a header must stay within a block
     LONGEST_TARGET = 4096
 
@@ -49,6 +50,7 @@ cdef int compare_pending(const void *one, const void *other) noexcept nogil:
                          b.name, b.member.path_length, b.member.kind == DIRECTORY)
 
 
+@cython.final
 cdef class Walk:
     """One walk of a tree.
 
@@ -203,7 +205,9 @@ cdef class Walk:
     cdef int enter_directory(self, size_t parent) noexcept nogil:
         """Reads the directory at the path: it goes to the members, what is chosen of it onto the stack."""
         cdef size_t batch = self.arena.length, begin = self.stack.length
+        cdef size_t notes = self.notes.length
         cdef bint environment = False
+        cdef int problem
         cdef Member itself
         cdef const char *path = b"."
         cdef int status, directory
@@ -216,10 +220,13 @@ cdef class Walk:
             close(directory)
             return self.note(NOTE_NEVER, -1, self.path.data, parent)
         status = self.read_entries(directory, parent, batch, &environment)
+        problem = errno.errno
         close(directory)
+        errno.errno = problem
         if environment or status == FAILED:
             self.stack.length = begin
             self.arena.length = batch
+            self.notes.length = notes
         if status == FAILED:
             return self.refused(parent)
         if environment:     # it works nowhere else, and the workers use it where it is
@@ -236,7 +243,7 @@ cdef class Walk:
 
     cdef int refused(self, size_t parent) noexcept nogil:
         """A directory that cannot be read: gone, or not ours to read."""
-        if not parent:
+        if not parent or is_shortage(errno.errno):
             return FAILED
         if errno.errno == ENOENT or errno.errno == ENOTDIR or errno.errno == ELOOP:
             return DONE
@@ -287,7 +294,7 @@ cdef class Walk:
         if length > MOST_PATH:
             return self.note(NOTE_UNREADABLE, -1, self.path.data, length)
         if not known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
-            return DONE     # it vanished: then it is no part of the snapshot
+            return self.not_there()
         rule = self.matcher.deciding(self.path.data, length, entry.type == DT_DIR if known else S_ISDIR(found.st_mode))
         verdict = self.matcher.verdict(rule)
         if verdict == VERDICT_OMIT:
@@ -298,7 +305,7 @@ cdef class Walk:
         if known and entry.type == DT_DIR:
             chosen.member.kind = DIRECTORY
         elif known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
-            return DONE
+            return self.not_there()
         elif S_ISDIR(found.st_mode):
             chosen.member.kind = DIRECTORY
         elif S_ISLNK(found.st_mode):
@@ -310,6 +317,10 @@ cdef class Walk:
         else:
             return self.note(NOTE_SPECIAL, -1, self.path.data, length)
         return self.push(&chosen, entry.name, parent, batch, NULL)
+
+    cdef int not_there(self) noexcept nogil:
+        """An entry of which nothing can be learned: if it vanished, it is no part of the snapshot."""
+        return DONE if errno.errno == ENOENT else self.note(NOTE_UNREADABLE, -1, self.path.data, self.path.length)
 
     cdef int push(self, Pending *chosen, const char *name, size_t parent, size_t batch, const char *target) noexcept nogil:
         chosen.member.path_length = <uint32_t> strlen(name)
@@ -328,8 +339,10 @@ cdef class Walk:
         cdef Pending chosen
         cdef Py_ssize_t length = readlinkat(directory, name, target, LONGEST_TARGET - 1)
         if length < 0:
-            return DONE
+            return self.not_there()
         target[length] = 0
+        if self.path.length + length > MOST_LINK:
+            return self.note(NOTE_OUTSIDE, -1, self.path.data, self.path.length)
         memset(&chosen, 0, sizeof(chosen))
         chosen.member.kind = LINK
         if not climbs_out(self.path.data, parent, target) and stays_beneath(self.root, self.path.data):
@@ -375,8 +388,21 @@ cdef class Walk:
         while entry < end:
             entry.name = self.arena.data + entry.name_at
             entry += 1
-        if end - first > 1:
-            qsort(first, end - first, sizeof(Pending), compare_pending)
+        if end - first < 2:
+            return
+        qsort(first, end - first, sizeof(Pending), compare_pending)
+        entry = first + 1
+        while entry < end:      # a name that moved while the directory was read may have been met twice
+            if compare_pending(first, entry) != 0:
+                first += 1
+                first[0] = entry[0]
+            entry += 1
+        self.stack.length = <char *> (first + 1) - self.stack.data
+
+
+cdef bint is_shortage(int problem) noexcept nogil:
+    """Whether an error is the system's or this process's, not the file's: then the packing fails."""
+    return problem == EMFILE or problem == ENFILE or problem == ENOMEM
 
 
 cdef void fill_file(Member *member, const stat_t *found) noexcept nogil:
@@ -398,6 +424,11 @@ cdef bint is_project_file(const char *name, size_t length) noexcept nogil:
     if length == 8:
         return memcmp(name, b"setup.py", 8) == 0
     return length == 9 and memcmp(name, b"setup.cfg", 9) == 0
+
+
+def leaves_on_its_way(path, target):
+    """Whether the target of the link at a path, read letter by letter, leaves the tree."""
+    return climbs_out(<const char *> path, max(path.rfind(b"/"), 0), <const char *> target)
 
 
 cdef bint climbs_out(const char *path, size_t parent, const char *target) noexcept nogil:
