@@ -19,17 +19,15 @@ Assumes
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
 import struct
 import zlib
 
 from flame_fast.package.blocks import copy_range
+from flame_fast.package.locks import exclusive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from flame_fast.kernels.archive import Members
 
 RACY_NS = 2_000_000_000
@@ -231,7 +229,7 @@ def store(home: str, key: str, members: Members, contents: Contents, package: st
     os.makedirs(directory, mode=0o700, exist_ok=True)
     suffix = os.urandom(4).hex()
     kept = os.path.join(directory, f"{key}-{suffix}.tar.gz")
-    with _changing(directory):
+    with exclusive(directory):
         try:
             try:
                 os.link(package, kept)
@@ -246,7 +244,7 @@ def store(home: str, key: str, members: Members, contents: Contents, package: st
 def forget(home: str, digest: str) -> None:
     """Drop every stored package with this digest: it has turned out to be damaged."""
     directory = _directory(home)
-    with contextlib.suppress(OSError), _changing(directory):
+    with contextlib.suppress(OSError), exclusive(directory):
         for name in os.listdir(directory):
             path = os.path.join(directory, name)
             if name.endswith(".index") and _digest_in(path) == digest:
@@ -256,17 +254,6 @@ def forget(home: str, digest: str) -> None:
 
 def _directory(home: str) -> str:
     return os.path.join(home, "packed")
-
-
-@contextlib.contextmanager
-def _changing(directory: str) -> Iterator[None]:
-    descriptor = os.open(os.path.join(directory, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds it, too
-        os.close(descriptor)
 
 
 def _head_sum(index: bytes) -> int:

@@ -42,11 +42,12 @@ from flame_fast.package.blocks import (
     hasher,
     read_header,
 )
+from flame_fast.package.locks import exclusive
 from flame_fast.package.parallel import in_order, threads_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 KEPT = 16
 """How many trees stay when nobody uses them."""
@@ -92,7 +93,7 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
     tree = os.path.join(cache, digest)
     _hold(tree)
     if not _is_whole(tree):
-        with _building(cache):
+        with exclusive(cache):
             if not _is_whole(tree):
                 _remove_leftovers(cache)
                 _build(archive_path, digest, tree)
@@ -122,17 +123,6 @@ def _is_file(path: str, descriptor: int) -> bool:
         return False
     opened = os.fstat(descriptor)
     return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
-
-
-@contextlib.contextmanager
-def _building(cache: str) -> Iterator[None]:
-    descriptor = os.open(os.path.join(cache, ".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds it, too
-        os.close(descriptor)
 
 
 def _remove_leftovers(cache: str) -> None:
