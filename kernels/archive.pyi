@@ -66,6 +66,7 @@ class Walk:
         project_file: bytes | None,
         resolve_link: Callable[[bytes, bytes], bytes | None],
         explaining: bool = False,
+        threads: int = 1,
     ) -> None: ...
     @property
     def members(self) -> Members: ...

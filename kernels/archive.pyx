@@ -80,6 +80,7 @@ cdef extern from "beneath.h" nogil:
 include "packing/buffers.pxi"
 include "packing/matching.pxi"
 include "packing/members.pxi"
+include "packing/reading.pxi"
 include "packing/walking.pxi"
 include "packing/tar.pxi"
 include "packing/blocks.pxi"

@@ -88,6 +88,7 @@ class Snapshot:
                 project_file,
                 self._resolve_link,
                 explaining,
+                len(os.sched_getaffinity(0)),
             )
             walk.run()
         except BaseException:

@@ -48,30 +48,26 @@ cdef struct CompiledRule:
 
 @cython.final
 cdef class Matcher:
-    """Rules in order; the last one that matches decides. For one thread at a time.
+    """Rules in order; the last one that matches decides.
 
     Parameters
     ----------
     rules : iterable of (verdict, by_name, about, tokens)
         Each token is a pair of an operation and its argument: a byte, or the 32 bytes of a set, or 0.
     """
-    cdef Bytes rules, text, tokens, sets, states
-    cdef size_t count
+    cdef Bytes rules, text, tokens, sets
+    cdef size_t count, longest
 
     def __init__(self, rules):
-        cdef size_t longest = 0
         for verdict, by_name, about, tokens in rules:
             self.add(verdict, by_name, about, tokens)
-            longest = max(longest, len(tokens))
-        if reserve(&self.states, 2 * (longest + 1)) < 0:
-            raise MemoryError
+            self.longest = max(self.longest, <size_t> len(tokens))
 
     def __dealloc__(self):
         free(self.rules.data)
         free(self.text.data)
         free(self.tokens.data)
         free(self.sets.data)
-        free(self.states.data)
 
     cdef int add(self, int verdict, bint by_name, int about, tokens) except -1:
         cdef CompiledRule rule
@@ -109,23 +105,33 @@ cdef class Matcher:
         self.count += 1
         return 0
 
-    def decide(self, const unsigned char[::1] path, bint is_directory):
-        """The number of the rule that decides about this entry; -1 when none says anything."""
-        cdef size_t length = path.shape[0]
-        return self.deciding(<const char *> &path[0], length, is_directory) if length else -1
+    cdef int reserve_states(self, Bytes *states) noexcept nogil:
+        """Room for the states of a match; each thread needs its own."""
+        return reserve(states, 2 * (self.longest + 1))
 
-    cdef int deciding(self, const char *path, size_t length, bint is_directory) noexcept nogil:
+    def decide(self, bytes path, bint is_directory):
+        """The number of the rule that decides about this entry; -1 when none says anything."""
+        cdef Bytes states
+        cdef int number
+        memset(&states, 0, sizeof(states))
+        if not path:
+            return -1
+        if self.reserve_states(&states) < 0:
+            raise MemoryError
+        number = self.deciding(<const char *> path, len(path), path.rfind(b"/") + 1, is_directory, states.data)
+        free(states.data)
+        return number
+
+    cdef int deciding(self, const char *path, size_t length, size_t name, bint is_directory, char *states) noexcept nogil:
+        """As `decide`; the path's last part begins at `name`."""
         cdef CompiledRule *rules = <CompiledRule *> self.rules.data
-        cdef size_t name = length
         cdef Py_ssize_t number = <Py_ssize_t> self.count - 1
-        while name and path[name - 1] != c"/":
-            name -= 1
         while number >= 0:
             # Most rules end in a literal, and most names in another byte.
             if rules[number].shape != PROGRAM and rules[number].last != <uint8_t> path[length - 1]:
                 number -= 1
                 continue
-            if self.matches(&rules[number], path, length, name, is_directory):
+            if self.matches(&rules[number], path, length, name, is_directory, states):
                 return <int> number
             number -= 1
         return -1
@@ -133,23 +139,24 @@ cdef class Matcher:
     cdef uint8_t verdict(self, int number) noexcept nogil:
         return (<CompiledRule *> self.rules.data)[number].verdict if number >= 0 else 0
 
-    cdef bint matches(self, CompiledRule *rule, const char *path, size_t length, size_t name, bint is_directory) noexcept nogil:
+    cdef bint matches(self, CompiledRule *rule, const char *path, size_t length, size_t name, bint is_directory,
+                      char *states) noexcept nogil:
         if rule.about != ANY_KIND and is_directory != (rule.about == DIRECTORIES_ONLY):
             return False
         if rule.by_name:
             path += name
             length -= name
         if rule.shape == PROGRAM:
-            return self.run(rule, path, length)
+            return self.run(rule, path, length, states)
         if rule.shape == SUFFIX and length > rule.length:
             path += length - rule.length
             length = rule.length
         return length == rule.length and memcmp(path, self.text.data + rule.at, length) == 0
 
-    cdef bint run(self, CompiledRule *rule, const char *path, size_t length) noexcept nogil:
+    cdef bint run(self, CompiledRule *rule, const char *path, size_t length, char *states) noexcept nogil:
         cdef Token *tokens = <Token *> self.tokens.data + rule.at
         cdef size_t count = rule.length, i, at
-        cdef char *now = self.states.data
+        cdef char *now = states
         cdef char *then = now + count + 1
         cdef char *swap
         cdef unsigned char byte

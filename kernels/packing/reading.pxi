@@ -1,0 +1,387 @@
+# One directory: what is in it, judged by name, and what is to be packed of it.
+#
+#     entries -> judged by their names -> stat -> sorted
+#
+# Guarantees: no symbolic link is followed, whoever moves what meanwhile.
+
+cpdef enum:                 # notes: what there is to say about what is left out
+    NOTE_RULE = 0
+    NOTE_SECRET = 1
+    NOTE_SPECIAL = 2
+    NOTE_UNREADABLE = 3
+    NOTE_OUTSIDE = 4
+    NOTE_NEVER = 5
+    NOTE_ENVIRONMENT = 6
+
+cdef enum:
+    NOTHING = -1            # to say
+    NO_RULE = -1
+
+cdef enum:
+    DONE = 0
+    OUT_OF_MEMORY = -1
+    RAISED = -2
+    TOO_MANY = -3
+    FAILED = -4             # errno says why
+
+cdef enum:
+    ENTRIES_BYTES = 32768   # of one reading of a directory
+    MOST_LINK = 3000        # path and target: beyond, nobody can say where it leads once it is unpacked elsewhere
+    MOST_PATH = 65536       # nothing else can reach what lies deeper, and a header must stay within a block
+    LONGEST_TARGET = 4096
+
+cdef struct Chosen:         # what is chosen of a directory
+    Member member           # its path's length is its name's
+    size_t text_at          # its name, in `text`; a link's target, or generated content, follows
+    size_t directory        # which one it is to the walk
+    const char *name        # while entries are sorted
+
+cdef struct Listing:        # what was read of a directory
+    size_t reader           # who has it
+    size_t first, count     # its entries
+    size_t notes, notes_end # its bytes of `notes`
+    bint packed             # whether it is a member itself
+
+
+def open_below(int root, path):
+    """Opens a file below a directory for reading, following no link and waiting for nothing; returns the descriptor."""
+    cdef int opened = open_beneath(root, <const char *> path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0)
+    if opened < 0:
+        raise OSError(errno.errno, os.strerror(errno.errno), os.fsdecode(path))
+    return opened
+
+
+@cython.final
+cdef class DirectoryReader:
+    """Reads directories, one after the other, and keeps what it found. For one thread at a time.
+
+    Parameters
+    ----------
+    root, matcher, most_files, project_file, resolve_link, explaining :
+        As of `Walk`.
+    """
+    cdef Bytes path         # of the directory, then of its entry; a zero follows
+    cdef Bytes entries, text, notes
+    cdef Bytes buffer, states
+    cdef Bytes never        # belongs to the walk
+    cdef Matcher matcher
+    cdef int root
+    cdef Py_ssize_t files, most_files       # of one directory
+    cdef object project_file, resolve_link, problem
+    cdef bint explaining, generated
+
+    def __init__(self, int root, Matcher matcher, Py_ssize_t most_files, project_file, resolve_link, bint explaining):
+        self.root = root
+        self.matcher = matcher
+        self.most_files = most_files
+        self.project_file = project_file
+        self.resolve_link = resolve_link
+        self.explaining = explaining
+        if reserve(&self.buffer, ENTRIES_BYTES) < 0 or matcher.reserve_states(&self.states) < 0:
+            raise MemoryError
+
+    def __dealloc__(self):
+        free(self.path.data)
+        free(self.entries.data)
+        free(self.text.data)
+        free(self.notes.data)
+        free(self.buffer.data)
+        free(self.states.data)
+
+    cdef inline Chosen *entry(self, size_t number) noexcept nogil:
+        return <Chosen *> self.entries.data + number
+
+    cdef inline size_t count(self) noexcept nogil:
+        return self.entries.length // sizeof(Chosen)
+
+    cdef int note(self, int what, int rule) noexcept nogil:
+        """Notes something about what lies at the path."""
+        cdef uint32_t[3] head
+        head[0] = what
+        head[1] = <uint32_t> rule
+        head[2] = <uint32_t> self.path.length
+        if append(&self.notes, head, sizeof(head)) < 0 or append(&self.notes, self.path.data, self.path.length) < 0:
+            return OUT_OF_MEMORY
+        return append(&self.notes, b"\0\0\0", -self.path.length & 3)
+
+    cdef int read(self, Listing *listing) noexcept nogil:
+        """Reads the directory at the path. `TOO_MANY` if it alone has too many files; some of them are listed then."""
+        cdef size_t parent = self.path.length, text = self.text.length
+        cdef int left_out = NOTHING
+        cdef int status
+        self.files = 0
+        listing.first = self.count()
+        listing.notes = self.notes.length
+        status = self.open_and_read(parent, &left_out)
+        self.shorten_path(parent)
+        listing.packed = left_out == NOTHING and status != FAILED
+        if not listing.packed:
+            self.entries.length = listing.first * sizeof(Chosen)
+            self.text.length = text
+            self.notes.length = listing.notes
+        if status == FAILED:
+            status = self.refused()
+        elif left_out != NOTHING:
+            status = self.note(left_out, NO_RULE)
+        elif status == DONE and not parent:
+            status = self.add_project_file(listing.first)
+        self.sort_from(listing.first)
+        listing.count = self.count() - listing.first
+        listing.notes_end = self.notes.length
+        return status
+
+    cdef int open_and_read(self, size_t parent, int *left_out) noexcept nogil:
+        cdef int problem, status = DONE
+        cdef const char *path = b"."
+        cdef int directory
+        if parent:
+            path = self.path.data
+        directory = open_beneath(self.root, path, O_RDONLY | O_DIRECTORY, 0)
+        if directory < 0:
+            return FAILED
+        if parent and self.is_never(directory):
+            left_out[0] = NOTE_NEVER
+        else:
+            status = self.read_entries(directory, parent, left_out)
+        problem = errno.errno
+        close(directory)
+        errno.errno = problem
+        return status
+
+    cdef int refused(self) noexcept nogil:
+        """The directory cannot be read: it is gone, or not ours to read."""
+        if not self.path.length or is_shortage(errno.errno):
+            return FAILED
+        if errno.errno == ENOENT or errno.errno == ENOTDIR or errno.errno == ELOOP:
+            return DONE
+        return self.note(NOTE_UNREADABLE, NO_RULE)
+
+    cdef bint is_never(self, int directory) noexcept nogil:
+        cdef stat_t found
+        cdef uint64_t *pairs = <uint64_t *> self.never.data
+        cdef size_t i
+        if not self.never.length or fstat(directory, &found) < 0:
+            return False
+        for i in range(0, self.never.length // sizeof(uint64_t), 2):
+            if pairs[i] == <uint64_t> found.st_dev and pairs[i + 1] == <uint64_t> found.st_ino:
+                return True
+        return False
+
+    cdef int read_entries(self, int directory, size_t parent, int *left_out) noexcept nogil:
+        cdef directory_entry *entry
+        cdef long got, at
+        cdef size_t stem = parent
+        cdef int status
+        if parent:
+            if append(&self.path, b"/", 1) < 0:
+                return OUT_OF_MEMORY
+            stem += 1
+        while True:
+            got = read_directory(directory, self.buffer.data, ENTRIES_BYTES)
+            if got <= 0:
+                return FAILED if got < 0 else DONE
+            at = 0
+            while at < got:
+                entry = <directory_entry *> (self.buffer.data + at)
+                at += entry.length
+                if strcmp(entry.name, b".") == 0 or strcmp(entry.name, b"..") == 0:
+                    continue
+                if parent and strcmp(entry.name, b"pyvenv.cfg") == 0:
+                    left_out[0] = NOTE_ENVIRONMENT      # it works nowhere else, and the workers use it where it is
+                    return DONE
+                self.path.length = stem
+                if append(&self.path, entry.name, strlen(entry.name) + 1) < 0:
+                    return OUT_OF_MEMORY
+                self.path.length -= 1
+                status = self.choose(directory, entry, parent, stem)
+                if status != DONE:
+                    return status
+
+    cdef void shorten_path(self, size_t length) noexcept nogil:
+        self.path.length = length
+        if length:
+            self.path.data[length] = 0
+
+    cdef int choose(self, int directory, directory_entry *entry, size_t parent, size_t stem) noexcept nogil:
+        """Judges an entry, whose whole path stands in `path`, its name from `stem` on; what is to be packed is listed."""
+        cdef stat_t found
+        cdef Chosen chosen
+        cdef int rule, verdict
+        cdef bint known = entry.type != DT_UNKNOWN
+        if self.path.length > MOST_PATH:
+            return self.note(NOTE_UNREADABLE, NO_RULE)
+        if not known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
+            return self.not_there()
+        rule = self.matcher.deciding(
+            self.path.data, self.path.length, stem, entry.type == DT_DIR if known else S_ISDIR(found.st_mode), self.states.data
+        )
+        verdict = self.matcher.verdict(rule)
+        if verdict == VERDICT_OMIT:
+            return self.note(NOTE_RULE, rule) if self.explaining else DONE
+        if verdict == VERDICT_SECRET:
+            return self.note(NOTE_SECRET, rule)
+        memset(&chosen, 0, sizeof(chosen))
+        if known and entry.type == DT_DIR:
+            chosen.member.kind = DIRECTORY
+        elif known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
+            return self.not_there()
+        elif S_ISDIR(found.st_mode):
+            chosen.member.kind = DIRECTORY
+        elif S_ISLNK(found.st_mode):
+            return self.choose_link(directory, entry.name, parent)
+        elif S_ISREG(found.st_mode):
+            fill_file(&chosen.member, &found)
+            if verdict == VERDICT_DOUBT:
+                chosen.member.flags |= DOUBTFUL
+        else:
+            return self.note(NOTE_SPECIAL, NO_RULE)
+        return self.add(&chosen, entry.name, NULL)
+
+    cdef int not_there(self) noexcept nogil:
+        """An entry of which nothing can be learned: if it vanished, it is no part of the snapshot."""
+        return DONE if errno.errno == ENOENT else self.note(NOTE_UNREADABLE, NO_RULE)
+
+    cdef int add(self, Chosen *chosen, const char *name, const char *target) noexcept nogil:
+        chosen.member.path_length = <uint32_t> strlen(name)
+        chosen.text_at = self.text.length
+        if append(&self.text, name, chosen.member.path_length) < 0:
+            return OUT_OF_MEMORY
+        if target != NULL and append(&self.text, target, chosen.member.target_length) < 0:
+            return OUT_OF_MEMORY
+        if append(&self.entries, chosen, sizeof(Chosen)) < 0:
+            return OUT_OF_MEMORY
+        self.files += is_users_file(&chosen.member)
+        return TOO_MANY if self.files > self.most_files else DONE
+
+    cdef int choose_link(self, int directory, const char *name, size_t parent) noexcept nogil:
+        """A link goes in as a link; one that may lead out is the caller's to decide."""
+        cdef char[LONGEST_TARGET] target
+        cdef Chosen chosen
+        cdef Py_ssize_t length = readlinkat(directory, name, target, LONGEST_TARGET - 1)
+        if length < 0:
+            return self.not_there()
+        target[length] = 0
+        if self.path.length + length > MOST_LINK:
+            return self.note(NOTE_OUTSIDE, NO_RULE)
+        memset(&chosen, 0, sizeof(chosen))
+        chosen.member.kind = LINK
+        if not climbs_out(self.path.data, parent, target) and stays_beneath(self.root, self.path.data):
+            chosen.member.target_length = <uint32_t> length
+            return self.add(&chosen, name, target)
+        with gil:
+            try:
+                path = PyBytes_FromStringAndSize(self.path.data, self.path.length)
+                resolved = self.resolve_link(path, PyBytes_FromStringAndSize(target, length))
+                if resolved is None:
+                    return self.note(NOTE_OUTSIDE, NO_RULE)
+                chosen.member.target_length = <uint32_t> len(resolved)
+                return self.add(&chosen, name, <const char *> resolved)
+            except BaseException as problem:
+                self.problem = problem
+                return RAISED
+
+    cdef int add_project_file(self, size_t first) noexcept nogil:
+        """A project file for a directory that packs none of its own."""
+        cdef size_t number
+        cdef Chosen *entry
+        cdef Chosen made
+        for number in range(first, self.count()):
+            entry = self.entry(number)
+            if is_project_file(self.text.data + entry.text_at, entry.member.path_length):
+                return DONE
+        memset(&made, 0, sizeof(made))
+        made.member.kind = FILE
+        made.member.flags = GENERATED
+        with gil:
+            content = self.project_file
+            if content is None:
+                return DONE
+            self.generated = True
+            made.member.size = len(content)
+            made.member.target_length = <uint32_t> len(content)
+            return self.add(&made, b"pyproject.toml", <const char *> content)
+
+    cdef void sort_from(self, size_t first_number) noexcept nogil:
+        cdef Chosen *first = self.entry(first_number)
+        cdef Chosen *end = self.entry(self.count())
+        cdef Chosen *entry = first
+        if end - first < 2:
+            return
+        while entry < end:
+            entry.name = self.text.data + entry.text_at
+            entry += 1
+        qsort(first, end - first, sizeof(Chosen), compare_entries)
+        entry = first + 1
+        while entry < end:      # a name that moved while the directory was read may have been met twice
+            if compare_entries(first, entry) != 0:
+                first += 1
+                first[0] = entry[0]
+            entry += 1
+        self.entries.length = <char *> (first + 1) - self.entries.data
+
+
+cdef int compare_entries(const void *one, const void *other) noexcept nogil:
+    cdef Chosen *a = <Chosen *> one
+    cdef Chosen *b = <Chosen *> other
+    return compare_paths(a.name, a.member.path_length, a.member.kind == DIRECTORY,
+                         b.name, b.member.path_length, b.member.kind == DIRECTORY)
+
+
+cdef inline bint is_users_file(Member *member) noexcept nogil:
+    """Whether a member counts against the limit of files."""
+    return member.kind != DIRECTORY and not member.flags & GENERATED
+
+
+cdef bint is_shortage(int problem) noexcept nogil:
+    """Whether an error is the system's or this process's, not the file's: then the packing fails."""
+    return problem == EMFILE or problem == ENFILE or problem == ENOMEM
+
+
+cdef void fill_file(Member *member, const stat_t *found) noexcept nogil:
+    member.kind = FILE
+    member.flags = EXECUTABLE if found.st_mode & S_IXUSR else 0
+    member.size = found.st_size
+    member.inode = found.st_ino
+    member.mtime_ns = nanoseconds(found.st_mtim)
+    member.ctime_ns = nanoseconds(found.st_ctim)
+
+
+cdef inline int64_t nanoseconds(timespec time) noexcept nogil:
+    return <int64_t> time.tv_sec * 1_000_000_000 + time.tv_nsec
+
+
+cdef bint is_project_file(const char *name, size_t length) noexcept nogil:
+    if length == 14:
+        return memcmp(name, b"pyproject.toml", 14) == 0
+    if length == 8:
+        return memcmp(name, b"setup.py", 8) == 0
+    return length == 9 and memcmp(name, b"setup.cfg", 9) == 0
+
+
+def leaves_on_its_way(path, target):
+    """Whether the target of the link at a path, read letter by letter, leaves the tree."""
+    return climbs_out(<const char *> path, max(path.rfind(b"/"), 0), <const char *> target)
+
+
+cdef bint climbs_out(const char *path, size_t parent, const char *target) noexcept nogil:
+    """Whether a link, read letter by letter, leaves the tree on its way: then it may only be packed with another target."""
+    cdef Py_ssize_t depth = 1 if parent else 0
+    cdef size_t i
+    cdef const char *part = target
+    cdef size_t length
+    if target[0] == c"/":
+        return True
+    for i in range(parent):
+        depth += path[i] == c"/"
+    while part[0]:
+        length = strcspn(part, b"/")
+        if length == 2 and part[0] == c"." and part[1] == c".":
+            depth -= 1
+            if depth < 0:
+                return True
+        elif length and not (length == 1 and part[0] == c"."):
+            depth += 1
+        part += length
+        if part[0] == c"/":
+            part += 1
+    return False
