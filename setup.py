@@ -25,8 +25,8 @@ def switched_on(name: str) -> bool:
     return os.environ.get(name, "") not in ("", "0")
 
 
-compile_args = ["-std=gnu11", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
-link_args: list[str] = []
+compile_args = ["-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+link_args = ["-pthread"]
 macros: list[tuple[str, str | None]] = []
 if switched_on("FLAME_FAST_DEBUG"):
     compile_args += ["-O0", "-g3"]

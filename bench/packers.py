@@ -287,12 +287,12 @@ class Changed(Contender):
         members = snapshot.members
         number = members.find(os.fsencode(self.file.relative_to(self.tree.path)))
         planned = next(block for block in archive.plan_blocks(members) if block[0] <= number < block[0] + block[1])
-        hasher = blocks.hasher(self.tree.size)
+        hasher, compressor = blocks.hasher(self.tree.size), blocks.Compressor(self.tree.size)
 
         def run():
             reader = archive.BlockReader(snapshot.descriptor, members)
             reader.read(*planned)
-            blocks.compress(blocks.WHOLE, reader, len(reader), hasher(reader).digest())
+            blocks.compress(blocks.WHOLE, reader, len(reader), hasher(reader).digest(), compressor)
 
         return run
 

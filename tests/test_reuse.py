@@ -20,6 +20,7 @@ import warnings
 import zlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from unittest import mock
 
 import pytest
@@ -30,7 +31,7 @@ from hypothesis import strategies as st
 
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import PackageInfo, pack, packing, reuse
-from flame_fast.package.blocks import HEADER_BYTES, Header
+from flame_fast.package.blocks import Compressor
 from flame_fast.package.reuse import Contents
 from flame_fast.package.snapshot import Snapshot
 from flame_fast.package.unpacking import ensure_unpacked
@@ -149,9 +150,9 @@ def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     found: list[int] = []
     compress = packing.compress
 
-    def record(kind: int, raw: object, length: int, hash: bytes) -> tuple[bytes, bytes]:
+    def record(kind: int, raw: object, length: int, *others: object) -> tuple[bytes, bytes]:
         found.append(length)
-        return compress(kind, raw, length, hash)
+        return compress(kind, raw, length, *others)
 
     monkeypatch.setattr(packing, "compress", record)
     return found
@@ -343,20 +344,24 @@ def test_names_and_dependencies_make_another_package_where_one_holds_them(small:
             assert bytes_of(packed(small, **options)) == bytes_of(packed_cold(small, **options))
 
 
-def compress_otherwise(kind: int, raw: object, length: int, hash: bytes) -> tuple[bytes, bytes]:
+class AnotherCompressor(Compressor):
     """The same content in other bytes."""
-    deflate = zlib.compressobj(9, zlib.DEFLATED, -15)
-    body = deflate.compress(raw) + deflate.flush()
-    body += zlib.crc32(raw).to_bytes(4, "little") + length.to_bytes(4, "little")
-    return Header(kind, HEADER_BYTES + len(body), length, hash).pack(), body
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.version = "another compressor"
+
+    def deflate(self, raw: Any, length: int) -> bytes:
+        stream = zlib.compressobj(9, zlib.DEFLATED, -15)
+        body = stream.compress(raw) + stream.flush()
+        return body + zlib.crc32(raw).to_bytes(4, "little") + length.to_bytes(4, "little")
 
 
 def test_the_blocks_of_another_compressor_are_made_anew(
     tree: Path, read: list[str], settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "compress", compress_otherwise)
-        patch.setattr(packing, "compressor_version", lambda: "another compressor")
+        patch.setattr(packing, "Compressor", AnotherCompressor)
         before = packed(tree)
         assert content(before, "large") == (tree / "large").read_bytes()
         others = bytes_of(before)
@@ -574,7 +579,7 @@ def test_an_unreadable_file_stays_remembered_until_it_can_be_read(
     if not ROOT:  # who may read everything sees no change but that
         path.chmod(0o600)
     if compressor == "another compressor":
-        monkeypatch.setattr(packing, "compressor_version", lambda: compressor)
+        monkeypatch.setattr(packing, "Compressor", AnotherCompressor)
     info, messages = warned(tree)
     assert messages == []
     assert info.holds(name)

@@ -32,6 +32,7 @@ from flame_fast.package.blocks import (
     HEADER_BYTES,
     LATER_PIECE,
     WHOLE,
+    Compressor,
     compress,
     digest_of,
     end_block,
@@ -160,7 +161,7 @@ def write_archive(path: Path, *blocks: tuple[int, bytes]) -> tuple[str, str]:
     with open(path, "wb") as file:
         for kind, raw in blocks:
             hashes.append(hasher(len(raw))(raw).digest())
-            file.writelines(compress(kind, raw, len(raw), hashes[-1]))
+            file.writelines(compress(kind, raw, len(raw), hashes[-1], Compressor(len(raw))))
         file.write(end_block())
     return str(path), digest_of(hashes)
 

@@ -9,7 +9,8 @@ its blocks' own, so it speaks for all content before compression, and is known w
 
 Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/test_packaging.py -k libraries`): fewer bytes
 than its level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest, on text
-and on incompressible data.
+and on incompressible data. Loading it takes longer than all else when a small project is packed for the first time; such
+are compressed by Python's zlib.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from __future__ import annotations
 import os
 import struct
 import sys
+import zlib
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,10 +36,17 @@ MOST_RAW = 2 << 20
 _GZIP = struct.Struct("<4s4s2sH")
 _EXTRA = struct.Struct("<2sHBII32s")
 _FIRST = b"\x1f\x8b\x08\x04"
-_LEVEL = 2
-_SMALL = 1 << 20
+_TRAILER = struct.Struct("<II")
 HEADER_BYTES = _GZIP.size + _EXTRA.size
-_TRAILER_BYTES = 8
+
+_LEVEL = 2
+_SMALL_LEVEL = 1
+_SMALL_MEMORY = 6
+_SMALL = 32 << 10
+"""Up to so many bytes, deflating takes zlib no longer than ISA-L and loading it."""
+
+_HASHED_SLOWLY = 1 << 20
+"""Likewise Python's SHA-256 and OpenSSL's."""
 
 #: The two empty blocks deflated, and their CRC-32 and length: bytes that are always the same need no compressor.
 _END = bytes.fromhex("631805a360148c580000 2eafb5ef 00040000")
@@ -82,30 +91,68 @@ def read_header(data: bytes) -> Header:
     mark, length, kind, whole, raw, hash = _EXTRA.unpack_from(data, _GZIP.size)
     if (first, time, extra, mark, length) != (_FIRST, bytes(4), _EXTRA.size, b"FF", _EXTRA.size - 4):
         raise BadHeader("it is no package of this version of flame_fast")
-    if kind > END or raw > MOST_RAW or whole < HEADER_BYTES + _TRAILER_BYTES:
+    if kind > END or raw > MOST_RAW or whole < HEADER_BYTES + _TRAILER.size:
         raise BadHeader("a block's header is damaged")
     return Header(kind, whole, raw, hash)
 
 
-def compress(kind: int, raw: ReadableBuffer, length: int, hash: bytes) -> tuple[bytes, bytes]:
-    """Make a block: its header, and the deflated tar with what follows it."""
-    from isal import igzip_lib
+class Compressor:
+    """What deflates the blocks of a package that holds so many bytes.
 
-    body = igzip_lib.compress(raw, _LEVEL, igzip_lib.COMP_GZIP_NO_HDR, igzip_lib.MEM_LEVEL_SMALL)
+    Attributes
+    ----------
+    version : str
+        What the compressed bytes, though not the digest, depend on.
+    """
+
+    __slots__ = ("version", "_small")
+
+    def __init__(self, size: int) -> None:
+        self._small = size <= _SMALL
+        if self._small:
+            self.version = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {_SMALL_LEVEL}"
+        else:
+            import isal
+
+            self.version = f"isal {isal.__version__} level {_LEVEL}"
+
+    def deflate(self, raw: ReadableBuffer, length: int) -> bytes:
+        """Deflate so many bytes; their CRC-32 and length follow."""
+        if self._small:
+            stream = zlib.compressobj(_SMALL_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, _SMALL_MEMORY)
+            return b"".join((stream.compress(raw), stream.flush(), _TRAILER.pack(zlib.crc32(raw), length)))
+        from isal import igzip_lib
+
+        return igzip_lib.compress(raw, _LEVEL, igzip_lib.COMP_GZIP_NO_HDR, igzip_lib.MEM_LEVEL_SMALL)
+
+
+def compress(kind: int, raw: ReadableBuffer, length: int, hash: bytes, compressor: Compressor) -> tuple[bytes, bytes]:
+    """Make a block: its header, and the deflated tar with what follows it."""
+    body = compressor.deflate(raw, length)
     return Header(kind, HEADER_BYTES + len(body), length, hash).pack(), body
 
 
 def decompress(header: Header, member: memoryview) -> bytes:
     """The tar of a block; `BadHeader` if it is not what the header says."""
+    raw = _inflate(member[HEADER_BYTES : -_TRAILER.size], header.raw)
+    if len(raw) != header.raw or hasher(header.raw)(raw).digest() != header.hash:
+        raise BadHeader("a block is damaged: its content has another digest")
+    return raw
+
+
+def _inflate(deflated: memoryview, length: int) -> bytes:
+    """What should be so many bytes; if it is more, one of them more."""
+    if length <= _SMALL:
+        try:
+            return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, length + 1)
+        except zlib.error as error:
+            raise BadHeader(f"a block is damaged: {error}") from error
     from isal import igzip_lib
 
     try:
-        inflater = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE)
-        raw: bytes = inflater.decompress(member[HEADER_BYTES:-_TRAILER_BYTES], header.raw + 1)
+        raw: bytes = igzip_lib.IgzipDecompressor(igzip_lib.DECOMP_DEFLATE).decompress(deflated, length + 1)
     except igzip_lib.IsalError as error:  # type: ignore[misc]  # its stub says it is an instance
         raise BadHeader(f"a block is damaged: {error}") from error
-    if len(raw) != header.raw or hasher(header.raw)(raw).digest() != header.hash:
-        raise BadHeader("a block is damaged: its content has another digest")
     return raw
 
 
@@ -123,7 +170,7 @@ def digest_of(hashes: Iterable[bytes]) -> str:
 
 def hasher(size: int) -> Callable[[ReadableBuffer], Any]:
     """SHA-256 for so many bytes: OpenSSL's is fast, but loading it takes longer than packing a small project."""
-    if size < _SMALL and "_hashlib" not in sys.modules:
+    if size < _HASHED_SLOWLY and "_hashlib" not in sys.modules:
         if sys.version_info >= (3, 12):
             from _sha2 import sha256
         else:
@@ -132,13 +179,6 @@ def hasher(size: int) -> Callable[[ReadableBuffer], Any]:
     import hashlib
 
     return hashlib.sha256
-
-
-def compressor_version() -> str:
-    """What the compressed bytes, though not the digest, depend on."""
-    import isal
-
-    return f"isal {isal.__version__} level {_LEVEL}"
 
 
 def copy_range(source: int, target: int, begin: int, end: int) -> None:

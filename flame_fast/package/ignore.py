@@ -20,7 +20,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    Token = tuple[int, int | bytes]
+    Token = tuple[int, bytes]
 
 IGNORE_FILE = b".flameignore"
 
@@ -32,14 +32,15 @@ SECRET_IF_KEY = 3
 """A secret if there is a private key in it, which only its content tells."""
 
 _ANY_KIND, _DIRECTORIES_ONLY, _FILES_ONLY = 0, 1, 2
-_BYTE, _ANY, _SET, _STAR, _DEEP, _DIRECTORIES = range(6)
+_BYTES, _ANY, _SET, _STAR, _DEEP, _DIRECTORIES = range(6)
+_WILDCARDS = b"*?[\\"
 
-_BUILT_IN = (
-    (OMIT, b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox node_modules".split()),
-    (OMIT, b"*.pyc *.pyo .DS_Store".split()),
-    (SECRET, b".env id_rsa id_ed25519".split()),
-    (SECRET_IF_KEY, [b"*.pem"]),
-)
+_BUILT_IN = [
+    *[(name, OMIT) for name in b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox".split()],
+    *[(name, OMIT) for name in b"node_modules *.pyc *.pyo .DS_Store".split()],
+    *[(name, SECRET) for name in b".env id_rsa id_ed25519".split()],
+    (b"*.pem", SECRET_IF_KEY),
+]
 
 
 class IgnoreRules:
@@ -61,14 +62,17 @@ class IgnoreRules:
     def __init__(self, lines: Iterable[tuple[str, bytes]] = ()) -> None:
         from flame_fast.kernels.archive import Matcher
 
-        rules = [_built_in(name, verdict) for verdict, names in _BUILT_IN for name in names]
-        rules += [rule for origin, line in lines if (rule := parse_rule(line, origin)) is not None]
-        self._rules = [rule for rule in rules if rule.tokens is not None]
-        self.matcher = Matcher((rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules)
+        rules = [rule for origin, line in lines if (rule := parse_rule(line, origin)) is not None]
+        self._rules = [rule for rule in rules if rule.tokens is not None]  # the user's; few ask about the others
+        built_in = [(verdict, True, _about(verdict), tokenize(name, whole_path=False)) for name, verdict in _BUILT_IN]
+        self.matcher = Matcher(built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules])
 
     def __getitem__(self, number: int) -> Rule:
         """The rule of a number that the matcher gave."""
-        return self._rules[number]
+        if number >= len(_BUILT_IN):
+            return self._rules[number - len(_BUILT_IN)]
+        name, verdict = _BUILT_IN[number]
+        return Rule(name, line=name, origin="built in", verdict=verdict, about=_about(verdict), by_name=True)
 
     def deciding(self, path: bytes, is_directory: bool) -> Rule | None:
         """The rule that decides about an entry, None when none says anything: then it is packed.
@@ -81,7 +85,7 @@ class IgnoreRules:
             False for a symbolic link, whatever it points to.
         """
         number = self.matcher.decide(path, is_directory)
-        return self._rules[number] if number >= 0 else None
+        return self[number] if number >= 0 else None
 
     def judge(self, path: bytes, is_directory: bool) -> int:
         """Say what becomes of an entry: ``KEEP``, ``OMIT``, ``SECRET`` or ``SECRET_IF_KEY``."""
@@ -117,9 +121,8 @@ class Rule:
         return f"{ascii(self.line.decode('utf-8', 'surrogateescape'))} ({self.origin})"
 
 
-def _built_in(name: bytes, verdict: int) -> Rule:
-    about = _FILES_ONLY if verdict == SECRET_IF_KEY else _ANY_KIND
-    return Rule(name, line=name, origin="built in", verdict=verdict, about=about, by_name=True)
+def _about(verdict: int) -> int:
+    return _FILES_ONLY if verdict == SECRET_IF_KEY else _ANY_KIND
 
 
 def split_lines(text: bytes) -> list[bytes]:
@@ -191,25 +194,25 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
 
     Returns
     -------
-    list of (int, int or bytes), or None
+    list of (int, bytes), or None
         None for a pattern that can match nothing (an open bracket, a backslash at the end).
     """
+    if len(text.translate(None, _WILDCARDS)) == len(text):
+        return [(_BYTES, text)]
     out: list[Token] = []
     at = 0
     # git compares the part before the first wildcard as it is and starts the pattern proper behind it: a
     # `**` there counts as one at the beginning.
-    begin = next((i for i, byte in enumerate(text) if byte in b"*?[\\"), len(text))
-    if begin == len(text):
-        return [(_BYTE, byte) for byte in text]
+    begin = _literal_end(text, 0)
     while at < len(text):
         byte = text[at]
         if byte == 0x5C:  # backslash
             if at + 1 == len(text):
                 return None
-            out.append((_BYTE, text[at + 1]))
+            _add_literal(text[at + 1 : at + 2], out)
             at += 2
         elif byte == 0x3F:  # ?
-            out.append((_ANY, 0))
+            out.append((_ANY, b""))
             at += 1
         elif byte == 0x2A:  # *
             at = _tokenize_stars(text, at, begin, whole_path, out)
@@ -220,9 +223,24 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
             members, at = bracket
             out.append((_SET, members))
         else:
-            out.append((_BYTE, byte))
-            at += 1
+            end = _literal_end(text, at)
+            _add_literal(text[at:end], out)
+            at = end
     return out
+
+
+def _literal_end(text: bytes, at: int) -> int:
+    """Where the bytes that stand for themselves end."""
+    end = len(text)
+    for wildcard in _WILDCARDS:
+        found = text.find(wildcard, at, end)
+        end = found if found >= 0 else end
+    return end
+
+
+def _add_literal(literal: bytes, out: list[Token]) -> None:
+    before = out.pop()[1] if out and out[-1][0] == _BYTES else b""
+    out.append((_BYTES, before + literal))
 
 
 def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: list[Token]) -> int:
@@ -235,11 +253,11 @@ def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: lis
     closed = not rest or rest[0] == 0x2F or rest.startswith(b"\\/")
     if whole_path and end - at > 1 and alone and closed:
         if rest.startswith(b"/"):
-            out.append((_DIRECTORIES, 0))  # `**/` also matches no directory at all
+            out.append((_DIRECTORIES, b""))  # `**/` also matches no directory at all
             return end + 1
-        out.append((_DEEP, 0))
+        out.append((_DEEP, b""))
     else:
-        out.append((_STAR, 0))
+        out.append((_STAR, b""))
     return end
 
 

@@ -25,8 +25,8 @@ from flame_fast.package.blocks import (
     FIRST_PIECE,
     LATER_PIECE,
     WHOLE,
+    Compressor,
     compress,
-    compressor_version,
     copy_range,
     digest_of,
     end_block,
@@ -156,8 +156,9 @@ def pack(
     name = name_of(directory) if name is None else name
     project_file = project_file_for(name, dependencies or ())
     most_files = most_files_for(limit)
-    excludes = [*excludes, *_rules_against(directory, out, name)]
-    with Snapshot(directory, excludes, project_file, [*never, home], most_files) as snapshot, contextlib.ExitStack() as held:
+    # What an earlier packing has written into the directory stays out.
+    excludes, never = [*excludes, *_rules_against(directory, out, name)], [*never, home, out]
+    with Snapshot(directory, excludes, project_file, never, most_files) as snapshot, contextlib.ExitStack() as held:
         key = reuse.key_of(snapshot.root, project_file if snapshot.generated else b"")
         stored = reuse.load(home, key)
         if stored is not None:
@@ -204,11 +205,13 @@ def _temporary_in(out: str) -> Any:
 
 
 def _rules_against(directory: str, out: str, name: str) -> list[str]:
-    """Keep what an earlier packing has written into the directory out of the next."""
-    inside = os.path.relpath(os.path.realpath(out), os.path.realpath(directory))
-    if inside == "." and os.path.isdir(out):
+    """Keep what an earlier packing has written out of the next, if it is in no directory of its own."""
+    if not os.path.isdir(out):
+        inside = os.path.relpath(os.path.realpath(out), os.path.realpath(directory))
+        return [] if inside == ".." or inside.startswith("../") else [rule_for(os.fsencode(inside))]
+    if os.path.samefile(out, directory):
         return [f"/{safe_name(name)}-{'[0-9a-f]' * 32}.tar.gz"]
-    return [] if inside == ".." or inside.startswith("../") else [rule_for(os.fsencode(inside))]
+    return []
 
 
 def name_of(directory: str) -> str:
@@ -233,6 +236,8 @@ class _Changes:
 
     Attributes
     ----------
+    compressor : Compressor
+        What compresses the rest.
     stored : Stored or None
         None if nothing of it can be used.
     known : memoryview of int32, or None
@@ -240,11 +245,12 @@ class _Changes:
     """
 
     def __init__(self, snapshot: Snapshot, stored: Stored | None) -> None:
+        self.compressor = Compressor(snapshot.members.listed_bytes())
         self.stored: Stored | None = None
         self.known: Any = None
         self._by_place: dict[tuple[int, int], Block] = {}
         self._by_hash: dict[tuple[int, bytes], Block] = {}
-        if stored is None or stored.compressor != compressor_version():
+        if stored is None or stored.compressor != self.compressor.version:
             for number in snapshot.members.with_state(archive.UNREADABLE):  # known by the index, which says nothing here
                 snapshot.members.clear_state(number, archive.UNREADABLE)
             return
@@ -319,7 +325,7 @@ class _Writing:
         blocks = output.blocks
         files, size = sum(block.files for block in blocks), sum(block.size for block in blocks)
         digest = digest_of(block.hash for block in blocks if block.length)
-        return Contents(digest, files, size, compressor_version(), blocks)
+        return Contents(digest, files, size, self._changes.compressor.version, blocks)
 
     def _new_worker(self) -> Callable[[int], _Made]:
         reader = archive.BlockReader(self._descriptor, self._members)
@@ -347,7 +353,7 @@ class _Writing:
         if old is not None:
             block.length = old.length
             return _Made(block, old, raw=length)
-        parts = compress(_kind_of(piece), reader, length, hash)
+        parts = compress(_kind_of(piece), reader, length, hash, self._changes.compressor)
         block.length = sum(map(len, parts))
         return _Made(block, None, parts, length)
 

@@ -17,6 +17,9 @@ cdef enum:                  # verdicts of rules
     VERDICT_SECRET = 2
     VERDICT_DOUBT = 3       # a secret if there is a private key in it, which only its content tells
 
+cdef enum:
+    SET_BYTES = 32          # a bit for each byte
+
 cdef enum Shape:
     LITERAL
     SUFFIX                  # anything, then a literal
@@ -53,7 +56,7 @@ cdef class Matcher:
     Parameters
     ----------
     rules : iterable of (verdict, by_name, about, tokens)
-        Each token is a pair of an operation and its argument: a byte, or the 32 bytes of a set, or 0.
+        Each token is a pair of an operation and its argument: bytes that follow one another, or the 32 of a set, or none.
     """
     cdef Bytes rules, text, tokens, sets
     cdef size_t count, longest
@@ -61,7 +64,6 @@ cdef class Matcher:
     def __init__(self, rules):
         for verdict, by_name, about, tokens in rules:
             self.add(verdict, by_name, about, tokens)
-            self.longest = max(self.longest, <size_t> len(tokens))
 
     def __dealloc__(self):
         free(self.rules.data)
@@ -69,40 +71,51 @@ cdef class Matcher:
         free(self.tokens.data)
         free(self.sets.data)
 
-    cdef int add(self, int verdict, bint by_name, int about, tokens) except -1:
+    cdef int add(self, int verdict, bint by_name, int about, list tokens) except -1:
         cdef CompiledRule rule
-        cdef Token token
-        cdef int failed = 0
+        cdef bint starred = by_name and len(tokens) > 1 and tokens[0][0] == STAR
         memset(&rule, 0, sizeof(rule))
         rule.verdict = verdict
         rule.by_name = by_name
         rule.about = about
-        starred = by_name and tokens and tokens[0][0] == STAR
-        plain = tokens[1:] if starred else tokens
-        if plain and all(operation == BYTE for operation, _ in plain):
+        if len(tokens) == 1 + starred and tokens[starred][0] == BYTE and tokens[starred][1]:
             rule.shape = SUFFIX if starred else LITERAL
-            literal = bytes([byte for _, byte in plain])
-            rule.last = literal[len(literal) - 1]
-            rule.at = <uint32_t> self.text.length
-            rule.length = <uint32_t> len(literal)
-            failed |= append(&self.text, <const char *> literal, len(literal))
+            self.add_literal(&rule, tokens[starred][1])
         else:
             rule.shape = PROGRAM
             rule.at = <uint32_t> (self.tokens.length // sizeof(Token))
-            rule.length = <uint32_t> len(tokens)
             for operation, argument in tokens:
-                memset(&token, 0, sizeof(token))
-                token.operation = operation
-                if operation == SET:
-                    token.set = <uint32_t> (self.sets.length // 32)
-                    failed |= append(&self.sets, <const char *> argument, 32)
-                else:
-                    token.byte = argument
-                failed |= append(&self.tokens, &token, sizeof(token))
-        failed |= append(&self.rules, &rule, sizeof(rule))
-        if failed:
+                self.add_tokens(operation, argument)
+            rule.length = <uint32_t> (self.tokens.length // sizeof(Token)) - rule.at
+            self.longest = max(self.longest, rule.length)
+        if append(&self.rules, &rule, sizeof(rule)) < 0:
             raise MemoryError
         self.count += 1
+        return 0
+
+    cdef int add_literal(self, CompiledRule *rule, bytes text) except -1:
+        rule.at = <uint32_t> self.text.length
+        rule.length = <uint32_t> len(text)
+        rule.last = text[rule.length - 1]
+        if append(&self.text, <const char *> text, rule.length) < 0:
+            raise MemoryError
+        return 0
+
+    cdef int add_tokens(self, int operation, bytes argument) except -1:
+        cdef Token token
+        cdef int failed = 0
+        memset(&token, 0, sizeof(token))
+        token.operation = <uint8_t> operation
+        if operation == SET:
+            token.set = <uint32_t> (self.sets.length // SET_BYTES)
+            failed |= append(&self.sets, <const char *> argument, SET_BYTES)
+        if operation == BYTE:
+            for token.byte in argument:
+                failed |= append(&self.tokens, &token, sizeof(token))
+        else:
+            failed |= append(&self.tokens, &token, sizeof(token))
+        if failed:
+            raise MemoryError
         return 0
 
     cdef int reserve_states(self, Bytes *states) noexcept nogil:
@@ -198,7 +211,7 @@ cdef bint step(Token *tokens, size_t count, char *then, size_t i, unsigned char 
             return False
         enter(tokens, count, then, i + 1)
     elif token.operation == SET:
-        if not (<unsigned char> sets[32 * token.set + (byte >> 3)] >> (byte & 7)) & 1:
+        if not (<unsigned char> sets[SET_BYTES * token.set + (byte >> 3)] >> (byte & 7)) & 1:
             return False
         enter(tokens, count, then, i + 1)
     elif token.operation == STAR:

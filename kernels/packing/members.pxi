@@ -174,6 +174,15 @@ cdef class Members:
                     size += self.member(number).size
         return files, size
 
+    def listed_bytes(self):
+        """How many bytes the walk found in the members, those left out since among them."""
+        cdef Py_ssize_t number
+        cdef int64_t size = 0
+        with nogil:
+            for number in range(self.count()):
+                size += self.member(number).size
+        return size
+
     def is_still(self, const unsigned char[::1] records, const unsigned char[::1] names, const unsigned char[::1] states):
         """Whether an earlier snapshot had the same members and none is to be read again; then its states are taken over."""
         cdef Py_ssize_t number

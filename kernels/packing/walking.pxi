@@ -181,8 +181,8 @@ cdef class Walk:
         self.working += 1
         while self.await_work():
             self.read_next(<DirectoryReader> self.reader_at[number], number)
-            if number == 0 and self.waiting_count >= WORTH_A_THREAD:
-                self.start_helper()
+            if number == 0:
+                self.start_helpers()
         pthread_cond_broadcast(&self.change)
         pthread_mutex_unlock(&self.lock)
 
@@ -260,17 +260,19 @@ cdef class Walk:
         path.length -= 1
         return DONE
 
-    cdef void start_helper(self) noexcept nogil:
-        """One more thread, if it may be had; signals are not for it, but for those who wait for them."""
+    cdef void start_helpers(self) noexcept nogil:
+        """A thread for every few directories that wait, if it may be had; signals are not for it."""
+        cdef size_t wanted = min(self.most_helpers, self.waiting_count // WORTH_A_THREAD)
         cdef sigset_t every, former
-        if self.helper_count == self.most_helpers or self.idle:
+        if self.helper_count >= wanted or self.idle:
             return
         sigfillset(&every)
         pthread_sigmask(SIG_SETMASK, &every, &former)
-        if pthread_create(&self.helpers[self.helper_count], NULL, help_walk, <void *> self) == 0:
+        while self.helper_count < wanted:
+            if pthread_create(&self.helpers[self.helper_count], NULL, help_walk, <void *> self) != 0:
+                self.most_helpers = self.helper_count
+                break
             self.helper_count += 1
-        else:
-            self.most_helpers = self.helper_count
         pthread_sigmask(SIG_SETMASK, &former, NULL)
 
     # When all are read
