@@ -175,6 +175,27 @@ def test_an_archive_is_one_gzip_member_for_each_block_and_its_digest_speaks_for_
         assert (field, whole, size, member[12 + length - 32 : 12 + length]) == (length - 4, len(member), len(raw), hash)
 
 
+@pytest.mark.parametrize(("size", "loads"), [(20_000, False), (40_000, True)])
+def test_a_small_project_is_packed_and_unpacked_without_loading_a_compressor(
+    tree: Path, nothing_left: Path, size: int, loads: bool
+) -> None:
+    (tree / "a.bin").write_bytes(os.urandom(size))
+    program = """if True:
+        import sys
+        from flame_fast.package import pack
+        from flame_fast.package.unpacking import ensure_unpacked
+        tree, out, home = sys.argv[1:]
+        info = pack(tree, out, home=home)
+        packing = "isal" in sys.modules
+        for name in [name for name in sys.modules if name.startswith("isal")]:
+            del sys.modules[name]
+        unpacked = ensure_unpacked(info.path, info.digest, home)
+        print(packing, "isal" in sys.modules, open(f"{unpacked}/a.bin", "rb").read() == open(f"{tree}/a.bin", "rb").read())
+    """
+    command = [sys.executable, "-c", program, tree, tree.parent / "out", nothing_left]
+    assert subprocess.run(command, check=True, capture_output=True, text=True).stdout == f"{loads} {loads} True\n"
+
+
 def test_the_same_tree_gives_the_same_bytes(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def archive(home: str, where: Path = tree) -> bytes:  # each with a data directory of its own: nothing is used again
         return Path(pack(where, tree.parent / "out", name="app", home=str(tree.parent / home)).path).read_bytes()

@@ -31,7 +31,7 @@ from hypothesis import strategies as st
 
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package import PackageInfo, pack, packing, reuse
-from flame_fast.package.blocks import Compressor
+from flame_fast.package.blocks import SMALL_PACKAGE, Compressor
 from flame_fast.package.reuse import Contents
 from flame_fast.package.snapshot import Snapshot
 from flame_fast.package.unpacking import ensure_unpacked
@@ -266,7 +266,70 @@ def test_times_that_say_nothing_about_content_cost_no_compression(
     assert read == []
 
 
+@pytest.fixture(params=[1, 3])
+def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
+    """How many threads make blocks; one of several copies what lies before the first of them."""
+    monkeypatch.setattr(packing, "threads_for", lambda pieces: request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("touched", ["a.py", "large", "pyproject.toml", "sub/3.bin", "sub/5.bin"])
+def test_so_it_is_with_any_one_file_on_any_number_of_threads(
+    tree: Path, home: Path, compressed: list[int], settled: None, threads: int, touched: str
+) -> None:
+    one = packed(tree)
+    compressed.clear()
+    write(tree / touched, (tree / touched).read_bytes())
+    two = packed(tree)
+    assert compressed == []
+    assert os.stat(two.path).st_ino == stored(home)[0].stat().st_ino
+    assert said_of(two) == said_of(one)
+    assert os.listdir(tree.parent / "out") == [one.name]
+
+
 # What has changed
+
+
+def append(path: Path, tree: Path) -> None:
+    write(path, path.read_bytes() + b"more")
+
+
+def remove(path: Path, tree: Path) -> None:
+    path.unlink()
+
+
+def double(path: Path, tree: Path) -> None:
+    write(tree / "sub" / f"{path.name} again", path.read_bytes())
+
+
+def swap(path: Path, tree: Path) -> None:
+    """What came late comes early, and the other way round."""
+    last = tree / "sub" / "5.bin"
+    mine, its = path.read_bytes(), last.read_bytes()
+    write(path, its)
+    write(last, mine)
+
+
+@pytest.mark.parametrize("change", [append, remove, double, swap])
+def test_whatever_changes_the_bytes_are_those_of_a_first_packing_on_any_number_of_threads(
+    tree: Path, settled: None, threads: int, change: Callable[[Path, Path], None]
+) -> None:
+    for path in sorted(path for path in tree.rglob("*") if is_file(path)):
+        packed(tree)
+        change(path, tree)
+        info, cold = packed(tree), packed_cold(tree)
+        assert (bytes_of(info), said_of(info)) == (bytes_of(cold), said_of(cold))
+
+
+def test_a_project_that_outgrows_the_compressor_of_small_ones_and_shrinks_again(small: Path, settled: None) -> None:
+    project_file = (small / "pyproject.toml").stat().st_size
+    limit = SMALL_PACKAGE - project_file
+    for size in (100, limit, limit + 1, 10 * limit, limit + 1, limit, 100):
+        write(small / "a.py", b"a line of text\n" * (size // 15) + b"x" * (size % 15))
+        info, cold = packed(small), packed_cold(small)
+        assert info.size == project_file + size
+        assert (bytes_of(info), said_of(info)) == (bytes_of(cold), said_of(cold))
+        assert content(info, "a.py") == (small / "a.py").read_bytes()
 
 
 def blocks_of(tree: Path) -> list[set[str]]:

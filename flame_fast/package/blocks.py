@@ -42,11 +42,12 @@ HEADER_BYTES = _GZIP.size + _EXTRA.size
 _LEVEL = 2
 _SMALL_LEVEL = 1
 _SMALL_MEMORY = 6
-_SMALL = 32 << 10
-"""Up to so many bytes, deflating takes zlib no longer than ISA-L and loading it."""
+
+SMALL_PACKAGE = 32 << 10
+"""Up to so many bytes, zlib is done before ISA-L is loaded."""
 
 _HASHED_SLOWLY = 1 << 20
-"""Likewise Python's SHA-256 and OpenSSL's."""
+"""Likewise, Python's own SHA-256 before OpenSSL's is."""
 
 #: The two empty blocks deflated, and their CRC-32 and length: bytes that are always the same need no compressor.
 _END = bytes.fromhex("631805a360148c580000 2eafb5ef 00040000")
@@ -108,7 +109,7 @@ class Compressor:
     __slots__ = ("version", "_small")
 
     def __init__(self, size: int) -> None:
-        self._small = size <= _SMALL
+        self._small = size <= SMALL_PACKAGE
         if self._small:
             self.version = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {_SMALL_LEVEL}"
         else:
@@ -142,7 +143,7 @@ def decompress(header: Header, member: memoryview) -> bytes:
 
 def _inflate(deflated: memoryview, length: int) -> bytes:
     """What should be so many bytes; if it is more, one of them more."""
-    if length <= _SMALL:
+    if length <= SMALL_PACKAGE:
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, length + 1)
         except zlib.error as error:

@@ -274,7 +274,7 @@ class _Changes:
         block = self._by_place.get((old, piece))
         if block is None or block.count != count:
             return None
-        return block if list(self.known[first : first + count]) == list(range(old, old + count)) else None
+        return block if archive.follow_one_another(self.known, first, count) else None
 
     def block_like(self, piece: int, hash: bytes) -> Block | None:
         """A stored block of the same kind with this content."""
@@ -314,13 +314,23 @@ class _Writing:
     def run(self) -> Contents:
         """Write it; what it holds."""
         to_make = self._kept.count(None) - len(self._skipped)
+        lead = self._lead()
+        threads = threads_for(to_make + (lead > 0))
+        ahead = 1 if lead and threads > 1 else 0  # one thread copies the lead while another makes what follows
         with _Output(self._path, self._changes.stored) as output, Progress(self._size) as progress:
 
-            def take(_: int, made: _Made) -> None:
-                output.add(made)
-                progress.add(made.raw)
+            def take(_: int, made: _Made | None) -> None:
+                if made is not None:
+                    output.add(made)
+                    progress.add(made.raw)
 
-            in_order(self._new_worker, len(self._plan), threads_for(to_make), take)
+            def new_worker() -> Callable[[int], _Made | None]:
+                work = self._new_worker()
+                return lambda number: output.copy_ahead() if number < ahead else work(number - ahead + lead)
+
+            for number in range(lead):
+                take(number, self._made_before(number))
+            in_order(new_worker, ahead + len(self._plan) - lead, threads, take)
             output.finish()
         blocks = output.blocks
         files, size = sum(block.files for block in blocks), sum(block.size for block in blocks)
@@ -331,15 +341,26 @@ class _Writing:
         reader = archive.BlockReader(self._descriptor, self._members)
 
         def work(number: int) -> _Made:
-            old = self._kept[number]
             if number in self._skipped:
                 return _Made(Block(*self._plan[number], 0, 0, 0, 0, b""))
-            if old is None:
-                return self._make(reader, number)
-            block = Block(*self._plan[number], old.files, old.size, 0, old.length, old.hash)
-            return _Made(block, old if old.length else None, raw=old.size)
+            return self._make(reader, number) if self._kept[number] is None else self._made_before(number)
 
         return work
+
+    def _lead(self) -> int:
+        """How many blocks are the same, and in the same place, as those that the stored package begins with."""
+        end = 0
+        for number, old in enumerate(self._kept):
+            if old is None or old.offset != end:
+                return number
+            end += old.length
+        return len(self._kept)
+
+    def _made_before(self, number: int) -> _Made:
+        old = self._kept[number]
+        assert old is not None
+        block = Block(*self._plan[number], old.files, old.size, 0, old.length, old.hash)
+        return _Made(block, old if old.length else None, raw=old.size)
 
     def _make(self, reader: Any, number: int) -> _Made:
         first, count, piece = self._plan[number]
@@ -381,6 +402,7 @@ class _Output:
         self._descriptor = -1
         self._at = 0
         self._begin = self._end = 0  # of the stored package's bytes that are to come next
+        self._copied = 0  # the end of those that are there already
 
     def __enter__(self) -> _Output:
         return self
@@ -401,10 +423,18 @@ class _Output:
             self._begin = made.stored.offset
         self._end = made.stored.offset + made.stored.length
 
+    def copy_ahead(self) -> None:
+        """Copy what comes first, even if nothing but the rest of the stored package may follow."""
+        assert self._stored is not None
+        copy_range(self._stored.descriptor, self._open(), 0, self._end)
+        self._copied = self._end
+
     def finish(self) -> None:
         end = end_block()
         stored = self._stored
-        if stored is not None and self._descriptor < 0 and (self._begin, self._end) == (0, stored.length - len(end)):
+        if stored is not None and self._begin == 0 and self._end == self._at == stored.length - len(end):
+            if self._copied:
+                os.unlink(self._path)
             stored.place(self._path)
         else:
             self._write((end,))
@@ -417,8 +447,8 @@ class _Output:
     def _copy(self) -> None:
         if self._end > self._begin:
             assert self._stored is not None
-            copy_range(self._stored.descriptor, self._open(), self._begin, self._end)
-        self._begin = self._end = 0
+            copy_range(self._stored.descriptor, self._open(), max(self._begin, self._copied), self._end)
+        self._begin = self._end = self._copied = 0
 
     def _open(self) -> int:
         if self._descriptor < 0:

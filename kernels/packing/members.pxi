@@ -257,6 +257,17 @@ cdef class Members:
         return True
 
 
+def follow_one_another(const int[::1] numbers, Py_ssize_t first, Py_ssize_t count):
+    """Whether so many of the numbers that `Members.compare` gives, from `first` on, are those of neighbours."""
+    cdef Py_ssize_t at
+    if first < 0 or count < 0 or first + count > numbers.shape[0]:
+        raise IndexError((first, count))
+    for at in range(first, first + count):
+        if numbers[at] != numbers[first] + (at - first):
+            return False
+    return True
+
+
 cdef bint same_bytes(Bytes *mine, const unsigned char[::1] other) noexcept:
     cdef size_t length = other.shape[0]
     return mine.length == length and (not length or memcmp(mine.data, &other[0], length) == 0)
