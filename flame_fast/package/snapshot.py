@@ -88,7 +88,7 @@ class Snapshot:
                 project_file,
                 self._resolve_link,
                 explaining,
-                len(os.sched_getaffinity(0)),
+                threads=len(os.sched_getaffinity(0)),  # to look for a quota takes longer than a small walk
             )
             walk.run()
         except BaseException:
