@@ -321,6 +321,36 @@ def test_whatever_changes_the_bytes_are_those_of_a_first_packing_on_any_number_o
         assert (bytes_of(info), said_of(info)) == (bytes_of(cold), said_of(cold))
 
 
+@pytest.mark.parametrize("secrets", [["0.pem"], ["0.pem", "large.pem", "sub/0.pem"], ["sub/4.pem", "z.pem"]])
+def test_blocks_that_are_left_out_whole_on_any_number_of_threads(
+    tree: Path, settled: None, threads: int, secrets: list[str]
+) -> None:
+    for name in secrets:
+        write(tree / name, KEY.encode() + bytes(MIB))
+    for changed in ("sub/5.bin", "a.py", "sub/0.bin"):
+        warned(tree)
+        for data in (b"changed", (tree / changed).read_bytes()):
+            write(tree / changed, data)
+            info, _ = warned(tree)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore")
+                cold = packed_cold(tree)
+            assert (bytes_of(info), said_of(info)) == (bytes_of(cold), said_of(cold))
+
+
+def test_of_a_tree_that_is_left_out_whole_a_change_is_left_out_too(small: Path, settled: None, threads: int) -> None:
+    (small / "pyproject.toml").write_bytes(KEY.encode() + bytes(MIB))
+    (small / "pyproject.toml").rename(small / "a.pem")
+    write(small / "b.pem", KEY.encode() + bytes(MIB))
+    with mock.patch.object(packing, "project_file_for", lambda *_: None):
+        infos = []
+        for turn in range(3):
+            write(small / "b.pem", KEY.encode() + bytes(MIB) + b"%d" % turn)
+            infos.append(warned(small)[0])
+    assert [info.files for info in infos] == [0, 0, 0]
+    assert len({bytes_of(info) for info in infos}) == 1
+
+
 def test_a_project_that_outgrows_the_compressor_of_small_ones_and_shrinks_again(small: Path, settled: None) -> None:
     project_file = (small / "pyproject.toml").stat().st_size
     limit = SMALL_PACKAGE - project_file

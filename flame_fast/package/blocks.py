@@ -142,7 +142,7 @@ def decompress(header: Header, member: memoryview) -> bytes:
 
 
 def _inflate(deflated: memoryview, length: int) -> bytes:
-    """What should be so many bytes; if it is more, one of them more."""
+    """Inflate what should be so many bytes; of more there is one too many, which tells."""
     if length <= SMALL_PACKAGE:
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, length + 1)

@@ -415,6 +415,8 @@ class _Output:
         made.block.offset = self._at
         self._at += made.block.length
         self.blocks.append(made.block)
+        if not made.block.length:
+            return
         if made.stored is None:
             self._write(made.parts)
             return
@@ -424,16 +426,16 @@ class _Output:
         self._end = made.stored.offset + made.stored.length
 
     def copy_ahead(self) -> None:
-        """Copy what comes first, even if nothing but the rest of the stored package may follow."""
+        """Copy what is to come next, though nothing but the rest of the stored package may follow."""
         assert self._stored is not None
-        copy_range(self._stored.descriptor, self._open(), 0, self._end)
+        copy_range(self._stored.descriptor, self._open(), self._begin, self._end)
         self._copied = self._end
 
     def finish(self) -> None:
         end = end_block()
         stored = self._stored
         if stored is not None and self._begin == 0 and self._end == self._at == stored.length - len(end):
-            if self._copied:
+            if self._descriptor >= 0:
                 os.unlink(self._path)
             stored.place(self._path)
         else:
@@ -441,8 +443,7 @@ class _Output:
 
     def _write(self, parts: tuple[bytes, ...]) -> None:
         self._copy()
-        if parts:
-            write_all(self._open(), parts)
+        write_all(self._open(), parts)
 
     def _copy(self) -> None:
         if self._end > self._begin:

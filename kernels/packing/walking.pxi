@@ -59,7 +59,7 @@ cdef class Walk:
         Directories that are left out wherever they are met.
     most_files : int
         More end the walk, and `too_many` is true; which of them are members is left to chance then.
-    generated : bytes or None
+    project_file : bytes or None
         What ``pyproject.toml`` holds, unless the directory has a project file of its own.
     resolve_link : callable
         Asked about a link that may lead out, by its path and target: the target to be packed, None to leave it out. It may be
