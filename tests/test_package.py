@@ -138,6 +138,17 @@ def test_the_archive_goes_into_a_directory_or_becomes_a_file(tree: Path, monkeyp
     assert sorted(os.listdir()) == sorted([one.name, "old.tar.gz", "new.tgz", "here.tar.gz"])
 
 
+def test_what_the_archive_replaces_is_not_in_it_be_it_a_link(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write(tree, "a.py", "sub/b.py")
+    (tree / "old.tgz").symlink_to("a.py")
+    monkeypatch.chdir(tree)
+    for out in ("old.tgz", "sub/../old.tgz", tree / "old.tgz"):
+        info = pack(".", out, name="app")
+        assert [member.name for member in members(info)] == ["a.py", "pyproject.toml", "sub", "sub/b.py"]
+    assert not (tree / "old.tgz").is_symlink()
+    assert (tree / "a.py").read_bytes() == b"a.py"
+
+
 def blocks_of(path: str) -> list[tuple[bytes, bytes]]:
     """The gzip members of a file: the bytes of each, and what is in it."""
     data = Path(path).read_bytes()

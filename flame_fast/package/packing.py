@@ -207,7 +207,8 @@ def _temporary_in(out: str) -> Any:
 def _rules_against(directory: str, out: str, name: str) -> list[str]:
     """Keep what an earlier packing has written out of the next, if it is in no directory of its own."""
     if not os.path.isdir(out):
-        inside = os.path.relpath(os.path.realpath(out), os.path.realpath(directory))
+        path = os.path.join(os.path.realpath(os.path.dirname(out)), os.path.basename(out))  # a link is replaced
+        inside = os.path.relpath(path, os.path.realpath(directory))
         return [] if inside == ".." or inside.startswith("../") else [rule_for(os.fsencode(inside))]
     if os.path.samefile(out, directory):
         return [f"/{safe_name(name)}-{'[0-9a-f]' * 32}.tar.gz"]
