@@ -200,7 +200,7 @@ def test_ratios_again(trees, level_9, tree, tmp_path, report):
     beyond = [a - b for a, b in zip(seconds[CHANGED], seconds["block"], strict=True)]
     tarfile_9 = over(level_9(tree)[0], seconds[UNCHANGED])
     rows = [
-        ("the walk in C", spread(seconds["walk"], " ms", 2, 1e3)),
+        ("the walk in C, on one thread", spread(seconds["walk"], " ms", 2, 1e3)),
         (UNCHANGED, spread(seconds[UNCHANGED], " ms", 2, 1e3)),
         ("    over the walk", spread(ratios(seconds[UNCHANGED], seconds["walk"]), "", 2), "at most 1.5"),
         (f"    {LEVEL_9}, over it", spread(tarfile_9, " times", 0), "300 times" if tree == STANDARD_LIBRARY else ""),

@@ -1,7 +1,7 @@
 /* The least that must be done to see whether a tree has changed: read its directories, fstatat what is in them.
 
    What flame_fast takes for an unchanged tree is measured against it. Directories are told by their entries and opened
-   beneath their parents; no link is followed. Nothing is sorted, compared or remembered.
+   beneath their parents; no link is followed. Nothing is sorted, compared or remembered. One thread does it.
 
    Built and called by bench/test_packaging.py: cc -O3 -shared -fPIC. */
 

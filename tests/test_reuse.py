@@ -274,7 +274,7 @@ def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("touched", ["a.py", "large", "pyproject.toml", "sub/3.bin", "sub/5.bin"])
-def test_so_it_is_with_any_one_file_on_any_number_of_threads(
+def test_nor_does_any_one_of_them_on_any_number_of_threads(
     tree: Path, home: Path, compressed: list[int], settled: None, threads: int, touched: str
 ) -> None:
     one = packed(tree)
@@ -339,9 +339,8 @@ def test_blocks_that_are_left_out_whole_on_any_number_of_threads(
 
 
 def test_of_a_tree_that_is_left_out_whole_a_change_is_left_out_too(small: Path, settled: None, threads: int) -> None:
-    (small / "pyproject.toml").write_bytes(KEY.encode() + bytes(MIB))
-    (small / "pyproject.toml").rename(small / "a.pem")
-    write(small / "b.pem", KEY.encode() + bytes(MIB))
+    (small / "pyproject.toml").unlink()
+    write(small / "a.pem", KEY.encode() + bytes(MIB))
     with mock.patch.object(packing, "project_file_for", lambda *_: None):
         infos = []
         for turn in range(3):

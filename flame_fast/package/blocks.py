@@ -42,6 +42,7 @@ HEADER_BYTES = _GZIP.size + _EXTRA.size
 _LEVEL = 2
 _SMALL_LEVEL = 1
 _SMALL_MEMORY = 6
+"""Of zlib's levels from 1 to 9, by default 8: here larger tables take longer to come by than they save."""
 
 SMALL_PACKAGE = 32 << 10
 """Up to so many bytes, zlib is done before ISA-L is loaded."""

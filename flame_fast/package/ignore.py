@@ -197,13 +197,13 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     list of (int, bytes), or None
         None for a pattern that can match nothing (an open bracket, a backslash at the end).
     """
-    if len(text.translate(None, _WILDCARDS)) == len(text):
-        return [(_BYTES, text)]
-    out: list[Token] = []
-    at = 0
     # git compares the part before the first wildcard as it is and starts the pattern proper behind it: a
     # `**` there counts as one at the beginning.
     begin = _literal_end(text, 0)
+    if begin == len(text):
+        return [(_BYTES, text)]
+    out: list[Token] = []
+    at = 0
     while at < len(text):
         byte = text[at]
         if byte == 0x5C:  # backslash

@@ -124,8 +124,8 @@ def pack(
     dependencies : iterable of str, optional
         What the generated ``pyproject.toml`` lists, when the directory has no project file of its own.
     never : iterable of str
-        Further directories that are left out wherever they are met, by whatever path, as are the data directory and those of
-        this Python's packages.
+        Further directories that are left out wherever they are met, by whatever path, as are `out`, the data directory and
+        those of this Python's packages.
     home : str, optional
         The data directory, where the package is kept for the next time; by default the one in force.
 
@@ -361,7 +361,7 @@ class _Writing:
         old = self._kept[number]
         assert old is not None
         block = Block(*self._plan[number], old.files, old.size, 0, old.length, old.hash)
-        return _Made(block, old if old.length else None, raw=old.size)
+        return _Made(block, old, raw=old.size)
 
     def _make(self, reader: Any, number: int) -> _Made:
         first, count, piece = self._plan[number]
