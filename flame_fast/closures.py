@@ -10,7 +10,7 @@ from __future__ import annotations
 import functools
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType
 
-from flame_fast.kernels.pickling import is_importable
+from flame_fast.kernels.definitions import is_importable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -215,7 +215,7 @@ def make_service(
 
 def _pickled(obj: Any) -> bytes:
     try:
-        return pickling.dump_plain(obj)
+        return pickling.dump_service(obj)
     except FlameError:
         raise
     except Exception as error:

@@ -238,9 +238,13 @@ cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
     finally:
         PyBuffer_Release(&view)
 
-cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays) except -1:
+cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
     """What `pickling` has written."""
     cdef uint32_t counts[2]
+    cdef DefinitionHold hold
+    for hold in holds:
+        extent_hold(&runtime.memory, hold.extent)
+        out.add_handle(hold.offset)
     out.put_tag(b'P')
     put_long(out, runtime, b'b', b'V', PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
     counts[0] = len(buffers)
@@ -503,7 +507,7 @@ cdef object decode_pickled(const char **at, Calls runtime, list values):
     at[0] += 8
     buffers = [decode_native(at, runtime, None) for i in range(counts[0])]
     arrays = [decode_native(at, runtime, None) for i in range(counts[1])]
-    return runtime.pickling.load(data, buffers, arrays, values)
+    return runtime.pickling.load(runtime, data, buffers, arrays, values)
 
 cdef object decode_native(const char **at, Calls runtime, list values):
     """Reads one value; `values` are the task's inputs."""

@@ -218,7 +218,8 @@ cdef struct Header:
     uint64_t slots_freed
     uint64_t copied_bytes       # [owner: zygote] of processes that have ended; see Process
     uint64_t shared_bytes
-    uint8_t pad5[16]
+    uint64_t definitions
+    uint64_t definition_bytes
     uint32_t warm_extents[EXTENT_CLASSES]       # [lock] stacks of free ones, index + 1
     uint32_t cold_extents[EXTENT_CLASSES]
     char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit, usage and stat file, ..., each ended by 0
@@ -250,7 +251,9 @@ cdef struct Process:
     uint32_t watching           # [cas] threads that want to know of every failure
     uint32_t pad1
     uint64_t log_tail           # [cas] slots finished that it watched
-    uint8_t pad2[40]
+    uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
+    uint64_t definition_bytes
+    uint8_t pad2[24]
 
 cdef struct Service:
     uint32_t state              # [cas]

@@ -1,8 +1,9 @@
 """How values that the native codec does not take are pickled, and what a worker's error becomes.
 
-Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only where plain pickle
-cannot: functions and classes of `__main__`, of other modules without a file, local ones, lambdas. Plain pickle would
-write a reference to `__main__` without complaint, so the reducer below looks at every function and class it meets.
+Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only for what it alone knows. Plain
+pickle would write a reference to `__main__` without complaint, so the reducer below looks at every function and class it meets:
+what a worker cannot import is a definition (`definitions.py`). A value refers to definitions by their identity; a *body*, of a
+definition or of a service, holds them (`bodies.py`).
 
 Futures are found by the pickler wherever they are, not by walking the arguments. In a call they become inputs of the
 task; in a value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are rebuilt
@@ -12,24 +13,36 @@ read-only.
 from __future__ import annotations
 
 import contextlib
+import copyreg
 import functools
+import importlib
 import io
 import pickle
 import sys
 import threading
 import traceback
-from types import CodeType, FunctionType, ModuleType
+from types import CellType, CodeType, FunctionType, ModuleType
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
+from flame_fast.kernels import bodies, carried
+from flame_fast.kernels.definitions import (
+    Namespace,
+    Place,
+    can_be_imported,
+    current_namespace,
+    definitions,
+    is_importable,
+    is_named,
+)
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import DefinitionHold, Runtime
 
 PROTOCOL = 5
 
@@ -40,6 +53,12 @@ NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 class _NeedsCloudpickle(Exception):
     """Something that plain pickle would write wrongly or not at all."""
 
+
+#: What pickle writes by itself, without a name.
+SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
+
+#: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
+HEAP_TYPE = 1 << 9
 
 #: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
 CACHED = type(functools.lru_cache(lambda: None))
@@ -54,10 +73,11 @@ class Unpicklable(TypeError):
 
 
 class _Loading(threading.local):
-    """What the pickle being read by this thread refers to: the call's inputs, and arrays written beside it."""
+    """What the pickle being read by this thread refers to: the call's inputs, arrays written beside it, where bodies lie."""
 
     values: list[Any] | None = None
     arrays: list[Any] | None = None
+    runtime: Runtime | None = None
 
 
 _loading = _Loading()
@@ -81,33 +101,30 @@ def _read_only(array: Any) -> Any:
     return array
 
 
-def is_importable(obj: Any) -> bool:
-    """Whether another process finds the very same object by importing its module and following its qualified name."""
-    module = sys.modules.get(getattr(obj, "__module__", None) or "")
-    if module is None or module.__name__ == "__main__" or getattr(module, "__spec__", None) is None:
-        return False
-    found: Any = module
-    for name in obj.__qualname__.split("."):
-        found = getattr(found, name, None)
-    return found is obj
-
-
-def _is_made_up(module: ModuleType | None) -> bool:
-    """A module that somebody built in memory: no other process can import it."""
-    return module is not None and module.__name__ != "__main__" and getattr(module, "__spec__", None) is None
-
-
 class _Reducer:
     """What both picklers do with the objects that are special here."""
 
-    runtime: Runtime | None  # None: a description; arrays in it stay as they are
+    runtime: Runtime | None  # None: a body; arrays in it stay as they are
     inputs: dict[int, Any] | None  # None: no future may stay a future
     arrays: list[Any]  # written beside the pickle, natively
+    holds: list[DefinitionHold]  # bodies that the value refers to
+    body: bodies.Body  # of a value: what its closures use
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
         if kind is ObjectFuture or kind is ObjectRef:
             return self.reduce_future(obj)
+        if kind is CellType:
+            return (bodies.new_cell, ())  # its content travels with the functions that have it
+        reducer = carried.REDUCERS.get((kind.__module__, kind.__qualname__))
+        if reducer is None and self.runtime is None:
+            reducer = carried.REDUCERS_IN_BODIES.get((kind.__module__, kind.__qualname__))
+        if reducer is not None:
+            reduced = reducer(obj)
+            if reduced is not NotImplemented:
+                return reduced
+        if isinstance(obj, ModuleType):
+            return self.reduce_module(obj)
         if isinstance(obj, CACHED) and not is_importable(obj):
             return (_rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
         if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
@@ -115,7 +132,67 @@ class _Reducer:
         numpy = sys.modules.get("numpy") if self.runtime is not None else None
         if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
             return self.reduce_array(obj, numpy)
+        if isinstance(obj, BaseException):
+            return carried.reduce_exception(obj)
+        if bodies.is_enum(kind):
+            return bodies.reduce_member(obj)
+        if kind.__reduce_ex__ is not object.__reduce_ex__ or kind.__reduce__ is not object.__reduce__:
+            return self.reduce_by_its_own(obj, kind)
         return NotImplemented
+
+    def reduce_by_its_own(self, obj: Any, kind: type) -> Any:
+        """Objects with a reduction of their own: it may be no more than a name in a module that no worker can import."""
+        if kind in copyreg.dispatch_table or kind in getattr(self, "dispatch_table", ()):
+            return NotImplemented
+        managers = sys.modules.get("multiprocessing.managers")
+        if managers is not None and isinstance(obj, managers.BaseProxy):
+            return carried.reduce_manager_proxy(obj)
+        reduced = obj.__reduce_ex__(PROTOCOL)
+        if not isinstance(reduced, str):
+            return reduced
+        name = reduced
+        module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+        if module in sys.modules and can_be_imported(sys.modules[module]):
+            return name
+        if module not in sys.modules or getattr(sys.modules[module], name, None) is not obj:
+            raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
+        if self.runtime is not None:
+            return self.reference(obj)
+        return bodies.write_named(obj, name, module, definitions.record_of(obj, bodies.parts_of), self.body)
+
+    def reduce_module(self, module: ModuleType) -> Any:
+        if can_be_imported(module):
+            return (importlib.import_module, (module.__name__,))
+        content = None if module.__name__ == "__main__" or self.runtime is not None else self.content_of(module)
+        return (bodies.module_named, (module.__name__,), content, None, None, bodies.fill_module)
+
+    def content_of(self, module: ModuleType) -> dict[str, Any]:
+        self.body.note_module(module.__name__)
+        names = [name for name in vars(module) if not (name.startswith("__") and name.endswith("__"))]
+        return self.body.values_of(vars(module), names, module)[0]
+
+    def reduce_definition(self, obj: Any) -> Any:
+        """A function or class: by name, by identity, or with its body."""
+        if obj in SINGLETON_TYPES or is_importable(obj):
+            return NotImplemented
+        if isinstance(obj, type):
+            if not obj.__flags__ & HEAP_TYPE:
+                raise _NeedsCloudpickle
+            if self.runtime is not None:
+                return self.reference(obj)
+            return bodies.write_class(obj, definitions.record_of(obj, bodies.parts_of), self.body)
+        has_identity = not obj.__closure__ or is_named(obj)
+        if self.runtime is not None and has_identity:
+            return self.reference(obj)
+        record = definitions.record_of(obj, bodies.parts_of) if has_identity else None
+        return bodies.write_function(obj, record, self.body, loose=self.runtime is not None)
+
+    def reference(self, obj: Any) -> tuple[Any, ...]:
+        """A definition by its identity, and where its body lies."""
+        assert self.runtime is not None
+        identity, hold = _placed(self.runtime, obj)
+        self.holds.append(hold)
+        return (_resolve, (identity, hold.offset, hold.nbytes))
 
     def reduce_future(self, future: Any) -> Any:
         if self.inputs is None:
@@ -173,12 +250,6 @@ def _rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any
     return compiled
 
 
-def _rebuild_code(reduced: tuple[Callable[..., CodeType], tuple[Any, ...]], filename: str) -> CodeType:
-    """Newer releases of cloudpickle leave the file's name out, which a traceback would miss."""
-    make, parts = reduced
-    return make(*parts).replace(co_filename=filename)
-
-
 def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
     return functools.lru_cache(**parameters)(function)
 
@@ -205,22 +276,48 @@ def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard_mask: bool) -> A
 
 
 class _PlainPickler(pickle.Pickler, _Reducer):
-    def __init__(
-        self, file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any], arrays: list[Any]
-    ) -> None:
-        super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
-        self.runtime = runtime
-        self.inputs = inputs
-        self.arrays = arrays
+    def __init__(self, file: Any, dump: _Dump) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
+        dump.equip(self)
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (FunctionType, type)):
-            if not is_importable(obj):
-                raise _NeedsCloudpickle
-            return NotImplemented
-        if isinstance(obj, ModuleType):
-            raise _NeedsCloudpickle
+            return self.reduce_definition(obj)
         return self.special(obj)
+
+
+class _Dump:
+    """One value, or body, being pickled: what lies beside the pickle."""
+
+    def __init__(self, runtime: Runtime | None, inputs: dict[int, Any] | None, unavailable: dict[tuple[int, str], str]) -> None:
+        self.runtime = runtime
+        self.inputs = inputs
+        self.unavailable = unavailable
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what an attempt that failed has left."""
+        if self.inputs:
+            self.inputs.clear()
+        self.buffers: list[Any] = []
+        self.arrays: list[Any] = []
+        self.holds: list[DefinitionHold] = []
+        self.body = bodies.Body(self.unavailable)
+
+    def equip(self, pickler: Any) -> None:
+        for name in ("runtime", "inputs", "arrays", "holds", "body"):
+            setattr(pickler, name, getattr(self, name))
+
+    def write(self, value: Any) -> bytes:
+        file = io.BytesIO()
+        try:
+            _PlainPickler(file, self).dump(value)
+            return file.getvalue()
+        except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
+            self.begin()
+        file = io.BytesIO()
+        _cloud_pickler(file, self).dump(value)
+        return file.getvalue()
 
 
 def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
@@ -235,56 +332,147 @@ def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pic
     return keep
 
 
-def _cloud_pickler(
-    file: Any, runtime: Runtime | None, inputs: dict[int, Any] | None, buffers: list[Any], arrays: list[Any]
-) -> pickle.Pickler:
+def _cloud_pickler(file: Any, dump: _Dump) -> pickle.Pickler:
     """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
     import cloudpickle
 
     class CloudPickler(cloudpickle.Pickler, _Reducer):  # type: ignore[misc]
         def reducer_override(self, obj: Any) -> Any:
-            module = sys.modules.get(getattr(obj, "__module__", None) or "")
-            if isinstance(obj, (FunctionType, type)) and _is_made_up(module):
-                cloudpickle.register_pickle_by_value(module)
+            if isinstance(obj, (FunctionType, type)):
+                with contextlib.suppress(_NeedsCloudpickle):
+                    return self.reduce_definition(obj)
+                return super().reducer_override(obj)
             if isinstance(obj, CodeType):
-                return (_rebuild_code, (self.dispatch_table[CodeType](obj), obj.co_filename))
+                return NotImplemented
             reduced = self.special(obj)
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
-    pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(runtime, buffers))
-    pickler.runtime = runtime
-    pickler.inputs = inputs
-    pickler.arrays = arrays
+    pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
+    dump.equip(pickler)
     return pickler
 
 
-def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> tuple[bytes, list[Any], list[Any]]:
-    """(pickle, buffers out of band, arrays beside it)."""
-    buffers: list[Any] = []
-    arrays: list[Any] = []
-    file = io.BytesIO()
-    try:
-        _PlainPickler(file, runtime, inputs, buffers, arrays).dump(value)
-        return file.getvalue(), buffers, arrays
-    except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
-        pass
-    if inputs is not None:
-        inputs.clear()
-    buffers.clear()
-    arrays.clear()
-    file = io.BytesIO()
-    _cloud_pickler(file, runtime, inputs, buffers, arrays).dump(value)
-    return file.getvalue(), buffers, arrays
+def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> tuple[bytes, _Dump]:
+    """The pickle, and what lies beside it. Globals that cannot be pickled are left out, with the reason."""
+    unavailable: dict[tuple[int, str], str] = {}
+    while True:
+        dump = _Dump(runtime, inputs, unavailable)
+        try:
+            return dump.write(value), dump
+        except (FlameError, KeyboardInterrupt):
+            raise
+        except Exception:
+            if not _find_unavailable(dump.body, unavailable):
+                raise
 
 
-def load(data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
+def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str]) -> bool:
+    """Looks which of the globals that functions use cannot be pickled; false if none of them is at fault."""
+    found = False
+    for key, (holder, value) in list(body.seen.items()):
+        if key in unavailable or isinstance(value, (FunctionType, ModuleType)):
+            continue
+        try:
+            _Dump(None, None, {}).write(value)
+        except Exception as error:
+            unavailable[key] = (
+                f"{body.chain(holder, key[1])}: {str(error) or type(error).__name__}; "
+                "make it inside the function, or in the task that uses it"
+            )
+            found = True
+    return found
+
+
+# ---- definitions -----------------------------------------------------------------------------------------------------
+
+
+def dump_body(value: Any) -> bytes:
+    """A definition, or anything else, with the bodies of all definitions in it: one byte string, arrays in band."""
+    data, dump = _dump(None, value, None)
+    return _with_names(data, dump.body)
+
+
+def dump_service(target: Any) -> bytes:
+    """The body of a service: with what the workers' `__main__` shall have of the driver's, whatever it uses."""
+    data, dump = _dump(None, target, None)
+    dump.body.note_module("__main__")
+    return _with_names(data, dump.body)
+
+
+def _with_names(data: bytes, body: bodies.Body) -> bytes:
+    if not (body.names or body.modules or body.sources):
+        return data
+    return BODY_MARK + pickle.dumps((body.names, body.modules, body.sources, data), PROTOCOL)
+
+
+#: Tells a body with names and sources from a plain pickle, which begins with the protocol's opcode.
+BODY_MARK = b"flame_fast body\n"
+
+
+def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = False) -> Any:
+    """What `dump_body` wrote, built in a namespace: this process's current one by default.
+
+    `apart`: it came with a value; where its names mean something else in the namespace already, it gets globals of its own.
+    """
+    namespace = current_namespace() if namespace is None else namespace
+    if not data.startswith(BODY_MARK):
+        with bodies.building(namespace, Namespace() if namespace.is_drivers else namespace):
+            return pickle.loads(data)
+    names, modules, sources, data = pickle.loads(data[len(BODY_MARK) :])
+    bodies.open_sources(sources)
+    place = namespace
+    if namespace.is_drivers or (apart and any(namespace.names.get(name, value) != value for name, value in names.items())):
+        place = Namespace()
+    for name, attributes in modules.items():
+        for key, value in attributes.items():
+            if vars(place.module(name)).get(key) is None:
+                setattr(place.module(name), key, value)
+    with bodies.building(namespace, place):
+        value = pickle.loads(data)
+    for (module, name), identity in names.items():
+        place.names.setdefault((module, name), identity)
+        vars(place.module(module)).setdefault(name, namespace.find(identity))
+    return value
+
+
+def _placed(runtime: Runtime, obj: Any) -> tuple[bytes, DefinitionHold]:
+    """A definition's identity, and its body in the runner's segment: written there once per version."""
+    record = definitions.record_of(obj, bodies.parts_of)
+    place = record.places.get(runtime.session)
+    if place is not None:
+        hold = place.hold or runtime.hold_definition(record.identity, place.offset, place.nbytes)
+        if hold is not None:
+            return record.identity, hold
+    hold = runtime.put_definition(record.identity, dump_body(obj))
+    record.places[runtime.session] = Place(hold.offset, hold.nbytes, hold)
+    return record.identity, hold
+
+
+def _resolve(identity: bytes, offset: int, nbytes: int) -> Any:
+    """This process's own object of a definition; reads its body if it has none yet."""
+    namespace = current_namespace()
+    found = namespace.find(identity)
+    if found is None:
+        runtime = _loading.runtime
+        assert runtime is not None
+        namespace.sweep()
+        with bodies.learning() as learnt:
+            load_body(runtime.definition_body(offset, nbytes), namespace, apart=True)
+        for known in learnt:
+            namespace.came_with_value(known, identity, runtime, offset)
+        found = namespace.find(identity)
+        definitions.place(found, identity, runtime.session, offset, nbytes)
+    return found
+
+
+def load(runtime: Runtime, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
     """What was dumped, with its inputs' values in place of the futures."""
-    outer = _loading.values, _loading.arrays
-    _loading.values, _loading.arrays = values, arrays
+    outer = _loading.values, _loading.arrays, _loading.runtime
+    _loading.values, _loading.arrays, _loading.runtime = values, arrays, runtime
     try:
         return pickle.loads(data, buffers=buffers)
     finally:
-        _loading.values, _loading.arrays = outer
+        _loading.values, _loading.arrays, _loading.runtime = outer
 
 
 def _rebuild_view(array: Any, dtype: str) -> Any:
@@ -296,8 +484,10 @@ def _rebuild_view(array: Any, dtype: str) -> Any:
 
 def dump_call(
     runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
-) -> tuple[bytes, list[Any], list[Any]]:
+) -> tuple[bytes, list[Any], list[Any], list[Any]]:
     """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
+
+    Returns the pickle, buffers out of band, arrays beside it, and holds on the bodies that it refers to.
 
     Raises
     ------
@@ -305,7 +495,8 @@ def dump_call(
         Something in it cannot be pickled: names the argument.
     """
     try:
-        return _dump(runtime, (args, kwargs) if state is None else (state, args, kwargs), inputs)
+        data, dump = _dump(runtime, (args, kwargs) if state is None else (state, args, kwargs), inputs)
+        return data, dump.buffers, dump.arrays, dump.holds
     except Exception as error:
         if _is_own(error):
             raise
@@ -360,8 +551,8 @@ def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any]]:
-    """Pickles a value; futures in it are replaced by their values.
+def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any], list[Any]]:
+    """Pickles a value, as `dump_call` does a call; futures in it are replaced by their values.
 
     Raises
     ------
@@ -369,7 +560,8 @@ def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any
         It cannot be pickled: names its type.
     """
     try:
-        return _dump(runtime, value, None)
+        data, dump = _dump(runtime, value, None)
+        return data, dump.buffers, dump.arrays, dump.holds
     except Exception as error:
         if _is_own(error):
             raise
@@ -379,15 +571,6 @@ def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any
 def unreadable(error: Exception) -> TaskError:
     """The error for a value whose own code failed to rebuild it here."""
     return TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}")
-
-
-def dump_plain(value: Any) -> bytes:
-    """One byte string, everything in band and arrays writable: for what describes services, and for exceptions."""
-    return _dump(None, value, None)[0]
-
-
-def load_plain(data: bytes) -> Any:
-    return load(data, [], [], None)
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -425,9 +608,11 @@ def _users_frames(frames: Any) -> Any:
 def _pickled_exception(error: BaseException) -> bytes | None:
     """Bytes that give an equal exception back, None if there are none."""
     try:
-        data = dump_plain(error)
-        copy = pickle.loads(data)
-        same = type(copy).__qualname__ == type(error).__qualname__ or isinstance(error, Unpicklable)
+        data = dump_body(error)
+        copy = load_body(data)
+        if isinstance(error, Unpicklable):
+            return data
+        same = type(copy) is type(error) and str(copy) == str(error)
         return data if same and isinstance(copy, BaseException) else None
     except Exception:
         return None
@@ -443,7 +628,7 @@ def _pair(data: bytes, text: str) -> bytes:
 def load_error(data: bytes, text: str) -> BaseException:
     """A fresh copy of a task's exception, the worker's traceback as its cause."""
     try:
-        error = pickle.loads(data)
+        error = load_body(data)
     except Exception as problem:
         error = TaskError(f"the task's exception cannot be rebuilt here: {type(problem).__qualname__}: {problem}")
     error.__cause__ = RemoteTraceback(text) if text else None
@@ -452,12 +637,13 @@ def load_error(data: bytes, text: str) -> BaseException:
 
 __all__ = [
     "adopt",
+    "dump_body",
     "dump_call",
     "dump_error",
-    "dump_plain",
+    "dump_service",
     "dump_value",
     "load",
+    "load_body",
     "load_error",
-    "load_plain",
     "unreadable",
 ]

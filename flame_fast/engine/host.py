@@ -14,6 +14,7 @@ from flame_fast.engine import context
 from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
 from flame_fast.errors import TaskError
 from flame_fast.kernels import pickling
+from flame_fast.kernels.definitions import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ class LoadFailure(Exception):
 class LoadedService:
     """A service's object in this process, or the error that loading it raised, as it travels."""
 
-    __slots__ = ("failure", "functions", "generation", "spec")
+    __slots__ = ("failure", "functions", "generation", "namespace", "spec")
 
     def __init__(self, spec: ServiceSpec, generation: int) -> None:
         self.spec = spec
+        self.namespace = Namespace()
         self.generation = generation
         self.functions: list[Callable[..., Any]] = []
         self.failure: bytes | None = None
@@ -57,6 +59,8 @@ class Host:
         Turns text with paths of the unpacked project into the user's own.
     libraries : Libraries, optional
         Those of this process; None leaves their threads as they are.
+    enter : callable
+        Makes a service's namespace the one that arriving definitions go by.
     """
 
     def __init__(
@@ -65,6 +69,7 @@ class Host:
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,
+        enter: Callable[[Namespace], object] = Namespace.enter,
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
@@ -75,6 +80,7 @@ class Host:
         self._current: LoadedService | None = None
         self._suspended: list[LoadedService] = []
         self._libraries = libraries
+        self._enter_namespace = enter
 
     def load_ahead(self, service: int, generation: int) -> None:
         loaded = self._loaded.get(service)
@@ -94,6 +100,7 @@ class Host:
 
     def _enter(self, loaded: LoadedService) -> None:
         self._current = loaded
+        self._enter_namespace(loaded.namespace)
         if self._libraries is not None:
             self._libraries.limit_threads(loaded.spec.cpu)
 
@@ -104,7 +111,7 @@ class Host:
         """
         current = self._current
         if current is not None and current in self._suspended:
-            function = pickling.load_plain(current.spec.target)
+            function = pickling.load_body(current.spec.target, Namespace())
         return with_state(function, state)  # type: ignore[no-any-return]
 
     # ---- tasks inside the wait of another ------------------------------------------------------------------------------
@@ -140,9 +147,10 @@ class Host:
                 self._prepare = None
             context.set_importing(True)
             try:
-                target = pickling.load_plain(spec.target)
+                target = pickling.load_body(spec.target, loaded.namespace)
             finally:
                 context.set_importing(False)
+            self._enter_namespace(loaded.namespace)  # with the modules that it has now
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
             else:
@@ -152,8 +160,15 @@ class Host:
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
             loaded.failure = self.dump_error(error)
+        self._forget_closed()
         self._loaded[service] = loaded
         return loaded
+
+    def _forget_closed(self) -> None:
+        """Lets go of services that no call can come for any more."""
+        for service, loaded in list(self._loaded.items()):
+            if loaded not in self._suspended and not self.runtime.is_service(service, loaded.generation):
+                del self._loaded[service]
 
     def settle(self, value: Any) -> Any:
         """A task's return value as it is to travel: a coroutine is run to its end.
@@ -175,6 +190,8 @@ class Host:
     def dump_error(self, error: BaseException) -> bytes:
         if isinstance(error, LoadFailure):
             return error.dumped
+        if isinstance(error, NameError) and self._current is not None:
+            _explain(error, self._current.namespace)
         return pickling.dump_error(error, self._shown_path)
 
     def end_of_fork(self, error: BaseException) -> None:
@@ -194,3 +211,10 @@ class Host:
                 stream.flush()
             except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
                 continue
+
+
+def _explain(error: NameError, namespace: Namespace) -> None:
+    """A global that is not there since it could not be sent: says so."""
+    reason = namespace.unavailable.get(getattr(error, "name", None) or "")
+    if reason is not None:
+        error.args = (f"{error}: {reason}",)

@@ -12,6 +12,7 @@ import threading
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.kernels import pickling
+from flame_fast.kernels.definitions import use_in_thread
 from flame_fast.kernels.runtime import Runtime
 
 TYPE_CHECKING = False
@@ -29,7 +30,7 @@ class InlineEngine:
         self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups)
         self.runtime.pickling = pickling
         self.runtime.serve_inline()
-        self._host = Host(self.runtime)
+        self._host = Host(self.runtime, enter=use_in_thread)
         self._turn = threading.RLock()
         self._closed = False
 
@@ -39,9 +40,11 @@ class InlineEngine:
     def after_submit(self) -> None:
         with self._turn:
             before = context.set_serving_engine(self)
+            outer = use_in_thread(None)
             try:
                 self.runtime.run_queued(self._host)
             finally:
+                use_in_thread(outer)
                 context.set_serving_engine(before)
 
     def close(self, ending: str = "was closed") -> int:

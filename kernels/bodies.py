@@ -1,0 +1,718 @@
+"""How the body of a definition is written, once, and built where it arrives: functions, classes, enums, named objects.
+
+Nothing of the user's runs while a class is built: its dictionary is put in place as the driver has it. So neither a metaclass of
+the user's nor the `__init_subclass__` of a base that arrived runs a second time. A class is known by its identity before its
+attributes arrive, so methods may refer to it.
+
+The source of each technique: cloudpickle's skeleton classes and typing.NewType rebuilding; CPython's `enum.EnumType.__new__` for
+what a member is made of.
+"""
+
+from __future__ import annotations
+
+import copyreg
+import dis
+import functools
+import importlib
+import importlib.util
+import linecache
+import marshal
+import os
+import sys
+import threading
+import types
+from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
+
+from flame_fast.kernels.definitions import (
+    can_be_imported,
+    class_parts,
+    current_namespace,
+    definitions,
+    function_parts,
+    is_importable,
+    is_named,
+)
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from flame_fast.kernels.definitions import Namespace, Record
+
+GLOBAL_OPERATIONS = frozenset(
+    dis.opmap[name] for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME") if name in dis.opmap
+)
+
+#: What a class has of its own accord; the rest of its dictionary travels.
+MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"})
+
+
+# ---- what a function uses --------------------------------------------------------------------------------------------
+
+
+@functools.lru_cache(maxsize=4096)
+def global_names(code: CodeType) -> tuple[str, ...]:
+    """Names of the globals that a function's code, and the code inside of it, reads or writes."""
+    found: dict[str, None] = {}
+    todo = [code]
+    while todo:
+        current = todo.pop()
+        todo += [constant for constant in current.co_consts if isinstance(constant, CodeType)]
+        for instruction in dis.get_instructions(current):
+            if instruction.opcode in GLOBAL_OPERATIONS:
+                found[instruction.argval] = None
+    return tuple(found)
+
+
+def _annotated_names(annotations: dict[str, Any]) -> Iterator[str]:
+    """Names that annotations written as text refer to."""
+    for text in annotations.values():
+        if isinstance(text, str):
+            try:
+                yield from compile(text, "<annotation>", "eval").co_names
+            except (SyntaxError, ValueError):
+                continue
+
+
+def _annotations(obj: Any) -> dict[str, Any]:
+    try:
+        found = obj.__annotations__ if isinstance(obj, FunctionType) else vars(obj).get("__annotations__")
+    except Exception:  # evaluated late, and not to be had
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _submodules(values: Any, code: CodeType) -> list[str]:
+    """Submodules that were imported apart and are reached as attributes: `import scipy.special` for `scipy.special.erf`."""
+    names = set(code.co_names)
+    found = []
+    for value in values:
+        if isinstance(value, ModuleType) and hasattr(value, "__path__"):
+            prefix = value.__name__ + "."
+            for name in list(sys.modules):
+                if name.startswith(prefix) and names.issuperset(name[len(prefix) :].split(".")):
+                    found.append(name)
+    return found
+
+
+def parts_of(obj: Any) -> Any:
+    """What the version of a definition goes by."""
+    if isinstance(obj, FunctionType):
+        return function_parts(obj, global_names(obj.__code__))
+    return class_parts(obj) if isinstance(obj, type) else ()
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+class Body:
+    """What is gathered while one body is written."""
+
+    def __init__(self, unavailable: dict[tuple[int, str], str] | None = None) -> None:
+        self.names: dict[tuple[str, str], bytes] = {}  # of the definitions in it
+        self.modules: dict[str, dict[str, Any]] = {}
+        self.sources: dict[str, list[str]] = {}
+        self.globals: dict[int, Any] = {}  # id of a function's globals -> what stands for them
+        self.seen: dict[tuple[int, str], Any] = {}  # globals that functions in it use
+        self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
+        self.unavailable = {} if unavailable is None else unavailable  # globals that cannot be written -> why
+        self.kept: list[Any] = []  # so that no id is another object's meanwhile
+
+    def note_definition(self, obj: Any, record: Record) -> None:
+        self.kept.append(obj)
+        if is_named(obj) and "." not in obj.__qualname__:
+            self.names[obj.__module__, obj.__qualname__] = record.identity
+
+    def note_module(self, name: str) -> None:
+        module = sys.modules.get(name)
+        if name not in self.modules and module is not None:
+            kept = ("__file__", "__doc__", "__package__")
+            self.modules[name] = {key: vars(module)[key] for key in kept if isinstance(vars(module).get(key), str)}
+
+    def note_source(self, filename: str) -> None:
+        """The lines of what is no file: a notebook's cell, `python -c`."""
+        if filename not in self.sources and not os.path.exists(filename):
+            lines = linecache.cache.get(filename)
+            if lines is not None and len(lines) == 4:
+                self.sources[filename] = lines[2]
+            elif filename == "<string>" and "-c" in sys.orig_argv[:-1]:
+                self.sources[filename] = sys.orig_argv[sys.orig_argv.index("-c") + 1].splitlines(keepends=True)
+
+    def values_of(self, namespace: dict[str, Any], names: Iterable[str], holder: Any) -> tuple[dict[str, Any], dict[str, str]]:
+        """Globals by their names, and why others cannot be written."""
+        used: dict[str, Any] = {}
+        unavailable: dict[str, str] = {}
+        for name in names:
+            if name not in namespace or name in ("__builtins__", "__name__", "__file__"):
+                continue
+            key = (id(namespace), name)
+            if key in self.unavailable:
+                unavailable[name] = self.unavailable[key]
+                continue
+            value = namespace[name]
+            self.seen.setdefault(key, (holder, value))
+            self.users.setdefault(id(value), (holder, name))
+            used[name] = value
+        return used, unavailable
+
+    def chain(self, holder: Any, name: str) -> str:
+        """How a global is reached, from the outermost function to it."""
+        text = f"function {_label(holder)!r} uses global {name!r}"
+        seen = set()
+        while id(holder) in self.users and id(holder) not in seen:
+            seen.add(id(holder))
+            holder, name = self.users[id(holder)]
+            text = f"function {_label(holder)!r} uses {name!r}; {text}"
+        return text
+
+
+def _label(obj: Any) -> str:
+    return str(getattr(obj, "__qualname__", None) or type(obj).__qualname__)
+
+
+class _ModuleGlobals:
+    """Stands for the globals of a module: where it arrives, those of the module of that name."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_module_globals, (self.name,))
+
+
+class _LooseGlobals:
+    """Stands for globals that are nobody's: `exec` with a dictionary, or a copy."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_loose_globals, (self.name,))
+
+
+def _standin_for(function: FunctionType, body: Body, loose: bool) -> Any:
+    namespace = function.__globals__
+    standin = body.globals.get(id(namespace))
+    if standin is None:
+        name = namespace.get("__name__")
+        module = sys.modules.get(name) if isinstance(name, str) else None
+        if module is None or vars(module) is not namespace or (loose and not can_be_imported(module)):
+            standin = _LooseGlobals(name if isinstance(name, str) else "")
+        else:
+            standin = _ModuleGlobals(module.__name__)
+            if not can_be_imported(module):
+                body.note_module(module.__name__)
+        body.globals[id(namespace)] = standin
+        body.kept.append(namespace)
+    return standin
+
+
+def write_function(function: FunctionType, record: Record | None, body: Body, loose: bool = False) -> tuple[Any, ...]:
+    """Reduces a function to its code, its cells and the globals that it uses. Without a record it is a new one wherever it arrives."""
+    if record is not None:
+        body.note_definition(function, record)
+    body.note_source(function.__code__.co_filename)
+    standin = _standin_for(function, body, loose)
+    used: dict[str, Any] = {}
+    unavailable: dict[str, str] = {}
+    if not (isinstance(standin, _ModuleGlobals) and can_be_imported(sys.modules[standin.name])):
+        used, unavailable = _used_globals(function, body)
+    state = {
+        "__module__": function.__module__,
+        "__qualname__": function.__qualname__,
+        "__doc__": function.__doc__,
+        "__defaults__": function.__defaults__,
+        "__kwdefaults__": function.__kwdefaults__,
+        "__annotations__": _annotations(function),
+        "__dict__": function.__dict__,
+        "__type_params__": getattr(function, "__type_params__", ()),
+        "cells": tuple(map(_cell_state, function.__closure__ or ())),
+        "globals": used,
+        "unavailable": unavailable,
+        "submodules": _submodules((*used.values(), *map(_cell_content, function.__closure__ or ())), function.__code__),
+    }
+    args = (
+        record and record.identity,
+        _code_for_travel(function.__code__),
+        standin,
+        function.__name__,
+        function.__closure__ or (),
+    )
+    return (_make_function, args, state, None, None, _complete_function)
+
+
+def _used_globals(function: FunctionType, body: Body) -> tuple[dict[str, Any], dict[str, str]]:
+    """Values of the globals that a function names, and why others cannot be had."""
+    names = (*global_names(function.__code__), *_annotated_names(_annotations(function)))
+    return body.values_of(function.__globals__, names, function)
+
+
+def _code_for_travel(code: CodeType) -> Any:
+    """Every process of a runner has the same interpreter, so its own format will do."""
+    try:
+        return marshal.dumps(code)
+    except ValueError:  # constants that somebody has put there
+        return code
+
+
+def _cell_state(cell: CellType) -> tuple[Any, ...]:
+    try:
+        return (cell.cell_contents,)
+    except ValueError:
+        return ()
+
+
+def _cell_content(cell: CellType) -> Any:
+    return next(iter(_cell_state(cell)), None)
+
+
+def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
+    """Reduces a class to a bare one, and its dictionary as the state that follows."""
+    body.note_definition(cls, record)
+    if not can_be_imported_by_name(cls.__module__):
+        body.note_module(cls.__module__)
+    _note_annotated(cls, body)
+    state, registry = _class_state(cls)
+    basic: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
+    own = vars(cls)
+    if "__slots__" in own:
+        slots = own["__slots__"]
+        basic["__slots__"] = (slots,) if isinstance(slots, str) else tuple(slots)
+    for name in ("__orig_bases__", "__doc__"):
+        if name in own:
+            basic[name] = own[name]
+    extra = _annotated_globals(cls, body)
+    args = (record.identity, type(cls), cls.__name__, cls.__bases__, basic)
+    if is_enum(cls):
+        members = [(name, _member_arguments(cls, member)) for name, member in _canonical_members(cls)]
+        attributes = [(name, _member_attributes(member)) for name, member in _canonical_members(cls)]
+        state["_member_map_"] = dict(cls._member_map_)
+        values = cls._value2member_map_
+        state["_value2member_map_"] = {value: member for value, member in values.items() if member.name in cls._member_map_}
+        args += (cls._member_type_, members, {name: member.name for name, member in cls._member_map_.items()})
+        return (_make_enum, args, (state, attributes, extra), None, None, _complete_enum)
+    if _is_struct(cls):
+        return (_make_struct, (*args, *_struct_arguments(cls, state)), (state, registry, extra), None, None, _complete_class)
+    return (_make_class, args, (state, registry, extra), None, None, _complete_class)
+
+
+def can_be_imported_by_name(name: str) -> bool:
+    module = sys.modules.get(name)
+    return module is not None and can_be_imported(module)
+
+
+def _note_annotated(cls: type, body: Body) -> None:
+    """Sources of a class: its methods have them."""
+    for value in vars(cls).values():
+        if isinstance(value, FunctionType):
+            body.note_source(value.__code__.co_filename)
+
+
+def _annotated_globals(cls: type, body: Body) -> tuple[str, dict[str, Any]]:
+    """What a class's annotations, written as text, name in its module."""
+    module = sys.modules.get(cls.__module__)
+    if module is None or can_be_imported(module):
+        return cls.__module__, {}
+    names = _annotated_names(_annotations(cls))
+    found = {name: vars(module)[name] for name in names if name in vars(module)}
+    return cls.__module__, {name: value for name, value in found.items() if isinstance(value, (type, ModuleType, FunctionType))}
+
+
+def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
+    """The dictionary of a class without what it has of its own accord, and the classes registered with an abstract one."""
+    state = {}
+    for name, value in vars(cls).items():
+        if name in MADE_WITH_CLASS or (isinstance(value, MemberDescriptorType) and value.__objclass__ is cls):
+            continue
+        state[name] = value
+    registry = None
+    if "_abc_impl" in vars(cls):
+        from abc import _get_dump  # type: ignore[attr-defined]
+
+        registry = [found for found in (reference() for reference in _get_dump(cls)[0]) if found is not None]
+    return state, registry
+
+
+def write_named(obj: Any, name: str, module: str, record: Record, body: Body) -> tuple[Any, ...]:
+    """Reduces an object that pickles by its name in a module which no worker can import."""
+    body.kept.append(obj)
+    body.names[module, name] = record.identity
+    kind = type(obj)
+    make, args, state = _typing_parts(obj) or (_new, (kind,), None)
+    if make is _new:
+        state = obj.__getstate__() if hasattr(obj, "__getstate__") else getattr(obj, "__dict__", None)
+        state = getattr(obj, "__dict__", None) if callable(state) else state
+    return (_make_named, (record.identity, module, name, make, args), state, None, None, _complete_named)
+
+
+def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
+    """How to make a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias again; its own reduction gives a name only."""
+    kind = type(obj)
+    if kind.__module__ not in ("typing", "typing_extensions"):
+        return None
+    if kind.__name__ == "TypeVar":
+        variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
+        if getattr(obj, "__infer_variance__", False):
+            variance = {"infer_variance": True}
+        return _call, (kind, (obj.__name__, *obj.__constraints__), {"bound": obj.__bound__, **variance}), None
+    if kind.__name__ in ("ParamSpec", "TypeVarTuple"):
+        return _call, (kind, (obj.__name__,), {}), None
+    if kind.__name__ == "NewType":
+        return _call, (kind, (obj.__name__, obj.__supertype__), {}), None
+    if kind.__name__ == "TypeAliasType":
+        return _call, (kind, (obj.__name__, obj.__value__), {"type_params": obj.__type_params__}), None
+    return None
+
+
+# ---- enums -----------------------------------------------------------------------------------------------------------
+
+
+def is_enum(cls: type) -> bool:
+    enum = sys.modules.get("enum")
+    return enum is not None and isinstance(cls, enum.EnumMeta) and "_member_map_" in vars(cls)
+
+
+def _canonical_members(cls: Any) -> list[tuple[str, Any]]:
+    return [(name, member) for name, member in cls._member_map_.items() if member.name == name]
+
+
+def _member_arguments(cls: Any, member: Any) -> tuple[Any, ...]:
+    """What the member's data type is made from."""
+    if cls._member_type_ is object:
+        return ()
+    reduced = cls._member_type_.__reduce_ex__(member, 2)
+    return tuple(reduced[1][1:]) if reduced[0] is copyreg.__newobj__ else tuple(reduced[1])  # type: ignore[attr-defined]
+
+
+def _member_attributes(member: Any) -> dict[str, Any]:
+    return {name: value for name, value in vars(member).items() if name != "__objclass__"}
+
+
+def reduce_member(member: Any) -> Any:
+    """A member goes by its name; what is no member of its own, a combination of flags, by its enum's own rule."""
+    cls = type(member)
+    name = getattr(member, "_name_", None)
+    if name is None or cls._member_map_.get(name) is not member:
+        return NotImplemented
+    return (_enum_member, (cls, name))
+
+
+def _enum_member(cls: Any, name: str) -> Any:
+    return cls._member_map_[name]
+
+
+# ---- msgspec ---------------------------------------------------------------------------------------------------------
+
+
+def _is_struct(cls: type) -> bool:
+    return type(cls).__module__.partition(".")[0] == "msgspec" and hasattr(cls, "__struct_config__")
+
+
+def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What msgspec's metaclass makes such a class from: annotations with defaults, and its options."""
+    import msgspec
+
+    defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
+    annotations = _annotations(cls)
+    fields = {name: defaults[name] for name in annotations if name in defaults and defaults[name] is not msgspec.NODEFAULT}
+    for name in list(state):
+        if name.startswith("__struct_") or name in ("__match_args__", "__annotations__"):
+            del state[name]
+    config = cls.__struct_config__
+    names = ("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields")
+    options = {name: getattr(config, name) for name in (*names, "weakref", "dict", "cache_hash") if hasattr(config, name)}
+    if config.tag is not None:
+        options |= {"tag": config.tag, "tag_field": config.tag_field}
+    renamed = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
+    options["rename"] = {name: wire for name, wire in renamed.items() if name != wire} or None
+    return {"__annotations__": annotations, **fields}, options
+
+
+# ---- building --------------------------------------------------------------------------------------------------------
+
+
+class _Building(threading.local):
+    """The load that this thread is in: where it puts things, and what it has made of definitions so far."""
+
+    namespace: Namespace | None = None
+    modules: Namespace | None = None  # whose modules hold the globals
+    fresh: dict[int, Any] | None = None  # made just now, their state is still to come
+    learnt: list[bytes] | None = None
+    brought: list[bytes] | None = None  # identities learnt in `learning`
+
+
+_building = _Building()
+
+
+class building:
+    """Context in which a body is built. What was learnt is forgotten again if that fails.
+
+    Parameters
+    ----------
+    namespace : Namespace
+        Where definitions are looked for and kept.
+    modules : Namespace
+        Whose modules hold functions' globals.
+    """
+
+    def __init__(self, namespace: Namespace, modules: Namespace) -> None:
+        self._parts = (namespace, modules, {}, [])
+
+    def __enter__(self) -> None:
+        self._before = (_building.namespace, _building.modules, _building.fresh, _building.learnt)
+        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._parts
+
+    def __exit__(self, kind: object, error: object, frames: object) -> None:
+        namespace, _, _, learnt = self._parts
+        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._before
+        if error is not None:
+            for identity in learnt:
+                namespace.forget(identity)
+
+
+class learning:
+    """Context that tells which identities the loads in it have brought."""
+
+    def __enter__(self) -> list[bytes]:
+        self._before, _building.brought = _building.brought, []
+        return _building.brought
+
+    def __exit__(self, *error: object) -> None:
+        _building.brought = self._before
+
+
+def module_named(name: str) -> ModuleType:
+    """A module that cannot be imported, as it is in this namespace."""
+    return _modules().module(name)
+
+
+def fill_module(module: ModuleType, content: dict[str, Any]) -> None:
+    for name, value in content.items():
+        vars(module).setdefault(name, value)
+
+
+def _known(identity: bytes | None) -> Any:
+    if identity is None or _building.namespace is None:
+        return None
+    return _building.namespace.find(identity, own=False)
+
+
+def _learn(identity: bytes | None, obj: Any) -> Any:
+    if _building.fresh is not None:
+        _building.fresh[id(obj)] = obj
+    if identity is not None and _building.namespace is not None and _building.learnt is not None:
+        _building.namespace.learn(identity, obj)
+        _building.learnt.append(identity)
+        if _building.brought is not None:
+            _building.brought.append(identity)
+        definitions.adopt(obj, identity)
+    return obj
+
+
+def _is_fresh(obj: Any) -> bool:
+    """Whether its state is to be put into it: not if it was known before. True once."""
+    return _building.fresh is None or _building.fresh.pop(id(obj), None) is not None
+
+
+def _modules() -> Namespace:
+    return _building.modules or current_namespace()
+
+
+def _module_globals(name: str) -> dict[str, Any]:
+    """The globals of a module: the imported one, or the one that this namespace has under that name."""
+    if can_be_imported_by_name(name) or name not in _modules().modules and _is_elsewhere(name):
+        return vars(importlib.import_module(name))
+    return vars(_modules().module(name))
+
+
+def _is_elsewhere(name: str) -> bool:
+    """Whether a module that is not loaded yet can be imported here."""
+    if name == "__main__" or name in sys.modules:
+        return False
+    try:
+        return importlib.util.find_spec(name) is not None
+    except (ImportError, AttributeError, ValueError):
+        return False
+
+
+def _loose_globals(name: str) -> dict[str, Any]:
+    import builtins
+
+    return {"__builtins__": builtins, "__name__": name}
+
+
+def _make_function(
+    identity: bytes | None, code: Any, namespace: dict[str, Any], name: str, cells: tuple[CellType, ...]
+) -> FunctionType:
+    known = _known(identity)
+    if known is not None:
+        return known  # type: ignore[no-any-return]
+    code = marshal.loads(code) if isinstance(code, bytes) else code
+    return _learn(identity, FunctionType(code, namespace, name, None, cells))  # type: ignore[no-any-return]
+
+
+def _complete_function(function: FunctionType, state: dict[str, Any]) -> None:
+    if not _is_fresh(function):
+        return
+    for name in state["submodules"]:
+        importlib.import_module(name)
+    for name in ("__module__", "__qualname__", "__doc__", "__defaults__", "__kwdefaults__", "__annotations__"):
+        setattr(function, name, state[name])
+    if state["__type_params__"]:
+        function.__type_params__ = state["__type_params__"]  # type: ignore[attr-defined]
+    function.__dict__.update(state["__dict__"])
+    for cell, content in zip(function.__closure__ or (), state["cells"], strict=True):
+        if content:
+            cell.cell_contents = content[0]
+    for name, value in state["globals"].items():
+        function.__globals__.setdefault(name, value)
+    _modules().unavailable.update(state["unavailable"])
+
+
+def new_cell() -> CellType:
+    return CellType()
+
+
+def _make_class(identity: bytes, meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, Any]) -> Any:
+    known = _known(identity)
+    return _learn(identity, _bare_class(meta, name, bases, basic)) if known is None else known
+
+
+def _bare_class(meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, Any]) -> Any:
+    """A class without its dictionary. A metaclass that can be imported makes it; of one that arrived, the nearest base that can."""
+    with _without_hooks(bases, everybody=False):
+        if is_importable(meta):
+            try:
+                return types.new_class(name, bases, {"metaclass": meta}, lambda namespace: namespace.update(basic))
+            except Exception:  # a hook that wants arguments, or the attributes: they come later
+                pass
+    maker = next(base for base in meta.__mro__ if is_importable(base))
+    with _without_hooks(bases, everybody=True):
+        return maker.__new__(meta, name, bases, dict(basic))
+
+
+class _without_hooks:
+    """Switches `__init_subclass__` off: what it did to the driver's class is part of what arrives.
+
+    That of an importable base runs, unless `everybody`: it tells that module of the class.
+    """
+
+    def __init__(self, bases: tuple[type, ...], everybody: bool) -> None:
+        line = {base: None for start in bases for base in start.__mro__}
+        self._hooked = [base for base in line if "__init_subclass__" in vars(base) and (everybody or not is_importable(base))]
+        self._saved: list[tuple[type, Any]] = []
+
+    def __enter__(self) -> None:
+        for base in self._hooked:
+            hook = vars(base)["__init_subclass__"]
+            try:
+                type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **options: None))
+            except TypeError:  # of a compiled class
+                continue
+            self._saved.append((base, hook))
+
+    def __exit__(self, *error: object) -> None:
+        for base, hook in self._saved:
+            type.__setattr__(base, "__init_subclass__", hook)
+
+
+def _complete_class(cls: Any, state: tuple[dict[str, Any], list[type] | None, tuple[str, dict[str, Any]]]) -> None:
+    if not _is_fresh(cls):
+        return
+    attributes, registry, extra = state
+    _set_attributes(cls, attributes)
+    for registered in registry or ():
+        cls.register(registered)
+    _fill_globals(*extra)
+
+
+def _set_attributes(cls: Any, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        type.__setattr__(cls, name, value)
+
+
+def _fill_globals(module: str, values: dict[str, Any]) -> None:
+    for name, value in values.items():
+        vars(_modules().module(module)).setdefault(name, value)
+
+
+def _make_enum(
+    identity: bytes,
+    meta: Any,
+    name: str,
+    bases: tuple[type, ...],
+    basic: dict[str, Any],
+    data_type: Any,
+    members: list[tuple[str, tuple[Any, ...]]],
+    aliases: dict[str, str],
+) -> Any:
+    known = _known(identity)
+    if known is not None:
+        return known
+    with _without_hooks(bases, everybody=True):
+        cls: Any = type.__new__(meta, name, bases, dict(basic))
+    made = {name: data_type.__new__(cls, *args) for name, args in members}
+    type.__setattr__(cls, "_member_map_", {alias: made[name] for alias, name in aliases.items()})
+    return _learn(identity, cls)
+
+
+def _complete_enum(cls: Any, state: tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], tuple[str, dict[str, Any]]]) -> None:
+    if not _is_fresh(cls):
+        return
+    attributes, members, extra = state
+    for name, values in members:
+        member = cls._member_map_[name]
+        member.__objclass__ = cls
+        member.__dict__.update(values)
+    _set_attributes(cls, attributes)
+    _fill_globals(*extra)
+
+
+def _make_struct(
+    identity: bytes,
+    meta: Any,
+    name: str,
+    bases: tuple[type, ...],
+    basic: dict[str, Any],
+    fields: dict[str, Any],
+    options: dict[str, Any],
+) -> Any:
+    known = _known(identity)
+    if known is not None:
+        return known
+    with _without_hooks(bases, everybody=True):
+        return _learn(identity, meta(name, bases, {**basic, **fields}, **options))
+
+
+def _make_named(identity: bytes, module: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
+    known = _known(identity)
+    if known is not None:
+        return known
+    made = make(*args)
+    if hasattr(made, "__module__") and type(made).__module__ == "typing":
+        made.__module__ = module
+    vars(_modules().module(module)).setdefault(name, made)
+    return _learn(identity, made)
+
+
+def _complete_named(obj: Any, state: Any) -> None:
+    if not _is_fresh(obj) or state is None:
+        return
+    plain, slots = state if isinstance(state, tuple) else (state, {})
+    for name, value in {**(plain or {}), **slots}.items():
+        object.__setattr__(obj, name, value)
+
+
+def _new(cls: Any) -> Any:
+    return cls.__new__(cls)
+
+
+def _call(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+    return function(*args, **keywords)
+
+
+def open_sources(sources: dict[str, list[str]]) -> None:
+    """Makes the lines of what is no file known to tracebacks and `inspect`."""
+    for filename, lines in sources.items():
+        linecache.cache.setdefault(filename, (sum(map(len, lines)), None, lines, filename))
