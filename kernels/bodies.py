@@ -293,6 +293,7 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
         args += (cls._member_type_, members, {name: member.name for name, member in cls._member_map_.items()})
         return (_make_enum, args, (state, attributes, extra), None, None, _complete_enum)
     if _is_struct(cls):
+        del basic["__slots__"]
         return (_make_struct, (*args, *_struct_arguments(cls, state)), (state, registry, extra), None, None, _complete_class)
     return (_make_class, args, (state, registry, extra), None, None, _complete_class)
 
@@ -346,10 +347,14 @@ def write_named(obj: Any, name: str, module: str, record: Record, body: Body) ->
     return (_make_named, (record.identity, module, name, make, args), state, None, None, _complete_named)
 
 
+def is_of_typing(kind: type) -> bool:
+    return kind.__module__ in ("typing", "typing_extensions")
+
+
 def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
     """How to make a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias again; its own reduction gives a name only."""
     kind = type(obj)
-    if kind.__module__ not in ("typing", "typing_extensions"):
+    if not is_of_typing(kind):
         return None
     if kind.__name__ == "TypeVar":
         variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
@@ -363,6 +368,36 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
     if kind.__name__ == "TypeAliasType":
         return _call, (kind, (obj.__name__, obj.__value__), {"type_params": obj.__type_params__}), None
     return None
+
+
+# ---- plain instances -------------------------------------------------------------------------------------------------
+
+#: Hooks of pickle: a class that has none of its own is copied attribute by attribute.
+HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
+
+
+def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
+    """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does more
+    than copy them."""
+    if not all(base is object or base.__flags__ & 1 << 9 for base in kind.__mro__) or kind in copyreg.dispatch_table:
+        return 0, ()
+    dataclass_hooks = _has_hooks_of_dataclasses(kind)
+    for name in HOOKS:
+        if getattr(kind, name) is not getattr(object, name) and not (dataclass_hooks and name == "__getstate__"):
+            return 0, ()
+    if not dataclass_hooks and any(hasattr(kind, name) for name in ("__setstate__", "__getnewargs__", "__getnewargs_ex__")):
+        return 0, ()
+    slots = tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]
+    if slots and not dataclass_hooks and kind.__setattr__ is not object.__setattr__:
+        return 0, ()
+    return (1 if kind.__dictoffset__ else 0) | (2 if slots else 0), slots
+
+
+def _has_hooks_of_dataclasses(kind: type) -> bool:
+    """Frozen dataclasses with slots: their hooks copy the fields, too."""
+    dataclasses = sys.modules.get("dataclasses")
+    getstate = getattr(dataclasses, "_dataclass_getstate", None)
+    return getstate is not None and getattr(kind, "__getstate__", None) is getstate
 
 
 # ---- enums -----------------------------------------------------------------------------------------------------------
@@ -409,24 +444,32 @@ def _is_struct(cls: type) -> bool:
     return type(cls).__module__.partition(".")[0] == "msgspec" and hasattr(cls, "__struct_config__")
 
 
-def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What msgspec's metaclass makes such a class from: annotations with defaults, and its options."""
+def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+    """What msgspec's metaclass makes such a class from: annotations, factories of defaults, and options. Takes it out of `state`."""
     import msgspec
 
-    defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
     annotations = _annotations(cls)
-    fields = {name: defaults[name] for name in annotations if name in defaults and defaults[name] is not msgspec.NODEFAULT}
-    for name in list(state):
-        if name.startswith("__struct_") or name in ("__match_args__", "__annotations__"):
-            del state[name]
+    basic: dict[str, Any] = {"__annotations__": annotations}
+    factories = {}
+    defaults = dict(zip(reversed(cls.__struct_fields__), reversed(cls.__struct_defaults__), strict=False))
+    for name in annotations:
+        default = defaults.get(name, msgspec.NODEFAULT)
+        if hasattr(default, "factory"):
+            factories[name] = default.factory
+        elif default is not msgspec.NODEFAULT:
+            basic[name] = default
+    for name in [name for name in state if name.startswith("__struct_") or name in ("__match_args__", "__annotations__")]:
+        del state[name]
     config = cls.__struct_config__
     names = ("frozen", "eq", "order", "array_like", "gc", "repr_omit_defaults", "omit_defaults", "forbid_unknown_fields")
     options = {name: getattr(config, name) for name in (*names, "weakref", "dict", "cache_hash") if hasattr(config, name)}
     if config.tag is not None:
         options |= {"tag": config.tag, "tag_field": config.tag_field}
+    own = [name for name in annotations if name in cls.__struct_fields__]
+    options["kw_only"] = any(name not in cls.__match_args__ for name in own)
     renamed = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
-    options["rename"] = {name: wire for name, wire in renamed.items() if name != wire} or None
-    return {"__annotations__": annotations, **fields}, options
+    options["rename"] = {name: renamed[name] for name in own if renamed[name] != name} or None
+    return basic, factories, options
 
 
 # ---- building --------------------------------------------------------------------------------------------------------
@@ -676,13 +719,17 @@ def _make_struct(
     bases: tuple[type, ...],
     basic: dict[str, Any],
     fields: dict[str, Any],
+    factories: dict[str, Any],
     options: dict[str, Any],
 ) -> Any:
     known = _known(identity)
     if known is not None:
         return known
+    import msgspec
+
+    made = {name: msgspec.field(default_factory=factory) for name, factory in factories.items()}
     with _without_hooks(bases, everybody=True):
-        return _learn(identity, meta(name, bases, {**basic, **fields}, **options))
+        return _learn(identity, meta(name, bases, {**basic, **fields, **made}, **options))
 
 
 def _make_named(identity: bytes, module: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:

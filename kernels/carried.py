@@ -213,6 +213,11 @@ def reduce_method_wrapper(value: Any) -> Any:
     return (type(value), (value.__func__,))
 
 
+def reduce_method(method: Any) -> Any:
+    """Pickle would look it up by its name, in a class that has not got it yet."""
+    return (type(method), (method.__func__, method.__self__))
+
+
 def reduce_mapping_proxy(mapping: Any) -> Any:
     from types import MappingProxyType
 
@@ -245,4 +250,5 @@ REDUCERS_IN_BODIES: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("_thread", "RLock"): reduce_lock,
     ("_thread", "_local"): reduce_lock,
     ("_contextvars", "ContextVar"): reduce_context_variable,
+    ("builtins", "method"): reduce_method,
 }

@@ -5,7 +5,7 @@
 #   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
 #   q d size, int64s or doubles: a list of nothing else
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
-#   a A arrays, see arrays.pxi
+#   a A arrays, see arrays.pxi | O E instances and members of enums, see instances.pxi
 #   P b pickle, u32 buffers, u32 arrays, the buffers as b or V, the arrays as a or A: what pickle has written
 # Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
 
@@ -16,7 +16,7 @@ from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, P
 from cpython.long cimport PyLong_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object value)
@@ -458,7 +458,7 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
         at[0] = b'R'
         memcpy(at + 1, &position, 4)
     else:
-        return NATIVE_CANNOT
+        return encode_instance(out, value, runtime, depth)
     return NATIVE_OK
 
 
@@ -537,6 +537,10 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         return values[position]
     if tag == b'a' or tag == b'A':
         return decode_array(at, runtime, tag == b'A')
+    if tag == b'O':
+        return decode_instance(at, runtime, values)
+    if tag == b'E':
+        return decode_member(at, runtime)
     if tag == b'P':
         return decode_pickled(at, runtime, values)
     if tag == b'q' or tag == b'd':

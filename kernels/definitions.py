@@ -177,6 +177,11 @@ class Definitions:
         if record is not None and record.identity == identity and session not in record.places:
             record.places[session] = Place(offset, nbytes, None)
 
+    def leave(self, session: int) -> None:
+        """Forgets what lies in a runner's segment."""
+        for record in list(self._by_id.values()):
+            record.places.pop(session, None)
+
     def own(self, identity: bytes) -> Any:
         """This process's own object of an identity that it has given out; None for any other."""
         record = self._own.get(identity)
@@ -246,7 +251,7 @@ class Namespace:
         self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
         self._known: dict[bytes, Any] = {}
-        self._places: dict[bytes, tuple[bytes, Runtime, int]] = {}  # of those that came with a value: whose body, where
+        self._places: dict[bytes, tuple[bytes, weakref.ref[Runtime], int]] = {}  # of those that came with a value: whose body, where
         self._faded: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
     def find(self, identity: bytes, *, own: bool = True) -> Any:
@@ -264,12 +269,13 @@ class Namespace:
 
     def came_with_value(self, identity: bytes, root: bytes, runtime: Runtime, offset: int) -> None:
         """It came with the body of `root` in the segment: once that is gone, nobody else will ever send this identity."""
-        self._places[identity] = (root, runtime, offset)
+        self._places[identity] = (root, weakref.ref(runtime), offset)
 
     def sweep(self) -> None:
         """Keeps definitions whose bodies are gone only for as long as something here uses them."""
-        for identity, (root, runtime, offset) in list(self._places.items()):
-            if not runtime.is_definition(root, offset):
+        for identity, (root, reference, offset) in list(self._places.items()):
+            runtime = reference()
+            if runtime is None or not runtime.is_definition(root, offset):
                 del self._places[identity]
                 obj = self._known.pop(identity, None)
                 try:

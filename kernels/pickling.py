@@ -23,7 +23,7 @@ import threading
 import traceback
 from types import CellType, CodeType, FunctionType, ModuleType
 
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
 from flame_fast.kernels import bodies, carried
@@ -142,7 +142,7 @@ class _Reducer:
 
     def reduce_by_its_own(self, obj: Any, kind: type) -> Any:
         """Objects with a reduction of their own: it may be no more than a name in a module that no worker can import."""
-        if kind in copyreg.dispatch_table or kind in getattr(self, "dispatch_table", ()):
+        if kind in copyreg.dispatch_table or (kind in getattr(self, "dispatch_table", ()) and not bodies.is_of_typing(kind)):
             return NotImplemented
         managers = sys.modules.get("multiprocessing.managers")
         if managers is not None and isinstance(obj, managers.BaseProxy):
@@ -449,12 +449,16 @@ def _placed(runtime: Runtime, obj: Any) -> tuple[bytes, DefinitionHold]:
 
 
 def _resolve(identity: bytes, offset: int, nbytes: int) -> Any:
-    """This process's own object of a definition; reads its body if it has none yet."""
+    """In a pickle: `definition`."""
+    assert _loading.runtime is not None
+    return definition(_loading.runtime, identity, offset, nbytes)
+
+
+def definition(runtime: Runtime, identity: bytes, offset: int, nbytes: int) -> Any:
+    """This process's own object of a definition; reads its body, which the value being read keeps, if it has none yet."""
     namespace = current_namespace()
     found = namespace.find(identity)
     if found is None:
-        runtime = _loading.runtime
-        assert runtime is not None
         namespace.sweep()
         with bodies.learning() as learnt:
             load_body(runtime.definition_body(offset, nbytes), namespace, apart=True)
@@ -463,6 +467,35 @@ def _resolve(identity: bytes, offset: int, nbytes: int) -> Any:
         found = namespace.find(identity)
         definitions.place(found, identity, runtime.session, offset, nbytes)
     return found
+
+
+def release(runtime: Runtime) -> None:
+    """A runner ends: its segment keeps no body any more that this process wrote."""
+    definitions.leave(runtime.session)
+    forget_layouts(runtime)
+
+
+#: Forms of `layout_of`: as instances.pxi names them.
+IN_DICT, IN_SLOTS, MEMBER = 1, 2, 4
+
+
+def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
+    """How the native codec writes instances of a class; None where pickle does more than copy attributes, or a worker can import it.
+
+    Returns
+    -------
+    tuple
+        Identity, this process's hold on the body or None, its place, the form, names of slots, whether the version is fixed.
+    """
+    if is_importable(kind) or not kind.__flags__ & HEAP_TYPE:
+        return None
+    form, slots = (MEMBER, ()) if bodies.is_enum(kind) else bodies.plain_form(kind)
+    if not form:
+        return None
+    identity, hold = _placed(runtime, kind)
+    record = definitions.record_of(kind, bodies.parts_of)
+    kept = record.places[runtime.session].hold
+    return identity, kept, hold.offset, hold.nbytes, form, slots, record.parts is None
 
 
 def load(runtime: Runtime, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
@@ -645,5 +678,6 @@ __all__ = [
     "load",
     "load_body",
     "load_error",
+    "release",
     "unreadable",
 ]

@@ -73,6 +73,7 @@ cdef class Calls(ServiceTable)      # what codec and futures need to know of the
 
 include "arrays.pxi"
 include "codec.pxi"
+include "instances.pxi"
 include "future.pxi"
 include "waits.pxi"
 include "calls.pxi"

@@ -52,6 +52,7 @@ class InlineEngine:
             self._closed = True
             self.runtime.announce_close()
             self.runtime.mark_closed(ending)
+            pickling.release(self.runtime)
             self.runtime.give_back_memory()
             os.close(self._doorbell)
             os.close(self.runtime.fd)
