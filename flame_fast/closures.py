@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType
 
+from flame_fast.kernels.carried import is_global_generator
 from flame_fast.kernels.definitions import is_importable
 
 TYPE_CHECKING = False
@@ -18,16 +19,19 @@ if TYPE_CHECKING:
 
 SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY = range(7)
 
+#: The state of a function that is as it was pickled.
+NOTHING = (SAME,)
+
 
 def has_state(function: Any) -> bool:
     """Whether something of the function must be taken at each call."""
     if isinstance(function, functools.partial):
         return True
     if isinstance(function, MethodType):
-        return not isinstance(function.__self__, type)
+        return not isinstance(function.__self__, type) and not is_global_generator(function.__self__)
     if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
         owner = getattr(function, "__self__", None)
-        return owner is not None and not isinstance(owner, (ModuleType, type))
+        return owner is not None and not isinstance(owner, (ModuleType, type)) and not is_global_generator(owner)
     return isinstance(function, FunctionType) and bool(function.__closure__) and not is_importable(function)
 
 
@@ -66,9 +70,9 @@ class Capture:
         if isinstance(function, MethodType):
             return (METHOD, function.__self__)
         if not isinstance(function, FunctionType):
-            return (WHOLE, function) if has_state(function) else (SAME,)
+            return (WHOLE, function) if has_state(function) else NOTHING
         if id(function) in seen or not function.__closure__ or is_importable(function):
-            return (SAME,)
+            return NOTHING
         seen.add(id(function))
         return (CELLS, [self._describe_cell(cell, seen) for cell in function.__closure__])
 

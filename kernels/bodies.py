@@ -11,10 +11,8 @@ what a member is made of.
 from __future__ import annotations
 
 import copyreg
-import dis
 import functools
 import importlib
-import importlib.util
 import linecache
 import marshal
 import os
@@ -40,9 +38,7 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.definitions import Namespace, Record
 
-GLOBAL_OPERATIONS = frozenset(
-    dis.opmap[name] for name in ("LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME") if name in dis.opmap
-)
+GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
 #: What a class has of its own accord; the rest of its dictionary travels.
 MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"})
@@ -54,13 +50,15 @@ MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualnam
 @functools.lru_cache(maxsize=4096)
 def global_names(code: CodeType) -> tuple[str, ...]:
     """Names of the globals that a function's code, and the code inside of it, reads or writes."""
+    import dis  # what only reads bodies does not need it
+
     found: dict[str, None] = {}
     todo = [code]
     while todo:
         current = todo.pop()
         todo += [constant for constant in current.co_consts if isinstance(constant, CodeType)]
         for instruction in dis.get_instructions(current):
-            if instruction.opcode in GLOBAL_OPERATIONS:
+            if instruction.opname in GLOBAL_OPERATIONS:
                 found[instruction.argval] = None
     return tuple(found)
 
@@ -573,6 +571,8 @@ def _is_elsewhere(name: str) -> bool:
     """Whether a module that is not loaded yet can be imported here."""
     if name == "__main__" or name in sys.modules:
         return False
+    import importlib.util
+
     try:
         return importlib.util.find_spec(name) is not None
     except (ImportError, AttributeError, ValueError):

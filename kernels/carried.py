@@ -50,7 +50,7 @@ def _by_path(module: str, *names: str) -> Any:
     return found
 
 
-def is_by_path(obj: Any) -> bool:
+def is_global_generator(obj: Any) -> bool:
     """Whether it is the generator behind `random` or `numpy.random`, whose state is each process's own."""
     return reduce_random(obj) is not NotImplemented or reduce_numpy_random(obj) is not NotImplemented
 
@@ -82,9 +82,10 @@ def _fresh(kind: str) -> Any:
 
 
 def reduce_context_variable(variable: Any) -> Any:
-    missing: Any = object()
-    value = variable.get(missing)
-    return (_context_variable, (variable.name, () if value is missing else (value,)))
+    try:
+        return (_context_variable, (variable.name, (variable.get(),)))
+    except LookupError:  # it has no value, and no default
+        return (_context_variable, (variable.name, ()))
 
 
 def _context_variable(name: str, value: tuple[Any, ...]) -> Any:

@@ -208,7 +208,8 @@ cdef struct Header:
     uint32_t warm_left          # [cas] services that some idle worker shall load ahead
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
     uint32_t preload            # [cas] libraries that services need: bits of engine/preloading.py
-    uint8_t pad3[40]
+    uint32_t warned             # [cas] some worker has told that imports seed a global generator
+    uint8_t pad3[36]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]

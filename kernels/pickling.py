@@ -392,11 +392,11 @@ def dump_body(value: Any) -> bytes:
     return _with_names(data, dump.body)
 
 
-def dump_service(target: Any) -> bytes:
-    """The body of a service: with what the workers' `__main__` shall have of the driver's, whatever it uses."""
+def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+    """The body of a service, with what the workers' `__main__` shall have of the driver's; and the globals in it, by name."""
     data, dump = _dump(None, target, None)
     dump.body.note_module("__main__")
-    return _with_names(data, dump.body)
+    return _with_names(data, dump.body), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
 
 
 def _with_names(data: bytes, body: bodies.Body) -> bytes:

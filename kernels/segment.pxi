@@ -150,6 +150,10 @@ cdef class Segment:
         """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
         return self.memory.header.cached_bytes, self.memory.header.takes
 
+    def is_first_warning(self):
+        """Whether no other process of this runner has warned of generators that imports seed."""
+        return bool(ff_cas32(&self.memory.header.warned, 0, 1))
+
     def put_definition(self, bytes identity, bytes data):
         """Stores the body of a definition; returns the `DefinitionHold` that keeps it. StoreFullError: no room."""
         self.check()

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.engine.libraries import Libraries
+    from flame_fast.engine.seeds import Seeds
     from flame_fast.kernels.runtime import Runtime
 
 
@@ -61,6 +62,8 @@ class Host:
         Those of this process; None leaves their threads as they are.
     enter : callable
         Makes a service's namespace the one that arriving definitions go by.
+    seeds : Seeds, optional
+        Keeps the global generators this process's own when imports seed them; None leaves them alone.
     """
 
     def __init__(
@@ -70,6 +73,7 @@ class Host:
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,
         enter: Callable[[Namespace], object] = Namespace.enter,
+        seeds: Seeds | None = None,
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
@@ -81,6 +85,7 @@ class Host:
         self._suspended: list[LoadedService] = []
         self._libraries = libraries
         self._enter_namespace = enter
+        self._seeds = seeds
 
     def load_ahead(self, service: int, generation: int) -> None:
         loaded = self._loaded.get(service)
@@ -145,11 +150,7 @@ class Host:
             if self._prepare is not None:
                 self._prepare()
                 self._prepare = None
-            context.set_importing(True)
-            try:
-                target = pickling.load_body(spec.target, loaded.namespace)
-            finally:
-                context.set_importing(False)
+            target = self._import(spec, loaded.namespace)
             self._enter_namespace(loaded.namespace)  # with the modules that it has now
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
@@ -163,6 +164,18 @@ class Host:
         self._forget_closed()
         self._loaded[service] = loaded
         return loaded
+
+    def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
+        """A service's object; what it takes is imported."""
+        if self._seeds is not None:
+            self._seeds.note()
+        context.set_importing(True)
+        try:
+            return pickling.load_body(spec.target, namespace)
+        finally:
+            context.set_importing(False)
+            if self._seeds is not None:
+                self._seeds.restore(spec.name)
 
     def _forget_closed(self) -> None:
         """Lets go of services that no call can come for any more."""
