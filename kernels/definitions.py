@@ -22,7 +22,7 @@ import os
 import sys
 import threading
 import weakref
-from importlib.machinery import BuiltinImporter, FrozenImporter, PathFinder
+from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter, PathFinder
 from types import FunctionType, ModuleType
 
 TYPE_CHECKING = False
@@ -75,8 +75,8 @@ def can_be_imported(module: ModuleType) -> bool:
 
 
 def _is_found(spec: Any) -> bool:
-    if spec.loader in (BuiltinImporter, FrozenImporter) or spec.origin is None or not spec.origin.endswith((".py", ".pyc")):
-        return True  # compiled ones, and packages without a file: whoever loaded them knows better than a search
+    if spec.loader in (BuiltinImporter, FrozenImporter) or spec.origin is None or isinstance(spec.loader, ExtensionFileLoader):
+        return True  # compiled ones, and packages without a file
     parent = spec.name.rpartition(".")[0]
     package = sys.modules.get(parent)
     if parent and package is not None and not can_be_imported(package):

@@ -21,10 +21,12 @@ FLOORS = [
     {"engine.local", "engine.inline"},
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
-    {"engine.host", "engine.processes", "execution", "libraries"},
-    {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries"},
+    {"engine.host", "engine.processes", "execution", "libraries", "drawing"},
+    {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries", "engine.seeds"},
     {"session", "closures", "statistics", "package"},
     {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
+    {"kernels.bodies"},
+    {"kernels.definitions", "kernels.carried"},
     {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package.packing", "package.unpacking", "registry"},
     {"package.snapshot", "package.reuse", "package.parallel", "storage"},
     {
@@ -42,7 +44,7 @@ FLOORS = [
     {"errors", "_version", "kernels", "engine"},
 ]
 
-CALLS = {"service", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
+CALLS = {"service", "drawing", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
 APPLICATION = {"application", "cli", "package", "kernels.archive", "storage", "registry", "config", "ownership"}
 
 #: Doors between the wings, each with its reason.

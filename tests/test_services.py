@@ -939,7 +939,7 @@ def test_what_a_task_does_to_its_arguments_stays_in_the_task(rr):
 
 def test_an_execution_object_that_cannot_be_pickled_is_named(rr):
     account = Account()
-    account.lock = threading.Lock()
+    account.rows = (row for row in ())
     with pytest.raises(TypeError, match="Account"):
         rr.service(account)
     lock = threading.Lock()
