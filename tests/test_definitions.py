@@ -473,7 +473,7 @@ def resident_bytes(pid: int | str = "self") -> int:
 
 
 def test_a_thousand_redefinitions_cost_no_memory(rr, define):
-    """Old versions that nobody holds go, in the driver, in the worker and in the store; each is 100 kB here."""
+    """Old versions that nobody holds go, in the driver, in the worker and in the store; each is 50 kB here."""
     module = define()
     pid = call(rr, os.getpid)
 
@@ -486,7 +486,7 @@ def test_a_thousand_redefinitions_cost_no_memory(rr, define):
                     def version(self):
                         return {number}
                     def table(self):
-                        return {"x" * 100_000!r}
+                        return {"x" * 50_000!r}
                 def work(model):
                     return model.version(), Model()
                 """,
@@ -496,14 +496,14 @@ def test_a_thousand_redefinitions_cost_no_memory(rr, define):
             assert (version, type(got)) == (number, module.Model)
             service.close()
 
-    redefine(100)
+    redefine(50)
     gc.collect()
     before = rr.statistics().bytes, resident_bytes(), resident_bytes(pid)
     redefine(1000)
     gc.collect()
     after = rr.statistics().bytes, resident_bytes(), resident_bytes(pid)
     grown = [late - early for early, late in zip(before, after, strict=True)]
-    assert all(each < 25_000_000 for each in grown), f"of 100 MB that went by: store, driver, worker have {grown} bytes more"
+    assert all(each < 15_000_000 for each in grown), f"of 50 MB that went by: store, driver, worker have {grown} bytes more"
 
 
 # ---- everybody who needs them has them -------------------------------------------------------------------------------

@@ -1,6 +1,6 @@
 """The last part of a program that `definition_matrix` makes: tries each kind in each position and writes how it went.
 
-It uses names of the parts before it: `KINDS`, `BY_GLOBAL`, `BY_DEFAULT`, `BY_ATTRIBUTE`, `RUNNER_OPTIONS`.
+It uses names of the parts before it: `KINDS`, `BY_GLOBAL`, `BY_DEFAULT`, `BY_ATTRIBUTE`.
 """
 # ruff: noqa: F821
 
@@ -174,7 +174,7 @@ def outcome_of(check, rr, name, kind):
 def check_all():
     """One JSON line for each combination, and one that says how many there are."""
     count = 0
-    with open(os.environ["MATRIX_OUTPUT"], "w") as output, Runner("matrix", workers=1, **RUNNER_OPTIONS) as rr:
+    with open(os.environ["MATRIX_OUTPUT"], "w") as output, Runner("matrix", workers=1) as rr:
         for position, (check, applies) in POSITIONS.items():
             for name, kind in KINDS.items():
                 if applies(kind):

@@ -1,7 +1,7 @@
 """One of every kind of definition, and a table of them: the first part of a program that `definition_matrix` makes.
 
-What is here is plain top-level code of a script, a notebook's cell or a module; the program ends with `checks.py`. Values are
-looked at with functions of the program, so that a look in a worker asks for the worker's own definitions.
+What is here is plain top-level code of a script, a notebook's cell or a module; the program ends with `checks.py`. Values
+are looked at with functions of the program, so that a look in a worker asks for the worker's own definitions.
 """
 
 import abc
@@ -525,7 +525,7 @@ def slots_look(value):
 
 
 def frozen_attrs_look(value):
-    return (*is_a(value, Frozen), value.x, value == Frozen(3), value < type(value)(4), hash(value))
+    return (*is_a(value, Frozen), value.x, value == Frozen(3), value < type(value)(4), hash(value) == hash(type(value)(3)))
 
 
 def envelope_look(value):
