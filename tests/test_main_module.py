@@ -187,7 +187,7 @@ with Runner("relative", workers=1) as rr:
 
 def test_cells_run_again_one_after_the_other(project):
     """A notebook of a morning's work: define, call, change, call again, with one Runner all the time."""
-    model = "class Model:\n    def __init__(self, number):\n        self.number = number\n    def show(self):\n        return {!r}"
+    model = "class Model:\n    def __init__(self, number=0):\n        pass\n    def show(self):\n        return {!r}"
     cells = [
         "import inspect, pickle\nfrom flame_fast import Runner\nrr = Runner('notebook', workers=1)",
         model.format("first"),
@@ -211,7 +211,7 @@ def test_cells_run_again_one_after_the_other(project):
 UNPICKLABLE = {
     "socket": "__import__('socket').socket()",
     "generator": "(number for number in range(3))",
-    "open file": "open('/dev/null')",
+    "open file": "open('/dev/null', 'w')",
     "database": "__import__('sqlite3').connect(':memory:')",
     "thread": "__import__('threading').Thread()",
     "frame": "__import__('sys')._getframe()",
