@@ -27,8 +27,10 @@ from flame_fast.kernels.definitions import (
     current_namespace,
     definitions,
     function_parts,
+    is_behaviour,
     is_importable,
     is_named,
+    module_parts,
 )
 
 TYPE_CHECKING = False
@@ -41,7 +43,7 @@ if TYPE_CHECKING:
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
 #: What a class has of its own accord; the rest of its dictionary travels.
-MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "_abc_impl"})
+MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"})
 
 
 # ---- what a function uses --------------------------------------------------------------------------------------------
@@ -73,6 +75,16 @@ def _annotated_names(annotations: dict[str, Any]) -> Iterator[str]:
                 continue
 
 
+def _documented_names(text: Any, namespace: dict[str, Any]) -> list[str]:
+    """Names that examples in a docstring use: doctest looks for them."""
+    if not isinstance(text, str) or ">>>" not in text:
+        return []
+    import re
+
+    examples = [line for line in text.splitlines() if line.lstrip().startswith((">>>", "..."))]
+    return [name for name in re.findall(r"[^\W\d]\w*", "\n".join(examples)) if name in namespace]
+
+
 def _annotations(obj: Any) -> dict[str, Any]:
     try:
         found = obj.__annotations__ if isinstance(obj, FunctionType) else vars(obj).get("__annotations__")
@@ -98,7 +110,9 @@ def parts_of(obj: Any) -> Any:
     """What the version of a definition goes by."""
     if isinstance(obj, FunctionType):
         return function_parts(obj, global_names(obj.__code__))
-    return class_parts(obj) if isinstance(obj, type) else ()
+    if isinstance(obj, type):
+        return class_parts(obj)
+    return module_parts(obj) if isinstance(obj, ModuleType) else ()
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -109,6 +123,7 @@ class Body:
 
     def __init__(self, unavailable: dict[tuple[int, str], str] | None = None) -> None:
         self.names: dict[tuple[str, str], bytes] = {}  # of the definitions in it
+        self.definitions: list[tuple[Any, bytes]] = []
         self.modules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, list[str]] = {}
         self.globals: dict[int, Any] = {}  # id of a function's globals -> what stands for them
@@ -119,6 +134,7 @@ class Body:
 
     def note_definition(self, obj: Any, record: Record) -> None:
         self.kept.append(obj)
+        self.definitions.append((obj, record.identity))
         if is_named(obj) and "." not in obj.__qualname__:
             self.names[obj.__module__, obj.__qualname__] = record.identity
 
@@ -154,6 +170,13 @@ class Body:
             used[name] = value
         return used, unavailable
 
+    def module_of(self, namespace: int) -> str | None:
+        """The module that cannot be imported whose globals these are; None for any other globals."""
+        standin = self.globals.get(namespace)
+        if isinstance(standin, _ModuleGlobals) and not can_be_imported_by_name(standin.name):
+            return standin.name
+        return None
+
     def chain(self, holder: Any, name: str) -> str:
         """How a global is reached, from the outermost function to it."""
         text = f"function {_label(holder)!r} uses global {name!r}"
@@ -167,6 +190,12 @@ class Body:
 
 def _label(obj: Any) -> str:
     return str(getattr(obj, "__qualname__", None) or type(obj).__qualname__)
+
+
+def class_data(cls: type) -> dict[str, Any]:
+    """Attributes of a class that are data: its state."""
+    own = _class_state(cls)[0]
+    return {name: value for name, value in own.items() if not is_behaviour(value) and not name.startswith("__")}
 
 
 class _ModuleGlobals:
@@ -242,7 +271,8 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
 
 def _used_globals(function: FunctionType, body: Body) -> tuple[dict[str, Any], dict[str, str]]:
     """Values of the globals that a function names, and why others cannot be had."""
-    names = (*global_names(function.__code__), *_annotated_names(_annotations(function)))
+    documented = _documented_names(function.__doc__, function.__globals__)
+    names = (*global_names(function.__code__), *_annotated_names(_annotations(function)), *documented)
     return body.values_of(function.__globals__, names, function)
 
 
@@ -303,7 +333,7 @@ def can_be_imported_by_name(name: str) -> bool:
 
 def _note_annotated(cls: type, body: Body) -> None:
     """Sources of a class: its methods have them."""
-    for value in vars(cls).values():
+    for value in list(vars(cls).values()):
         if isinstance(value, FunctionType):
             body.note_source(value.__code__.co_filename)
 
@@ -321,7 +351,7 @@ def _annotated_globals(cls: type, body: Body) -> tuple[str, dict[str, Any]]:
 def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
     """The dictionary of a class without what it has of its own accord, and the classes registered with an abstract one."""
     state = {}
-    for name, value in vars(cls).items():
+    for name, value in list(vars(cls).items()):
         if name in MADE_WITH_CLASS or (isinstance(value, MemberDescriptorType) and value.__objclass__ is cls):
             continue
         state[name] = value
@@ -333,7 +363,23 @@ def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
     return state, registry
 
 
-def write_named(obj: Any, name: str, module: str, record: Record, body: Body) -> tuple[Any, ...]:
+def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, ...]:
+    """Reduces a module made in memory to what is in it."""
+    body.kept.append(module)
+    body.note_module(module.__name__)
+    body.names[module.__name__, ""] = record.identity
+    names = [name for name in list(vars(module)) if not (name.startswith("__") and name.endswith("__"))]
+    state = body.values_of(vars(module), names, module)
+    return (_make_module, (record.identity, module.__name__), state, None, None, _complete_module)
+
+
+def write_cached(function: Any, record: Record, body: Body) -> tuple[Any, ...]:
+    """Reduces what `functools.lru_cache` made to the function and the cache's parameters: its cache is each process's own."""
+    body.note_definition(function, record)
+    return (_make_cached, (record.identity, function.__wrapped__, function.cache_parameters()))
+
+
+def write_named(name: str, module: str, obj: Any, record: Record, body: Body) -> tuple[Any, ...]:
     """Reduces an object that pickles by its name in a module which no worker can import."""
     body.kept.append(obj)
     body.names[module, name] = record.identity
@@ -528,9 +574,18 @@ def module_named(name: str) -> ModuleType:
     return _modules().module(name)
 
 
-def fill_module(module: ModuleType, content: dict[str, Any]) -> None:
+def _make_module(identity: bytes, name: str) -> ModuleType:
+    known = _known(identity)
+    return _learn(identity, module_named(name)) if known is None else known  # type: ignore[no-any-return]
+
+
+def _complete_module(module: ModuleType, state: tuple[dict[str, Any], dict[str, str]]) -> None:
+    if not _is_fresh(module):
+        return
+    content, unavailable = state
     for name, value in content.items():
         vars(module).setdefault(name, value)
+    _modules().unavailable.update(unavailable)
 
 
 def _known(identity: bytes | None) -> Any:
@@ -630,7 +685,7 @@ def _bare_class(meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, 
                 return types.new_class(name, bases, {"metaclass": meta}, lambda namespace: namespace.update(basic))
             except Exception:  # a hook that wants arguments, or the attributes: they come later
                 pass
-    maker = next(base for base in meta.__mro__ if is_importable(base))
+    maker = next(base for base in meta.__mro__ if is_importable(base) and base is not meta)
     with _without_hooks(bases, everybody=True):
         return maker.__new__(meta, name, bases, dict(basic))
 
@@ -730,6 +785,11 @@ def _make_struct(
     made = {name: msgspec.field(default_factory=factory) for name, factory in factories.items()}
     with _without_hooks(bases, everybody=True):
         return _learn(identity, meta(name, bases, {**basic, **fields, **made}, **options))
+
+
+def _make_cached(identity: bytes, function: Any, parameters: dict[str, Any]) -> Any:
+    known = _known(identity)
+    return _learn(identity, functools.lru_cache(**parameters)(function)) if known is None else known
 
 
 def _make_named(identity: bytes, module: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:

@@ -191,16 +191,24 @@ def reduce_weak_values(mapping: Any) -> Any:
 
 
 def reduce_weak_set(members: Any) -> Any:
-    return (type(members), (list(members),))
+    return (_weak_set, (type(members), list(members)))
 
 
 def _weak_mapping(kind: Any, items: list[tuple[Any, Any]]) -> Any:
-    return kind(items)
+    mapping = kind(items)
+    mapping._contents = items  # nobody else here has them
+    return mapping
+
+
+def _weak_set(kind: Any, members: list[Any]) -> Any:
+    made = kind(members)
+    made._contents = members
+    return made
 
 
 def reduce_dataclass_marker(marker: Any) -> Any:
     dataclasses = sys.modules["dataclasses"]
-    for name, value in vars(dataclasses).items():
+    for name, value in list(vars(dataclasses).items()):
         if value is marker:
             return (_by_path, ("dataclasses", name))
     return NotImplemented

@@ -117,11 +117,12 @@ def new_identity() -> bytes:
 
 
 class Place:
-    """Where a body lies in one runner's segment. `hold` keeps it there; None: others do."""
+    """Where the body of one version lies in a runner's segment. `hold` keeps it there; None: others do."""
 
-    __slots__ = ("hold", "nbytes", "offset")
+    __slots__ = ("hold", "identity", "nbytes", "offset")
 
-    def __init__(self, offset: int, nbytes: int, hold: DefinitionHold | None) -> None:
+    def __init__(self, identity: bytes, offset: int, nbytes: int, hold: DefinitionHold | None) -> None:
+        self.identity = identity
         self.offset = offset
         self.nbytes = nbytes
         self.hold = hold
@@ -133,19 +134,18 @@ class Record:
     `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes.
     """
 
-    __slots__ = ("identities", "identity", "object", "parts", "places", "tag")
+    __slots__ = ("identities", "identity", "object", "parts", "places")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
         self.object = obj
         self.identity = identity
         self.identities = [identity]
         self.parts = parts
-        self.tag = 0
         self.places: dict[int, Place] = {}  # by the runner's session
 
 
 class Definitions:
-    """The definition objects of this process, by object and by identity. Guarded by the GIL."""
+    """The definition objects of this process, by object and by identity. Each step is one operation on a dictionary."""
 
     def __init__(self) -> None:
         self._by_id: dict[int, Record] = {}
@@ -156,7 +156,8 @@ class Definitions:
         record = self._by_id.get(id(obj))
         if record is None:
             record = self._add(obj, new_identity(), parts_of(obj))
-            self._own[record.identity] = record
+            if record.parts is not None:
+                self._own[record.identity] = record
         elif record.parts is not None:
             parts = parts_of(obj)
             if parts != record.parts:
@@ -175,7 +176,7 @@ class Definitions:
         """Where the body of an object that arrived lies, for as long as others hold it there."""
         record = self._by_id.get(id(obj))
         if record is not None and record.identity == identity and session not in record.places:
-            record.places[session] = Place(offset, nbytes, None)
+            record.places[session] = Place(identity, offset, nbytes, None)
 
     def leave(self, session: int) -> None:
         """Forgets what lies in a runner's segment."""
@@ -197,9 +198,9 @@ class Definitions:
             self._own.pop(record.identities.pop(0), None)
 
     def _add(self, obj: Any, identity: bytes, parts: Any) -> Record:
+        """A record of the object: that of another thread, if it was faster."""
         key = id(obj)
         record = Record(obj, identity, parts)
-        self._by_id[key] = record
 
         def forget(_: object) -> None:
             del self._by_id[key]
@@ -211,7 +212,7 @@ class Definitions:
             record.object = weakref.ref(obj, forget)
         except TypeError:  # kept for good: a sentinel, a context variable
             record.object = _Always(obj)
-        return record
+        return self._by_id.setdefault(key, record)
 
 
 class _Always:
@@ -249,6 +250,7 @@ class Namespace:
         self.is_drivers = is_drivers
         self.modules: dict[str, ModuleType] = {}
         self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
+        self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
         self._known: dict[bytes, Any] = {}
         self._places: dict[bytes, tuple[bytes, weakref.ref[Runtime], int]] = {}  # of those that came with a value: whose body, where
@@ -260,6 +262,14 @@ class Namespace:
         if found is None and (own or self.is_drivers):
             found = definitions.own(identity)
         return self._faded.get(identity) if found is None else found
+
+    def takes(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> bool:
+        """Whether a service can move in with those that are here: all names that both have mean the same, in the same state."""
+        if marks is None:
+            return False
+        return all(self.names.get(name, identity) == identity for name, identity in names.items()) and all(
+            self.marks.get(key, mark) == mark for key, mark in marks.items()
+        )
 
     def learn(self, identity: bytes, obj: Any) -> None:
         self._known[identity] = obj
@@ -341,22 +351,22 @@ def function_parts(function: FunctionType, names: tuple[str, ...]) -> tuple[Any,
 
 
 def class_parts(cls: type) -> tuple[Any, ...]:
-    """What the version of a class goes by: its bases, its methods and descriptors. Data in it is state, not a version."""
-    return (
-        tuple(map(id, cls.__bases__)),
-        tuple((name, _mark(value)) for name, value in vars(cls).items() if _is_behaviour(value)),
-        tuple(_parts_of_base(base) for base in cls.__mro__[1:-1]),
-    )
+    """What the version of a class goes by: its bases, its methods and descriptors, and those of its bases. Data in it is state, not
+    a version."""
+    return tuple((id(base), _behaviour_of(base)) for base in cls.__mro__ if not is_importable(base))
 
 
-def _parts_of_base(base: type) -> Any:
-    record = definitions.known_record(base)
-    if record is None or record.parts is None:
-        return None
-    return tuple((name, _mark(value)) for name, value in vars(base).items() if _is_behaviour(value))
+def module_parts(module: ModuleType) -> tuple[Any, ...]:
+    """What the version of a module made in memory goes by: which objects it has."""
+    return tuple((name, _mark(value)) for name, value in list(vars(module).items()) if not name.startswith("__"))
 
 
-def _is_behaviour(value: Any) -> bool:
+def _behaviour_of(cls: type) -> tuple[Any, ...]:
+    return tuple((name, _mark(value)) for name, value in list(vars(cls).items()) if is_behaviour(value))
+
+
+def is_behaviour(value: Any) -> bool:
+    """Whether an attribute of a class is a method or a descriptor, not data."""
     kind = type(value)
     return kind is FunctionType or (hasattr(kind, "__get__") and not isinstance(value, type))
 
@@ -390,8 +400,10 @@ __all__ = [
     "current_namespace",
     "definitions",
     "function_parts",
+    "is_behaviour",
     "is_importable",
     "is_named",
+    "module_parts",
     "new_identity",
     "use_in_thread",
 ]

@@ -35,13 +35,15 @@ from flame_fast.kernels.definitions import (
     definitions,
     is_importable,
     is_named,
+    new_identity,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from typing import Any
 
+    from flame_fast.kernels.definitions import Record
     from flame_fast.kernels.runtime import DefinitionHold, Runtime
 
 PROTOCOL = 5
@@ -109,6 +111,7 @@ class _Reducer:
     arrays: list[Any]  # written beside the pickle, natively
     holds: list[DefinitionHold]  # bodies that the value refers to
     body: bodies.Body  # of a value: what its closures use
+    marking: bool  # only to tell one state from another: definitions by their identities
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
@@ -126,6 +129,8 @@ class _Reducer:
         if isinstance(obj, ModuleType):
             return self.reduce_module(obj)
         if isinstance(obj, CACHED) and not is_importable(obj):
+            if is_named(obj) or definitions.known_record(obj) is not None:
+                return self.reduce_with_body(obj, bodies.write_cached)
             return (_rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
         if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
             return _reduce_compiled(obj)
@@ -154,22 +159,23 @@ class _Reducer:
         module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
         if module in sys.modules and can_be_imported(sys.modules[module]):
             return name
-        if module not in sys.modules or getattr(sys.modules[module], name, None) is not obj:
+        if definitions.known_record(obj) is None and getattr(sys.modules.get(module), name, None) is not obj:
             raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
-        if self.runtime is not None:
-            return self.reference(obj)
-        return bodies.write_named(obj, name, module, definitions.record_of(obj, bodies.parts_of), self.body)
+        return self.reduce_with_body(obj, functools.partial(bodies.write_named, name, module))
 
     def reduce_module(self, module: ModuleType) -> Any:
         if can_be_imported(module):
             return (importlib.import_module, (module.__name__,))
-        content = None if module.__name__ == "__main__" or self.runtime is not None else self.content_of(module)
-        return (bodies.module_named, (module.__name__,), content, None, None, bodies.fill_module)
+        if module.__name__ == "__main__":
+            return (bodies.module_named, ("__main__",))
+        return self.reduce_with_body(module, bodies.write_module)
 
-    def content_of(self, module: ModuleType) -> dict[str, Any]:
-        self.body.note_module(module.__name__)
-        names = [name for name in vars(module) if not (name.startswith("__") and name.endswith("__"))]
-        return self.body.values_of(vars(module), names, module)[0]
+    def reduce_with_body(self, obj: Any, write: Callable[[Any, Record, bodies.Body], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Something with an identity: a reference in a value, the body in a body."""
+        if self.runtime is not None:
+            return self.reference(obj)
+        record = definitions.record_of(obj, bodies.parts_of)
+        return (bytes, (record.identity,)) if self.marking else write(obj, record, self.body)
 
     def reduce_definition(self, obj: Any) -> Any:
         """A function or class: by name, by identity, or with its body."""
@@ -178,21 +184,20 @@ class _Reducer:
         if isinstance(obj, type):
             if not obj.__flags__ & HEAP_TYPE:
                 raise _NeedsCloudpickle
-            if self.runtime is not None:
-                return self.reference(obj)
-            return bodies.write_class(obj, definitions.record_of(obj, bodies.parts_of), self.body)
-        has_identity = not obj.__closure__ or is_named(obj)
-        if self.runtime is not None and has_identity:
-            return self.reference(obj)
-        record = definitions.record_of(obj, bodies.parts_of) if has_identity else None
-        return bodies.write_function(obj, record, self.body, loose=self.runtime is not None)
+            return self.reduce_with_body(obj, bodies.write_class)
+        if not obj.__closure__ or is_named(obj) or definitions.known_record(obj) is not None:
+            return self.reduce_with_body(obj, bodies.write_function)
+        return bodies.write_function(obj, None, self.body, loose=self.runtime is not None)
 
     def reference(self, obj: Any) -> tuple[Any, ...]:
         """A definition by its identity, and where its body lies."""
         assert self.runtime is not None
-        identity, hold = _placed(self.runtime, obj)
+        _, place = _placed(self.runtime, obj)
+        hold = place.hold or self.runtime.hold_definition(place.identity, place.offset, place.nbytes)
+        if hold is None:  # gone just now
+            return self.reference(obj)
         self.holds.append(hold)
-        return (_resolve, (identity, hold.offset, hold.nbytes))
+        return (_resolve, (place.identity, place.offset, place.nbytes))
 
     def reduce_future(self, future: Any) -> Any:
         if self.inputs is None:
@@ -289,7 +294,14 @@ class _PlainPickler(pickle.Pickler, _Reducer):
 class _Dump:
     """One value, or body, being pickled: what lies beside the pickle."""
 
-    def __init__(self, runtime: Runtime | None, inputs: dict[int, Any] | None, unavailable: dict[tuple[int, str], str]) -> None:
+    def __init__(
+        self,
+        runtime: Runtime | None,
+        inputs: dict[int, Any] | None,
+        unavailable: dict[tuple[int, str], str],
+        marking: bool = False,
+    ) -> None:
+        self.marking = marking
         self.runtime = runtime
         self.inputs = inputs
         self.unavailable = unavailable
@@ -305,7 +317,7 @@ class _Dump:
         self.body = bodies.Body(self.unavailable)
 
     def equip(self, pickler: Any) -> None:
-        for name in ("runtime", "inputs", "arrays", "holds", "body"):
+        for name in ("runtime", "inputs", "arrays", "holds", "body", "marking"):
             setattr(pickler, name, getattr(self, name))
 
     def write(self, value: Any) -> bytes:
@@ -362,24 +374,30 @@ def _dump(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) ->
         except (FlameError, KeyboardInterrupt):
             raise
         except Exception:
-            if not _find_unavailable(dump.body, unavailable):
+            if not _find_unavailable(dump.body, unavailable, set()):
                 raise
 
 
-def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str]) -> bool:
-    """Looks which of the globals that functions use cannot be pickled; false if none of them is at fault."""
+def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str], visited: set[tuple[int, str]]) -> bool:
+    """Looks which of the globals that functions use cannot be pickled; false if none of them is at fault.
+
+    One that fails only for what it uses itself, a class whose method names a connection, is not at fault.
+    """
     found = False
     for key, (holder, value) in list(body.seen.items()):
-        if key in unavailable or isinstance(value, (FunctionType, ModuleType)):
+        if key in unavailable or key in visited or isinstance(value, (FunctionType, ModuleType)):
             continue
+        visited.add(key)
+        trial = _Dump(None, None, unavailable)
         try:
-            _Dump(None, None, {}).write(value)
+            trial.write(value)
         except Exception as error:
-            unavailable[key] = (
-                f"{body.chain(holder, key[1])}: {str(error) or type(error).__name__}; "
-                "make it inside the function, or in the task that uses it"
-            )
             found = True
+            if not _find_unavailable(trial.body, unavailable, visited):
+                unavailable[key] = (
+                    f"{body.chain(holder, key[1])}: {str(error) or type(error).__name__}; "
+                    "make it inside the function, or in the task that uses it"
+                )
     return found
 
 
@@ -389,24 +407,65 @@ def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str]
 def dump_body(value: Any) -> bytes:
     """A definition, or anything else, with the bodies of all definitions in it: one byte string, arrays in band."""
     data, dump = _dump(None, value, None)
-    return _with_names(data, dump.body)
+    return _with_names(data, dump.body, {})
 
 
 def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
     """The body of a service, with what the workers' `__main__` shall have of the driver's; and the globals in it, by name."""
     data, dump = _dump(None, target, None)
     dump.body.note_module("__main__")
-    return _with_names(data, dump.body), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
+    marks = _marks_of(dump.body) if len(data) <= MARKED_BYTES else None
+    return _with_names(data, dump.body, marks), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
 
 
-def _with_names(data: bytes, body: bodies.Body) -> bytes:
+def _with_names(data: bytes, body: bodies.Body, marks: dict[Any, bytes] | None) -> bytes:
     if not (body.names or body.modules or body.sources):
         return data
-    return BODY_MARK + pickle.dumps((body.names, body.modules, body.sources, data), PROTOCOL)
+    return BODY_MARK + pickle.dumps((body.names, body.modules, body.sources, marks, data), PROTOCOL)
 
 
 #: Tells a body with names and sources from a plain pickle, which begins with the protocol's opcode.
 BODY_MARK = b"flame_fast body\n"
+
+#: Services of more than so many bytes share no namespace: comparing their globals would cost more than it is worth.
+MARKED_BYTES = 1 << 20
+
+
+def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
+    """What tells whether a global, or the state of a class, is as another service found it."""
+    marks: dict[Any, bytes] = {}
+    for (namespace, name), (_, value) in body.seen.items():
+        module = body.module_of(namespace)
+        if module is not None:
+            marks[module, name] = _mark(value)
+    for obj, identity in body.definitions:
+        if isinstance(obj, type):
+            marks[identity] = _mark(bodies.class_data(obj))
+    return marks
+
+
+def _mark(value: Any) -> bytes:
+    import hashlib
+
+    try:
+        data = _Dump(None, None, {}, marking=True).write(value)
+    except Exception:  # equal to nothing
+        return new_identity()
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def choose_namespace(data: bytes, known: Iterable[Namespace]) -> Namespace:
+    """The namespace for a service: one that it can share with other services, as they share an imported module; else a new one."""
+    if data.startswith(BODY_MARK):
+        names, _, _, marks, _ = pickle.loads(data[len(BODY_MARK) :])
+        for namespace in known:
+            if namespace.takes(names, marks):
+                namespace.marks.update(marks)
+                return namespace
+        chosen = Namespace()
+        chosen.marks.update(marks or {})
+        return chosen
+    return next(iter(known), None) or Namespace()
 
 
 def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = False) -> Any:
@@ -418,7 +477,7 @@ def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = 
     if not data.startswith(BODY_MARK):
         with bodies.building(namespace, Namespace() if namespace.is_drivers else namespace):
             return pickle.loads(data)
-    names, modules, sources, data = pickle.loads(data[len(BODY_MARK) :])
+    names, modules, sources, _, data = pickle.loads(data[len(BODY_MARK) :])
     bodies.open_sources(sources)
     place = namespace
     if namespace.is_drivers or (apart and any(namespace.names.get(name, value) != value for name, value in names.items())):
@@ -431,21 +490,21 @@ def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = 
         value = pickle.loads(data)
     for (module, name), identity in names.items():
         place.names.setdefault((module, name), identity)
-        vars(place.module(module)).setdefault(name, namespace.find(identity))
+        found = namespace.find(identity)
+        if name and found is not None:
+            vars(place.module(module)).setdefault(name, found)
     return value
 
 
-def _placed(runtime: Runtime, obj: Any) -> tuple[bytes, DefinitionHold]:
-    """A definition's identity, and its body in the runner's segment: written there once per version."""
+def _placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
+    """A definition's record, and the place of its body in the runner's segment: written there once per version."""
     record = definitions.record_of(obj, bodies.parts_of)
     place = record.places.get(runtime.session)
-    if place is not None:
-        hold = place.hold or runtime.hold_definition(record.identity, place.offset, place.nbytes)
-        if hold is not None:
-            return record.identity, hold
-    hold = runtime.put_definition(record.identity, dump_body(obj))
-    record.places[runtime.session] = Place(hold.offset, hold.nbytes, hold)
-    return record.identity, hold
+    if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
+        identity = record.identity
+        hold = runtime.put_definition(identity, dump_body(obj))
+        place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
+    return record, place
 
 
 def _resolve(identity: bytes, offset: int, nbytes: int) -> Any:
@@ -492,10 +551,8 @@ def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
     form, slots = (MEMBER, ()) if bodies.is_enum(kind) else bodies.plain_form(kind)
     if not form:
         return None
-    identity, hold = _placed(runtime, kind)
-    record = definitions.record_of(kind, bodies.parts_of)
-    kept = record.places[runtime.session].hold
-    return identity, kept, hold.offset, hold.nbytes, form, slots, record.parts is None
+    record, place = _placed(runtime, kind)
+    return place.identity, place.hold, place.offset, place.nbytes, form, slots, record.parts is None
 
 
 def load(runtime: Runtime, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
@@ -670,6 +727,7 @@ def load_error(data: bytes, text: str) -> BaseException:
 
 __all__ = [
     "adopt",
+    "choose_namespace",
     "dump_body",
     "dump_call",
     "dump_error",

@@ -39,9 +39,9 @@ class LoadedService:
 
     __slots__ = ("failure", "functions", "generation", "namespace", "spec")
 
-    def __init__(self, spec: ServiceSpec, generation: int) -> None:
+    def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
         self.spec = spec
-        self.namespace = Namespace()
+        self.namespace = namespace
         self.generation = generation
         self.functions: list[Callable[..., Any]] = []
         self.failure: bytes | None = None
@@ -144,7 +144,9 @@ class Host:
 
     def _load(self, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
-        loaded = LoadedService(spec, generation)
+        self._forget_closed()
+        namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
+        loaded = LoadedService(spec, generation, pickling.choose_namespace(spec.target, namespaces.values()))
         self._enter(loaded)  # what loading imports has the service's thread limit
         try:
             if self._prepare is not None:
@@ -161,7 +163,6 @@ class Host:
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
             loaded.failure = self.dump_error(error)
-        self._forget_closed()
         self._loaded[service] = loaded
         return loaded
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 import warnings
 
@@ -28,11 +29,13 @@ class Seeds:
         self._runtime = runtime
         self._python: Any = None
         self._numpy: Any = None
+        self._modules: set[str] = set()
         libraries.when_loaded("random", self._note_python)
         libraries.when_loaded("numpy.random.mtrand", self._note_numpy)
 
     def note(self) -> None:
         """Before imports: what the generators' states are."""
+        self._modules = set(sys.modules)
         self._note_python()
         self._note_numpy()
 
@@ -47,17 +50,29 @@ class Seeds:
         seeded = [name for name, before, now in self._keys() if before is not None and before != now]
         if not seeded:
             return
+        suspects = [name for name in sys.modules if name not in self._modules and _mentions_seed(sys.modules[name])]
         reseed()
         self.note()
         if self._runtime.is_first_warning():
             warnings.warn(
-                f"a module that service {service!r} imports seeds the global generator of {' and '.join(seeded)}, so that all "
-                "workers would draw the same numbers; each worker seeded it anew. Seed inside the task, or pass a generator",
+                f"{', '.join(suspects) or 'a module'}, which service {service!r} imports, seeds the global generator of "
+                f"{' and '.join(seeded)}, so that all workers would draw the same numbers; each worker seeded it anew. "
+                "Seed inside the task, or pass a generator",
                 stacklevel=2,
             )
 
     def _keys(self) -> tuple[tuple[str, Any, Any], ...]:
         return ("random", self._python, _python_key()), ("numpy.random", self._numpy, _numpy_key())
+
+
+def _mentions_seed(module: Any) -> bool:
+    """Whether a module's own source calls something named seed: those of the libraries that have it do so in functions."""
+    path = getattr(module, "__file__", None) or ""
+    if not path.endswith(".py") or "-packages" in path or path.startswith(os.path.dirname(os.__file__)):
+        return False
+    import linecache
+
+    return any("seed(" in line for line in linecache.getlines(path))
 
 
 def _python_key() -> Any:
