@@ -12,7 +12,7 @@ cdef extern from *:
     #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
     """
 
-from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+from cpython.object cimport Py_TYPE, PyTypeObject
 
 cdef extern from *:
     """
@@ -38,7 +38,7 @@ cdef extern from "numpy/arrayobject.h":
         uint8_t version
         PyDataMemAllocator allocator
     int _import_array() except -1
-    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER
+    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER, NPY_KEEPORDER
     object PyDataMem_SetHandler(object handler)
     object PyArray_NewFromDescr(PyTypeObject *subtype, PyArray_Descr *descr, int nd, const npy_intp *dims,
                                 const npy_intp *strides, void *data, int flags, PyObject *like)
@@ -57,6 +57,8 @@ cdef extern from "numpy/arrayobject.h":
     npy_intp *PyArray_DIMS(PyArrayObject *array)
     npy_intp *PyArray_STRIDES(PyArrayObject *array)
     npy_intp PyArray_NBYTES(PyArrayObject *array)
+    npy_intp PyDataType_ELSIZE(PyArray_Descr *descr)
+    PyArray_Descr *PyArray_DESCR(PyArrayObject *array)
     PyObject *PyArray_BASE(PyArrayObject *array)
     int NPY_ARRAY_WRITEABLE, NPY_ARRAY_CARRAY
     PyTypeObject PyArray_Type
@@ -92,13 +94,29 @@ cdef inline bint is_numeric(PyArrayObject *array) noexcept:
     cdef int number = PyArray_TYPE(array)
     return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
 
+cdef struct Span:               # which bytes an array's elements lie in, as seen from the first element
+    uint64_t before
+    uint64_t after
+
+cdef Span span_of(int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t item_bytes) noexcept:
+    cdef Span span
+    cdef int i
+    span.before, span.after = 0, item_bytes
+    for i in range(dimensions):
+        if strides[i] < 0:
+            span.before -= (shape[i] - 1) * strides[i]
+        else:
+            span.after += (shape[i] - 1) * strides[i]
+    return span
+
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 cdef int encode_array(Scratch out, Segment runtime, object value, int sole) except -1:
     """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `sole` as in encode_native."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef const char *data = <const char *> PyArray_DATA(array)
-    cdef int64_t id
+    cdef int64_t id, place
+    cdef Span span
     if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
         return NATIVE_CANNOT
     id = held_extent(runtime, data)
@@ -107,12 +125,12 @@ cdef int encode_array(Scratch out, Segment runtime, object value, int sole) exce
     kept = value                # from here on other threads may run
     if PyArray_NBYTES(array) <= SHARED_BYTES:
         return put_small_array(out, value)
-    if id >= 0 and runtime.memory.extents[id].sealed:
-        extent_hold(&runtime.memory, <uint32_t> id)
-        out.add_handle(runtime.memory.extents[id].offset)
-        runtime.count_shared(PyArray_NBYTES(array))
-        return put_array_place(out, array, data - runtime.memory.base, PyArray_STRIDES(array))
-    return put_copied_array(out, runtime, value)
+    span = span_of(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array)))
+    place = place_of(runtime, data - span.before, span.before + span.after)
+    if place < 0:
+        return put_copied_array(out, runtime, value)
+    hold_place(out, runtime, place, PyArray_NBYTES(array))
+    return put_array_place(out, array, place + span.before, PyArray_STRIDES(array))
 
 cdef inline bint has_weak_references(object value) noexcept:
     return ff_weak_references(<PyObject *> value) != NULL
@@ -199,7 +217,7 @@ cdef object array_at(int type_number, int dimensions, const npy_intp *shape, con
     return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL)
 
 cdef object decode_array(const char **at, Segment runtime, bint in_place):
-    """A read-only array: a view of its extent, or a small one copied out."""
+    """An array of the reader's own: a view of its extent, or a small one copied out."""
     cdef npy_intp shape[MOST_DIMENSIONS]
     cdef npy_intp strides[MOST_DIMENSIONS]
     cdef int type_number = <unsigned char> at[0][0], dimensions = <unsigned char> at[0][1], order = at[0][2]
@@ -212,16 +230,38 @@ cdef object decode_array(const char **at, Segment runtime, bint in_place):
         memcpy(strides, at[0], 8 * dimensions)
         memcpy(&offset, at[0] + 8 * dimensions, 8)
         at[0] += 8 * dimensions + 8
-        array = array_at(type_number, dimensions, shape, strides, runtime.memory.base + offset, 0)
-        buffer = shared_buffer(runtime, offset, PyArray_NBYTES(<PyArrayObject *> array))
-        Py_INCREF(buffer)                       # PyArray_SetBaseObject steals it
-        PyArray_SetBaseObject(<PyArrayObject *> array, buffer)
-        return array
+        return view_of_array(runtime, type_number, dimensions, shape, strides, offset)
     array = array_at(type_number, dimensions, shape, NULL, NULL, NPY_ARRAY_F_CONTIGUOUS if order else 0)
     memcpy(PyArray_DATA(<PyArrayObject *> array), at[0], PyArray_NBYTES(<PyArrayObject *> array))
     at[0] += PyArray_NBYTES(<PyArrayObject *> array)
-    PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
+    return lock_if_asked(runtime, array)
+
+cdef object lock_if_asked(Segment runtime, array):
+    """A fresh array, which `Runner(arrays="readonly")` makes refuse writes."""
+    if runtime.memory.header.arrays_read_only:
+        PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
     return array
+
+cdef object view_of_array(Segment runtime, int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t offset):
+    """An array whose first element lies at `offset` of the segment."""
+    cdef int flags = 0 if runtime.memory.header.arrays_read_only else NPY_ARRAY_WRITEABLE
+    cdef Span span = span_of(dimensions, shape, strides, item_bytes_of(type_number))
+    cdef SharedBuffer view = shared_buffer(runtime, offset - span.before, span.before + span.after)
+    if view is None:
+        array = array_at(type_number, dimensions, shape, strides, runtime.memory.base + offset, 0)
+        array = PyArray_NewCopy(<PyArrayObject *> array, NPY_KEEPORDER)
+        runtime.count_copied(PyArray_NBYTES(<PyArrayObject *> array))
+        return lock_if_asked(runtime, array)
+    array = array_at(type_number, dimensions, shape, strides, view.data + span.before, flags)
+    Py_INCREF(view)                             # PyArray_SetBaseObject steals it
+    PyArray_SetBaseObject(<PyArrayObject *> array, view)
+    return array
+
+cdef uint64_t item_bytes_of(int type_number):
+    cdef PyArray_Descr *descr = PyArray_DescrFromType(type_number)
+    cdef uint64_t nbytes = PyDataType_ELSIZE(descr)
+    Py_DECREF(<object> descr)
+    return nbytes
 
 # ---- birth in the arena ---------------------------------------------------------------------------------------------
 #

@@ -64,6 +64,8 @@ class Runtime:
     @property
     def cpus(self) -> int: ...
     @property
+    def arrays_read_only(self) -> bool: ...
+    @property
     def is_closed(self) -> bool: ...
     @property
     def is_foreign(self) -> bool: ...
@@ -71,7 +73,13 @@ class Runtime:
     def closing(self) -> bool: ...
     @staticmethod
     def create(
-        name: str, doorbell: int, workers: int, cpus: int, limit: int, cgroups: Iterable[tuple[str, str, str]] = ()
+        name: str,
+        doorbell: int,
+        workers: int,
+        cpus: int,
+        limit: int,
+        cgroups: Iterable[tuple[str, str, str]] = (),
+        arrays_read_only: bool = False,
     ) -> Runtime: ...
     @staticmethod
     def attach(fd: int, index: int, name: str, doorbell: int) -> Runtime: ...
