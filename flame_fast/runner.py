@@ -70,9 +70,9 @@ class Runner:
         Bytes that arguments and values may take in shared memory at the same time, or text like `"4g"`; default 80 % of what
         the machine and the cgroup have free now. Beyond it: `StoreFullError`.
     arrays : {"copy-on-write", "readonly"}
-        NumPy arrays that arrive, in tasks and in the driver, alone or in objects, are the receiver's own: of large ones a page
-        is copied when it is first written. `"readonly"` makes them refuse writes, for those who want to be told of such
-        copies. A Runner inside a task has the outer runner's.
+        NumPy arrays that arrive, in tasks and in the driver, alone or in objects, are the receiver's own: of large ones
+        a page is copied when it is first written. `"readonly"` makes them refuse writes, for those who want to be told of
+        such copies. A Runner inside a task has the outer runner's.
 
     Raises
     ------

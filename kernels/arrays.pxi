@@ -139,11 +139,13 @@ cdef bint gives_up(object value, int references, uint64_t extent_bytes):
     """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
 
     It has no more references than those `references` of the caller's, the array that it is a view of has none but its, neither has
-    weak ones, and it is at least half of the extent.
+    weak ones, it is at least half of the extent, and each of its elements lies by itself.
     """
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef PyArrayObject *owner = array
     if Py_REFCNT(value) != references or has_weak_references(value) or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+        return False
+    if elements_overlap(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array))):
         return False
     if PyArray_BASE(array) != NULL:
         if Py_TYPE(<object> PyArray_BASE(array)) != &PyArray_Type or Py_REFCNT(<object> PyArray_BASE(array)) != 1:
@@ -243,19 +245,45 @@ cdef object lock_if_asked(Segment runtime, array):
     return array
 
 cdef object view_of_array(Segment runtime, int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t offset):
-    """An array whose first element lies at `offset` of the segment."""
-    cdef int flags = 0 if runtime.memory.header.arrays_read_only else NPY_ARRAY_WRITEABLE
-    cdef Span span = span_of(dimensions, shape, strides, item_bytes_of(type_number))
+    """An array whose first element lies at `offset` of the segment; a copy if nothing more can be mapped."""
+    cdef uint64_t item_bytes = item_bytes_of(type_number)
+    cdef Span span = span_of(dimensions, shape, strides, item_bytes)
     cdef SharedBuffer view = shared_buffer(runtime, offset - span.before, span.before + span.after)
+    cdef char *first = runtime.memory.base + offset if view is None else view.data + span.before
+    cdef int flags = NPY_ARRAY_WRITEABLE
+    if runtime.memory.header.arrays_read_only or elements_overlap(dimensions, shape, strides, item_bytes):
+        flags = 0
+    array = array_at(type_number, dimensions, shape, strides, first, flags)
     if view is None:
-        array = array_at(type_number, dimensions, shape, strides, runtime.memory.base + offset, 0)
-        array = PyArray_NewCopy(<PyArrayObject *> array, NPY_KEEPORDER)
         runtime.count_copied(PyArray_NBYTES(<PyArrayObject *> array))
-        return lock_if_asked(runtime, array)
-    array = array_at(type_number, dimensions, shape, strides, view.data + span.before, flags)
+        return lock_if_asked(runtime, PyArray_NewCopy(<PyArrayObject *> array, NPY_KEEPORDER))
+    runtime.count_shared(PyArray_NBYTES(<PyArrayObject *> array))
     Py_INCREF(view)                             # PyArray_SetBaseObject steals it
     PyArray_SetBaseObject(<PyArrayObject *> array, view)
     return array
+
+cdef bint elements_overlap(int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t item_bytes) noexcept:
+    """Whether two elements may share a byte, as a broadcast array's do: writing to one would change the other, so that NumPy
+    makes such an array read-only, and read-only it arrives.
+
+    They do not if each axis, from the one with the shortest steps on, steps over all that those before it reach.
+    """
+    cdef uint64_t reach = item_bytes, step, shortest, left = 0
+    cdef int i, axis = 0
+    for i in range(dimensions):
+        if shape[i] > 1:
+            left |= <uint64_t> 1 << i
+    while left:
+        shortest = <uint64_t> -1
+        for i in range(dimensions):
+            step = strides[i] if strides[i] >= 0 else -strides[i]
+            if left >> i & 1 and step < shortest:
+                shortest, axis = step, i
+        if shortest < reach:
+            return True
+        reach += (shape[axis] - 1) * shortest
+        left &= ~(<uint64_t> 1 << axis)
+    return False
 
 cdef uint64_t item_bytes_of(int type_number):
     cdef PyArray_Descr *descr = PyArray_DescrFromType(type_number)

@@ -531,6 +531,7 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         if tag == b'V':
             view = shared_buffer(runtime, offset, size)
             if view is not None:
+                runtime.count_shared(size)
                 return view
         runtime.count_copied(size)
         if tag == b'V':

@@ -20,10 +20,10 @@ import threading
 import traceback
 from types import CodeType, FunctionType, ModuleType
 
+from flame_fast.kernels import array_pickling
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
-from flame_fast.kernels import array_pickling
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

@@ -92,7 +92,6 @@ cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbyte
     if not view.own:
         view.data = runtime.window + offset
         runtime.memory.viewed[view.extent] = <void *> view          # borrowed: window_close takes it away
-    runtime.count_shared(nbytes)
     return view
 
 cdef inline char *page_start(const char *at) noexcept nogil:

@@ -22,7 +22,9 @@ if TYPE_CHECKING:
 class InlineEngine:
     """Runs calls in the driver's own process; see `flame_fast.engine.protocol.Engine`."""
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool) -> None:
+    def __init__(
+        self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool
+    ) -> None:
         self.workers = workers
         self.cpus = cpus
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)

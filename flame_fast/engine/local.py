@@ -52,7 +52,9 @@ class LocalEngine:
         Arrays arrive with WRITEABLE cleared.
     """
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool) -> None:
+    def __init__(
+        self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool
+    ) -> None:
         self.workers = workers
         self.cpus = cpus
         self._lock = threading.RLock()  # garbage collected under it may be this very runner's
