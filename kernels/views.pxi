@@ -38,6 +38,27 @@ cdef extern from "sys/resource.h" nogil:
     int getrusage(int who, rusage *usage) noexcept
     int RUSAGE_SELF
 
+cdef extern from *:
+    """
+    #include <sys/ioctl.h>
+
+    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: whether a range has a page, present or swapped out, that is
+     * no file's. 0, 1, or -1 where it cannot be asked. It skips what is not mapped, which `read` goes through page by page. */
+    static int ff_scan_copied(int pagemap, uint64_t start, uint64_t end) {
+        enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
+        uint64_t found[3];
+        struct {
+            uint64_t size, flags, start, end, walk_end, found, found_count, most_pages;
+            uint64_t inverted, needed, any_of, returned;
+        } scan = {
+            .size = sizeof(scan), .start = start, .end = end, .found = (uint64_t)(uintptr_t)found, .found_count = 1, .most_pages = 1,
+            .inverted = IS_FILE, .needed = IS_FILE, .any_of = IS_PRESENT | IS_SWAPPED, .returned = IS_FILE,
+        };
+        return ioctl(pagemap, _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, sizeof(scan)), &scan);
+    }
+    """
+    int ff_scan_copied(int pagemap, uint64_t start, uint64_t end) noexcept nogil
+
 cdef enum:
     MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
     PAGES_AT_ONCE = 2048        # entries of the page table read at once
@@ -45,6 +66,7 @@ cdef enum:
 cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
 cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
 cdef uint64_t PAGE_OF_FILE = <uint64_t> 1 << 61
+cdef bint pages_are_scanned = True
 cdef uint64_t page_bytes = os.sysconf("SC_PAGESIZE")
 
 #: Memory.viewed: nothing is there to be shown, but copies that could not be dropped.
@@ -238,19 +260,30 @@ cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexc
 
 cdef bint has_copied_page(const char *start, const char *end) noexcept:
     """Whether the kernel has copied a page of a private mapping for this process. In doubt it has."""
-    cdef uint64_t entries[PAGES_AT_ONCE]
-    cdef uint64_t page = <uint64_t> start // page_bytes, left = (<uint64_t> end - <uint64_t> start + page_bytes - 1) // page_bytes
-    cdef uint64_t count, i
-    cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC)
-    cdef bint copied = pagemap < 0
-    while left and not copied:
-        count = min(left, <uint64_t> PAGES_AT_ONCE)
-        copied = pread(pagemap, entries, 8 * count, 8 * page) != <Py_ssize_t> (8 * count)
-        for i in range(count):
-            if not copied:
-                copied = entries[i] & (PAGE_PRESENT | PAGE_SWAPPED) != 0 and not entries[i] & PAGE_OF_FILE
-        page += count
-        left -= count
+    cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), found = -1
     if pagemap >= 0:
+        if pages_are_scanned:
+            found = ff_scan_copied(pagemap, <uint64_t> start, align_up(<uint64_t> end, page_bytes))
+        if found < 0:
+            found = read_copied(pagemap, <uint64_t> start // page_bytes, (<uint64_t> end - 1) // page_bytes + 1)
         close_file(pagemap)
-    return copied
+    return found != 0
+
+cdef int read_copied(int pagemap, uint64_t page, uint64_t last) noexcept:
+    """As `ff_scan_copied`, for kernels before 6.7: by the entries of the pages one by one."""
+    cdef uint64_t entries[PAGES_AT_ONCE]
+    cdef uint64_t count, i
+    while page < last:
+        count = min(last - page, <uint64_t> PAGES_AT_ONCE)
+        if pread(pagemap, entries, 8 * count, 8 * page) != <Py_ssize_t> (8 * count):
+            return -1
+        for i in range(count):
+            if entries[i] & (PAGE_PRESENT | PAGE_SWAPPED) and not entries[i] & PAGE_OF_FILE:
+                return 1
+        page += count
+    return 0
+
+def scan_pages(bint scanned):
+    """For tests: whether the page table is asked by the call that newer kernels have for it, which is the default."""
+    global pages_are_scanned
+    pages_are_scanned = scanned
