@@ -543,7 +543,7 @@ cdef object decode_native(const char **at, Calls runtime, list values):
     at[0] += size
     if tag == b's':
         return PyUnicode_DecodeUTF8(text, size, NULL)
-    if tag == b'b':
+    if tag == b'b' or (tag == b'w' and runtime.memory.header.arrays_read_only):
         return PyBytes_FromStringAndSize(text, size)
     if tag == b'w':
         return PyByteArray_FromStringAndSize(text, size)

@@ -10,9 +10,9 @@
 # Assumes: an extent with views is held and sealed, so what an unwritten page shows never changes.
 #
 # Written or not is what the page table says: /proc/self/pagemap tells a copied page from a page of the file. It is asked only
-# if this process has had a page fault since the view was made, since the first write to a page is one. Where it cannot be asked
-# everything counts as written, which costs a copy. It is opened at each look: a descriptor that is kept would be a parent's
-# after a fork, or a stranger's after the user's `os.closerange`.
+# if this process has had a page fault since the view was made: the first write to a page is one, whoever makes it here. Where it
+# cannot be asked everything counts as written, which costs a copy. It is opened at each look: a descriptor that is kept would be a
+# parent's after a fork, or a stranger's after the user's `os.closerange`.
 #
 # Rejected: a handler for SIGSEGV that copies pages (system calls like `readinto` fail with EFAULT instead of raising it, and
 # whoever installs another handler breaks it).
@@ -29,7 +29,7 @@ cdef extern from "fcntl.h" nogil:
     int O_CLOEXEC
 
 cdef extern from "sys/mman.h" nogil:
-    int MADV_DONTNEED
+    int MADV_DONTNEED, MAP_ANONYMOUS
 
 cdef extern from "sys/resource.h" nogil:
     struct rusage:
@@ -67,6 +67,7 @@ cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
 cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
 cdef uint64_t PAGE_OF_FILE = <uint64_t> 1 << 61
 cdef bint pages_are_scanned = True
+cdef bint faults_are_counted = False
 cdef uint64_t page_bytes = os.sysconf("SC_PAGESIZE")
 
 #: Memory.viewed: nothing is there to be shown, but copies that could not be dropped.
@@ -124,6 +125,7 @@ cdef inline char *page_start(const char *at) noexcept nogil:
 cdef void window_open(Segment runtime) noexcept:
     """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""
     cdef void *window
+    look_for_faults()
     if page_bytes > GRANULE:
         return
     window = mmap(NULL, runtime.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, 0)
@@ -247,10 +249,20 @@ cdef inline uint64_t fault_count() noexcept:
     getrusage(RUSAGE_SELF, &usage)
     return <uint64_t> usage.ru_minflt + <uint64_t> usage.ru_majflt
 
+cdef void look_for_faults() noexcept:
+    """Finds out whether this kernel counts page faults at all: one that imitates Linux may not."""
+    global faults_are_counted
+    cdef uint64_t before = fault_count()
+    cdef char *page = <char *> mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if page != MAP_FAILED:
+        page[0] = 1
+        munmap(page, page_bytes)
+    faults_are_counted = fault_count() != before
+
 cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
     """Whether a page of a part of a view has been written."""
     cdef uint64_t faults = fault_count()        # before the look: a fault meanwhile counts for the next one
-    if faults == view.faults:
+    if faults == view.faults and faults_are_counted:
         return False
     if has_copied_page(page_start(data), data + nbytes):
         return True
