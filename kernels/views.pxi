@@ -42,26 +42,31 @@ cdef extern from *:
     """
     #include <sys/ioctl.h>
 
-    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: whether a range has a page, present or swapped out, that is
-     * no file's. 0, 1, or -1 where it cannot be asked. It skips what is not mapped, which `read` goes through page by page. */
-    static int ff_scan_copied(int pagemap, uint64_t start, uint64_t end) {
+    struct ff_pages { uint64_t start, end, categories; };
+
+    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: where a range has pages, present or swapped out, that are
+     * no file's. How many pieces, or -1 where it cannot be asked. It skips what is not mapped, which `read` goes through. */
+    static int ff_scan_copied(int pagemap, uint64_t start, uint64_t end, struct ff_pages *found, uint64_t most) {
         enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
-        uint64_t found[3];
         struct {
             uint64_t size, flags, start, end, walk_end, found, found_count, most_pages;
             uint64_t inverted, needed, any_of, returned;
         } scan = {
-            .size = sizeof(scan), .start = start, .end = end, .found = (uint64_t)(uintptr_t)found, .found_count = 1, .most_pages = 1,
+            .size = sizeof(scan), .start = start, .end = end, .found = (uint64_t)(uintptr_t)found, .found_count = most,
             .inverted = IS_FILE, .needed = IS_FILE, .any_of = IS_PRESENT | IS_SWAPPED, .returned = IS_FILE,
         };
         return ioctl(pagemap, _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, sizeof(scan)), &scan);
     }
     """
-    int ff_scan_copied(int pagemap, uint64_t start, uint64_t end) noexcept nogil
+    ctypedef struct Pages "struct ff_pages":
+        uint64_t start
+        uint64_t end
+    int ff_scan_copied(int pagemap, uint64_t start, uint64_t end, Pages *found, uint64_t most) noexcept nogil
 
 cdef enum:
     MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
     PAGES_AT_ONCE = 2048        # entries of the page table read at once
+    PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
 
 cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
 cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
@@ -135,11 +140,19 @@ cdef void window_open(Segment runtime) noexcept:
 
 cdef void window_close(SharedBuffer view) noexcept:
     """Drops what was written, so that the next view there shows the value. Pages that were only read stay mapped."""
-    cdef char *start = page_start(view.data)
-    cdef void *left = NULL
-    if is_changed(view, view.data, view.nbytes) and madvise(start, view.data + view.nbytes - start, MADV_DONTNEED):
-        left = SPOILED          # refused for memory that somebody has locked
-    view.runtime.memory.viewed[view.extent] = left
+    cdef bint dropped = is_untouched(view, fault_count()) or drop_copied(page_start(view.data), view.data + view.nbytes)
+    view.runtime.memory.viewed[view.extent] = NULL if dropped else SPOILED
+
+cdef bint drop_copied(char *start, char *end) noexcept:
+    """False if it is refused, as for memory that somebody has locked."""
+    cdef Pages pieces[PIECES_DROPPED]
+    cdef int count = copied_pieces(start, end, pieces, PIECES_DROPPED), i
+    if count < 0 or count == PIECES_DROPPED:
+        return madvise(start, end - start, MADV_DONTNEED) == 0
+    for i in range(count):
+        if madvise(<void *> pieces[i].start, pieces[i].end - pieces[i].start, MADV_DONTNEED):
+            return False
+    return True
 
 # ---- mappings for single views ---------------------------------------------------------------------------------------
 #
@@ -262,38 +275,43 @@ cdef void look_for_faults() noexcept:
 cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
     """Whether a page of a part of a view has been written."""
     cdef uint64_t faults = fault_count()        # before the look: a fault meanwhile counts for the next one
-    if faults == view.faults and faults_are_counted:
+    cdef Pages piece
+    if is_untouched(view, faults):
         return False
-    if has_copied_page(page_start(data), data + nbytes):
+    if copied_pieces(page_start(data), data + nbytes, &piece, 1):
         return True
     if nbytes == view.nbytes:
         view.faults = faults
     return False
 
-cdef bint has_copied_page(const char *start, const char *end) noexcept:
-    """Whether the kernel has copied a page of a private mapping for this process. In doubt it has."""
-    cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), found = -1
+cdef inline bint is_untouched(SharedBuffer view, uint64_t faults) noexcept:
+    return faults == view.faults and faults_are_counted
+
+cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int most) noexcept:
+    """How many pieces of a private mapping the kernel has copied for this process, up to `most`; -1: it cannot be asked, or they
+    can be anywhere."""
+    cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), count = -1
     if pagemap >= 0:
         if pages_are_scanned:
-            found = ff_scan_copied(pagemap, <uint64_t> start, align_up(<uint64_t> end, page_bytes))
-        if found < 0:
-            found = read_copied(pagemap, <uint64_t> start // page_bytes, (<uint64_t> end - 1) // page_bytes + 1)
+            count = ff_scan_copied(pagemap, <uint64_t> start, align_up(<uint64_t> end, page_bytes), pieces, most)
+        if count < 0 and is_clean(pagemap, <uint64_t> start // page_bytes, (<uint64_t> end - 1) // page_bytes + 1):
+            count = 0
         close_file(pagemap)
-    return found != 0
+    return count
 
-cdef int read_copied(int pagemap, uint64_t page, uint64_t last) noexcept:
-    """As `ff_scan_copied`, for kernels before 6.7: by the entries of the pages one by one."""
+cdef bint is_clean(int pagemap, uint64_t page, uint64_t last) noexcept:
+    """For kernels before 6.7: whether no page is a copy, by the entries of the pages one by one."""
     cdef uint64_t entries[PAGES_AT_ONCE]
     cdef uint64_t count, i
     while page < last:
         count = min(last - page, <uint64_t> PAGES_AT_ONCE)
         if pread(pagemap, entries, 8 * count, 8 * page) != <Py_ssize_t> (8 * count):
-            return -1
+            return False
         for i in range(count):
             if entries[i] & (PAGE_PRESENT | PAGE_SWAPPED) and not entries[i] & PAGE_OF_FILE:
-                return 1
+                return False
         page += count
-    return 0
+    return True
 
 def scan_pages(bint scanned):
     """For tests: whether the page table is asked by the call that newer kernels have for it, which is the default."""
