@@ -130,7 +130,17 @@ cdef int encode_array(Scratch out, Segment runtime, object value, int sole) exce
     if place < 0:
         return put_copied_array(out, runtime, value)
     hold_place(out, runtime, place, PyArray_NBYTES(array))
+    if sole and Py_REFCNT(value) == sole + 1:       # and `kept`
+        leave_view(array, span.before + span.after)
     return put_array_place(out, array, place + span.before, PyArray_STRIDES(array))
+
+cdef void leave_view(PyArrayObject *array, uint64_t nbytes) noexcept:
+    """An array that is about to go, and of which no byte was written: if it is all that there is of its view, nobody writes there
+    any more, and the view need not look once more when it goes."""
+    cdef PyObject *base = PyArray_BASE(array)
+    if base != NULL and Py_TYPE(<object> base) == <PyTypeObject *> SharedBuffer and Py_REFCNT(<object> base) == 1:
+        if not has_weak_references(<object> <PyObject *> array) and (<SharedBuffer> base).nbytes == nbytes:
+            (<SharedBuffer> base).left = True
 
 cdef inline bint has_weak_references(object value) noexcept:
     return ff_weak_references(<PyObject *> value) != NULL

@@ -9,6 +9,8 @@ cdef class Segment:
     cdef void **own                     # views that are mapped by themselves, by address
     cdef Py_ssize_t own_count
     cdef uint64_t device, inode         # of `fd`
+    cdef bint between_tasks             # a worker with no user's code running: what it knew last of its page faults is good enough
+    cdef uint64_t faults_known          # 0: nothing
     cdef uint32_t me
     cdef int generation
     cdef int doorbell

@@ -84,6 +84,7 @@ cdef class SharedBuffer:
     cdef Segment runtime
     cdef uint32_t extent
     cdef bint own               # in a mapping by itself
+    cdef bint left              # unwritten, and nobody is there to write any more
     cdef char *data
     cdef uint64_t offset        # of its first byte in the segment
     cdef uint64_t nbytes
@@ -115,7 +116,7 @@ cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbyte
     view.own = runtime.window == NULL or runtime.memory.viewed[view.extent] != NULL
     if view.own and not own_open(view):
         return None
-    view.faults = fault_count()
+    view.faults = faults_before(runtime)
     extent_hold(&runtime.memory, view.extent)
     if not view.own:
         view.data = runtime.window + offset
@@ -140,7 +141,7 @@ cdef void window_open(Segment runtime) noexcept:
 
 cdef void window_close(SharedBuffer view) noexcept:
     """Drops what was written, so that the next view there shows the value. Pages that were only read stay mapped."""
-    cdef bint dropped = is_untouched(view, fault_count()) or drop_copied(page_start(view.data), view.data + view.nbytes)
+    cdef bint dropped = view.left or is_untouched(view) or drop_copied(page_start(view.data), view.data + view.nbytes)
     view.runtime.memory.viewed[view.extent] = NULL if dropped else SPOILED
 
 cdef bint drop_copied(char *start, char *end) noexcept:
@@ -274,18 +275,23 @@ cdef void look_for_faults() noexcept:
 
 cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
     """Whether a page of a part of a view has been written."""
-    cdef uint64_t faults = fault_count()        # before the look: a fault meanwhile counts for the next one
     cdef Pages piece
-    if is_untouched(view, faults):
+    if is_untouched(view):
         return False
     if copied_pieces(page_start(data), data + nbytes, &piece, 1):
         return True
     if nbytes == view.nbytes:
-        view.faults = faults
+        view.faults = view.runtime.faults_known         # before the look: a fault meanwhile counts for the next one
     return False
 
-cdef inline bint is_untouched(SharedBuffer view, uint64_t faults) noexcept:
-    return faults == view.faults and faults_are_counted
+cdef inline bint is_untouched(SharedBuffer view) noexcept:
+    """Whether there was no page fault since the view was made, or found to be unwritten."""
+    view.runtime.faults_known = fault_count()
+    return view.faults == view.runtime.faults_known and faults_are_counted
+
+cdef inline uint64_t faults_before(Segment runtime) noexcept:
+    """A count for a new view. An old one is right as well: it only makes a look at the page table more likely."""
+    return runtime.faults_known if runtime.between_tasks and runtime.faults_known else fault_count()
 
 cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int most) noexcept:
     """How many pieces of a private mapping the kernel has copied for this process, up to `most`; -1: it cannot be asked, or they
