@@ -27,7 +27,15 @@ FLOORS = [
     {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
     {"kernels.bodies"},
     {"kernels.definitions", "kernels.carried"},
-    {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package.packing", "package.unpacking", "registry"},
+    {
+        "kernels.runtime",
+        "kernels.array_pickling",
+        "kernels.quarter_circle",
+        "kernels.sampling",
+        "package.packing",
+        "package.unpacking",
+        "registry",
+    },
     {"package.snapshot", "package.reuse", "package.parallel", "storage"},
     {
         "package.blocks",
