@@ -43,7 +43,9 @@ if TYPE_CHECKING:
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
 #: What a class has of its own accord; the rest of its dictionary travels.
-MADE_WITH_CLASS = frozenset({"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"})
+MADE_WITH_CLASS = frozenset(
+    {"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"}
+)
 
 
 # ---- what a function uses --------------------------------------------------------------------------------------------
@@ -153,7 +155,9 @@ class Body:
             elif filename == "<string>" and "-c" in sys.orig_argv[:-1]:
                 self.sources[filename] = sys.orig_argv[sys.orig_argv.index("-c") + 1].splitlines(keepends=True)
 
-    def values_of(self, namespace: dict[str, Any], names: Iterable[str], holder: Any) -> tuple[dict[str, Any], dict[str, str]]:
+    def values_of(
+        self, namespace: dict[str, Any], names: Iterable[str], holder: Any
+    ) -> tuple[dict[str, Any], dict[str, str]]:
         """Globals by their names, and why others cannot be written."""
         used: dict[str, Any] = {}
         unavailable: dict[str, str] = {}
@@ -345,7 +349,9 @@ def _annotated_globals(cls: type, body: Body) -> tuple[str, dict[str, Any]]:
         return cls.__module__, {}
     names = _annotated_names(_annotations(cls))
     found = {name: vars(module)[name] for name in names if name in vars(module)}
-    return cls.__module__, {name: value for name, value in found.items() if isinstance(value, (type, ModuleType, FunctionType))}
+    return cls.__module__, {
+        name: value for name, value in found.items() if isinstance(value, (type, ModuleType, FunctionType))
+    }
 
 
 def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
@@ -698,7 +704,9 @@ class _without_hooks:
 
     def __init__(self, bases: tuple[type, ...], everybody: bool) -> None:
         line = {base: None for start in bases for base in start.__mro__}
-        self._hooked = [base for base in line if "__init_subclass__" in vars(base) and (everybody or not is_importable(base))]
+        self._hooked = [
+            base for base in line if "__init_subclass__" in vars(base) and (everybody or not is_importable(base))
+        ]
         self._saved: list[tuple[type, Any]] = []
 
     def __enter__(self) -> None:
@@ -755,7 +763,9 @@ def _make_enum(
     return _learn(identity, cls)
 
 
-def _complete_enum(cls: Any, state: tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], tuple[str, dict[str, Any]]]) -> None:
+def _complete_enum(
+    cls: Any, state: tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], tuple[str, dict[str, Any]]]
+) -> None:
     if not _is_fresh(cls):
         return
     attributes, members, extra = state

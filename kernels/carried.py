@@ -1,12 +1,12 @@
 """How values are pickled that pickle itself refuses, repeats or gets wrong, and that programs with pools carry all the same.
 
-    generators of the whole process    by reference: in a worker they are that worker's own
-    locks, thread-local objects        fresh ones, in definitions only: what they guard is each process's own
-    context variables                  by identity, with the value that they have
-    exceptions                         as they are, without running `__init__` on the text that it made
-    managers' proxies, SharedMemory    with the driver's key; attached to, never unlinked by a worker
-    weak containers, memoryviews       as their contents
-    dataclasses' markers               by reference: they are compared by identity
+generators of the whole process    by reference: in a worker they are that worker's own
+locks, thread-local objects        fresh ones, in definitions only: what they guard is each process's own
+context variables                  by identity, with the value that they have
+exceptions                         as they are, without running `__init__` on the text that it made
+managers' proxies, SharedMemory    with the driver's key; attached to, never unlinked by a worker
+weak containers, memoryviews       as their contents
+dataclasses' markers               by reference: they are compared by identity
 """
 
 from __future__ import annotations
@@ -109,7 +109,9 @@ def reduce_exception(error: BaseException) -> Any:
 
 
 def _compiled_base(kind: type) -> Any:
-    return next(base for base in kind.__mro__ if "__init__" in vars(base) and not isinstance(vars(base)["__init__"], FunctionType))
+    return next(
+        base for base in kind.__mro__ if "__init__" in vars(base) and not isinstance(vars(base)["__init__"], FunctionType)
+    )
 
 
 def _rebuild_exception(kind: Any, args: tuple[Any, ...]) -> Any:

@@ -75,7 +75,11 @@ def can_be_imported(module: ModuleType) -> bool:
 
 
 def _is_found(spec: Any) -> bool:
-    if spec.loader in (BuiltinImporter, FrozenImporter) or spec.origin is None or isinstance(spec.loader, ExtensionFileLoader):
+    if (
+        spec.loader in (BuiltinImporter, FrozenImporter)
+        or spec.origin is None
+        or isinstance(spec.loader, ExtensionFileLoader)
+    ):
         return True  # compiled ones, and packages without a file
     parent = spec.name.rpartition(".")[0]
     package = sys.modules.get(parent)
@@ -253,7 +257,9 @@ class Namespace:
         self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
         self._known: dict[bytes, Any] = {}
-        self._places: dict[bytes, tuple[bytes, weakref.ref[Runtime], int]] = {}  # of those that came with a value: whose body, where
+        self._places: dict[
+            bytes, tuple[bytes, weakref.ref[Runtime], int]
+        ] = {}  # of those that came with a value: whose body, where
         self._faded: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
     def find(self, identity: bytes, *, own: bool = True) -> Any:

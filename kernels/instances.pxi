@@ -42,7 +42,7 @@ cdef class Layout:
     cdef bint fixed             # the class arrived: its version is not this process's to change
     cdef object reference       # a weak one to the class, whose end takes this away
 
-cdef dict layouts = {}          # address of a class -> Layout, or None: its instances are pickle's
+cdef dict layouts = {}          # address of a class -> Layout; or a weak reference to it: its instances are pickle's
 
 cdef Layout layout_of(Calls runtime, object kind):
     """The layout of a class; None if pickle must write its instances."""
@@ -50,33 +50,38 @@ cdef Layout layout_of(Calls runtime, object kind):
     key = PyLong_FromVoidPtr(<void *> <PyObject *> kind)
     found = PyDict_GetItemWithError(layouts, key)
     if found != NULL:
-        if <object> found is None:
+        if type(<object> found) is not Layout:
             return None
         layout = <Layout> found
         if layout.session == runtime.memory.header.session and (layout.fixed or layout.version == ff_version_tag(<PyTypeObject *> kind) != 0):
             return layout
     parts = runtime.pickling.layout_of(runtime, kind)
+    reference = weakref.ref(kind, lambda _: layouts.pop(key, None))
     if parts is None:
-        layouts[key] = None
+        layouts[key] = reference
         return None
     layout = Layout.__new__(Layout)
     layout.identity, layout.hold, layout.offset, layout.nbytes, layout.form, layout.slots, layout.fixed = parts
     layout.session = runtime.memory.header.session
     layout.version = ff_version_tag(<PyTypeObject *> kind)
-    layout.reference = weakref.ref(kind, lambda _: layouts.pop(key, None))
+    layout.reference = reference
     layouts[key] = layout
     return layout
 
 def forget_layouts(Segment runtime):
     """A runner ends: nothing of its segment is kept for the classes that it knew."""
     for key, layout in list(layouts.items()):
-        if layout is not None and (<Layout> layout).session == runtime.memory.header.session:
+        if type(layout) is Layout and (<Layout> layout).session == runtime.memory.header.session:
             del layouts[key]
 
 cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
     """Names the class's body among the value's extents; false if it is gone."""
     cdef int64_t id = extent_of(&runtime.memory, layout.offset)
     cdef bint there = True
+    cdef int i
+    for i in range(out.body_count):
+        if out.bodies[i] == layout.offset:
+            return True
     if layout.hold is not None:
         extent_hold(&runtime.memory, <uint32_t> id)
     else:
@@ -87,6 +92,9 @@ cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
         lock_give(&runtime.memory)
     if there:
         out.add_handle(layout.offset)
+        if out.body_count < BODIES_NOTED:
+            out.bodies[out.body_count] = layout.offset
+            out.body_count += 1
     return there
 
 cdef int encode_instance(Scratch out, object value, Calls runtime, int depth) except -1:

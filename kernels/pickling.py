@@ -96,8 +96,6 @@ def _array_beside(number: int) -> Any:
     return _loading.arrays[number]
 
 
-
-
 class _Reducer:
     """What both picklers do with the objects that are special here."""
 
