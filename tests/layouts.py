@@ -110,7 +110,3 @@ class Traffic:
         after = self.rr.statistics()
         self.copied = after.copied_bytes - self.before.copied_bytes
         self.shared = after.shared_bytes - self.before.shared_bytes
-
-
-def address(array):
-    return array.__array_interface__["data"][0]

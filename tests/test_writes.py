@@ -344,6 +344,21 @@ def test_a_task_that_writes_its_argument_returns_what_it_wrote(rr):
     assert ref.get()[7] == 7
 
 
+def test_elements_that_overlap_stay_read_only_where_they_are_passed_on(rr):
+    """Writing to one would change others. What is made of private memory has been laid out, and each element is one."""
+    view = rr.put_object(np.arange(float(MANY))).get()
+    echo = rr.service(same)
+    for passed in (np.broadcast_to(view[:SOME], (3, SOME)), np.lib.stride_tricks.sliding_window_view(view, 3)):
+        got = echo(passed).get()
+        assert np.array_equal(got, passed)
+        assert got.strides == passed.strides
+        assert not got.flags.writeable
+    for future in (echo(np.broadcast_to(fresh(), (3, SOME))), rr.service(lambda: np.broadcast_to(fresh(), (3, SOME)))()):
+        got = future.get()
+        got[0] = -1
+        assert np.array_equal(got[1:], [fresh(), fresh()])
+
+
 def test_an_unknown_page_table_counts_as_written(local):
     """No descriptor to ask it by: a copy is right, if slower."""
     view = local.put_object(fresh()).get()
