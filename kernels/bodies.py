@@ -419,6 +419,11 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...]] | None:
 HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
 
 
+def overrides(kind: type, name: str) -> bool:
+    """Whether a class has a method of its own in place of object's."""
+    return getattr(kind, name) is not getattr(object, name)
+
+
 def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
     """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does
     more
@@ -427,12 +432,12 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
         return 0, ()
     dataclass_hooks = _has_hooks_of_dataclasses(kind)
     for name in HOOKS:
-        if getattr(kind, name) is not getattr(object, name) and not (dataclass_hooks and name == "__getstate__"):
+        if overrides(kind, name) and not (dataclass_hooks and name == "__getstate__"):
             return 0, ()
     if not dataclass_hooks and any(hasattr(kind, name) for name in ("__setstate__", "__getnewargs__", "__getnewargs_ex__")):
         return 0, ()
     slots = tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]
-    if slots and not dataclass_hooks and getattr(kind, "__setattr__") is not getattr(object, "__setattr__"):  # noqa: B009
+    if slots and not dataclass_hooks and overrides(kind, "__setattr__"):
         return 0, ()
     return (1 if kind.__dictoffset__ else 0) | (2 if slots else 0), slots
 

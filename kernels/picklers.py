@@ -89,7 +89,7 @@ class _Reducer:
             return carried.reduce_exception(obj)
         if bodies.is_enum(kind):
             return bodies.reduce_member(obj)
-        if any(getattr(kind, name) is not getattr(object, name) for name in ("__reduce_ex__", "__reduce__")):
+        if bodies.overrides(kind, "__reduce_ex__") or bodies.overrides(kind, "__reduce__"):
             return self.reduce_by_its_own(obj, kind)
         return NotImplemented
 
