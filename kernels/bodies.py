@@ -1,44 +1,35 @@
-"""How the body of a definition is written, once, and built where it arrives: functions, classes, enums, named objects.
+"""How the body of a definition is written, once: functions, classes, enums, named objects.
 
-Nothing of the user's runs while a class is built: its dictionary is put in place as the driver has it. So neither a metaclass of
-the user's nor the `__init_subclass__` of a base that arrived runs a second time. A class is known by its identity before its
-attributes arrive, so methods may refer to it.
-
-The source of each technique: cloudpickle's skeleton classes and typing.NewType rebuilding; CPython's `enum.EnumType.__new__` for
-what a member is made of.
+`building.py` builds what is written here. The source of the technique: cloudpickle's skeleton classes; for what a member of
+an enum is made of, CPython's `enum.EnumType.__new__`.
 """
 
 from __future__ import annotations
 
 import copyreg
 import functools
-import importlib
 import linecache
 import marshal
 import os
 import sys
-import threading
-import types
 from types import CellType, CodeType, FunctionType, MemberDescriptorType, ModuleType
 
+from flame_fast.kernels import building
 from flame_fast.kernels.definitions import (
     can_be_imported,
     class_parts,
-    current_namespace,
-    definitions,
     function_parts,
     is_behaviour,
-    is_importable,
     is_named,
     module_parts,
 )
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
     from typing import Any
 
-    from flame_fast.kernels.definitions import Namespace, Record
+    from flame_fast.kernels.definitions import Record
 
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
@@ -177,7 +168,7 @@ class Body:
     def module_of(self, namespace: int) -> str | None:
         """The module that cannot be imported whose globals these are; None for any other globals."""
         standin = self.globals.get(namespace)
-        if isinstance(standin, _ModuleGlobals) and not can_be_imported_by_name(standin.name):
+        if isinstance(standin, _ModuleGlobals) and not building.can_be_imported_by_name(standin.name):
             return standin.name
         return None
 
@@ -209,7 +200,7 @@ class _ModuleGlobals:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_module_globals, (self.name,))
+        return (building.module_globals, (self.name,))
 
 
 class _LooseGlobals:
@@ -219,7 +210,7 @@ class _LooseGlobals:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_loose_globals, (self.name,))
+        return (building.loose_globals, (self.name,))
 
 
 def _standin_for(function: FunctionType, body: Body, loose: bool) -> Any:
@@ -240,7 +231,9 @@ def _standin_for(function: FunctionType, body: Body, loose: bool) -> Any:
 
 
 def write_function(function: FunctionType, record: Record | None, body: Body, loose: bool = False) -> tuple[Any, ...]:
-    """Reduces a function to its code, its cells and the globals that it uses. Without a record it is a new one wherever it arrives."""
+    """Reduces a function to its code, its cells and the globals that it uses. Without a record it is a new one wherever it
+    arrives.
+    """
     if record is not None:
         body.note_definition(function, record)
     body.note_source(function.__code__.co_filename)
@@ -270,7 +263,7 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
         function.__name__,
         function.__closure__ or (),
     )
-    return (_make_function, args, state, None, None, _complete_function)
+    return (building.make_function, args, state, None, None, building.complete_function)
 
 
 def _used_globals(function: FunctionType, body: Body) -> tuple[dict[str, Any], dict[str, str]]:
@@ -302,7 +295,7 @@ def _cell_content(cell: CellType) -> Any:
 def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
     """Reduces a class to a bare one, and its dictionary as the state that follows."""
     body.note_definition(cls, record)
-    if not can_be_imported_by_name(cls.__module__):
+    if not building.can_be_imported_by_name(cls.__module__):
         body.note_module(cls.__module__)
     _note_annotated(cls, body)
     state, registry = _class_state(cls)
@@ -315,7 +308,7 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
         if name in own:
             basic[name] = own[name]
     extra = _annotated_globals(cls, body)
-    args = (record.identity, type(cls), cls.__name__, cls.__bases__, basic)
+    args: tuple[Any, ...] = (record.identity, type(cls), cls.__name__, cls.__bases__, basic)
     if is_enum(cls):
         members = [(name, _member_arguments(cls, member)) for name, member in _canonical_members(cls)]
         attributes = [(name, _member_attributes(member)) for name, member in _canonical_members(cls)]
@@ -323,16 +316,13 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
         values = cls._value2member_map_
         state["_value2member_map_"] = {value: member for value, member in values.items() if member.name in cls._member_map_}
         args += (cls._member_type_, members, {name: member.name for name, member in cls._member_map_.items()})
-        return (_make_enum, args, (state, attributes, extra), None, None, _complete_enum)
+        return (building.make_enum, args, (state, attributes, extra), None, None, building.complete_enum)
+    rest = (state, registry, extra)
     if _is_struct(cls):
         del basic["__slots__"]
-        return (_make_struct, (*args, *_struct_arguments(cls, state)), (state, registry, extra), None, None, _complete_class)
-    return (_make_class, args, (state, registry, extra), None, None, _complete_class)
-
-
-def can_be_imported_by_name(name: str) -> bool:
-    module = sys.modules.get(name)
-    return module is not None and can_be_imported(module)
+        args += _struct_arguments(cls, state)
+        return (building.make_struct, args, rest, None, None, building.complete_class)
+    return (building.make_class, args, rest, None, None, building.complete_class)
 
 
 def _note_annotated(cls: type, body: Body) -> None:
@@ -376,13 +366,15 @@ def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, .
     body.names[module.__name__, ""] = record.identity
     names = [name for name in list(vars(module)) if not (name.startswith("__") and name.endswith("__"))]
     state = body.values_of(vars(module), names, module)
-    return (_make_module, (record.identity, module.__name__), state, None, None, _complete_module)
+    return (building.make_module, (record.identity, module.__name__), state, None, None, building.complete_module)
 
 
 def write_cached(function: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces what `functools.lru_cache` made to the function and the cache's parameters: its cache is each process's own."""
+    """Reduces what `functools.lru_cache` made to the function and the cache's parameters: its cache is each process's
+    own.
+    """
     body.note_definition(function, record)
-    return (_make_cached, (record.identity, function.__wrapped__, function.cache_parameters()))
+    return (building.make_cached, (record.identity, function.__wrapped__, function.cache_parameters()))
 
 
 def write_named(name: str, module: str, obj: Any, record: Record, body: Body) -> tuple[Any, ...]:
@@ -390,19 +382,20 @@ def write_named(name: str, module: str, obj: Any, record: Record, body: Body) ->
     body.kept.append(obj)
     body.names[module, name] = record.identity
     kind = type(obj)
-    make, args, state = _typing_parts(obj) or (_new, (kind,), None)
-    if make is _new:
-        state = obj.__getstate__() if hasattr(obj, "__getstate__") else getattr(obj, "__dict__", None)
-        state = getattr(obj, "__dict__", None) if callable(state) else state
-    return (_make_named, (record.identity, module, name, make, args), state, None, None, _complete_named)
+    parts = _typing_parts(obj)
+    make, args = parts or (building.new, (kind,))
+    state = obj.__getstate__() if parts is None else None
+    return (building.make_named, (record.identity, module, name, make, args), state, None, None, building.complete_named)
 
 
 def is_of_typing(kind: type) -> bool:
     return kind.__module__ in ("typing", "typing_extensions")
 
 
-def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
-    """How to make a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias again; its own reduction gives a name only."""
+def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...]] | None:
+    """How to make a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias again; its own reduction gives a name
+    only.
+    """
     kind = type(obj)
     if not is_of_typing(kind):
         return None
@@ -410,13 +403,13 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
         variance = {"covariant": obj.__covariant__, "contravariant": obj.__contravariant__}
         if getattr(obj, "__infer_variance__", False):
             variance = {"infer_variance": True}
-        return _call, (kind, (obj.__name__, *obj.__constraints__), {"bound": obj.__bound__, **variance}), None
+        return building.call, (kind, (obj.__name__, *obj.__constraints__), {"bound": obj.__bound__, **variance})
     if kind.__name__ in ("ParamSpec", "TypeVarTuple"):
-        return _call, (kind, (obj.__name__,), {}), None
+        return building.call, (kind, (obj.__name__,), {})
     if kind.__name__ == "NewType":
-        return _call, (kind, (obj.__name__, obj.__supertype__), {}), None
+        return building.call, (kind, (obj.__name__, obj.__supertype__), {})
     if kind.__name__ == "TypeAliasType":
-        return _call, (kind, (obj.__name__, obj.__value__), {"type_params": obj.__type_params__}), None
+        return building.call, (kind, (obj.__name__, obj.__value__), {"type_params": obj.__type_params__})
     return None
 
 
@@ -426,19 +419,25 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...], None] | None:
 HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
 
 
+def overrides(kind: type, name: str) -> bool:
+    """Whether a class has a method of its own in place of object's."""
+    return getattr(kind, name) is not getattr(object, name)
+
+
 def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
-    """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does more
+    """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does
+    more
     than copy them."""
     if not all(base is object or base.__flags__ & 1 << 9 for base in kind.__mro__) or kind in copyreg.dispatch_table:
         return 0, ()
     dataclass_hooks = _has_hooks_of_dataclasses(kind)
     for name in HOOKS:
-        if getattr(kind, name) is not getattr(object, name) and not (dataclass_hooks and name == "__getstate__"):
+        if overrides(kind, name) and not (dataclass_hooks and name == "__getstate__"):
             return 0, ()
     if not dataclass_hooks and any(hasattr(kind, name) for name in ("__setstate__", "__getnewargs__", "__getnewargs_ex__")):
         return 0, ()
     slots = tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]
-    if slots and not dataclass_hooks and kind.__setattr__ is not object.__setattr__:
+    if slots and not dataclass_hooks and overrides(kind, "__setattr__"):
         return 0, ()
     return (1 if kind.__dictoffset__ else 0) | (2 if slots else 0), slots
 
@@ -480,11 +479,7 @@ def reduce_member(member: Any) -> Any:
     name = getattr(member, "_name_", None)
     if name is None or cls._member_map_.get(name) is not member:
         return NotImplemented
-    return (_enum_member, (cls, name))
-
-
-def _enum_member(cls: Any, name: str) -> Any:
-    return cls._member_map_[name]
+    return (building.enum_member, (cls, name))
 
 
 # ---- msgspec ---------------------------------------------------------------------------------------------------------
@@ -495,7 +490,9 @@ def _is_struct(cls: type) -> bool:
 
 
 def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What msgspec's metaclass makes such a class from: annotations, factories of defaults, and options. Takes it out of `state`."""
+    """What msgspec's metaclass makes such a class from: annotations, factories of defaults, and options. Takes it out of
+    `state`.
+    """
     import msgspec
 
     annotations = _annotations(cls)
@@ -520,316 +517,3 @@ def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], 
     renamed = dict(zip(cls.__struct_fields__, cls.__struct_encode_fields__, strict=True))
     options["rename"] = {name: renamed[name] for name in own if renamed[name] != name} or None
     return basic, factories, options
-
-
-# ---- building --------------------------------------------------------------------------------------------------------
-
-
-class _Building(threading.local):
-    """The load that this thread is in: where it puts things, and what it has made of definitions so far."""
-
-    namespace: Namespace | None = None
-    modules: Namespace | None = None  # whose modules hold the globals
-    fresh: dict[int, Any] | None = None  # made just now, their state is still to come
-    learnt: list[bytes] | None = None
-    brought: list[bytes] | None = None  # identities learnt in `learning`
-
-
-_building = _Building()
-
-
-class building:
-    """Context in which a body is built. What was learnt is forgotten again if that fails.
-
-    Parameters
-    ----------
-    namespace : Namespace
-        Where definitions are looked for and kept.
-    modules : Namespace
-        Whose modules hold functions' globals.
-    """
-
-    def __init__(self, namespace: Namespace, modules: Namespace) -> None:
-        self._parts = (namespace, modules, {}, [])
-
-    def __enter__(self) -> None:
-        self._before = (_building.namespace, _building.modules, _building.fresh, _building.learnt)
-        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._parts
-
-    def __exit__(self, kind: object, error: object, frames: object) -> None:
-        namespace, _, _, learnt = self._parts
-        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._before
-        if error is not None:
-            for identity in learnt:
-                namespace.forget(identity)
-
-
-class learning:
-    """Context that tells which identities the loads in it have brought."""
-
-    def __enter__(self) -> list[bytes]:
-        self._before, _building.brought = _building.brought, []
-        return _building.brought
-
-    def __exit__(self, *error: object) -> None:
-        _building.brought = self._before
-
-
-def module_named(name: str) -> ModuleType:
-    """A module that cannot be imported, as it is in this namespace."""
-    return _modules().module(name)
-
-
-def _make_module(identity: bytes, name: str) -> ModuleType:
-    known = _known(identity)
-    return _learn(identity, module_named(name)) if known is None else known  # type: ignore[no-any-return]
-
-
-def _complete_module(module: ModuleType, state: tuple[dict[str, Any], dict[str, str]]) -> None:
-    if not _is_fresh(module):
-        return
-    content, unavailable = state
-    for name, value in content.items():
-        vars(module).setdefault(name, value)
-    _modules().unavailable.update(unavailable)
-
-
-def _known(identity: bytes | None) -> Any:
-    if identity is None or _building.namespace is None:
-        return None
-    return _building.namespace.find(identity, own=False)
-
-
-def _learn(identity: bytes | None, obj: Any) -> Any:
-    if _building.fresh is not None:
-        _building.fresh[id(obj)] = obj
-    if identity is not None and _building.namespace is not None and _building.learnt is not None:
-        _building.namespace.learn(identity, obj)
-        _building.learnt.append(identity)
-        if _building.brought is not None:
-            _building.brought.append(identity)
-        definitions.adopt(obj, identity)
-    return obj
-
-
-def _is_fresh(obj: Any) -> bool:
-    """Whether its state is to be put into it: not if it was known before. True once."""
-    return _building.fresh is None or _building.fresh.pop(id(obj), None) is not None
-
-
-def _modules() -> Namespace:
-    return _building.modules or current_namespace()
-
-
-def _module_globals(name: str) -> dict[str, Any]:
-    """The globals of a module: the imported one, or the one that this namespace has under that name."""
-    if can_be_imported_by_name(name) or name not in _modules().modules and _is_elsewhere(name):
-        return vars(importlib.import_module(name))
-    return vars(_modules().module(name))
-
-
-def _is_elsewhere(name: str) -> bool:
-    """Whether a module that is not loaded yet can be imported here."""
-    if name == "__main__" or name in sys.modules:
-        return False
-    import importlib.util
-
-    try:
-        return importlib.util.find_spec(name) is not None
-    except (ImportError, AttributeError, ValueError):
-        return False
-
-
-def _loose_globals(name: str) -> dict[str, Any]:
-    import builtins
-
-    return {"__builtins__": builtins, "__name__": name}
-
-
-def _make_function(
-    identity: bytes | None, code: Any, namespace: dict[str, Any], name: str, cells: tuple[CellType, ...]
-) -> FunctionType:
-    known = _known(identity)
-    if known is not None:
-        return known  # type: ignore[no-any-return]
-    code = marshal.loads(code) if isinstance(code, bytes) else code
-    return _learn(identity, FunctionType(code, namespace, name, None, cells))  # type: ignore[no-any-return]
-
-
-def _complete_function(function: FunctionType, state: dict[str, Any]) -> None:
-    if not _is_fresh(function):
-        return
-    for name in state["submodules"]:
-        importlib.import_module(name)
-    for name in ("__module__", "__qualname__", "__doc__", "__defaults__", "__kwdefaults__", "__annotations__"):
-        setattr(function, name, state[name])
-    if state["__type_params__"]:
-        function.__type_params__ = state["__type_params__"]  # type: ignore[attr-defined]
-    function.__dict__.update(state["__dict__"])
-    for cell, content in zip(function.__closure__ or (), state["cells"], strict=True):
-        if content:
-            cell.cell_contents = content[0]
-    for name, value in state["globals"].items():
-        function.__globals__.setdefault(name, value)
-    _modules().unavailable.update(state["unavailable"])
-
-
-def new_cell() -> CellType:
-    return CellType()
-
-
-def _make_class(identity: bytes, meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, Any]) -> Any:
-    known = _known(identity)
-    return _learn(identity, _bare_class(meta, name, bases, basic)) if known is None else known
-
-
-def _bare_class(meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, Any]) -> Any:
-    """A class without its dictionary. A metaclass that can be imported makes it; of one that arrived, the nearest base that can."""
-    with _without_hooks(bases, everybody=False):
-        if is_importable(meta):
-            try:
-                return types.new_class(name, bases, {"metaclass": meta}, lambda namespace: namespace.update(basic))
-            except Exception:  # a hook that wants arguments, or the attributes: they come later
-                pass
-    maker = next(base for base in meta.__mro__ if is_importable(base) and base is not meta)
-    with _without_hooks(bases, everybody=True):
-        return maker.__new__(meta, name, bases, dict(basic))
-
-
-class _without_hooks:
-    """Switches `__init_subclass__` off: what it did to the driver's class is part of what arrives.
-
-    That of an importable base runs, unless `everybody`: it tells that module of the class.
-    """
-
-    def __init__(self, bases: tuple[type, ...], everybody: bool) -> None:
-        line = {base: None for start in bases for base in start.__mro__}
-        self._hooked = [
-            base for base in line if "__init_subclass__" in vars(base) and (everybody or not is_importable(base))
-        ]
-        self._saved: list[tuple[type, Any]] = []
-
-    def __enter__(self) -> None:
-        for base in self._hooked:
-            hook = vars(base)["__init_subclass__"]
-            try:
-                type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **options: None))
-            except TypeError:  # of a compiled class
-                continue
-            self._saved.append((base, hook))
-
-    def __exit__(self, *error: object) -> None:
-        for base, hook in self._saved:
-            type.__setattr__(base, "__init_subclass__", hook)
-
-
-def _complete_class(cls: Any, state: tuple[dict[str, Any], list[type] | None, tuple[str, dict[str, Any]]]) -> None:
-    if not _is_fresh(cls):
-        return
-    attributes, registry, extra = state
-    _set_attributes(cls, attributes)
-    for registered in registry or ():
-        cls.register(registered)
-    _fill_globals(*extra)
-
-
-def _set_attributes(cls: Any, attributes: dict[str, Any]) -> None:
-    for name, value in attributes.items():
-        type.__setattr__(cls, name, value)
-
-
-def _fill_globals(module: str, values: dict[str, Any]) -> None:
-    for name, value in values.items():
-        vars(_modules().module(module)).setdefault(name, value)
-
-
-def _make_enum(
-    identity: bytes,
-    meta: Any,
-    name: str,
-    bases: tuple[type, ...],
-    basic: dict[str, Any],
-    data_type: Any,
-    members: list[tuple[str, tuple[Any, ...]]],
-    aliases: dict[str, str],
-) -> Any:
-    known = _known(identity)
-    if known is not None:
-        return known
-    with _without_hooks(bases, everybody=True):
-        cls: Any = type.__new__(meta, name, bases, dict(basic))
-    made = {name: data_type.__new__(cls, *args) for name, args in members}
-    type.__setattr__(cls, "_member_map_", {alias: made[name] for alias, name in aliases.items()})
-    return _learn(identity, cls)
-
-
-def _complete_enum(
-    cls: Any, state: tuple[dict[str, Any], list[tuple[str, dict[str, Any]]], tuple[str, dict[str, Any]]]
-) -> None:
-    if not _is_fresh(cls):
-        return
-    attributes, members, extra = state
-    for name, values in members:
-        member = cls._member_map_[name]
-        member.__objclass__ = cls
-        member.__dict__.update(values)
-    _set_attributes(cls, attributes)
-    _fill_globals(*extra)
-
-
-def _make_struct(
-    identity: bytes,
-    meta: Any,
-    name: str,
-    bases: tuple[type, ...],
-    basic: dict[str, Any],
-    fields: dict[str, Any],
-    factories: dict[str, Any],
-    options: dict[str, Any],
-) -> Any:
-    known = _known(identity)
-    if known is not None:
-        return known
-    import msgspec
-
-    made = {name: msgspec.field(default_factory=factory) for name, factory in factories.items()}
-    with _without_hooks(bases, everybody=True):
-        return _learn(identity, meta(name, bases, {**basic, **fields, **made}, **options))
-
-
-def _make_cached(identity: bytes, function: Any, parameters: dict[str, Any]) -> Any:
-    known = _known(identity)
-    return _learn(identity, functools.lru_cache(**parameters)(function)) if known is None else known
-
-
-def _make_named(identity: bytes, module: str, name: str, make: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    known = _known(identity)
-    if known is not None:
-        return known
-    made = make(*args)
-    if hasattr(made, "__module__") and type(made).__module__ == "typing":
-        made.__module__ = module
-    vars(_modules().module(module)).setdefault(name, made)
-    return _learn(identity, made)
-
-
-def _complete_named(obj: Any, state: Any) -> None:
-    if not _is_fresh(obj) or state is None:
-        return
-    plain, slots = state if isinstance(state, tuple) else (state, {})
-    for name, value in {**(plain or {}), **slots}.items():
-        object.__setattr__(obj, name, value)
-
-
-def _new(cls: Any) -> Any:
-    return cls.__new__(cls)
-
-
-def _call(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    return function(*args, **keywords)
-
-
-def open_sources(sources: dict[str, list[str]]) -> None:
-    """Makes the lines of what is no file known to tracebacks and `inspect`."""
-    for filename, lines in sources.items():
-        linecache.cache.setdefault(filename, (sum(map(len, lines)), None, lines, filename))

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def reduce_random(generator: Any) -> Any:
     random = sys.modules.get("random")
-    if random is not None and generator is random._inst:  # type: ignore[attr-defined]
+    if random is not None and generator is random._inst:
         return (_by_path, ("random", "_inst"))
     return NotImplemented
 
@@ -34,9 +34,9 @@ def reduce_numpy_random(generator: Any) -> Any:
     mtrand = sys.modules.get("numpy.random.mtrand")
     if mtrand is None:
         return NotImplemented
-    if generator is mtrand._rand:  # type: ignore[attr-defined]
+    if generator is mtrand._rand:
         return (_by_path, ("numpy.random.mtrand", "_rand"))
-    if generator is mtrand._rand._bit_generator:  # type: ignore[attr-defined]
+    if generator is mtrand._rand._bit_generator:
         return (_by_path, ("numpy.random.mtrand", "_rand", "_bit_generator"))
     return NotImplemented
 
@@ -104,8 +104,8 @@ def reduce_exception(error: BaseException) -> Any:
         return NotImplemented
     if kind.__reduce_ex__ is not object.__reduce_ex__:
         return NotImplemented
-    _, args, *state = error.__reduce__()
-    return (_rebuild_exception, (kind, args), *state)
+    reduced: tuple[Any, ...] = tuple(error.__reduce__())
+    return (_rebuild_exception, (kind, reduced[1]), *reduced[2:])
 
 
 def _compiled_base(kind: type) -> Any:
@@ -148,7 +148,9 @@ def attach_shared_memory(name: str) -> Any:
 
 
 def never_unlink_attached() -> None:
-    """From now on what this process only attaches to is not unlinked when it ends: it is somebody else's (python/cpython#82300)."""
+    """From now on what this process only attaches to is not unlinked when it ends: it is somebody else's
+    (python/cpython#82300).
+    """
     from multiprocessing import shared_memory
 
     class SharedMemory(shared_memory.SharedMemory):

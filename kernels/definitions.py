@@ -5,13 +5,13 @@
                                                  unknown: read the body once, keep the object
 
 A *definition* lives in `__main__`, in a module made in memory, or inside a function. The process that made it gives it an
-identity; a value that refers to it carries this identity, not its body. The body lies in shared memory once per version, for as
-long as the process that made it has the object, or a value that refers to it is there. Whoever knows an identity uses his own object, so
-nothing that arrives changes a class.
+identity; a value that refers to it carries this identity, not its body. The body lies in shared memory once per version, for
+as long as the process that made it has the object, or a value that refers to it is there. Whoever knows an identity uses his
+own object, so nothing that arrives changes a class.
 
-A `Namespace` is where a process keeps what has arrived: a module object per name, whose globals the functions use. A worker has
-one for each service that it has loaded, since a service's globals are those at `Runner.service`; the driver has one for what tasks
-define. `bodies.py` says how a body is written and built.
+A `Namespace` is where a process keeps what has arrived: a module object per name, whose globals the functions use. A worker
+has one for each service that it has loaded, since a service's globals are those at `Runner.service`; the driver has one for
+what tasks define. `bodies.py` says how a body is written and built.
 """
 
 from __future__ import annotations
@@ -270,7 +270,9 @@ class Namespace:
         return self._faded.get(identity) if found is None else found
 
     def takes(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> bool:
-        """Whether a service can move in with those that are here: all names that both have mean the same, in the same state."""
+        """Whether a service can move in with those that are here: all names that both have mean the same, in the same
+        state.
+        """
         if marks is None:
             return False
         return all(self.names.get(name, identity) == identity for name, identity in names.items()) and all(
@@ -357,7 +359,8 @@ def function_parts(function: FunctionType, names: tuple[str, ...]) -> tuple[Any,
 
 
 def class_parts(cls: type) -> tuple[Any, ...]:
-    """What the version of a class goes by: its bases, its methods and descriptors, and those of its bases. Data in it is state, not
+    """What the version of a class goes by: its bases, its methods and descriptors, and those of its bases. Data in it is
+    state, not
     a version."""
     return tuple((id(base), _behaviour_of(base)) for base in cls.__mro__ if not is_importable(base))
 

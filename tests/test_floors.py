@@ -25,7 +25,9 @@ FLOORS = [
     {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries", "engine.seeds"},
     {"session", "closures", "statistics", "package"},
     {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
-    {"kernels.bodies"},
+    {"kernels.picklers"},
+    {"kernels.unpickling", "kernels.bodies"},
+    {"kernels.building"},
     {"kernels.definitions", "kernels.carried"},
     {
         "kernels.runtime",
