@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType
 
-from flame_fast.kernels.carried import is_global_generator
+from flame_fast.kernels.carried import is_global_generator, is_guard
 from flame_fast.kernels.definitions import is_importable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY = range(7)
+SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY, WORKERS = range(8)
 
 #: The state of a function that is as it was pickled.
 NOTHING = (SAME,)
@@ -81,6 +81,8 @@ class Capture:
             content = cell.cell_contents
         except ValueError:
             return (EMPTY,)
+        if is_guard(content):
+            return (WORKERS,)
         if self._pickled.get(id(cell), self) is content:
             return self._describe(content, seen)
         return (VALUE, content)
@@ -115,5 +117,5 @@ def _fill(cell: CellType, state: tuple[Any, ...]) -> None:
         cell.cell_contents = state[1]
     elif state[0] == EMPTY:
         del cell.cell_contents
-    else:
+    elif state[0] != WORKERS:  # what only guards stays the worker's own
         cell.cell_contents = with_state(cell.cell_contents, state)

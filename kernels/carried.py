@@ -71,6 +71,18 @@ GENERATORS = {
 # ---- locks, context ---------------------------------------------------------------------------------------------------
 
 
+GUARDS = {
+    *(("_thread", name) for name in ("lock", "RLock", "_local")),
+    *(("threading", name) for name in ("Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier")),
+}
+
+
+def is_guard(value: Any) -> bool:
+    """Whether it only guards or separates the threads of one process."""
+    kind = type(value)
+    return (kind.__module__, kind.__qualname__) in GUARDS
+
+
 def reduce_lock(lock: Any) -> Any:
     return (_fresh, (type(lock).__name__,))
 

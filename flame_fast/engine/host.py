@@ -72,7 +72,7 @@ class Host:
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,
-        enter: Callable[[Namespace], object] = Namespace.enter,
+        enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
     ) -> None:
         self.runtime = runtime

@@ -16,6 +16,7 @@ from flame_fast.engine.libraries import Libraries
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.carried import never_unlink_attached
+from flame_fast.kernels.definitions import Namespace
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
 TYPE_CHECKING = False
@@ -123,7 +124,7 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     libraries.watch_imports()
     libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)
-    host = Host(runtime, project.prepare, project.shown, libraries, seeds=Seeds(runtime, libraries))
+    host = Host(runtime, project.prepare, project.shown, libraries, Namespace.enter, Seeds(runtime, libraries))
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
