@@ -18,7 +18,7 @@ import importlib
 import io
 import pickle
 import sys
-from types import CellType, CodeType, FunctionType, ModuleType
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
 
 from flame_fast.kernels import array_pickling, bodies, building, carried, unpickling
 from flame_fast.kernels.definitions import Place, can_be_imported, definitions, is_importable, is_named, new_identity
@@ -47,6 +47,12 @@ SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
 #: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
 HEAP_TYPE = 1 << 9
 
+#: Compiled types of which some objects go by their name.
+NAMED_SOMETIMES = (BuiltinFunctionType, MethodWrapperType)
+
+#: Types that pickle needs no help with: compiled ones, and imported classes without a reduction of their own.
+_ordinary: set[type] = set()
+
 #: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
 CACHED = type(functools.lru_cache(lambda: None))
 
@@ -55,14 +61,12 @@ class _Reducer:
     """What both picklers do with the objects that are special here."""
 
     runtime: Runtime | None  # None: a body; arrays in it stay as they are
-    inputs: dict[int, Any] | None  # None: no future may stay a future
-    arrays: list[Any]  # written beside the pickle, natively
-    holds: list[DefinitionHold]  # bodies that the value refers to
-    body: bodies.Body  # of a value: what its closures use
-    marking: bool  # only to tell one state from another: definitions by their identities
+    beside: Dump  # where what lies beside the pickle is gathered
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
+        if kind in _ordinary:
+            return NotImplemented
         if kind is ObjectFuture or kind is ObjectRef:
             return self.reduce_future(obj)
         if kind is CellType:
@@ -91,7 +95,7 @@ class _Reducer:
             return bodies.reduce_member(obj)
         if bodies.overrides(kind, "__reduce_ex__") or bodies.overrides(kind, "__reduce__"):
             return self.reduce_by_its_own(obj, kind)
-        return NotImplemented
+        return _note_ordinary(kind)
 
     def reduce_by_its_own(self, obj: Any, kind: type) -> Any:
         """Objects with a reduction of their own: it may be no more than a name in a module that no worker can import."""
@@ -102,7 +106,7 @@ class _Reducer:
             return carried.reduce_manager_proxy(obj)
         reduced = obj.__reduce_ex__(PROTOCOL)
         if not isinstance(reduced, str):
-            return reduced
+            return reduced if kind.__flags__ & HEAP_TYPE or kind in NAMED_SOMETIMES else _note_ordinary(kind)
         name = reduced
         module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
         if module in sys.modules and can_be_imported(sys.modules[module]):
@@ -123,7 +127,7 @@ class _Reducer:
         if self.runtime is not None:
             return self.reference(obj)
         record = definitions.record_of(obj, bodies.parts_of)
-        return (bytes, (record.identity,)) if self.marking else write(obj, record, self.body)
+        return (bytes, (record.identity,)) if self.beside.marking else write(obj, record, self.beside.body)
 
     def reduce_definition(self, obj: Any) -> Any:
         """A function or class: by name, by identity, or with its body."""
@@ -135,7 +139,7 @@ class _Reducer:
             return self.reduce_with_body(obj, bodies.write_class)
         if not obj.__closure__ or is_named(obj) or definitions.known_record(obj) is not None:
             return self.reduce_with_body(obj, bodies.write_function)
-        return bodies.write_function(obj, None, self.body, loose=self.runtime is not None)
+        return bodies.write_function(obj, None, self.beside.body, loose=self.runtime is not None)
 
     def reference(self, obj: Any) -> tuple[Any, ...]:
         """A definition by its identity, and where its body lies."""
@@ -144,23 +148,30 @@ class _Reducer:
         hold = place.hold or self.runtime.hold_definition(place.identity, place.offset, place.nbytes)
         if hold is None:  # gone just now
             return self.reference(obj)
-        self.holds.append(hold)
+        self.beside.holds.append(hold)
         return (unpickling.resolve, (place.identity, place.offset, place.nbytes))
 
     def reduce_array(self, array: Any, numpy: Any) -> Any:
         assert self.runtime is not None
         if type(array) is numpy.ndarray and self.runtime.takes_array(array):
-            self.arrays.append(array)
-            return (unpickling.array_beside, (len(self.arrays) - 1,))
+            self.beside.arrays.append(array)
+            return (unpickling.array_beside, (len(self.beside.arrays) - 1,))
         return array_pickling.reduce_array(array, self.runtime.arrays_read_only)
 
     def reduce_future(self, future: Any) -> Any:
-        if self.inputs is None:
+        if self.beside.inputs is None:
             return (unpickling.identity, (future.get(),))
         assert self.runtime is not None
         if not self.runtime.owns(future):
             future = self.runtime.pickling.adopt(self.runtime, future)
-        return (unpickling.input_value, (self.runtime.number_input(self.inputs, future),))
+        return (unpickling.input_value, (self.runtime.number_input(self.beside.inputs, future),))
+
+
+def _note_ordinary(kind: type) -> Any:
+    """Remembers that pickle needs no help with such objects, if that cannot change."""
+    if is_importable(kind) and (kind.__module__, kind.__qualname__) not in carried.REDUCERS_IN_BODIES:
+        _ordinary.add(kind)
+    return NotImplemented
 
 
 def _reduce_compiled(compiled: Any) -> Any:
@@ -175,7 +186,8 @@ def _reduce_compiled(compiled: Any) -> Any:
 class _PlainPickler(pickle.Pickler, _Reducer):
     def __init__(self, file: Any, dump: Dump) -> None:
         super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
-        dump.equip(self)
+        self.beside = dump
+        self.runtime = dump.runtime
 
     def reducer_override(self, obj: Any) -> Any:
         if isinstance(obj, (FunctionType, type)):
@@ -206,11 +218,14 @@ class Dump:
         self.buffers: list[Any] = []
         self.arrays: list[Any] = []
         self.holds: list[DefinitionHold] = []
-        self.body = bodies.Body(self.unavailable)
+        self._body: bodies.Body | None = None
 
-    def equip(self, pickler: Any) -> None:
-        for name in ("runtime", "inputs", "arrays", "holds", "body", "marking"):
-            setattr(pickler, name, getattr(self, name))
+    @property
+    def body(self) -> bodies.Body:
+        """What is gathered of definitions, from the first on."""
+        if self._body is None:
+            self._body = bodies.Body(self.unavailable)
+        return self._body
 
     def write(self, value: Any) -> None:
         file = io.BytesIO()
@@ -253,7 +268,8 @@ def _cloud_pickler(file: Any, dump: Dump) -> pickle.Pickler:
             return super().reducer_override(obj) if reduced is NotImplemented else reduced
 
     pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
-    dump.equip(pickler)
+    pickler.beside = dump
+    pickler.runtime = dump.runtime
     return pickler
 
 
