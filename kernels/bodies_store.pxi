@@ -42,6 +42,12 @@ cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
     runtime.memory.processes[runtime.me].definition_bytes += nbytes
     return new_hold(runtime, <uint32_t> id, runtime.memory.extents[id].offset, nbytes)
 
+cdef int64_t extent_at(Segment runtime, uint64_t offset) noexcept:
+    """The extent at an offset that somebody has told; -1: none."""
+    if offset < <uint64_t> (runtime.arena - runtime.memory.base) or offset >= runtime.mapped_bytes:
+        return -1
+    return extent_of(&runtime.memory, offset)
+
 cdef bint is_body(Segment runtime, uint32_t id, const char *identity, uint64_t offset) noexcept:
     """With the lock: whether the body is still there, held or referred to by somebody."""
     cdef Extent *extent = &runtime.memory.extents[id]
@@ -50,7 +56,7 @@ cdef bint is_body(Segment runtime, uint32_t id, const char *identity, uint64_t o
 
 cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, uint64_t nbytes):
     """A hold on a body that somebody else keeps; None if nobody does any more."""
-    cdef int64_t id = extent_of(&runtime.memory, offset)
+    cdef int64_t id = extent_at(runtime, offset)
     cdef bint there
     if id < 0:
         return None
@@ -62,7 +68,7 @@ cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, 
     return new_hold(runtime, <uint32_t> id, offset, nbytes) if there else None
 
 cdef bint body_is_there(Segment runtime, bytes identity, uint64_t offset):
-    cdef int64_t id = extent_of(&runtime.memory, offset)
+    cdef int64_t id = extent_at(runtime, offset)
     cdef bint there
     if id < 0:
         return False
