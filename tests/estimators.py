@@ -36,7 +36,6 @@ WIDE = {
     "MiniBatchKMeans",
     "MLPRegressor",
     "MultinomialNB",
-    "PCA",
     "Perceptron",
     "Ridge",
     "SGDClassifier",
@@ -48,8 +47,8 @@ WIDE = {
 
 #: Fewer steps, where the default takes seconds.
 QUICKER = {
-    "DictionaryLearning": {"max_iter": 2},
-    "LatentDirichletAllocation": {"max_iter": 2},
+    "DictionaryLearning": {"max_iter": 1},
+    "LatentDirichletAllocation": {"max_iter": 1},
     "TSNE": {"max_iter": 250},
     "MeanShift": {"max_iter": 5},
 }
@@ -96,7 +95,7 @@ def data(name, estimator, size):
         return [(int(number), 3 + int(number) % 2) for number in target], None
     if takes[0] == "y":
         return target, None
-    if tags.string:
+    if tags.string and not tags.two_d_array:
         return [" ".join(f"word{int(4 * value)}" for value in row) for row in points], target
     if tags.dict:
         return [{f"key{at}": float(value) for at, value in enumerate(row[:5])} for row in points], target

@@ -65,22 +65,32 @@ MIXED = ["real", "more", "whole", "truth", "text", "kind", "order", "time", "zon
 ]
 
 
-def subjects():
-    """What there is to do things to: by name, the function that makes it of a number of rows."""
+def subjects(count=0):
+    """What there is to do things to: by name, the function that makes it of a number of rows; fewer kinds of large ones."""
+    kinds = ["real", "whole", "truth", "text", "kind", "order", "time", "masked", "sparse"] + ["arrow whole", "arrow text"]
     made = {
-        "frame": lambda count: pd.DataFrame({name: value for name, value in columns(count).items() if name in MIXED}),
+        "frame": lambda count: pd.DataFrame({name: value for name, value in columns(fewer(count)).items() if name in MIXED}),
         "frame, one block": lambda count: pd.DataFrame(columns(4 * count)["real"].reshape(count, 4), columns=list("abcd")),
-        "frame, Arrow": lambda count: pd.DataFrame({name: columns(count)[name] for name in ARROW}),
-        "frame, by time": lambda count: pd.DataFrame(columns(count)).set_index("time")[["real", "more", "whole", "kind"]],
+        "frame, Arrow": lambda count: pd.DataFrame({name: columns(fewer(count))[name] for name in ARROW}),
+        "frame, by time": lambda count: by_time(fewer(count)),
     }
-    for name in columns(LARGE - 1):
-        made[f"series, {name}"] = lambda count, name=name: pd.Series(columns(count).get(name, []), name=name)
+    for name in kinds if count == LARGE else columns(30):
+        made[f"series, {name}"] = lambda count, name=name: pd.Series(columns(count)[name], name=name)
     for name in ("real", "whole", "text", "kind", "time", "zone", "masked", "arrow text"):
-        made[f"index, {name}"] = lambda count, name=name: pd.Index(columns(count)[name], name=name)
+        made[f"index, {name}"] = lambda count, name=name: pd.Index(columns(fewer(count))[name], name=name)
     made["index, of two"] = lambda count: pd.MultiIndex.from_arrays(
-        [np.arange(count), columns(count)["kind"]], names=["a", "b"]
+        [np.arange(fewer(count)), columns(fewer(count))["kind"]], names=["a", "b"]
     )
     return made
+
+
+def fewer(count):
+    """Rows of which numbers of eight bytes are large still: what is done to all columns, or looked up, takes its time."""
+    return min(count, LARGE // 6)
+
+
+def by_time(count):
+    return pd.DataFrame(columns(count)).set_index("time")[["real", "more", "whole", "kind"]]
 
 
 def make(name, count):
@@ -286,8 +296,8 @@ SERIES = {
     "take": lambda s: s.take([3, 1, 2]),
     "shift": lambda s: s.shift(2),
     "diff": lambda s: s.diff(),
-    "cumsum": lambda s: s.cumsum(),
-    "cummax": lambda s: s.cummax(),
+    "cumsum": lambda s: s.head(50).cumsum(),  # quadratic in the rows, of text
+    "cummax": lambda s: s.head(50).cummax(),
     "rolling": lambda s: s.rolling(3).mean(),
     "ewm": lambda s: s.ewm(2).mean(),
     "groupby": lambda s: s.groupby(np.arange(len(s)) % 5).agg(["first", "count", "max"]),
@@ -383,7 +393,7 @@ INDEX = {
     "i.name = ": lambda i: setattr(i, "name", "other"),
     "i.names = ": lambda i: setattr(i, "names", ["x", "y"][: i.nlevels]),
     "i[0] = ": lambda i: i.__setitem__(0, i[1]),
-    "get_indexer": lambda i: i.get_indexer_for(i[::-1]),
+    "get_indexer": lambda i: i.unique().get_indexer_for(i[::-1]),
     "get_loc": lambda i: i.get_loc(i[5]),
     "union": lambda i: i.union(i[::-1]),
     "sort_values": lambda i: i.sort_values(),

@@ -10,6 +10,7 @@ import dataclasses
 import pickle
 import re
 import sys
+from itertools import chain
 
 import numpy as np
 
@@ -18,7 +19,7 @@ LARGE = 34_000
 SIZES = {"tiny": 30, "large": LARGE}
 
 #: What says itself whether it is equal.
-PLAIN = {str, int, bool, type(None), float, np.float64}
+PLAIN = (str, int, float, np.generic, type(None))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +94,8 @@ def _sequences(found, expected, tolerance):
     if len(found) != len(expected):
         return f"{len(found)} items, not {len(expected)}"
     kinds = list(map(type, found))
-    if kinds == list(map(type, expected)) and set(kinds) <= PLAIN and found == expected:
+    plain = all(issubclass(kind, PLAIN) or kind.__module__.startswith("pandas._libs") for kind in set(kinds))
+    if plain and kinds == list(map(type, expected)) and found == expected:
         return ""
     for at, pair in enumerate(zip(found, expected, strict=True)):
         if different := difference(*pair, tolerance):
@@ -186,6 +188,9 @@ def _sparse(found, expected, tolerance):
         return f"{found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"
     if found.format == "dok":
         return _dicts_of_keys(found, expected, tolerance)
+    if found.format == "lil" and {*map(type, [*found.data, *found.rows, *expected.data, *expected.rows])} == {list}:
+        lists = [[list(map(len, m.rows)), [*chain(*m.rows)], [*chain(*m.data)]] for m in (found, expected)]
+        return difference(*lists, tolerance)
     for name in ("data", "indices", "indptr", "coords", "offsets", "rows"):
         if hasattr(expected, name) and (text := difference(getattr(found, name), getattr(expected, name), tolerance)):
             return f"{name} {text}"
@@ -195,6 +200,6 @@ def _sparse(found, expected, tolerance):
 def _dicts_of_keys(found, expected, tolerance):
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"
-    return difference(list(found.keys()), list(expected.keys())) or difference(
-        np.array(list(found.values())), np.array(list(expected.values())), tolerance
-    )
+    if list(found.keys()) != list(expected.keys()):
+        return "other keys"
+    return difference(np.array(list(found.values())), np.array(list(expected.values())), tolerance)

@@ -15,11 +15,14 @@ FORMATS = ("csr", "csc", "coo", "bsr", "dia", "dok", "lil")
 COLUMNS = 20
 
 
-def subjects():
-    """What there is to do things to: by name, the function that makes it of a number of elements."""
+def subjects(count=0):
+    """What there is to do things to: by name, the function that makes it of a number of elements.
+
+    Of large ones, only one format comes as a matrix: the class differs from the array's in what operators mean.
+    """
     made = {}
     for form in FORMATS:
-        for flavour in ("matrix", "array"):
+        for flavour in ("matrix", "array") if count < LARGE or form == "csr" else ("array",):
             made[f"{form}_{flavour}"] = lambda count, form=form, flavour=flavour: two_axes(form, flavour, count)
     for form in ("csr", "coo", "dok"):
         made[f"{form}_array of one axis"] = lambda count, form=form: one_axis(form, count)
@@ -30,7 +33,7 @@ def subjects():
 
 def make(name, count):
     """Those that hold Python's objects and no arrays are slow, and the border of what is shared is none for them."""
-    return subjects()[name](min(count, LARGE // 20) if name.startswith(("dok", "lil")) else count)
+    return subjects()[name](min(count, LARGE // 40) if name.startswith(("dok", "lil")) else count)
 
 
 def two_axes(form, flavour, count):

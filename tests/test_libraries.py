@@ -76,7 +76,7 @@ def do_all_deeds(rr, family, size):
     """
     module, differences = importlib.import_module(family), Differences()
     task = rr.service(quietly)
-    for name in module.subjects():
+    for name in module.subjects(SIZES[size]):
         original = module.make(name, SIZES[size])
         made = task(module.make, name, SIZES[size])
         held = made.get()
