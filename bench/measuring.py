@@ -160,6 +160,11 @@ def resident_bytes(pid="self"):
     return sizes["RssAnon"], sizes["RssShmem"]
 
 
+def anonymous_bytes(pid="self"):
+    """What is a process's own: heap, and pages that it has copied of what it shares with others. Exact, page by page."""
+    return _rollup(pid)["Anonymous"]
+
+
 def _rollup(pid):
     return _sizes(f"/proc/{pid}/smaps_rollup")
 

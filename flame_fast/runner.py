@@ -39,6 +39,9 @@ if TYPE_CHECKING:
 
 ENGINES = ("inline", "local")
 
+#: How arrays arrive: as each receiver's own, or with WRITEABLE cleared.
+ARRAYS = ("copy-on-write", "readonly")
+
 #: How a runner ends, in messages after its name.
 CLOSED = "was closed"
 UNCLOSED = "was dropped without close() (nobody held the Runner any more, or the program ended)"
@@ -66,6 +69,10 @@ class Runner:
     memory : int or str, optional
         Bytes that arguments and values may take in shared memory at the same time, or text like `"4g"`; default 80 % of what
         the machine and the cgroup have free now. Beyond it: `StoreFullError`.
+    arrays : {"copy-on-write", "readonly"}
+        NumPy arrays that arrive, in tasks and in the driver, alone or in objects, are the receiver's own: of large ones
+        a page is copied when it is first written. `"readonly"` makes them refuse writes, for those who want to be told of
+        such copies. A Runner inside a task has the outer runner's.
 
     Raises
     ------
@@ -90,13 +97,11 @@ class Runner:
         engine: str = "local",
         context: FlameContext | None = None,
         memory: int | str | None = None,
+        arrays: str = "copy-on-write",
     ) -> None:
         check_name(name)
-        if engine not in ENGINES:
-            raise FlameError(
-                FlameErrorCode.INVALID_ARGUMENT,
-                f"unknown engine {engine!r}; known are {', '.join(map(repr, ENGINES))}",
-            )
+        _check_known("engine", engine, ENGINES)
+        _check_known("arrays", arrays, ARRAYS)
         if context is not None and not isinstance(context, FlameContext):
             raise FlameError(
                 FlameErrorCode.INVALID_ARGUMENT, f"context must be a FlameContext, got {context!r}; write FlameContext(path)"
@@ -120,7 +125,7 @@ class Runner:
             self._engine: Engine = outer
             self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
             return
-        self._engine = _start_engine(engine, name, workers, cpus, limit)
+        self._engine = _start_engine(engine, name, workers, cpus, limit, arrays == "readonly")
         engine_context.register(self._engine)
         try:
             tenancy = enter_application(
@@ -317,16 +322,23 @@ def _attach(session: int, name: str) -> Runner:
         engine_context.set_importing(importing)
 
 
-def _start_engine(engine: str, name: str, workers: int, cpus: int, limit: int) -> Engine:
+def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
+    if value not in known:
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT, f"unknown {what} {value!r}; known are {', '.join(map(repr, known))}"
+        )
+
+
+def _start_engine(engine: str, name: str, workers: int, cpus: int, limit: int, arrays_read_only: bool) -> Engine:
     cgroups = memory_cgroups()
     try:
         if engine == "inline":
             from flame_fast.engine.inline import InlineEngine
 
-            return InlineEngine(name, workers, cpus, limit, cgroups)
+            return InlineEngine(name, workers, cpus, limit, cgroups, arrays_read_only)
         from flame_fast.engine.local import LocalEngine
 
-        return LocalEngine(name, workers, cpus, limit, cgroups)
+        return LocalEngine(name, workers, cpus, limit, cgroups, arrays_read_only)
     except OSError as error:
         raise FlameError(
             FlameErrorCode.INTERNAL,

@@ -12,7 +12,7 @@ cdef extern from *:
     #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
     """
 
-from cpython.object cimport Py_TYPE, PyObject, PyTypeObject
+from cpython.object cimport Py_TYPE, PyTypeObject
 
 cdef extern from *:
     """
@@ -38,7 +38,7 @@ cdef extern from "numpy/arrayobject.h":
         uint8_t version
         PyDataMemAllocator allocator
     int _import_array() except -1
-    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER
+    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER, NPY_KEEPORDER
     object PyDataMem_SetHandler(object handler)
     object PyArray_NewFromDescr(PyTypeObject *subtype, PyArray_Descr *descr, int nd, const npy_intp *dims,
                                 const npy_intp *strides, void *data, int flags, PyObject *like)
@@ -57,6 +57,8 @@ cdef extern from "numpy/arrayobject.h":
     npy_intp *PyArray_DIMS(PyArrayObject *array)
     npy_intp *PyArray_STRIDES(PyArrayObject *array)
     npy_intp PyArray_NBYTES(PyArrayObject *array)
+    npy_intp PyDataType_ELSIZE(PyArray_Descr *descr)
+    PyArray_Descr *PyArray_DESCR(PyArrayObject *array)
     PyObject *PyArray_BASE(PyArrayObject *array)
     int NPY_ARRAY_WRITEABLE, NPY_ARRAY_CARRAY
     PyTypeObject PyArray_Type
@@ -92,13 +94,29 @@ cdef inline bint is_numeric(PyArrayObject *array) noexcept:
     cdef int number = PyArray_TYPE(array)
     return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
 
+cdef struct Span:               # which bytes an array's elements lie in, as seen from the first element
+    uint64_t before
+    uint64_t after
+
+cdef Span span_of(int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t item_bytes) noexcept:
+    cdef Span span
+    cdef int i
+    span.before, span.after = 0, item_bytes
+    for i in range(dimensions):
+        if strides[i] < 0:
+            span.before -= (shape[i] - 1) * strides[i]
+        else:
+            span.after += (shape[i] - 1) * strides[i]
+    return span
+
 # ---- writing --------------------------------------------------------------------------------------------------------
 
 cdef int encode_array(Scratch out, Segment runtime, object value, int sole) except -1:
     """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `sole` as in encode_native."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef const char *data = <const char *> PyArray_DATA(array)
-    cdef int64_t id
+    cdef int64_t id, place
+    cdef Span span
     if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
         return NATIVE_CANNOT
     id = held_extent(runtime, data)
@@ -107,12 +125,22 @@ cdef int encode_array(Scratch out, Segment runtime, object value, int sole) exce
     kept = value                # from here on other threads may run
     if PyArray_NBYTES(array) <= SHARED_BYTES:
         return put_small_array(out, value)
-    if id >= 0 and runtime.memory.extents[id].sealed:
-        extent_hold(&runtime.memory, <uint32_t> id)
-        out.add_handle(runtime.memory.extents[id].offset)
-        runtime.count_shared(PyArray_NBYTES(array))
-        return put_array_place(out, array, data - runtime.memory.base, PyArray_STRIDES(array))
-    return put_copied_array(out, runtime, value)
+    span = span_of(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array)))
+    place = place_of(runtime, data - span.before, span.before + span.after)
+    if place < 0:
+        return put_copied_array(out, runtime, value)
+    hold_place(out, runtime, place, PyArray_NBYTES(array))
+    if sole and Py_REFCNT(value) == sole + 1:       # and `kept`
+        leave_view(array, span.before + span.after)
+    return put_array_place(out, array, place + span.before, PyArray_STRIDES(array))
+
+cdef void leave_view(PyArrayObject *array, uint64_t nbytes) noexcept:
+    """An array that is about to go, and of which no byte was written: if it is all that there is of its view, nobody writes there
+    any more, and the view need not look once more when it goes."""
+    cdef PyObject *base = PyArray_BASE(array)
+    if base != NULL and Py_TYPE(<object> base) == <PyTypeObject *> SharedBuffer and Py_REFCNT(<object> base) == 1:
+        if not has_weak_references(<object> <PyObject *> array) and (<SharedBuffer> base).nbytes == nbytes:
+            (<SharedBuffer> base).left = True
 
 cdef inline bint has_weak_references(object value) noexcept:
     return ff_weak_references(<PyObject *> value) != NULL
@@ -121,11 +149,13 @@ cdef bint gives_up(object value, int references, uint64_t extent_bytes):
     """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
 
     It has no more references than those `references` of the caller's, the array that it is a view of has none but its, neither has
-    weak ones, and it is at least half of the extent.
+    weak ones, it is at least half of the extent, and each of its elements lies by itself.
     """
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef PyArrayObject *owner = array
     if Py_REFCNT(value) != references or has_weak_references(value) or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+        return False
+    if elements_overlap(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array))):
         return False
     if PyArray_BASE(array) != NULL:
         if Py_TYPE(<object> PyArray_BASE(array)) != &PyArray_Type or Py_REFCNT(<object> PyArray_BASE(array)) != 1:
@@ -199,7 +229,7 @@ cdef object array_at(int type_number, int dimensions, const npy_intp *shape, con
     return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL)
 
 cdef object decode_array(const char **at, Segment runtime, bint in_place):
-    """A read-only array: a view of its extent, or a small one copied out."""
+    """An array of the reader's own: a view of its extent, or a small one copied out."""
     cdef npy_intp shape[MOST_DIMENSIONS]
     cdef npy_intp strides[MOST_DIMENSIONS]
     cdef int type_number = <unsigned char> at[0][0], dimensions = <unsigned char> at[0][1], order = at[0][2]
@@ -212,16 +242,64 @@ cdef object decode_array(const char **at, Segment runtime, bint in_place):
         memcpy(strides, at[0], 8 * dimensions)
         memcpy(&offset, at[0] + 8 * dimensions, 8)
         at[0] += 8 * dimensions + 8
-        array = array_at(type_number, dimensions, shape, strides, runtime.memory.base + offset, 0)
-        buffer = shared_buffer(runtime, offset, PyArray_NBYTES(<PyArrayObject *> array))
-        Py_INCREF(buffer)                       # PyArray_SetBaseObject steals it
-        PyArray_SetBaseObject(<PyArrayObject *> array, buffer)
-        return array
+        return view_of_array(runtime, type_number, dimensions, shape, strides, offset)
     array = array_at(type_number, dimensions, shape, NULL, NULL, NPY_ARRAY_F_CONTIGUOUS if order else 0)
     memcpy(PyArray_DATA(<PyArrayObject *> array), at[0], PyArray_NBYTES(<PyArrayObject *> array))
     at[0] += PyArray_NBYTES(<PyArrayObject *> array)
-    PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
+    return lock_if_asked(runtime, array)
+
+cdef object lock_if_asked(Segment runtime, array):
+    """A fresh array, which `Runner(arrays="readonly")` makes refuse writes."""
+    if runtime.memory.header.arrays_read_only:
+        PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
     return array
+
+cdef object view_of_array(Segment runtime, int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t offset):
+    """An array whose first element lies at `offset` of the segment; a copy if nothing more can be mapped."""
+    cdef uint64_t item_bytes = item_bytes_of(type_number)
+    cdef Span span = span_of(dimensions, shape, strides, item_bytes)
+    cdef SharedBuffer view = shared_buffer(runtime, offset - span.before, span.before + span.after)
+    cdef char *first = runtime.memory.base + offset if view is None else view.data + span.before
+    cdef int flags = NPY_ARRAY_WRITEABLE
+    if runtime.memory.header.arrays_read_only or elements_overlap(dimensions, shape, strides, item_bytes):
+        flags = 0
+    array = array_at(type_number, dimensions, shape, strides, first, flags)
+    if view is None:
+        runtime.count_copied(PyArray_NBYTES(<PyArrayObject *> array))
+        return lock_if_asked(runtime, PyArray_NewCopy(<PyArrayObject *> array, NPY_KEEPORDER))
+    runtime.count_shared(PyArray_NBYTES(<PyArrayObject *> array))
+    Py_INCREF(view)                             # PyArray_SetBaseObject steals it
+    PyArray_SetBaseObject(<PyArrayObject *> array, view)
+    return array
+
+cdef bint elements_overlap(int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t item_bytes) noexcept:
+    """Whether two elements may share a byte, as a broadcast array's do: writing to one would change the other, so that NumPy
+    makes such an array read-only, and read-only it arrives.
+
+    They do not if each axis, from the one with the shortest steps on, steps over all that those before it reach.
+    """
+    cdef uint64_t reach = item_bytes, step, shortest, left = 0
+    cdef int i, axis = 0
+    for i in range(dimensions):
+        if shape[i] > 1:
+            left |= <uint64_t> 1 << i
+    while left:
+        shortest = <uint64_t> -1
+        for i in range(dimensions):
+            step = strides[i] if strides[i] >= 0 else -strides[i]
+            if left >> i & 1 and step < shortest:
+                shortest, axis = step, i
+        if shortest < reach:
+            return True
+        reach += (shape[axis] - 1) * shortest
+        left &= ~(<uint64_t> 1 << axis)
+    return False
+
+cdef uint64_t item_bytes_of(int type_number):
+    cdef PyArray_Descr *descr = PyArray_DescrFromType(type_number)
+    cdef uint64_t nbytes = PyDataType_ELSIZE(descr)
+    Py_DECREF(<object> descr)
+    return nbytes
 
 # ---- birth in the arena ---------------------------------------------------------------------------------------------
 #

@@ -5,18 +5,19 @@
 #   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
 #   q d size, int64s or doubles: a list of nothing else
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
+#   w size, bytes: a short buffer, to be written to
 #   a A arrays, see arrays.pxi
-#   P b pickle, u32 buffers, u32 arrays, the buffers as b or V, the arrays as a or A: what pickle has written
+#   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
 # Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.bytearray cimport PyByteArray_FromStringAndSize
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_CheckExact, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.float cimport PyFloat_AS_DOUBLE, PyFloat_CheckExact, PyFloat_FromDouble
 from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, PyList_New, PyList_SET_ITEM
 from cpython.long cimport PyLong_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from cpython.ref cimport Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object value)
@@ -210,33 +211,27 @@ cdef void copy_bytes(char *target, const char *source, uint64_t nbytes) noexcept
         with nogil:
             memcpy(target, source, nbytes)
 
-cdef int64_t sealed_extent(Segment runtime, const char *data) noexcept:
-    """The extent of this segment that some memory lies in, if its bytes never change any more and this process holds it; else -1."""
-    cdef int64_t id = held_extent(runtime, data)
-    return id if id >= 0 and runtime.memory.extents[id].sealed else -1
-
-cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
-    cdef int64_t id
-    if data < runtime.arena or data >= runtime.memory.base + runtime.mapped_bytes:
-        return -1
-    id = extent_of(&runtime.memory, data - runtime.memory.base)
-    return id if id >= 0 and runtime.memory.local[id] else -1
-
 cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
-    """A buffer of a pickle: by handle if it lies in the segment for good, else copied."""
+    """A buffer of a pickle: by its place if it has one, else copied."""
     cdef Py_buffer view
-    cdef int64_t id
+    cdef int64_t place
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
     try:
-        id = sealed_extent(runtime, <const char *> view.buf) if view.readonly and view.len > SHARED_BYTES else -1
-        if id < 0:
-            return put_long(out, runtime, b'b', b'V', <const char *> view.buf, view.len, None)
-        extent_hold(&runtime.memory, <uint32_t> id)
-        out.add_handle(runtime.memory.extents[id].offset)
-        runtime.count_shared(view.len)
-        return out.put_place(b'V', <char *> view.buf - runtime.memory.base, view.len)
+        place = place_of(runtime, <const char *> view.buf, view.len) if view.len > SHARED_BYTES else -1
+        if place < 0:
+            return put_long(out, runtime, b'b' if view.readonly else b'w', b'V', <const char *> view.buf, view.len, None)
+        hold_place(out, runtime, place, view.len)
+        return out.put_place(b'V', place, view.len)
     finally:
         PyBuffer_Release(&view)
+
+cdef int hold_place(Scratch out, Segment runtime, uint64_t place, uint64_t nbytes) except -1:
+    """A part of the value that lies in an extent already."""
+    cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, place)
+    extent_hold(&runtime.memory, id)
+    out.add_handle(runtime.memory.extents[id].offset)
+    runtime.count_shared(nbytes)
+    return 0
 
 cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays) except -1:
     """What `pickling` has written."""
@@ -460,36 +455,6 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
 
 # ---- reading --------------------------------------------------------------------------------------------------------
 
-@cython.no_gc
-cdef class SharedBuffer:
-    """Read-only memory of an extent, which stays for as long as this object: what views of shared values rest on."""
-    cdef Segment runtime
-    cdef uint32_t extent
-    cdef char *data
-    cdef Py_ssize_t nbytes
-
-    def __init__(self):
-        raise TypeError("a SharedBuffer is made by reading a value")
-
-    def __dealloc__(self):
-        if self.runtime is not None and self.runtime.is_mine():
-            extent_drop(&self.runtime.memory, self.extent)
-
-    def __getbuffer__(self, Py_buffer *buffer, int flags):
-        PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, 1, flags)
-
-cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbytes):
-    """A view of something that the caller holds by its slot just now."""
-    cdef SharedBuffer buffer = SharedBuffer.__new__(SharedBuffer)
-    cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, offset)
-    extent_hold(&runtime.memory, id)
-    buffer.extent = id
-    buffer.data = runtime.memory.base + offset
-    buffer.nbytes = nbytes
-    buffer.runtime = runtime
-    runtime.count_shared(nbytes)
-    return buffer
-
 cdef bytes copied_bytes(const char *source, uint64_t nbytes):
     cdef bytes made = PyBytes_FromStringAndSize(NULL, nbytes)
     copy_bytes(PyBytes_AS_STRING(made), source, nbytes)
@@ -564,8 +529,13 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         memcpy(&size, at[0], 8)
         at[0] += 8
         if tag == b'V':
-            return shared_buffer(runtime, offset, size)
+            view = shared_buffer(runtime, offset, size)
+            if view is not None:
+                runtime.count_shared(size)
+                return view
         runtime.count_copied(size)
+        if tag == b'V':
+            return PyByteArray_FromStringAndSize(runtime.memory.base + offset, size)
         if tag == b'S':
             return PyUnicode_DecodeUTF8(runtime.memory.base + offset, size, NULL)
         return copied_bytes(runtime.memory.base + offset, size)
@@ -573,8 +543,10 @@ cdef object decode_native(const char **at, Calls runtime, list values):
     at[0] += size
     if tag == b's':
         return PyUnicode_DecodeUTF8(text, size, NULL)
-    if tag == b'b':
+    if tag == b'b' or (tag == b'w' and runtime.memory.header.arrays_read_only):
         return PyBytes_FromStringAndSize(text, size)
+    if tag == b'w':
+        return PyByteArray_FromStringAndSize(text, size)
     if tag == b'I':
         return int.from_bytes(PyBytes_FromStringAndSize(text, size), "little", signed=True)
     raise SystemError(f"flame_fast: unknown tag {tag} in a value")

@@ -34,7 +34,7 @@ cdef class Handle:
         Returns
         -------
         object
-            A new object at each call. NumPy arrays in it are read-only.
+            A new object at each call; what is written into its NumPy arrays shows nowhere else.
 
         Raises
         ------

@@ -187,7 +187,8 @@ cdef struct Header:
     uint64_t session            # random: tells this segment from another runner's
     uint64_t setup              # [owner: driver] block that tells workers about the project, 0 until known
     uint64_t setup_bytes
-    uint8_t pad0[8]
+    uint32_t arrays_read_only   # [owner: driver, before anybody attaches] 1: arrays arrive with WRITEABLE cleared
+    uint8_t pad0[4]
     uint32_t lock               # [cas] process + 1, LOCK_CONTENDED
     uint32_t pad1
     uint32_t group_high         # [lock] groups of slots ever used

@@ -30,6 +30,7 @@ cdef struct Memory:
     uint32_t me                 # this process's index
     int doorbell
     uint32_t *local             # per extent: how many views of this process lie in it
+    void **viewed               # per extent: the view in this process's window, see views.pxi
     uint8_t *listed             # per extent: pool + 1 whose list it is on
     uint8_t *slots_listed       # per group of slots: whether it is on the list
     Pool pools[POOL_COUNT]
@@ -69,18 +70,21 @@ cdef int memory_own(Memory *memory, uint32_t me, int doorbell) except -1:
     memory.me = me
     memory.doorbell = doorbell
     memory.local = <uint32_t *> calloc(EXTENT_COUNT, sizeof(uint32_t))      # touched, and so paid for, where used
+    memory.viewed = <void **> calloc(EXTENT_COUNT, sizeof(void *))
     memory.listed = <uint8_t *> calloc(EXTENT_COUNT, 1)
     memory.slots_listed = <uint8_t *> calloc(GROUP_COUNT, 1)
-    if memory.local == NULL or memory.listed == NULL or memory.slots_listed == NULL:
+    if memory.local == NULL or memory.viewed == NULL or memory.listed == NULL or memory.slots_listed == NULL:
         raise MemoryError
     return 0
 
 cdef void memory_disown(Memory *memory) noexcept:
     cdef int i
     free(memory.local)
+    free(memory.viewed)
     free(memory.listed)
     free(memory.slots_listed)
     memory.local = NULL
+    memory.viewed = NULL
     memory.listed = memory.slots_listed = NULL
     for i in range(POOL_COUNT):
         free(memory.pools[i].ids)

@@ -5,8 +5,8 @@ cannot: functions and classes of `__main__`, of other modules without a file, lo
 write a reference to `__main__` without complaint, so the reducer below looks at every function and class it meets.
 
 Futures are found by the pickler wherever they are, not by walking the arguments. In a call they become inputs of the
-task; in a value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are rebuilt
-read-only.
+task; in a value (a result, `put_object`) they are waited for and replaced by their value. NumPy arrays are written
+beside the pickle: natively where the codec can, else by `array_pickling`.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ import threading
 import traceback
 from types import CodeType, FunctionType, ModuleType
 
+from flame_fast.kernels import array_pickling
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
@@ -73,14 +74,6 @@ def _array_beside(number: int) -> Any:
     return _loading.arrays[number]
 
 
-def _read_only(array: Any) -> Any:
-    array.flags.writeable = False
-    mask = getattr(array, "_mask", None)
-    if isinstance(mask, sys.modules["numpy"].ndarray):
-        mask.flags.writeable = False
-    return array
-
-
 def is_importable(obj: Any) -> bool:
     """Whether another process finds the very same object by importing its module and following its qualified name."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
@@ -117,6 +110,13 @@ class _Reducer:
             return self.reduce_array(obj, numpy)
         return NotImplemented
 
+    def reduce_array(self, array: Any, numpy: Any) -> Any:
+        assert self.runtime is not None
+        if type(array) is numpy.ndarray and self.runtime.takes_array(array):
+            self.arrays.append(array)
+            return (_array_beside, (len(self.arrays) - 1,))
+        return array_pickling.reduce_array(array, self.runtime.arrays_read_only)
+
     def reduce_future(self, future: Any) -> Any:
         if self.inputs is None:
             return (_identity, (future.get(),))
@@ -124,36 +124,6 @@ class _Reducer:
         if not self.runtime.owns(future):
             future = adopt(self.runtime, future)
         return (_input_value, (self.runtime.number_input(self.inputs, future),))
-
-    def reduce_array(self, array: Any, numpy: Any) -> Any:
-        kind = type(array)
-        if kind is numpy.ndarray:
-            assert self.runtime is not None
-            if self.runtime.takes_array(array):
-                self.arrays.append(array)
-                return (_array_beside, (len(self.arrays) - 1,))
-            if not array.dtype.hasobject:
-                return self.reduce_plain(array)
-        if kind is numpy.ma.MaskedArray and not array.dtype.hasobject:
-            mask = numpy.ma.getmask(array)
-            extra = (array.fill_value, array.hardmask) if array._fill_value is not None else (None, array.hardmask)
-            return (_rebuild_masked, (array.data, None if mask is numpy.ma.nomask else mask, *extra))
-        reduced = array.__reduce_ex__(PROTOCOL)
-        if isinstance(reduced, tuple) and len(reduced) <= 3:
-            return (_rebuild_read_only, reduced)
-        return NotImplemented
-
-    def reduce_plain(self, array: Any) -> Any:
-        """Of a dtype that only pickle can describe: its elements go out of band all the same."""
-        if not (array.flags.c_contiguous or array.flags.f_contiguous):
-            # NumPy writes such an array in band, and reads a big-endian one back as a native one.
-            array = array.copy()
-        dtype = array.dtype
-        if dtype.kind in "mM":  # no buffer of its own either, and its dtype forgets its byte order
-            return (_rebuild_view, (array.view(f"{dtype.str[0]}i8"), dtype.str))
-        if dtype.char in "gG" and not dtype.isnative:  # likewise
-            return (_rebuild_view, (array.view(f"V{dtype.itemsize}"), dtype.str))
-        return (_rebuild_read_only, array.__reduce_ex__(PROTOCOL))
 
 
 def _reduce_compiled(compiled: Any) -> Any:
@@ -185,23 +155,6 @@ def _rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
 
 def _identity(value: Any) -> Any:
     return value
-
-
-def _rebuild_read_only(function: Any, args: tuple[Any, ...], state: Any = None) -> Any:
-    """What pickle does with a reduced array, and then no more writing to it."""
-    array = function(*args)
-    if state is not None:
-        array.__setstate__(state)
-    return _read_only(array)
-
-
-def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard_mask: bool) -> Any:
-    import numpy
-
-    array = numpy.ma.MaskedArray(data, numpy.ma.nomask if mask is None else mask, copy=False, hard_mask=hard_mask)
-    if fill_value is not None:
-        array.fill_value = fill_value
-    return _read_only(array)
 
 
 class _PlainPickler(pickle.Pickler, _Reducer):
@@ -285,10 +238,6 @@ def load(data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | N
         return pickle.loads(data, buffers=buffers)
     finally:
         _loading.values, _loading.arrays = outer
-
-
-def _rebuild_view(array: Any, dtype: str) -> Any:
-    return _read_only(array.view(dtype))
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------

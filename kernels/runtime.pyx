@@ -65,6 +65,7 @@ ZYGOTE = ZYGOTE_INDEX      #: the zygote's
 UNCALLABLE = <uint32_t> NO_METHOD     #: as a method's number: a call makes no sense
 
 include "segment.pxi"
+include "views.pxi"
 include "forks.pxi"
 include "services.pxi"
 
@@ -90,7 +91,7 @@ cdef class Runtime(Supervision):
         raise TypeError("use Runtime.create or Runtime.attach")
 
     @staticmethod
-    def create(str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=()):
+    def create(str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=(), bint arrays_read_only=False):
         """A new segment with this process as its driver.
 
         Parameters
@@ -105,26 +106,16 @@ cdef class Runtime(Supervision):
             Bytes of values allowed at the same time.
         cgroups : sequence of (str, str, str)
             Files with the memory limit, the memory used, and what that is made of, of each cgroup above this process.
+        arrays_read_only : bool
+            Arrays arrive with WRITEABLE cleared.
         """
         cdef Runtime runtime = Runtime.__new__(Runtime)
-        cdef uint64_t size = RESERVED_BYTES
         cdef Header *header
         import fcntl
+        runtime.name = name
         fd = os.memfd_create("flame_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            while True:
-                os.ftruncate(fd, size)
-                try:
-                    runtime._map(fd, size)
-                    break
-                except MemoryError:     # a bound on the address space: reserve less
-                    size //= 2
-                    if size < limit + LEAST_RESERVED_BYTES:
-                        raise FlameError(
-                            FlameErrorCode.INVALID_STATE,
-                            f"cannot reserve {2 * size >> 30} GiB of address space for runner {name!r}; lift the bound on it "
-                            f"(ulimit -v): it takes no memory, but at least {(limit + LEAST_RESERVED_BYTES) >> 30} GiB of addresses",
-                        ) from None
+            runtime._reserve(fd, limit + LEAST_RESERVED_BYTES)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         except BaseException:
             os.close(fd)
@@ -132,8 +123,9 @@ cdef class Runtime(Supervision):
         header = runtime.memory.header
         header.cpus = cpus
         header.workers = workers
-        header.size = size
+        header.size = runtime.mapped_bytes
         header.limit = limit
+        header.arrays_read_only = arrays_read_only
         header.arena_next = runtime.arena - runtime.memory.base
         header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
         header.cache_limit = limit // 2
@@ -157,7 +149,8 @@ cdef class Runtime(Supervision):
     def attach(int fd, int index, str name, int doorbell):
         """This process's view of a segment made elsewhere, as entry `index` of its process table."""
         cdef Runtime runtime = Runtime.__new__(Runtime)
-        runtime._map(fd, os.fstat(fd).st_size)
+        if not runtime._map(fd, os.fstat(fd).st_size):
+            raise MemoryError
         if runtime.memory.header.magic != MAGIC:
             raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment")
         runtime._become(index, name, doorbell)

@@ -5,6 +5,12 @@ cdef class Segment:
     cdef Memory memory
     cdef uint64_t mapped_bytes
     cdef char *arena                    # where values may lie, to the end of the mapping
+    cdef char *window                   # the same pages, privately: see views.pxi; NULL: there is no room for it
+    cdef void **own                     # views that are mapped by themselves, by address
+    cdef Py_ssize_t own_count
+    cdef uint64_t device, inode         # of `fd`
+    cdef bint between_tasks             # a worker with no user's code running: what it knew last of its page faults is good enough
+    cdef uint64_t faults_known          # 0: nothing
     cdef uint32_t me
     cdef int generation
     cdef int doorbell
@@ -26,14 +32,42 @@ cdef class Segment:
     cdef readonly str name
     cdef public object pickling         # how values that are not plain are written and read: flame_fast.kernels.pickling
 
-    cdef _map(self, int fd, uint64_t size):
+    cdef int _reserve(self, int fd, uint64_t least) except -1:
+        """Makes a file of at least so many bytes and maps it, twice if possible. A bound on the address space: smaller ones."""
+        cdef uint64_t size
+        for windowed in (True, False):
+            size = RESERVED_BYTES
+            while size >= least:
+                os.ftruncate(fd, size)
+                if self._map(fd, size) and (self.window != NULL or not windowed):
+                    return 0
+                self._unmap()
+                size //= 2
+        raise FlameError(
+            FlameErrorCode.INVALID_STATE,
+            f"cannot reserve {2 * size >> 30} GiB of address space for runner {self.name!r}; lift the bound on it "
+            f"(ulimit -v): it takes no memory, but at least {least >> 30} GiB of addresses",
+        )
+
+    cdef bint _map(self, int fd, uint64_t size) noexcept:
+        """Whether there were addresses for the shared mapping; the window is there if there were more."""
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0)
         if base == MAP_FAILED:
-            raise MemoryError
+            return False
         madvise(base, size, MADV_DONTDUMP)      # a core dump of the segment would delay the notice of a death by seconds
         self.mapped_bytes = size
         self.fd = fd
+        know_segment(self)
         self.arena = <char *> base + map_memory(<char *> base, size, &self.memory)
+        window_open(self)
+        return True
+
+    cdef void _unmap(self) noexcept:
+        if self.memory.base != NULL:
+            munmap(self.memory.base, self.mapped_bytes)
+        if self.window != NULL:
+            munmap(self.window, self.mapped_bytes)
+        self.memory.base = self.window = NULL
 
     def _become(self, uint32_t index, str name, int doorbell):
         """Turns this attachment into that of entry `index`: what a forked worker does first."""
@@ -48,8 +82,8 @@ cdef class Segment:
 
     def __dealloc__(self):
         memory_disown(&self.memory)
-        if self.memory.base != NULL:
-            munmap(self.memory.base, self.mapped_bytes)
+        free(self.own)
+        self._unmap()
 
     cdef inline bint is_mine(self) noexcept:
         return self.generation == fork_generation
@@ -79,6 +113,11 @@ cdef class Segment:
     @property
     def workers(self):
         return self.memory.header.workers
+
+    @property
+    def arrays_read_only(self):
+        """Whether arrays arrive with WRITEABLE cleared."""
+        return bool(self.memory.header.arrays_read_only)
 
     @property
     def cpus(self):

@@ -39,6 +39,7 @@ cdef class Serving(Calls):
         self.warmed = set()
         self.host = host
         self.task_thread = PyThread_get_thread_ident()
+        self.between_tasks = True
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
         while True:
@@ -227,7 +228,7 @@ cdef class Serving(Calls):
         cdef uint32_t lane_index = slot.lane, status = DONE
         cdef uint64_t outer = process.current
         cdef bytes error
-        cdef bint is_map
+        cdef bint is_map, outside = self.between_tasks
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
@@ -254,6 +255,7 @@ cdef class Serving(Calls):
                 error = host.last_resort
             write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
             status = FAILED
+        self.between_tasks = outside
         if self.pins:
             settle_pins(self)
         ff_exchange64(&process.current, outer)
@@ -279,9 +281,13 @@ cdef class Serving(Calls):
         else:
             args, kwargs = decode_native(&at, self, values)
         values = None
+        self.between_tasks = False
+        self.faults_known = 0
         if slot.payload_kind & KIND_MAP:
             return self._run_items(host, function, args[0], NULL)
         value = function(*args, **kwargs) if kwargs else function(*args)
+        self.between_tasks = True
+        self.faults_known = 0
         return value if is_settled(value) else host.settle(value)
 
     cdef object _run_items(self, host, function, list items, const char *numbers):

@@ -59,8 +59,21 @@ def look_closely(array):
     return look(array), array.strides
 
 
+def is_own(array):
+    """Whether every way of writing to an array works, which leaves it as it was."""
+    before = array.copy()
+    if not (array.flags.writeable and array.view().flags.writeable and array[1:].flags.writeable):
+        return False
+    array.setflags(write=False)
+    array.setflags(write=True)
+    array[...] = before[..., ::-1]
+    array.fill(before.flat[0])
+    np.copyto(array, before)
+    return content(array) == content(before)
+
+
 def is_locked(array):
-    """Whether every way of writing to a large array is refused."""
+    """Whether every way of writing to a large array is refused, as `Runner(arrays="readonly")` has it."""
     attempts = [
         lambda: array.__setitem__(..., array),
         lambda: array.fill(array.flat[0]),
@@ -97,7 +110,3 @@ class Traffic:
         after = self.rr.statistics()
         self.copied = after.copied_bytes - self.before.copied_bytes
         self.shared = after.shared_bytes - self.before.shared_bytes
-
-
-def address(array):
-    return array.__array_interface__["data"][0]

@@ -97,7 +97,7 @@ def check_same(got, expected):
     assert type(got) is type(expected)
     if isinstance(expected, np.ndarray):
         assert (got.dtype, got.shape) == (expected.dtype, expected.shape)
-        assert not got.flags.writeable
+        assert got.flags.writeable
         assert np.array_equal(got, expected)
     elif isinstance(expected, (list, tuple)):
         assert len(got) == len(expected)

@@ -25,7 +25,15 @@ FLOORS = [
     {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries"},
     {"session", "closures", "statistics", "package"},
     {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
-    {"kernels.runtime", "kernels.quarter_circle", "kernels.sampling", "package.packing", "package.unpacking", "registry"},
+    {
+        "kernels.runtime",
+        "kernels.array_pickling",
+        "kernels.quarter_circle",
+        "kernels.sampling",
+        "package.packing",
+        "package.unpacking",
+        "registry",
+    },
     {"package.snapshot", "package.reuse", "package.parallel", "storage"},
     {
         "package.blocks",

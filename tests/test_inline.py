@@ -187,12 +187,13 @@ def test_async_functions_and_generators(rr):
         rr.service(generate)().get()
 
 
-def test_values_are_copies_and_arrays_read_only(rr):
+def test_values_are_copies_and_arrays_the_receivers_own(rr):
     items, array = [1], np.arange(5)
 
     def look(items, array):
         items.append(2)
-        return items, array, array.flags.writeable
+        array[1] = 7
+        return items, array
 
     future = rr.service(look)(items, array)
     items.append("later")
@@ -200,8 +201,10 @@ def test_values_are_copies_and_arrays_read_only(rr):
     first, second = future.get(), future.get()
     assert first[0] == second[0] == [1, 2]
     assert first[0] is not second[0]
-    assert first[1].tolist() == [0, 1, 2, 3, 4]
-    assert (first[1].flags.writeable, first[2]) == (False, False)
+    first[1][2] = 8
+    assert first[1].tolist() == [0, 7, 8, 3, 4]
+    assert second[1].tolist() == [0, 7, 2, 3, 4]
+    assert array.tolist() == [9, 1, 2, 3, 4]
     assert items == [1, "later"]
     ref = rr.put_object(array)
     array[0] = 0

@@ -210,7 +210,7 @@ def test_arrays_among_the_items_and_the_values(rr):
         assert all(
             (value == array + 1).all() and value.shape == array.shape for value, array in zip(got, arrays, strict=True)
         )
-        assert not any(value.flags.writeable for value in got)
+        assert all(value.flags.writeable for value in got)
         stored = rr.put_object(np.arange(50_000))
         before = rr.statistics()
         views = list(rr.service(lambda pair: pair[1][pair[0] :]).map([(number, stored) for number in range(5)], chunksize))

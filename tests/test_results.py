@@ -9,7 +9,7 @@ import threading
 import numpy as np
 import pytest
 from gates import add
-from layouts import LITTLE, MANY, SHARED, Traffic, is_locked, look
+from layouts import LITTLE, MANY, SHARED, Traffic, is_own, look
 
 from flame_fast import Runner
 
@@ -84,7 +84,7 @@ def test_large_results_are_not_copied(local):
         expected = make(ones)
         expected = flat(asyncio.run(expected) if make is compute else expected)
         assert [look(array) for array in got] == [look(array) for array in expected], name
-        assert all(is_locked(array) for array in got), name
+        assert all(is_own(array) for array in got), name
         assert traffic.copied <= LITTLE, f"{name}: {traffic.copied:,} bytes copied"
         assert traffic.shared >= sum(array.nbytes for array in got), name
 
@@ -350,7 +350,7 @@ def test_what_somebody_else_holds_is_copied(local):
         looks = [look(array) for array in values]
         assert values, name
         assert not any(array.any() for array in values), name
-        assert all(is_locked(array) for array in values), name
+        assert all(is_own(array) for array in values), name
         assert traffic.copied >= max(array.nbytes for array in values), name
         spoil().get()
         assert [look(array) for array in values] == looks, f"changed after it was delivered: {name}"
@@ -422,7 +422,7 @@ def test_a_result_nested_in_an_object_is_right(local):
     assert got.rest[0].shape == (MANY // 2,)
     assert np.array_equal(got.rest[1]["a"], np.arange(MANY))
     assert got.rest[2] is got.weights
-    assert all(is_locked(array) for array in (got.weights, got.rest[0], got.rest[1]["a"]))
+    assert all(is_own(array) for array in (got.weights, got.rest[0], got.rest[1]["a"]))
 
 
 # ---- memory used again ---------------------------------------------------------------------------------------------------

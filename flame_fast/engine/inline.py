@@ -1,7 +1,7 @@
 """The inline engine: every call runs in the driver, in the order made, before the call returns its future.
 
 For debuggers, coverage and profilers. It uses the same segment, codec and futures as the local engine, so a value
-behaves the same: it is a copy, arrays are read-only.
+behaves the same: it is a copy, and what is written into an array that arrived shows nowhere else.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class InlineEngine:
     """Runs calls in the driver's own process; see `flame_fast.engine.protocol.Engine`."""
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]]) -> None:
+    def __init__(
+        self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool
+    ) -> None:
         self.workers = workers
         self.cpus = cpus
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups)
+        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
         self.runtime.pickling = pickling
         self.runtime.serve_inline()
         self._host = Host(self.runtime)

@@ -48,16 +48,20 @@ class LocalEngine:
         Bytes of values allowed at the same time.
     cgroups : list of (str, str, str)
         Files with the limit, the use, and what it is made of, of each cgroup above this process.
+    arrays_read_only : bool
+        Arrays arrive with WRITEABLE cleared.
     """
 
-    def __init__(self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]]) -> None:
+    def __init__(
+        self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool
+    ) -> None:
         self.workers = workers
         self.cpus = cpus
         self._lock = threading.RLock()  # garbage collected under it may be this very runner's
         self._unfinished: int | None = None
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups)
+            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
         except BaseException:
             os.close(self._doorbell)
             raise

@@ -1,0 +1,325 @@
+# What users see of values: pages of the segment mapped a second time, privately. The kernel copies a page when it is written, by
+# whom and however, and nobody else sees that; a page that nobody has written is the segment's own.
+#
+#   segment   [ header | tables | arena: extents ... ]       shared; the runtime and the memory handler read and write here
+#   window    [ the same pages, all of them          ]       private; what `SharedBuffer` shows of an extent first
+#   own             [ pages of one view ]                    private; what it shows when the window's place is taken
+#
+# Guarantees: what a user writes into a view shows nowhere else: in no other process, not in the value, in no other arrival of it.
+# An extent has one view in the window at a time; further ones, of two arrivals or of two parts of a value, are mapped by themselves.
+# Assumes: an extent with views is held and sealed, so what an unwritten page shows never changes.
+#
+# Written or not is what the page table says: /proc/self/pagemap tells a copied page from a page of the file. It is asked only
+# if this process has had a page fault since the view was made: the first write to a page is one, whoever makes it here. Where it
+# cannot be asked everything counts as written, which costs a copy. It is opened at each look: a descriptor that is kept would be a
+# parent's after a fork, or a stranger's after the user's `os.closerange`.
+#
+# Rejected: a handler for SIGSEGV that copies pages (system calls like `readinto` fail with EFAULT instead of raising it, and
+# whoever installs another handler breaks it).
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
+from cpython.object cimport PyObject
+from posix.fcntl cimport O_RDONLY, open as open_file
+from posix.stat cimport fstat, struct_stat
+from posix.unistd cimport close as close_file, pread
+
+from libc.string cimport memmove
+
+cdef extern from "fcntl.h" nogil:
+    int O_CLOEXEC
+
+cdef extern from "sys/mman.h" nogil:
+    int MADV_DONTNEED, MAP_ANONYMOUS
+
+cdef extern from "sys/resource.h" nogil:
+    struct rusage:
+        long ru_minflt
+        long ru_majflt
+    int getrusage(int who, rusage *usage) noexcept
+    int RUSAGE_SELF
+
+cdef extern from *:
+    """
+    #include <sys/ioctl.h>
+
+    struct ff_pages { uint64_t start, end, categories; };
+
+    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: where a range has pages, present or swapped out, that are
+     * no file's. How many pieces, or -1 where it cannot be asked. It skips what is not mapped, which `read` goes through. */
+    static int ff_scan_copied(int pagemap, uint64_t start, uint64_t end, struct ff_pages *found, uint64_t most) {
+        enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
+        struct {
+            uint64_t size, flags, start, end, walk_end, found, found_count, most_pages;
+            uint64_t inverted, needed, any_of, returned;
+        } scan = {
+            .size = sizeof(scan), .start = start, .end = end, .found = (uint64_t)(uintptr_t)found, .found_count = most,
+            .inverted = IS_FILE, .needed = IS_FILE, .any_of = IS_PRESENT | IS_SWAPPED, .returned = IS_FILE,
+        };
+        return ioctl(pagemap, _IOC(_IOC_READ | _IOC_WRITE, 'f', 16, sizeof(scan)), &scan);
+    }
+    """
+    ctypedef struct Pages "struct ff_pages":
+        uint64_t start
+        uint64_t end
+    int ff_scan_copied(int pagemap, uint64_t start, uint64_t end, Pages *found, uint64_t most) noexcept nogil
+
+cdef enum:
+    MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
+    PAGES_AT_ONCE = 2048        # entries of the page table read at once
+    PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
+
+cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
+cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
+cdef uint64_t PAGE_OF_FILE = <uint64_t> 1 << 61
+cdef bint pages_are_scanned = True
+cdef bint faults_are_counted = False
+cdef uint64_t page_bytes = os.sysconf("SC_PAGESIZE")
+
+#: Memory.viewed: nothing is there to be shown, but copies that could not be dropped.
+cdef void *SPOILED = <void *> 1
+
+@cython.no_gc
+cdef class SharedBuffer:
+    """Bytes of an extent, this process's own to change, which stay for as long as this object: what views of values rest on."""
+    cdef Segment runtime
+    cdef uint32_t extent
+    cdef bint own               # in a mapping by itself
+    cdef bint left              # unwritten, and nobody is there to write any more
+    cdef char *data
+    cdef uint64_t offset        # of its first byte in the segment
+    cdef uint64_t nbytes
+    cdef uint64_t faults        # this process's page faults when nothing of it had been written
+
+    def __init__(self):
+        raise TypeError("a SharedBuffer is made by reading a value")
+
+    def __dealloc__(self):
+        if self.data == NULL:
+            return
+        if self.own:
+            own_close(self)
+        if self.runtime.is_mine():
+            if not self.own:
+                window_close(self)
+            extent_drop(&self.runtime.memory, self.extent)
+
+    def __getbuffer__(self, Py_buffer *buffer, int flags):
+        PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, self.runtime.memory.header.arrays_read_only, flags)
+
+cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbytes):
+    """A view of something that the caller holds by its slot just now; None if nothing more can be mapped."""
+    cdef SharedBuffer view = SharedBuffer.__new__(SharedBuffer)
+    view.runtime = runtime
+    view.extent = <uint32_t> extent_of(&runtime.memory, offset)
+    view.offset = offset
+    view.nbytes = nbytes
+    view.own = runtime.window == NULL or runtime.memory.viewed[view.extent] != NULL
+    if view.own and not own_open(view):
+        return None
+    view.faults = faults_before(runtime)
+    extent_hold(&runtime.memory, view.extent)
+    if not view.own:
+        view.data = runtime.window + offset
+        runtime.memory.viewed[view.extent] = <void *> view          # borrowed: window_close takes it away
+    return view
+
+cdef inline char *page_start(const char *at) noexcept nogil:
+    return <char *> (<uint64_t> at & ~(page_bytes - 1))
+
+# ---- the window ------------------------------------------------------------------------------------------------------
+
+cdef void window_open(Segment runtime) noexcept:
+    """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""
+    cdef void *window
+    look_for_faults()
+    if page_bytes > GRANULE:
+        return
+    window = mmap(NULL, runtime.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, 0)
+    if window != MAP_FAILED:
+        madvise(window, runtime.mapped_bytes, MADV_DONTDUMP)
+        runtime.window = <char *> window
+
+cdef void window_close(SharedBuffer view) noexcept:
+    """Drops what was written, so that the next view there shows the value. Pages that were only read stay mapped."""
+    cdef bint dropped = view.left or is_untouched(view) or drop_copied(page_start(view.data), view.data + view.nbytes)
+    view.runtime.memory.viewed[view.extent] = NULL if dropped else SPOILED
+
+cdef bint drop_copied(char *start, char *end) noexcept:
+    """False if it is refused, as for memory that somebody has locked."""
+    cdef Pages pieces[PIECES_DROPPED]
+    cdef int count = copied_pieces(start, end, pieces, PIECES_DROPPED), i
+    if count < 0 or count == PIECES_DROPPED:
+        return madvise(start, end - start, MADV_DONTNEED) == 0
+    for i in range(count):
+        if madvise(<void *> pieces[i].start, pieces[i].end - pieces[i].start, MADV_DONTNEED):
+            return False
+    return True
+
+# ---- mappings for single views ---------------------------------------------------------------------------------------
+#
+# Segment.own lists them by address: an array that is passed on is known by where its data lie.
+
+cdef bint own_open(SharedBuffer view) except -1:
+    cdef Segment runtime = view.runtime
+    cdef uint64_t before = view.offset & (page_bytes - 1)
+    cdef void *start
+    if runtime.own_count == MOST_OWN or not has_segment(runtime):
+        return False
+    if runtime.own == NULL:
+        runtime.own = <void **> malloc(MOST_OWN * sizeof(void *))
+        if runtime.own == NULL:
+            raise MemoryError
+    start = mmap(NULL, before + view.nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, view.offset - before)
+    if start == MAP_FAILED:
+        return False
+    madvise(start, before + view.nbytes, MADV_DONTDUMP)
+    view.data = <char *> start + before
+    own_insert(runtime, own_index(runtime, view.data), view)
+    return True
+
+cdef void own_insert(Segment runtime, Py_ssize_t at, SharedBuffer view) noexcept:
+    memmove(runtime.own + at + 1, runtime.own + at, (runtime.own_count - at) * sizeof(void *))
+    runtime.own[at] = <void *> view             # borrowed: own_close takes it away
+    runtime.own_count += 1
+
+cdef void own_close(SharedBuffer view) noexcept:
+    """In a forked child too, whose list is its own."""
+    cdef Segment runtime = view.runtime
+    cdef Py_ssize_t at = own_index(runtime, view.data)
+    cdef char *start = page_start(view.data)
+    runtime.own_count -= 1
+    memmove(runtime.own + at, runtime.own + at + 1, (runtime.own_count - at) * sizeof(void *))
+    munmap(start, view.data + view.nbytes - start)
+
+cdef Py_ssize_t own_index(Segment runtime, const char *data) noexcept:
+    """Which of the mappings is the first that ends behind an address."""
+    cdef Py_ssize_t low = 0, high = runtime.own_count, middle
+    cdef SharedBuffer view
+    while low < high:
+        middle = (low + high) // 2
+        view = <SharedBuffer> runtime.own[middle]
+        if view.data + view.nbytes > data:
+            high = middle
+        else:
+            low = middle + 1
+    return low
+
+cdef void know_segment(Segment runtime) noexcept:
+    cdef struct_stat status
+    if fstat(runtime.fd, &status) == 0:
+        runtime.device, runtime.inode = status.st_dev, status.st_ino
+
+cdef bint has_segment(Segment runtime) noexcept:
+    """Whether the descriptor is still the segment's: `close` closes it, and so may a task, and then it may be another file."""
+    cdef struct_stat status
+    return fstat(runtime.fd, &status) == 0 and status.st_dev == runtime.device and status.st_ino == runtime.inode
+
+# ---- what may be passed on as it lies --------------------------------------------------------------------------------
+
+cdef int64_t place_of(Segment runtime, const char *data, uint64_t nbytes) noexcept:
+    """Where in the segment some bytes lie that this process holds, which never change any more and which nobody here has
+    written to; -1: nowhere."""
+    cdef int64_t id = held_extent(runtime, data)
+    cdef SharedBuffer view
+    cdef void *found
+    if id >= 0:
+        return data - runtime.memory.base if runtime.memory.extents[id].sealed else -1
+    found = view_at(runtime, data)
+    if found == NULL:
+        return -1
+    view = <SharedBuffer> found
+    if data + nbytes > view.data + view.nbytes or is_changed(view, data, nbytes):
+        return -1
+    return view.offset + (data - view.data)
+
+cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
+    """The extent of this process that an address of the shared mapping lies in; else -1."""
+    cdef int64_t id
+    if data < runtime.arena or data >= runtime.memory.base + runtime.mapped_bytes:
+        return -1
+    id = extent_of(&runtime.memory, data - runtime.memory.base)
+    return id if id >= 0 and runtime.memory.local[id] else -1
+
+cdef void *view_at(Segment runtime, const char *data) noexcept:
+    """The `SharedBuffer`, borrowed, that shows what lies at an address; NULL: none."""
+    cdef void *found = NULL
+    cdef Py_ssize_t at
+    cdef int64_t id
+    if runtime.window != NULL and runtime.window <= data < runtime.window + runtime.mapped_bytes:
+        id = extent_of(&runtime.memory, data - runtime.window)
+        found = runtime.memory.viewed[id] if id >= 0 else NULL
+    elif runtime.own_count:
+        at = own_index(runtime, data)
+        found = runtime.own[at] if at < runtime.own_count else NULL
+    if found == NULL or found == SPOILED or (<SharedBuffer> found).data > data:
+        return NULL
+    return found
+
+# ---- written or not --------------------------------------------------------------------------------------------------
+
+cdef inline uint64_t fault_count() noexcept:
+    """Page faults of this process so far, in all its threads. A write to a page that was swapped out is a major one."""
+    cdef rusage usage
+    getrusage(RUSAGE_SELF, &usage)
+    return <uint64_t> usage.ru_minflt + <uint64_t> usage.ru_majflt
+
+cdef void look_for_faults() noexcept:
+    """Finds out whether this kernel counts page faults at all: one that imitates Linux may not."""
+    global faults_are_counted
+    cdef uint64_t before = fault_count()
+    cdef char *page = <char *> mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+    if page != MAP_FAILED:
+        page[0] = 1
+        munmap(page, page_bytes)
+    faults_are_counted = fault_count() != before
+
+cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
+    """Whether a page of a part of a view has been written."""
+    cdef Pages piece
+    if is_untouched(view):
+        return False
+    if copied_pieces(page_start(data), data + nbytes, &piece, 1):
+        return True
+    if nbytes == view.nbytes:
+        view.faults = view.runtime.faults_known         # before the look: a fault meanwhile counts for the next one
+    return False
+
+cdef inline bint is_untouched(SharedBuffer view) noexcept:
+    """Whether there was no page fault since the view was made, or found to be unwritten."""
+    view.runtime.faults_known = fault_count()
+    return view.faults == view.runtime.faults_known and faults_are_counted
+
+cdef inline uint64_t faults_before(Segment runtime) noexcept:
+    """A count for a new view. An old one is right as well: it only makes a look at the page table more likely."""
+    return runtime.faults_known if runtime.between_tasks and runtime.faults_known else fault_count()
+
+cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int most) noexcept:
+    """How many pieces of a private mapping the kernel has copied for this process, up to `most`; -1: it cannot be asked, or they
+    can be anywhere."""
+    cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), count = -1
+    if pagemap >= 0:
+        if pages_are_scanned:
+            count = ff_scan_copied(pagemap, <uint64_t> start, align_up(<uint64_t> end, page_bytes), pieces, most)
+        if count < 0 and is_clean(pagemap, <uint64_t> start // page_bytes, (<uint64_t> end - 1) // page_bytes + 1):
+            count = 0
+        close_file(pagemap)
+    return count
+
+cdef bint is_clean(int pagemap, uint64_t page, uint64_t last) noexcept:
+    """For kernels before 6.7: whether no page is a copy, by the entries of the pages one by one."""
+    cdef uint64_t entries[PAGES_AT_ONCE]
+    cdef uint64_t count, i
+    while page < last:
+        count = min(last - page, <uint64_t> PAGES_AT_ONCE)
+        if pread(pagemap, entries, 8 * count, 8 * page) != <Py_ssize_t> (8 * count):
+            return False
+        for i in range(count):
+            if entries[i] & (PAGE_PRESENT | PAGE_SWAPPED) and not entries[i] & PAGE_OF_FILE:
+                return False
+        page += count
+    return True
+
+def scan_pages(bint scanned):
+    """For tests: whether the page table is asked by the call that newer kernels have for it, which is the default."""
+    global pages_are_scanned
+    pages_are_scanned = scanned
