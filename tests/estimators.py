@@ -17,7 +17,7 @@ from sklearn.utils._test_common.instance_generator import _construct_instances
 from sklearn.utils.estimator_checks import _enforce_estimator_tags_X, _enforce_estimator_tags_y
 
 #: Rows and columns. Above 32 KiB lie: none; the data and what keeps rows; what keeps columns.
-SHAPES = {"tiny": (30, 4), "large": (600, 12), "wide": (24, 4200)}
+SHAPES = {"tiny": (30, 4), "large": (500, 9), "wide": (24, 4200)}
 
 #: Those whose coefficients or sums are to be large too; others take seconds or hours with so many columns.
 WIDE = {

@@ -14,6 +14,9 @@ from scipy.sparse import csgraph, linalg
 FORMATS = ("csr", "csc", "coo", "bsr", "dia", "dok", "lil")
 COLUMNS = 20
 
+#: Elements of which both values and indices are large.
+ENOUGH = 9_000
+
 
 def subjects(count=0):
     """What there is to do things to: by name, the function that makes it of a number of elements.
@@ -33,7 +36,7 @@ def subjects(count=0):
 
 def make(name, count):
     """Those that hold Python's objects and no arrays are slow, and the border of what is shared is none for them."""
-    return subjects()[name](min(count, LARGE // 40) if name.startswith(("dok", "lil")) else count)
+    return subjects()[name](min(count, ENOUGH // 10 if name.startswith(("dok", "lil")) else ENOUGH))
 
 
 def two_axes(form, flavour, count):
@@ -69,7 +72,7 @@ def one_axis(form, count):
 
 def square(form, count):
     """Three diagonals: a graph that is a chain, and a system that has a solution."""
-    size = max(10, count // 3)
+    size = max(10, count)
     return sparse.diags_array([1.0, 4.0, 2.0], offsets=[-1, 0, 1], shape=(size, size), format=form)
 
 
