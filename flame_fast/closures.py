@@ -10,13 +10,17 @@ from __future__ import annotations
 import functools
 from types import BuiltinFunctionType, CellType, FunctionType, MethodType, MethodWrapperType, ModuleType
 
-from flame_fast.kernels.pickling import is_importable
+from flame_fast.kernels.carried import is_global_generator, is_guard
+from flame_fast.kernels.definitions import is_importable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY = range(7)
+SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY, WORKERS = range(8)
+
+#: The state of a function that is as it was pickled.
+NOTHING = (SAME,)
 
 
 def has_state(function: Any) -> bool:
@@ -24,10 +28,10 @@ def has_state(function: Any) -> bool:
     if isinstance(function, functools.partial):
         return True
     if isinstance(function, MethodType):
-        return not isinstance(function.__self__, type)
+        return not isinstance(function.__self__, type) and not is_global_generator(function.__self__)
     if isinstance(function, (BuiltinFunctionType, MethodWrapperType)):
         owner = getattr(function, "__self__", None)
-        return owner is not None and not isinstance(owner, (ModuleType, type))
+        return owner is not None and not isinstance(owner, (ModuleType, type)) and not is_global_generator(owner)
     return isinstance(function, FunctionType) and bool(function.__closure__) and not is_importable(function)
 
 
@@ -66,9 +70,9 @@ class Capture:
         if isinstance(function, MethodType):
             return (METHOD, function.__self__)
         if not isinstance(function, FunctionType):
-            return (WHOLE, function) if has_state(function) else (SAME,)
+            return (WHOLE, function) if has_state(function) else NOTHING
         if id(function) in seen or not function.__closure__ or is_importable(function):
-            return (SAME,)
+            return NOTHING
         seen.add(id(function))
         return (CELLS, [self._describe_cell(cell, seen) for cell in function.__closure__])
 
@@ -77,6 +81,8 @@ class Capture:
             content = cell.cell_contents
         except ValueError:
             return (EMPTY,)
+        if is_guard(content):
+            return (WORKERS,)
         if self._pickled.get(id(cell), self) is content:
             return self._describe(content, seen)
         return (VALUE, content)
@@ -111,5 +117,5 @@ def _fill(cell: CellType, state: tuple[Any, ...]) -> None:
         cell.cell_contents = state[1]
     elif state[0] == EMPTY:
         del cell.cell_contents
-    else:
+    elif state[0] != WORKERS:  # what only guards stays the worker's own
         cell.cell_contents = with_state(cell.cell_contents, state)

@@ -13,7 +13,7 @@ from importlib.machinery import PathFinder
 from types import CodeType, FunctionType, MethodType, ModuleType
 
 from flame_fast.engine.preloading import COMPILER, KERNELS, NUMBA, NUMPY
-from flame_fast.kernels.pickling import is_importable
+from flame_fast.kernels.definitions import is_importable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

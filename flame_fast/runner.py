@@ -136,7 +136,7 @@ class Runner:
                 context=context,
             )
             try:
-                self._engine.set_project({**tenancy.unpack_plan(sys.path), "argv": getattr(sys, "argv", [""])})
+                self._engine.set_project({**tenancy.unpack_plan(sys.path), **_of_process()})
             except BaseException:
                 tenancy.release()
                 raise
@@ -320,6 +320,15 @@ def _attach(session: int, name: str) -> Runner:
         return Runner(name)
     finally:
         engine_context.set_importing(importing)
+
+
+def _of_process() -> dict[str, Any]:
+    """What workers take over from this process beside its environment."""
+    process = sys.modules.get("multiprocessing.process")
+    return {
+        "argv": getattr(sys, "argv", [""]),
+        "authkey": bytes(process.current_process().authkey) if process is not None else b"",
+    }
 
 
 def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import warnings
+import weakref
+from functools import partial
 
 from flame_fast.closures import Capture, has_state
+from flame_fast.drawing import DrawnAlike, carried_generators, generator_in
 from flame_fast.engine import context
 from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -57,7 +60,14 @@ class RunnerService(CallTarget):
         The session's id.
     """
 
-    def __init__(self, engine: Engine, spec: ServiceSpec, ids: tuple[int, int, int], capture: Capture | None = None) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        spec: ServiceSpec,
+        ids: tuple[int, int, int],
+        capture: Capture | None = None,
+        generators: list[tuple[str, Any]] | None = None,
+    ) -> None:
         self.name = spec.name
         self.session_id = spec.session_id
         self._engine = engine
@@ -68,7 +78,10 @@ class RunnerService(CallTarget):
         after = engine.after_submit if engine.runtime.inline else None
         numbers = {name: number for number, name in enumerate(spec.methods)}
         own = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
-        self.bind(engine.runtime, ids, own, None if capture is None else capture.state, after)
+        state = None if capture is None else capture.state
+        if generators:
+            state = DrawnAlike(self.name, generators, state, partial(_bind_plainly, weakref.ref(self), own, after)).state
+        self.bind(engine.runtime, ids, own, state, after)
         self._methods: dict[str, Method] = {}
         for name, number in numbers.items():
             if name:
@@ -148,6 +161,14 @@ class RunnerService(CallTarget):
         )
 
 
+def _bind_plainly(reference: weakref.ref[RunnerService], own: int, after: Callable[[], object] | None) -> None:
+    """A service's generators need no look any more."""
+    service = reference()
+    if service is not None:
+        capture = service._capture
+        service.bind(service._engine.runtime, service._ids, own, None if capture is None else capture.state, after)
+
+
 def _method_of(service: RunnerService, name: str) -> Method:
     return service._methods[name]
 
@@ -193,10 +214,11 @@ def make_service(
         )
     capture = Capture(obj) if kind == FUNCTION and has_state(obj) else None
     session_id, application = session_of(obj, application)
+    target, used = _pickled(obj)
     spec = ServiceSpec(
         name=name_of(obj),
         kind=kind,
-        target=_pickled(obj),
+        target=target,
         methods=methods,
         cpu=cpu or max(1, engine.cpus // engine.workers),
         session_id=session_id,
@@ -210,12 +232,15 @@ def make_service(
         warmup=warmup,
         preload=libraries_of(obj),
     )
-    return RunnerService(engine, spec, ids, capture)
+    generators = carried_generators(obj) if kind == FUNCTION else []
+    if kind == FUNCTION and engine.workers > 1 and not engine.runtime.inline:
+        generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
+    return RunnerService(engine, spec, ids, capture, generators)
 
 
-def _pickled(obj: Any) -> bytes:
+def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
     try:
-        return pickling.dump_plain(obj)
+        return pickling.dump_service(obj)
     except FlameError:
         raise
     except Exception as error:

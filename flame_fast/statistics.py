@@ -24,6 +24,9 @@ class Statistics:
         Bytes kept free and warm for the next values; given back after five seconds without use.
     limit_bytes : int
         The most allowed.
+    definitions, definition_bytes : int
+        Since the start, in all processes: bodies of functions and classes that no worker can import, written for values that
+        refer to them, and their bytes.
     copied_bytes, shared_bytes : int
         Since the start, in all processes: bytes copied into shared memory or out of it, and bytes passed on or read where
         they lie. Values that ride in a slot count as neither.
@@ -33,6 +36,8 @@ class Statistics:
         "bytes",
         "cached_bytes",
         "copied_bytes",
+        "definition_bytes",
+        "definitions",
         "done",
         "failed",
         "limit_bytes",
@@ -53,6 +58,8 @@ class Statistics:
             "limit_bytes": counters["limit"],
             "copied_bytes": counters["copied"],
             "shared_bytes": counters["shared"],
+            "definitions": counters["definitions"],
+            "definition_bytes": counters["definition_bytes"],
             **{name: counters[name] for name in ("waiting", "queued", "running", "done", "failed")},
         }
         for name, value in found.items():

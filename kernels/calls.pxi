@@ -68,8 +68,8 @@ cdef class Calls(ServiceTable):
         if names != NULL:
             for i in range(PyTuple_GET_SIZE(<object> names)):
                 keywords[<object> PyTuple_GET_ITEM(<object> names, i)] = <object> args[count + i]
-        data, buffers, arrays = self.pickling.dump_call(self, state, positional, keywords, inputs)
-        put_pickled(scratch, self, data, buffers, arrays)
+        data, buffers, arrays, holds = self.pickling.dump_call(self, state, positional, keywords, inputs)
+        put_pickled(scratch, self, data, buffers, arrays, holds)
         scratch.inputs = inputs
         return 0
 
@@ -260,8 +260,8 @@ cdef class Calls(ServiceTable):
         try:
             if encode_native(scratch, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
                 scratch.begin_again()
-                data, buffers, arrays = self.pickling.dump_value(self, value)
-                put_pickled(scratch, self, data, buffers, arrays)
+                data, buffers, arrays, holds = self.pickling.dump_value(self, value)
+                put_pickled(scratch, self, data, buffers, arrays, holds)
                 kind = KIND_PICKLE
             block = self._filled_block(scratch)
             if index < 0:

@@ -6,7 +6,7 @@
 #   q d size, int64s or doubles: a list of nothing else
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
 #   w size, bytes: a short buffer, to be written to
-#   a A arrays, see arrays.pxi
+#   a A arrays, see arrays.pxi | O E instances and members of enums, see instances.pxi
 #   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
 # Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
 
@@ -32,13 +32,17 @@ cdef extern from "Python.h":
 
 cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
-    NATIVE_CONTAINERS = 32      # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
+    NATIVE_CONTAINERS = 1 << 18 # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
+    SEEN_KEPT = 64              # places of the table of containers that are kept from call to call
+    BODIES_NOTED = 8            # classes of a value whose bodies are named once
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
     TUPLE_HEAD = 9              # bytes before the first item of a tuple
     UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
     SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
+
+cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15       # Knuth's multiplicative hashing: 2**64 / the golden ratio
 
 cdef class Scratch:
     """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
@@ -49,8 +53,11 @@ cdef class Scratch:
     cdef Py_ssize_t size, room
     cdef uint64_t *handles
     cdef Py_ssize_t handle_count, handle_room
-    cdef PyObject *containers[NATIVE_CONTAINERS]
-    cdef int container_count
+    cdef PyObject *seen_first[SEEN_KEPT]        # an open-addressed table of containers met, by their addresses
+    cdef PyObject **seen
+    cdef Py_ssize_t seen_room, seen_count
+    cdef uint64_t bodies[BODIES_NOTED]          # places of bodies among the handles
+    cdef int body_count
     cdef Memory *memory
     cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
     cdef bint takes_futures     # in a call; in a value no future may stay one
@@ -62,10 +69,13 @@ cdef class Scratch:
         self.data = <char *> malloc(self.room)
         if self.data == NULL:
             raise MemoryError
+        self.seen = self.seen_first
+        self.seen_room = SEEN_KEPT
 
     def __dealloc__(self):
         free(self.data)
         free(self.handles)
+        self.forget_seen()
 
     cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
         cdef char *larger
@@ -92,14 +102,16 @@ cdef class Scratch:
                 extent_drop(self.memory, <uint32_t> extent_of(self.memory, offset))
         self.spare = self.copied = None
         self.size = self.handle_count = 0
-        self.container_count = 0
+        self.body_count = 0
+        self.forget_seen()
 
     cdef int begin_again(self) except -1:
         """Empties it for another way of writing the same value: arrays that were copied need not be copied again."""
         cdef Py_ssize_t i
         self.spare = [self.handles[i] for i in range(self.handle_count)]
         self.size = self.handle_count = 0
-        self.container_count = 0
+        self.body_count = 0
+        self.forget_seen()
         self.inputs = None
         return 0
 
@@ -130,17 +142,53 @@ cdef class Scratch:
             out += 8 * (count + 1)
         memcpy(out, self.data, self.size)
 
-    cdef bint first_time(self, object container) noexcept:
+    cdef bint first_time(self, object container) except -1:
         """Notes a container; false when it was met before, or there are too many to tell."""
-        cdef int i
-        for i in range(self.container_count):
-            if self.containers[i] == <PyObject *> container:
+        cdef Py_ssize_t at
+        if 2 * self.seen_count >= self.seen_room:
+            if self.seen_count >= NATIVE_CONTAINERS:
                 return False
-        if self.container_count == NATIVE_CONTAINERS:
+            self.grow_seen()
+        at = self.seen_place(<PyObject *> container)
+        if self.seen[at] != NULL:
             return False
-        self.containers[self.container_count] = <PyObject *> container
-        self.container_count += 1
+        self.seen[at] = <PyObject *> container
+        self.seen_count += 1
         return True
+
+    cdef inline Py_ssize_t seen_place(self, PyObject *container) noexcept:
+        """Where a container stands in the table, or would stand."""
+        cdef Py_ssize_t mask = self.seen_room - 1
+        cdef Py_ssize_t at = <Py_ssize_t> ((<uint64_t> container >> 4) * GOLDEN >> 32) & mask
+        while self.seen[at] != NULL and self.seen[at] != container:
+            at = (at + 1) & mask
+        return at
+
+    cdef int grow_seen(self) except -1:
+        cdef PyObject **before = self.seen
+        cdef Py_ssize_t room = self.seen_room, i
+        cdef PyObject **larger = <PyObject **> calloc(4 * room, sizeof(PyObject *))
+        if larger == NULL:
+            raise MemoryError
+        self.seen = larger
+        self.seen_room = 4 * room
+        for i in range(room):
+            if before[i] != NULL:
+                larger[self.seen_place(before[i])] = before[i]
+        if before != self.seen_first:
+            free(before)
+        else:
+            memset(before, 0, SEEN_KEPT * sizeof(PyObject *))
+        return 0
+
+    cdef void forget_seen(self) noexcept:
+        if self.seen != self.seen_first:
+            free(self.seen)
+            self.seen = self.seen_first
+            self.seen_room = SEEN_KEPT
+        elif self.seen_count:
+            memset(self.seen, 0, SEEN_KEPT * sizeof(PyObject *))
+        self.seen_count = 0
 
     cdef int put_tag(self, char tag) except -1:
         self.reserve(1)[0] = tag
@@ -233,9 +281,13 @@ cdef int hold_place(Scratch out, Segment runtime, uint64_t place, uint64_t nbyte
     runtime.count_shared(nbytes)
     return 0
 
-cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays) except -1:
+cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
     """What `pickling` has written."""
     cdef uint32_t counts[2]
+    cdef DefinitionHold hold
+    for hold in holds:
+        extent_hold(&runtime.memory, hold.extent)
+        out.add_handle(hold.offset)
     out.put_tag(b'P')
     put_long(out, runtime, b'b', b'V', PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
     counts[0] = len(buffers)
@@ -449,7 +501,7 @@ cdef int encode_native(Scratch out, object value, Calls runtime, int depth, int 
         at[0] = b'R'
         memcpy(at + 1, &position, 4)
     else:
-        return NATIVE_CANNOT
+        return encode_instance(out, value, runtime, depth)
     return NATIVE_OK
 
 
@@ -468,7 +520,7 @@ cdef object decode_pickled(const char **at, Calls runtime, list values):
     at[0] += 8
     buffers = [decode_native(at, runtime, None) for i in range(counts[0])]
     arrays = [decode_native(at, runtime, None) for i in range(counts[1])]
-    return runtime.pickling.load(data, buffers, arrays, values)
+    return runtime.pickling.load(runtime, data, buffers, arrays, values)
 
 cdef object decode_native(const char **at, Calls runtime, list values):
     """Reads one value; `values` are the task's inputs."""
@@ -498,6 +550,10 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         return values[position]
     if tag == b'a' or tag == b'A':
         return decode_array(at, runtime, tag == b'A')
+    if tag == b'O':
+        return decode_instance(at, runtime, values)
+    if tag == b'E':
+        return decode_member(at, runtime)
     if tag == b'P':
         return decode_pickled(at, runtime, values)
     if tag == b'q' or tag == b'd':

@@ -215,15 +215,24 @@ cdef int extent_unref(Memory *memory, uint32_t id) noexcept nogil:
 
 cdef void extent_hold(Memory *memory, uint32_t id) noexcept nogil:
     """One more view in this process of an extent that something keeps in use just now."""
-    cdef Extent *extent = &memory.extents[id]
-    cdef uint64_t bit = <uint64_t> 1 << (memory.me & 63)
     if ff_add32(&memory.local[id], 1):
         return
     lock_take(memory)
-    if not extent.held[memory.me >> 6] & bit:       # set still if another thread is just dropping the last view
+    set_holder(memory, id)
+    lock_give(memory)
+
+cdef void extent_hold_locked(Memory *memory, uint32_t id) noexcept nogil:
+    """As `extent_hold`, by who has the lock."""
+    if ff_add32(&memory.local[id], 1) == 0:
+        set_holder(memory, id)
+
+cdef void set_holder(Memory *memory, uint32_t id) noexcept nogil:
+    """With the lock: this process has views; its bit is set still if another thread is just dropping the last one."""
+    cdef Extent *extent = &memory.extents[id]
+    cdef uint64_t bit = <uint64_t> 1 << (memory.me & 63)
+    if not extent.held[memory.me >> 6] & bit:
         extent.held[memory.me >> 6] |= bit
         extent.holders += 1
-    lock_give(memory)
 
 cdef void extent_drop(Memory *memory, uint32_t id) noexcept nogil:
     """One view of this process less."""

@@ -209,7 +209,8 @@ cdef struct Header:
     uint32_t warm_left          # [cas] services that some idle worker shall load ahead
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
     uint32_t preload            # [cas] libraries that services need: bits of engine/preloading.py
-    uint8_t pad3[40]
+    uint32_t warned             # [cas] some worker has told that imports seed a global generator
+    uint8_t pad3[36]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]
@@ -219,7 +220,8 @@ cdef struct Header:
     uint64_t slots_freed
     uint64_t copied_bytes       # [owner: zygote] of processes that have ended; see Process
     uint64_t shared_bytes
-    uint8_t pad5[16]
+    uint64_t definitions
+    uint64_t definition_bytes
     uint32_t warm_extents[EXTENT_CLASSES]       # [lock] stacks of free ones, index + 1
     uint32_t cold_extents[EXTENT_CLASSES]
     char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit, usage and stat file, ..., each ended by 0
@@ -251,7 +253,9 @@ cdef struct Process:
     uint32_t watching           # [cas] threads that want to know of every failure
     uint32_t pad1
     uint64_t log_tail           # [cas] slots finished that it watched
-    uint8_t pad2[40]
+    uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
+    uint64_t definition_bytes
+    uint8_t pad2[24]
 
 cdef struct Service:
     uint32_t state              # [cas]

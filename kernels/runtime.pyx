@@ -16,7 +16,7 @@ cimport cython
 include "layout.pxi"
 
 from libc.stdlib cimport calloc, free, malloc, realloc
-from libc.string cimport memcpy, memset
+from libc.string cimport memcmp, memcpy, memset
 
 include "memory.pxi"
 include "lock.pxi"
@@ -67,12 +67,14 @@ UNCALLABLE = <uint32_t> NO_METHOD     #: as a method's number: a call makes no s
 include "segment.pxi"
 include "views.pxi"
 include "forks.pxi"
+include "bodies_store.pxi"
 include "services.pxi"
 
 cdef class Calls(ServiceTable)      # what codec and futures need to know of the class that is defined with their help
 
 include "arrays.pxi"
 include "codec.pxi"
+include "instances.pxi"
 include "future.pxi"
 include "waits.pxi"
 include "calls.pxi"

@@ -189,6 +189,28 @@ cdef class Segment:
         """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
         return self.memory.header.cached_bytes, self.memory.header.takes
 
+    def is_first_warning(self):
+        """Whether no other process of this runner has warned of generators that imports seed."""
+        return bool(ff_cas32(&self.memory.header.warned, 0, 1))
+
+    def put_definition(self, bytes identity, bytes data):
+        """Stores the body of a definition; returns the `DefinitionHold` that keeps it. StoreFullError: no room."""
+        self.check()
+        return put_body(self, identity, data)
+
+    def hold_definition(self, bytes identity, uint64_t offset, uint64_t nbytes):
+        """A hold on a body that another process has written; None if it is gone."""
+        self.check()
+        return hold_body(self, identity, offset, nbytes)
+
+    def is_definition(self, bytes identity, uint64_t offset):
+        """Whether anybody keeps that body still."""
+        return not self.closed and self.is_mine() and body_is_there(self, identity, offset)
+
+    def definition_body(self, uint64_t offset, uint64_t nbytes):
+        """The body itself, which the caller's value keeps there."""
+        return PyBytes_FromStringAndSize(self.memory.base + offset + IDENTITY_BYTES, nbytes - IDENTITY_BYTES)
+
     def bear_arrays(self):
         """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
         bear_arrays(self)
@@ -202,6 +224,7 @@ cdef class Segment:
         cdef Header *header = self.memory.header
         cdef uint32_t i, status
         cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
+        cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
         settle_pins(self)
         by_status = [0] * 6
         for i in range(slots_used(&self.memory)):
@@ -211,11 +234,13 @@ cdef class Segment:
             if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
                 copied += self.memory.processes[i].copied_bytes
                 shared += self.memory.processes[i].shared_bytes
+                definitions += self.memory.processes[i].definitions
+                definition_bytes += self.memory.processes[i].definition_bytes
         counted = {
             "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
             "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
             "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
-            "copied": copied, "shared": shared,
+            "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
         }
         if FF_DEBUG:
             counted.update(

@@ -101,6 +101,8 @@ cdef class Supervision(Serving):
             self._bury_lane(process.lane, error, high)
         bury_memory(&self.memory, index)
         self.memory.header.copied_bytes += process.copied_bytes
+        self.memory.header.definitions += process.definitions
+        self.memory.header.definition_bytes += process.definition_bytes
         self.memory.header.shared_bytes += process.shared_bytes
         ff_store32(&process.state, PROCESS_FREE)
         self.reap_services()

@@ -21,10 +21,14 @@ FLOORS = [
     {"engine.local", "engine.inline"},
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
-    {"engine.host", "engine.processes", "execution", "libraries"},
-    {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries"},
+    {"engine.host", "engine.processes", "execution", "libraries", "drawing"},
+    {"engine.preloading", "engine.base", "engine.protocol", "engine.context", "engine.libraries", "engine.seeds"},
     {"session", "closures", "statistics", "package"},
     {"kernels.pickling", "kernels.montecarlo", "package.explanation", "package.import_path"},
+    {"kernels.picklers"},
+    {"kernels.unpickling", "kernels.bodies"},
+    {"kernels.building"},
+    {"kernels.definitions", "kernels.carried"},
     {
         "kernels.runtime",
         "kernels.array_pickling",
@@ -50,7 +54,7 @@ FLOORS = [
     {"errors", "_version", "kernels", "engine"},
 ]
 
-CALLS = {"service", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
+CALLS = {"service", "drawing", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
 APPLICATION = {"application", "cli", "package", "kernels.archive", "storage", "registry", "config", "ownership"}
 
 #: Doors between the wings, each with its reason.

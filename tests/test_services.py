@@ -939,16 +939,31 @@ def test_what_a_task_does_to_its_arguments_stays_in_the_task(rr):
 
 def test_an_execution_object_that_cannot_be_pickled_is_named(rr):
     account = Account()
-    account.lock = threading.Lock()
+    account.rows = (row for row in ())
     with pytest.raises(TypeError, match="Account"):
         rr.service(account)
+    rows = (row for row in ())
+
+    def reading():
+        return list(rows)
+
+    with pytest.raises(TypeError, match="reading"):
+        rr.service(reading)()
+
+
+def test_a_lock_that_a_function_closes_over_is_the_workers_own(rr):
     lock = threading.Lock()
 
     def locked():
-        return lock.locked()
+        with lock:
+            return lock.locked(), id(lock)
 
-    with pytest.raises(TypeError, match="locked"):
-        rr.service(locked)()
+    lock.acquire()
+    service = rr.service(locked, autoscale=False)
+    (held, first), (_, second) = service().get(), service().get()
+    assert held
+    assert first == second
+    assert not rr.service(lambda: lock.locked())().get()
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------------

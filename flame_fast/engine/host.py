@@ -14,6 +14,7 @@ from flame_fast.engine import context
 from flame_fast.engine.base import CLASS, FUNCTION, ServiceSpec
 from flame_fast.errors import TaskError
 from flame_fast.kernels import pickling
+from flame_fast.kernels.definitions import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.engine.libraries import Libraries
+    from flame_fast.engine.seeds import Seeds
     from flame_fast.kernels.runtime import Runtime
 
 
@@ -35,10 +37,11 @@ class LoadFailure(Exception):
 class LoadedService:
     """A service's object in this process, or the error that loading it raised, as it travels."""
 
-    __slots__ = ("failure", "functions", "generation", "spec")
+    __slots__ = ("failure", "functions", "generation", "namespace", "spec")
 
-    def __init__(self, spec: ServiceSpec, generation: int) -> None:
+    def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
         self.spec = spec
+        self.namespace = namespace
         self.generation = generation
         self.functions: list[Callable[..., Any]] = []
         self.failure: bytes | None = None
@@ -57,6 +60,10 @@ class Host:
         Turns text with paths of the unpacked project into the user's own.
     libraries : Libraries, optional
         Those of this process; None leaves their threads as they are.
+    enter : callable
+        Makes a service's namespace the one that arriving definitions go by.
+    seeds : Seeds, optional
+        Keeps the global generators this process's own when imports seed them; None leaves them alone.
     """
 
     def __init__(
@@ -65,6 +72,8 @@ class Host:
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,
+        enter: Callable[[Namespace], object] = lambda namespace: None,
+        seeds: Seeds | None = None,
     ) -> None:
         self.runtime = runtime
         self.partial: list[Any] = []
@@ -75,6 +84,8 @@ class Host:
         self._current: LoadedService | None = None
         self._suspended: list[LoadedService] = []
         self._libraries = libraries
+        self._enter_namespace = enter
+        self._seeds = seeds
 
     def load_ahead(self, service: int, generation: int) -> None:
         loaded = self._loaded.get(service)
@@ -94,6 +105,7 @@ class Host:
 
     def _enter(self, loaded: LoadedService) -> None:
         self._current = loaded
+        self._enter_namespace(loaded.namespace)
         if self._libraries is not None:
             self._libraries.limit_threads(loaded.spec.cpu)
 
@@ -104,7 +116,7 @@ class Host:
         """
         current = self._current
         if current is not None and current in self._suspended:
-            function = pickling.load_plain(current.spec.target)
+            function = pickling.load_body(current.spec.target, Namespace())
         return with_state(function, state)  # type: ignore[no-any-return]
 
     # ---- tasks inside the wait of another ------------------------------------------------------------------------------
@@ -132,17 +144,16 @@ class Host:
 
     def _load(self, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
-        loaded = LoadedService(spec, generation)
+        self._forget_closed()
+        namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
+        loaded = LoadedService(spec, generation, pickling.choose_namespace(spec.target, namespaces.values()))
         self._enter(loaded)  # what loading imports has the service's thread limit
         try:
             if self._prepare is not None:
                 self._prepare()
                 self._prepare = None
-            context.set_importing(True)
-            try:
-                target = pickling.load_plain(spec.target)
-            finally:
-                context.set_importing(False)
+            target = self._import(spec, loaded.namespace)
+            self._enter_namespace(loaded.namespace)  # with the modules that it has now
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
             else:
@@ -154,6 +165,24 @@ class Host:
             loaded.failure = self.dump_error(error)
         self._loaded[service] = loaded
         return loaded
+
+    def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
+        """A service's object; what it takes is imported."""
+        if self._seeds is not None:
+            self._seeds.note()
+        context.set_importing(True)
+        try:
+            return pickling.load_body(spec.target, namespace)
+        finally:
+            context.set_importing(False)
+            if self._seeds is not None:
+                self._seeds.restore(spec.name)
+
+    def _forget_closed(self) -> None:
+        """Lets go of services that no call can come for any more."""
+        for service, loaded in list(self._loaded.items()):
+            if loaded not in self._suspended and not self.runtime.is_service(service, loaded.generation):
+                del self._loaded[service]
 
     def settle(self, value: Any) -> Any:
         """A task's return value as it is to travel: a coroutine is run to its end.
@@ -175,6 +204,8 @@ class Host:
     def dump_error(self, error: BaseException) -> bytes:
         if isinstance(error, LoadFailure):
             return error.dumped
+        if isinstance(error, NameError) and self._current is not None:
+            _explain(error, self._current.namespace)
         return pickling.dump_error(error, self._shown_path)
 
     def end_of_fork(self, error: BaseException) -> None:
@@ -194,3 +225,10 @@ class Host:
                 stream.flush()
             except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
                 continue
+
+
+def _explain(error: NameError, namespace: Namespace) -> None:
+    """A global that is not there since it could not be sent: says so."""
+    reason = namespace.unavailable.get(getattr(error, "name", None) or "")
+    if reason is not None:
+        error.args = (f"{error}: {reason}",)

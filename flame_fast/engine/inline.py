@@ -12,6 +12,7 @@ import threading
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.kernels import pickling
+from flame_fast.kernels.definitions import use_in_thread
 from flame_fast.kernels.runtime import Runtime
 
 TYPE_CHECKING = False
@@ -31,7 +32,7 @@ class InlineEngine:
         self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
         self.runtime.pickling = pickling
         self.runtime.serve_inline()
-        self._host = Host(self.runtime)
+        self._host = Host(self.runtime, enter=use_in_thread)
         self._turn = threading.RLock()
         self._closed = False
 
@@ -41,9 +42,11 @@ class InlineEngine:
     def after_submit(self) -> None:
         with self._turn:
             before = context.set_serving_engine(self)
+            outer = use_in_thread(None)
             try:
                 self.runtime.run_queued(self._host)
             finally:
+                use_in_thread(outer)
                 context.set_serving_engine(before)
 
     def close(self, ending: str = "was closed") -> int:
@@ -51,6 +54,7 @@ class InlineEngine:
             self._closed = True
             self.runtime.announce_close()
             self.runtime.mark_closed(ending)
+            pickling.release(self.runtime)
             self.runtime.give_back_memory()
             os.close(self._doorbell)
             os.close(self.runtime.fd)

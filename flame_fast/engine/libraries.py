@@ -22,7 +22,15 @@ NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg
 #: What of this package is used once Numba is there, and imports it itself: it may be what brought Numba, and not whole yet.
 AROUND_NUMBA = {"flame_fast.kernels.caching": "share_cache", "flame_fast.kernels.threads": "run_blocks"}
 
-WATCHED = NUMERIC | AROUND_NUMBA
+#: Modules whose global state is put right in every worker.
+WITH_STATE = {
+    "random": "_inst",
+    "numpy.random.mtrand": "_rand",
+    "multiprocessing.process": "current_process",
+    "multiprocessing.shared_memory": "SharedMemory",
+}
+
+WATCHED = NUMERIC | AROUND_NUMBA | WITH_STATE
 
 
 class Libraries:

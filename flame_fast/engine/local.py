@@ -133,6 +133,7 @@ class LocalEngine:
             self._end_zygote()
         finally:  # whatever interrupts this, nobody may wait for ever
             self.runtime.mark_closed(ending)
+            pickling.release(self.runtime)
             self.runtime.give_back_memory()
             try:
                 self._output.finish(OUTPUT_PATIENCE_S)

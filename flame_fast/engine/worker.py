@@ -13,7 +13,10 @@ import sys
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.engine.libraries import Libraries
+from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.kernels.carried import never_unlink_attached
+from flame_fast.kernels.definitions import Namespace
 from flame_fast.kernels.runtime import Runtime, die_with_parent
 
 TYPE_CHECKING = False
@@ -76,6 +79,8 @@ class Project:
         from flame_fast.package import import_path
 
         sys.argv[:] = plan["argv"]
+        if plan["authkey"]:
+            self._libraries.when_loaded("multiprocessing.process", lambda: _take_key(plan["authkey"]))
         self._directory = plan["directory"]
         try:
             self._unpacked = import_path.prepare(plan)
@@ -88,6 +93,13 @@ class Project:
 
     def shown(self, text: str) -> str:
         return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
+
+
+def _take_key(key: bytes) -> None:
+    """Managers of the driver's know their clients by it."""
+    from multiprocessing import process
+
+    process.current_process().authkey = key
 
 
 def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
@@ -110,8 +122,9 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     libraries = Libraries()
     libraries.when_loaded("numpy", runtime.bear_arrays)
     libraries.watch_imports()
+    libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)
-    host = Host(runtime, project.prepare, project.shown, libraries)
+    host = Host(runtime, project.prepare, project.shown, libraries, Namespace.enter, Seeds(runtime, libraries))
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
@@ -135,16 +148,6 @@ def share_compiled_code(unpacked: str, directory: str, home: str) -> None:
     from flame_fast.kernels.caching import share_cache
 
     share_cache(unpacked, directory, home)
-
-
-def reseed() -> None:
-    """Forked copies would draw identical streams."""
-    random = sys.modules.get("random")
-    if random is not None:
-        random.seed()
-    numpy_random = sys.modules.get("numpy.random")
-    if numpy_random is not None:
-        numpy_random.seed()
 
 
 def run_and_exit(start: Callable[[], None]) -> None:

@@ -1,0 +1,279 @@
+"""How values are pickled that pickle itself refuses, repeats or gets wrong, and that programs with pools carry all the same.
+
+generators of the whole process    by reference: in a worker they are that worker's own
+locks, thread-local objects        fresh ones, in definitions only: what they guard is each process's own
+context variables                  by identity, with the value that they have
+exceptions                         as they are, without running `__init__` on the text that it made
+managers' proxies, SharedMemory    with the driver's key; attached to, never unlinked by a worker
+weak containers, memoryviews       as their contents
+dataclasses' markers               by reference: they are compared by identity
+"""
+
+from __future__ import annotations
+
+import sys
+from types import FunctionType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+
+# ---- generators ------------------------------------------------------------------------------------------------------
+
+
+def reduce_random(generator: Any) -> Any:
+    random = sys.modules.get("random")
+    if random is not None and generator is random._inst:
+        return (_by_path, ("random", "_inst"))
+    return NotImplemented
+
+
+def reduce_numpy_random(generator: Any) -> Any:
+    mtrand = sys.modules.get("numpy.random.mtrand")
+    if mtrand is None:
+        return NotImplemented
+    if generator is mtrand._rand:
+        return (_by_path, ("numpy.random.mtrand", "_rand"))
+    if generator is mtrand._rand._bit_generator:
+        return (_by_path, ("numpy.random.mtrand", "_rand", "_bit_generator"))
+    return NotImplemented
+
+
+def _by_path(module: str, *names: str) -> Any:
+    import importlib
+
+    found: Any = importlib.import_module(module)
+    for name in names:
+        found = getattr(found, name)
+    return found
+
+
+def is_global_generator(obj: Any) -> bool:
+    """Whether it is the generator behind `random` or `numpy.random`, whose state is each process's own."""
+    return reduce_random(obj) is not NotImplemented or reduce_numpy_random(obj) is not NotImplemented
+
+
+def is_generator(obj: Any) -> bool:
+    """Whether it draws random numbers from a state of its own: of Python's kind or of NumPy's."""
+    kind = type(obj)
+    return (kind.__module__, kind.__name__) in GENERATORS
+
+
+GENERATORS = {
+    ("random", "Random"),
+    ("numpy.random.mtrand", "RandomState"),
+    ("numpy.random._generator", "Generator"),
+}
+
+
+# ---- locks, context ---------------------------------------------------------------------------------------------------
+
+
+GUARDS = {
+    *(("_thread", name) for name in ("lock", "RLock", "_local")),
+    *(("threading", name) for name in ("Condition", "Event", "Semaphore", "BoundedSemaphore", "Barrier")),
+}
+
+
+def is_guard(value: Any) -> bool:
+    """Whether it only guards or separates the threads of one process."""
+    kind = type(value)
+    return (kind.__module__, kind.__qualname__) in GUARDS
+
+
+def reduce_lock(lock: Any) -> Any:
+    return (_fresh, (type(lock).__name__,))
+
+
+def _fresh(kind: str) -> Any:
+    import threading
+
+    return {"lock": threading.Lock, "RLock": threading.RLock, "_local": threading.local}[kind]()
+
+
+def reduce_context_variable(variable: Any) -> Any:
+    try:
+        return (_context_variable, (variable.name, (variable.get(),)))
+    except LookupError:  # it has no value, and no default
+        return (_context_variable, (variable.name, ()))
+
+
+def _context_variable(name: str, value: tuple[Any, ...]) -> Any:
+    import contextvars
+
+    return contextvars.ContextVar(name, default=value[0]) if value else contextvars.ContextVar(name)
+
+
+# ---- exceptions -------------------------------------------------------------------------------------------------------
+
+
+def reduce_exception(error: BaseException) -> Any:
+    """An exception with an `__init__` of the user's is built without it: it was given other arguments than `args`."""
+    kind = type(error)
+    if not isinstance(kind.__init__, FunctionType) or kind.__reduce__ is not _compiled_base(kind).__reduce__:
+        return NotImplemented
+    if kind.__reduce_ex__ is not object.__reduce_ex__:
+        return NotImplemented
+    reduced: tuple[Any, ...] = tuple(error.__reduce__())
+    return (_rebuild_exception, (kind, reduced[1]), *reduced[2:])
+
+
+def _compiled_base(kind: type) -> Any:
+    return next(
+        base for base in kind.__mro__ if "__init__" in vars(base) and not isinstance(vars(base)["__init__"], FunctionType)
+    )
+
+
+def _rebuild_exception(kind: Any, args: tuple[Any, ...]) -> Any:
+    error = kind.__new__(kind, *args)
+    _compiled_base(kind).__init__(error, *args)
+    return error
+
+
+# ---- multiprocessing --------------------------------------------------------------------------------------------------
+
+
+def reduce_manager_proxy(proxy: Any) -> Any:
+    """As `multiprocessing` does for the children it starts: with the key that the manager asks for."""
+    _, (function, token, serializer, keywords) = proxy.__reduce__()
+    keywords = {key: value for key, value in keywords.items() if key != "authkey"}
+    return (_rebuild_manager_proxy, (function, token, serializer, keywords, bytes(proxy._authkey)))
+
+
+def _rebuild_manager_proxy(function: Any, token: Any, serializer: str, keywords: dict[str, Any], key: bytes) -> Any:
+    from multiprocessing import managers, process
+
+    process.current_process().authkey = key
+    return managers.RebuildProxy(function, token, serializer, {**keywords, "authkey": key})  # type: ignore[attr-defined]
+
+
+def reduce_shared_memory(memory: Any) -> Any:
+    return (attach_shared_memory, (memory.name,))
+
+
+def attach_shared_memory(name: str) -> Any:
+    from multiprocessing import shared_memory
+
+    return shared_memory.SharedMemory(name)
+
+
+def never_unlink_attached() -> None:
+    """From now on what this process only attaches to is not unlinked when it ends: it is somebody else's
+    (python/cpython#82300).
+    """
+    from multiprocessing import shared_memory
+
+    class SharedMemory(shared_memory.SharedMemory):
+        __doc__ = shared_memory.SharedMemory.__doc__
+
+        def __init__(self, name: str | None = None, create: bool = False, size: int = 0, **options: Any) -> None:
+            if create or "track" in options:
+                super().__init__(name, create, size, **options)
+                return
+            tracker = shared_memory.resource_tracker  # type: ignore[attr-defined]
+            shared_memory.resource_tracker = _NoTracker  # type: ignore[attr-defined]
+            try:
+                super().__init__(name, create, size)
+            finally:
+                shared_memory.resource_tracker = tracker  # type: ignore[attr-defined]
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            return (attach_shared_memory, (self.name,))
+
+    SharedMemory.__module__ = shared_memory.__name__
+    SharedMemory.__qualname__ = "SharedMemory"
+    shared_memory.SharedMemory = SharedMemory  # type: ignore[misc]
+
+
+class _NoTracker:
+    """In place of the tracker while a process attaches."""
+
+    @staticmethod
+    def register(name: str, kind: str) -> None:
+        pass
+
+
+# ---- containers, views, markers ----------------------------------------------------------------------------------------
+
+
+def reduce_memoryview(view: memoryview) -> Any:
+    return (memoryview, (view.tobytes() if view.format == "B" else bytearray(view.tobytes()),))
+
+
+def reduce_weak_values(mapping: Any) -> Any:
+    return (_weak_mapping, (type(mapping), list(mapping.items())))
+
+
+def reduce_weak_set(members: Any) -> Any:
+    return (_weak_set, (type(members), list(members)))
+
+
+def _weak_mapping(kind: Any, items: list[tuple[Any, Any]]) -> Any:
+    mapping = kind(items)
+    mapping._contents = items  # nobody else here has them
+    return mapping
+
+
+def _weak_set(kind: Any, members: list[Any]) -> Any:
+    made = kind(members)
+    made._contents = members
+    return made
+
+
+def reduce_dataclass_marker(marker: Any) -> Any:
+    dataclasses = sys.modules["dataclasses"]
+    for name, value in list(vars(dataclasses).items()):
+        if value is marker:
+            return (_by_path, ("dataclasses", name))
+    return NotImplemented
+
+
+def reduce_property(value: property) -> Any:
+    return (property, (value.fget, value.fset, value.fdel, value.__doc__))
+
+
+def reduce_method_wrapper(value: Any) -> Any:
+    return (type(value), (value.__func__,))
+
+
+def reduce_method(method: Any) -> Any:
+    """Pickle would look it up by its name, in a class that has not got it yet."""
+    return (type(method), (method.__func__, method.__self__))
+
+
+def reduce_mapping_proxy(mapping: Any) -> Any:
+    from types import MappingProxyType
+
+    return (MappingProxyType, (dict(mapping),))
+
+
+#: By the module and the name of a type, so that nothing is imported to look.
+REDUCERS: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("random", "Random"): reduce_random,
+    ("numpy.random.mtrand", "RandomState"): reduce_numpy_random,
+    ("numpy.random._mt19937", "MT19937"): reduce_numpy_random,
+    ("multiprocessing.shared_memory", "SharedMemory"): reduce_shared_memory,
+    ("builtins", "memoryview"): reduce_memoryview,
+    ("weakref", "WeakValueDictionary"): reduce_weak_values,
+    ("weakref", "WeakKeyDictionary"): reduce_weak_values,
+    ("_weakrefset", "WeakSet"): reduce_weak_set,
+    ("dataclasses", "_MISSING_TYPE"): reduce_dataclass_marker,
+    ("dataclasses", "_FIELD_BASE"): reduce_dataclass_marker,
+    ("dataclasses", "_KW_ONLY_TYPE"): reduce_dataclass_marker,
+    ("dataclasses", "_HAS_DEFAULT_FACTORY_CLASS"): reduce_dataclass_marker,
+    ("builtins", "property"): reduce_property,
+    ("builtins", "classmethod"): reduce_method_wrapper,
+    ("builtins", "staticmethod"): reduce_method_wrapper,
+    ("builtins", "mappingproxy"): reduce_mapping_proxy,
+}
+
+#: In definitions only: as arguments they are refused, as by every pool.
+REDUCERS_IN_BODIES: dict[tuple[str, str], Callable[[Any], Any]] = {
+    ("_thread", "lock"): reduce_lock,
+    ("_thread", "RLock"): reduce_lock,
+    ("_thread", "_local"): reduce_lock,
+    ("_contextvars", "ContextVar"): reduce_context_variable,
+    ("builtins", "method"): reduce_method,
+}

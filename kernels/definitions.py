@@ -1,0 +1,418 @@
+"""Identities of definitions: functions, classes and named objects of modules that a worker cannot import.
+
+    driver                                       worker
+    value --> (identity, place of its body)  --> known there already? use that object
+                                                 unknown: read the body once, keep the object
+
+A *definition* lives in `__main__`, in a module made in memory, or inside a function. The process that made it gives it an
+identity; a value that refers to it carries this identity, not its body. The body lies in shared memory once per version, for
+as long as the process that made it has the object, or a value that refers to it is there. Whoever knows an identity uses his
+own object, so nothing that arrives changes a class.
+
+A `Namespace` is where a process keeps what has arrived: a module object per name, whose globals the functions use. A worker
+has one for each service that it has loaded, since a service's globals are those at `Runner.service`; the driver has one for
+what tasks define. `bodies.py` says how a body is written and built.
+"""
+
+from __future__ import annotations
+
+import builtins
+import itertools
+import os
+import sys
+import threading
+import weakref
+from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter, PathFinder
+from types import FunctionType, ModuleType
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from typing import Any
+
+    from flame_fast.kernels.runtime import DefinitionHold, Runtime
+
+#: Versions of one object whose identities this process still answers to.
+KEPT_VERSIONS = 64
+
+
+# ---- what a worker can import ----------------------------------------------------------------------------------------
+
+_searched: dict[str, tuple[int, bool]] = {}  # module name -> (id of its spec, whether the import system finds it)
+
+
+def is_importable(obj: Any) -> bool:
+    """Whether another process finds the very same object by importing its module and following its qualified name."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    if module is None or not can_be_imported(module):
+        return False
+    return _follow(module, obj.__qualname__) is obj
+
+
+def is_named(obj: Any) -> bool:
+    """Whether its module, of whatever kind, has the object under its qualified name."""
+    module = sys.modules.get(getattr(obj, "__module__", None) or "")
+    return module is not None and _follow(module, obj.__qualname__) is obj
+
+
+def _follow(module: ModuleType, qualified: str) -> Any:
+    found: Any = module
+    for name in qualified.split("."):
+        found = getattr(found, name, None)
+    return found
+
+
+def can_be_imported(module: ModuleType) -> bool:
+    """Whether a worker can import the module: not `__main__`, nor one that was made in memory or came from a place that only
+    this process knows."""
+    spec = getattr(module, "__spec__", None)
+    if spec is None or module.__name__ == "__main__":
+        return False
+    known = _searched.get(module.__name__)
+    if known is None or known[0] != id(spec):
+        known = _searched[module.__name__] = (id(spec), _is_found(spec))
+    return known[1]
+
+
+def _is_found(spec: Any) -> bool:
+    if (
+        spec.loader in (BuiltinImporter, FrozenImporter)
+        or spec.origin is None
+        or isinstance(spec.loader, ExtensionFileLoader)
+    ):
+        return True  # compiled ones, and packages without a file
+    parent = spec.name.rpartition(".")[0]
+    package = sys.modules.get(parent)
+    if parent and package is not None and not can_be_imported(package):
+        return False
+    path = getattr(package, "__path__", None) if parent else None
+    return any(_finds(finder, spec, path) for finder in _standard_finders())
+
+
+def _standard_finders() -> Iterator[Any]:
+    """Those that a worker has, too: of paths, and of editable installs."""
+    yield PathFinder
+    for finder in sys.meta_path:
+        if getattr(finder, "__module__", "").startswith("__editable__"):
+            yield finder
+
+
+def _finds(finder: Any, spec: Any, path: Any) -> bool:
+    try:
+        found = finder.find_spec(spec.name, path)
+    except Exception:  # an entry of sys.path that some hook cannot read
+        return False
+    return found is not None and found.origin == spec.origin
+
+
+# ---- records ---------------------------------------------------------------------------------------------------------
+
+_prefix = os.urandom(8)
+_prefix_of = os.getpid()
+_numbers = itertools.count(1)
+
+
+def new_identity() -> bytes:
+    """16 bytes that no other process and no other definition has."""
+    global _prefix, _prefix_of
+    if _prefix_of != os.getpid():
+        _prefix, _prefix_of = os.urandom(8), os.getpid()
+    return _prefix + next(_numbers).to_bytes(8, "little")
+
+
+class Place:
+    """Where the body of one version lies in a runner's segment. `hold` keeps it there; None: others do."""
+
+    __slots__ = ("hold", "identity", "nbytes", "offset")
+
+    def __init__(self, identity: bytes, offset: int, nbytes: int, hold: DefinitionHold | None) -> None:
+        self.identity = identity
+        self.offset = offset
+        self.nbytes = nbytes
+        self.hold = hold
+
+
+class Record:
+    """What this process knows of one definition object.
+
+    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes.
+    """
+
+    __slots__ = ("identities", "identity", "object", "parts", "places")
+
+    def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
+        self.object = obj
+        self.identity = identity
+        self.identities = [identity]
+        self.parts = parts
+        self.places: dict[int, Place] = {}  # by the runner's session
+
+
+class Definitions:
+    """The definition objects of this process, by object and by identity. Each step is one operation on a dictionary."""
+
+    def __init__(self) -> None:
+        self._by_id: dict[int, Record] = {}
+        self._own: dict[bytes, Record] = {}
+
+    def record_of(self, obj: Any, parts_of: Callable[[Any], Any]) -> Record:
+        """The object's record; a new version of it if its parts are no longer those it was written with."""
+        record = self._by_id.get(id(obj))
+        if record is None:
+            record = self._add(obj, new_identity(), parts_of(obj))
+            if record.parts is not None:
+                self._own[record.identity] = record
+        elif record.parts is not None:
+            parts = parts_of(obj)
+            if parts != record.parts:
+                self._renew(record, parts)
+        return record
+
+    def known_record(self, obj: Any) -> Record | None:
+        return self._by_id.get(id(obj))
+
+    def adopt(self, obj: Any, identity: bytes) -> None:
+        """An object that arrived: other processes know it by this identity."""
+        if id(obj) not in self._by_id:
+            self._add(obj, identity, None)
+
+    def place(self, obj: Any, identity: bytes, session: int, offset: int, nbytes: int) -> None:
+        """Where the body of an object that arrived lies, for as long as others hold it there."""
+        record = self._by_id.get(id(obj))
+        if record is not None and record.identity == identity and session not in record.places:
+            record.places[session] = Place(identity, offset, nbytes, None)
+
+    def leave(self, session: int) -> None:
+        """Forgets what lies in a runner's segment."""
+        for record in list(self._by_id.values()):
+            record.places.pop(session, None)
+
+    def own(self, identity: bytes) -> Any:
+        """This process's own object of an identity that it has given out; None for any other."""
+        record = self._own.get(identity)
+        return None if record is None else _object_of(record)
+
+    def _renew(self, record: Record, parts: Any) -> None:
+        record.parts = parts
+        record.identity = new_identity()
+        record.identities.append(record.identity)
+        record.places = {}
+        self._own[record.identity] = record
+        if len(record.identities) > KEPT_VERSIONS:
+            self._own.pop(record.identities.pop(0), None)
+
+    def _add(self, obj: Any, identity: bytes, parts: Any) -> Record:
+        """A record of the object: that of another thread, if it was faster."""
+        key = id(obj)
+        record = Record(obj, identity, parts)
+
+        def forget(_: object) -> None:
+            del self._by_id[key]
+            for known in record.identities:
+                self._own.pop(known, None)
+            record.places = {}
+
+        try:
+            record.object = weakref.ref(obj, forget)
+        except TypeError:  # kept for good: a sentinel, a context variable
+            record.object = _Always(obj)
+        return self._by_id.setdefault(key, record)
+
+
+class _Always:
+    """Stands for a weak reference to what cannot have one."""
+
+    __slots__ = ("_object",)
+
+    def __init__(self, obj: Any) -> None:
+        self._object = obj
+
+    def __call__(self) -> Any:
+        return self._object
+
+
+def _object_of(record: Record) -> Any:
+    return record.object()
+
+
+definitions = Definitions()
+
+
+# ---- namespaces ------------------------------------------------------------------------------------------------------
+
+
+class Namespace:
+    """Definitions that arrived together, and the modules that their functions have their globals in.
+
+    Parameters
+    ----------
+    is_drivers : bool
+        What the driver itself defined is its own there, and what arrives never shares its modules.
+    """
+
+    def __init__(self, is_drivers: bool = False) -> None:
+        self.is_drivers = is_drivers
+        self.modules: dict[str, ModuleType] = {}
+        self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
+        self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
+        self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
+        self._known: dict[bytes, Any] = {}
+        self._places: dict[
+            bytes, tuple[bytes, weakref.ref[Runtime], int]
+        ] = {}  # of those that came with a value: whose body, where
+        self._faded: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
+
+    def find(self, identity: bytes, *, own: bool = True) -> Any:
+        """The object of an identity, None if it is not known here. `own`: this process's own objects count."""
+        found = self._known.get(identity)
+        if found is None and (own or self.is_drivers):
+            found = definitions.own(identity)
+        return self._faded.get(identity) if found is None else found
+
+    def takes(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> bool:
+        """Whether a service can move in with those that are here: all names that both have mean the same, in the same
+        state.
+        """
+        if marks is None:
+            return False
+        return all(self.names.get(name, identity) == identity for name, identity in names.items()) and all(
+            self.marks.get(key, mark) == mark for key, mark in marks.items()
+        )
+
+    def learn(self, identity: bytes, obj: Any) -> None:
+        self._known[identity] = obj
+
+    def forget(self, identity: bytes) -> None:
+        self._known.pop(identity, None)
+
+    def came_with_value(self, identity: bytes, root: bytes, runtime: Runtime, offset: int) -> None:
+        """It came with the body of `root` in the segment: once that is gone, nobody else will ever send this identity."""
+        self._places[identity] = (root, weakref.ref(runtime), offset)
+
+    def sweep(self) -> None:
+        """Keeps definitions whose bodies are gone only for as long as something here uses them."""
+        for identity, (root, reference, offset) in list(self._places.items()):
+            runtime = reference()
+            if runtime is None or not runtime.is_definition(root, offset):
+                del self._places[identity]
+                obj = self._known.pop(identity, None)
+                try:
+                    self._faded[identity] = obj
+                except TypeError:  # no weak reference to it: let it go
+                    continue
+
+    def module(self, name: str) -> ModuleType:
+        """The module object of a name, made when first asked for; nothing is executed."""
+        module = self.modules.get(name)
+        if module is None:
+            module = self.modules[name] = ModuleType(name)
+            module.__dict__["__builtins__"] = builtins
+        return module
+
+    def enter(self) -> None:
+        """From now on this process is at work in this namespace: `import __main__` finds its modules."""
+        global _default
+        _default = self
+        sys.modules.update(self.modules)
+
+
+_default = Namespace(is_drivers=True)
+
+
+class _Thread(threading.local):
+    """What this thread alone is at work in, if anything."""
+
+    namespace: Namespace | None = None
+
+
+_thread = _Thread()
+
+
+def current_namespace() -> Namespace:
+    return _thread.namespace or _default
+
+
+def use_in_thread(namespace: Namespace | None) -> Namespace | None:
+    """Sets the namespace of this thread alone; returns the one before."""
+    before, _thread.namespace = _thread.namespace, namespace
+    return before
+
+
+# ---- versions --------------------------------------------------------------------------------------------------------
+
+
+#: Told apart by their values: another one may lie at the address of one that is gone.
+ATOMS = (int, float, complex, str, bytes, bool, type(None))
+
+
+def function_parts(function: FunctionType, names: tuple[str, ...]) -> tuple[Any, ...]:
+    """What the version of a function goes by: its code, defaults, attributes, cells, and which objects its globals are."""
+    namespace = function.__globals__
+    return (
+        function.__code__,
+        _marks(function.__defaults__ or ()),
+        _marks((function.__kwdefaults__ or {}).values()),
+        _marks(function.__dict__.values()),
+        _marks(map(_content, function.__closure__ or ())),
+        _marks(namespace.get(name) for name in names),
+    )
+
+
+def class_parts(cls: type) -> tuple[Any, ...]:
+    """What the version of a class goes by: its bases, its methods and descriptors, and those of its bases. Data in it is
+    state, not
+    a version."""
+    return tuple((id(base), _behaviour_of(base)) for base in cls.__mro__ if not is_importable(base))
+
+
+def module_parts(module: ModuleType) -> tuple[Any, ...]:
+    """What the version of a module made in memory goes by: which objects it has."""
+    return tuple((name, _mark(value)) for name, value in list(vars(module).items()) if not name.startswith("__"))
+
+
+def _behaviour_of(cls: type) -> tuple[Any, ...]:
+    return tuple((name, _mark(value)) for name, value in list(vars(cls).items()) if is_behaviour(value))
+
+
+def is_behaviour(value: Any) -> bool:
+    """Whether an attribute of a class is a method or a descriptor, not data."""
+    kind = type(value)
+    return kind is FunctionType or (hasattr(kind, "__get__") and not isinstance(value, type))
+
+
+def _content(cell: Any) -> Any:
+    try:
+        return cell.cell_contents
+    except ValueError:
+        return None
+
+
+def _marks(values: Any) -> tuple[Any, ...]:
+    return tuple(map(_mark, values))
+
+
+def _mark(value: Any) -> Any:
+    """Tells a value from its successor without keeping it: a method that was kept would keep its class."""
+    kind = type(value)
+    if kind in ATOMS:
+        return kind, value
+    return (id(value), value.__code__) if kind is FunctionType else id(value)
+
+
+__all__ = [
+    "Definitions",
+    "Namespace",
+    "Place",
+    "Record",
+    "can_be_imported",
+    "class_parts",
+    "current_namespace",
+    "definitions",
+    "function_parts",
+    "is_behaviour",
+    "is_importable",
+    "is_named",
+    "module_parts",
+    "new_identity",
+    "use_in_thread",
+]
