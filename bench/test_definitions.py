@@ -11,11 +11,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from contenders import Executor, FlameFast
+from contenders import Executor, FlameFast, Loky, Pool, installed
 from measuring import ratios, spread
 
 OURS = FlameFast.name
 PLAIN = "an int"
+PEERS = {contender.name for contender in installed(Executor, Loky, Pool)}
 
 #: For our median and for how many times faster than `ProcessPoolExecutor` it is; of what is defined in the script.
 PROMISES = ("at most 12 us", "at least 10 times")
@@ -38,6 +39,8 @@ def test_ratios_definitions(report, measured):
             plain = ours
         else:
             rows.append((f"    over {PLAIN}", spread(ratios(ours, plain), " times")))
+        for peer in PEERS - seconds.keys():
+            rows.append((f"    {peer}", "cannot"))
         for peer, theirs in seconds.items():
             promised = promises[1] if peer == Executor.name else ""
             times = f"{spread(theirs, ' us', 1, 1e6)}: {spread(ratios(theirs, ours), ' times')}"
