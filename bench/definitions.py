@@ -63,7 +63,7 @@ def pass_window(contender, values):
 
 
 def carries(contender, values):
-    """Whether all of a window come back as they went; of a peer, cloudpickle's classes with slots do not, and break its pool."""
+    """Whether a window comes back as it went; loky's pool breaks by classes with slots, as cloudpickle rebuilds them."""
     try:
         came = pass_window(contender, values)
     except Exception:
