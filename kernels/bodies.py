@@ -415,6 +415,9 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...]] | None:
 
 # ---- plain instances -------------------------------------------------------------------------------------------------
 
+#: Where a class's instances have what they are made of: as instances.pxi names it.
+IN_DICT, IN_SLOTS, MEMBER, IN_TUPLE = 1, 2, 4, 8
+
 #: Hooks of pickle: a class that has none of its own is copied attribute by attribute.
 HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
 
@@ -425,9 +428,12 @@ def overrides(kind: type, name: str) -> bool:
 
 
 def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
-    """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does
-    more
-    than copy them."""
+    """Where instances have what they are made of, and the slots' names. 0: pickle does more than copy that."""
+    in_dict = IN_DICT if kind.__dictoffset__ else 0
+    if is_enum(kind):
+        return MEMBER, ()
+    if issubclass(kind, tuple):
+        return (IN_TUPLE | in_dict, ()) if _is_plain_tuple(kind) else (0, ())
     if not all(base is object or base.__flags__ & 1 << 9 for base in kind.__mro__) or kind in copyreg.dispatch_table:
         return 0, ()
     dataclass_hooks = _has_hooks_of_dataclasses(kind)
@@ -439,7 +445,24 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
     slots = tuple(copyreg._slotnames(kind))  # type: ignore[attr-defined]
     if slots and not dataclass_hooks and overrides(kind, "__setattr__"):
         return 0, ()
-    return (1 if kind.__dictoffset__ else 0) | (2 if slots else 0), slots
+    return in_dict | (IN_SLOTS if slots else 0), slots
+
+
+def _is_plain_tuple(kind: type) -> bool:
+    """A named tuple, or another subclass, that adds nothing to how a tuple is made."""
+    if (
+        not all(base in (object, tuple) or base.__flags__ & 1 << 9 for base in kind.__mro__)
+        or kind in copyreg.dispatch_table
+    ):
+        return False
+    if any(overrides(kind, name) for name in ("__reduce_ex__", "__reduce__", "__getstate__")) or hasattr(
+        kind, "__setstate__"
+    ):
+        return False
+    if kind.__new__ is tuple.__new__:
+        return kind.__getnewargs__ is tuple.__getnewargs__  # type: ignore[attr-defined]
+    made = next(base for base in kind.__mro__ if "__new__" in vars(base))
+    return {"_fields", "_make", "__getnewargs__"} <= vars(made).keys() and made.__bases__[0] is tuple
 
 
 def _has_hooks_of_dataclasses(kind: type) -> bool:

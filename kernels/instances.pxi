@@ -2,7 +2,7 @@
 #
 # Only where pickle would do no more than copy the attributes: `flame_fast.kernels.pickling.layout_of` says which classes those
 # are. The class goes by its identity, see definitions.py; what a class needs is found once and kept for as long as it lives.
-#   O identity, place of the body, pairs of __dict__ or N, pairs of slots or N | E identity, place of the body, name of a member
+#   O identity, place of the body, a tuple's items or N, pairs of __dict__ or N, pairs of slots or N | E identity, place of the body, name of a member
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object value, void *context)
@@ -28,6 +28,7 @@ cdef enum:
     LAYOUT_DICT = 1
     LAYOUT_SLOTS = 2
     LAYOUT_MEMBER = 4           # of an enum
+    LAYOUT_TUPLE = 8            # a tuple's items, before any attributes
     PLACE_BYTES = IDENTITY_BYTES + 16
 
 cdef class Layout:
@@ -112,6 +113,10 @@ cdef int encode_instance(Scratch out, object value, Calls runtime, int depth) ex
     if not out.first_time(value) or not keep_body(out, runtime, layout):
         return NATIVE_CANNOT
     put_class(out, layout, b'O')
+    if not layout.form & LAYOUT_TUPLE:
+        out.put_tag(b'N')
+    elif put_items(out, value, runtime, depth - 1):
+        return NATIVE_CANNOT
     if not layout.form & LAYOUT_DICT:
         out.put_tag(b'N')
     elif put_attributes(out, PyObject_GenericGetDict(value, NULL), runtime, depth - 1):
@@ -127,6 +132,14 @@ cdef int put_class(Scratch out, Layout layout, char tag) except -1:
     memcpy(at + 1 + IDENTITY_BYTES, &layout.offset, 8)
     memcpy(at + 1 + IDENTITY_BYTES + 8, &layout.nbytes, 8)
     return 0
+
+cdef int put_items(Scratch out, object value, Calls runtime, int depth) except -1:
+    cdef Py_ssize_t i
+    out.put_count(b'(', PyTuple_GET_SIZE(value))
+    for i in range(PyTuple_GET_SIZE(value)):
+        if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth, 0):
+            return NATIVE_CANNOT
+    return NATIVE_OK
 
 cdef int put_attributes(Scratch out, dict attributes, Calls runtime, int depth) except -1:
     cdef Py_ssize_t left = PyDict_Size(attributes), i = 0
@@ -172,7 +185,8 @@ cdef object decode_member(const char **at, Calls runtime):
 
 cdef object decode_instance(const char **at, Calls runtime, list values):
     kind = decode_class(at, runtime)
-    value = ff_bare_instance(<PyTypeObject *> kind)
+    items = decode_native(at, runtime, values)
+    value = ff_bare_instance(<PyTypeObject *> kind) if items is None else tuple.__new__(kind, items)
     if at[0][0] == b'N':
         at[0] += 1
     else:

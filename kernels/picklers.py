@@ -168,8 +168,10 @@ class _Reducer:
 
 
 def _note_ordinary(kind: type) -> Any:
-    """Remembers that pickle needs no help with such objects, if that cannot change."""
-    if is_importable(kind) and (kind.__module__, kind.__qualname__) not in carried.REDUCERS_IN_BODIES:
+    """Remembers that pickle needs no help with such objects, if that holds for all of them, in values and in bodies."""
+    name = kind.__module__, kind.__qualname__
+    is_special = name in carried.REDUCERS or name in carried.REDUCERS_IN_BODIES or hasattr(kind, "__array_finalize__")
+    if not is_special and is_importable(kind):
         _ordinary.add(kind)
     return NotImplemented
 
@@ -372,10 +374,6 @@ def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     return record, place
 
 
-#: Forms of `layout_of`: as instances.pxi names them.
-IN_DICT, IN_SLOTS, MEMBER = 1, 2, 4
-
-
 def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
     """How the native codec writes instances of a class; None if a worker can import it, or pickle does more than copy
     attributes.
@@ -387,7 +385,7 @@ def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
     """
     if is_importable(kind) or not kind.__flags__ & HEAP_TYPE:
         return None
-    form, slots = (MEMBER, ()) if bodies.is_enum(kind) else bodies.plain_form(kind)
+    form, slots = bodies.plain_form(kind)
     if not form:
         return None
     record, place = placed(runtime, kind)

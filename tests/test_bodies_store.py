@@ -17,7 +17,7 @@ IDENTITY = bytes(range(16))
 OTHER = bytes(16)
 
 CLASSES = """
-import dataclasses, enum
+import collections, dataclasses, enum, typing
 @dataclasses.dataclass
 class Point:
     x: object
@@ -34,6 +34,17 @@ class Both(Slotted):
     def __init__(self, x, y):
         super().__init__(x, y)
         self.z = x
+class Named(typing.NamedTuple):
+    x: object
+    y: object = None
+class Row(tuple):
+    def __new__(cls, x, y):
+        return super().__new__(cls, (x, y))
+    x, y = property(lambda self: self[0]), property(lambda self: self[1])
+    def __getnewargs__(self):
+        return tuple(self)
+class Plain(collections.namedtuple("Plain", "x y")):
+    pass
 class Colour(enum.Enum):
     RED = 1
     CRIMSON = 1
@@ -42,6 +53,9 @@ class Hooked(Point):
     def __getstate__(self):
         return {"x": self.x, "y": "hooked"}
 """
+
+
+NAMES = ("Point", "Slotted", "Frozen", "Both", "Named", "Row", "Plain", "Hooked")
 
 
 @pytest.fixture
@@ -166,7 +180,7 @@ def values(module):
         st.binary(),
         st.sampled_from(module.Colour),
     )
-    kinds = st.sampled_from([module.Point, module.Slotted, module.Frozen, module.Both, module.Hooked])
+    kinds = st.sampled_from([vars(module)[name] for name in NAMES])
 
     def deeper(inner):
         instances = st.builds(lambda kind, x, y: kind(x, y), kinds, inner, inner)

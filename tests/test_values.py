@@ -617,3 +617,14 @@ def test_a_mask_arrives_writable_too(rr):
 def test_a_service_that_a_task_returns_works_in_the_driver(rr):
     service = rr.service(same)
     assert rr.service(lambda: service)().get()(3).get() == 3
+
+
+def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
+    """Arrays lie in line in the body of a service, beside the pickle in a value; global generators go by reference in both."""
+    table, generator = np.arange(10_000), np.random.RandomState(7)
+    bodies = rr.service(lambda: (table.sum(), generator.randint(10))), rr.service(lambda value: value)
+    assert bodies[0]().get()[0] == table.sum()
+    before = rr.statistics().shared_bytes
+    assert bodies[1]({"table": table}).get()["table"].sum() == table.sum()
+    assert rr.statistics().shared_bytes > before
+    assert rr.service(np.random.rand)().get() != rr.service(np.random.rand)().get()
