@@ -16,10 +16,12 @@ from types import CellType, CodeType, FunctionType, MemberDescriptorType, Module
 
 from flame_fast.kernels import building
 from flame_fast.kernels.definitions import (
+    ATOMS,
     can_be_imported,
     class_parts,
     function_parts,
     is_behaviour,
+    is_importable,
     is_named,
     module_parts,
 )
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.definitions import Record
 
+ATOM_TYPES = frozenset(ATOMS)
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
 #: What a class has of its own accord; the rest of its dictionary travels.
@@ -124,6 +127,17 @@ class Body:
         self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
         self.unavailable = {} if unavailable is None else unavailable  # globals that cannot be written -> why
         self.kept: list[Any] = []  # so that no id is another object's meanwhile
+        self.later: list[_Later] | None = None  # what is to be written last; None: there is no last
+
+    def put_off(self, values: dict[str, Any], fill: Any, owner: Any) -> dict[str, Any]:
+        """Of values by name those to write now; the others are written last. A table whose keys are instances of a class in
+        this body hashes them as it is built, and the class may have no more than its name by then.
+        """
+        if self.later is None:
+            return values
+        waiting = {name: value for name, value in values.items() if _has_own_keys(value)}
+        self.later += [_Later((fill, (owner, name, value))) for name, value in waiting.items()]
+        return {name: value for name, value in values.items() if name not in waiting}
 
     def note_definition(self, obj: Any, record: Record) -> None:
         self.kept.append(obj)
@@ -193,6 +207,78 @@ def class_data(cls: type) -> dict[str, Any]:
     return {name: value for name, value in own.items() if not is_behaviour(value) and not name.startswith("__")}
 
 
+#: Containers within a value that are looked into for keys of its own classes.
+LOOKED_INTO = 1000
+
+
+def _has_own_keys(value: Any) -> bool:
+    """Whether there are keys of dictionaries, or members of sets, in it whose classes travel with it."""
+    todo = [value]
+    seen: dict[int, Any] = {}
+    while todo and len(seen) < LOOKED_INTO:
+        found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen[id(found)] = found
+        kind = type(found)
+        parts: Any = ()
+        if issubclass(kind, (dict, set, frozenset)):
+            if any(map(_is_own_key, _one_of_each(found))):
+                return True
+            parts = dict.values(found) if issubclass(kind, dict) else ()
+        elif issubclass(kind, (list, tuple)):
+            parts = found
+        elif not issubclass(kind, type) and _is_own_key(found) and kind.__dictoffset__:
+            parts = vars(found).values()
+        if not {*map(type, parts)} <= ATOM_TYPES:
+            todo += [part for part in list(parts) if type(part) not in ATOM_TYPES]
+    return False
+
+
+def _one_of_each(keys: Any) -> Iterable[Any]:
+    """A key of each type; all those that are containers."""
+    if {*map(type, keys)} <= ATOM_TYPES:
+        return ()
+    by_type = {type(key): key for key in list(keys)}
+    return by_type.values() if tuple not in by_type and frozenset not in by_type else list(keys)
+
+
+def _is_own_key(key: Any) -> bool:
+    if type(key) in (tuple, frozenset):
+        return any(map(_is_own_key, key))
+    return bool(type(key).__flags__ & 1 << 9) and not is_importable(type(key))
+
+
+class _Later:
+    """What is done last where the body is built."""
+
+    def __init__(self, reduced: tuple[Any, ...]) -> None:
+        self._reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+class Whole:
+    """A body's value, and then what its parts have put off: which may put off more while it is written."""
+
+    def __init__(self, value: Any, body: Body) -> None:
+        self.value = value
+        self.body = body
+        body.later = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (building.first, (self.value, _Later((list, (), None, self._last()))))
+
+    def _last(self) -> Iterator[Any]:
+        """The pickler asks for two before it writes the first one."""
+        assert self.body.later is not None
+        yield None
+        for later in self.body.later:
+            yield later
+            yield None
+
+
 class _ModuleGlobals:
     """Stands for the globals of a module: where it arrives, those of the module of that name."""
 
@@ -251,8 +337,8 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
         "__annotations__": _annotations(function),
         "__dict__": function.__dict__,
         "__type_params__": getattr(function, "__type_params__", ()),
-        "cells": tuple(map(_cell_state, function.__closure__ or ())),
-        "globals": used,
+        "cells": tuple(_cell_of(cell, body) for cell in function.__closure__ or ()),
+        "globals": body.put_off(used, building.fill_global, function),
         "unavailable": unavailable,
         "submodules": _submodules((*used.values(), *map(_cell_content, function.__closure__ or ())), function.__code__),
     }
@@ -288,6 +374,12 @@ def _cell_state(cell: CellType) -> tuple[Any, ...]:
         return ()
 
 
+def _cell_of(cell: CellType, body: Body) -> tuple[Any, ...]:
+    """A cell's content for now: nothing if it is to be written last."""
+    state = _cell_state(cell)
+    return state if not state or body.put_off({"": state[0]}, building.fill_cell, cell) else ()
+
+
 def _cell_content(cell: CellType) -> Any:
     return next(iter(_cell_state(cell)), None)
 
@@ -299,6 +391,7 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
         body.note_module(cls.__module__)
     _note_annotated(cls, body)
     state, registry = _class_state(cls)
+    state = body.put_off(state, building.fill_class, cls)
     basic: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     own = vars(cls)
     if "__slots__" in own:
@@ -365,7 +458,8 @@ def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, .
     body.note_module(module.__name__)
     body.names[module.__name__, ""] = record.identity
     names = [name for name in list(vars(module)) if not (name.startswith("__") and name.endswith("__"))]
-    state = body.values_of(vars(module), names, module)
+    used, unavailable = body.values_of(vars(module), names, module)
+    state = body.put_off(used, building.fill_module, module), unavailable
     return (building.make_module, (record.identity, module.__name__), state, None, None, building.complete_module)
 
 

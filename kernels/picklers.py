@@ -215,14 +215,17 @@ class Dump:
     def write(self, value: Any) -> None:
         file = io.BytesIO()
         try:
-            _PlainPickler(file, self).dump(value)
+            _PlainPickler(file, self).dump(self._whole(value))
             self.data = file.getvalue()
             return
         except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
             self.begin()
         file = io.BytesIO()
-        _cloud_pickler(file, self).dump(value)
+        _cloud_pickler(file, self).dump(self._whole(value))
         self.data = file.getvalue()
+
+    def _whole(self, value: Any) -> Any:
+        return bodies.Whole(value, self.body) if self.runtime is None else value
 
 
 def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:

@@ -641,3 +641,87 @@ def test_a_nested_runner_of_a_task_has_the_definitions(project):
         """,
     )
     assert out == "True True 4\n"
+
+
+# ---- tables keyed by what a class has made ---------------------------------------------------------------------------
+
+KEYED = """
+import dataclasses, enum
+
+class Planet(enum.Enum):
+    EARTH = 1
+    MARS = 2
+
+    def label(self):
+        return LABELS[self]
+
+    def opposite(self):
+        return type(self).OPPOSITES[self]
+
+LABELS = {Planet.EARTH: "ours", Planet.MARS: "red"}
+Planet.OPPOSITES = {Planet.EARTH: Planet.MARS}
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+
+    def name(self):
+        return NAMES[self, 0], self in KNOWN
+
+    def neighbour(self):
+        return NEIGHBOURS.table[self]
+
+class Neighbours:
+    def __init__(self):
+        self.table = {}
+
+NAMES = {(Point(1), 0): "one"}
+KNOWN = [{Point(1)}, {Point(2)}][0]
+NEIGHBOURS = Neighbours()
+NEIGHBOURS.table[Point(1)] = Point(2)
+
+def remembering(method):
+    seen = {}
+    def wrapper(self):
+        if self not in seen:
+            seen[self] = method(self)
+        return seen[self], len(seen)
+    return wrapper
+
+class Word:
+    def __init__(self, text):
+        self.text = text
+
+    def __hash__(self):
+        return hash(self.text)
+
+    def __eq__(self, other):
+        return self.text == other.text
+
+    @remembering
+    def length(self):
+        return len(self.text)
+
+WORDS = [Word("one").length()]
+ASKED = {
+    "label": lambda: Planet.MARS.label(),
+    "opposite": lambda: Planet.EARTH.opposite() is Planet.MARS,
+    "name": lambda: Point(1).name(),
+    "neighbour": lambda: Point(1).neighbour() == Point(2),
+    "length": lambda: Word("one").length(),
+}
+
+"""
+ANSWERS = {"label": "red", "opposite": True, "name": ("one", True), "neighbour": True, "length": (3, 1)}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_a_table_keyed_by_instances_of_the_class_that_uses_it(rr, define, what):
+    """It is hashed as it is built, and the class needs the table to be whole."""
+    assert call(rr, define(KEYED).ASKED[what]) == ANSWERS[what]
+
+
+def test_a_table_keyed_by_instances_comes_with_a_value(rr, define):
+    module = define(KEYED)
+    ask = rr.service(lambda *values: (values[0].label(), values[1].name(), values[2].length()))
+    assert ask(module.Planet.MARS, module.Point(1), module.Word("one")).get(PATIENCE_S) == ("red", ("one", True), (3, 1))
