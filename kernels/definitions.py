@@ -256,6 +256,7 @@ class Namespace:
         self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
         self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
+        self._apart: Namespace | None = None  # where the last one went that came with a value and did not agree
         self._known: dict[bytes, Any] = {}
         self._places: dict[
             bytes, tuple[bytes, weakref.ref[Runtime], int]
@@ -278,6 +279,16 @@ class Namespace:
         return all(self.names.get(name, identity) == identity for name, identity in names.items()) and all(
             self.marks.get(key, mark) == mark for key, mark in marks.items()
         )
+
+    def place_for(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> Namespace:
+        """Whose modules hold the globals of what came with a value: this one's if it agrees, as for a service."""
+        place = self
+        if not self.takes(names, marks):
+            if self._apart is None or not self._apart.takes(names, marks):
+                self._apart = Namespace()
+            place = self._apart
+        place.marks.update(marks or {})
+        return place
 
     def learn(self, identity: bytes, obj: Any) -> None:
         self._known[identity] = obj
@@ -391,12 +402,43 @@ def _marks(values: Any) -> tuple[Any, ...]:
     return tuple(map(_mark, values))
 
 
-def _mark(value: Any) -> Any:
+class _Same:
+    """Equal for one object only: not for another at the address of one that is gone."""
+
+    __slots__ = ("_reference",)
+
+    def __init__(self, reference: weakref.ref[Any]) -> None:
+        self._reference = reference
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Same and other._reference is self._reference
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+#: Members of a container that is told from its successor by them, not only by its address.
+MARKED_MEMBERS = 64
+
+
+def _mark(value: Any, within: bool = False) -> Any:
     """Tells a value from its successor without keeping it: a method that was kept would keep its class."""
     kind = type(value)
     if kind in ATOMS:
         return kind, value
-    return (id(value), value.__code__) if kind is FunctionType else id(value)
+    if kind in (list, tuple, set, frozenset, dict):
+        if within or len(value) > MARKED_MEMBERS:
+            return id(value), len(value)
+        members = [*value, *value.values()] if kind is dict else list(value)
+        return id(value), [_mark(member, True) for member in members]
+    if kind is property:
+        return _marks((value.fget, value.fset, value.fdel))
+    if kind in (classmethod, staticmethod):
+        return kind, _mark(value.__func__)
+    try:
+        same: Any = _Same(weakref.ref(value))
+    except TypeError:  # no weak reference to it
+        same = id(value)
+    return (same, value.__code__) if kind is FunctionType else same
 
 
 __all__ = [

@@ -305,8 +305,15 @@ MARKED_BYTES = 1 << 20
 
 
 def dump_body(value: Any) -> bytes:
-    """A definition, or anything else, with the bodies of all definitions in it: one byte string, arrays in band."""
+    """A value with the bodies of all definitions in it: one byte string, arrays in band."""
     return _with_names(write(None, value, None), {})
+
+
+def dump_definition(obj: Any) -> bytes:
+    """A definition, with what tells where it arrives whether the globals there are those that it was sent with."""
+    dump = write(None, obj, None)
+    marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
+    return _with_names(dump, marks)
 
 
 def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -326,14 +333,19 @@ def _with_names(dump: Dump, marks: dict[Any, bytes] | None) -> bytes:
 
 def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
     """What tells whether a global, or the state of a class, is as another service found it."""
+    marks = _marks_of_globals(body)
+    for obj, identity in body.definitions:
+        if isinstance(obj, type):
+            marks[identity] = _mark(bodies.class_data(obj))
+    return marks
+
+
+def _marks_of_globals(body: bodies.Body) -> dict[Any, bytes]:
     marks: dict[Any, bytes] = {}
     for (namespace, name), (_, value) in body.seen.items():
         module = body.module_of(namespace)
         if module is not None:
             marks[module, name] = _mark(value)
-    for obj, identity in body.definitions:
-        if isinstance(obj, type):
-            marks[identity] = _mark(bodies.class_data(obj))
     return marks
 
 
@@ -354,7 +366,7 @@ def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
-        hold = runtime.put_definition(identity, dump_body(obj))
+        hold = runtime.put_definition(identity, dump_definition(obj))
         place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
     return record, place
 

@@ -725,3 +725,56 @@ def test_a_table_keyed_by_instances_comes_with_a_value(rr, define):
     module = define(KEYED)
     ask = rr.service(lambda *values: (values[0].label(), values[1].name(), values[2].length()))
     assert ask(module.Planet.MARS, module.Point(1), module.Word("one")).get(PATIENCE_S) == ("red", ("one", True), (3, 1))
+
+
+# ---- functions as arguments ------------------------------------------------------------------------------------------
+
+GLOBALS = """
+FACTOR = 1
+TABLE = [0]
+SEEN = []
+
+def factor():
+    return FACTOR
+
+def table():
+    return TABLE
+
+def see(number):
+    SEEN.append(number)
+    return list(SEEN)
+
+def see_too(number):
+    SEEN.append(number)
+    return list(SEEN)
+"""
+
+
+@pytest.fixture
+def apply(rr):
+    service = rr.service(lambda function, *args: function(*args))
+    return lambda function, *args: service(function, *args).get(PATIENCE_S)
+
+
+def test_a_function_as_an_argument_has_the_globals_of_that_moment(apply, define):
+    module = define(GLOBALS)
+    for number in range(3):
+        module.FACTOR = number
+        run_cell(module, "nameless = lambda: FACTOR")
+        assert apply(module.nameless) == apply(module.factor) == number
+
+
+def test_a_global_at_the_address_of_the_one_before_is_another(apply, define):
+    module = define(GLOBALS)
+    for number in range(5):
+        module.TABLE = None  # its memory is taken by the next
+        module.TABLE = [number]
+        assert apply(module.table) == [number]
+
+
+def test_functions_as_arguments_share_the_workers_globals(apply, define):
+    """Also where the driver's have changed since the first came."""
+    module = define(GLOBALS)
+    assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([1], [1, 2], [1, 2, 3])
+    module.SEEN = [0]
+    assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([0, 1], [0, 1, 2], [0, 1, 2, 3])
