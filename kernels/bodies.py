@@ -114,6 +114,10 @@ def parts_of(obj: Any) -> Any:
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
+#: Definitions of one body that are written where they are met first.
+NESTED = 50
+
+
 class Body:
     """What is gathered while one body is written."""
 
@@ -135,9 +139,15 @@ class Body:
         """
         if self.later is None:
             return values
-        waiting = {name: value for name, value in values.items() if _has_own_keys(value)}
+        waiting = {name: value for name, value in values.items() if self._is_for_later(value, fill)}
         self.later += [_Later((fill, (owner, name, value))) for name, value in waiting.items()]
         return {name: value for name, value in values.items() if name not in waiting}
+
+    def _is_for_later(self, value: Any, fill: Any) -> bool:
+        """Also definitions that functions use, once there are many: a long line of them would be nested too deep."""
+        if isinstance(value, (FunctionType, type)):
+            return fill is building.fill_global and len(self.definitions) > NESTED and not is_importable(value)
+        return _has_own_keys(value)
 
     def note_definition(self, obj: Any, record: Record) -> None:
         self.kept.append(obj)

@@ -727,6 +727,16 @@ def test_a_table_keyed_by_instances_comes_with_a_value(rr, define):
     assert ask(module.Planet.MARS, module.Point(1), module.Word("one")).get(PATIENCE_S) == ("red", ("one", True), (3, 1))
 
 
+def test_definitions_that_lead_on_and_on(rr, define):
+    """Further than pickles may be nested."""
+    functions = "".join(f"def f{n}(): return f{n + 1}()\n" for n in range(300)) + "def f300(): return C0().follow(0)\n"
+    classes = "".join(f"class C{n}:\n    def follow(self, k): return C{n + 1}().follow(k + 1)\n" for n in range(300))
+    module = define(functions + classes + "class C300:\n    def follow(self, k): return k\n")
+    assert call(rr, module.f0) == 300
+    follow = rr.service(lambda value: value.follow(1))
+    assert follow(module.C0()).get(PATIENCE_S) == 301
+
+
 # ---- functions as arguments ------------------------------------------------------------------------------------------
 
 GLOBALS = """
