@@ -7,6 +7,7 @@ value. `picklers.py` writes, `unpickling.py` reads.
 from __future__ import annotations
 
 import pickle
+import re
 import threading
 import traceback
 
@@ -170,10 +171,15 @@ def _pickled_exception(error: BaseException) -> bytes | None:
         copy = load_body(data)
         if isinstance(error, Unpicklable):
             return data
-        same = type(copy) is type(error) and str(copy) == str(error)
+        same = type(copy) is type(error) and _without_addresses(copy) == _without_addresses(error)
         return data if same and isinstance(copy, BaseException) else None
     except Exception:
         return None
+
+
+def _without_addresses(error: BaseException) -> str:
+    """Its text; what it says of objects without a text of their own is where they lie."""
+    return re.sub(r"\bat 0x[0-9a-fA-F]+", "at", str(error))
 
 
 def _pair(data: bytes, text: str) -> bytes:
