@@ -23,7 +23,7 @@ import sys
 import threading
 import weakref
 from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter, PathFinder
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -430,6 +430,8 @@ def _mark(value: Any, within: bool = False) -> Any:
             return id(value), len(value)
         members = [*value, *value.values()] if kind is dict else list(value)
         return id(value), [_mark(member, True) for member in members]
+    if kind is MappingProxyType:
+        return _mark(dict(value), within)[1:]
     if kind is property:
         return _marks((value.fget, value.fset, value.fdel))
     if kind in (classmethod, staticmethod):

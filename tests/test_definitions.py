@@ -788,3 +788,10 @@ def test_functions_as_arguments_share_the_workers_globals(apply, define):
     assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([1], [1, 2], [1, 2, 3])
     module.SEEN = [0]
     assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([0, 1], [0, 1, 2], [0, 1, 2, 3])
+
+
+def test_a_function_as_an_argument_has_what_was_registered_with_it(apply, define):
+    module = define("import functools\n@functools.singledispatch\ndef kind(value): return 'some'\n")
+    assert apply(module.kind, 1) == "some"
+    module.kind.register(int, lambda value: "whole")
+    assert apply(module.kind, 1) == "whole"
