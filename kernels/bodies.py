@@ -482,9 +482,10 @@ def write_cached(function: Any, record: Record, body: Body) -> tuple[Any, ...]:
 
 
 def write_named(name: str, module: str, obj: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces an object that pickles by its name in a module which no worker can import."""
+    """Reduces an object that pickles by its name, if any, in a module which no worker can import."""
     body.kept.append(obj)
-    body.names[module, name] = record.identity
+    if name:
+        body.names[module, name] = record.identity
     kind = type(obj)
     parts = _typing_parts(obj)
     make, args = parts or (building.new, (kind,))

@@ -357,7 +357,8 @@ def make_named(identity: bytes, module: str, name: str, make: Callable[..., Any]
     made = make(*args)
     if hasattr(made, "__module__") and type(made).__module__ == "typing":
         made.__module__ = module
-    vars(_modules().module(module)).setdefault(name, made)
+    if name:
+        vars(_modules().module(module)).setdefault(name, made)
     return _learn(identity, made)
 
 

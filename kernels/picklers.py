@@ -105,9 +105,12 @@ class _Reducer:
             return reduced
         name = reduced
         module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+        is_there = getattr(sys.modules.get(module), name, None) is obj
+        if not is_there and bodies.is_of_typing(kind):  # of a function, or of a class's parameters
+            return self.reduce_with_body(obj, functools.partial(bodies.write_named, "", module))
         if module in sys.modules and can_be_imported(sys.modules[module]):
             return name
-        if definitions.known_record(obj) is None and getattr(sys.modules.get(module), name, None) is not obj:
+        if not is_there and definitions.known_record(obj) is None:
             raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
         return self.reduce_with_body(obj, functools.partial(bodies.write_named, name, module))
 
