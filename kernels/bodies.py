@@ -19,6 +19,7 @@ from flame_fast.kernels.definitions import (
     ATOMS,
     can_be_imported,
     class_parts,
+    definitions,
     function_parts,
     is_behaviour,
     is_importable,
@@ -32,6 +33,9 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.kernels.definitions import Record
+
+#: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
+HEAP_TYPE = 1 << 9
 
 ATOM_TYPES = frozenset(ATOMS)
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
@@ -109,6 +113,46 @@ def parts_of(obj: Any) -> Any:
     if isinstance(obj, type):
         return class_parts(obj)
     return module_parts(obj) if isinstance(obj, ModuleType) else ()
+
+
+def _leads_to(function: FunctionType) -> list[Any]:
+    """The functions and classes of a function's globals and cells that are no import."""
+    values = [function.__globals__.get(name) for name in global_names(function.__code__)]
+    values += map(_cell_content, function.__closure__ or ())
+    return [value for value in values if isinstance(value, (FunctionType, type)) and not is_importable(value)]
+
+
+def follow_changes(function: FunctionType) -> None:
+    """Makes a new version of a function, and of those that it calls, if one further on has changed."""
+    found: dict[int, tuple[Record, list[Any]]] = {}
+    todo: list[Any] = [function]
+    while todo:
+        obj = todo.pop()
+        if id(obj) not in found and (isinstance(obj, FunctionType) or obj.__flags__ & HEAP_TYPE):
+            further = _leads_to(obj) if isinstance(obj, FunctionType) else []
+            found[id(obj)] = definitions.record_of(obj, parts_of), further
+            todo += further
+    reached = _reached(id(function), found)
+    if found[id(function)][0].reached == reached:
+        return
+    for key, (record, further) in found.items():
+        if further and record.parts is not None:
+            reached = _reached(key, found)
+            if record.reached is not None and record.reached != reached:
+                definitions.renew(record)
+            record.reached = reached
+    found[id(function)][0].reached = _reached(id(function), found)
+
+
+def _reached(key: int, found: dict[int, tuple[Record, list[Any]]]) -> frozenset[Any]:
+    keys: set[int] = set()
+    todo = [key]
+    while todo:
+        key = todo.pop()
+        if key in found and key not in keys:
+            keys.add(key)
+            todo += map(id, found[key][1])
+    return frozenset((found[key][0].identities[0], found[key][0].changes) for key in keys)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -256,7 +300,7 @@ def _one_of_each(keys: Any) -> Iterable[Any]:
 def _is_own_key(key: Any) -> bool:
     if type(key) in (tuple, frozenset):
         return any(map(_is_own_key, key))
-    return bool(type(key).__flags__ & 1 << 9) and not is_importable(type(key))
+    return bool(type(key).__flags__ & HEAP_TYPE) and not is_importable(type(key))
 
 
 class _Later:
@@ -533,7 +577,7 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
     """Where instances have their attributes, 1 in `__dict__`, 2 in slots, 3 in both, and the slots' names; 0: pickle does
     more
     than copy them."""
-    if not all(base is object or base.__flags__ & 1 << 9 for base in kind.__mro__) or kind in copyreg.dispatch_table:
+    if not all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__) or kind in copyreg.dispatch_table:
         return 0, ()
     dataclass_hooks = _has_hooks_of_dataclasses(kind)
     for name in HOOKS:

@@ -135,16 +135,19 @@ class Place:
 class Record:
     """What this process knows of one definition object.
 
-    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes.
+    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes. `reached` is
+    what a function leads to by those that it calls, and how often each had changed when it was sent.
     """
 
-    __slots__ = ("identities", "identity", "object", "parts", "places")
+    __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
         self.object = obj
         self.identity = identity
         self.identities = [identity]
         self.parts = parts
+        self.changes = 0
+        self.reached: frozenset[Any] | None = None
         self.places: dict[int, Place] = {}  # by the runner's session
 
 
@@ -165,7 +168,9 @@ class Definitions:
         elif record.parts is not None:
             parts = parts_of(obj)
             if parts != record.parts:
-                self._renew(record, parts)
+                record.parts = parts
+                record.changes += 1
+                self.renew(record)
         return record
 
     def known_record(self, obj: Any) -> Record | None:
@@ -192,8 +197,8 @@ class Definitions:
         record = self._own.get(identity)
         return None if record is None else _object_of(record)
 
-    def _renew(self, record: Record, parts: Any) -> None:
-        record.parts = parts
+    def renew(self, record: Record) -> None:
+        """A new version."""
         record.identity = new_identity()
         record.identities.append(record.identity)
         record.places = {}

@@ -44,9 +44,6 @@ class _NeedsCloudpickle(Exception):
 #: What pickle writes by itself, without a name.
 SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
 
-#: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
-HEAP_TYPE = 1 << 9
-
 #: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
 CACHED = type(functools.lru_cache(lambda: None))
 
@@ -133,7 +130,7 @@ class _Reducer:
         if obj in SINGLETON_TYPES or is_importable(obj):
             return NotImplemented
         if isinstance(obj, type):
-            if not obj.__flags__ & HEAP_TYPE:
+            if not obj.__flags__ & bodies.HEAP_TYPE:
                 raise _NeedsCloudpickle
             return self.reduce_with_body(obj, bodies.write_class)
         if not obj.__closure__ or is_named(obj) or definitions.known_record(obj) is not None:
@@ -366,6 +363,8 @@ def _mark(value: Any) -> bytes:
 def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     """A definition's record, and the place of its body in the runner's segment: written there once per version."""
     record = definitions.record_of(obj, bodies.parts_of)
+    if isinstance(obj, FunctionType) and record.parts is not None:
+        bodies.follow_changes(obj)
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
@@ -387,7 +386,7 @@ def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
     tuple
         Identity, this process's hold on the body or None, its place, the form, names of slots, whether the version is fixed.
     """
-    if is_importable(kind) or not kind.__flags__ & HEAP_TYPE:
+    if is_importable(kind) or not kind.__flags__ & bodies.HEAP_TYPE:
         return None
     form, slots = (MEMBER, ()) if bodies.is_enum(kind) else bodies.plain_form(kind)
     if not form:

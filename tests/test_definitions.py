@@ -795,3 +795,33 @@ def test_a_function_as_an_argument_has_what_was_registered_with_it(apply, define
     assert apply(module.kind, 1) == "some"
     module.kind.register(int, lambda value: "whole")
     assert apply(module.kind, 1) == "whole"
+
+
+def test_a_function_as_an_argument_calls_what_is_there_at_that_moment(apply, define):
+    """However far behind it: functions defined again, classes with a method patched."""
+    module = define(
+        """
+        def far(): return "far"
+        class Model:
+            def version(self): return "model"
+        def middle(n=3): return far(), Model().version(), n and middle(n - 1)[:2]
+        def near(): return middle()
+        """
+    )
+    asked = [apply(module.near), apply(module.middle)]
+    run_cell(module, "def far(): return 'other'")
+    asked += [apply(module.near), apply(module.middle), apply(module.near)]
+    module.Model.version = lambda self: "patched"
+    asked += [apply(module.near), apply(module.middle)]
+    assert [each[:2] for each in asked] == [("far", "model")] * 2 + [("other", "model")] * 3 + [("other", "patched")] * 2
+    assert all(each[2] == each[:2] for each in asked)
+
+
+def test_a_function_as_an_argument_is_sent_once_while_nothing_changes(rr, apply, define):
+    module = define("def far(): return 1\ndef near(): return far()\ndef nearby(): return far()\n")
+    apply(module.near), apply(module.nearby)
+    run_cell(module, "def far(): return 2")
+    assert [apply(module.near), apply(module.nearby)] == [2, 2]
+    before = rr.statistics().definitions
+    assert [apply(function) for function in [module.near, module.nearby] * 3] == [2] * 6
+    assert rr.statistics().definitions == before
