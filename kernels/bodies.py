@@ -458,7 +458,10 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
     args: tuple[Any, ...] = (record.identity, type(cls), cls.__name__, cls.__bases__, basic)
     if is_enum(cls):
         members = [(name, _member_arguments(cls, member)) for name, member in _canonical_members(cls)]
-        attributes = [(name, _member_attributes(member)) for name, member in _canonical_members(cls)]
+        attributes = [
+            (name, body.put_off(_member_attributes(member), building.fill_member, member))
+            for name, member in _canonical_members(cls)
+        ]
         state["_member_map_"] = dict(cls._member_map_)
         values = cls._value2member_map_
         state["_value2member_map_"] = {value: member for value, member in values.items() if member.name in cls._member_map_}

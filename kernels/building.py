@@ -160,6 +160,11 @@ def fill_class(cls: Any, name: str, value: Any) -> None:
         type.__setattr__(cls, name, value)
 
 
+def fill_member(member: Any, name: str, value: Any) -> None:
+    if _is_made_now(type(member)):
+        member.__dict__[name] = value
+
+
 def fill_cell(cell: CellType, name: str, content: Any) -> None:
     """A cell is always new, or of a function that is known and has it no more."""
     cell.cell_contents = content

@@ -659,6 +659,7 @@ class Planet(enum.Enum):
         return type(self).OPPOSITES[self]
 
 LABELS = {Planet.EARTH: "ours", Planet.MARS: "red"}
+Planet.MARS.distances = {Planet.EARTH: 0.5}
 Planet.OPPOSITES = {Planet.EARTH: Planet.MARS}
 
 @dataclasses.dataclass(frozen=True)
@@ -705,6 +706,7 @@ class Word:
 WORDS = [Word("one").length()]
 ASKED = {
     "label": lambda: Planet.MARS.label(),
+    "distance": lambda: Planet.MARS.distances[Planet.EARTH],
     "opposite": lambda: Planet.EARTH.opposite() is Planet.MARS,
     "name": lambda: Point(1).name(),
     "neighbour": lambda: Point(1).neighbour() == Point(2),
@@ -712,7 +714,7 @@ ASKED = {
 }
 
 """
-ANSWERS = {"label": "red", "opposite": True, "name": ("one", True), "neighbour": True, "length": (3, 1)}
+ANSWERS = {"label": "red", "distance": 0.5, "opposite": True, "name": ("one", True), "neighbour": True, "length": (3, 1)}
 
 
 @pytest.mark.parametrize("what", ANSWERS)
