@@ -11,6 +11,7 @@ import re
 import threading
 import traceback
 
+from flame_fast.kernels.carried import is_guard
 from flame_fast.kernels.definitions import definitions
 from flame_fast.kernels.picklers import PROTOCOL, dump_body, dump_service, layout_of, write
 from flame_fast.kernels.runtime import ObjectFuture, forget_layouts
@@ -165,8 +166,10 @@ def _users_frames(frames: Any) -> Any:
 
 
 def _pickled_exception(error: BaseException) -> bytes | None:
-    """Bytes that give an equal exception back, None if there are none."""
+    """Bytes that give an equal exception back, None if there are none: it is not about a lock if that is another one."""
     try:
+        if any(map(is_guard, error.args)):
+            return None
         data = dump_body(error)
         copy = load_body(data)
         if isinstance(error, Unpicklable):
