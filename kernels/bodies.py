@@ -16,10 +16,13 @@ from types import CellType, CodeType, FunctionType, MemberDescriptorType, Module
 
 from flame_fast.kernels import building
 from flame_fast.kernels.definitions import (
+    ATOMS,
     can_be_imported,
     class_parts,
+    definitions,
     function_parts,
     is_behaviour,
+    is_importable,
     is_named,
     module_parts,
 )
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.definitions import Record
 
+#: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
+HEAP_TYPE = 1 << 9
+
+ATOM_TYPES = frozenset(ATOMS)
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
 #: What a class has of its own accord; the rest of its dictionary travels.
@@ -108,7 +115,51 @@ def parts_of(obj: Any) -> Any:
     return module_parts(obj) if isinstance(obj, ModuleType) else ()
 
 
+def _leads_to(function: FunctionType) -> list[Any]:
+    """The functions and classes of a function's globals and cells that are no import."""
+    values = [function.__globals__.get(name) for name in global_names(function.__code__)]
+    values += map(_cell_content, function.__closure__ or ())
+    return [value for value in values if isinstance(value, (FunctionType, type)) and not is_importable(value)]
+
+
+def follow_changes(function: FunctionType) -> None:
+    """Makes a new version of a function, and of those that it calls, if one further on has changed."""
+    found: dict[int, tuple[Record, list[Any]]] = {}
+    todo: list[Any] = [function]
+    while todo:
+        obj = todo.pop()
+        if id(obj) not in found and (isinstance(obj, FunctionType) or obj.__flags__ & HEAP_TYPE):
+            further = _leads_to(obj) if isinstance(obj, FunctionType) else []
+            found[id(obj)] = definitions.record_of(obj, parts_of), further
+            todo += further
+    reached = _reached(id(function), found)
+    if found[id(function)][0].reached == reached:
+        return
+    for key, (record, further) in found.items():
+        if further and record.parts is not None:
+            reached = _reached(key, found)
+            if record.reached is not None and record.reached != reached:
+                definitions.renew(record)
+            record.reached = reached
+    found[id(function)][0].reached = _reached(id(function), found)
+
+
+def _reached(key: int, found: dict[int, tuple[Record, list[Any]]]) -> frozenset[Any]:
+    keys: set[int] = set()
+    todo = [key]
+    while todo:
+        key = todo.pop()
+        if key in found and key not in keys:
+            keys.add(key)
+            todo += map(id, found[key][1])
+    return frozenset((found[key][0].identities[0], found[key][0].changes) for key in keys)
+
+
 # ---- writing ---------------------------------------------------------------------------------------------------------
+
+
+#: Definitions of one body that are written where they are met first.
+NESTED = 50
 
 
 class Body:
@@ -124,6 +175,23 @@ class Body:
         self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
         self.unavailable = {} if unavailable is None else unavailable  # globals that cannot be written -> why
         self.kept: list[Any] = []  # so that no id is another object's meanwhile
+        self.later: list[_Later] | None = None  # what is to be written last; None: there is no last
+
+    def put_off(self, values: dict[str, Any], fill: Any, owner: Any) -> dict[str, Any]:
+        """Of values by name those to write now; the others are written last. A table whose keys are instances of a class in
+        this body hashes them as it is built, and the class may have no more than its name by then.
+        """
+        if self.later is None:
+            return values
+        waiting = {name: value for name, value in values.items() if self._is_for_later(value, fill)}
+        self.later += [_Later((fill, (owner, name, value))) for name, value in waiting.items()]
+        return {name: value for name, value in values.items() if name not in waiting}
+
+    def _is_for_later(self, value: Any, fill: Any) -> bool:
+        """Also definitions that functions use, once there are many: a long line of them would be nested too deep."""
+        if isinstance(value, (FunctionType, type)):
+            return fill is building.fill_global and len(self.definitions) > NESTED and not is_importable(value)
+        return _has_own_keys(value)
 
     def note_definition(self, obj: Any, record: Record) -> None:
         self.kept.append(obj)
@@ -193,6 +261,78 @@ def class_data(cls: type) -> dict[str, Any]:
     return {name: value for name, value in own.items() if not is_behaviour(value) and not name.startswith("__")}
 
 
+#: Containers within a value that are looked into for keys of its own classes.
+LOOKED_INTO = 1000
+
+
+def _has_own_keys(value: Any) -> bool:
+    """Whether there are keys of dictionaries, or members of sets, in it whose classes travel with it."""
+    todo = [value]
+    seen: dict[int, Any] = {}
+    while todo and len(seen) < LOOKED_INTO:
+        found = todo.pop()
+        if id(found) in seen:
+            continue
+        seen[id(found)] = found
+        kind = type(found)
+        parts: Any = ()
+        if issubclass(kind, (dict, set, frozenset)):
+            if any(map(_is_own_key, _one_of_each(found))):
+                return True
+            parts = dict.values(found) if issubclass(kind, dict) else ()
+        elif issubclass(kind, (list, tuple)):
+            parts = found
+        elif not issubclass(kind, type) and _is_own_key(found) and kind.__dictoffset__:
+            parts = vars(found).values()
+        if not {*map(type, parts)} <= ATOM_TYPES:
+            todo += [part for part in list(parts) if type(part) not in ATOM_TYPES]
+    return False
+
+
+def _one_of_each(keys: Any) -> Iterable[Any]:
+    """A key of each type; all those that are containers."""
+    if {*map(type, keys)} <= ATOM_TYPES:
+        return ()
+    by_type = {type(key): key for key in list(keys)}
+    return by_type.values() if tuple not in by_type and frozenset not in by_type else list(keys)
+
+
+def _is_own_key(key: Any) -> bool:
+    if type(key) in (tuple, frozenset):
+        return any(map(_is_own_key, key))
+    return bool(type(key).__flags__ & HEAP_TYPE) and not is_importable(type(key))
+
+
+class _Later:
+    """What is done last where the body is built."""
+
+    def __init__(self, reduced: tuple[Any, ...]) -> None:
+        self._reduced = reduced
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self._reduced
+
+
+class Whole:
+    """A body's value, and then what its parts have put off: which may put off more while it is written."""
+
+    def __init__(self, value: Any, body: Body) -> None:
+        self.value = value
+        self.body = body
+        body.later = []
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (building.first, (self.value, _Later((list, (), None, self._last()))))
+
+    def _last(self) -> Iterator[Any]:
+        """The pickler asks for two before it writes the first one."""
+        assert self.body.later is not None
+        yield None
+        for later in self.body.later:
+            yield later
+            yield None
+
+
 class _ModuleGlobals:
     """Stands for the globals of a module: where it arrives, those of the module of that name."""
 
@@ -251,8 +391,8 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
         "__annotations__": _annotations(function),
         "__dict__": function.__dict__,
         "__type_params__": getattr(function, "__type_params__", ()),
-        "cells": tuple(map(_cell_state, function.__closure__ or ())),
-        "globals": used,
+        "cells": tuple(_cell_of(cell, body) for cell in function.__closure__ or ()),
+        "globals": body.put_off(used, building.fill_global, function),
         "unavailable": unavailable,
         "submodules": _submodules((*used.values(), *map(_cell_content, function.__closure__ or ())), function.__code__),
     }
@@ -288,6 +428,12 @@ def _cell_state(cell: CellType) -> tuple[Any, ...]:
         return ()
 
 
+def _cell_of(cell: CellType, body: Body) -> tuple[Any, ...]:
+    """A cell's content for now: nothing if it is to be written last."""
+    state = _cell_state(cell)
+    return state if not state or body.put_off({"": state[0]}, building.fill_cell, cell) else ()
+
+
 def _cell_content(cell: CellType) -> Any:
     return next(iter(_cell_state(cell)), None)
 
@@ -299,6 +445,7 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
         body.note_module(cls.__module__)
     _note_annotated(cls, body)
     state, registry = _class_state(cls)
+    state = body.put_off(state, building.fill_class, cls)
     basic: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
     own = vars(cls)
     if "__slots__" in own:
@@ -311,7 +458,10 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
     args: tuple[Any, ...] = (record.identity, type(cls), cls.__name__, cls.__bases__, basic)
     if is_enum(cls):
         members = [(name, _member_arguments(cls, member)) for name, member in _canonical_members(cls)]
-        attributes = [(name, _member_attributes(member)) for name, member in _canonical_members(cls)]
+        attributes = [
+            (name, body.put_off(_member_attributes(member), building.fill_member, member))
+            for name, member in _canonical_members(cls)
+        ]
         state["_member_map_"] = dict(cls._member_map_)
         values = cls._value2member_map_
         state["_value2member_map_"] = {value: member for value, member in values.items() if member.name in cls._member_map_}
@@ -365,7 +515,8 @@ def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, .
     body.note_module(module.__name__)
     body.names[module.__name__, ""] = record.identity
     names = [name for name in list(vars(module)) if not (name.startswith("__") and name.endswith("__"))]
-    state = body.values_of(vars(module), names, module)
+    used, unavailable = body.values_of(vars(module), names, module)
+    state = body.put_off(used, building.fill_module, module), unavailable
     return (building.make_module, (record.identity, module.__name__), state, None, None, building.complete_module)
 
 
@@ -378,9 +529,10 @@ def write_cached(function: Any, record: Record, body: Body) -> tuple[Any, ...]:
 
 
 def write_named(name: str, module: str, obj: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces an object that pickles by its name in a module which no worker can import."""
+    """Reduces an object that pickles by its name, if any, in a module which no worker can import."""
     body.kept.append(obj)
-    body.names[module, name] = record.identity
+    if name:
+        body.names[module, name] = record.identity
     kind = type(obj)
     parts = _typing_parts(obj)
     make, args = parts or (building.new, (kind,))
@@ -434,7 +586,7 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
         return MEMBER, ()
     if issubclass(kind, tuple):
         return (IN_TUPLE | in_dict, ()) if _is_plain_tuple(kind) else (0, ())
-    if not all(base is object or base.__flags__ & 1 << 9 for base in kind.__mro__) or kind in copyreg.dispatch_table:
+    if not all(base is object or base.__flags__ & HEAP_TYPE for base in kind.__mro__) or kind in copyreg.dispatch_table:
         return 0, ()
     dataclass_hooks = _has_hooks_of_dataclasses(kind)
     for name in HOOKS:
@@ -451,7 +603,7 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
 def _is_plain_tuple(kind: type) -> bool:
     """A named tuple, or another subclass, that adds nothing to how a tuple is made."""
     if (
-        not all(base in (object, tuple) or base.__flags__ & 1 << 9 for base in kind.__mro__)
+        not all(base in (object, tuple) or base.__flags__ & HEAP_TYPE for base in kind.__mro__)
         or kind in copyreg.dispatch_table
     ):
         return False
@@ -459,9 +611,9 @@ def _is_plain_tuple(kind: type) -> bool:
         kind, "__setstate__"
     ):
         return False
-    if kind.__new__ is tuple.__new__:
-        return kind.__getnewargs__ is tuple.__getnewargs__  # type: ignore[attr-defined]
-    made = next(base for base in kind.__mro__ if "__new__" in vars(base))
+    made: Any = next(base for base in kind.__mro__ if "__new__" in vars(base))
+    if made is tuple:
+        return not any("__getnewargs__" in vars(base) for base in kind.__mro__ if base is not tuple)
     return {"_fields", "_make", "__getnewargs__"} <= vars(made).keys() and made.__bases__[0] is tuple
 
 

@@ -37,6 +37,7 @@ class _Building(threading.local):
     namespace: Namespace | None = None
     modules: Namespace | None = None  # whose modules hold the globals
     fresh: dict[int, Any] | None = None  # made just now, their state is still to come
+    done: dict[int, Any] | None = None  # their state has come
     learnt: list[bytes] | None = None
     brought: list[bytes] | None = None  # identities learnt in `learning`
 
@@ -56,15 +57,21 @@ class building_in:
     """
 
     def __init__(self, namespace: Namespace, modules: Namespace) -> None:
-        self._parts: tuple[Namespace, Namespace, dict[int, Any], list[bytes]] = (namespace, modules, {}, [])
+        self._parts: tuple[Namespace, Namespace, dict[int, Any], dict[int, Any], list[bytes]] = (
+            namespace,
+            modules,
+            {},
+            {},
+            [],
+        )
 
     def __enter__(self) -> None:
-        self._before = (_building.namespace, _building.modules, _building.fresh, _building.learnt)
-        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._parts
+        self._before = (_building.namespace, _building.modules, _building.fresh, _building.done, _building.learnt)
+        _building.namespace, _building.modules, _building.fresh, _building.done, _building.learnt = self._parts
 
     def __exit__(self, kind: object, error: object, frames: object) -> None:
-        namespace, _, _, learnt = self._parts
-        _building.namespace, _building.modules, _building.fresh, _building.learnt = self._before
+        namespace, _, _, _, learnt = self._parts
+        _building.namespace, _building.modules, _building.fresh, _building.done, _building.learnt = self._before
         if error is not None:
             for identity in learnt:
                 namespace.forget(identity)
@@ -120,7 +127,47 @@ def _learn(identity: bytes | None, obj: Any) -> Any:
 
 def _is_fresh(obj: Any) -> bool:
     """Whether its state is to be put into it: not if it was known before. True once."""
-    return _building.fresh is None or _building.fresh.pop(id(obj), None) is not None
+    if _building.fresh is None:
+        return True
+    if _building.fresh.pop(id(obj), None) is None:
+        return False
+    if _building.done is not None:
+        _building.done[id(obj)] = obj
+    return True
+
+
+def _is_made_now(obj: Any) -> bool:
+    """Whether this load has made it: what was put off belongs to it."""
+    return _building.done is None or id(obj) in _building.done
+
+
+def first(value: Any, rest: Any) -> Any:
+    return value
+
+
+def fill_global(function: FunctionType, name: str, value: Any) -> None:
+    if _is_made_now(function):
+        function.__globals__.setdefault(name, value)
+
+
+def fill_module(module: ModuleType, name: str, value: Any) -> None:
+    if _is_made_now(module):
+        vars(module).setdefault(name, value)
+
+
+def fill_class(cls: Any, name: str, value: Any) -> None:
+    if _is_made_now(cls):
+        type.__setattr__(cls, name, value)
+
+
+def fill_member(member: Any, name: str, value: Any) -> None:
+    if _is_made_now(type(member)):
+        member.__dict__[name] = value
+
+
+def fill_cell(cell: CellType, name: str, content: Any) -> None:
+    """A cell is always new, or of a function that is known and has it no more."""
+    cell.cell_contents = content
 
 
 def _modules() -> Namespace:
@@ -315,7 +362,8 @@ def make_named(identity: bytes, module: str, name: str, make: Callable[..., Any]
     made = make(*args)
     if hasattr(made, "__module__") and type(made).__module__ == "typing":
         made.__module__ = module
-    vars(_modules().module(module)).setdefault(name, made)
+    if name:
+        vars(_modules().module(module)).setdefault(name, made)
     return _learn(identity, made)
 
 

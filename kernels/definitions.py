@@ -23,7 +23,7 @@ import sys
 import threading
 import weakref
 from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter, PathFinder
-from types import FunctionType, ModuleType
+from types import FunctionType, MappingProxyType, ModuleType
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -135,16 +135,19 @@ class Place:
 class Record:
     """What this process knows of one definition object.
 
-    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes.
+    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes. `reached` is
+    what a function leads to by those that it calls, and how often each had changed when it was sent.
     """
 
-    __slots__ = ("identities", "identity", "object", "parts", "places")
+    __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
         self.object = obj
         self.identity = identity
         self.identities = [identity]
         self.parts = parts
+        self.changes = 0
+        self.reached: frozenset[Any] | None = None
         self.places: dict[int, Place] = {}  # by the runner's session
 
 
@@ -165,7 +168,9 @@ class Definitions:
         elif record.parts is not None:
             parts = parts_of(obj)
             if parts != record.parts:
-                self._renew(record, parts)
+                record.parts = parts
+                record.changes += 1
+                self.renew(record)
         return record
 
     def known_record(self, obj: Any) -> Record | None:
@@ -192,8 +197,8 @@ class Definitions:
         record = self._own.get(identity)
         return None if record is None else _object_of(record)
 
-    def _renew(self, record: Record, parts: Any) -> None:
-        record.parts = parts
+    def renew(self, record: Record) -> None:
+        """A new version."""
         record.identity = new_identity()
         record.identities.append(record.identity)
         record.places = {}
@@ -256,6 +261,7 @@ class Namespace:
         self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
         self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
+        self._apart: Namespace | None = None  # where the last one went that came with a value and did not agree
         self._known: dict[bytes, Any] = {}
         self._places: dict[
             bytes, tuple[bytes, weakref.ref[Runtime], int]
@@ -278,6 +284,16 @@ class Namespace:
         return all(self.names.get(name, identity) == identity for name, identity in names.items()) and all(
             self.marks.get(key, mark) == mark for key, mark in marks.items()
         )
+
+    def place_for(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> Namespace:
+        """Whose modules hold the globals of what came with a value: this one's if it agrees, as for a service."""
+        place = self
+        if not self.takes(names, marks):
+            if self._apart is None or not self._apart.takes(names, marks):
+                self._apart = Namespace()
+            place = self._apart
+        place.marks.update(marks or {})
+        return place
 
     def learn(self, identity: bytes, obj: Any) -> None:
         self._known[identity] = obj
@@ -391,12 +407,45 @@ def _marks(values: Any) -> tuple[Any, ...]:
     return tuple(map(_mark, values))
 
 
-def _mark(value: Any) -> Any:
+class _Same:
+    """Equal for one object only: not for another at the address of one that is gone."""
+
+    __slots__ = ("_reference",)
+
+    def __init__(self, reference: weakref.ref[Any]) -> None:
+        self._reference = reference
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is _Same and other._reference is self._reference
+
+    __hash__ = None  # type: ignore[assignment]
+
+
+#: Members of a container that is told from its successor by them, not only by its address.
+MARKED_MEMBERS = 64
+
+
+def _mark(value: Any, within: bool = False) -> Any:
     """Tells a value from its successor without keeping it: a method that was kept would keep its class."""
     kind = type(value)
     if kind in ATOMS:
         return kind, value
-    return (id(value), value.__code__) if kind is FunctionType else id(value)
+    if kind in (list, tuple, set, frozenset, dict):
+        if within or len(value) > MARKED_MEMBERS:
+            return id(value), len(value)
+        members = [*value, *value.values()] if kind is dict else list(value)
+        return id(value), [_mark(member, True) for member in members]
+    if kind is MappingProxyType:
+        return _mark(dict(value), within)[1:]
+    if kind is property:
+        return _marks((value.fget, value.fset, value.fdel))
+    if kind in (classmethod, staticmethod):
+        return kind, _mark(value.__func__)
+    try:
+        same: Any = _Same(weakref.ref(value))
+    except TypeError:  # no weak reference to it
+        same = id(value)
+    return (same, value.__code__) if kind is FunctionType else same
 
 
 __all__ = [

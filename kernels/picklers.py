@@ -44,9 +44,6 @@ class _NeedsCloudpickle(Exception):
 #: What pickle writes by itself, without a name.
 SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
 
-#: `Py_TPFLAGS_HEAPTYPE`: classes without it are compiled in, and nothing can make them again.
-HEAP_TYPE = 1 << 9
-
 #: Compiled types of which some objects go by their name.
 NAMED_SOMETIMES = (BuiltinFunctionType, MethodWrapperType)
 
@@ -106,12 +103,15 @@ class _Reducer:
             return carried.reduce_manager_proxy(obj)
         reduced = obj.__reduce_ex__(PROTOCOL)
         if not isinstance(reduced, str):
-            return reduced if kind.__flags__ & HEAP_TYPE or kind in NAMED_SOMETIMES else _note_ordinary(kind)
+            return reduced if kind.__flags__ & bodies.HEAP_TYPE or kind in NAMED_SOMETIMES else _note_ordinary(kind)
         name = reduced
         module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+        is_there = getattr(sys.modules.get(module), name, None) is obj
+        if not is_there and bodies.is_of_typing(kind):  # of a function, or of a class's parameters
+            return self.reduce_with_body(obj, functools.partial(bodies.write_named, "", module))
         if module in sys.modules and can_be_imported(sys.modules[module]):
             return name
-        if definitions.known_record(obj) is None and getattr(sys.modules.get(module), name, None) is not obj:
+        if not is_there and definitions.known_record(obj) is None:
             raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
         return self.reduce_with_body(obj, functools.partial(bodies.write_named, name, module))
 
@@ -134,7 +134,7 @@ class _Reducer:
         if obj in SINGLETON_TYPES or is_importable(obj):
             return NotImplemented
         if isinstance(obj, type):
-            if not obj.__flags__ & HEAP_TYPE:
+            if not obj.__flags__ & bodies.HEAP_TYPE:
                 raise _NeedsCloudpickle
             return self.reduce_with_body(obj, bodies.write_class)
         if not obj.__closure__ or is_named(obj) or definitions.known_record(obj) is not None:
@@ -232,14 +232,17 @@ class Dump:
     def write(self, value: Any) -> None:
         file = io.BytesIO()
         try:
-            _PlainPickler(file, self).dump(value)
+            _PlainPickler(file, self).dump(self._whole(value))
             self.data = file.getvalue()
             return
         except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
             self.begin()
         file = io.BytesIO()
-        _cloud_pickler(file, self).dump(value)
+        _cloud_pickler(file, self).dump(self._whole(value))
         self.data = file.getvalue()
+
+    def _whole(self, value: Any) -> Any:
+        return bodies.Whole(value, self.body) if self.runtime is None else value
 
 
 def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
@@ -320,8 +323,15 @@ MARKED_BYTES = 1 << 20
 
 
 def dump_body(value: Any) -> bytes:
-    """A definition, or anything else, with the bodies of all definitions in it: one byte string, arrays in band."""
+    """A value with the bodies of all definitions in it: one byte string, arrays in band."""
     return _with_names(write(None, value, None), {})
+
+
+def dump_definition(obj: Any) -> bytes:
+    """A definition, with what tells where it arrives whether the globals there are those that it was sent with."""
+    dump = write(None, obj, None)
+    marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
+    return _with_names(dump, marks)
 
 
 def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -341,14 +351,19 @@ def _with_names(dump: Dump, marks: dict[Any, bytes] | None) -> bytes:
 
 def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
     """What tells whether a global, or the state of a class, is as another service found it."""
+    marks = _marks_of_globals(body)
+    for obj, identity in body.definitions:
+        if isinstance(obj, type):
+            marks[identity] = _mark(bodies.class_data(obj))
+    return marks
+
+
+def _marks_of_globals(body: bodies.Body) -> dict[Any, bytes]:
     marks: dict[Any, bytes] = {}
     for (namespace, name), (_, value) in body.seen.items():
         module = body.module_of(namespace)
         if module is not None:
             marks[module, name] = _mark(value)
-    for obj, identity in body.definitions:
-        if isinstance(obj, type):
-            marks[identity] = _mark(bodies.class_data(obj))
     return marks
 
 
@@ -366,10 +381,12 @@ def _mark(value: Any) -> bytes:
 def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     """A definition's record, and the place of its body in the runner's segment: written there once per version."""
     record = definitions.record_of(obj, bodies.parts_of)
+    if isinstance(obj, FunctionType) and record.parts is not None:
+        bodies.follow_changes(obj)
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
-        hold = runtime.put_definition(identity, dump_body(obj))
+        hold = runtime.put_definition(identity, dump_definition(obj))
         place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
     return record, place
 
@@ -383,7 +400,7 @@ def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
     tuple
         Identity, this process's hold on the body or None, its place, the form, names of slots, whether the version is fixed.
     """
-    if is_importable(kind) or not kind.__flags__ & HEAP_TYPE:
+    if is_importable(kind) or not kind.__flags__ & bodies.HEAP_TYPE:
         return None
     form, slots = bodies.plain_form(kind)
     if not form:

@@ -100,17 +100,20 @@ def choose_namespace(data: bytes, known: Iterable[Namespace]) -> Namespace:
 def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = False) -> Any:
     """What `dump_body` wrote, built in a namespace: this process's current one by default.
 
-    `apart`: it came with a value; where its names mean something else in the namespace already, it gets globals of its own.
+    `apart`: it came with a value; where its names mean something else in the namespace already, it gets other globals: those
+    that the one before got, if they agree.
     """
     namespace = current_namespace() if namespace is None else namespace
     if not data.startswith(BODY_MARK):
         with building.building_in(namespace, Namespace() if namespace.is_drivers else namespace):
             return pickle.loads(data)
-    names, modules, sources, _, data = pickle.loads(data[len(BODY_MARK) :])
+    names, modules, sources, marks, data = pickle.loads(data[len(BODY_MARK) :])
     building.open_sources(sources)
     place = namespace
-    if namespace.is_drivers or (apart and any(namespace.names.get(name, value) != value for name, value in names.items())):
+    if namespace.is_drivers:
         place = Namespace()
+    elif apart:
+        place = namespace.place_for(names, marks)
     for name, attributes in modules.items():
         for key, value in attributes.items():
             if vars(place.module(name)).get(key) is None:

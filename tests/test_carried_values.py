@@ -243,6 +243,14 @@ def test_an_exception_that_makes_its_own_text_arrives_with_that_text(define, mon
             assert_alike(again, error)
 
 
+def test_an_exception_about_an_object_without_a_text_arrives_as_itself(rr, define):
+    """Its text tells an address, which is another one wherever it arrives."""
+    module = define("class Key: pass\ndef fail(): return {}[Key()]\n")
+    error = rr.service(module.fail)().exception(PATIENCE_S)
+    assert type(error) is KeyError
+    assert type(error.args[0]) is module.Key
+
+
 STANDARD = {
     "KeyError": KeyError("key"),
     "OSError": OSError(2, "no such file", "name"),
@@ -541,6 +549,26 @@ def test_generics_arrive_with_their_parameters(rr, define):
             assert travel(alias) == alias
         for alias in (module.Item | None, typing.Callable[[module.Item], module.T], typing.Annotated[module.Item, 3]):
             assert travel(alias) == alias
+
+
+def test_a_type_variable_without_a_name_arrives_with_its_class(rr, define):
+    module = define(
+        """
+        from typing import Generic, TypeVar
+        def make():
+            T = TypeVar("T")
+            class Box(Generic[T]):
+                def first(self, values: list[T]) -> T:
+                    return values[0]
+            return Box
+        Box = make()
+        def look(box):
+            return box.first([3]), Box.__orig_bases__[0].__args__[0] is Box.__parameters__[0]
+        """
+    )
+    for travel in ways(rr).values():
+        assert type(travel(module.Box[int]())) is module.Box
+    assert rr.service(module.look)(module.Box()).get(PATIENCE_S) == (3, True)
 
 
 def test_a_subclass_of_a_parametrized_generic_keeps_its_bases(rr, define):

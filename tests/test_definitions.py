@@ -641,3 +641,189 @@ def test_a_nested_runner_of_a_task_has_the_definitions(project):
         """,
     )
     assert out == "True True 4\n"
+
+
+# ---- tables keyed by what a class has made ---------------------------------------------------------------------------
+
+KEYED = """
+import dataclasses, enum
+
+class Planet(enum.Enum):
+    EARTH = 1
+    MARS = 2
+
+    def label(self):
+        return LABELS[self]
+
+    def opposite(self):
+        return type(self).OPPOSITES[self]
+
+LABELS = {Planet.EARTH: "ours", Planet.MARS: "red"}
+Planet.MARS.distances = {Planet.EARTH: 0.5}
+Planet.OPPOSITES = {Planet.EARTH: Planet.MARS}
+
+@dataclasses.dataclass(frozen=True)
+class Point:
+    x: int
+
+    def name(self):
+        return NAMES[self, 0], self in KNOWN
+
+    def neighbour(self):
+        return NEIGHBOURS.table[self]
+
+class Neighbours:
+    def __init__(self):
+        self.table = {}
+
+NAMES = {(Point(1), 0): "one"}
+KNOWN = [{Point(1)}, {Point(2)}][0]
+NEIGHBOURS = Neighbours()
+NEIGHBOURS.table[Point(1)] = Point(2)
+
+def remembering(method):
+    seen = {}
+    def wrapper(self):
+        if self not in seen:
+            seen[self] = method(self)
+        return seen[self], len(seen)
+    return wrapper
+
+class Word:
+    def __init__(self, text):
+        self.text = text
+
+    def __hash__(self):
+        return hash(self.text)
+
+    def __eq__(self, other):
+        return self.text == other.text
+
+    @remembering
+    def length(self):
+        return len(self.text)
+
+WORDS = [Word("one").length()]
+ASKED = {
+    "label": lambda: Planet.MARS.label(),
+    "distance": lambda: Planet.MARS.distances[Planet.EARTH],
+    "opposite": lambda: Planet.EARTH.opposite() is Planet.MARS,
+    "name": lambda: Point(1).name(),
+    "neighbour": lambda: Point(1).neighbour() == Point(2),
+    "length": lambda: Word("one").length(),
+}
+
+"""
+ANSWERS = {"label": "red", "distance": 0.5, "opposite": True, "name": ("one", True), "neighbour": True, "length": (3, 1)}
+
+
+@pytest.mark.parametrize("what", ANSWERS)
+def test_a_table_keyed_by_instances_of_the_class_that_uses_it(rr, define, what):
+    """It is hashed as it is built, and the class needs the table to be whole."""
+    assert call(rr, define(KEYED).ASKED[what]) == ANSWERS[what]
+
+
+def test_a_table_keyed_by_instances_comes_with_a_value(rr, define):
+    module = define(KEYED)
+    ask = rr.service(lambda *values: (values[0].label(), values[1].name(), values[2].length()))
+    assert ask(module.Planet.MARS, module.Point(1), module.Word("one")).get(PATIENCE_S) == ("red", ("one", True), (3, 1))
+
+
+def test_definitions_that_lead_on_and_on(rr, define):
+    """Further than pickles may be nested."""
+    functions = "".join(f"def f{n}(): return f{n + 1}()\n" for n in range(300)) + "def f300(): return C0().follow(0)\n"
+    classes = "".join(f"class C{n}:\n    def follow(self, k): return C{n + 1}().follow(k + 1)\n" for n in range(300))
+    module = define(functions + classes + "class C300:\n    def follow(self, k): return k\n")
+    assert call(rr, module.f0) == 300
+    follow = rr.service(lambda value: value.follow(1))
+    assert follow(module.C0()).get(PATIENCE_S) == 301
+
+
+# ---- functions as arguments ------------------------------------------------------------------------------------------
+
+GLOBALS = """
+FACTOR = 1
+TABLE = [0]
+SEEN = []
+
+def factor():
+    return FACTOR
+
+def table():
+    return TABLE
+
+def see(number):
+    SEEN.append(number)
+    return list(SEEN)
+
+def see_too(number):
+    SEEN.append(number)
+    return list(SEEN)
+"""
+
+
+@pytest.fixture
+def apply(rr):
+    service = rr.service(lambda function, *args: function(*args))
+    return lambda function, *args: service(function, *args).get(PATIENCE_S)
+
+
+def test_a_function_as_an_argument_has_the_globals_of_that_moment(apply, define):
+    module = define(GLOBALS)
+    for number in range(3):
+        module.FACTOR = number
+        run_cell(module, "nameless = lambda: FACTOR")
+        assert apply(module.nameless) == apply(module.factor) == number
+
+
+def test_a_global_at_the_address_of_the_one_before_is_another(apply, define):
+    module = define(GLOBALS)
+    for number in range(5):
+        module.TABLE = None  # its memory is taken by the next
+        module.TABLE = [number]
+        assert apply(module.table) == [number]
+
+
+def test_functions_as_arguments_share_the_workers_globals(apply, define):
+    """Also where the driver's have changed since the first came."""
+    module = define(GLOBALS)
+    assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([1], [1, 2], [1, 2, 3])
+    module.SEEN = [0]
+    assert (apply(module.see, 1), apply(module.see_too, 2), apply(module.see, 3)) == ([0, 1], [0, 1, 2], [0, 1, 2, 3])
+
+
+def test_a_function_as_an_argument_has_what_was_registered_with_it(apply, define):
+    module = define("import functools\n@functools.singledispatch\ndef kind(value): return 'some'\n")
+    assert apply(module.kind, 1) == "some"
+    module.kind.register(int, lambda value: "whole")
+    assert apply(module.kind, 1) == "whole"
+
+
+def test_a_function_as_an_argument_calls_what_is_there_at_that_moment(apply, define):
+    """However far behind it: functions defined again, classes with a method patched."""
+    module = define(
+        """
+        def far(): return "far"
+        class Model:
+            def version(self): return "model"
+        def middle(n=3): return far(), Model().version(), n and middle(n - 1)[:2]
+        def near(): return middle()
+        """
+    )
+    asked = [apply(module.near), apply(module.middle)]
+    run_cell(module, "def far(): return 'other'")
+    asked += [apply(module.near), apply(module.middle), apply(module.near)]
+    module.Model.version = lambda self: "patched"
+    asked += [apply(module.near), apply(module.middle)]
+    assert [each[:2] for each in asked] == [("far", "model")] * 2 + [("other", "model")] * 3 + [("other", "patched")] * 2
+    assert all(each[2] == each[:2] for each in asked)
+
+
+def test_a_function_as_an_argument_is_sent_once_while_nothing_changes(rr, apply, define):
+    module = define("def far(): return 1\ndef near(): return far()\ndef nearby(): return far()\n")
+    apply(module.near), apply(module.nearby)
+    run_cell(module, "def far(): return 2")
+    assert [apply(module.near), apply(module.nearby)] == [2, 2]
+    before = rr.statistics().definitions
+    assert [apply(function) for function in [module.near, module.nearby] * 3] == [2] * 6
+    assert rr.statistics().definitions == before

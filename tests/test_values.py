@@ -620,7 +620,7 @@ def test_a_service_that_a_task_returns_works_in_the_driver(rr):
 
 
 def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
-    """Arrays lie in line in the body of a service, beside the pickle in a value; global generators go by reference in both."""
+    """Arrays lie in line in a service's body, beside the pickle in a value; global generators go by reference in both."""
     table, generator = np.arange(10_000), np.random.RandomState(7)
     bodies = rr.service(lambda: (table.sum(), generator.randint(10))), rr.service(lambda value: value)
     assert bodies[0]().get()[0] == table.sum()
