@@ -136,10 +136,11 @@ class Record:
     """What this process knows of one definition object.
 
     `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes. `reached` is
-    what a function leads to by those that it calls, and how often each had changed when it was sent.
+    what a function leads to by those that it calls, and how often each had changed when it was sent. `digest` tells the body
+    that was written last from another one.
     """
 
-    __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached")
+    __slots__ = ("changes", "digest", "identities", "identity", "object", "parts", "places", "reached")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
         self.object = obj
@@ -147,6 +148,7 @@ class Record:
         self.identities = [identity]
         self.parts = parts
         self.changes = 0
+        self.digest = b""
         self.reached: frozenset[Any] | None = None
         self.places: dict[int, Place] = {}  # by the runner's session
 
@@ -191,6 +193,11 @@ class Definitions:
         """Forgets what lies in a runner's segment."""
         for record in list(self._by_id.values()):
             record.places.pop(session, None)
+
+    def sent_classes(self) -> list[tuple[type, Record]]:
+        """This process's own classes whose bodies lie in some segment."""
+        records = [record for record in list(self._by_id.values()) if record.places and record.parts is not None]
+        return [(obj, record) for record in records if isinstance(obj := _object_of(record), type)]
 
     def own(self, identity: bytes) -> Any:
         """This process's own object of an identity that it has given out; None for any other."""
@@ -304,6 +311,12 @@ class Namespace:
     def came_with_value(self, identity: bytes, root: bytes, runtime: Runtime, offset: int) -> None:
         """It came with the body of `root` in the segment: once that is gone, nobody else will ever send this identity."""
         self._places[identity] = (root, weakref.ref(runtime), offset)
+
+    def has_moved(self, identity: bytes, offset: int) -> None:
+        """Its body has been written anew since it came."""
+        known = self._places.get(identity)
+        if known is not None and known[2] != offset:
+            self._places[identity] = (identity, known[1], offset)
 
     def sweep(self) -> None:
         """Keeps definitions whose bodies are gone only for as long as something here uses them."""

@@ -69,11 +69,11 @@ cdef Layout layout_of(Calls runtime, object kind):
     layouts[key] = layout
     return layout
 
-def forget_layouts(Segment runtime):
-    """A runner ends: nothing of its segment is kept for the classes that it knew."""
+def forget_layouts(Segment runtime=None):
+    """Forgets what was found out of classes: for one runner, which ends, so that nothing of its segment is kept; or for all."""
     for key, layout in list(layouts.items()):
-        if type(layout) is Layout and (<Layout> layout).session == runtime.memory.header.session:
-            del layouts[key]
+        if runtime is None or (type(layout) is Layout and (<Layout> layout).session == runtime.memory.header.session):
+            layouts.pop(key, None)
 
 cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
     """Names the class's body among the value's extents; false if it is gone."""

@@ -22,7 +22,7 @@ from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodW
 
 from flame_fast.kernels import array_pickling, bodies, building, carried, unpickling
 from flame_fast.kernels.definitions import Place, can_be_imported, definitions, is_importable, is_named, new_identity
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
 
 from flame_fast.errors import FlameError
 
@@ -338,7 +338,7 @@ def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
     """The body of a service, with what the workers' `__main__` shall have; and the globals in it, by name."""
     dump = write(None, target, None)
     dump.body.note_module("__main__")
-    marks = _marks_of(dump.body) if len(dump.data) <= MARKED_BYTES else None
+    marks = {**_marks_of_sent(), **_marks_of(dump.body)} if len(dump.data) <= MARKED_BYTES else None
     return _with_names(dump, marks), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
 
 
@@ -358,6 +358,23 @@ def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
     return marks
 
 
+def _marks_of_sent() -> dict[Any, bytes]:
+    """What the classes that values have brought find in their modules now. Bodies that say something else are written anew.
+
+    So a service that is made now shares no namespace with one where their globals were others, whatever it uses itself.
+    """
+    marks: dict[Any, bytes] = {}
+    for cls, record in definitions.sent_classes():
+        with contextlib.suppress(Exception):  # it cannot be written any more: who sends it is told
+            dump = write(None, cls, None)
+            found = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
+            marks.update(found or {})
+            if record.digest != _digest(_with_names(dump, found)):
+                record.places = {}
+                forget_layouts()
+    return marks
+
+
 def _marks_of_globals(body: bodies.Body) -> dict[Any, bytes]:
     marks: dict[Any, bytes] = {}
     for (namespace, name), (_, value) in body.seen.items():
@@ -367,15 +384,19 @@ def _marks_of_globals(body: bodies.Body) -> dict[Any, bytes]:
     return marks
 
 
-def _mark(value: Any) -> bytes:
+def _digest(data: bytes) -> bytes:
     import hashlib
 
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _mark(value: Any) -> bytes:
     try:
         dump = Dump(None, None, {}, marking=True)
         dump.write(value)
     except Exception:  # equal to nothing
         return new_identity()
-    return hashlib.blake2b(dump.data, digest_size=16).digest()
+    return _digest(dump.data)
 
 
 def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
@@ -386,7 +407,9 @@ def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
-        hold = runtime.put_definition(identity, dump_definition(obj))
+        body = dump_definition(obj)
+        hold = runtime.put_definition(identity, body)
+        record.digest = _digest(body)
         place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
     return record, place
 

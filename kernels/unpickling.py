@@ -149,6 +149,8 @@ def definition(runtime: Runtime, identity: bytes, offset: int, nbytes: int) -> A
             namespace.came_with_value(known, identity, runtime, offset)
         found = namespace.find(identity)
         definitions.place(found, identity, runtime.session, offset, nbytes)
+    else:
+        namespace.has_moved(identity, offset)
     return found
 
 

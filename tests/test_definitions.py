@@ -827,3 +827,35 @@ def test_a_function_as_an_argument_is_sent_once_while_nothing_changes(rr, apply,
     before = rr.statistics().definitions
     assert [apply(function) for function in [module.near, module.nearby] * 3] == [2] * 6
     assert rr.statistics().definitions == before
+
+
+def test_a_class_that_came_with_values_has_the_globals_of_the_latest_service(rr, define):
+    """A generic service does not use the class itself; a service that was made before keeps the globals that it had."""
+    module = define(
+        """
+        SIGMA = 5
+        def factor():
+            return SIGMA
+        class Model:
+            calls = 0
+            def price(self):
+                Model.calls += 1
+                return SIGMA * factor(), Model.calls
+        def price(model):
+            return model.price()
+        def is_model(model):
+            return isinstance(model, Model), model.price()[0]
+        """
+    )
+    before, own = rr.service(module.price), rr.service(module.is_model)
+    assert [before(module.Model()).get(PATIENCE_S) for _ in range(2)] == [(25, 1), (25, 2)]
+    assert own(module.Model()).get(PATIENCE_S) == (True, 25)
+    module.SIGMA = 3
+    after = rr.service(module.price)
+    assert after(module.Model()).get(PATIENCE_S)[0] == 9
+    assert own(module.Model()).get(PATIENCE_S) == (True, 25)
+    assert before(module.Model()).get(PATIENCE_S)[0] == 25
+    run_cell(module, "def factor(): return 10 * SIGMA")
+    assert rr.service(module.price)(module.Model()).get(PATIENCE_S)[0] == 90
+    assert after(module.Model()).get(PATIENCE_S)[0] == 9
+    assert type(rr.service(same)(module.Model()).get(PATIENCE_S)) is module.Model
