@@ -132,15 +132,42 @@ class Place:
         self.hold = hold
 
 
+class Written:
+    """A body that was written: what told it from others, and the globals in it.
+
+    `users` are functions, by weak references, and names of globals; `looks` are their marks at the time.
+    """
+
+    __slots__ = ("digest", "looks", "marks", "users")
+
+    def __init__(self, digest: bytes, marks: dict[Any, bytes] | None, users: list[tuple[weakref.ref[Any], str]]) -> None:
+        self.digest = digest
+        self.marks = marks
+        self.users = users
+        self.looks = self._look()
+
+    def _look(self) -> list[Any]:
+        return [_mark_deeper(_global_of(reference(), name)) for reference, name in self.users]
+
+    def is_current(self) -> bool:
+        """Whether its globals are what they were, as far as a look at them and their members tells."""
+        return self.looks == self._look()
+
+
+def _global_of(holder: Any, name: str) -> Any:
+    namespace = holder.__globals__ if isinstance(holder, FunctionType) else getattr(holder, "__dict__", {})
+    return namespace.get(name)
+
+
 class Record:
     """What this process knows of one definition object.
 
     `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes. `reached` is
-    what a function leads to by those that it calls, and how often each had changed when it was sent. `digest` tells the body
-    that was written last from another one.
+    what a function leads to by those that it calls, and how often each had changed when it was sent. `written` is the body
+    that was written last, and what it found.
     """
 
-    __slots__ = ("changes", "digest", "identities", "identity", "object", "parts", "places", "reached")
+    __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached", "written")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
         self.object = obj
@@ -148,7 +175,7 @@ class Record:
         self.identities = [identity]
         self.parts = parts
         self.changes = 0
-        self.digest = b""
+        self.written: Written | None = None
         self.reached: frozenset[Any] | None = None
         self.places: dict[int, Place] = {}  # by the runner's session
 
@@ -461,11 +488,24 @@ def _mark(value: Any, within: bool = False) -> Any:
     return (same, value.__code__) if kind is FunctionType else same
 
 
+def _mark_deeper(value: Any) -> Any:
+    """With the attributes of an object: one that holds settings changes in place."""
+    attributes = getattr(value, "__dict__", None)
+    if (
+        isinstance(value, (FunctionType, type, ModuleType))
+        or type(attributes) is not dict
+        or len(attributes) > MARKED_MEMBERS
+    ):
+        return _mark(value)
+    return _mark(value), _mark(attributes)
+
+
 __all__ = [
     "Definitions",
     "Namespace",
     "Place",
     "Record",
+    "Written",
     "can_be_imported",
     "class_parts",
     "current_namespace",

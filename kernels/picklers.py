@@ -18,10 +18,19 @@ import importlib
 import io
 import pickle
 import sys
+import weakref
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
 
 from flame_fast.kernels import array_pickling, bodies, building, carried, unpickling
-from flame_fast.kernels.definitions import Place, can_be_imported, definitions, is_importable, is_named, new_identity
+from flame_fast.kernels.definitions import (
+    Place,
+    Written,
+    can_be_imported,
+    definitions,
+    is_importable,
+    is_named,
+    new_identity,
+)
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
 
 from flame_fast.errors import FlameError
@@ -327,11 +336,13 @@ def dump_body(value: Any) -> bytes:
     return _with_names(write(None, value, None), {})
 
 
-def dump_definition(obj: Any) -> bytes:
+def dump_definition(obj: Any) -> tuple[bytes, Written]:
     """A definition, with what tells where it arrives whether the globals there are those that it was sent with."""
     dump = write(None, obj, None)
     marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
-    return _with_names(dump, marks)
+    body = _with_names(dump, marks)
+    users = [(weakref.ref(holder), name) for (_, name), (holder, _) in dump.body.seen.items()]
+    return body, Written(_digest(body), marks, users)
 
 
 def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -365,13 +376,14 @@ def _marks_of_sent() -> dict[Any, bytes]:
     """
     marks: dict[Any, bytes] = {}
     for cls, record in definitions.sent_classes():
-        with contextlib.suppress(Exception):  # it cannot be written any more: who sends it is told
-            dump = write(None, cls, None)
-            found = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
-            marks.update(found or {})
-            if record.digest != _digest(_with_names(dump, found)):
-                record.places = {}
-                forget_layouts()
+        written = record.written
+        if written is None or not written.is_current():
+            with contextlib.suppress(Exception):  # it cannot be written any more: who sends it is told
+                _, record.written = dump_definition(cls)
+                if written is None or record.written.digest != written.digest:
+                    record.places = {}
+                    forget_layouts()
+        marks.update((record.written and record.written.marks) or {})
     return marks
 
 
@@ -407,9 +419,8 @@ def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
-        body = dump_definition(obj)
+        body, record.written = dump_definition(obj)
         hold = runtime.put_definition(identity, body)
-        record.digest = _digest(body)
         place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
     return record, place
 

@@ -833,9 +833,11 @@ def test_a_class_that_came_with_values_has_the_globals_of_the_latest_service(rr,
     """A generic service does not use the class itself; a service that was made before keeps the globals that it had."""
     module = define(
         """
+        import types
         SIGMA = 5
+        SETTINGS = types.SimpleNamespace(scale=1)
         def factor():
-            return SIGMA
+            return SIGMA * SETTINGS.scale
         class Model:
             calls = 0
             def price(self):
@@ -855,6 +857,8 @@ def test_a_class_that_came_with_values_has_the_globals_of_the_latest_service(rr,
     assert after(module.Model()).get(PATIENCE_S)[0] == 9
     assert own(module.Model()).get(PATIENCE_S) == (True, 25)
     assert before(module.Model()).get(PATIENCE_S)[0] == 25
+    module.SETTINGS.scale = 2
+    assert rr.service(module.price)(module.Model()).get(PATIENCE_S)[0] == 18
     run_cell(module, "def factor(): return 10 * SIGMA")
     assert rr.service(module.price)(module.Model()).get(PATIENCE_S)[0] == 90
     assert after(module.Model()).get(PATIENCE_S)[0] == 9
