@@ -66,6 +66,7 @@ cdef extern from *:
 cdef enum:
     MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
     PAGES_AT_ONCE = 2048        # entries of the page table read at once
+    DROPPED_UNSEEN = 1 << 20    # bytes of a view that cost less to map again than to look which of them were written
     PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
 
 cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
@@ -147,7 +148,9 @@ cdef void window_close(SharedBuffer view) noexcept:
 cdef bint drop_copied(char *start, char *end) noexcept:
     """False if it is refused, as for memory that somebody has locked."""
     cdef Pages pieces[PIECES_DROPPED]
-    cdef int count = copied_pieces(start, end, pieces, PIECES_DROPPED), i
+    cdef int count = -1, i
+    if end - start > DROPPED_UNSEEN:
+        count = copied_pieces(start, end, pieces, PIECES_DROPPED)
     if count < 0 or count == PIECES_DROPPED:
         return madvise(start, end - start, MADV_DONTNEED) == 0
     for i in range(count):
