@@ -443,7 +443,7 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
     body.note_definition(cls, record)
     if not building.can_be_imported_by_name(cls.__module__):
         body.note_module(cls.__module__)
-    _note_annotated(cls, body)
+    _note_sources(cls, body)
     state, registry = _class_state(cls)
     state = body.put_off(state, building.fill_class, cls)
     basic: dict[str, Any] = {"__module__": cls.__module__, "__qualname__": cls.__qualname__}
@@ -475,8 +475,8 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
     return (building.make_class, args, rest, None, None, building.complete_class)
 
 
-def _note_annotated(cls: type, body: Body) -> None:
-    """Sources of a class: its methods have them."""
+def _note_sources(cls: type, body: Body) -> None:
+    """A class has the sources of its methods."""
     for value in list(vars(cls).values()):
         if isinstance(value, FunctionType):
             body.note_source(value.__code__.co_filename)

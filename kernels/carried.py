@@ -198,27 +198,33 @@ class _NoTracker:
 # ---- containers, views, markers ----------------------------------------------------------------------------------------
 
 
+#: Formats of elements that `memoryview.cast` knows.
+CAST_FORMATS = frozenset("bBhHiIlLqQnNfd?c")
+
+
 def reduce_memoryview(view: memoryview) -> Any:
-    return (memoryview, (view.tobytes() if view.format == "B" else bytearray(view.tobytes()),))
+    """Its elements in C order, of the same format and shape; of a format that is not Python's own, the bytes."""
+    data: Any = view.tobytes() if view.readonly else bytearray(view.tobytes())
+    element = view.format.removeprefix("@")
+    has_shape = element in CAST_FORMATS and view.ndim > 0 and view.nbytes > 0
+    return (_rebuild_memoryview, (data, element, tuple(view.shape or ())) if has_shape else (data,))
 
 
-def reduce_weak_values(mapping: Any) -> Any:
-    return (_weak_mapping, (type(mapping), list(mapping.items())))
+def _rebuild_memoryview(data: Any, element: str = "B", shape: tuple[int, ...] | None = None) -> memoryview:
+    return memoryview(data) if shape is None else memoryview(data).cast(element, shape)  # type: ignore[call-overload]
+
+
+def reduce_weak_mapping(mapping: Any) -> Any:
+    return (_weak_container, (type(mapping), list(mapping.items())))
 
 
 def reduce_weak_set(members: Any) -> Any:
-    return (_weak_set, (type(members), list(members)))
+    return (_weak_container, (type(members), list(members)))
 
 
-def _weak_mapping(kind: Any, items: list[tuple[Any, Any]]) -> Any:
-    mapping = kind(items)
-    mapping._contents = items  # nobody else here has them
-    return mapping
-
-
-def _weak_set(kind: Any, members: list[Any]) -> Any:
-    made = kind(members)
-    made._contents = members
+def _weak_container(kind: Any, contents: list[Any]) -> Any:
+    made = kind(contents)
+    made._contents = contents  # nobody else here has them
     return made
 
 
@@ -256,8 +262,8 @@ REDUCERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("numpy.random._mt19937", "MT19937"): reduce_numpy_random,
     ("multiprocessing.shared_memory", "SharedMemory"): reduce_shared_memory,
     ("builtins", "memoryview"): reduce_memoryview,
-    ("weakref", "WeakValueDictionary"): reduce_weak_values,
-    ("weakref", "WeakKeyDictionary"): reduce_weak_values,
+    ("weakref", "WeakValueDictionary"): reduce_weak_mapping,
+    ("weakref", "WeakKeyDictionary"): reduce_weak_mapping,
     ("_weakrefset", "WeakSet"): reduce_weak_set,
     ("dataclasses", "_MISSING_TYPE"): reduce_dataclass_marker,
     ("dataclasses", "_FIELD_BASE"): reduce_dataclass_marker,

@@ -722,3 +722,18 @@ def test_shared_parts_of_a_value_stay_shared(rr, define):
     assert got[0] is got[1] is got[0].self is got[2].args[0]
     assert got[0].cls is module.Model
     assert got[0].copies[0] is got[0].copies[1]
+
+
+def test_memoryviews_keep_their_format_shape_and_whether_they_can_be_written(rr):
+    echo = rr.service(same)
+    table = memoryview(bytearray(range(48))).cast("i", (3, 4))
+    for view in (
+        memoryview(b"fixed"),
+        memoryview(bytearray(b"open")),
+        table,
+        memoryview(b"")[:0],
+        memoryview(b"every other")[::2],
+    ):
+        got = echo(view).get(PATIENCE_S)
+        assert got == view
+        assert (got.format, got.shape, got.readonly) == (view.format, view.shape, view.readonly)
