@@ -1,4 +1,4 @@
-"""One fixture for every test: a private home and project, and nothing left behind afterwards."""
+"""For every test a private home and project, and nothing left behind afterwards; and modules made in memory."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import time
 from pathlib import Path
 
 import pytest
+from made_up import made_up_module
 
 #: What a test may take to let go of what it started: ten times what the contract promises.
 LEAVE_S = 20.0
@@ -43,6 +44,12 @@ def nothing_left(request, tmp_path_factory, monkeypatch):
         for pid in processes_of(home):
             os.kill(pid, 9)
     assert not leftovers, "\n".join(leftovers)
+
+
+@pytest.fixture
+def define(monkeypatch):
+    """Makes a module that no worker can import out of text."""
+    return lambda text="", name=None: made_up_module(monkeypatch, text, name)
 
 
 @pytest.fixture

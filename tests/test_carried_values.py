@@ -16,7 +16,6 @@ import zipfile
 
 import pytest
 from gates import PATIENCE_S, fail, new_module, run_script, same
-from made_up import made_up_module
 
 from flame_fast import Runner
 
@@ -27,12 +26,6 @@ LARGE = 300_000
 def rr(project):
     with Runner("carried", workers=1) as runner:
         yield runner
-
-
-@pytest.fixture
-def define(monkeypatch):
-    """Makes a module out of text."""
-    return lambda text="": made_up_module(monkeypatch, text)
 
 
 def ways(rr):

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from definition_matrix import run_matrix
 from gates import PATIENCE_S, run_script, same, start_workers
-from made_up import made_up_module, run_cell
+from made_up import run_cell
 
 from flame_fast import Runner, WorkerDiedError
 
@@ -20,12 +20,6 @@ MODES = ["script", "-c", "-m", "notebook", "pytest module", "made-up module"]
 COMBINATIONS = 863
 #: Of a definition that it would be a waste to send twice.
 LARGE = 1_000_000
-
-
-@pytest.fixture
-def define(monkeypatch):
-    """Makes a module out of text."""
-    return lambda text="", name=None: made_up_module(monkeypatch, text, name)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import warnings
 import numpy as np
 import pytest
 from gates import PATIENCE_S, meet, new_module, run_script, same, start_workers
-from made_up import made_up_module
 
 from flame_fast import Runner
 
@@ -74,12 +73,6 @@ def task_of(draw, directory, number):
 task = None
 """,
 }
-
-
-@pytest.fixture
-def define(monkeypatch):
-    """Makes a module out of text."""
-    return lambda text="": made_up_module(monkeypatch, text)
 
 
 @pytest.fixture

@@ -7,18 +7,12 @@ import json
 import pytest
 from definition_matrix import PARTS, run_program
 from gates import PATIENCE_S, run_script, same
-from made_up import made_up_module, run_cell
+from made_up import run_cell
 
 from flame_fast import Runner
 
 #: Tasks and checks of `definitions/main_checks.py`.
 CHECKS = 22
-
-
-@pytest.fixture
-def define(monkeypatch):
-    """Makes a module out of text."""
-    return lambda text="", name=None: made_up_module(monkeypatch, text, name)
 
 
 @pytest.fixture
