@@ -94,6 +94,12 @@ cdef inline bint is_numeric(PyArrayObject *array) noexcept:
     cdef int number = PyArray_TYPE(array)
     return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
 
+cdef bint is_standard(PyArrayObject *array) noexcept:
+    """Whether its dtype is the object that NumPy itself takes for it: one without metadata."""
+    cdef PyArray_Descr *standard = PyArray_DescrFromType(PyArray_TYPE(array))
+    Py_DECREF(<object> standard)                # NumPy keeps it
+    return PyArray_DESCR(array) == standard
+
 cdef struct Span:               # which bytes an array's elements lie in, as seen from the first element
     uint64_t before
     uint64_t after
@@ -141,6 +147,24 @@ cdef void leave_view(PyArrayObject *array, uint64_t nbytes) noexcept:
     if base != NULL and Py_TYPE(<object> base) == <PyTypeObject *> SharedBuffer and Py_REFCNT(<object> base) == 1:
         if not has_weak_references(<object> <PyObject *> array) and (<SharedBuffer> base).nbytes == nbytes:
             (<SharedBuffer> base).left = True
+
+cdef bint is_as_it_came(Segment runtime, value) except -1:
+    """Whether a value that was just written is an array that `leave_view` let go, and equals in all what a reader would get."""
+    cdef PyArrayObject *array = <PyArrayObject *> value
+    cdef PyObject *base
+    if not is_array(value):
+        return False
+    base = PyArray_BASE(array)
+    if base == NULL or Py_TYPE(<object> base) != <PyTypeObject *> SharedBuffer or not (<SharedBuffer> base).left:
+        return False
+    if not runtime.memory.header.arrays_read_only and not PyArray_FLAGS(array) & NPY_ARRAY_WRITEABLE:
+        return False
+    return is_standard(array)
+
+cdef inline void take_up(Segment runtime, value) noexcept:
+    """Makes an array that was let go the reader's own."""
+    (<SharedBuffer> PyArray_BASE(<PyArrayObject *> value)).left = False
+    runtime.count_shared(PyArray_NBYTES(<PyArrayObject *> value))
 
 cdef inline bint has_weak_references(object value) noexcept:
     return ff_weak_references(<PyObject *> value) != NULL

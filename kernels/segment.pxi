@@ -9,8 +9,9 @@ cdef class Segment:
     cdef void **own                     # views that are mapped by themselves, by address
     cdef Py_ssize_t own_count
     cdef uint64_t device, inode         # of `fd`
-    cdef bint between_tasks             # a worker with no user's code running: what it knew last of its page faults is good enough
-    cdef uint64_t faults_known          # 0: nothing
+    cdef bint between_tasks             # a worker with no user's code running
+    cdef uint64_t faults_known          # page faults of this process when it counted last; 0: too long ago
+    cdef int calm                       # views in a row that went by without any, up to CALM
     cdef uint32_t me
     cdef int generation
     cdef int doorbell

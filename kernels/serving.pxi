@@ -1,9 +1,13 @@
 # A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
 
+cdef extern from "Python.h":
+    int PyCoro_CheckExact(object value)
+    int PyGen_CheckExact(object value)
+    int PyAsyncGen_CheckExact(object value)
+
 cdef inline bint is_settled(object value) noexcept:
-    """Whether a result can travel as it is, without the host's looking at it: a plain value."""
-    return value is None or PyLong_CheckExact(value) or PyFloat_CheckExact(value) or PyList_CheckExact(value) \
-        or PyTuple_CheckExact(value) or PyDict_CheckExact(value) or PyUnicode_CheckExact(value) or PyBytes_CheckExact(value)
+    """Whether a result is a value already, and no code that is still to run: that is for the host."""
+    return not (PyCoro_CheckExact(value) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value))
 
 cdef enum:
     MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
@@ -22,6 +26,10 @@ cdef class Serving(Calls):
     cdef object host
     cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
+    cdef object function        # of the last call; None: the host must be asked
+    cdef uint32_t function_service, function_generation, function_method
+    cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
+    cdef uint32_t passed_slot
     cdef uint32_t seated_lane   # where the task being claimed for that needed a seat
 
     def __cinit__(self):
@@ -196,6 +204,7 @@ cdef class Serving(Calls):
         """
         cdef uint32_t i, left
         cdef Service *entry
+        self.function = None
         self.warm_seen = ff_load32(&self.memory.header.warm_left)
         if not self.warm_seen or self.memory.processes[self.me].role != ROLE_POOL:
             return 0
@@ -229,6 +238,7 @@ cdef class Serving(Calls):
         cdef uint64_t outer = process.current
         cdef bytes error
         cdef bint is_map, outside = self.between_tasks
+        passed_on = None
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
@@ -244,6 +254,8 @@ cdef class Serving(Calls):
                 self._write_items(host, index, value)
             else:
                 self._write_value(index, value, True)
+                if self.helps == 0 and ff_load64(&slot.waiters) > WAITERS_CLOSED and is_as_it_came(self, value):
+                    passed_on = value
             value = None
         except BaseException as problem:
             if not self.is_mine():
@@ -260,6 +272,8 @@ cdef class Serving(Calls):
             settle_pins(self)
         ff_exchange64(&process.current, outer)
         finish(&self.memory, index, status, &self.kept if process.role == ROLE_POOL and self.helps == 0 else NULL)
+        self.passed_on = passed_on if self.kept >= 0 else None
+        self.passed_slot = index
         if lane.limit and not lane.sticky and self.helps == 0:
             seat_leave(&self.memory, lane_index, self.me)
             if not lane_empty(&self.memory, lane_index):
@@ -268,7 +282,7 @@ cdef class Serving(Calls):
     cdef object _execute(self, host, Slot *slot):
         """Calls the user's function; what it returns, settled."""
         cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
-        function = host.function_of(slot.service, self.memory.services[slot.service].generation, slot.method)
+        function = self._function_of(host, slot)
         values = self._input_values(slot) if slot.inputs else None
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
             return self._run_items(host, function, None, at + TUPLE_HEAD)
@@ -282,13 +296,25 @@ cdef class Serving(Calls):
             args, kwargs = decode_native(&at, self, values)
         values = None
         self.between_tasks = False
-        self.faults_known = 0
+        forget_faults(self)
         if slot.payload_kind & KIND_MAP:
             return self._run_items(host, function, args[0], NULL)
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
-        self.faults_known = 0
+        forget_faults(self)
         return value if is_settled(value) else host.settle(value)
+
+    cdef object _function_of(self, host, Slot *slot):
+        cdef uint32_t generation = self.memory.services[slot.service].generation
+        if self.function is None or slot.service != self.function_service or slot.method != self.function_method \
+                or generation != self.function_generation:
+            self.function = None
+            function = host.function_of(slot.service, generation, slot.method)
+            if self.inline:             # the runner's end must let go of what it ran; a worker's process ends
+                return function
+            self.function_service, self.function_generation, self.function_method = slot.service, generation, slot.method
+            self.function = function
+        return self.function
 
     cdef object _run_items(self, host, function, list items, const char *numbers):
         """A chunk of `map`: (nanoseconds, values, None or the error of the item after them).
@@ -350,7 +376,14 @@ cdef class Serving(Calls):
         cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
         cdef Edge *edges = edges_of(inputs)
         cdef uint32_t i
-        return [self.value_of(edges[i].input) for i in range(inputs.count)]
+        return [self._input_value(edges[i].input) for i in range(inputs.count)]
+
+    cdef object _input_value(self, uint32_t index):
+        if self.passed_on is None or index != self.passed_slot:
+            return self.value_of(index)
+        value, self.passed_on = self.passed_on, None
+        take_up(self, value)
+        return value
 
     # ---- helping -----------------------------------------------------------------------------------------------------
 
@@ -365,6 +398,7 @@ cdef class Serving(Calls):
         if self.host is None or self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
             return False
         outer = self.host.suspend()
+        self.function = None
         self.helps += 1
         try:
             try:
@@ -379,6 +413,7 @@ cdef class Serving(Calls):
                     seat_leave(&self.memory, self.seated_lane, self.me)
                     wake_lane(&self.memory, self.seated_lane)
         finally:
+            self.function = None
             self.host.resume(outer)
         return index >= 0
 

@@ -67,6 +67,7 @@ cdef enum:
     MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
     PAGES_AT_ONCE = 2048        # entries of the page table read at once
     DROPPED_UNSEEN = 1 << 20    # bytes of a view that cost less to map again than to look which of them were written
+    CALM = 8                    # views without page faults after which the next one is expected to be like them
     PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
 
 cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
@@ -289,12 +290,24 @@ cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexc
 
 cdef inline bint is_untouched(SharedBuffer view) noexcept:
     """Whether there was no page fault since the view was made, or found to be unwritten."""
-    view.runtime.faults_known = fault_count()
-    return view.faults == view.runtime.faults_known and faults_are_counted
+    cdef Segment runtime = view.runtime
+    runtime.faults_known = fault_count()
+    if view.faults != runtime.faults_known:
+        runtime.calm = 0
+        return False
+    runtime.calm = min(runtime.calm + 1, <int> CALM)
+    return faults_are_counted
 
 cdef inline uint64_t faults_before(Segment runtime) noexcept:
     """A count for a new view. An old one is right as well: it only makes a look at the page table more likely."""
-    return runtime.faults_known if runtime.between_tasks and runtime.faults_known else fault_count()
+    if runtime.faults_known and (runtime.between_tasks or runtime.calm == CALM):
+        return runtime.faults_known
+    return fault_count()
+
+cdef inline void forget_faults(Segment runtime) noexcept:
+    """User's code may run from here on, or has run: what was counted before is old."""
+    if runtime.calm < CALM:
+        runtime.faults_known = 0
 
 cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int most) noexcept:
     """How many pieces of a private mapping the kernel has copied for this process, up to `most`; -1: it cannot be asked, or they

@@ -1082,3 +1082,20 @@ def test_a_service_asked_for_again_by_its_session_checks_its_options_again(rr):
     assert rr.service(named) is service
     with pytest.raises(ValueError, match="warmup must be a non-negative integer"):
         rr.service(named, warmup=-1)
+
+
+def test_the_function_of_a_call_is_the_one_called(project):
+    """A worker remembers the function of the call before."""
+    with Runner("functions", workers=1) as rr:
+        outer_done = rr.service(lambda: "inner")
+
+        def waits():
+            return outer_done().get(), "outer"
+
+        one, other = rr.service(waits), rr.service(lambda: "other")
+        calls = [service() for _ in range(20) for service in (one, other, one, outer_done)]
+        assert rr.get(calls) == [("inner", "outer"), "other", ("inner", "outer"), "inner"] * 20
+        for number in range(10):  # closed ones give their places to others
+            service = rr.service(lambda number=number: number)
+            assert service().get() == number
+            service.close()
