@@ -14,7 +14,7 @@ from statistics import median
 
 import numpy as np
 import pytest
-from contenders import CARRIERS, FlameFast, running
+from contenders import CARRIERS, FlameFast, Joblib, SharedBufferPool, running
 from measuring import interleaved, ratios, spread, timed
 from tasks import add_one, first, nothing, pause_with_numpy, total
 
@@ -26,6 +26,9 @@ NUMPY = "the same loop in one NumPy process"
 ELEMENTS = 12_500_000  # float64: 100 MB
 TASKS = 16
 LINKS = 8
+
+#: Calls of one measurement of small arrays.
+TRIPS = 500
 
 #: The chain is seconds a link for those who send every value through the driver.
 PEER_LINKS = 2
@@ -199,3 +202,32 @@ def test_ratios_identity(report, array):
     rows = [(value, spread(values, " us", 1, 1e6)) for value, values in seconds.items()]
     rows.append(("100 MB over 100 bytes", spread(ratios(*seconds.values()), " times", 2), "1 time"))
     report("chain of 3 identity tasks, values put before, waited for", rows)
+
+
+def there_and_back(contender, small, kept):
+    """Seconds a call of one with an array that comes back, and is kept or dropped."""
+    results = []
+
+    def trip():
+        result = contender.call(nothing, small)
+        if kept:
+            results.append(result)
+
+    return timed(lambda: [trip() for _ in range(TRIPS)]) / TRIPS
+
+
+@pytest.mark.parametrize("kept", [False, True], ids=["dropped", "kept"])
+def test_ratios_there_and_back(kept, report):
+    small = np.arange(10_000, dtype=np.float64)
+    with running([carrier for carrier in CARRIERS if carrier not in (SharedBufferPool, Joblib)]) as started:
+        for contender in started.values():
+            contender.reach_all_workers(pause_with_numpy, 0.2)
+            there_and_back(contender, small, kept)
+        seconds = interleaved(
+            {name: lambda c=contender: there_and_back(c, small, kept) for name, contender in started.items()}
+        )
+    rows = [(name, spread(values, " us", 1, 1e6)) for name, values in seconds.items()]
+    rows += [
+        (f"{peer} over {OURS}", spread(ratios(values, seconds[OURS]))) for peer, values in seconds.items() if peer != OURS
+    ]
+    report(f"80 KB there and back, one call at a time, results {'kept' if kept else 'dropped'}", rows)

@@ -387,7 +387,8 @@ cdef class Calls(ServiceTable):
                     if left <= 0:
                         raise out_of_time()
                 with nogil:
-                    sleep_for_futures(&self.memory, self.me, seen, left)
+                    if sleep_for_futures(&self.memory, self.me, seen, left):
+                        call_for_queued(&self.memory)       # the seeker may have been stopped
                 PyErr_CheckSignals()
                 wait.look_again()
                 if needs_help and not blocked and not wait.ready():

@@ -214,6 +214,9 @@ cdef struct Header:
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas] of them asleep and not yet called
     uint8_t pad4[56]
+    uint64_t sought_ns          # [owner: the seeker] when it looked last
+    uint32_t seeker             # [cas] pool worker + 1 that looks for tasks while others sleep
+    uint8_t pad5[52]
     uint64_t blocks_taken       # [cas] these four: debug build only
     uint64_t blocks_freed
     uint64_t slots_taken

@@ -154,9 +154,9 @@ cdef class Serving(Calls):
         cdef bint instance = process.role == ROLE_INSTANCE
         cdef uint32_t *sleepers = &self.memory.lanes[process.lane].sleepers if instance else &self.memory.header.pool_sleepers
         cdef uint32_t *word = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
-        cdef int64_t start = ff_now_ns(), index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
+        cdef int64_t start = ff_now_ns(), now, index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
         cdef uint32_t seen, count
-        cdef int i, token = 0
+        cdef int i, token = 0, seeking = 0
         while True:
             for i in range(16):
                 index = self._find_task()
@@ -167,8 +167,15 @@ cdef class Serving(Calls):
                 break
             if not token:
                 token = token_take(&self.memory, self.me)
-            if ff_now_ns() - start > (budget if token else min(budget, SPIN_FREE_NS)):
+            if not seeking and not instance:
+                seeking = seek_begin(&self.memory)
+            now = ff_now_ns()
+            if seeking:
+                seek_on(&self.memory, now)
+            if now - start > (budget if token else min(budget, SPIN_FREE_NS)):
                 break
+        if seeking:
+            seek_end(&self.memory)
         if token:
             token_give(&self.memory, self.me)
         spin_ended(&self.memory.for_tasks, index != CLAIM_EMPTY)

@@ -118,7 +118,7 @@ cdef class Supervision(Serving):
             process.promoting = 0
 
     cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
-        """Seats, the spinner's token, the place among the sleepers."""
+        """Seats, the spinner's token, the seeker's place, that among the sleepers."""
         cdef uint32_t i, count
         for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
             if self.memory.lanes[i].limit:
@@ -128,6 +128,7 @@ cdef class Supervision(Serving):
         if process.spinning:
             ff_add32(&self.memory.header.spinners, -process.spinning)
             process.spinning = 0
+        ff_cas32(&self.memory.header.seeker, index + 1, 0)
         if process.sleeping and process.role == ROLE_POOL:
             process.sleeping = 0
             count = ff_load32(&self.memory.header.pool_sleepers)

@@ -1,4 +1,11 @@
 # Calling those who sleep: idle workers when there is something to run, a process that waits for a future when it is finished.
+#
+# Calling a worker costs the caller a system call and the machine a core for as long as that one spins. So nobody is called for a
+# task that a seeker finds anyway: a worker that looks for tasks and says so in Header.seeker. When it stops looking, whatever it
+# found, it calls as many as there are tasks left. A seeker that was stopped or lost its core is told by Header.sought_ns.
+
+cdef enum:
+    SOUGHT_NS = 20_000          # a seeker that has not looked for so long may be anywhere
 
 cdef void wake_sleepers(uint32_t *sleepers, uint32_t *word, uint32_t most) noexcept nogil:
     """Calls up to `most` of those asleep on `word`. The waker takes the sleeper off the count, so that a burst of pushes
@@ -15,13 +22,49 @@ cdef void wake_sleepers(uint32_t *sleepers, uint32_t *word, uint32_t most) noexc
         ff_add32(word, 1)
         ff_futex_wake(word, called)
 
+cdef inline int needs_call(Memory *memory) noexcept nogil:
+    """Whether somebody sleeps who should be called for a task that was just queued for the pool: no seeker finds it.
+
+    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more.
+    """
+    ff_fence()
+    if ff_load32(&memory.header.pool_sleepers) == 0:
+        return 0
+    return ff_load32(&memory.header.seeker) == 0 or ff_now_ns() - <int64_t> ff_load64(&memory.header.sought_ns) > SOUGHT_NS
+
+cdef inline int seek_begin(Memory *memory) noexcept nogil:
+    """Makes this worker the seeker, if there is none and somebody sleeps who could be spared a call."""
+    if ff_load32(&memory.header.pool_sleepers) == 0 or not ff_cas32(&memory.header.seeker, 0, memory.me + 1):
+        return 0
+    seek_on(memory, ff_now_ns())
+    return 1
+
+cdef inline void seek_on(Memory *memory, int64_t now) noexcept nogil:
+    if now - <int64_t> memory.header.sought_ns > SOUGHT_NS // 4:        # seldom: those who queue tasks read it
+        ff_store64(&memory.header.sought_ns, <uint64_t> now)
+
+cdef void seek_end(Memory *memory) noexcept nogil:
+    ff_exchange32(&memory.header.seeker, 0)
+    call_for_queued(memory)
+
+cdef void call_for_queued(Memory *memory) noexcept nogil:
+    """Calls a sleeper for each task that stands in a pool lane, void ones too."""
+    cdef uint64_t count = 0
+    cdef uint32_t i
+    if ff_load32(&memory.header.pool_sleepers) == 0:
+        return
+    for i in range(ff_load32(&memory.header.pool_lane_high)):
+        count += ff_load64(&memory.lanes[i].tail) - ff_load64(&memory.lanes[i].head)
+    if count:
+        wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, <uint32_t> min(count, <uint64_t> PROCESS_COUNT))
+
 cdef void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
     cdef Lane *lane = &memory.lanes[lane_index]
     if lane_index >= POOL_LANES:
         wake_sleepers(&lane.sleepers, &lane.wake, 1)
     elif lane.limit:        # who of the sleepers has a seat is not known here
         wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, PROCESS_COUNT)
-    else:
+    elif needs_call(memory):
         wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, 1)
 
 cdef void wake_everybody(Memory *memory) noexcept nogil:

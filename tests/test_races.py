@@ -14,7 +14,7 @@ import threading
 import time
 
 import pytest
-from gates import PATIENCE_S, new_module, same, wait_until
+from gates import PATIENCE_S, meet, new_module, same, wait_until
 
 from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, WorkerDiedError
 from flame_fast.engine.zygote import LIVE
@@ -37,10 +37,18 @@ def cpu_ticks(pid):
     return int(fields[11]) + int(fields[12])
 
 
+def state_of(pid):
+    """The letter that the kernel gives; X once it is gone."""
+    try:
+        with open(f"/proc/{pid}/stat") as file:
+            return file.read().rpartition(")")[2].split()[0]
+    except (FileNotFoundError, ProcessLookupError):
+        return "X"
+
+
 def is_asleep(pid):
     """In a futex, as an idle worker is: a spinning one never is for long."""
-    with open(f"/proc/{pid}/stat") as file:
-        return file.read().rpartition(")")[2].split()[0] == "S"
+    return state_of(pid) == "S"
 
 
 def test_workers_sleep_though_calls_came_before_their_warmup(rr):
@@ -300,3 +308,29 @@ def test_an_exception_that_cannot_be_described_ends_its_call(project, monkeypatc
         assert isinstance(error, FlameError)
         assert error.code is FlameErrorCode.INTERNAL
         assert rr.service(same)(1).get(PATIENCE_S) == 1
+
+
+@pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
+def test_a_worker_that_looked_for_tasks_and_is_stopped_holds_no_call_up(rr, number):
+    """Whoever queues a task calls nobody while a worker looks for tasks: it must not count on one that looks no more."""
+    service = rr.service(os.getpid)
+    for _ in range(10):
+        rr.get([service() for _ in range(100)])
+        wait_until(lambda: any(map(is_asleep, processes(rr))))
+        looked = rr.get([service() for _ in range(3)])[-1]
+        os.kill(looked, number)
+        wait_until(lambda pid=looked: state_of(pid) in "TZX", "the worker's stop")
+        try:
+            assert looked not in rr.get([service() for _ in range(100)], timeout=PATIENCE_S)
+        finally:
+            if number == signal.SIGSTOP:
+                os.kill(looked, signal.SIGCONT)
+
+
+def test_calls_made_while_a_worker_looks_for_tasks_get_all_workers_to_work(rr, tmp_path):
+    """Each batch is made while one worker looks and the other sleeps; its calls need both at once."""
+    service, meeting = rr.service(same), rr.service(meet)
+    for batch in range(100):
+        for _ in range(20):
+            service(1).get()
+        rr.get([meeting(str(tmp_path / str(batch)), 2, number) for number in range(2)], timeout=PATIENCE_S)
