@@ -12,8 +12,16 @@ cdef object endless_wait():
     )
 
 
+cdef struct Known:              # a class or a member of an enum that the value being read names
+    const char *place           # where
+    PyObject *named             # this process's own, with a reference
+
+
 cdef class Calls(ServiceTable):
     """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
+    cdef Known known[PARTS_NOTED]       # by `part_place` of the address
+    cdef int known_count
+    cdef unsigned long known_by         # the thread that reads
 
     cdef ObjectFuture call(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, uint32_t flags,
                            PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
@@ -281,11 +289,43 @@ cdef class Calls(ServiceTable):
             raise self.error_of(index)
         at = body_of(&self.memory, slot, RESULT)
         if slot.result_kind & KIND_NATIVE:
-            return decode_native(&at, self, None)
+            return self.read(&at, None)
         try:
-            return decode_native(&at, self, None)
+            return self.read(&at, None)
         except Exception as error:
             raise self.pickling.unreadable(error) from error
+
+    cdef object read(self, const char **at, list values):
+        """A value at an address, or a call's arguments. What it named is not kept beyond."""
+        try:
+            return decode_native(at, self, values)
+        finally:
+            if self.known_count:
+                self.forget_known()
+
+    cdef object known_at(self, const char *place):
+        """What the value being read names there; None: not known any more."""
+        cdef Known *known = &self.known[part_place(place)]
+        if known.place != place or self.known_by != PyThread_get_thread_ident():
+            return None
+        return None if known.named == NULL else <object> known.named
+
+    cdef int note_known(self, const char *place, named) except -1:
+        cdef Known *known = &self.known[part_place(place)]
+        if self.known_by != PyThread_get_thread_ident():
+            self.forget_known()
+            self.known_by = PyThread_get_thread_ident()
+        known.place = place
+        replace(&known.named, <PyObject *> named)
+        self.known_count += 1
+        return 0
+
+    cdef void forget_known(self) noexcept:
+        cdef int i
+        self.known_count = 0
+        for i in range(PARTS_NOTED):
+            self.known[i].place = NULL
+            replace(&self.known[i].named, NULL)
 
     cdef object error_of(self, uint32_t index):
         cdef Slot *slot = &self.memory.slots[index]

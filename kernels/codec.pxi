@@ -6,7 +6,7 @@
 #   q d size, int64s or doubles: a list of nothing else
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
 #   w size, bytes: a short buffer, to be written to
-#   a A arrays, see arrays.pxi | O E instances and members of enums, see instances.pxi
+#   a A arrays, see arrays.pxi | O o E M instances and members of enums, see instances.pxi
 #   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
 # Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
 
@@ -17,7 +17,7 @@ from cpython.list cimport PyList_CheckExact, PyList_GET_ITEM, PyList_GET_SIZE, P
 from cpython.long cimport PyLong_CheckExact
 from cpython.dict cimport PyDict_CheckExact, PyDict_Next, PyDict_SetItem, PyDict_Size
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE, PyTuple_New, PyTuple_SET_ITEM
-from cpython.ref cimport Py_DECREF, Py_INCREF
+from cpython.ref cimport Py_DECREF, Py_INCREF, Py_XDECREF, Py_XINCREF, PyObject
 
 cdef extern from "Python.h":
     Py_ssize_t Py_REFCNT(object value)
@@ -35,6 +35,7 @@ cdef enum:
     NATIVE_CONTAINERS = 1 << 18 # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
     SEEN_KEPT = 64              # places of the table of containers that are kept from call to call
     BODIES_NOTED = 8            # classes of a value whose bodies are named once
+    PARTS_NOTED = 64            # classes and members of a value that are named in full once, by writer and by reader
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
     NATIVE_OK = 0
     TUPLE_HEAD = 9              # bytes before the first item of a tuple
@@ -43,6 +44,20 @@ cdef enum:
     NATIVE_CANNOT = 1
 
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15       # Knuth's multiplicative hashing: 2**64 / the golden ratio
+
+cdef struct Part:               # a layout or a member of an enum that the value being written names already
+    PyObject *named             # with a reference: no other object can have its address meanwhile
+    Py_ssize_t position
+
+cdef inline uint64_t part_place(const void *key) noexcept nogil:
+    return (<uint64_t> key * GOLDEN) >> 32 & (PARTS_NOTED - 1)
+
+cdef inline void replace(PyObject **place, PyObject *other) noexcept:
+    """Puts another object, or NULL, where a reference is kept. The one before goes last: its end may come back here."""
+    cdef PyObject *before = place[0]
+    Py_XINCREF(other)
+    place[0] = other
+    Py_XDECREF(before)
 
 cdef class Scratch:
     """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
@@ -58,6 +73,8 @@ cdef class Scratch:
     cdef Py_ssize_t seen_room, seen_count
     cdef uint64_t bodies[BODIES_NOTED]          # places of bodies among the handles
     cdef int body_count
+    cdef Part parts[PARTS_NOTED]                # by `part_place`; a later one may take the place of another
+    cdef int part_count
     cdef Memory *memory
     cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
     cdef bint takes_futures     # in a call; in a value no future may stay one
@@ -75,6 +92,7 @@ cdef class Scratch:
     def __dealloc__(self):
         free(self.data)
         free(self.handles)
+        self.forget_parts()
         self.forget_seen()
 
     cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
@@ -102,7 +120,7 @@ cdef class Scratch:
                 extent_drop(self.memory, <uint32_t> extent_of(self.memory, offset))
         self.spare = self.copied = None
         self.size = self.handle_count = 0
-        self.body_count = 0
+        self.forget_parts()
         self.forget_seen()
 
     cdef int begin_again(self) except -1:
@@ -110,7 +128,7 @@ cdef class Scratch:
         cdef Py_ssize_t i
         self.spare = [self.handles[i] for i in range(self.handle_count)]
         self.size = self.handle_count = 0
-        self.body_count = 0
+        self.forget_parts()
         self.forget_seen()
         self.inputs = None
         return 0
@@ -141,6 +159,33 @@ cdef class Scratch:
             memcpy(out + 8, self.handles, 8 * count)
             out += 8 * (count + 1)
         memcpy(out, self.data, self.size)
+
+    cdef inline Py_ssize_t position_of(self, object named) noexcept:
+        """Where in the value a layout or member is named; -1: nowhere, or it is not known any more."""
+        cdef Part *part = &self.parts[part_place(<PyObject *> named)]
+        return part.position if part.named == <PyObject *> named else -1
+
+    cdef inline void note_part(self, object named, Py_ssize_t position) noexcept:
+        cdef Part *part = &self.parts[part_place(<PyObject *> named)]
+        part.position = position
+        replace(&part.named, <PyObject *> named)
+        self.part_count += 1
+
+    cdef void forget_parts(self) noexcept:
+        cdef int i
+        self.body_count = 0
+        if self.part_count:
+            self.part_count = 0
+            for i in range(PARTS_NOTED):
+                replace(&self.parts[i].named, NULL)
+
+    cdef int put_back(self, char tag, Py_ssize_t position) except -1:
+        """Names what is named at an earlier position of the value."""
+        cdef uint64_t distance = self.size - position
+        cdef char *at = self.reserve(9)
+        at[0] = tag
+        memcpy(at + 1, &distance, 8)
+        return 0
 
     cdef bint first_time(self, object container) except -1:
         """Notes a container; false when it was met before, or there are too many to tell."""
@@ -550,9 +595,9 @@ cdef object decode_native(const char **at, Calls runtime, list values):
         return values[position]
     if tag == b'a' or tag == b'A':
         return decode_array(at, runtime, tag == b'A')
-    if tag == b'O':
+    if tag == b'O' or tag == b'o':
         return decode_instance(at, runtime, values)
-    if tag == b'E':
+    if tag == b'E' or tag == b'M':
         return decode_member(at, runtime)
     if tag == b'P':
         return decode_pickled(at, runtime, values)

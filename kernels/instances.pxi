@@ -2,7 +2,8 @@
 #
 # Only where pickle would do no more than copy the attributes: `flame_fast.kernels.pickling.layout_of` says which classes those
 # are. The class goes by its identity, see definitions.py; what a class needs is found once and kept for as long as it lives.
-#   O identity, place of the body, a tuple's items or N, pairs of __dict__ or N, pairs of slots or N | E identity, place of the body, name of a member
+#   O identity, place of the body, a tuple's items or N, pairs of __dict__ or N, pairs of slots or N | E identity, place of the body, name
+#   of a member | o u64 distance back to an O of the same class, the rest as of O | M u64 distance back to an E of the same member
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object value, void *context)
@@ -100,8 +101,11 @@ cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
 
 cdef int encode_instance(Scratch out, object value, Calls runtime, int depth) except -1:
     """An instance of such a class; NATIVE_CANNOT for any other value."""
-    cdef Layout layout = layout_of(runtime, type(value))
-    cdef char *at
+    cdef Layout layout
+    cdef Py_ssize_t start = out.size, position = out.position_of(value)
+    if position >= 0:
+        return out.put_back(b'M', position)
+    layout = layout_of(runtime, type(value))
     if layout is None or depth == 0:
         return NATIVE_CANNOT
     if layout.form == LAYOUT_MEMBER:
@@ -109,10 +113,16 @@ cdef int encode_instance(Scratch out, object value, Calls runtime, int depth) ex
         if name is None or type(value)._member_map_.get(name) is not value or not keep_body(out, runtime, layout):
             return NATIVE_CANNOT
         put_class(out, layout, b'E')
+        out.note_part(value, start)
         return encode_native(out, name, runtime, depth - 1, 0)
-    if not out.first_time(value) or not keep_body(out, runtime, layout):
+    position = out.position_of(layout)
+    if not out.first_time(value) or (position < 0 and not keep_body(out, runtime, layout)):
         return NATIVE_CANNOT
-    put_class(out, layout, b'O')
+    if position >= 0:
+        out.put_back(b'o', position)
+    else:
+        put_class(out, layout, b'O')
+        out.note_part(layout, start)
     if not layout.form & LAYOUT_TUPLE:
         out.put_tag(b'N')
     elif put_items(out, value, runtime, depth - 1):
@@ -179,12 +189,39 @@ cdef object decode_class(const char **at, Calls runtime):
     at[0] += PLACE_BYTES
     return runtime.pickling.definition(runtime, identity, offset, nbytes)
 
+cdef const char *place_named(const char **at) noexcept:
+    """What a tag that was just read says of where its class or member is named: there, or further in front."""
+    cdef const char *tag = at[0] - 1
+    cdef uint64_t distance
+    if tag[0] == b'O' or tag[0] == b'E':
+        return tag
+    memcpy(&distance, at[0], 8)
+    at[0] += 8
+    return tag - distance
+
 cdef object decode_member(const char **at, Calls runtime):
-    kind = decode_class(at, runtime)
-    return kind._member_map_[decode_native(at, runtime, None)]
+    cdef const char *place = place_named(at)
+    cdef const char *there = place + 1
+    cdef bint again = there != at[0]
+    member = runtime.known_at(place) if again else None
+    if member is None:
+        kind = decode_class(&there, runtime)
+        member = kind._member_map_[decode_native(&there, runtime, None)]
+        runtime.note_known(place, member)
+    if not again:
+        at[0] = there
+    return member
 
 cdef object decode_instance(const char **at, Calls runtime, list values):
-    kind = decode_class(at, runtime)
+    cdef const char *place = place_named(at)
+    cdef const char *there = place + 1
+    cdef bint again = there != at[0]
+    kind = runtime.known_at(place) if again else None
+    if kind is None:
+        kind = decode_class(&there, runtime)
+        runtime.note_known(place, kind)
+    if not again:
+        at[0] = there
     items = decode_native(at, runtime, values)
     value = ff_bare_instance(<PyTypeObject *> kind) if items is None else tuple.__new__(kind, items)
     if at[0][0] == b'N':

@@ -294,13 +294,13 @@ cdef class Serving(Calls):
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
             return self._run_items(host, function, None, at + TUPLE_HEAD)
         if slot.payload_kind & KIND_NATIVE:
-            args = decode_native(&at, self, values)
-            kwargs = decode_native(&at, self, values)
+            args = self.read(&at, values)
+            kwargs = self.read(&at, values)
         elif slot.payload_kind & KIND_STATE:
-            state, args, kwargs = decode_native(&at, self, values)
+            state, args, kwargs = self.read(&at, values)
             function = host.with_state(function, state)
         else:
-            args, kwargs = decode_native(&at, self, values)
+            args, kwargs = self.read(&at, values)
         values = None
         self.between_tasks = False
         forget_faults(self)

@@ -232,3 +232,50 @@ def test_slots_that_are_empty_stay_empty(alone, monkeypatch):
     vars(odd)[5] = "no name"  # pickle takes such a thing, too
     assert vars(alone.runtime.put(odd).get()) == {"x": 1, "y": None, 5: "no name"}
     pickling_leaves(alone)
+
+
+MANY = 100  # more than are remembered while a value is written or read
+
+MANY_CLASSES = "import dataclasses, enum\nmade = []\n" + "".join(
+    f"""
+@dataclasses.dataclass
+class Kind{number}:
+    x: object
+class Colour{number}(enum.Enum):
+    RED, BLUE = 1, 2
+made.append((Kind{number}, Colour{number}))
+"""
+    for number in range(MANY)
+)
+
+
+def test_a_value_of_many_classes_names_them_often(alone, monkeypatch):
+    """Classes and members that a value names again are found again, those that were forgotten meanwhile are read again."""
+    made = made_up_module(monkeypatch, MANY_CLASSES).made
+    value = []
+    for step in (1, 37, 53):  # each class soon again, later again, long after
+        for turn in range(2 * MANY):
+            kind, colour = made[turn * step % MANY]
+            inner = made[(turn * step + 1) % MANY]
+            value.append(kind([colour.RED, inner[0](inner[1].BLUE), colour.BLUE]))
+            value.append(colour.RED)
+    got = alone.runtime.put(value).get()
+    assert got == value
+    assert [type(item) for item in got] == [type(item) for item in value]
+    assert all(one.x[0] is other.x[0] for one, other in zip(got[::2], value[::2], strict=True))
+    pickling_leaves(alone)
+
+
+def test_instances_of_a_class_that_nobody_has_are_of_one_class(alone, monkeypatch):
+    """It is built once, and kept for no longer than its instances."""
+    module = made_up_module(monkeypatch, CLASSES)
+    before = alone.in_use()
+    ref = alone.runtime.put([module.Point(module.Colour.RED, number) for number in range(50)])
+    vars(module).clear()
+    gc.collect()
+    got = ref.get()
+    assert len({type(point) for point in got}) == len({point.x for point in got}) == 1
+    assert [point.y for point in got] == list(range(50))
+    del got, ref
+    pickling_leaves(alone)
+    assert alone.in_use() == before
