@@ -8,7 +8,7 @@ cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nog
     cdef uint32_t holds = ff_load32(&slot.holds)
     while holds:
         if ff_cas32(&slot.holds, holds, holds + 1):
-            if ff_load64(&slot.state) >> 32 == state >> 32:
+            if generation_of(ff_load64(&slot.state)) == generation_of(state):
                 return 1
             release_count(memory, index)
             return 0
@@ -121,7 +121,7 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
         return
     memory.processes[memory.me].promoting = index + 1
     ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
-    lane_push(memory, lane, index, state)
+    lane_push(memory, lane, index)
     wake_lane(memory, lane)
     memory.processes[memory.me].promoting = 0
 
@@ -150,7 +150,7 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_return(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
-        lane_push(memory, slot.lane, index, ff_load64(&slot.state))     # perhaps once more: one hint of the two is void
+        lane_push(memory, slot.lane, index)     # perhaps once more: one hint of the two is void
         wake_lane(memory, slot.lane)
     memory.processes[dead].building = 0
     if taking and not is_referred_to(memory, taking):

@@ -23,7 +23,7 @@ cdef class Calls(ServiceTable):
     cdef int known_count
     cdef unsigned long known_by         # the thread that reads
 
-    cdef ObjectFuture call(self, uint32_t service, uint32_t generation, uint32_t lane, uint32_t method, uint32_t flags,
+    cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t lane, uint32_t method, uint32_t flags,
                            PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
         """Queues a call and returns its future at once.
 
@@ -103,7 +103,7 @@ cdef class Calls(ServiceTable):
             scratch.write_to(<char *> self.memory.slots[index].data)
         slot_store(&self.memory, index, which, block, scratch.total(), kind)
 
-    cdef int check_service(self, uint32_t service, uint32_t generation) except -1:
+    cdef int check_service(self, uint32_t service, uint64_t generation) except -1:
         self.check()
         if self.memory.services[service].generation != generation or \
                 ff_load32(&self.memory.services[service].state) != SERVICE_OPEN:
@@ -122,7 +122,7 @@ cdef class Calls(ServiceTable):
         slot_prepare(&self.memory, index)
         return index
 
-    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint32_t generation, uint32_t lane_index, uint32_t method,
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t lane_index, uint32_t method,
                                dict inputs):
         """Puts a filled slot on its lane; with inputs, on their waiter lists first. From here on it may run."""
         cdef Slot *slot = &self.memory.slots[index]
@@ -132,6 +132,7 @@ cdef class Calls(ServiceTable):
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
         slot.service = service
         slot.lane = lane_index
+        slot.lane_tail = ff_load64(&lane.tail)
         slot.method = method
         try:
             if lane.ordered and ff_load32(&lane.process) == 0:
@@ -148,7 +149,7 @@ cdef class Calls(ServiceTable):
         ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
         # In an ordered lane a task stands from the start; in another once nothing is missing. A dead one has no reader.
         if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
-            pushed = lane_push(&self.memory, lane_index, index, free_state)
+            pushed = lane_push(&self.memory, lane_index, index)
             wake_lane(&self.memory, lane_index)
         ff_store64(&self.memory.processes[self.me].building, 0)
         if inputs:
@@ -222,7 +223,6 @@ cdef class Calls(ServiceTable):
         self.check()
         index = self._write_value(-1, value, False)
         slot = &self.memory.slots[index]
-        slot.lane = 0
         slot.waiters = WAITERS_CLOSED
         ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
@@ -240,7 +240,6 @@ cdef class Calls(ServiceTable):
         self.check()
         index = self._new_slot(0)
         slot = &self.memory.slots[index]
-        slot.lane = 0
         slot.started = 1
         ff_exchange64(&slot.state, with_status(slot.state, RUNNING, self.me))
         ff_store64(&self.memory.processes[self.me].building, 0)

@@ -23,7 +23,8 @@ cdef class CallTarget:
     """
     cdef vectorcallfunc vectorcall
     cdef Calls runtime
-    cdef uint32_t service, generation, lane, method
+    cdef uint32_t service, lane, method
+    cdef uint64_t generation
     cdef object state           # a function: what the user's function has of its own at this call; None: nothing
     cdef object after           # called after each call; None: nothing
 

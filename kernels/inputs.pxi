@@ -78,8 +78,10 @@ cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
 cdef void give_back_input(Memory *memory, Edge *edge) noexcept nogil:
     cdef Process *process = &memory.processes[memory.me]
     cdef uint32_t held
-    process.giving += 1
-    process.giving_slot = ff_load32(&edge.input)
+    held = ff_load32(&edge.input)
+    if held == NO_INPUT:                # another process has given it back just now
+        return
+    number_drop(memory, held)
     ff_store64(&process.giving_edge, <uint64_t> (<char *> edge - memory.base))
     held = ff_exchange32(&edge.input, NO_INPUT)
     if held != NO_INPUT:
@@ -100,7 +102,7 @@ cdef int promote(Memory *memory, uint32_t index, int64_t *kept) noexcept nogil:
     memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
         if not memory.lanes[slot.lane].ordered:
-            lane_push(memory, slot.lane, index, state)
+            lane_push(memory, slot.lane, index)
         wake_lane(memory, slot.lane)
     memory.processes[memory.me].promoting = 0
     return 1

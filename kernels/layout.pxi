@@ -40,7 +40,7 @@ cdef enum:
     MAGIC = 0x464C4D47          # "FLMG"
     CACHE_LINE = 64
     PAGE = 4096
-    INLINE_BYTES = 152          # room for a small value inside its slot
+    INLINE_BYTES = 144          # room for a small value inside its slot
     SLOT_BITS = 20
     SLOT_COUNT = 1 << 20        # unfinished calls and values held, all together
     SLOT_SPARE = 4096           # a ring must never fill up with slots that all wait
@@ -52,6 +52,7 @@ cdef enum:
     SEAT_COUNT = 240            # workers that may serve one limited lane at the same time
     LOG_COUNT = 4096            # finished slots that a waiting process may be behind in reading
     NO_METHOD = 0xFFFFFFFF
+    NO_SERVICE = 0xFFFFFFFF     # of a slot that is no call's
     NO_INPUT = 0xFFFFFFFF
     GIVING_BITS = 21            # of Slot.giver: a drop's number; the rest is the process
 
@@ -68,7 +69,7 @@ cdef enum:
     HELD_WORDS = PROCESS_COUNT // 64
     CGROUP_BYTES = 4096
 
-# A slot's status: the low 8 bits of its state word; then 24 bits of owner (a process index), then 32 of generation.
+# A slot's status: the low 4 bits of its state word; then 12 bits of owner (a process index), then 48 of generation.
 cdef enum:
     FREE = 0
     WAITING = 1                 # some input is missing
@@ -242,6 +243,7 @@ cdef struct Process:
     uint64_t building           # [owner: itself] slot it is taking or filling, + 1
     uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
+    uint64_t rotating           # [owner: itself] slot whose hint it is moving to the lane's end, + 1
     uint64_t freeing            # [owner: itself] slot that it is giving a hold on back, or all of it, + 1
     uint64_t giving             # [owner: itself] its release_counts so far, those of the entry's former processes too
     uint64_t given              # [cas] the last of them that somebody knows to be done
@@ -258,17 +260,17 @@ cdef struct Process:
     uint64_t log_tail           # [cas] slots finished that it watched
     uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
     uint64_t definition_bytes
-    uint8_t pad2[24]
+    uint8_t pad2[16]
 
 cdef struct Service:
     uint32_t state              # [cas]
     uint32_t lane
     uint32_t creator
-    uint32_t generation         # [owner: creator] tells a reused entry from its predecessor
+    uint32_t warm_left          # [cas] workers that shall still load it ahead
+    uint64_t generation         # [owner: creator] tells a reused entry from its predecessor
     uint64_t blob               # what a worker needs to load it
     uint64_t blob_bytes
-    uint32_t warm_left          # [cas] workers that shall still load it ahead
-    uint8_t pad[28]
+    uint8_t pad[24]
 
 cdef struct Lane:
     uint64_t tail               # [cas] next position to write
@@ -289,7 +291,7 @@ cdef struct Lane:
     uint32_t seats[SEAT_COUNT]  # [cas] process index + 1
 
 cdef struct Slot:
-    uint64_t state              # [cas] generation:32 | owner:24 | status:8
+    uint64_t state              # [cas] generation:48 | owner:12 | status:4
     uint64_t waiters            # [cas] stack of Edge offsets, or WAITERS_CLOSED
     uint32_t holds              # [cas] HOLD_*
     uint32_t giver              # [cas, with `holds` as one word] the last release_count, see `giver_of`; stays when the slot is freed
@@ -305,6 +307,7 @@ cdef struct Slot:
     uint32_t watched            # a thread of the creator waits for it: tell when it is finished
     uint64_t inputs             # block of an Inputs, 0: none
     uint64_t waits_for          # [owner: its runner] what the task waits for: see waiting.pxi
+    uint64_t lane_tail          # the lane's tail when the call was made: no hint before it can be this call's
     uint32_t started            # [owner: its runner] its execution has begun: it must not begin again
     uint32_t creator            # process that made it
     uint8_t data[INLINE_BYTES]

@@ -126,7 +126,8 @@ cdef class ServiceTable(Segment):
                 process.lane = lane
                 process.pid = process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
-                process.current = process.building = process.taking = process.promoting = process.freeing = process.giving_edge = 0
+                process.current = process.building = process.taking = process.giving_edge = 0
+                process.promoting = process.rotating = process.freeing = 0
                 process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
@@ -135,12 +136,12 @@ cdef class ServiceTable(Segment):
         cdef Service *entry = &self.memory.services[service]
         return PyBytes_FromStringAndSize(self.memory.base + entry.blob, entry.blob_bytes)
 
-    def is_service(self, uint32_t service, uint32_t generation):
+    def is_service(self, uint32_t service, uint64_t generation):
         """Whether calls of a service may still come to a worker."""
         cdef Service *entry = &self.memory.services[service]
         return entry.generation == generation and ff_load32(&entry.state) in (SERVICE_OPEN, SERVICE_CLOSING)
 
-    def close_service(self, uint32_t service, uint32_t generation):
+    def close_service(self, uint32_t service, uint64_t generation):
         """No new calls; those made go on. Its entry is given back once none of them is left."""
         cdef Service *entry = &self.memory.services[service]
         if not self.is_mine() or self.closed or entry.generation != generation:

@@ -27,7 +27,8 @@ cdef class Serving(Calls):
     cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
     cdef object function        # of the last call; None: the host must be asked
-    cdef uint32_t function_service, function_generation, function_method
+    cdef uint32_t function_service, function_method
+    cdef uint64_t function_generation
     cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
     cdef uint32_t passed_slot
     cdef uint32_t seated_lane   # where the task being claimed for that needed a seat
@@ -312,7 +313,7 @@ cdef class Serving(Calls):
         return value if is_settled(value) else host.settle(value)
 
     cdef object _function_of(self, host, Slot *slot):
-        cdef uint32_t generation = self.memory.services[slot.service].generation
+        cdef uint64_t generation = self.memory.services[slot.service].generation
         if self.function is None or slot.service != self.function_service or slot.method != self.function_method \
                 or generation != self.function_generation:
             self.function = None

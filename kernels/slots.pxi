@@ -2,14 +2,21 @@
 #
 # The table is the truth about a task; the lanes, the logs and the processes' notes are hints.
 
+cdef enum:
+    OWNER_SHIFT = 4
+    GENERATION_SHIFT = 16
+
 cdef inline uint32_t status_of(uint64_t state) noexcept nogil:
-    return <uint32_t> (state & 0xFF)
+    return <uint32_t> (state & 0xF)
 
 cdef inline uint32_t owner_of(uint64_t state) noexcept nogil:
-    return <uint32_t> ((state >> 8) & 0xFFFFFF)
+    return <uint32_t> ((state >> OWNER_SHIFT) & 0xFFF)
+
+cdef inline uint64_t generation_of(uint64_t state) noexcept nogil:
+    return state >> GENERATION_SHIFT
 
 cdef inline uint64_t with_status(uint64_t state, uint32_t status, uint32_t owner) noexcept nogil:
-    return ((state >> 32) << 32) | (<uint64_t> owner << 8) | status
+    return generation_of(state) << GENERATION_SHIFT | <uint64_t> owner << OWNER_SHIFT | status
 
 cdef int64_t slot_take(Memory *memory) noexcept nogil:
     """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
@@ -20,7 +27,7 @@ cdef int64_t slot_take(Memory *memory) noexcept nogil:
     return (member >> 6) * GROUP_BITS + (member & 63)
 
 cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
-    """Gives a slot's blocks and then itself back; its generation goes up, so that old hints to it are void."""
+    """Gives a slot's blocks and then itself back; its generation goes up, so that who has read its state before cannot claim it."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t inputs = slot.inputs
     cdef uint64_t outer = free_note(memory, index)
@@ -31,7 +38,7 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
         slot.inputs = 0
         block_free(memory, inputs)
     ff_count(&memory.header.slots_freed)
-    ff_store64(&slot.state, ((slot.state >> 32) + 1) << 32)
+    ff_store64(&slot.state, (generation_of(slot.state) + 1) << GENERATION_SHIFT)
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
     ff_store64(&memory.processes[memory.me].freeing, outer)
 
@@ -50,6 +57,8 @@ cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     slot.payload_bytes = slot.result_bytes = slot.waits_for = 0
     slot.payload_kind = slot.result_kind = 0
     slot.watched = slot.started = 0
+    slot.service = NO_SERVICE
+    slot.lane = 0
     ff_store32(&slot.holds, HOLD_CREATOR | HOLD_RUN)    # last: a burial looks at them first, and only then whose they are
 
 cdef void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
@@ -95,8 +104,21 @@ cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept n
 
 cdef void release_count(Memory *memory, uint32_t index) noexcept nogil:
     """Gives a dependent's hold back."""
-    memory.processes[memory.me].giving += 1
+    number_drop(memory, index)
     drop_count(memory, index, memory.me)
+
+cdef void number_drop(Memory *memory, uint32_t index) noexcept nogil:
+    """Numbers this process's next drop, of a hold on a slot, so that its mark is not the one that the slot has already.
+
+    Numbers come round after 2**GIVING_BITS drops. That is harmless: only this process leaves its marks, so as long as the
+    slot's mark is another when the drop begins, the mark found there later tells that this drop was done.
+    """
+    cdef Process *process = &memory.processes[memory.me]
+    cdef uint64_t giving = process.giving + 1
+    while giver_of(memory.me, giving) == ff_load32(&memory.slots[index].giver):
+        giving += 1
+    ff_store64(&process.giving_slot, index)     # first: see drop_was_done
+    ff_store64(&process.giving, giving)
 
 cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
     """Takes one off the count, and leaves there whose drop it was, and which of his: so a death right before and one right after
@@ -111,7 +133,7 @@ cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept no
     cdef uint64_t mark = <uint64_t> giver_of(giver, process.giving) << 32
     while True:
         holds = ff_load64(word)
-        drop_was_done(memory, <uint32_t> (holds >> 32))
+        drop_was_done(memory, index, <uint32_t> (holds >> 32))
         if ff_cas64(word, holds, mark | <uint32_t> (<uint32_t> holds - 1)):
             break
     ff_store64(&process.giving_edge, 0)
@@ -123,18 +145,23 @@ cdef inline uint32_t giver_of(uint32_t process, uint64_t giving) noexcept nogil:
     """Process and number of a drop, not 0."""
     return process << GIVING_BITS | <uint32_t> (giving % ((1 << GIVING_BITS) - 1) + 1)
 
-cdef inline void drop_was_done(Memory *memory, uint32_t giver) noexcept nogil:
-    """Tells the process that left this mark, should it die meanwhile: the mark is about to be overwritten."""
+cdef inline void drop_was_done(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
+    """Tells the process that left this mark, should it die meanwhile: the mark is about to be overwritten.
+
+    A mark of an earlier drop may have the number of the one in progress. That one is of another slot, or it began when this
+    slot had another mark (`number_drop`): so only a mark that still stands after it has begun is its own.
+    """
     cdef uint32_t at = giver >> GIVING_BITS
     cdef Process *process = &memory.processes[at]
     cdef uint64_t giving, given
     if at == memory.me or giver == 0:
         return
     giving = ff_load64(&process.giving)
-    if giver_of(at, giving) == giver:
+    if giver_of(at, giving) != giver or ff_load64(&process.giving_slot) != index or ff_load32(&memory.slots[index].giver) != giver:
+        return
+    given = ff_load64(&process.given)
+    while <int64_t> (giving - given) > 0 and not ff_cas64(&process.given, given, giving):
         given = ff_load64(&process.given)
-        while given < giving and not ff_cas64(&process.given, given, giving):
-            given = ff_load64(&process.given)
 
 cdef inline uint32_t slots_used(Memory *memory) noexcept nogil:
     """Slots from here on were never used."""

@@ -82,7 +82,8 @@ cdef class Supervision(Serving):
             finish_again(&self.memory, i, index)
         for i in range(high):
             repair_waiting(&self.memory, i, index, data, nbytes)
-        self._bury_promoting(process)
+        self._queue_again(&process.promoting)
+        self._queue_again(&process.rotating)
         self._bury_services(index)
         if index == self.me:                # the zygote before this one: the entry goes on
             bury_memory(&self.memory, index)
@@ -108,14 +109,15 @@ cdef class Supervision(Serving):
         self.reap_services()
         wake_everybody(&self.memory)
 
-    cdef void _bury_promoting(self, Process *process) noexcept:
-        cdef uint32_t index = <uint32_t> process.promoting - 1
-        if process.promoting:
+    cdef void _queue_again(self, uint64_t *note) noexcept:
+        """Queues the task that a dead process was queueing, perhaps once more: one hint of the two is void."""
+        cdef uint32_t index = <uint32_t> note[0] - 1
+        if note[0]:
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
                     and not self.memory.lanes[self.memory.slots[index].lane].ordered:
-                lane_push(&self.memory, self.memory.slots[index].lane, index, ff_load64(&self.memory.slots[index].state))
+                lane_push(&self.memory, self.memory.slots[index].lane, index)
                 wake_lane(&self.memory, self.memory.slots[index].lane)
-            process.promoting = 0
+            note[0] = 0
 
     cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
         """Seats, the spinner's token, the seeker's place, that among the sleepers."""

@@ -67,7 +67,7 @@ cdef extern from *:
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, entry, reading = state
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, hint
     cdef Lane *lane = &memory.lanes[slot.lane]
     cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
     cdef Inputs *inputs
@@ -97,16 +97,14 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                 needs.add(ff_load64(&memory.processes[process - 1].current) - 1)
             head = ff_load64(&lane.head)
             while head < ff_load64(&lane.tail):                 # the calls made before it
-                entry = ff_load64(&ring[head & RING_MASK])
-                i = <uint32_t> (entry & 0x1FFFFF)
-                if i == index + 1:
-                    break
-                if i:                                           # a hint to a slot used anew since then tells nothing
-                    state = ff_load64(&memory.slots[i - 1].state)
-                    if (state >> 32) & 0x7FFFFF == (entry >> 21) & 0x7FFFFF and status_of(state) in (WAITING, READY):
-                        needs.add(i - 1)
+                hint = ff_load64(&ring[head & RING_MASK])
+                i = <uint32_t> (hint & RING_MASK) - 1
+                if lap_of(hint) == lap_of(head) and hint & RING_MASK and not is_void(memory, slot.lane, head, hint):
+                    if i == index:
+                        break
+                    needs.add(i)
                 head += 1
-    if ff_load64(&slot.state) != reading:       # it changed meanwhile: what was read may be of something else
+    if ff_load64(&slot.state) != state:       # it changed meanwhile: what was read may be of something else
         return set(), set()
     needs = {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}
     return needs, set() if any(is_finished(memory, one) for one in choice) else set(choice)

@@ -186,16 +186,18 @@ cdef class AnyWait(Wait):
     cdef bint ready(self) except -1:
         cdef uint64_t tail = ff_load64(&self.memory.processes[self.memory.me].log_tail), entry
         cdef uint64_t *log = self.memory.logs + <uint64_t> self.memory.me * LOG_COUNT
+        cdef int64_t ahead
         cdef uint32_t index
         if tail - self.cursor > LOG_COUNT:
             self.look_at_all()
         while self.cursor < tail:
             entry = ff_load64(&log[self.cursor % LOG_COUNT])
-            if entry >> 32 != self.cursor // LOG_COUNT + 1:     # not written yet, or overwritten
-                if entry >> 32 > self.cursor // LOG_COUNT + 1:
+            ahead = <int64_t> ((entry & ~<uint64_t> RING_MASK) - log_lap(self.cursor))
+            if ahead:                                           # not written yet, or overwritten
+                if ahead > 0:
                     self.look_at_all()
                 break
-            index = <uint32_t> entry - 1
+            index = <uint32_t> (entry & RING_MASK) - 1
             self.cursor += 1
             if index in self.pending and is_finished(self.memory, index):
                 self.found.extend(self.pending.pop(index))

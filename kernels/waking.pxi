@@ -85,8 +85,12 @@ cdef void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     if ff_load32(&memory.processes[process].waiters):
         ff_futex_wake(&memory.processes[process].wake, PROCESS_COUNT)
 
+cdef inline uint64_t log_lap(uint64_t position) noexcept nogil:
+    """What an entry of the log has in its upper 44 bits when it was written for `position`; not 0 in the first lap."""
+    return (position // LOG_COUNT + 1) << SLOT_BITS
+
 cdef inline uint64_t log_entry(uint64_t position, uint32_t index) noexcept nogil:
-    return ((position // LOG_COUNT + 1) << 32) | (index + 1)
+    return log_lap(position) | (index + 1)
 
 cdef void log_finished(Memory *memory, uint32_t process, uint32_t index) noexcept nogil:
     """Tells a process's log of a finished slot that it watches. A death in between leaves a hole: readers look for themselves
