@@ -6,7 +6,7 @@
 #   header | processes | services | lanes | slots | slot groups | logs | extents | granules | one ring per lane | arena (to the end)
 #
 # Words marked [cas] change in one atomic step; [owner] have one writer at a time, named there; [lock] change only under
-# Header.lock, and are put right after its holder's death (extents.pxi).
+# the lock (lock.pxi), and are put right after its holder's death (extents.pxi).
 
 from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
 
@@ -68,6 +68,7 @@ cdef enum:
     SLAB_CLASSES = 33           # sizes of blocks in slabs: likewise, from 128 bytes to SHARED_BYTES
     HELD_WORDS = PROCESS_COUNT // 64
     CGROUP_BYTES = 4096
+    LOCK_WORDS = 6              # as large as a mutex of any platform
 
 # A slot's status: the low 4 bits of its state word; then 12 bits of owner (a process index), then 48 of generation.
 cdef enum:
@@ -123,6 +124,7 @@ cdef enum:
     PROCESS_FREE = 0
     PROCESS_REQUESTED = 2       # the zygote shall fork it
     PROCESS_LIVE = 3
+    PROCESS_STARTING = 4        # the zygote forks it; it has not come yet
 
 cdef enum:
     LANE_FREE = 0
@@ -190,8 +192,8 @@ cdef struct Header:
     uint64_t setup_bytes
     uint32_t arrays_read_only   # [owner: driver, before anybody attaches] 1: arrays arrive with WRITEABLE cleared
     uint8_t pad0[4]
-    uint32_t lock               # [cas] process + 1, LOCK_CONTENDED
-    uint32_t pad1
+    uint64_t lock[LOCK_WORDS]   # the lock: see lock.pxi
+    uint32_t lock_holder        # [lock] process + 1: for those who look only
     uint32_t group_high         # [lock] groups of slots ever used
     uint32_t free_groups        # [lock] stack of free ones: index + 1
     uint32_t extent_high        # [lock] extents ever carved
@@ -203,7 +205,7 @@ cdef struct Header:
     uint64_t peak_bytes         # [lock]
     uint64_t checked_bytes      # [lock] up to so many in use or kept, memory was looked for
     uint64_t takes              # [lock] extents taken so far: tells the zygote whether anything happens
-    uint8_t pad2[40]
+    uint8_t pad2[48]
     uint32_t service_high       # [cas]
     uint32_t process_high       # [cas]
     uint32_t pool_lane_high     # [cas]
@@ -231,8 +233,8 @@ cdef struct Header:
     char cgroups[CGROUP_BYTES]  # [owner: driver, before anybody attaches] limit, usage and stat file, ..., each ended by 0
 
 cdef struct Process:
-    uint32_t state              # [cas]
-    uint32_t pid
+    uint32_t state              # [cas, with `pid` as one word]
+    uint32_t pid                # while it is STARTING: `starts`, by which the process that was forked knows that it is meant
     uint32_t role
     uint32_t lane               # an instance's lane
     uint32_t blocked            # [owner: itself] its task waits for other tasks: a worker is added beside it
@@ -256,11 +258,12 @@ cdef struct Process:
     uint32_t wake               # futex of its threads that wait for futures
     uint32_t waiters            # [cas] of them asleep
     uint32_t watching           # [cas] threads that want to know of every failure
-    uint32_t pad1
+    uint32_t starts             # [owner: zygote] how often a process was forked for this entry
     uint64_t log_tail           # [cas] slots finished that it watched
     uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
     uint64_t definition_bytes
-    uint8_t pad2[16]
+    uint64_t born               # [owner: itself] when it started, as /proc tells it: with `pid` it is nobody else's; 0: not told yet
+    uint8_t pad1[8]
 
 cdef struct Service:
     uint32_t state              # [cas]

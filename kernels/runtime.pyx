@@ -31,6 +31,7 @@ include "inputs.pxi"
 include "finishing.pxi"
 include "burial.pxi"
 include "waiting.pxi"
+include "winding.pxi"
 
 import os
 import select
@@ -123,6 +124,8 @@ cdef class Runtime(Supervision):
             os.close(fd)
             raise
         header = runtime.memory.header
+        if ff_lock_make(header.lock):
+            raise FlameError(FlameErrorCode.INTERNAL, "this system makes no robust mutex that processes share")
         header.cpus = cpus
         header.workers = workers
         header.size = runtime.mapped_bytes
@@ -146,6 +149,12 @@ cdef class Runtime(Supervision):
         header.magic = MAGIC
         runtime._become(DRIVER, name, doorbell)
         return runtime
+
+    def wind(self, uint64_t back):
+        """For tests, at once after `create`: whatever counts up comes round after about `back` more, at most a thousand."""
+        wind_slots(&self.memory, back)
+        wind_lanes(&self.memory, back)
+        wind_processes(&self.memory, back)
 
     @staticmethod
     def attach(int fd, int index, str name, int doorbell):

@@ -124,7 +124,8 @@ cdef class ServiceTable(Segment):
             if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, RESERVED + self.me):
                 process.role = role
                 process.lane = lane
-                process.pid = process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
+                process.born = 0
+                process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
                 process.current = process.building = process.taking = process.giving_edge = 0
                 process.promoting = process.rotating = process.freeing = 0
@@ -208,7 +209,3 @@ cdef class ServiceTable(Segment):
         if error:
             block_free(&self.memory, error)
         ff_store32(&lane.state, LANE_FREE)
-
-    def release_process(self, uint32_t index):
-        """Gives an entry back that `request_process` gave out and no process has come for."""
-        ff_store32(&self.memory.processes[index].state, PROCESS_FREE)

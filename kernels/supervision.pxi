@@ -1,24 +1,62 @@
 # What the zygote does in the table, and how a runner ends.
 
+cdef inline uint64_t *process_word(Process *process) noexcept nogil:
+    """Its state and its pid, which change together."""
+    return <uint64_t *> &process.state
+
 cdef class Supervision(Serving):
     """Starting, retiring and burying processes: see `Runtime`."""
 
     def processes(self):
-        """The process table: a list of (index, state, role, lane, pid, blocked, idle)."""
+        """The process table, without what others are just filling in: a list of (index, state, role, lane, pid, blocked, idle)."""
         cdef uint32_t i
         cdef Process *process
         table = []
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             process = &self.memory.processes[i]
             state = ff_load32(&process.state)
-            if state in (PROCESS_REQUESTED, PROCESS_LIVE) or (state >= RESERVED and process.role == ROLE_POOL):
+            if state in (PROCESS_REQUESTED, PROCESS_STARTING, PROCESS_LIVE):
                 table.append((i, state, process.role, process.lane, process.pid, process.blocked, process.current == 0))
         return table
 
-    def started(self, uint32_t index, uint32_t pid):
-        """The zygote has forked the process of an entry."""
-        self.memory.processes[index].pid = pid
-        ff_store32(&self.memory.processes[index].state, PROCESS_LIVE)
+    def start(self, uint32_t index, uint32_t libraries=0):
+        """The zygote is about to fork the process of an entry, with these libraries; returns the token for its `take_entry`."""
+        cdef Process *process = &self.memory.processes[index]
+        process.preloaded = libraries
+        process.starts += 1
+        ff_exchange64(process_word(process), <uint64_t> process.starts << 32 | PROCESS_STARTING)
+        return process.starts
+
+    def take_entry(self, uint32_t token, uint32_t pid, uint64_t born):
+        """Makes the entry of this process, which has just been forked, its own; false if it was called off: it must leave.
+
+        `born` : when the process started, see `flame_fast.engine.processes.start_time`.
+        """
+        cdef Process *process = &self.memory.processes[self.me]
+        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
+            return False
+        ff_store64(&process.born, born)
+        return True
+
+    def call_off(self, uint32_t index):
+        """Undoes `start`: whoever was forked will not take the entry any more. False if it has taken it, or nobody was to."""
+        cdef Process *process = &self.memory.processes[index]
+        cdef uint64_t word = ff_load64(process_word(process))
+        if <uint32_t> word != PROCESS_STARTING:
+            return False
+        return bool(ff_cas64(process_word(process), word, self._unstarted(index)))
+
+    cdef uint64_t _unstarted(self, uint32_t index) noexcept:
+        """The state of an entry without a process: an instance's that its lane names is still to be started."""
+        cdef Process *process = &self.memory.processes[index]
+        cdef Lane *lane = &self.memory.lanes[process.lane]
+        if process.role == ROLE_INSTANCE and ff_load32(&lane.process) == index + 1 and ff_load32(&lane.state) in (LANE_OPEN, LANE_CLOSING):
+            return PROCESS_REQUESTED
+        return PROCESS_FREE
+
+    def birth(self, uint32_t index):
+        """When the process of an entry started; 0 if it has not told."""
+        return ff_load64(&self.memory.processes[index].born)
 
     def take_post(self, uint32_t pid):
         """This process is the zygote from now on; returns the pid of the one before, 0 for none."""
@@ -30,10 +68,6 @@ cdef class Supervision(Serving):
     def preload(self):
         """Libraries that services need, as `add_service` was told."""
         return ff_load32(&self.memory.header.preload)
-
-    def will_have(self, uint32_t index, uint32_t libraries):
-        """The zygote is about to fork the process of an entry, with these libraries."""
-        self.memory.processes[index].preloaded = libraries
 
     def retire(self, uint32_t index):
         """Asks an idle pool worker to leave."""
@@ -53,24 +87,21 @@ cdef class Supervision(Serving):
                     return i, <uint32_t> NO_METHOD
         return None
 
-    def break_lock(self, uint32_t index):
-        """A dead process may have died with the lock: nobody gets any further before this."""
-        lock_break(&self.memory, index)
-
     def bury(self, uint32_t index, bytes error):
         """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
 
-        1 the lock; 2 a hold, a slot and a block in its hands; 3 a task that it had begun fails with `error`, one it had only claimed
-        is for others, what it was finishing is finished; 4 a task it was queueing is queued, one it was submitting fails; 5 services
-        it was making or closing; 6 its futures are dropped; 7 its seats, its token and its place among the sleepers are given back,
-        processes it was asking for are asked for; 8 its services close, an instance's lane dies with its queue; 9 the memory that it
-        held or owned is given back; 10 the entry is free, and whoever it was about to call is called. Each step may be done twice.
+        1 what it was changing under the lock, a hold, a slot and a block in its hands; 2 a task that it had begun fails with `error`,
+        one it had only claimed is for others, what it was finishing is finished; 3 a task it was queueing is queued, one it was
+        submitting fails; 4 services it was making or closing; 5 processes it was asking for are asked for; 6 its futures are
+        dropped; 7 its seats, its token and its place among the sleepers are given back; 8 its services close, an instance's lane
+        dies with its queue; 9 the memory that it held or owned is given back; 10 the entry is free, and whoever it was about to
+        call is called. Each step may be done twice.
         """
         cdef Process *process = &self.memory.processes[index]
         cdef const char *data = PyBytes_AS_STRING(error)
         cdef uint64_t nbytes = len(error), state
         cdef uint32_t i, high
-        lock_break(&self.memory, index)
+        lock_repair(&self.memory)
         bury_giving(&self.memory, index)
         bury_building(&self.memory, index)
         high = slots_used(&self.memory)
@@ -85,6 +116,7 @@ cdef class Supervision(Serving):
         self._queue_again(&process.promoting)
         self._queue_again(&process.rotating)
         self._bury_services(index)
+        self._bury_requests(index)
         if index == self.me:                # the zygote before this one: the entry goes on
             bury_memory(&self.memory, index)
             memory_own(&self.memory, self.me, self.doorbell)
@@ -93,7 +125,6 @@ cdef class Supervision(Serving):
             if ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
                 release_bits(&self.memory, i, HOLD_CREATOR)
         self._bury_places(process, index)
-        self._bury_requests(index)
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
@@ -105,7 +136,7 @@ cdef class Supervision(Serving):
         self.memory.header.definitions += process.definitions
         self.memory.header.definition_bytes += process.definition_bytes
         self.memory.header.shared_bytes += process.shared_bytes
-        ff_store32(&process.state, PROCESS_FREE)
+        ff_exchange64(process_word(process), PROCESS_FREE)
         self.reap_services()
         wake_everybody(&self.memory)
 
@@ -159,19 +190,11 @@ cdef class Supervision(Serving):
         return False
 
     cdef void _bury_requests(self, uint32_t index) noexcept:
-        """Entries that it had reserved: an instance's that its lane names already is still to be started."""
+        """Entries that it had reserved."""
         cdef uint32_t i
-        cdef Process *process
-        cdef Lane *lane
         for i in range(2, ff_load32(&self.memory.header.process_high)):
-            process = &self.memory.processes[i]
-            if ff_load32(&process.state) != RESERVED + index:
-                continue
-            lane = &self.memory.lanes[process.lane]
-            if process.role == ROLE_INSTANCE and ff_load32(&lane.process) == i + 1 and ff_load32(&lane.state) == LANE_OPEN:
-                ff_store32(&process.state, PROCESS_REQUESTED)
-            else:
-                ff_store32(&process.state, PROCESS_FREE)
+            if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
+                ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
     cdef int _bury_lane(self, uint32_t lane_index, bytes error, uint32_t high) except -1:
         """An instance's process has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""

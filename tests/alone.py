@@ -18,6 +18,7 @@ from gates import PATIENCE_S
 from flame_fast import StoreFullError
 from flame_fast.engine.base import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.engine.host import Host
+from flame_fast.engine.processes import start_time
 
 REQUESTED = 2
 POOL = 3
@@ -130,11 +131,13 @@ class Family(Alone):
         if index is None:
             index = self.runtime.request_process(POOL, 0)
         sys.stdout.flush()
+        token = self.runtime.start(index)
         pid = os.fork()
         if pid == 0:
             code = 1
             try:
                 self.runtime._become(index, "alone", self.bell)
+                assert self.runtime.take_entry(token, os.getpid(), start_time(os.getpid()))
                 life()
                 code = 0
             except BaseException:
@@ -142,10 +145,20 @@ class Family(Alone):
                 sys.stderr.flush()
             finally:
                 os._exit(code)
-        self.runtime.started(index, pid)
         relative = Relative(index, pid)
         self.relatives.append(relative)
         return relative
+
+    def take_in_children(self, index, tokens):
+        """Which of some tokens lets a process that was just forked take an entry, one after the other."""
+        took = []
+        for token in tokens:
+            pid = os.fork()
+            if pid == 0:
+                self.runtime._become(index, "alone", self.bell)
+                os._exit(self.runtime.take_entry(token, os.getpid(), start_time(os.getpid())))
+            took.append(os.waitpid(pid, 0)[1] != 0)
+        return took
 
     def fork_worker(self, index=None):
         return self.fork(lambda: self.runtime.serve(Host(self.runtime)), index)

@@ -1,4 +1,4 @@
-"""What comes round: numbers of a slot's uses, places in a lane, marks, which some process may have kept from the time before."""
+"""What comes round: numbers of a slot's uses, places in a lane, marks, which a process may have kept from before."""
 
 from __future__ import annotations
 

@@ -13,6 +13,7 @@ import sys
 from flame_fast.engine import context
 from flame_fast.engine.host import Host
 from flame_fast.engine.libraries import Libraries
+from flame_fast.engine.processes import start_time
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.carried import never_unlink_attached
@@ -102,7 +103,7 @@ def _take_key(key: bytes) -> None:
     process.current_process().authkey = key
 
 
-def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
+def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
     """Serves as process `index`; the caller has just forked and ends the process afterwards."""
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
@@ -110,6 +111,8 @@ def run(index: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> 
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     runtime._become(index, runtime.name, runtime.doorbell_fd)
+    if not runtime.take_entry(token, os.getpid(), start_time(os.getpid())):
+        return
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
     os.close(nothing)

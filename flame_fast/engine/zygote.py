@@ -26,12 +26,12 @@ import time
 from flame_fast.engine import worker
 from flame_fast.engine.base import ServiceSpec
 from flame_fast.engine.preloading import Preloading
-from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD
+from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import ZYGOTE, Runtime
 
-REQUESTED, LIVE = 2, 3
+REQUESTED, LIVE, STARTING = 2, 3, 4
 POOL, INSTANCE = 3, 4
 
 #: Seconds a pool worker beyond the number wanted stays, in case it is wanted again.
@@ -44,10 +44,14 @@ REAP_S = 0.1
 IDLE_S = 5.0
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
+#: How a worker ended that was the zygote's before.
+WITH_SUPERVISOR = "with the process that supervised it"
+#: Seconds that a new zygote waits for the workers of the one before to end; it goes on without those that take longer.
+RECOVER_S = 2.0
 
 
 class Child:
-    """A forked worker."""
+    """A worker: one that this zygote has forked, or one that outlives the zygote before."""
 
     __slots__ = ("index", "pid", "pidfd", "role")
 
@@ -76,23 +80,30 @@ class Zygote:
             self.recover(before)
 
     def recover(self, before: int) -> None:
-        """Buries the zygote before this one and its workers: they died with it, or do so now."""
-        dead = [ZYGOTE]
-        for index, state, _, _, pid, _, _ in self.runtime.processes():
-            if state != REQUESTED:
-                with contextlib.suppress(ProcessLookupError):
-                    if not pid or os.getsid(pid) != before:  # the number may be somebody else's by now
-                        raise ProcessLookupError
-                    pidfd = os.pidfd_open(pid)
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-                    wait_for_end(pidfd, 2.0)
-                    os.close(pidfd)
-                dead.append(index)
-        for index in dead:  # all have ended before anything is settled: one of them may have held the lock
-            self.runtime.break_lock(index)
+        """Buries the zygote before this one and its workers: they died with it, or do so now.
+
+        A worker that does not end in time, in a system call that nothing interrupts, is buried when it does.
+        """
+        for index, state, *_ in self.runtime.processes():
+            if state == STARTING:
+                self.runtime.call_off(index)
+        dead, left = [], []
+        for index, state, role, _, pid, _, _ in self.runtime.processes():
+            if state == LIVE:
+                child = worker_left(index, role, pid, self.runtime.birth(index), before)
+                if child is None:
+                    dead.append(index)
+                else:
+                    kill(child)
+                    left.append(child)
         self.runtime.bury(ZYGOTE, pickling.dump_error(WorkerDiedError("the process that supervises the workers died")))
-        for index in dead[1:]:
-            self.runtime.bury(index, self.epitaph(index, "with the process that supervised it"))
+        for index in dead:
+            self.runtime.bury(index, self.epitaph(index, WITH_SUPERVISOR))
+        deadline = time.monotonic() + RECOVER_S
+        for child in left:
+            self.watch(child)
+            if wait_for_end(child.pidfd, max(0.0, deadline - time.monotonic())):
+                self.reap(child)
 
     def run(self) -> None:
         timeout: float | None = 0.0
@@ -158,14 +169,9 @@ class Zygote:
         missing = self.runtime.workers + blocked - pool
         try:
             for index, role in requested:
-                self.fork(index, role)
+                self.fork(role, index)
             for _ in range(missing):
-                index = self.runtime.request_process(POOL, 0)
-                try:
-                    self.fork(index, POOL)
-                except BaseException:
-                    self.runtime.release_process(index)
-                    raise
+                self.fork(POOL)
         except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
             print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
             return RETRY_S
@@ -183,47 +189,56 @@ class Zygote:
             self.runtime.retire(index)
         return None
 
-    def fork(self, index: int, role: int) -> None:
+    def fork(self, role: int, requested: int | None = None) -> None:
+        """Starts the process of an entry that was asked for, or of a new one."""
         out_read, out_write = os.pipe()
         err_read, err_write = os.pipe()
         me = os.getpid()
-        self.runtime.will_have(index, self.preloading.loaded)
         try:
-            pid = os.fork()
-            if pid == 0:
-                worker.run_and_exit(lambda: self.become_worker(index, out_write, err_write, me, (out_read, err_read)))
+            index = self.runtime.request_process(role, 0) if requested is None else requested
+            token = self.runtime.start(index, self.preloading.loaded)
             try:
-                child = Child(index, role, pid)
+                pid = os.fork()
+            except OSError:
+                self.runtime.call_off(index)
+                raise
+            if pid == 0:
+                worker.run_and_exit(lambda: self.become_worker(index, token, out_write, err_write, me, (out_read, err_read)))
+            try:
+                self.watch(Child(index, role, pid))
             except OSError:  # no descriptor to watch it by
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+                if not self.runtime.call_off(index):
+                    self.runtime.bury(index, self.epitaph(index, "at its start: there was no descriptor to watch it by"))
                 raise
-            self.runtime.started(index, pid)
-            self.children[child.pidfd] = child
-            self.poller.register(child.pidfd, select.POLLIN)
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
         finally:
             for fd in (out_read, out_write, err_read, err_write):
                 os.close(fd)
 
-    def become_worker(self, index: int, stdout: int, stderr: int, zygote: int, others: tuple[int, ...]) -> None:
+    def watch(self, child: Child) -> None:
+        self.children[child.pidfd] = child
+        self.poller.register(child.pidfd, select.POLLIN)
+
+    def become_worker(self, index: int, token: int, stdout: int, stderr: int, zygote: int, others: tuple[int, ...]) -> None:
         for fd in others:  # the read ends: else this worker would never see that nobody reads them
             os.close(fd)
         for child in self.children.values():
             os.close(child.pidfd)
         self.control.close()
         os.close(DRIVER_FD)
-        worker.run(index, stdout, stderr, zygote, self.runtime)
+        worker.run(index, token, stdout, stderr, zygote, self.runtime)
 
     # ---- deaths ------------------------------------------------------------------------------------------------------
 
     def reap(self, child: Child) -> None:
         try:
-            _, status = os.waitpid(child.pid, 0)
-            how = describe_exit(os.waitstatus_to_exitcode(status))
+            ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)  # its number may be a younger worker's by now
+            how = describe_exit(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
         except ChildProcessError:
-            how = "for an unknown reason"
+            how = WITH_SUPERVISOR
         self.poller.unregister(child.pidfd)
         os.close(child.pidfd)
         del self.children[child.pidfd]
@@ -252,7 +267,7 @@ class Zygote:
         busy = {index for index, _, _, _, _, _, is_idle in self.runtime.processes() if not is_idle}
         for child in self.children.values():
             if child.index in busy or not self.runtime.closing:
-                self.kill(child)
+                kill(child)
         deadline = time.monotonic() + LEAVE_S
         waiting = select.poll()
         for pidfd in self.children:
@@ -265,16 +280,33 @@ class Zygote:
                 waiting.unregister(pidfd)
             if remaining <= 0:
                 for pidfd in left:
-                    self.kill(self.children[pidfd])
+                    kill(self.children[pidfd])
                     wait_for_end(pidfd, 1.0)
                 break
         for child in self.children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
 
-    def kill(self, child: Child) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+def kill(child: Child) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
+
+
+def worker_left(index: int, role: int, pid: int, born: int, session: int) -> Child | None:
+    """The worker that an entry of a dead zygote's names, if it has not ended: its number may be somebody else's by now.
+
+    `born`: when it started. One that has not told that yet has run no task: it is in its zygote's session still.
+    """
+    try:
+        child = Child(index, role, pid)
+    except ProcessLookupError:
+        return None
+    with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+        if start_time(pid) == born if born else os.getsid(pid) == session:
+            return child
+    os.close(child.pidfd)
+    return None
 
 
 def ring_own_bell() -> None:
