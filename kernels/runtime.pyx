@@ -156,6 +156,15 @@ cdef class Runtime(Supervision):
         wind_lanes(&self.memory, back)
         wind_processes(&self.memory, back)
 
+    @property
+    def drops(self):
+        """For tests: the number of this process's last drop, see `number_drop`."""
+        return self.memory.processes[self.me].giving
+
+    @drops.setter
+    def drops(self, uint64_t number):
+        self.memory.processes[self.me].giving = number
+
     @staticmethod
     def attach(int fd, int index, str name, int doorbell):
         """This process's view of a segment made elsewhere, as entry `index` of its process table."""

@@ -21,6 +21,45 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+class Wound:
+    """Stands for `Runtime` where engines make theirs: whatever counts up in those comes round after `back` more."""
+
+    def __init__(self, back):
+        self.back = back
+
+    def create(self, *arguments):
+        from flame_fast.kernels.runtime import Runtime
+
+        runtime = Runtime.create(*arguments)
+        runtime.wind(self.back)
+        return runtime
+
+
+def pytest_addoption(parser):
+    parser.addoption("--wind", type=int, metavar="N", help="have every counter come round after N more, in every runner")
+
+
+@pytest.fixture
+def wind(monkeypatch):
+    """Has every counter of the runners made later come round after so many more."""
+
+    def wind_up(back):
+        import alone
+
+        from flame_fast.engine import inline, local
+
+        for module in (alone, inline, local):
+            monkeypatch.setattr(module, "Runtime", Wound(back))
+
+    return wind_up
+
+
+@pytest.fixture(autouse=True)
+def wound(request):
+    if request.config.getoption("wind"):
+        request.getfixturevalue("wind")(request.config.getoption("wind"))
+
+
 @pytest.fixture(autouse=True)
 def nothing_left(request, tmp_path_factory, monkeypatch):
     """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.

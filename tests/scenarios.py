@@ -55,6 +55,10 @@ def producer(name, operation, prepare=lambda scene: None, look=lambda scene, kep
     SCENARIOS[name] = Scenario(generator, looks_itself=True)
 
 
+def fail(scene, promise):
+    scene.runtime.fulfil(promise, None, pickling.dump_error(KeyError("failed")))
+
+
 def given_away(scene, size):
     """A list with the last reference to a value, for whoever takes it out."""
     return [scene.runtime.put(size)]
@@ -66,7 +70,7 @@ def unfinished_inputs(scene):
 
 def failed_input(scene):
     failed = scene.runtime.promise()
-    scene.runtime.fulfil(failed, None, pickling.dump_error(KeyError("failed")))
+    fail(scene, failed)
     return [scene.runtime.promise(), failed, scene.runtime.put(KB)]
 
 
@@ -146,14 +150,24 @@ producer("drops_a_queued_call", lambda scene, calls: calls.clear(), lambda scene
 producer("drops_a_waiting_tree", lambda scene, calls: calls.clear(), tree)
 producer("promises", lambda scene, _: scene.runtime.promise(), look=can_be_fulfilled)
 producer("fulfils", lambda scene, made: scene.runtime.fulfil(made[0], KB), promise_with_dependents)
-producer(
-    "fails_a_promise",
-    lambda scene, made: scene.runtime.fulfil(made[0], None, pickling.dump_error(KeyError("failed"))),
-    promise_with_dependents,
-)
+producer("fails_a_promise", lambda scene, made: fail(scene, made[0]), promise_with_dependents)
 producer("trims", lambda scene, _: scene.runtime.trim(), lambda scene: given_away(scene, ARRAY).clear())
 producer("makes_a_service", lambda scene, _: scene.service(echo))
 producer("makes_an_instance", lambda scene, _: scene.service(Log(), INSTANCE, ("note",)))
+
+
+def given_back_before(scene):
+    """The inputs of a call that is about to fail: of the last one the slot has this process's mark, with the number due."""
+    kept = scene.runtime.put(KB)
+    first, second = scene.runtime.promise(), scene.runtime.promise()
+    failed = scene.call(scene.echo, first, kept)
+    fail(scene, first)
+    waiting = scene.call(scene.echo, second, kept)
+    scene.runtime.drops -= 2
+    return second, waiting, failed, kept
+
+
+producer("gives_back_by_a_number_that_came_round", lambda scene, made: fail(scene, made[0]), given_back_before)
 
 
 def serving(scene, *, bearing=False):

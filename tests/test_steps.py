@@ -37,6 +37,7 @@ USUAL = [
     ("drops_arrays", KILLED),
     ("drops_a_waiting_tree", BURYING),
     ("fails_a_promise", KILLED),
+    ("gives_back_by_a_number_that_came_round", KILLED),
     ("makes_an_instance", KILLED),
     ("finishes_with_a_block", NOTICED_LATE),
     ("finishes_with_inputs_that_nobody_else_holds", KILLED),
