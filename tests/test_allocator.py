@@ -19,7 +19,7 @@ from flame_fast import StoreFullError
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 
 #: Up to where a value goes into its slot, and into a slab's block; from there on it is an extent of its own.
-INLINE, SHARED = 152, 1 << 15
+INLINE, SHARED = 144, 1 << 15
 GRANULE = 1 << 14
 #: What a bytes object takes in front of itself.
 HEAD = 9
