@@ -278,6 +278,7 @@ class Runner:
         self._closed = True
         self._how.append(CLOSED)
         unfinished = self._end()
+        self._sessions.clear()  # whoever holds a service would hold the others, and the user's objects
         if unfinished:
             warnings.warn(_dropped(self.name, CLOSED, unfinished), stacklevel=stacklevel)
 

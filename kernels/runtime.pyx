@@ -33,6 +33,7 @@ include "burial.pxi"
 include "waiting.pxi"
 include "winding.pxi"
 
+import gc
 import os
 import select
 import sys

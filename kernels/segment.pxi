@@ -36,7 +36,9 @@ cdef class Segment:
     cdef int _reserve(self, int fd, uint64_t least) except -1:
         """Makes a file of at least so many bytes and maps it, twice if possible. A bound on the address space: smaller ones."""
         cdef uint64_t size
-        for windowed in (True, False):
+        for windowed, collecting in ((True, False), (True, True), (False, False)):
+            if collecting:          # segments of runners that only cycles refer to any more
+                gc.collect()
             size = RESERVED_BYTES
             while size >= least:
                 os.ftruncate(fd, size)

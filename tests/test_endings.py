@@ -257,6 +257,20 @@ def test_a_runner_that_nobody_holds_closes(cyclic, nothing_left):
     assert caught.value.code is FlameErrorCode.INVALID_STATE
 
 
+@pytest.mark.parametrize("instance", [False, True])
+def test_many_runners_one_after_the_other_take_no_addresses_from_each_other(instance):
+    """Though the collector does not run meanwhile: each reserves more than a hundredth of what a process has."""
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(60):
+            with Runner("garbage", workers=1, engine="inline") as rr:
+                future = rr.service(Victim()).add(number) if instance else rr.service(double)(number)
+                assert future.get(PATIENCE_S) == (number if instance else 2 * number)
+    finally:
+        gc.enable()
+
+
 def test_futures_of_a_runner_that_was_garbage_raise(fifo):
     said, gate = fifo("said"), fifo("gate")
     rr = Runner("garbage", workers=1)

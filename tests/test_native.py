@@ -163,6 +163,22 @@ def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):
     assert second[1] != first[1]
 
 
+def test_a_promise_keeps_no_service_open(alone):
+    """Its slot was a call's of that service before."""
+    service, generation, lane = alone.service(abs)
+    call = alone.call((service, generation, lane), -1)
+    alone.work()
+    slot = repr(call).split()[1]
+    del call
+    promise = alone.runtime.promise()
+    assert repr(promise).split()[1] == slot
+    alone.runtime.close_service(service, generation)
+    assert alone.runtime.reap_services() == 0
+    assert alone.service(abs)[0] == service
+    alone.runtime.fulfil(promise, 1)
+    assert promise.get() == 1
+
+
 def test_attaching_to_something_else_is_refused(alone, tmp_path):
     path = tmp_path / "no segment"
     path.write_bytes(bytes(1 << 16))

@@ -15,6 +15,8 @@ from flame_fast import FlameError, Runner
 
 #: Uses of one slot after which 23 bits of its generation are as before: so many, a hint once had.
 USES = 2**23
+#: Places in a lane's ring.
+PLACES = 2**20
 #: How long calls of all kinds are made.
 STORM_S = 600 if os.environ.get("FLAME_FAST_STORM") == "1" else 4
 #: Calls that a task runs itself. Each leaves a void hint in the pool's lane.
@@ -34,14 +36,28 @@ class Counter:
         return self.calls, os.getpid()
 
 
+def alone(path, gate=None):
+    """A task of a service with one worker: nobody else may be in it."""
+    with open(path) as file:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if gate is not None:
+            gate.wait()
+        return os.getpid()
+
+
 def touch(path):
     open(path, "w").close()
 
 
-def leave_hints(service):
+def leave_hints(service, count=HELPED):
     """Behind a queued call: one for each use of the lowest free slot."""
-    for number in range(HELPED):
+    for number in range(count):
         assert service(number).get() == number
+
+
+def fill_lane(service, start, count):
+    start.wait()
+    leave_hints(service, count)
 
 
 def use_again(rr, uses):
@@ -50,41 +66,83 @@ def use_again(rr, uses):
         put(None)
 
 
-def ask(instance, service, touching, start, busy, uses, project):
-    """Returns what an instance's two calls return, the second of which has a slot with many old hints in the pool's lane.
+def ask(occupy, call, service, touching, start, uses, project):
+    """Returns what two calls of a service return, the second of which has a slot with many old hints in the pool's lane.
 
-    Meanwhile the instance is busy with the first, and one worker goes through all of the pool's lane.
+    Meanwhile the service is busy with the first, and one worker goes through all of the pool's lane.
     """
     start.wait()
-    first = instance.hold(busy)
+    first = occupy[0](*occupy[1:])
     leave_hints(service)
     with Runner("inner") as rr:
         use_again(rr, uses - HELPED // 2)
-    second = instance.count()
+    second = call[0](*call[1:])
     last = touching(str(project / "last"))
     touch(project / "called")
     wait_until((project / "last").exists, "the other worker's coming to the end of the pool's lane")
     return last.get(), first.get(), second.get()
 
 
+def instance_of(rr, busy):
+    """What occupies it, what calls it, what both return."""
+    instance = rr.service(Counter())
+    _, pid = instance.count().get(PATIENCE_S)
+    return (held_by, instance, busy), (counted_by, instance), ((2, pid), (3, pid))
+
+
+def limited_service(rr, busy):
+    """The same. Each call fails while another runs."""
+    service = rr.service(alone, autoscale=False, warmup=1)
+    path = os.path.abspath("alone")
+    touch(path)
+    pid = service(path).get(PATIENCE_S)
+    return (service, path, busy), (service, path), (pid, pid)
+
+
+def held_by(instance, gate):
+    return instance.hold(gate)
+
+
+def counted_by(instance):
+    return instance.count()
+
+
+@pytest.mark.parametrize("kind", [instance_of, limited_service])
 @pytest.mark.parametrize("uses", [2**10, USES])
-def test_an_instance_s_call_is_run_by_the_instance_whatever_its_slot_was_used_for(project, uses):
+def test_a_call_is_run_by_its_service_s_processes_whatever_its_slot_was_used_for(project, kind, uses):
     """Old hints in the pool's lane name its slot, and its number of uses has come round."""
-    with Runner("wraps", workers=2) as rr, Gate() as start, Gate() as busy, Gate() as other:
-        instance, service = rr.service(Counter()), rr.service(same)
-        _, pid = instance.count().get(PATIENCE_S)
-        held = rr.service(hold)(other, "held")
+    with Runner("wraps", workers=3) as rr, Gate() as start, Gate() as busy, Gate() as other, Gate() as another:
+        occupy, call, expected = kind(rr, busy)
+        held = [rr.service(hold)(other, "held")]
         other.entered()
-        future = rr.service(ask)(instance, service, rr.service(touch), start, busy, uses, project)
+        if kind is instance_of:  # no worker of the pool will be busy with the first call
+            held.append(rr.service(hold)(another, "held"))
+            another.entered()
+        future = rr.service(ask)(occupy, call, rr.service(same), rr.service(touch), start, uses, project)
         start.entered()
-        queued = service("queued")
+        queued = rr.service(same)("queued")
         start.open()
-        wait_until((project / "called").exists, "the task's calling the instance")
+        wait_until((project / "called").exists, "the task's second call")
         other.open()
         wait_until((project / "last").exists, "the other worker's coming to the end of the pool's lane")
         busy.open()
-        assert future.get(PATIENCE_S) == (None, (2, pid), (3, pid))
-        assert (held.get(PATIENCE_S), queued.get(PATIENCE_S)) == ("held", "queued")
+        for _ in held[1:]:
+            another.open()
+        assert future.get(PATIENCE_S) == (None, *expected)
+        assert rr.get([*held, queued], timeout=PATIENCE_S) == ["held"] * len(held) + ["queued"]
+
+
+def test_a_lane_full_of_old_hints_takes_more_calls(project):
+    """Those at its head are queued still: they go to its end, and lose nothing but their place."""
+    with Runner("wraps", workers=1) as rr, Gate() as start:
+        service, filling = rr.service(same), rr.service(fill_lane)
+        future = filling(service, start, PLACES + HELPED)
+        start.entered()
+        queued = [service(number) for number in range(20)]
+        start.open()
+        future.get(5 * PATIENCE_S)
+        assert rr.get(queued) == list(range(20))
+        assert rr.get([service(number) for number in range(1000)]) == list(range(1000))
 
 
 # ---- the contract, while everything comes round --------------------------------------------------------------------
@@ -224,13 +282,6 @@ class Ledger:
 
     def of(self):
         return self.entries
-
-
-def alone(path):
-    """A task of a service with one worker: nobody else may be in it."""
-    with open(path) as file:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.getpid()
 
 
 class Traffic:

@@ -34,6 +34,10 @@ class Stream:
         self.rest = b""
 
 
+def _none_follows() -> None:
+    return None
+
+
 class OutputPump:
     """Forwards workers' output until told that there will be no more.
 
@@ -85,6 +89,7 @@ class OutputPump:
             self._thread.join(patience_s + 1.0)
         if not self._thread.is_alive():
             os.close(self._stop)
+        self._zygote_ended = _none_follows  # the engine's refers to the engine: its segment would wait for the collector
 
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):

@@ -191,10 +191,10 @@ class Zygote:
 
     def fork(self, role: int, requested: int | None = None) -> None:
         """Starts the process of an entry that was asked for, or of a new one."""
-        out_read, out_write = os.pipe()
-        err_read, err_write = os.pipe()
         me = os.getpid()
-        try:
+        with contextlib.ExitStack() as closing:
+            out_read, out_write = open_pipe(closing)
+            err_read, err_write = open_pipe(closing)
             index = self.runtime.request_process(role, 0) if requested is None else requested
             token = self.runtime.start(index, self.preloading.loaded)
             try:
@@ -214,9 +214,6 @@ class Zygote:
                 raise
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
-        finally:
-            for fd in (out_read, out_write, err_read, err_write):
-                os.close(fd)
 
     def watch(self, child: Child) -> None:
         self.children[child.pidfd] = child
@@ -307,6 +304,13 @@ def worker_left(index: int, role: int, pid: int, born: int, session: int) -> Chi
             return child
     os.close(child.pidfd)
     return None
+
+
+def open_pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
+    ends = os.pipe()
+    for fd in ends:
+        closing.callback(os.close, fd)
+    return ends
 
 
 def ring_own_bell() -> None:
