@@ -11,7 +11,7 @@ cdef void wake_sleepers(uint32_t *sleepers, uint32_t *word, uint32_t most) noexc
     """Calls up to `most` of those asleep on `word`. The waker takes the sleeper off the count, so that a burst of pushes
     makes one system call per sleeper, not one per push. Pairs with the recheck between counting oneself and sleeping."""
     cdef uint32_t count, called = 0
-    ff_fence()
+    ff_fence()                      # what was written for them may be a plain store: `retiring`, `closing`
     while called < most:
         count = ff_load32(sleepers)
         if count == 0:
@@ -25,9 +25,8 @@ cdef void wake_sleepers(uint32_t *sleepers, uint32_t *word, uint32_t most) noexc
 cdef inline int needs_call(Memory *memory) noexcept nogil:
     """Whether somebody sleeps who should be called for a task that was just queued for the pool: no seeker finds it.
 
-    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more.
+    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more. `lane_push` ends with a full barrier.
     """
-    ff_fence()
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return 0
     return ff_load32(&memory.header.seeker) == 0 or ff_now_ns() - <int64_t> ff_load64(&memory.header.sought_ns) > SOUGHT_NS
@@ -80,8 +79,7 @@ cdef void wake_everybody(Memory *memory) noexcept nogil:
 
 cdef void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     """Wakes every thread of `process` that sleeps for a future."""
-    ff_add32(&memory.processes[process].wake, 1)
-    ff_fence()
+    ff_add32(&memory.processes[process].wake, 1)    # a full barrier, too
     if ff_load32(&memory.processes[process].waiters):
         ff_futex_wake(&memory.processes[process].wake, PROCESS_COUNT)
 
