@@ -9,6 +9,7 @@ Environment switches:
 import os
 import platform
 import sys
+import zlib
 from pathlib import Path
 
 import numpy
@@ -39,6 +40,10 @@ if switched_on("FLAME_FAST_SANITIZE"):
 if switched_on("FLAME_FAST_WERROR"):
     # Cython's own code compares signed with unsigned and leaves helpers unused.
     compile_args += ["-Werror", "-Wno-sign-compare", "-Wno-unused-function"]
+
+#: What says how the words of a segment are laid out and packed. A process of another build must not read them.
+LAYOUT = ("layout.pxi", "memory.pxi", "lock.pxi", "slots.pxi", "lanes.pxi")
+macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join(Path("kernels", name).read_bytes() for name in LAYOUT)))))
 
 SOURCES = [str(path) for pattern in ("*.pxi", "*.h", "packing/*") for path in Path("kernels").glob(pattern)]
 

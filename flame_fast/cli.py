@@ -1,4 +1,4 @@
-"""The command line: ``python -m flame_fast package``."""
+"""The command line: ``python -m flame_fast package`` and ``python -m flame_fast dump``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     options = _parser().parse_args(arguments)
     try:
-        status = _package(options)
+        status = COMMANDS[options.command](options)
         sys.stdout.flush()
         return status
     except BrokenPipeError:  # whoever reads this has seen enough; the interpreter would complain at its end
@@ -47,7 +47,24 @@ def _parser() -> argparse.ArgumentParser:
     package.add_argument("--list", action="store_true", help="list every member")
     package.add_argument("--why", metavar="PATH", action="append", default=[], help="say why PATH is in the package, or not")
     package.add_argument("-o", "--output", metavar="FILE", help="write the package to FILE, or into the directory FILE")
+    dump = commands.add_parser(
+        "dump",
+        help="say what a runner is doing, or why it hangs",
+        description="Says what the runners of a process are doing: processes, services, calls, what waits for what, what "
+        "looks wrong. Reads only: it works on a runner that hangs, and changes nothing in one that does not.",
+    )
+    dump.add_argument("pid", metavar="PID", type=int, help="any process of a runner: the driver, its supervisor, a worker")
+    dump.add_argument("--all", action="store_true", help="list all calls, not the first ones")
+    dump.add_argument("--json", action="store_true", help="print an object of JSON for each runner")
     return parser
+
+
+def _dump(options: argparse.Namespace) -> int:
+    from flame_fast.dump import dump
+
+    for line in dump(options.pid, everything=options.all, as_json=options.json):
+        print(line)
+    return 0
 
 
 def _package(options: argparse.Namespace) -> int:
@@ -81,3 +98,6 @@ def _write(directory: str, output: str) -> None:
     never = configured_never(home_directory())
     info = pack(directory, output, excludes=configured.excludes, limit=configured.limit, never=never)
     print(f"{printable(os.fsencode(info.path))}: {info.files:,} files, {info.size:,} bytes, {info.compressed:,} compressed")
+
+
+COMMANDS = {"dump": _dump, "package": _package}

@@ -181,7 +181,7 @@ cdef struct Extent:
     uint64_t held[HELD_WORDS]   # [lock] bit per process that maps it: views there pin it
 
 cdef struct Header:
-    uint32_t magic
+    uint32_t magic              # this and `layout` keep their places in every version: see dump.pxi
     uint32_t cpus
     uint32_t workers            # pool workers wanted, blocked ones not counted
     uint32_t closing            # [owner: driver] 1: everybody leaves
@@ -191,7 +191,7 @@ cdef struct Header:
     uint64_t setup              # [owner: driver] block that tells workers about the project, 0 until known
     uint64_t setup_bytes
     uint32_t arrays_read_only   # [owner: driver, before anybody attaches] 1: arrays arrive with WRITEABLE cleared
-    uint8_t pad0[4]
+    uint32_t layout             # FF_LAYOUT of whoever made it
     uint64_t lock[LOCK_WORDS]   # the lock: see lock.pxi
     uint32_t lock_holder        # [lock] process + 1: for those who look only
     uint32_t group_high         # [lock] groups of slots ever used

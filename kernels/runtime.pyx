@@ -84,6 +84,7 @@ include "entry.pxi"
 include "mapping.pxi"
 include "serving.pxi"
 include "supervision.pxi"
+include "dump.pxi"
 
 
 cdef class Runtime(Supervision):
@@ -147,6 +148,7 @@ cdef class Runtime(Supervision):
         runtime.memory.processes[DRIVER].pid = os.getpid()
         runtime.memory.processes[ZYGOTE].state = PROCESS_LIVE
         runtime.memory.processes[ZYGOTE].role = ROLE_ZYGOTE
+        header.layout = FF_LAYOUT
         header.magic = MAGIC
         runtime._become(DRIVER, name, doorbell)
         return runtime
@@ -172,7 +174,7 @@ cdef class Runtime(Supervision):
         cdef Runtime runtime = Runtime.__new__(Runtime)
         if not runtime._map(fd, os.fstat(fd).st_size):
             raise MemoryError
-        if runtime.memory.header.magic != MAGIC:
-            raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment")
+        if runtime.memory.header.magic != MAGIC or runtime.memory.header.layout != FF_LAYOUT:
+            raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment of this build")
         runtime._become(index, name, doorbell)
         return runtime

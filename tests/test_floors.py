@@ -16,8 +16,8 @@ PACKAGE = ROOT / "flame_fast"
 FLOORS = [
     {"__main__"},
     {"cli"},
-    {"runner"},
-    {"service", "future", "application"},
+    {"runner", "dump"},
+    {"service", "future", "application", "diagnosis", "picture"},
     {"engine.local", "engine.inline"},
     {"engine.zygote"},
     {"engine.worker", "engine.output"},
@@ -55,11 +55,13 @@ FLOORS = [
 ]
 
 CALLS = {"service", "drawing", "future", "execution", "libraries", "closures", "session", "statistics", "engine", "kernels"}
+CALLS |= {"dump", "diagnosis", "picture"}
 APPLICATION = {"application", "cli", "package", "kernels.archive", "storage", "registry", "config", "ownership"}
 
 #: Doors between the wings, each with its reason.
 DOORS = {
     ("engine.worker", "package.import_path"): "a worker imports the project from the unpacked package",
+    ("cli", "dump"): "the command line shows either wing",
     ("engine.zygote", "application"): "undoes the application for a driver that no longer can",
 }
 

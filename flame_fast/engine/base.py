@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-import pickle
+import json
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
 
 FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
 
@@ -46,8 +50,28 @@ class ServiceSpec:
         self.application = application
 
     def to_blob(self) -> bytes:
-        return pickle.dumps(tuple(getattr(self, name) for name in sorted(self.__slots__)), 5)
+        """Everything but the target comes first, as JSON: a `dump` of the runner reads it without unpickling anything."""
+        described = json.dumps([getattr(self, name) for name in DESCRIBED]).encode()
+        return len(described).to_bytes(HEAD, "little") + described + self.target
 
     @classmethod
     def from_blob(cls, blob: bytes) -> ServiceSpec:
-        return cls(**dict(zip(sorted(cls.__slots__), pickle.loads(blob), strict=True)))
+        fields, target = described_by(blob)
+        fields["methods"] = tuple(fields["methods"])
+        return cls(target=target, **fields)
+
+
+DESCRIBED = tuple(name for name in ServiceSpec.__slots__ if name != "target")
+HEAD = 4  # bytes of the length of the description
+
+
+def described_by(blob: bytes) -> tuple[dict[str, Any], bytes]:
+    """A blob's fields but for the target, and the target's bytes. ValueError if it is none.
+
+    Safe to call with bytes that anybody wrote.
+    """
+    end = HEAD + int.from_bytes(blob[:HEAD], "little")
+    fields = json.loads(blob[HEAD:end])
+    if not isinstance(fields, list):
+        raise ValueError("a description is a list")
+    return dict(zip(DESCRIBED, fields, strict=True)), blob[end:]

@@ -1,0 +1,338 @@
+# Reading a runner's segment from outside: `python -m flame_fast dump`.
+#
+# Guarantees: `SegmentReader` changes nothing. It maps no page and takes no lock; it reads by pread(2), which allocates no page where
+# the segment has a hole, as a read through a shared mapping would. So it works on a runner of which every process is stopped,
+# and on one whose lock is held for good. Assumes nothing of what it reads: each struct is copied once, and each index and offset is
+# checked before it is followed, since the runner changes the segment meanwhile, or has spoilt it.
+# Rejected: attaching like a worker (an entry in the process table, and futex words that it would have to answer for).
+
+cdef extern from *:
+    """
+    /* setup.py hashes the files that say how words are laid out and packed. */
+    #ifndef FF_LAYOUT
+    #error "FF_LAYOUT is not defined: build by setup.py"
+    #endif
+    """
+    const uint32_t FF_LAYOUT
+
+from posix.unistd cimport pread
+
+cdef enum:
+    SLOTS_AT_ONCE = 256
+    EXTENTS_AT_ONCE = 256
+    BLOB_READ = 1 << 16         # of a service's description, at most
+    INPUTS_NAMED = 1000         # missing inputs of one task, at most
+
+# ---- what the words say: all that knows how they are packed -------------------------------------------------------------
+
+STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED"}
+ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
+PROCESS_NAMES = {PROCESS_FREE: "FREE", PROCESS_REQUESTED: "REQUESTED", PROCESS_STARTING: "STARTING", PROCESS_LIVE: "LIVE"}
+LANE_NAMES = {LANE_FREE: "FREE", LANE_OPEN: "OPEN", LANE_CLOSING: "CLOSING", LANE_DEAD: "DEAD"}
+SERVICE_NAMES = {SERVICE_FREE: "FREE", SERVICE_OPEN: "OPEN", SERVICE_CLOSING: "CLOSING"}
+EXTENT_NAMES = {EXTENT_COLD: "cold", EXTENT_WARM: "warm", EXTENT_LEAVING: "leaving", EXTENT_VALUE: "value", EXTENT_SLAB: "slab"}
+REDO_NAMES = {REDO_NOTHING: None, REDO_LINK: "link", REDO_UNLINK: "unlink"}
+
+cdef str name_in(dict names, uint32_t word):
+    """A word of a table's entry by name; RESERVED ones tell the process that fills or empties the entry."""
+    if word in names:
+        return names[word]
+    if RESERVED <= word < RESERVED + PROCESS_COUNT:
+        return f"RESERVED by process {word - RESERVED}"
+    return f"unknown ({word})"
+
+cdef int64_t entry_slot(uint64_t entry, uint64_t position) noexcept nogil:
+    """The slot that a lane's entry names, read at `position`; -1: it was taken out or never written, -2: of another lap."""
+    if lap_of(entry) == lap_of(position + SLOT_COUNT):
+        return -1
+    if lap_of(entry) != lap_of(position):
+        return -2
+    return <int64_t> (entry & RING_MASK) - 1
+
+cdef bint entry_is_valid(uint64_t position, uint32_t lane, Slot *slot) noexcept nogil:
+    """Whether a task is still to be run through this entry, which names `slot`: see `is_here`."""
+    return status_of(slot.state) in (WAITING, READY) and slot.lane == lane and <int64_t> (position - slot.lane_tail) >= 0
+
+# ---- reading ------------------------------------------------------------------------------------------------------------
+
+cdef class SegmentReader:
+    """A segment as a diagnosis needs it: plain dicts, copied without any change to it.
+
+    Parameters
+    ----------
+    fd : int
+        A descriptor of the segment, open for reading; it stays the caller's.
+
+    Raises
+    ------
+    ValueError
+        It is no segment, or one that another build of flame_fast laid out.
+
+    Notes
+    -----
+    Slots, processes, services and lanes are given by their index, None where there is none.
+    """
+    cdef int fd
+    cdef Memory places          # where the regions lie: offsets + PAGE, never followed
+    cdef uint64_t size, arena
+
+    def __init__(self, int fd):
+        cdef Header header
+        self.fd = fd
+        self.size = os.fstat(fd).st_size
+        if not self.copy(0, &header, sizeof(Header)) or header.magic != MAGIC:
+            raise ValueError("it is no segment of a runner")
+        if header.layout != FF_LAYOUT:
+            raise ValueError(
+                "its runner is of another version of flame_fast, or of another build: look at it with the Python environment it uses"
+            )
+        # A base other than NULL: to add to that is undefined.
+        self.arena = map_memory(<char *> <uint64_t> PAGE, self.size, &self.places) - PAGE
+        self.arena = align_up(self.arena, GRANULE)
+        if self.arena >= self.size:
+            raise ValueError("it is no segment of a runner: it is too small")
+
+    cdef bint copy(self, uint64_t offset, void *to, uint64_t nbytes) noexcept:
+        """Copies bytes out of the segment; False, and zeros, if they are not all there."""
+        cdef uint64_t have = 0
+        cdef Py_ssize_t got
+        while have < nbytes and offset < self.size and nbytes <= self.size - offset:
+            got = pread(self.fd, <char *> to + have, nbytes - have, <long> (offset + have))
+            if got <= 0:
+                break
+            have += got
+        if have < nbytes:
+            memset(to, 0, nbytes)
+        return have == nbytes
+
+    cdef bint copy_at(self, void *place, void *to, uint64_t nbytes) noexcept:
+        return self.copy(<uint64_t> (<char *> place - <char *> <uint64_t> PAGE), to, nbytes)
+
+    cdef bint copy_slot(self, uint64_t index, Slot *slot) noexcept:
+        if index >= SLOT_COUNT:
+            memset(slot, 0, sizeof(Slot))
+            return False
+        return self.copy_at(&self.places.slots[index], slot, sizeof(Slot))
+
+    cdef uint32_t slots_high(self) noexcept:
+        """Slots from here on were never used."""
+        cdef Header header
+        self.copy(0, &header, sizeof(Header))
+        return min(<uint64_t> header.group_high * GROUP_BITS, <uint64_t> SLOT_COUNT)
+
+    def header(self):
+        """The runner as a whole."""
+        cdef Header header
+        self.copy(0, &header, sizeof(Header))
+        return {
+            "session": header.session, "bytes_reserved": self.size, "cpus": header.cpus, "workers": header.workers,
+            "closing": header.closing != 0, "limit_bytes": header.limit, "live_bytes": header.live_bytes,
+            "cached_bytes": header.cached_bytes, "peak_bytes": header.peak_bytes, "arrays_read_only": header.arrays_read_only != 0,
+            "lock_holder": noted(header.lock_holder),
+            "redo": REDO_NAMES.get(header.redo.op, f"unknown ({header.redo.op})"), "redo_slot": header.redo.slot,
+            "redo_half": "payload" if header.redo.which == PAYLOAD else "result",
+            "sleepers": header.pool_sleepers, "spinners": header.spinners, "seeker": header.seeker - 1 if header.seeker else None,
+            "sought_s": max(0, ff_now_ns() - <int64_t> (header.sought_ns & 0x7FFFFFFFFFFFFFFF)) / 1e9,
+        }
+
+    def processes(self):
+        """Entries of the process table that are not free."""
+        cdef Header header
+        cdef Process process
+        cdef uint32_t i
+        found = []
+        self.copy(0, &header, sizeof(Header))
+        for i in range(min(header.process_high, <uint32_t> PROCESS_COUNT)):
+            self.copy_at(&self.places.processes[i], &process, sizeof(Process))
+            if process.state == PROCESS_FREE:
+                continue
+            found.append({
+                "index": i, "state": name_in(PROCESS_NAMES, process.state), "role": name_in(ROLE_NAMES, process.role),
+                "pid": process.pid if process.state == PROCESS_LIVE else 0, "lane": process.lane if process.role == ROLE_INSTANCE else None,
+                "blocked": process.blocked != 0, "spinning": process.spinning, "sleeping": process.sleeping != 0,
+                "seeking": header.seeker == i + 1, "retiring": process.retiring != 0, "waiters": process.waiters,
+                "runs": noted(process.current), "building": noted(process.building), "promoting": noted(process.promoting),
+                "freeing": noted(process.freeing), "taking": process.taking or None,
+                "giving_edge": process.giving_edge or None, "giving_slot": process.giving_slot if process.giving_edge else None,
+            })
+        return found
+
+    def services(self):
+        """Entries of the service table that are not free; `blob` is the beginning of what workers are told of each."""
+        cdef Header header
+        cdef Service service
+        cdef uint32_t i
+        found = []
+        self.copy(0, &header, sizeof(Header))
+        for i in range(min(header.service_high, <uint32_t> SERVICE_COUNT)):
+            self.copy_at(&self.places.services[i], &service, sizeof(Service))
+            if service.state == SERVICE_FREE:
+                continue
+            found.append({
+                "index": i, "state": name_in(SERVICE_NAMES, service.state), "lane": service.lane, "creator": service.creator,
+                "generation": service.generation, "warm_left": service.warm_left,
+                "blob": self.bytes_at(service.blob, min(service.blob_bytes, <uint64_t> BLOB_READ)),
+            })
+        return found
+
+    cdef bytes bytes_at(self, uint64_t offset, uint64_t nbytes):
+        """Bytes of the arena; none if they do not lie there."""
+        if offset < self.arena or offset > self.size or nbytes > self.size - offset:
+            return b""
+        data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> nbytes)
+        return data if self.copy(offset, PyBytes_AS_STRING(data), nbytes) else b""
+
+    def lanes(self):
+        """Lanes that are not free, or that have entries."""
+        cdef Lane lane
+        cdef uint32_t i, seat
+        found = []
+        for i in range(LANE_COUNT):
+            self.copy_at(&self.places.lanes[i], &lane, sizeof(Lane))
+            if lane.state == LANE_FREE and lane.head == lane.tail:
+                continue
+            found.append({
+                "index": i, "state": name_in(LANE_NAMES, lane.state), "ordered": lane.ordered != 0, "limit": lane.limit,
+                "sticky": lane.sticky != 0, "head": lane.head, "tail": lane.tail, "sleepers": lane.sleepers,
+                "process": lane.process - 1 if lane.process else None,
+                "seats": [lane.seats[seat] - 1 for seat in range(min(lane.limit, <uint32_t> SEAT_COUNT)) if lane.seats[seat]],
+            })
+        return found
+
+    def entries(self, uint32_t lane_index, int most):
+        """The first entries of a lane, in order: a list of (position, slot or None, whether its task is still to be run)."""
+        cdef Lane lane
+        cdef Slot slot
+        cdef uint64_t position, entry, last
+        cdef int64_t index
+        found = []
+        if lane_index >= LANE_COUNT:
+            return found
+        self.copy_at(&self.places.lanes[lane_index], &lane, sizeof(Lane))
+        last = lane.head + min(lane.tail - lane.head, <uint64_t> SLOT_COUNT, <uint64_t> max(most, 0))
+        position = lane.head
+        while position != last:
+            self.copy_at(self.places.rings + <uint64_t> lane_index * SLOT_COUNT + (position & RING_MASK), &entry, 8)
+            index = entry_slot(entry, position)
+            if index < 0 or not self.copy_slot(index, &slot):
+                found.append((position, None, False))
+            else:
+                found.append((position, index, bool(entry_is_valid(position, lane_index, &slot))))
+            position += 1
+        return found
+
+    def slots(self, int most):
+        """(how many slots there are of each status, the unfinished ones: all that are RUNNING, `most` of WAITING and of READY)."""
+        cdef Slot *copies = <Slot *> malloc(SLOTS_AT_ONCE * sizeof(Slot))
+        cdef uint32_t high = self.slots_high(), first, count, i, status
+        cdef int waiting = most, ready = most
+        if copies == NULL:
+            raise MemoryError
+        counts = dict.fromkeys(STATUS_NAMES.values(), 0)
+        found = []
+        try:
+            for first in range(0, high, SLOTS_AT_ONCE):
+                count = min(<uint32_t> SLOTS_AT_ONCE, high - first)
+                self.copy_at(&self.places.slots[first], copies, count * sizeof(Slot))
+                for i in range(count):
+                    status = status_of(copies[i].state)
+                    name = name_in(STATUS_NAMES, status)
+                    counts[name] = counts.get(name, 0) + 1
+                    waiting -= status == WAITING
+                    ready -= status == READY
+                    if status == RUNNING or (status == WAITING and waiting >= 0) or (status == READY and ready >= 0):
+                        found.append(self.describe(first + i, &copies[i]))
+        finally:
+            free(copies)
+        return counts, found
+
+    def slot(self, uint64_t index):
+        """One slot, whatever its status; None if there is none of that number."""
+        cdef Slot slot
+        return self.describe(index, &slot) if self.copy_slot(index, &slot) else None
+
+    cdef dict describe(self, uint64_t index, Slot *slot):
+        cdef uint32_t status = status_of(slot.state)
+        found = {
+            "index": index, "status": name_in(STATUS_NAMES, status), "generation": generation_of(slot.state),
+            "owner": owner_of(slot.state) if status >= RUNNING else None, "creator": slot.creator,
+            "service": slot.service, "method": slot.method, "lane": slot.lane, "started": slot.started != 0,
+            "held_by_creator": slot.holds & HOLD_CREATOR != 0, "held_until_finished": slot.holds & HOLD_RUN != 0,
+            "held_by_lists": slot.holds & HOLD_EDGES != 0, "dependent_pending": slot.holds & HOLD_PENDING != 0,
+            "dependents": slot.holds & HOLD_COUNT, "watched": slot.watched != 0, "has_payload": slot.payload_kind != 0,
+            "payload_bytes": slot.payload_bytes, "map": slot.payload_kind & KIND_MAP != 0,
+            "inputs": 0, "missing": 0, "missing_slots": [], "submitting": False, "waits_for": [], "waits_for_any": False,
+        }
+        if slot.inputs and status < DONE:
+            self.describe_inputs(slot.inputs, found)
+        if status == RUNNING and slot.waits_for:
+            self.describe_wait(slot.waits_for, found)
+        return found
+
+    cdef int describe_inputs(self, uint64_t offset, dict found) except -1:
+        """Which of a task's inputs are missing: bits of level 0, unless the whole tree says that all are there."""
+        cdef Inputs inputs
+        cdef Edge edge
+        cdef uint64_t word = 0, top
+        cdef uint32_t bit
+        if offset < self.arena or not self.copy(offset, &inputs, sizeof(Inputs)) or inputs.count >= SLOT_COUNT \
+                or not 1 <= inputs.levels <= 4 or max(inputs.level_at[0], inputs.level_at[inputs.levels - 1]) >= self.size:
+            return 0
+        found["inputs"] = inputs.count
+        self.copy(offset + inputs.level_at[inputs.levels - 1], &top, 8)
+        if top >> ALL_THERE_SHIFT:
+            return 0
+        for bit in range(inputs.count + 1):
+            if bit & 63 == 0:
+                self.copy(offset + inputs.level_at[0] + 8 * (bit >> 6), &word, 8)
+            if not word >> (bit & 63) & 1:
+                continue
+            if bit == inputs.count:
+                found["submitting"] = True
+                continue
+            found["missing"] += 1
+            if found["missing"] <= INPUTS_NAMED:
+                self.copy(offset + sizeof(Inputs) + bit * sizeof(Edge), &edge, sizeof(Edge))
+                if edge.input < SLOT_COUNT:
+                    found["missing_slots"].append(edge.input)
+        return 0
+
+    cdef int describe_wait(self, uint64_t waits_for, dict found) except -1:
+        cdef uint64_t offset = waits_for & ~WAITS_FOR_ANY, count, i, one
+        if not waits_for & WAITS_FOR_ANY:
+            if waits_for - 1 < SLOT_COUNT:
+                found["waits_for"].append(waits_for - 1)
+            return 0
+        found["waits_for_any"] = True
+        if offset < self.arena or not self.copy(offset, &count, 8):
+            return 0
+        for i in range(min(count, <uint64_t> INPUTS_NAMED)):
+            if self.copy(offset + 8 + 8 * i, &one, 8) and one < SLOT_COUNT:
+                found["waits_for"].append(one)
+        return 0
+
+    def extents(self):
+        """How many extents there are of each kind, and their bytes: a dict of name to (count, bytes)."""
+        cdef Extent *copies = <Extent *> malloc(EXTENTS_AT_ONCE * sizeof(Extent))
+        cdef Header header
+        cdef uint32_t high, first, count, i
+        if copies == NULL:
+            raise MemoryError
+        found = {}
+        self.copy(0, &header, sizeof(Header))
+        high = min(header.extent_high, <uint32_t> EXTENT_COUNT)
+        try:
+            for first in range(0, high, EXTENTS_AT_ONCE):
+                count = min(<uint32_t> EXTENTS_AT_ONCE, high - first)
+                self.copy_at(&self.places.extents[first], copies, count * sizeof(Extent))
+                for i in range(count):
+                    name = name_in(EXTENT_NAMES, copies[i].kind)
+                    before = found.get(name, (0, 0))
+                    found[name] = (before[0] + 1, before[1] + copies[i].size)
+        finally:
+            free(copies)
+        return found
+
+cdef object noted(uint64_t word):
+    """A slot + 1 of a process's notes, or a process + 1."""
+    return word - 1 if word else None
