@@ -1,6 +1,6 @@
-"""Builds the native part; everything else is declared in pyproject.toml.
+"""Builds the native part; everything else is declared in pyproject.toml. CONTRIBUTING.md says how to build it again.
 
-Environment switches:
+Environment switches; a build with others than the last one compiles everything anew:
   FLAME_FAST_DEBUG=1     no optimisation, the runtime's own counters on
   FLAME_FAST_SANITIZE=1  address and undefined-behaviour sanitizers (run with the sanitizers' libraries preloaded)
   FLAME_FAST_WERROR=1    C warnings are errors, as in CI
@@ -27,6 +27,8 @@ def switched_on(name: str) -> bool:
 
 
 compile_args = ["-std=gnu11", "-pthread", "-Wall", "-Wextra", "-Wno-unused-parameter", "-Wno-missing-field-initializers"]
+# Cython's own code compares signed with unsigned and leaves helpers unused.
+compile_args += ["-Wno-sign-compare", "-Wno-unused-function"]
 link_args = ["-pthread"]
 macros: list[tuple[str, str | None]] = []
 if switched_on("FLAME_FAST_DEBUG"):
@@ -38,21 +40,30 @@ if switched_on("FLAME_FAST_SANITIZE"):
     compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
     link_args += ["-fsanitize=address,undefined"]
 if switched_on("FLAME_FAST_WERROR"):
-    # Cython's own code compares signed with unsigned and leaves helpers unused.
-    compile_args += ["-Werror", "-Wno-sign-compare", "-Wno-unused-function"]
+    compile_args.append("-Werror")
 
 #: What says how the words of a segment are laid out and packed. A process of another build must not read them.
 LAYOUT = ("layout.pxi", "memory.pxi", "lock.pxi", "slots.pxi", "lanes.pxi")
 macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join(Path("kernels", name).read_bytes() for name in LAYOUT)))))
 
-SOURCES = [str(path) for pattern in ("*.pxi", "*.h", "packing/*") for path in Path("kernels").glob(pattern)]
+
+def recorded_switches() -> str:
+    """A file that is newer than what was built with other switches: the compiler's arguments, written when they change."""
+    path = Path("build", "switches")
+    said = repr((compile_args, link_args, [name for name, _ in macros]))
+    if not path.exists() or path.read_text() != said:
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(said)
+    return str(path)
 
 
-def extension(name: str, *include_dirs: str) -> Extension:
+def extension(name: str, *patterns: str, include_dirs: list[str]) -> Extension:
+    """An extension out of `kernels/<name>.pyx` and what that includes: files of `kernels/` that match `patterns`."""
+    included = sorted(str(path) for pattern in patterns for path in Path("kernels").glob(pattern))
     return Extension(
         f"flame_fast.kernels.{name}",
         [f"kernels/{name}.pyx"],
-        depends=SOURCES,
+        depends=[*included, recorded_switches()],
         include_dirs=["kernels", *include_dirs],
         define_macros=macros,
         extra_compile_args=compile_args,
@@ -60,4 +71,9 @@ def extension(name: str, *include_dirs: str) -> Extension:
     )
 
 
-setup(ext_modules=[extension("runtime", numpy.get_include()), extension("archive", "kernels/packing")])
+setup(
+    ext_modules=[
+        extension("runtime", "*.pxi", "*.h", include_dirs=[numpy.get_include()]),
+        extension("archive", "packing/*", include_dirs=["kernels/packing"]),
+    ]
+)

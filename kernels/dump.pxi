@@ -15,8 +15,6 @@ cdef extern from *:
     """
     const uint32_t FF_LAYOUT
 
-from posix.unistd cimport pread
-
 cdef enum:
     SLOTS_AT_ONCE = 256
     EXTENTS_AT_ONCE = 256

@@ -19,14 +19,11 @@
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
 from cpython.object cimport PyObject
-from posix.fcntl cimport O_RDONLY, open as open_file
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
 from posix.stat cimport fstat, struct_stat
 from posix.unistd cimport close as close_file, pread
 
 from libc.string cimport memmove
-
-cdef extern from "fcntl.h" nogil:
-    int O_CLOEXEC
 
 cdef extern from "sys/mman.h" nogil:
     int MADV_DONTNEED, MAP_ANONYMOUS
