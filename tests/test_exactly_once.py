@@ -88,9 +88,10 @@ class Producer:
         self.rounds = rounds
         self.mortal = mortal  # workers may die, and calls with them
         self.unread = collections.deque()
-        self.last = self.runtime.put((0, None))
+        self.last = None
 
     def live(self):
+        self.last = self.runtime.put((0, None))  # here: what the parent puts is the parent's to drop
         for number in range(self.rounds):
             self.one_round(number)
             while len(self.unread) > WINDOW:
@@ -102,6 +103,7 @@ class Producer:
 
     def live_until_told(self):
         """By SIGTERM."""
+        self.last = self.runtime.put((0, None))
         signal.signal(signal.SIGTERM, lambda *_: setattr(self, "rounds", 0))
         number = 0
         while self.rounds:
