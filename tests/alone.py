@@ -11,6 +11,7 @@ import sys
 import time
 import traceback
 
+import audit
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import CallTarget, Runtime
 from gates import PATIENCE_S
@@ -68,6 +69,10 @@ class Alone:
         except StoreFullError as error:
             return error.free
         raise AssertionError("a value larger than the store found room")
+
+    def check(self):
+        """While nothing goes on: the tables are what they should be."""
+        assert not (faults := audit.faults(self.runtime)), "\n".join(faults)
 
     def close(self):
         self.runtime.mark_closed()

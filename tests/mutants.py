@@ -326,11 +326,12 @@ def places(line: Line) -> list[Place]:
 
 def condition(code: str, keyword: str, begin: int, end: int) -> Place:
     """Not with a part negated: who tells it from one without that part, and from a forced one, tells that too."""
+    if code[begin:end] == "True":
+        return Place(begin, end, True, [])
     edits = [edit for edit in expression_edits(code, begin, end) if not negates(code, edit)]
     tops = {text for text in ("and", "or") if split_at_top(code[begin:end], f" {text} ")}
-    if code[begin:end] not in ("True", "1"):
-        edits += [Edit(begin, end, "1")] if keyword != "while" and "and" not in tops else []
-        edits += [Edit(begin, end, "0")] if "or" not in tops else []
+    edits += [Edit(begin, end, "1")] if keyword != "while" and "and" not in tops else []
+    edits += [Edit(begin, end, "0")] if "or" not in tops else []
     return Place(begin, end, True, distinct(code, edits))
 
 

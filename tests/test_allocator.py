@@ -371,6 +371,7 @@ class Store(RuleBasedStateMachine):
 
     def teardown(self):
         try:
+            self.alone.check()
             if self.queued is not None:
                 self.queued.future = None
                 self.work()
@@ -384,6 +385,7 @@ class Store(RuleBasedStateMachine):
             assert self.alone.room() >= self.limit - SLABS
             whole = bytes(self.limit // 2)
             assert self.alone.runtime.put(whole).get() == whole
+            self.alone.check()
         finally:
             self.alone.close()
             del self.alone  # and with it its addresses: there is room for some thirty

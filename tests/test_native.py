@@ -22,6 +22,8 @@ from flame_fast.engine.base import INSTANCE
 def alone():
     made = Alone()
     yield made
+    gc.collect()
+    made.check()
     made.close()
 
 
@@ -247,4 +249,5 @@ def shared_alone():
     made = Alone(limit=1 << 30)
     made.echo = made.service(echo)
     yield made
+    made.check()
     made.close()

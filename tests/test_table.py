@@ -319,6 +319,7 @@ class Table(RuleBasedStateMachine):
 
     def teardown(self):
         try:
+            self.alone.check()
             for node in self.all:
                 self.fulfil(node, 0, False)
             self.work()
@@ -331,6 +332,7 @@ class Table(RuleBasedStateMachine):
             for _ in range(2):
                 self.alone.service(Log(), INSTANCE, ("mix", "refuse"))
             assert self.alone.in_use() == self.base
+            self.alone.check()
         finally:
             self.alone.close()
             del self.alone  # and with it its addresses: there is room for some thirty
