@@ -1,0 +1,296 @@
+"""Small worlds for `explorer.py`, each about one part of the protocol: who is there, does what, and may be killed."""
+
+from __future__ import annotations
+
+import functools
+
+from explorer import Scenario, store, when
+from protocol_model import (
+    CREATOR,
+    DONE,
+    EDGES,
+    FAILED,
+    RUN,
+    RUNNING,
+    ZYGOTE,
+    Protocol,
+    freed_too_early,
+    has_ended,
+    taken,
+    unfinished,
+)
+
+
+def running(slot, by, creator, lane=0):
+    """Words of a slot that `by` runs, and of which `creator` has the future."""
+    return {
+        ("state", slot): (0, RUNNING, by),
+        ("holds", slot): CREATOR | RUN,
+        ("used", slot): 1,
+        ("creator", slot): creator,
+        ("lane", slot): lane,
+        ("started", slot): 1,
+        ("begun", slot): 1,
+    }
+
+
+def finished(slot, by, holds):
+    """Words of a value that so many unfinished tasks hold."""
+    return {("state", slot): (0, DONE, by), ("holds", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
+
+
+def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=False):
+    """A scenario in which everything must come back; with deaths, a zygote, and a worker that it starts for the first."""
+    programs = dict(programs)
+    unborn = ()
+    if deaths:
+        new = () if "N" not in protocol.processes else ("N",)
+        programs[ZYGOTE] = functools.partial(protocol.supervise, ZYGOTE, mortal, new)
+        if new:
+            unborn = ("N",)
+            programs["N"] = functools.partial(protocol.serve, "N")
+    if successor:
+        programs["zygote 2"] = functools.partial(protocol.supervise, ZYGOTE, mortal, (), ZYGOTE)
+        mortal = (*mortal, ZYGOTE)
+    return Scenario(
+        {**protocol.words(), **dict(words)},
+        programs,
+        unborn=unborn,
+        mortal=mortal,
+        deaths=deaths,
+        owned=protocol.owned(),
+        always=(functools.partial(freed_too_early, slots=protocol.slots),),
+        at_end=ends or (functools.partial(unfinished, slots=protocol.slots), functools.partial(taken, slots=protocol.slots)),
+    )
+
+
+# ---- calls -------------------------------------------------------------------------------------------------------------
+
+
+def calls(without=(), mortal=(), deaths=0, ring=2, times=2):
+    """S queues a call in the same slot `times` times, W runs it; of a ring with few positions."""
+    protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=ring, without=without)
+
+    def submitter():
+        for _time in range(times):
+            yield from protocol.submit("S", 0)
+            yield from protocol.drop("S", 0)
+
+    return scene(protocol, {"S": submitter, "W": lambda: protocol.serve("W")}, mortal=mortal, deaths=deaths)
+
+
+def helping(without=(), mortal=(), deaths=0, times=2):
+    """The task that made a call waits for it, and claims it out of the middle of its lane; the hint there is void then."""
+    protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=2, without=without)
+
+    def submitter():
+        for _time in range(times):
+            yield from protocol.submit("S", 0)
+            if (yield from protocol.claim_here("S", 0)):
+                yield from protocol.run("S", 0)
+            yield from protocol.drop("S", 0)
+
+    return scene(protocol, {"S": submitter, "W": lambda: protocol.serve("W")}, mortal=mortal, deaths=deaths)
+
+
+def reused_slots(without=()):
+    """A slot is a call of the pool's, then one of an instance's; a worker may look at its first hint all this while."""
+    protocol = Protocol(1, ("S", "W", "I"), lanes=(0, 1), ordered=(1,), ring=4, without=without, serves={"I": 1})
+
+    def submitter():
+        for _time, lane in enumerate((0, 0, 1)):
+            yield from protocol.submit("S", 0, lane)
+            if (yield from protocol.claim_here("S", 0)):
+                yield from protocol.run("S", 0)
+            yield from protocol.drop("S", 0)
+
+    programs = {"S": submitter, **{name: functools.partial(protocol.serve, name) for name in "WI"}}
+    return scene(protocol, programs)
+
+
+def instance(without=()):
+    """Calls of an instance run in the order they were made in, though one that stood before them failed for its input.
+
+    X waits for its input and fails; its slot is used for another call, and for one after A. Its first hint still stands.
+    """
+    protocol = Protocol(
+        3,
+        ("S", "W", "I"),
+        lanes=(0, 1),
+        ordered=(1,),
+        ring=4,
+        without=without,
+        serves={"I": 1},
+        earlier={(2, 2): (1, 0)},
+    )
+
+    def submitter():
+        yield from protocol.submit("S", 2, 1)
+        yield from protocol.fail_unstarted("S", 2)  # as W does it for X's input
+        yield from protocol.drop("S", 2)
+        yield from protocol.submit("S", 2, 0)
+        yield from protocol.drop("S", 2)
+        yield from protocol.submit("S", 1, 1)
+        yield from protocol.submit("S", 2, 1)
+        yield from protocol.drop("S", 1)
+        yield from protocol.drop("S", 2)
+
+    programs = {"S": submitter, **{name: functools.partial(protocol.serve, name) for name in "WI"}}
+    return scene(protocol, programs)
+
+
+def lost_instance(without=(), mortal=("I",), deaths=1):
+    """The process of an instance dies while calls are made: each of them fails."""
+    protocol = Protocol(2, ("S", "I", ZYGOTE), lanes=(1,), ordered=(1,), ring=4, without=without, serves={"I": 1})
+
+    def submitter():
+        for index in (0, 1):
+            yield from protocol.submit("S", index, 1)
+        for index in (0, 1):
+            yield when(has_ended, index, 0)
+            yield from protocol.drop("S", index)
+
+    return scene(protocol, {"S": submitter, "I": lambda: protocol.serve("I")}, mortal=mortal, deaths=deaths)
+
+
+def instance_inputs(without=(), fails=()):
+    """The first call of an instance waits for its input; the second must wait for the first."""
+    protocol = Protocol(
+        3,
+        ("S", "W", "I"),
+        lanes=(0, 1),
+        ordered=(1,),
+        ring=4,
+        inputs={1: (0,)},
+        without=without,
+        serves={"I": 1},
+        earlier={(2, 0): (1, 0)},
+    )
+
+    def submitter():
+        for index in (1, 2):
+            yield from protocol.submit("S", index, 1)
+        for index in range(3):
+            yield from protocol.drop("S", index)
+
+    programs = {
+        "S": submitter,
+        "W": lambda: protocol.finish("W", 0, FAILED if fails else DONE),
+        "I": lambda: protocol.serve("I"),
+    }
+    return scene(protocol, programs, running(0, "W", "S"))
+
+
+def others_slot(without=(), times=2):
+    """D, which dies at once, has made what the slot was before: its burial must leave alone what S makes of it."""
+    protocol = Protocol(1, ("S", "W", "D", "N", ZYGOTE), without=without)
+
+    def submitter():
+        for _time in range(times):
+            yield from protocol.submit("S", 0)
+            yield from protocol.drop("S", 0)
+
+    programs = {"S": submitter, "W": lambda: protocol.serve("W"), "D": lambda: idle("D")}
+    return scene(protocol, programs, {("creator", 0): "D"}, ("D",), 1)
+
+
+def idle(me):
+    yield store(("current", me), 0)
+
+
+def freed_by_another(without=()):
+    """P has taken the last hold off a slot and dies; D's burial frees it, T takes it, and then P is buried."""
+    protocol = Protocol(2, ("P", "D", "T", ZYGOTE), inputs={0: (1,)}, without=without)
+    words = {**running(0, "P", "S"), **finished(1, "S", 1)}
+    words.update({("holds", 0): RUN, ("inputs", 0): 1, ("top", 0): ("all there", "P"), ("input", 0, 0): 1})
+
+    def taker():
+        yield from protocol.submit("T", 1)
+        if (yield from protocol.claim_here("T", 1)):
+            yield from protocol.run("T", 1)
+        yield from protocol.drop("T", 1)
+
+    programs = {"P": lambda: protocol.finish("P", 0, DONE), "D": lambda: idle("D"), "T": taker}
+    return scene(protocol, programs, words, ("D", "P"), 2)
+
+
+# ---- inputs ------------------------------------------------------------------------------------------------------------
+
+
+def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=False, successor=False):
+    """S queues a task that waits for `count` calls, which the workers are just finishing."""
+    task = count
+    names = ("S", "W", "V")[: 1 + workers]
+    protocol = Protocol(task + 1, (*names, "N", ZYGOTE), inputs={task: tuple(range(count))}, without=without)
+    words = {}
+    for index in range(count):
+        words.update(running(index, names[1 + index % workers], "S"))
+
+    def submitter():
+        yield from protocol.submit("S", task)
+        for index in range(count + 1):
+            yield from protocol.drop("S", index)
+
+    def worker(me, first):
+        for index in range(first, count, workers):
+            kept = yield from protocol.finish(me, index, FAILED if index in fails else DONE, (True,) if keeps else ())
+            if kept is not None:
+                yield from protocol.run(me, kept)
+        yield from protocol.serve(me, keeps=keeps)
+
+    programs = {"S": submitter}
+    programs.update((name, functools.partial(worker, name, first)) for first, name in enumerate(names[1:]))
+    return scene(protocol, programs, words, mortal, deaths, successor=successor)
+
+
+def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False):
+    """Two workers finish the two inputs of a task that stands on both lists; its future is gone already."""
+    protocol = Protocol(3, ("W", "V", "N", ZYGOTE), inputs={2: (0, 1)}, without=without)
+
+    def worker(me, index):
+        yield from protocol.finish(me, index, FAILED if index in fails else DONE)
+        yield from protocol.serve(me)
+
+    programs = {"W": lambda: worker("W", 0), "V": lambda: worker("V", 1)}
+    return scene(protocol, programs, on_both_lists("W", "V"), mortal, deaths, successor=successor)
+
+
+def claimed_to_fail(without=()):
+    """W claims a task to pass its input's failure on, and dies; V looks for tasks, and the other input has not finished."""
+    protocol = Protocol(3, ("W", "V", "X", ZYGOTE), inputs={2: (0, 1)}, without=without)
+
+    def late():
+        yield when(has_ended, 2, 0)
+        yield from protocol.finish("X", 1, DONE)
+
+    programs = {"W": lambda: protocol.finish("W", 0, FAILED), "V": lambda: protocol.serve("V"), "X": late}
+    return scene(protocol, programs, on_both_lists("W", "X"), ("W",), 1)
+
+
+def on_both_lists(first, second):
+    """Words of a task, in slot 2, on the lists of two inputs which these processes run; its future is gone already."""
+    words = {**running(0, first, "S"), **running(1, second, "S")}
+    words.update({("holds", 0): RUN + 1, ("holds", 1): RUN + 1, ("waiters", 0): (2, 0), ("waiters", 1): (2, 1)})
+    words.update(
+        {("state", 2): (0, "waiting", ""), ("holds", 2): RUN | EDGES, ("used", 2): 1, ("lane", 2): 0, ("inputs", 2): 1}
+    )
+    words.update({("top", 2): frozenset({0, 1}), ("input", 2, 0): 0, ("input", 2, 1): 1})
+    words.update({("next", 2, 0): None, ("next", 2, 1): None})
+    return words
+
+
+def giving(without=(), mortal=("P",), deaths=1, marks=2):
+    """P and Q finish tasks and give the holds on shared inputs back; the numbers of P's marks come round."""
+    protocol = Protocol(5, ("P", "Q", ZYGOTE), marks=marks, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
+    words = {**finished(3, "S", 3), **finished(4, "S", 1)}
+    for task, by in ((0, "P"), (1, "P"), (2, "Q")):
+        words.update(running(task, by, "S"))
+        words.update({("holds", task): RUN, ("inputs", task): 1, ("top", task): ("all there", by)})
+        words.update((("input", task, number), at) for number, at in enumerate(protocol.inputs[task]))
+
+    def first():
+        for task in (0, 1):
+            yield from protocol.finish("P", task, DONE)
+
+    programs = {"P": first, "Q": lambda: protocol.finish("Q", 2, DONE)}
+    return scene(protocol, programs, words, mortal, deaths)

@@ -1,0 +1,320 @@
+"""Every interleaving and every death, in models of the protocol: nothing is lost, and what is left out is missed.
+
+Longer with FLAME_FAST_STORM=1. The models are in `protocol_model.py`, `waking_model.py`, `groups_model.py` and
+`starting_model.py`; `explorer.py` goes through them.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+from functools import partial
+from pathlib import Path
+
+import pytest
+from explorer import (
+    ModelError,
+    Scenario,
+    Violation,
+    add,
+    cas,
+    choose,
+    explore,
+    futex_wait,
+    futex_wake,
+    kill,
+    load,
+    store,
+    when,
+)
+from groups_model import groups
+from protocol_scenarios import (
+    calls,
+    claimed_to_fail,
+    freed_by_another,
+    giving,
+    helping,
+    inputs,
+    instance,
+    instance_inputs,
+    lost_instance,
+    others_slot,
+    reused_slots,
+    standing,
+)
+from starting_model import starting
+from waking_model import Lasting, Seated, sleeping, waiting
+
+LONG = os.environ.get("FLAME_FAST_STORM") == "1"
+
+pytestmark = [pytest.mark.timeout(3600 if LONG else 120)]
+
+#: Explored to the end, by what they are about.
+SCENARIOS = {
+    "a slot used twice, the worker dies": partial(calls, mortal=("W",), deaths=1),
+    "a slot used twice, the submitter dies": partial(calls, mortal=("S",), deaths=1),
+    "helping": helping,
+    "helping, the helper dies": partial(helping, mortal=("S",), deaths=1),
+    "helping, the worker dies": partial(helping, mortal=("W",), deaths=1),
+    "a slot of the pool's, then an instance's": reused_slots,
+    "an instance's calls in order": instance,
+    "an instance's call waits": instance_inputs,
+    "an instance's call fails for its input": partial(instance_inputs, fails=(0,)),
+    "an instance's process dies": lost_instance,
+    "a slot that was another's": others_slot,
+    "a slot freed by another's burial": freed_by_another,
+    "two inputs, two workers": partial(inputs, workers=2, count=2),
+    "two inputs, one fails": partial(inputs, workers=2, count=2, fails=(0,)),
+    "an input, its worker dies": partial(inputs, mortal=("W",), deaths=1),
+    "an input fails, its worker dies": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
+    "an input, the submitter dies": partial(inputs, mortal=("S",), deaths=1),
+    "an input fails, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,)),
+    "both inputs fail, one's worker dies": partial(standing, mortal=("W",), deaths=1, fails=(0, 1)),
+    "a task claimed to fail": claimed_to_fail,
+    "the submitter dies, then the zygote": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+    "holds given back, and marks that come round": giving,
+    "sleeping": partial(sleeping, tasks=1),
+    "sleeping beside one seat": partial(sleeping, kind=Seated, tasks=1),
+    "waiting for futures": waiting,
+    "the zygote dies while it starts a process": starting,
+    "two zygotes die": partial(starting, zygotes=3, mortal=("zygote 1", "zygote 2"), deaths=2),
+    "the zygote and a child die": partial(starting, mortal=("zygote 1", "c1"), deaths=2),
+    "two ask for one process, one dies": partial(
+        starting, entries=2, submitters=("S", "R"), mortal=("zygote 1", "S"), deaths=2
+    ),
+    "groups change hands": groups,
+    "groups change hands, an owner dies": partial(groups, mortal=("P",), deaths=1),
+}
+
+#: Those that take longer.
+LONG_SCENARIOS = {
+    "a call, and two deaths": partial(calls, mortal=("S", "W"), deaths=2, times=1, ring=4),
+    "an input kept, its worker dies": partial(inputs, mortal=("W",), deaths=1, keeps=True),
+    "an input fails, worker and submitter die": partial(inputs, mortal=("S", "W"), deaths=2, fails=(0,)),
+    "an input, worker and submitter die": partial(inputs, mortal=("S", "W"), deaths=2),
+    "two inputs, the worker dies": partial(inputs, count=2, mortal=("W",), deaths=1),
+    "two inputs, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1),
+    "both inputs' workers die": partial(standing, fails=(0,)),
+    "a worker dies, then the zygote": partial(standing, mortal=("W",), deaths=2, fails=(0, 1), successor=True),
+    "holds given back, two die": partial(giving, mortal=("P", "Q"), deaths=2),
+    "sleeping, two calls": sleeping,
+    "sleeping, a worker dies": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
+    "sleeping, who calls dies": partial(sleeping, tasks=1, mortal=("S",), deaths=1),
+    "sleeping while a call lasts": partial(sleeping, kind=Lasting),
+    "two calls beside one seat": partial(sleeping, kind=Seated),
+    "a seat, and its holder dies": partial(sleeping, kind=Seated, tasks=1, mortal=("W",), deaths=1),
+    "the zygote dies, of a pool": partial(starting, entries=2, pool=True),
+    "groups change hands, two may die": partial(groups, mortal=("P", "Q"), deaths=1),
+    "larger groups": partial(groups, size=2, times=3, mortal=("P",), deaths=1),
+}
+
+#: What the protocol cannot do without, and a scenario that shows it.
+NEEDED = {
+    "building": partial(calls, mortal=("S",), deaths=1),
+    "state before hint": calls,
+    "claim before drop": partial(calls, mortal=("W",), deaths=1),
+    "started": partial(calls, mortal=("W",), deaths=1),
+    "HOLD_RUN last": partial(inputs, mortal=("W",), deaths=1),
+    "finish_again": partial(calls, mortal=("W",), deaths=1),
+    "hold_again": partial(calls, mortal=("W",), deaths=1),
+    "repair_waiting": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
+    "all there by the dead": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
+    "promoting": partial(inputs, mortal=("W",), deaths=1),
+    "pending": partial(inputs, mortal=("S",), deaths=1),
+    "adopt": partial(inputs, mortal=("S",), deaths=1),
+    "is_walked": partial(inputs, mortal=("S",), deaths=1, fails=(0,)),
+    "closed by exchange": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
+    "the next edge before the bit": partial(inputs, workers=2, count=2, fails=(0,)),
+    "waiting again": claimed_to_fail,
+    "an edge by exchange": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+    "creator before holds": others_slot,
+    "given": giving,
+    "a waiting one stops its lane": instance_inputs,
+    "a look at the lane after publishing": lost_instance,
+    "a look before sleeping": partial(sleeping, tasks=1),
+    "a call after the hint": partial(sleeping, tasks=1),
+    "a call for what is queued when seeking ends": partial(sleeping, kind=Lasting),
+    "a call when a seat is left": partial(sleeping, kind=Seated, once="W"),
+    "a call to everybody after a burial": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
+    "watched before the look": waiting,
+    "published before the look": waiting,
+    "the word before the look": waiting,
+    "the word moves": waiting,
+    "what a lane names is asked for": partial(
+        starting, entries=2, submitters=("S", "R"), mortal=("zygote 1", "S"), deaths=2
+    ),
+    "a starting entry is taken back": starting,
+    "a wait for the end": partial(starting, entries=2, pool=True),
+    "the name of what is taken": partial(groups, mortal=("P",), deaths=1),
+    "a claim by cas": groups,
+    "repair": partial(groups, mortal=("P",), deaths=1),
+}
+
+#: What was found missing, and how that shows.
+MENDS = {
+    # A hint named a slot and some bits of its generation: after so many uses it passed for a hint to another call.
+    "the lane of a hint": (reused_slots, "W runs slot 0, a call of lane 1"),
+    "the tail of a hint": (instance, "slot 2 begins before slot 1"),
+    # An entry stayed REQUESTED until the zygote had noted its child: the next one started another under the same number.
+    "a number of the start": (starting, "as another does already"),
+    # A mark's number comes round: the mark of an earlier drop, or of another slot, passed for that of the last one.
+    "the slot of a mark": (giving, "slot 3 stays taken"),
+    "a number not shown": (giving, "slot 3 stays taken"),
+    "the mark stays": (freed_by_another, "a hold on slot 1 is given back twice"),
+    # Whoever took the last hold off a slot had to free it, and others' notes said that they might: both could be wrong.
+    "a claim before freeing": (partial(calls, mortal=("W",), deaths=1), "slot 0 stays taken"),
+    "the generation of what is freed": (others_slot, "slot 0 is given back while it is held"),
+    # What the burial itself held or took back was lost, or taken back twice, when the zygote died in it.
+    "a bit for the burial's hold": (partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True), "stays taken"),
+    "one step for what is pending": (
+        partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+        "given back twice",
+    ),
+    # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.
+    "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
+}
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+def test_no_order_of_steps_and_no_death_loses_anything(name):
+    explored = explore(SCENARIOS[name](), most=1_000_000)
+    assert explored.states > 50
+    assert explored.ends
+
+
+@pytest.mark.storm
+@pytest.mark.skipif(not LONG, reason="minutes: FLAME_FAST_STORM=1")
+@pytest.mark.parametrize("name", LONG_SCENARIOS)
+def test_no_order_of_steps_and_no_death_loses_anything_in_larger_worlds(name):
+    assert explore(LONG_SCENARIOS[name](), most=30_000_000).ends
+
+
+@pytest.mark.parametrize("what", NEEDED)
+def test_what_is_left_out_is_missed(what):
+    """A model that cannot fail would say nothing of the one that does not."""
+    with pytest.raises(Violation) as found:
+        explore(NEEDED[what](without=(what,)))
+    assert found.value.trace
+
+
+@pytest.mark.parametrize("what", MENDS)
+def test_what_was_wrong_is_found(what):
+    scenario, shows = MENDS[what]
+    with pytest.raises(Violation, match=shows):
+        explore(scenario(without=(what,)))
+
+
+# ---- the explorer itself -------------------------------------------------------------------------------------------------
+
+
+def count_up():
+    value = yield load("count")
+    yield store("count", value + 1)
+
+
+def counted(words):
+    return None if words["count"] == 2 else f"two count, and there are {words['count']}"
+
+
+def test_the_fewest_steps_to_a_fault_are_told():
+    scenario = Scenario({"count": 0}, {"A": count_up, "B": count_up}, at_end=(counted,))
+    with pytest.raises(Violation) as found:
+        explore(scenario)
+    assert [line.partition(":")[0] for line in found.value.trace[:-1]] in (
+        list("ABAB"),
+        list("ABBA"),
+        list("BAAB"),
+        list("BABA"),
+    )
+
+
+def test_a_death_comes_after_any_write():
+    def writer():
+        for value in range(1, 4):
+            yield store("count", value)
+
+    seen = set()
+    scenario = Scenario(
+        {"count": 0},
+        {"A": writer},
+        mortal=("A",),
+        deaths=1,
+        at_end=(lambda words: seen.add((words["dead", "A"], words["count"])),),
+    )
+    explore(scenario)
+    assert seen == {(1, 0), (1, 1), (1, 2), (0, 3)}  # with the third it has ended
+
+
+def test_a_wake_up_that_comes_too_early_is_lost():
+    def sleeper():
+        yield from futex_wait("word", 0)
+
+    def caller():
+        yield futex_wake("word", 1)
+
+    def lost(words):
+        return "asleep" if words["over"] == 0 else None
+
+    def marked():
+        yield from sleeper()
+        yield store("over", 1)
+
+    with pytest.raises(Violation, match="asleep"):
+        explore(Scenario({"word": 0, "over": 0}, {"A": marked, "B": caller}, at_end=(lost,)))
+
+
+def test_a_word_that_is_not_private_is_not_taken_for_one():
+    scenario = Scenario({"count": 0}, {"A": count_up, "B": count_up}, private={"count": "A"})
+    with pytest.raises(ModelError, match="not its own"):
+        explore(scenario)
+
+
+def test_states_that_only_look_the_same_are_noticed():
+    """What is on a frame's stack is no variable: here the sum so far."""
+
+    def sums():
+        total = (yield choose(1, 2)) + (yield load("count"))
+        yield cas("count", 0, total)
+
+    with pytest.raises(ModelError, match="look the same"):
+        explore(Scenario({"count": 0}, {"A": sums}))
+
+
+def test_a_killed_process_stands_still():
+    def killer():
+        yield kill("A")
+        yield add("count", 5)
+
+    seen = set()
+
+    def victim():
+        yield when(lambda words: words["count"] == 5)
+        yield store("count", 0)
+
+    explore(Scenario({"count": 0}, {"A": victim, "B": killer}, at_end=(lambda words: seen.add(words["count"]),)))
+    assert seen == {5}
+
+
+MODELS = ["protocol_model.py", "protocol_scenarios.py", "waking_model.py", "groups_model.py", "starting_model.py"]
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_yield_comes_first_in_its_expression(name):
+    """What stands before it would be on the frame's stack, which tells two states apart and is not seen."""
+    tree = ast.parse((Path(__file__).parent / name).read_text())
+    parents = {child: parent for parent in ast.walk(tree) for child in ast.iter_child_nodes(parent)}
+    late = [
+        node.lineno for node in ast.walk(tree) if isinstance(node, ast.Yield | ast.YieldFrom) and not is_first(node, parents)
+    ]
+    assert not late, f"{name}: lines {late}"
+
+
+def is_first(node, parents):
+    """Whether nothing of the statement is computed before this node and kept."""
+    while isinstance(parent := parents[node], ast.expr):
+        if not isinstance(parent, ast.BoolOp | ast.IfExp):  # of these what was computed before is gone
+            values = [child for child in ast.iter_child_nodes(parent) if isinstance(child, ast.expr)]
+            if values[0] is not node:
+                return False
+        node = parent
+    return True
