@@ -30,7 +30,18 @@ class Protocol:
     """Programs over one set of slots and lanes; every method is a generator that process `me` runs."""
 
     def __init__(
-        self, slots, processes, lanes=(0,), ordered=(), ring=2, marks=2, inputs=None, without=(), serves=None, earlier=None
+        self,
+        slots,
+        processes,
+        lanes=(0,),
+        ordered=(),
+        ring=2,
+        marks=2,
+        inputs=None,
+        without=(),
+        serves=None,
+        earlier=None,
+        per_word=0,
     ):
         self.slots = slots  # how many
         self.processes = processes
@@ -41,6 +52,7 @@ class Protocol:
         self.inputs = inputs or {}  # task -> the slots it waits for
         self.serves = serves or {}  # process -> lane, of an instance's process
         self.earlier = earlier or {}  # (slot, generation) -> the call of the same lane that must have ended before it begins
+        self.per_word = per_word  # of an input's bits in a word of level 0; 0: there is one level only
         self.without = frozenset(without)
 
     def has(self, what):
@@ -75,9 +87,28 @@ class Protocol:
             ("orphaned", slot): 0,
             ("top", slot): GONE,
         }
+        if self.per_word and slot in self.inputs:
+            words.update((word, frozenset()) for word, _ in self.all_missing(slot)[:-1])
         for number in range(len(self.inputs.get(slot, ()))):
             words.update({("next", slot, number): GONE, ("input", slot, number): NO_INPUT})
         return words
+
+    def bits_of(self, task):
+        """An input's bit each, and the submitter's own."""
+        return (*range(len(self.inputs[task])), "own")
+
+    def word_of(self, task, bit):
+        """Which word of level 0 has a bit."""
+        return self.bits_of(task).index(bit) // self.per_word
+
+    def all_missing(self, task):
+        """What `inputs_fill` writes: pairs of words and values."""
+        bits = self.bits_of(task)
+        if not self.per_word:
+            return [(("top", task), frozenset(bits))]
+        numbers = range(0, len(bits), self.per_word)
+        low = [(("low", task, at // self.per_word), frozenset(bits[at : at + self.per_word])) for at in numbers]
+        return [*low, (("top", task), frozenset(range(len(low))))]
 
     # ---- slots.pxi, groups.pxi -----------------------------------------------------------------------------------------
 
@@ -354,9 +385,8 @@ class Protocol:
 
     def add_inputs(self, me, index):
         inputs = self.inputs[index]
-        missing = frozenset(range(len(inputs))) | {"own"}
         words = [(("next", index, number), None) for number in range(len(inputs))]
-        yield stores((("top", index), missing), (("orphaned", index), 0), *words)
+        yield stores((("orphaned", index), 0), *self.all_missing(index), *words)
         yield store(("inputs", index), 1)
         for number, input in enumerate(inputs):
             if self.has("pending"):
@@ -384,6 +414,11 @@ class Protocol:
 
     def inputs_clear(self, me, task, bit):
         """True to the one who clears the last."""
+        if self.per_word:
+            at = self.word_of(task, bit)
+            if (yield from self.low_clear(("low", task, at), bit)):
+                return False
+            bit = at
         while True:
             word = yield load(("top", task))
             if word == GONE:
@@ -393,6 +428,13 @@ class Protocol:
             left = word - {bit}
             if (yield cas(("top", task), word, left or ("all there", me))):
                 return not left
+
+    def low_clear(self, word, bit):
+        """Clears a bit of level 0, in one step; what is left."""
+        while True:
+            bits = yield load(word)
+            if (yield cas(word, bits, bits - {bit})):
+                return bits - {bit}
 
     def give_back_inputs(self, me, index):
         if not (yield load(("inputs", index))):
@@ -686,7 +728,7 @@ class Protocol:
                 continue
             if input_state[1] == FAILED:
                 yield from self.fail_unstarted(me, index)
-            yield from self.input_arrived(me, index, number, ())
+            yield from self.tell_again(me, index, number)
         creator = yield load(("creator", index))
         if self.has("adopt") and (creator == dead or (yield load(("orphaned", index)))):
             yield from self.adopt(me, index)
@@ -696,11 +738,15 @@ class Protocol:
 
     def adopt(self, me, index):
         if not (yield from self.is_missing(index, "own")):
+            if self.per_word and self.has("the levels above"):
+                yield from self.clear_above(me, index, "own")
             return
         yield store(("orphaned", index), 1)
         yield from self.fail_unstarted(me, index)
         for number in range(len(self.inputs[index])):
             if not (yield from self.is_missing(index, number)):
+                if self.per_word and self.has("the levels above"):
+                    yield from self.clear_above(me, index, number)
                 continue
             input = yield load(("input", index, number))
             if (yield from self.stands_on(me, input, (index, number))):
@@ -709,11 +755,43 @@ class Protocol:
                 continue
             if self.has("is_walked") and not (yield from self.is_walked(input)):
                 return
-            yield from self.input_arrived(me, index, number, ())
+            yield from self.tell_again(me, index, number)
         yield from self.input_arrived(me, index, "own", ())
 
+    def clear_above(self, me, index, bit):
+        """Goes on where a dead one may have stopped between two levels, once nobody living can be there.
+
+        If another dead one may be there, that one's burial goes on.
+        """
+        for number in range(len(self.inputs[index])):
+            if self.word_of(index, number) != self.word_of(index, bit):
+                continue
+            if (yield from self.is_missing(index, number)):
+                return
+            top = yield load(("top", index))
+            if isinstance(top, tuple):
+                return
+            input = yield load(("input", index, number))
+            if input == NO_INPUT:
+                return
+            yield when(self.is_walked_by_the_living, input)
+            if (yield load(("holds", input))) & RUN:
+                return
+        yield from self.input_arrived(me, index, bit, ())
+
+    def is_walked_by_the_living(self, words, input):
+        finisher = words["state", input][2]
+        return not words["holds", input] & RUN or not finisher or words["dead", finisher]
+
+    def tell_again(self, me, index, bit):
+        """An input that is there; whoever has cleared its bit already is not to be overtaken between two levels."""
+        if not self.per_word or not self.has("the levels above") or (yield from self.is_missing(index, bit)):
+            yield from self.input_arrived(me, index, bit, ())
+        else:
+            yield from self.clear_above(me, index, bit)
+
     def is_missing(self, index, bit):
-        word = yield load(("top", index))
+        word = yield load(("low", index, self.word_of(index, bit)) if self.per_word else ("top", index))
         if word == GONE:
             yield fail(f"the inputs of {index} are looked at, which are given back")
         return not isinstance(word, tuple) and bit in word
@@ -737,13 +815,22 @@ class Protocol:
         if has_inputs:
             top = yield load(("top", index))
             has_inputs = not isinstance(top, tuple)
+        yield store(("promoting", me), index)
         if has_inputs and self.has("waiting again"):
             yield store(("state", index), (state[0], WAITING, NOBODY))
+            if self.has("a look after it waits again"):
+                yield from self.promote_if_there(me, index)
+            yield store(("promoting", me), None)
             return
-        yield store(("promoting", me), index)
         yield store(("state", index), (state[0], READY, NOBODY))
         yield from self.lane_push(me, lane, index, state)
         yield store(("promoting", me), None)
+
+    def promote_if_there(self, me, index):
+        """Whoever cleared the last bit meanwhile found the task claimed."""
+        top = yield load(("top", index))
+        if isinstance(top, tuple):
+            yield from self.promote(me, index, ())
 
     def bury_giving(self, me, dead):
         edge = yield load(("giving_edge", dead))
@@ -860,6 +947,8 @@ class Protocol:
         lane = yield load(("lane", index))
         if state[1] == READY and lane not in self.ordered:
             yield from self.lane_push(me, lane, index, state)
+        if state[1] == WAITING and self.has("a look after it waits again"):
+            yield from self.promote_if_there(me, index)
         yield store(("promoting", dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):

@@ -16,6 +16,7 @@ from protocol_model import (
     Protocol,
     freed_too_early,
     has_ended,
+    is_dead,
     taken,
     unfinished,
 )
@@ -39,6 +40,12 @@ def finished(slot, by, holds):
     return {("state", slot): (0, DONE, by), ("holds", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
 
 
+def serve_after(protocol, dead):
+    """Another worker's life, in place of a dead one."""
+    yield when(is_dead, dead)
+    yield from protocol.serve("N")
+
+
 def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=False):
     """A scenario in which everything must come back; with deaths, a zygote, and a worker that it starts for the first."""
     programs = dict(programs)
@@ -50,6 +57,11 @@ def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=
             unborn = ("N",)
             programs["N"] = functools.partial(protocol.serve, "N")
     if successor:
+        unborn = ()
+        programs[ZYGOTE] = functools.partial(protocol.supervise, ZYGOTE, mortal)
+        programs.pop("N", None)
+        if mortal[0] != "S":
+            programs["N"] = functools.partial(serve_after, protocol, mortal[0])
         programs["zygote 2"] = functools.partial(protocol.supervise, ZYGOTE, mortal, (), ZYGOTE)
         mortal = (*mortal, ZYGOTE)
     return Scenario(
@@ -217,11 +229,13 @@ def freed_by_another(without=()):
 # ---- inputs ------------------------------------------------------------------------------------------------------------
 
 
-def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=False, successor=False):
+def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=False, successor=False, per_word=0):
     """S queues a task that waits for `count` calls, which the workers are just finishing."""
     task = count
     names = ("S", "W", "V")[: 1 + workers]
-    protocol = Protocol(task + 1, (*names, "N", ZYGOTE), inputs={task: tuple(range(count))}, without=without)
+    protocol = Protocol(
+        task + 1, (*names, "N", ZYGOTE), inputs={task: tuple(range(count))}, without=without, per_word=per_word
+    )
     words = {}
     for index in range(count):
         words.update(running(index, names[1 + index % workers], "S"))
@@ -241,6 +255,26 @@ def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=
     programs = {"S": submitter}
     programs.update((name, functools.partial(worker, name, first)) for first, name in enumerate(names[1:]))
     return scene(protocol, programs, words, mortal, deaths, successor=successor)
+
+
+def half_failed(without=()):
+    """W has died right after it published a failure, for which a task of S waits; the zygote dies in W's burial."""
+    protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
+    words = {**protocol.words(), **running(0, "W", "S"), ("state", 0): (0, FAILED, "W"), ("dead", "W"): 1}
+
+    def submitter():
+        yield from protocol.submit("S", 1)
+        yield from protocol.drop("S", 0)
+        yield from protocol.drop("S", 1)
+
+    programs = {
+        "S": submitter,
+        "N": lambda: protocol.serve("N"),
+        ZYGOTE: lambda: protocol.supervise(ZYGOTE, ("W",)),
+        "zygote 2": lambda: protocol.supervise(ZYGOTE, ("W",), (), ZYGOTE),
+    }
+    ends = (functools.partial(unfinished, slots=2), functools.partial(taken, slots=2))
+    return Scenario(words, programs, mortal=(ZYGOTE,), deaths=1, owned=protocol.owned(), at_end=ends)
 
 
 def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False):

@@ -33,6 +33,7 @@ from protocol_scenarios import (
     claimed_to_fail,
     freed_by_another,
     giving,
+    half_failed,
     helping,
     inputs,
     instance,
@@ -72,6 +73,7 @@ SCENARIOS = {
     "both inputs fail, one's worker dies": partial(standing, mortal=("W",), deaths=1, fails=(0, 1)),
     "a task claimed to fail": claimed_to_fail,
     "the submitter dies, then the zygote": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+    "an input of many, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,), per_word=1),
     "holds given back, and marks that come round": giving,
     "sleeping": partial(sleeping, tasks=1),
     "sleeping beside one seat": partial(sleeping, kind=Seated, tasks=1),
@@ -91,9 +93,12 @@ LONG_SCENARIOS = {
     "a call, and two deaths": partial(calls, mortal=("S", "W"), deaths=2, times=1, ring=4),
     "an input kept, its worker dies": partial(inputs, mortal=("W",), deaths=1, keeps=True),
     "an input fails, worker and submitter die": partial(inputs, mortal=("S", "W"), deaths=2, fails=(0,)),
-    "an input, worker and submitter die": partial(inputs, mortal=("S", "W"), deaths=2),
     "two inputs, the worker dies": partial(inputs, count=2, mortal=("W",), deaths=1),
     "two inputs, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1),
+    "inputs of many, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1, per_word=2),
+    "an input that a dead one has failed, the zygote dies": half_failed,
+    "inputs of many, the worker dies": partial(inputs, count=3, mortal=("W",), deaths=1, fails=(0,), per_word=2),
+    "an input fails, its worker and the zygote die": partial(inputs, mortal=("W",), deaths=2, fails=(0,), successor=True),
     "both inputs' workers die": partial(standing, fails=(0,)),
     "a worker dies, then the zygote": partial(standing, mortal=("W",), deaths=2, fails=(0, 1), successor=True),
     "holds given back, two die": partial(giving, mortal=("P", "Q"), deaths=2),
@@ -170,6 +175,10 @@ MENDS = {
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
         "given back twice",
     ),
+    # Between two levels of an input's bits the submitter may die, and whoever goes on there may overtake another.
+    "the levels above": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
+    # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
+    "a look after it waits again": (half_failed, "slot 1 is waiting for ever"),
     # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.
     "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
 }
@@ -202,6 +211,14 @@ def test_what_was_wrong_is_found(what):
     scenario, shows = MENDS[what]
     with pytest.raises(Violation, match=shows):
         explore(scenario(without=(what,)))
+
+
+def test_a_slot_was_freed_twice():
+    """A process that had taken another's last hold off, deep in freeing a slot, named only the inner one meanwhile."""
+    scenario = inputs(mortal=("S",), deaths=1, fails=(0,), without=("a claim before freeing",))
+    scenario.at_end = ()  # what is lost by that is found earlier
+    with pytest.raises(Violation, match="slot 1 is given back twice"):
+        explore(scenario)
 
 
 # ---- the explorer itself -------------------------------------------------------------------------------------------------
