@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     Findings = Iterator[tuple[object, str]]
 
-FINISHED = ("DONE", "FAILED")
+FINISHED = ("DONE", "FAILED", "LEAVING")
 #: A lane's ring has room for so many entries.
 MOST_ENTRIES = 1 << 20
 #: Links of a chain that are told, from its beginning and its end.

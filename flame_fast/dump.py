@@ -120,7 +120,7 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
         ("building", "fills in slot {}"),
         ("taking", "takes the block at {}"),
         ("promoting", "queues slot {}"),
-        ("freeing", "gives a hold on slot {} back"),
+        ("rotating", "moves the hint to slot {} to its lane's end"),
         ("giving_slot", "gives an input's hold on slot {} back"),
     ):
         if process[name] is not None:

@@ -3,14 +3,17 @@
 cdef int64_t WALK_NS = 20_000_000
 
 cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
-    """Holds a slot that one only came across, if it is still of `state`'s generation; give it back by release_count."""
+    """Holds a slot that the zygote only came across, if it is still of `state`'s generation; give HOLD_BURIAL back.
+
+    A bit, not a count: the zygote that follows a dead one finds it and takes it off.
+    """
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t holds = ff_load32(&slot.holds)
     while holds:
-        if ff_cas32(&slot.holds, holds, holds + 1):
+        if ff_cas32(&slot.holds, holds, holds | HOLD_BURIAL):
             if generation_of(ff_load64(&slot.state)) == generation_of(state):
                 return 1
-            release_count(memory, index)
+            release_bits(memory, index, HOLD_BURIAL)
             return 0
         holds = ff_load32(&slot.holds)
     return 0
@@ -33,7 +36,7 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
         log_finished(memory, slot.creator, index)
     release_bits(memory, index, HOLD_RUN)
     wake_waiters(memory, slot.creator)
-    release_count(memory, index)
+    release_bits(memory, index, HOLD_BURIAL)
 
 cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
     """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
@@ -61,9 +64,9 @@ cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const ch
         input_arrived(memory, index, i, NULL)
     if slot.creator == dead or inputs.orphaned:
         adopt(memory, index, error, nbytes)
-    if ff_load64(inputs_top(inputs)) == all_there_by(dead):
+    if clear_again(memory, inputs, dead) or ff_load64(inputs_top(inputs)) == cleared_by(dead):
         all_arrived(memory, index, NULL)
-    release_count(memory, index)
+    release_bits(memory, index, HOLD_BURIAL)
 
 cdef void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
     """A task whose submitter died before it stood on all of its inputs' lists fails; and what it holds comes back.
@@ -116,10 +119,12 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
         write_result(memory, index, error, nbytes)
         finish(memory, index, FAILED, NULL)
         return
+    memory.processes[memory.me].promoting = index + 1
     if slot.inputs and not all_there(<Inputs *> (memory.base + slot.inputs)):
         ff_exchange64(&slot.state, with_status(state, WAITING, 0))
+        promote_if_there(memory, index)     # whoever has cleared the last bit just now found it claimed
+        memory.processes[memory.me].promoting = 0
         return
-    memory.processes[memory.me].promoting = index + 1
     ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
     lane_push(memory, lane, index)
     wake_lane(memory, lane)
@@ -129,21 +134,18 @@ cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
     """A hold on an input that the dead process had crossed out in the edge, and perhaps not taken off the count."""
     cdef Process *process = &memory.processes[dead]
     cdef Edge *edge = <Edge *> (memory.base + process.giving_edge)
-    cdef uint32_t index = <uint32_t> process.giving_slot, task, giver
+    cdef uint32_t index = <uint32_t> process.giving_slot, giver
     if not process.giving_edge:
         return
-    task = edge.task
     if edge.input == NO_INPUT:
         giver = ff_load32(&memory.slots[index].giver)       # first: whoever overwrites it has said so before
         if giver != giver_of(dead, process.giving) and ff_load64(&process.given) != process.giving:
             drop_count(memory, index, dead)
     ff_store64(&process.giving_edge, 0)
-    bury_freeing(memory, task, dead)                        # if it was for that that the inputs were given back
 
 cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
-    """The slot and the block that a dead process was taking, filling or about to put down somewhere; the slot it was freeing."""
+    """The slot and the block that a dead process was taking, filling or about to put down somewhere."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
-    cdef uint64_t freeing = memory.processes[dead].freeing
     cdef uint32_t index = <uint32_t> building - 1
     cdef Slot *slot = &memory.slots[index]
     bury_pending(memory, dead, index if building else NO_INPUT)
@@ -156,38 +158,28 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     if taking and not is_referred_to(memory, taking):
         slab_free(memory, <uint32_t> extent_of(memory, taking), taking)
     memory.processes[dead].taking = 0
-    if freeing:
-        bury_freeing(memory, <uint32_t> freeing - 1, dead)
-    memory.processes[dead].freeing = 0
 
-cdef void bury_freeing(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
-    """The slot that a dead process was giving back. If it was not the one to do it, somebody living names it, or did it.
-
-    Looked for twice: what took it, or frees it, between a look at it and a look at the names, is seen at the second.
-    """
-    cdef uint64_t state = ff_load64(&memory.slots[index].state)
-    if not is_nobodys(memory, index, state) or is_named(memory, index, dead) \
-            or not is_nobodys(memory, index, state) or is_named(memory, index, dead) \
-            or ff_load64(&memory.slots[index].state) != state:
-        return
-    if status_of(state) == FREE:
-        member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
-    else:
+cdef void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+    """A slot that a dead process was giving back, or of which it had the last hold and no more than that."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state)
+    if status_of(state) == LEAVING and owner_of(state) == dead:
+        ff_store64(&slot.state, with_status(state, LEAVING, memory.me))
         slot_return(memory, index)
-
-cdef inline int is_nobodys(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
-    if status_of(state) == FREE:
-        return is_taken(memory, index)
-    return status_of(state) >= DONE and ff_load32(&memory.slots[index].holds) == 0
+    elif (status_of(state) == DONE or status_of(state) == FAILED) and ff_load32(&slot.holds) == 0:
+        slot_leave(memory, index, state)
+    elif status_of(state) == FREE and owner_of(state) == dead and is_taken(memory, index) and not is_built(memory, index) \
+            and ff_load64(&slot.state) == state:        # whoever has taken it since names it, or has changed its state
+        member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
 
 cdef inline int is_taken(Memory *memory, uint32_t index) noexcept nogil:
     return ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1
 
-cdef int is_named(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
-    """Whether a process other than `dead` is taking, filling or freeing a slot."""
+cdef int is_built(Memory *memory, uint32_t index) noexcept nogil:
+    """Whether a process is taking or filling a slot."""
     cdef uint32_t i
     for i in range(ff_load32(&memory.header.process_high)):
-        if i != dead and (ff_load64(&memory.processes[i].building) == index + 1 or ff_load64(&memory.processes[i].freeing) == index + 1):
+        if ff_load64(&memory.processes[i].building) == index + 1:
             return 1
     return 0
 
@@ -204,9 +196,19 @@ cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcep
             inputs = <Inputs *> (memory.base + memory.slots[building].inputs)
             for at in range(inputs.count):
                 written |= edges_of(inputs)[at].input == i
-        if not written:
-            release_count(memory, i)
-        release_bits(memory, i, HOLD_PENDING)
+        drop_pending(memory, i, 0 if written else 1)
+
+cdef void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
+    """Takes HOLD_PENDING off, and the hold that was pending: in one step, since whoever does it may die before it says so."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t held = ff_load64(&slot.state)
+    cdef uint32_t holds = ff_load32(&slot.holds)
+    while holds & HOLD_PENDING:
+        if ff_cas32(&slot.holds, holds, (holds & ~<uint32_t> HOLD_PENDING) - count):
+            if (holds & ~<uint32_t> HOLD_PENDING) == count:
+                slot_leave(memory, index, held)
+            return
+        holds = ff_load32(&slot.holds)
 
 cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     """Whether a block has a place: a dead process may have put it down and not said so any more."""

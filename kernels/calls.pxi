@@ -466,7 +466,7 @@ cdef class Calls(ServiceTable):
             return
         ff_exchange32(&self.memory.processes[self.me].blocked, blocked)
         if blocked:
-            wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+            wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
 
     def owns(self, obj):

@@ -23,7 +23,7 @@ cdef enum:
 
 # ---- what the words say: all that knows how they are packed -------------------------------------------------------------
 
-STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED"}
+STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING"}
 ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
 PROCESS_NAMES = {PROCESS_FREE: "FREE", PROCESS_REQUESTED: "REQUESTED", PROCESS_STARTING: "STARTING", PROCESS_LIVE: "LIVE"}
 LANE_NAMES = {LANE_FREE: "FREE", LANE_OPEN: "OPEN", LANE_CLOSING: "CLOSING", LANE_DEAD: "DEAD"}
@@ -150,7 +150,7 @@ cdef class SegmentReader:
                 "blocked": process.blocked != 0, "spinning": process.spinning, "sleeping": process.sleeping != 0,
                 "seeking": header.seeker == i + 1, "retiring": process.retiring != 0, "waiters": process.waiters,
                 "runs": noted(process.current), "building": noted(process.building), "promoting": noted(process.promoting),
-                "freeing": noted(process.freeing), "taking": process.taking or None,
+                "rotating": noted(process.rotating), "taking": process.taking or None,
                 "giving_edge": process.giving_edge or None, "giving_slot": process.giving_slot if process.giving_edge else None,
             })
         return found
@@ -278,12 +278,12 @@ cdef class SegmentReader:
             return 0
         found["inputs"] = inputs.count
         self.copy(offset + inputs.level_at[inputs.levels - 1], &top, 8)
-        if top >> ALL_THERE_SHIFT:
+        if top >> CLEARED_SHIFT:
             return 0
         for bit in range(inputs.count + 1):
-            if bit & 63 == 0:
-                self.copy(offset + inputs.level_at[0] + 8 * (bit >> 6), &word, 8)
-            if not word >> (bit & 63) & 1:
+            if bit % WORD_BITS == 0:
+                self.copy(offset + inputs.level_at[0] + 8 * (bit // WORD_BITS), &word, 8)
+            if word >> CLEARED_SHIFT or not word >> (bit % WORD_BITS) & 1:
                 continue
             if bit == inputs.count:
                 found["submitting"] = True

@@ -19,50 +19,62 @@ cdef uint64_t inputs_bytes(uint32_t count, Inputs *inputs) noexcept nogil:
     while True:
         inputs.level_at[inputs.levels] = nbytes
         inputs.levels += 1
-        if bits <= TOP_BITS:
-            return nbytes + 8
-        bits = (bits + 63) >> 6
+        bits = (bits + WORD_BITS - 1) // WORD_BITS
         nbytes += 8 * <uint64_t> bits
+        if bits == 1:
+            return nbytes
 
 cdef void inputs_fill(Inputs *inputs) noexcept nogil:
     """Every input is missing, and the submitter's own bit."""
-    cdef uint32_t bits = inputs.count + 1, level, words
+    cdef uint32_t bits = inputs.count + 1, level, words, i
     for level in range(inputs.levels):
-        words = (bits + 63) >> 6
-        memset(inputs_level(inputs, level), 0xFF, 8 * <size_t> words)
-        if bits & 63:
-            inputs_level(inputs, level)[words - 1] = (<uint64_t> 1 << (bits & 63)) - 1
+        words = (bits + WORD_BITS - 1) // WORD_BITS
+        for i in range(words):
+            inputs_level(inputs, level)[i] = (<uint64_t> 1 << min(bits - i * WORD_BITS, <uint32_t> WORD_BITS)) - 1
         bits = words
 
 cdef inline int is_missing(Inputs *inputs, uint32_t bit) noexcept nogil:
-    cdef uint64_t word = ff_load64(&inputs_level(inputs, 0)[bit >> 6])
-    if inputs.levels == 1 and word >> ALL_THERE_SHIFT:
-        return 0
-    return word >> (bit & 63) & 1
+    cdef uint64_t word = ff_load64(&inputs_level(inputs, 0)[bit // WORD_BITS])
+    return not word >> CLEARED_SHIFT and word >> (bit % WORD_BITS) & 1
 
 cdef inline int all_there(Inputs *inputs) noexcept nogil:
-    return ff_load64(inputs_top(inputs)) >> ALL_THERE_SHIFT
+    return ff_load64(inputs_top(inputs)) >> CLEARED_SHIFT
 
 cdef int inputs_clear(Memory *memory, Inputs *inputs, uint32_t bit) noexcept nogil:
-    """Marks one input as there; 1 when it was the last one missing, to exactly one process."""
-    cdef uint32_t level
-    cdef uint64_t *top = inputs_top(inputs)
-    cdef uint64_t mask, word, left
-    for level in range(inputs.levels - 1):
-        mask = ~(<uint64_t> 1 << (bit & 63))
-        if ff_and64(&inputs_level(inputs, level)[bit >> 6], mask) & mask:
-            return 0
-        bit >>= 6
-    while True:
-        word = ff_load64(top)
-        if word >> ALL_THERE_SHIFT or not word >> bit & 1:
-            return 0
-        left = word & ~(<uint64_t> 1 << bit)
-        if ff_cas64(top, word, left or all_there_by(memory.me)):
-            return left == 0
+    """Marks one input as there; 1 when it was the last one missing, to exactly one process. Idempotent."""
+    return clear_from(memory, inputs, 0, bit)
 
-cdef inline uint64_t all_there_by(uint32_t process) noexcept nogil:
-    return <uint64_t> 1 << ALL_THERE_SHIFT | <uint64_t> process << LAST_SHIFT
+cdef int clear_from(Memory *memory, Inputs *inputs, uint32_t level, uint32_t bit) noexcept nogil:
+    """Clears a bit of one level, and those above of words that are cleared by that. After the last bit of a word, and not before,
+    may the block be gone: only who has cleared that goes on in it."""
+    cdef uint32_t levels = inputs.levels
+    cdef uint64_t *at
+    cdef uint64_t word, left = 0
+    while level < levels and left == 0:
+        at = &inputs_level(inputs, level)[bit // WORD_BITS]
+        while True:
+            word = ff_load64(at)
+            if word >> CLEARED_SHIFT or not word >> (bit % WORD_BITS) & 1:
+                return 0
+            left = word & ~(<uint64_t> 1 << (bit % WORD_BITS))
+            if ff_cas64(at, word, left or cleared_by(memory.me)):
+                break
+        bit //= WORD_BITS
+        level += 1
+    return left == 0
+
+cdef inline uint64_t cleared_by(uint32_t process) noexcept nogil:
+    return <uint64_t> 1 << CLEARED_SHIFT | <uint64_t> process << LAST_SHIFT
+
+cdef int clear_again(Memory *memory, Inputs *inputs, uint32_t dead) noexcept nogil:
+    """Goes on above the words whose last bit a dead process cleared; 1 when that was the last one missing of all."""
+    cdef uint32_t level, i, words = inputs.count + 1
+    for level in range(inputs.levels - 1):
+        words = (words + WORD_BITS - 1) // WORD_BITS
+        for i in range(words):
+            if ff_load64(&inputs_level(inputs, level)[i]) == cleared_by(dead) and clear_from(memory, inputs, level + 1, i):
+                return 1
+    return 0
 
 cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
     """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
@@ -88,33 +100,37 @@ cdef void give_back_input(Memory *memory, Edge *edge) noexcept nogil:
         drop_count(memory, held, memory.me)
     ff_store64(&process.giving_edge, 0)
 
-cdef int promote(Memory *memory, uint32_t index, int64_t *kept) noexcept nogil:
-    """The last input of a task is there: this process keeps it, or WAITING -> READY and queued (in an ordered lane it stands
-    already)."""
+cdef void promote(Memory *memory, uint32_t index, uint64_t state, int64_t *kept) noexcept nogil:
+    """The last input of a task is there, which was of this state: if it is WAITING, this process keeps it, or it becomes READY and is
+    queued (in an ordered lane it stands already)."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state)
     if status_of(state) != WAITING:
-        return 0
+        return
     if kept != NULL and kept[0] < 0 and slot.lane == 0:
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
             kept[0] = index
-        return 1
+        return
     memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
         if not memory.lanes[slot.lane].ordered:
             lane_push(memory, slot.lane, index)
         wake_lane(memory, slot.lane)
     memory.processes[memory.me].promoting = 0
-    return 1
+
+cdef void promote_if_there(Memory *memory, uint32_t index) noexcept nogil:
+    """Promotes a task that was claimed when its last input came, and waits again. If its state stays, the inputs looked at are its own."""
+    cdef uint64_t state = ff_load64(&memory.slots[index].state), inputs = memory.slots[index].inputs
+    if status_of(state) == WAITING and inputs and all_there(<Inputs *> (memory.base + inputs)):
+        promote(memory, index, state, NULL)
 
 cdef void input_arrived(Memory *memory, uint32_t task, uint32_t bit, int64_t *kept) noexcept nogil:
-    """May be said twice of the same input."""
+    """Idempotent."""
     if inputs_clear(memory, <Inputs *> (memory.base + memory.slots[task].inputs), bit):
         all_arrived(memory, task, kept)
 
 cdef void all_arrived(Memory *memory, uint32_t task, int64_t *kept) noexcept nogil:
     """A task stands on no list any more. One that has failed long ago gives its inputs back now (or at `slot_return`)."""
-    promote(memory, task, kept)
+    promote(memory, task, ff_load64(&memory.slots[task].state), kept)
     if status_of(ff_load64(&memory.slots[task].state)) >= DONE:
         give_back_inputs(memory, &memory.slots[task])
     release_bits(memory, task, HOLD_EDGES)

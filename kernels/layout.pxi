@@ -78,6 +78,7 @@ cdef enum:
     RUNNING = 3                 # its owner has claimed it, executes it, or writes its outcome
     DONE = 4
     FAILED = 5
+    LEAVING = 6                 # nobody holds it any more: its owner gives it back
 
 # Bits of Slot.holds. The slot is freed by whoever clears the last of them.
 cdef enum:
@@ -85,7 +86,8 @@ cdef enum:
     HOLD_RUN = 0x40000000       # not finished yet
     HOLD_EDGES = 0x20000000     # still stands on some input's waiter list
     HOLD_PENDING = 0x10000000   # its creator is just adding a task to the count, and has not written down that it did
-    HOLD_COUNT = 0x0FFFFFFF     # unfinished tasks that have it as an input
+    HOLD_BURIAL = 0x08000000    # the zygote, while it settles what a dead process left
+    HOLD_COUNT = 0x07FFFFFF     # unfinished tasks that have it as an input
 
 cdef enum:
     WAITERS_CLOSED = 1          # Slot.waiters: finished, no edge may be pushed any more
@@ -215,7 +217,7 @@ cdef struct Header:
     uint32_t warned             # [cas] some worker has told that imports seed a global generator
     uint8_t pad3[36]
     uint32_t pool_wake          # futex of idle pool workers
-    uint32_t pool_sleepers      # [cas] of them asleep and not yet called
+    uint32_t pool_sleepers      # [cas, with `pool_wake` as one word] of them asleep and not yet called, or more
     uint8_t pad4[56]
     uint64_t sought_ns          # [owner: the seeker] when it looked last
     uint32_t seeker             # [cas] pool worker + 1 that looks for tasks while others sleep
@@ -239,14 +241,13 @@ cdef struct Process:
     uint32_t lane               # an instance's lane
     uint32_t blocked            # [owner: itself] its task waits for other tasks: a worker is added beside it
     uint32_t spinning           # [cas] spinner's tokens that its threads hold
-    uint32_t sleeping           # [owner: itself] it counts among pool_sleepers
+    uint32_t sleeping           # [owner: itself] it has counted itself among the sleepers: for those who look only
     uint32_t retiring           # it leaves of its own accord
     uint64_t current            # [owner: itself] slot it runs, + 1
     uint64_t building           # [owner: itself] slot it is taking or filling, + 1
     uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
     uint64_t rotating           # [owner: itself] slot whose hint it is moving to the lane's end, + 1
-    uint64_t freeing            # [owner: itself] slot that it is giving a hold on back, or all of it, + 1
     uint64_t giving             # [owner: itself] its release_counts so far, those of the entry's former processes too
     uint64_t given              # [cas] the last of them that somebody knows to be done
     uint64_t giving_edge        # [owner: itself] offset of the edge whose hold it is giving back; 0: none
@@ -263,7 +264,7 @@ cdef struct Process:
     uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
     uint64_t definition_bytes
     uint64_t born               # [owner: itself] when it started, as /proc tells it: with `pid` it is nobody else's; 0: not told yet
-    uint8_t pad1[8]
+    uint8_t pad1[16]
 
 cdef struct Service:
     uint32_t state              # [cas]
@@ -285,7 +286,7 @@ cdef struct Lane:
     uint32_t limit              # seats; 0: as many as there are workers
     uint32_t sticky             # a worker keeps its seat between calls
     uint32_t wake               # futex of an instance's idle process
-    uint32_t sleepers           # [cas]
+    uint32_t sleepers           # [cas, with `wake` as one word]
     uint32_t process            # [cas] an instance's process, + 1
     uint32_t pad2
     uint64_t error              # [owner: zygote] block with the error of a dead lane
@@ -323,13 +324,13 @@ cdef struct Edge:
     uint32_t input              # [cas] slot waited for; NO_INPUT once the task's hold on it is given back
     uint32_t pad
 
-# Block of a task with inputs: this header, `count` edges, then a tree of bit words. Bit i of level 0 is set while input i
-# is missing (bit `count` is the submitter's own); bit j of a higher level while word j below it is not zero. Clearing a
-# bit twice is harmless, so a list may be walked again. The one word of the top level has TOP_BITS such bits; it ends as
-# ALL_THERE and the process that cleared the last bit, which alone makes the task ready.
+# Block of a task with inputs: this header, `count` edges, then a tree of bits. Bit i of level 0 is set while input i is
+# missing (bit `count` is the submitter's own); bit j of a higher level while word j below it is not cleared. A word has
+# WORD_BITS of them. Whoever clears its last bit leaves a mark there in the same step, and alone clears the bit above, or, at the
+# one word of the top, makes the task ready: after its death it is known whose that was to do.
 cdef enum:
-    TOP_BITS = 48
-    ALL_THERE_SHIFT = 63
+    WORD_BITS = 48
+    CLEARED_SHIFT = 63
     LAST_SHIFT = 48
 
 cdef struct Inputs:

@@ -229,7 +229,7 @@ cdef class Segment:
         cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
         cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
         settle_pins(self)
-        by_status = [0] * 6
+        by_status = [0] * (LEAVING + 1)
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             by_status[status] += 1

@@ -58,7 +58,7 @@ cdef class ServiceTable(Segment):
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)
-            wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+            wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         elif warmup:
             self.start_instance(service)
         return service, self.memory.services[service].generation, lane
@@ -73,7 +73,7 @@ cdef class ServiceTable(Segment):
             process = &self.memory.processes[i]
             if process.role == ROLE_POOL and not process.stateful and libraries & ~process.preloaded:
                 ff_store32(&process.retiring, 1)
-        wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+        wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
 
     cdef uint32_t _take_lane(self, bint instance) except 0:
@@ -128,7 +128,7 @@ cdef class ServiceTable(Segment):
                 process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
                 process.current = process.building = process.taking = process.giving_edge = 0
-                process.promoting = process.rotating = process.freeing = 0
+                process.promoting = process.rotating = 0
                 process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")

@@ -153,11 +153,10 @@ cdef class Serving(Calls):
         """Spins, then sleeps; CLAIM_EMPTY when woken for another reason than a task, or for none."""
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint instance = process.role == ROLE_INSTANCE
-        cdef uint32_t *sleepers = &self.memory.lanes[process.lane].sleepers if instance else &self.memory.header.pool_sleepers
-        cdef uint32_t *word = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
+        cdef uint32_t *wake = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
         cdef int64_t start = ff_now_ns(), now, index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
-        cdef uint32_t seen, count
-        cdef int i, token = 0, seeking = 0
+        cdef uint32_t calls
+        cdef int i, token = 0, seeking = 0, woken = 0
         while True:
             for i in range(16):
                 index = self._find_task()
@@ -182,19 +181,15 @@ cdef class Serving(Calls):
         spin_ended(&self.memory.for_tasks, index != CLAIM_EMPTY)
         if index != CLAIM_EMPTY:
             return index
-        seen = ff_load32(word)
         process.sleeping = 1
-        ff_add32(sleepers, 1)
-        index = self._find_task()           # pairs with the fence in wake_sleepers
+        calls = sleep_begin(wake)
+        index = self._find_task()           # pairs with a waker's look at the sleepers
         if index == CLAIM_EMPTY and not self._shall_leave() \
                 and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
-            ff_futex_wait(word, seen, IDLE_NS)
-        # A waker has taken this process off the count if the word moved; otherwise it does so itself.
+            woken = ff_futex_wait(wake, calls, IDLE_NS) == 0
         process.sleeping = 0
-        if ff_load32(word) == seen:
-            count = ff_load32(sleepers)
-            while count and not ff_cas32(sleepers, count, count - 1):
-                count = ff_load32(sleepers)
+        if not woken:
+            sleep_end(wake, calls)
         return index
 
     cdef _load_instance(self, host):

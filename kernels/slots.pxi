@@ -26,11 +26,21 @@ cdef int64_t slot_take(Memory *memory) noexcept nogil:
     ff_count(&memory.header.slots_taken)
     return (member >> 6) * GROUP_BITS + (member & 63)
 
+cdef void slot_leave(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
+    """Nobody holds a slot any more: whoever claims it then gives it back. `held`: its state when the caller held it still."""
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state)
+    if generation_of(state) == generation_of(held) and (status_of(state) == DONE or status_of(state) == FAILED) \
+            and ff_cas64(&slot.state, state, with_status(state, LEAVING, memory.me)):
+        slot_return(memory, index)
+
 cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
-    """Gives a slot's blocks and then itself back; its generation goes up, so that who has read its state before cannot claim it."""
+    """Gives back the blocks of a slot that is this process's, LEAVING or FREE, and then itself.
+
+    Its generation goes up, so that who has read its state before cannot claim it. It names who freed it, should its bit stay.
+    """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t inputs = slot.inputs
-    cdef uint64_t outer = free_note(memory, index)
     give_back_inputs(memory, slot)
     slot_release(memory, index, PAYLOAD)
     slot_release(memory, index, RESULT)
@@ -38,16 +48,8 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
         slot.inputs = 0
         block_free(memory, inputs)
     ff_count(&memory.header.slots_freed)
-    ff_store64(&slot.state, (generation_of(slot.state) + 1) << GENERATION_SHIFT)
+    ff_store64(&slot.state, with_status((generation_of(slot.state) + 1) << GENERATION_SHIFT, FREE, memory.me))
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
-    ff_store64(&memory.processes[memory.me].freeing, outer)
-
-cdef inline uint64_t free_note(Memory *memory, uint32_t index) noexcept nogil:
-    """Names a slot that this process may be about to free, before its last hold is gone; returns what was named before."""
-    cdef uint64_t *freeing = &memory.processes[memory.me].freeing
-    cdef uint64_t outer = freeing[0]
-    ff_store64(freeing, index + 1)
-    return outer
 
 cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
@@ -96,11 +98,10 @@ cdef void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept 
 
 cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
     """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
-    cdef uint64_t outer = free_note(memory, index)
+    cdef uint64_t held = ff_load64(&memory.slots[index].state)
     cdef uint32_t before = ff_and32(&memory.slots[index].holds, ~bits)
     if before & bits and not before & ~bits:
-        slot_return(memory, index)
-    ff_store64(&memory.processes[memory.me].freeing, outer)
+        slot_leave(memory, index, held)
 
 cdef void release_count(Memory *memory, uint32_t index) noexcept nogil:
     """Gives a dependent's hold back."""
@@ -129,7 +130,7 @@ cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept no
     """
     cdef Process *process = &memory.processes[giver]
     cdef uint64_t *word = <uint64_t *> &memory.slots[index].holds
-    cdef uint64_t outer = free_note(memory, index), holds
+    cdef uint64_t held = ff_load64(&memory.slots[index].state), holds
     cdef uint64_t mark = <uint64_t> giver_of(giver, process.giving) << 32
     while True:
         holds = ff_load64(word)
@@ -138,8 +139,7 @@ cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept no
             break
     ff_store64(&process.giving_edge, 0)
     if <uint32_t> holds == 1:
-        slot_return(memory, index)
-    ff_store64(&memory.processes[memory.me].freeing, outer)
+        slot_leave(memory, index, held)
 
 cdef inline uint32_t giver_of(uint32_t process, uint64_t giving) noexcept nogil:
     """Process and number of a drop, not 0."""

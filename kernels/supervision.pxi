@@ -72,7 +72,7 @@ cdef class Supervision(Serving):
     def retire(self, uint32_t index):
         """Asks an idle pool worker to leave."""
         ff_store32(&self.memory.processes[index].retiring, 1)
-        wake_sleepers(&self.memory.header.pool_sleepers, &self.memory.header.pool_wake, PROCESS_COUNT)
+        wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
 
     def running_service(self, uint32_t index):
         """(service, method) of the task a process runs, or its instance's service; None if neither."""
@@ -93,7 +93,7 @@ cdef class Supervision(Serving):
         1 what it was changing under the lock, a hold, a slot and a block in its hands; 2 a task that it had begun fails with `error`,
         one it had only claimed is for others, what it was finishing is finished; 3 a task it was queueing is queued, one it was
         submitting fails; 4 services it was making or closing; 5 processes it was asking for are asked for; 6 its futures are
-        dropped; 7 its seats, its token and its place among the sleepers are given back; 8 its services close, an instance's lane
+        dropped; 7 its seats and its token are given back; 8 its services close, an instance's lane
         dies with its queue; 9 the memory that it held or owned is given back; 10 the entry is free, and whoever it was about to
         call is called. Each step may be done twice.
         """
@@ -115,9 +115,14 @@ cdef class Supervision(Serving):
             repair_waiting(&self.memory, i, index, data, nbytes)
         self._queue_again(&process.promoting)
         self._queue_again(&process.rotating)
+        for i in range(high):
+            bury_leaving(&self.memory, i, index)
         self._bury_services(index)
         self._bury_requests(index)
         if index == self.me:                # the zygote before this one: the entry goes on
+            for i in range(high):
+                if ff_load32(&self.memory.slots[i].holds) & HOLD_BURIAL:
+                    release_bits(&self.memory, i, HOLD_BURIAL)
             bury_memory(&self.memory, index)
             memory_own(&self.memory, self.me, self.doorbell)
             return
@@ -141,18 +146,19 @@ cdef class Supervision(Serving):
         wake_everybody(&self.memory)
 
     cdef void _queue_again(self, uint64_t *note) noexcept:
-        """Queues the task that a dead process was queueing, perhaps once more: one hint of the two is void."""
+        """Queues the task that a dead process was queueing, perhaps once more: one hint of the two is void. Or it was to wait again."""
         cdef uint32_t index = <uint32_t> note[0] - 1
         if note[0]:
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
                     and not self.memory.lanes[self.memory.slots[index].lane].ordered:
                 lane_push(&self.memory, self.memory.slots[index].lane, index)
                 wake_lane(&self.memory, self.memory.slots[index].lane)
+            promote_if_there(&self.memory, index)
             note[0] = 0
 
     cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
-        """Seats, the spinner's token, the seeker's place, that among the sleepers."""
-        cdef uint32_t i, count
+        """Seats, the spinner's token, the seeker's place. All sleepers are called afterwards, so that among them needs nothing."""
+        cdef uint32_t i
         for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
             if self.memory.lanes[i].limit:
                 seat_leave(&self.memory, i, index)
@@ -162,11 +168,6 @@ cdef class Supervision(Serving):
             ff_add32(&self.memory.header.spinners, -process.spinning)
             process.spinning = 0
         ff_cas32(&self.memory.header.seeker, index + 1, 0)
-        if process.sleeping and process.role == ROLE_POOL:
-            process.sleeping = 0
-            count = ff_load32(&self.memory.header.pool_sleepers)
-            if count:
-                ff_cas32(&self.memory.header.pool_sleepers, count, count - 1)
 
     cdef void _bury_services(self, uint32_t index) noexcept:
         """Entries that it was filling in or emptying."""

@@ -7,20 +7,39 @@
 cdef enum:
     SOUGHT_NS = 20_000          # a seeker that has not looked for so long may be anywhere
 
-cdef void wake_sleepers(uint32_t *sleepers, uint32_t *word, uint32_t most) noexcept nogil:
-    """Calls up to `most` of those asleep on `word`. The waker takes the sleeper off the count, so that a burst of pushes
-    makes one system call per sleeper, not one per push. Pairs with the recheck between counting oneself and sleeping."""
-    cdef uint32_t count, called = 0
+cdef inline uint64_t *sleepers_word(uint32_t *wake) noexcept nogil:
+    """A futex and the count of those asleep on it, which change together: calls:32, then sleepers:32."""
+    return <uint64_t *> wake
+
+cdef void wake_sleepers(uint32_t *wake, uint32_t most) noexcept nogil:
+    """Calls up to `most` of those asleep on a futex. The waker takes the sleepers off the count, so that a burst of pushes makes
+    one system call per sleeper, not one per push. Pairs with the recheck between counting oneself and sleeping."""
+    cdef uint64_t *word = sleepers_word(wake)
+    cdef uint64_t before
+    cdef uint32_t called
     ff_fence()                      # what was written for them may be a plain store: `retiring`, `closing`
-    while called < most:
-        count = ff_load32(sleepers)
-        if count == 0:
+    while True:
+        before = ff_load64(word)
+        called = min(<uint32_t> (before >> 32), most)
+        if called == 0:
+            return
+        if ff_cas64(word, before, ((before >> 32) - called) << 32 | <uint32_t> (before + called)):
             break
-        if ff_cas32(sleepers, count, count - 1):
-            called += 1
-    if called:
-        ff_add32(word, 1)
-        ff_futex_wake(word, called)
+    ff_futex_wake(wake, called)
+
+cdef inline uint32_t sleep_begin(uint32_t *wake) noexcept nogil:
+    """Counts oneself among the sleepers; returns the calls so far, for the futex and for `sleep_end`."""
+    return <uint32_t> ff_add64(sleepers_word(wake), <uint64_t> 1 << 32)
+
+cdef inline void sleep_end(uint32_t *wake, uint32_t calls) noexcept nogil:
+    """Takes off the count one who woke up by itself, unless somebody has been called since: perhaps this one, which is off then.
+
+    So the count may be too high, which costs a system call, but never too low, which would leave a task lying.
+    """
+    cdef uint64_t *word = sleepers_word(wake)
+    cdef uint64_t before = ff_load64(word)
+    while <uint32_t> before == calls and not ff_cas64(word, before, before - (<uint64_t> 1 << 32)):
+        before = ff_load64(word)
 
 cdef inline int needs_call(Memory *memory) noexcept nogil:
     """Whether somebody sleeps who should be called for a task that was just queued for the pool: no seeker finds it.
@@ -48,28 +67,28 @@ cdef void seek_end(Memory *memory) noexcept nogil:
 
 cdef void call_for_queued(Memory *memory) noexcept nogil:
     """Calls a sleeper for each task that stands in a pool lane, void ones too."""
-    cdef uint64_t count = 0
+    cdef int64_t count = 0
     cdef uint32_t i
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return
-    for i in range(ff_load32(&memory.header.pool_lane_high)):
-        count += ff_load64(&memory.lanes[i].tail) - ff_load64(&memory.lanes[i].head)
+    for i in range(ff_load32(&memory.header.pool_lane_high)):       # a head may be read after the tail has moved on
+        count += max(<int64_t> (ff_load64(&memory.lanes[i].tail) - ff_load64(&memory.lanes[i].head)), <int64_t> 0)
     if count:
-        wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, <uint32_t> min(count, <uint64_t> PROCESS_COUNT))
+        wake_sleepers(&memory.header.pool_wake, <uint32_t> min(count, <int64_t> PROCESS_COUNT))
 
 cdef void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
     cdef Lane *lane = &memory.lanes[lane_index]
     if lane_index >= POOL_LANES:
-        wake_sleepers(&lane.sleepers, &lane.wake, 1)
+        wake_sleepers(&lane.wake, 1)
     elif lane.limit:        # who of the sleepers has a seat is not known here
-        wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, PROCESS_COUNT)
+        wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     elif needs_call(memory):
-        wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, 1)
+        wake_sleepers(&memory.header.pool_wake, 1)
 
 cdef void wake_everybody(Memory *memory) noexcept nogil:
     """Calls every idle worker, those too that a dead process had taken off the count and not called."""
     cdef uint32_t i
-    wake_sleepers(&memory.header.pool_sleepers, &memory.header.pool_wake, PROCESS_COUNT)
+    wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     ff_add32(&memory.header.pool_wake, 1)
     ff_futex_wake(&memory.header.pool_wake, PROCESS_COUNT)
     for i in range(POOL_LANES, LANE_COUNT):

@@ -16,7 +16,7 @@ from pathlib import Path
 TYPES = {"uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "uint8_t": ctypes.c_uint8, "char": ctypes.c_char}
 #: What is 0 in a process's entry while it does nothing in the tables.
 NOTES = (
-    *("current", "building", "taking", "promoting", "rotating", "freeing", "giving_edge"),
+    *("current", "building", "taking", "promoting", "rotating", "giving_edge"),
     *("waiters", "watching", "spinning", "blocked", "sleeping"),
 )
 CLAIMED, CURRENT = 1 << 63, 1 << 62
