@@ -2,7 +2,7 @@
 
     python tests/mutation.py                                    # all of the core
     python tests/mutation.py --file lanes.pxi --function lane_claim
-    python tests/mutation.py --changed-since origin/main        # what stands on changed lines
+    python tests/mutation.py --changed-since origin/main --strict   # what stands on changed lines
     python tests/mutation.py --sample 100                       # so many, chosen by the commit's number
     python tests/mutation.py --again survived --limit 60        # those that survived, with all tests that reach them
 
@@ -54,6 +54,8 @@ SHORTER = {"test_exactly_once": {"ROUNDS": 400, "KILLS": 5}}
 FEWER = {"test_table": 30, "test_allocator": 8}
 KILLED, SURVIVED, UNREACHED, ALIKE_ONE = "killed", "survived", "not reached", "alike"
 MOST_MUTANTS = 1 << 16
+#: Mutants after which what was found is written down.
+KEPT_EVERY = 20
 
 
 # ---- the build ------------------------------------------------------------------------------------------------------
@@ -367,7 +369,7 @@ class Hunt:
         begin = time.monotonic()
         for count, (number, mutant) in enumerate(self.chosen.items(), 1):
             self.results[mutant.key] = self.one(number, mutant)
-            if count % 100 == 0:
+            if count % KEPT_EVERY == 0:
                 print(f"{count} of {len(self.chosen)} after {time.monotonic() - begin:.0f} s", flush=True)
                 self.keep()
         self.keep()
@@ -478,6 +480,7 @@ def arguments():
     )
     parser.add_argument("--tests", nargs="+", default=TESTS, help="test files, as native for tests/test_native.py")
     parser.add_argument("--list", action="store_true", help="runs nothing, prints what was found before")
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if one of them was not killed")
     parser.add_argument("--show", nargs="*", default=[SURVIVED, UNREACHED], help="statuses whose mutants are printed")
     return parser.parse_args()
 
@@ -529,7 +532,8 @@ def main():
         print(f"{len(build.mutants)} mutants, {len(chosen)} chosen", flush=True)
         status = run(build, chosen, options)
     table(chosen, options.results, options.show)
-    sys.exit(status)
+    found = {options.results.get(mutant.key, {}).get("status") for mutant in chosen.values()}
+    sys.exit(status or (options.strict and not found <= {KILLED, ALIKE_ONE}))
 
 
 def run(build, chosen, options):

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from alone import Alone, Family
 from flame_fast.kernels import pickling
-from gates import PATIENCE_S, wait_until
+from gates import PATIENCE_S, Gate, wait_until
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -245,6 +245,78 @@ def test_a_failure_reaches_more_tasks_than_are_noted_at_first(alone):
         assert repr(future.exception(0)) == repr(LookupError("gone"))
     del promise, level, below, future
     assert alone.in_use() == before
+
+
+# ---- tasks that an outcome makes ready ------------------------------------------------------------------------------
+
+
+def test_all_tasks_that_one_outcome_makes_ready_run(family):
+    """The worker that has finished their input runs one of them next, and queues the rest."""
+    family.fork_worker()
+    service, last = family.service(same), family.service(add_up)
+    promise = family.runtime.promise()
+    first = family.call(service, promise)
+    level = [family.call(service, first) for _ in range(5)]
+    total = family.call(last, *level, first)
+    family.runtime.fulfil(promise, 7)
+    assert total.get(PATIENCE_S) == 42
+    assert family.runtime.get_many(level) == [7] * 5
+
+
+def add_up(*values):
+    return sum(values)
+
+
+@pytest.mark.parametrize("sticky", [False, True])
+def test_a_task_that_has_become_ready_waits_for_a_seat(family, sticky):
+    """Its service is limited, and another worker runs it: the one that has finished the input must not run it."""
+    pids = {family.fork_worker().pid, family.fork_worker().pid}
+    limited, free = family.service(once_released, limit=1, sticky=sticky), family.service(same)
+    promise = family.runtime.promise()
+    with Gate() as gate:
+        holding = family.call(limited, gate)
+        gate.entered()
+        first = family.call(free, promise)
+        waiting = family.call(limited, first)
+        family.runtime.fulfil(promise, None)
+        first.wait(PATIENCE_S)
+        wait_until(lambda: all(map(is_asleep, pids)))
+        assert not waiting.done()
+    assert {holding.get(PATIENCE_S), waiting.get(PATIENCE_S)} <= pids
+
+
+def once_released(gate):
+    if gate is not None:
+        gate.wait()
+    return os.getpid()
+
+
+def test_an_input_goes_with_the_task_that_needed_it(family):
+    """Though the task's own future is held on to."""
+    family.fork_worker()
+    service, length = family.service(same), family.service(len)
+    before = family.in_use()
+    futures = [family.call(length, family.call(service, b"x" * 100_000)) for _ in range(10)]
+    assert family.runtime.get_many(futures, PATIENCE_S) == [100_000] * 10
+    wait_until(lambda: family.in_use()[0] == before[0] + 10, "the inputs' going")
+    assert family.in_use()[1] < before[1] + 100_000
+
+
+def test_an_error_for_which_there_is_no_room_reads_as_a_full_store():
+    alone = Alone(limit=1 << 20)
+    values, size = [], 1 << 20
+    promise = alone.runtime.promise()
+    while size >= 160:
+        try:
+            values.append(alone.runtime.put(b"x" * size))
+        except StoreFullError:
+            size //= 2
+    alone.runtime.fulfil(promise, None, error_of("y" * 300))
+    assert isinstance(promise.exception(0), StoreFullError)
+    alone.check()
+    del values, promise
+    alone.check()
+    alone.close()
 
 
 # ---- members of groups ----------------------------------------------------------------------------------------------
