@@ -141,6 +141,7 @@ cdef class Calls(ServiceTable):
                 self._add_inputs(slot, inputs)
         except BaseException:
             slot_return(&self.memory, index)
+            ff_store64(&self.memory.processes[self.me].building, 0)     # else a burial gives it back again, whoever has it then
             raise
         future.runtime = self
         future.index = index

@@ -176,8 +176,8 @@ def slots(tables):
             yield f"slot {index} is not taken, and its status is {status}"
         if status >= tables.DONE and (slot.payload or slot.payload_kind):
             yield f"slot {index} is finished and has its arguments still"
-        if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind):
-            yield f"slot {index} has not begun and has a result"
+        if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind or slot.started or slot.waits_for):
+            yield f"slot {index} has not begun and has a result, or is said to have begun"
 
 
 def holds(tables):

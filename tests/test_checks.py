@@ -319,6 +319,53 @@ def test_an_error_for_which_there_is_no_room_reads_as_a_full_store():
     alone.close()
 
 
+def test_a_slot_used_again_has_nothing_of_its_former_life(alone):
+    service = alone.service(same)
+    for _ in range(3):
+        promise = alone.runtime.promise()
+        future = alone.call(service, promise)
+        alone.check()
+        alone.work()
+        assert not future.done()
+        alone.runtime.fulfil(promise, 3)
+        alone.check()
+        alone.work()
+        assert future.get(0) == 3
+
+
+def test_a_call_for_which_no_process_is_to_be_had_takes_nothing(family):
+    log = family.service(Log(), INSTANCE, ("note",))
+    value = family.runtime.put(np.arange(10_000.0))
+    before, reserved = family.in_use(), []
+    with pytest.raises(FlameError, match="2048 processes"):
+        while True:
+            reserved.append(family.runtime.request_process(3, 0))
+    with pytest.raises(FlameError, match="2048 processes"):
+        family.call(log, value, value.get(), b"x" * 1000)
+    assert family.in_use() == before
+    for index in reserved:
+        family.runtime.release_process(index)
+    family.check()
+
+
+def test_a_call_with_inputs_for_which_there_is_no_room_takes_nothing():
+    alone = Alone(limit=1 << 20)
+    service = alone.service(len)
+    values = [alone.runtime.put(number) for number in range(5000)]
+    held, size = [], 1 << 20
+    while size >= 1 << 16:
+        try:
+            held.append(alone.runtime.put(b"x" * size))
+        except StoreFullError:
+            size //= 2
+    before = alone.in_use()
+    with pytest.raises(StoreFullError):
+        alone.call(service, *values)
+    assert alone.in_use() == before
+    alone.check()
+    alone.close()
+
+
 # ---- members of groups ----------------------------------------------------------------------------------------------
 
 #: Slots of a group, or blocks of a slab.
