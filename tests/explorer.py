@@ -117,13 +117,15 @@ def fail(what):
 
 
 def futex_wait(word, seen, timed=False, shift=0):
-    """Sleeps if the word is still `seen`: the part of it above `shift` bits.
+    """Sleeps if the word is still `seen`, the part of it above `shift` bits; whether it did.
 
     `timed`: not for ever, but until nothing else happens any more. The kernel wakes those first who fell asleep first:
     whoever saw less of the word, which only grows.
     """
     if (yield ("futex", word, seen, shift)):
         yield ("asleep", word, timed, seen)
+        return True
+    return False
 
 
 @dataclass

@@ -158,7 +158,7 @@ class Protocol:
 
     def block_free(self, index):
         """Nobody may read what lay in the block of inputs from here on."""
-        pairs = [(("top", index), GONE)]
+        pairs = [(name, GONE) for name, _ in self.all_missing(index)]
         for number in range(len(self.inputs[index])):
             pairs += [(("next", index, number), GONE), (("input", index, number), NO_INPUT)]
         yield stores(*pairs)
@@ -414,27 +414,40 @@ class Protocol:
 
     def inputs_clear(self, me, task, bit):
         """True to the one who clears the last."""
-        if self.per_word:
-            at = self.word_of(task, bit)
-            if (yield from self.low_clear(("low", task, at), bit)):
-                return False
-            bit = at
-        while True:
-            word = yield load(("top", task))
-            if word == GONE:
-                yield fail(f"{me} looks at the inputs of {task}, which are given back")
-            if word[:1] == ("all there",) if isinstance(word, tuple) else bit not in word:
-                return False
-            left = word - {bit}
-            if (yield cas(("top", task), word, left or ("all there", me))):
-                return not left
+        if not self.per_word:
+            return (yield from self.clear_from(me, task, ((("top", task), bit),)))
+        at = self.word_of(task, bit)
+        return (yield from self.clear_from(me, task, ((("low", task, at), bit), (("top", task), at))))
 
-    def low_clear(self, word, bit):
-        """Clears a bit of level 0, in one step; what is left."""
-        while True:
-            bits = yield load(word)
-            if (yield cas(word, bits, bits - {bit})):
-                return bits - {bit}
+    def clear_from(self, me, task, way):
+        """`way`: (word, bit of it), from below."""
+        for name, bit in way:
+            while True:
+                word = yield load(name)
+                if word == GONE:
+                    yield fail(f"{me} looks at the inputs of {task}, which are given back")
+                if name[0] == "low" and not self.has("who cleared a word"):
+                    if (yield cas(name, word, word - {bit})):
+                        left = word - {bit}
+                        break
+                    continue
+                if isinstance(word, tuple) or bit not in word:
+                    return False
+                left = word - {bit}
+                if (yield cas(name, word, left or ("all there", me))):
+                    break
+            if left:
+                return False
+        return True
+
+    def clear_again(self, me, task, dead):
+        """Goes on above the words whose last bit a dead process cleared."""
+        if self.per_word and self.has("who cleared a word"):
+            for name, _ in self.all_missing(task)[:-1]:
+                if (yield load(name)) == ("all there", dead):
+                    if (yield from self.clear_from(me, task, ((("top", task), name[2]),))):
+                        return True
+        return (yield load(("top", task))) == ("all there", dead)
 
     def give_back_inputs(self, me, index):
         if not (yield load(("inputs", index))):
@@ -728,25 +741,21 @@ class Protocol:
                 continue
             if input_state[1] == FAILED:
                 yield from self.fail_unstarted(me, index)
-            yield from self.tell_again(me, index, number)
+            yield from self.input_arrived(me, index, number, ())
         creator = yield load(("creator", index))
         if self.has("adopt") and (creator == dead or (yield load(("orphaned", index)))):
             yield from self.adopt(me, index)
-        if self.has("all there by the dead") and (yield load(("top", index))) == ("all there", dead):
+        if self.has("all there by the dead") and (yield from self.clear_again(me, index, dead)):
             yield from self.all_arrived(me, index, ())
         yield from self.let_go(me, index)
 
     def adopt(self, me, index):
         if not (yield from self.is_missing(index, "own")):
-            if self.per_word and self.has("the levels above"):
-                yield from self.clear_above(me, index, "own")
             return
         yield store(("orphaned", index), 1)
         yield from self.fail_unstarted(me, index)
         for number in range(len(self.inputs[index])):
             if not (yield from self.is_missing(index, number)):
-                if self.per_word and self.has("the levels above"):
-                    yield from self.clear_above(me, index, number)
                 continue
             input = yield load(("input", index, number))
             if (yield from self.stands_on(me, input, (index, number))):
@@ -755,40 +764,8 @@ class Protocol:
                 continue
             if self.has("is_walked") and not (yield from self.is_walked(input)):
                 return
-            yield from self.tell_again(me, index, number)
+            yield from self.input_arrived(me, index, number, ())
         yield from self.input_arrived(me, index, "own", ())
-
-    def clear_above(self, me, index, bit):
-        """Goes on where a dead one may have stopped between two levels, once nobody living can be there.
-
-        If another dead one may be there, that one's burial goes on.
-        """
-        for number in range(len(self.inputs[index])):
-            if self.word_of(index, number) != self.word_of(index, bit):
-                continue
-            if (yield from self.is_missing(index, number)):
-                return
-            top = yield load(("top", index))
-            if isinstance(top, tuple):
-                return
-            input = yield load(("input", index, number))
-            if input == NO_INPUT:
-                return
-            yield when(self.is_walked_by_the_living, input)
-            if (yield load(("holds", input))) & RUN:
-                return
-        yield from self.input_arrived(me, index, bit, ())
-
-    def is_walked_by_the_living(self, words, input):
-        finisher = words["state", input][2]
-        return not words["holds", input] & RUN or not finisher or words["dead", finisher]
-
-    def tell_again(self, me, index, bit):
-        """An input that is there; whoever has cleared its bit already is not to be overtaken between two levels."""
-        if not self.per_word or not self.has("the levels above") or (yield from self.is_missing(index, bit)):
-            yield from self.input_arrived(me, index, bit, ())
-        else:
-            yield from self.clear_above(me, index, bit)
 
     def is_missing(self, index, bit):
         word = yield load(("low", index, self.word_of(index, bit)) if self.per_word else ("top", index))

@@ -97,6 +97,7 @@ LONG_SCENARIOS = {
     "two inputs, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1),
     "inputs of many, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1, per_word=2),
     "an input that a dead one has failed, the zygote dies": half_failed,
+    "inputs of many, two workers": partial(inputs, count=3, workers=2, per_word=2),
     "inputs of many, the worker dies": partial(inputs, count=3, mortal=("W",), deaths=1, fails=(0,), per_word=2),
     "an input fails, its worker and the zygote die": partial(inputs, mortal=("W",), deaths=2, fails=(0,), successor=True),
     "both inputs' workers die": partial(standing, fails=(0,)),
@@ -175,8 +176,8 @@ MENDS = {
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
         "given back twice",
     ),
-    # Between two levels of an input's bits the submitter may die, and whoever goes on there may overtake another.
-    "the levels above": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
+    # Between two levels of an input's bits the submitter may die, and nobody knows that it was to go on.
+    "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
     "a look after it waits again": (half_failed, "slot 1 is waiting for ever"),
     # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.

@@ -162,11 +162,14 @@ class Waking(Protocol):
         index = None
         if self.has("a look before sleeping"):
             index = yield from self.find_task(me)
+        woken = False
         if index is None:
-            yield from futex_wait("pool", seen, shift=4)
+            woken = yield from futex_wait("pool", seen, shift=4)
         yield store(("sleeping", me), 0)
+        if woken:
+            return index
         pool = yield load("pool")
-        while pool // CALL == seen and pool % CALL:
+        while pool // CALL == seen:
             if (yield cas("pool", pool, pool - 1)):
                 break
             pool = yield load("pool")
@@ -229,16 +232,11 @@ class Waking(Protocol):
             yield from self.seat_leave(dead)
             yield from self.wake_lane(me)
         yield cas("seeker", dead, None)
-        if (yield load(("sleeping", dead))):
+        if not self.has("one word for calls and sleepers") and (yield load(("sleeping", dead))):
             yield store(("sleeping", dead), 0)
-            if self.has("one word for calls and sleepers"):
-                pool = yield load("pool")
-                if pool % CALL:
-                    yield cas("pool", pool, pool - 1)
-            else:
-                count = yield load("pool_sleepers")
-                if count:
-                    yield cas("pool_sleepers", count, count - 1)
+            count = yield load("pool_sleepers")
+            if count:
+                yield cas("pool_sleepers", count, count - 1)
         yield store(("entry", dead), FREE)
         if self.has("a call to everybody after a burial"):
             yield from self.wake_everybody()
