@@ -444,9 +444,9 @@ class Protocol:
         """Goes on above the words whose last bit a dead process cleared."""
         if self.per_word and self.has("who cleared a word"):
             for name, _ in self.all_missing(task)[:-1]:
-                if (yield load(name)) == ("all there", dead):
-                    if (yield from self.clear_from(me, task, ((("top", task), name[2]),))):
-                        return True
+                way = ((("top", task), name[2]),)
+                if (yield load(name)) == ("all there", dead) and (yield from self.clear_from(me, task, way)):
+                    return True
         return (yield load(("top", task))) == ("all there", dead)
 
     def give_back_inputs(self, me, index):
