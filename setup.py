@@ -2,7 +2,8 @@
 
 Environment switches; a build with others than the last one compiles everything anew:
   FLAME_FAST_DEBUG=1     no optimisation, the runtime's own counters on
-  FLAME_FAST_SANITIZE=1  address and undefined-behaviour sanitizers (run with the sanitizers' libraries preloaded)
+  FLAME_FAST_SANITIZE=1  address and undefined-behaviour sanitizers (run with the sanitizers' libraries preloaded);
+                         `thread`: the thread sanitizer
   FLAME_FAST_WERROR=1    C warnings are errors, as in CI
 """
 
@@ -37,8 +38,10 @@ if switched_on("FLAME_FAST_DEBUG"):
 else:
     compile_args += ["-O3", "-g1"]
 if switched_on("FLAME_FAST_SANITIZE"):
-    compile_args += ["-fsanitize=address,undefined", "-fno-omit-frame-pointer"]
-    link_args += ["-fsanitize=address,undefined"]
+    sanitizers = "thread" if os.environ["FLAME_FAST_SANITIZE"] == "thread" else "address,undefined"
+    # Undefined behaviour ends the process: what it only printed, pytest would swallow.
+    compile_args += [f"-fsanitize={sanitizers}", "-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"]
+    link_args += [f"-fsanitize={sanitizers}"]
 if switched_on("FLAME_FAST_WERROR"):
     compile_args.append("-Werror")
 

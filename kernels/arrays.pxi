@@ -197,7 +197,8 @@ cdef int put_array_head(Scratch out, char tag, PyArrayObject *array, char order)
     at[2] = <char> dimensions
     at[3] = order
     at[4] = 0
-    memcpy(at + 1 + ARRAY_HEAD, PyArray_DIMS(array), 8 * dimensions)
+    if dimensions:          # an array without any has no list of them
+        memcpy(at + 1 + ARRAY_HEAD, PyArray_DIMS(array), 8 * dimensions)
     return 0
 
 cdef int put_small_array(Scratch out, object value) except -1:

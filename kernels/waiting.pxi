@@ -33,12 +33,14 @@ cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
 
 cdef inline int64_t spin_budget(Spin *spin) noexcept nogil:
     """Nanoseconds that are worth spinning with a token."""
-    if spin.failures < SPIN_FAILURES or spin.failures % SPIN_AGAIN == 0:
+    cdef uint32_t failures = ff_load32(&spin.failures)
+    if failures < SPIN_FAILURES or failures % SPIN_AGAIN == 0:
         return SPIN_NS
     return SPIN_SHORT_NS
 
 cdef inline void spin_ended(Spin *spin, int found) noexcept nogil:
-    spin.failures = 0 if found else spin.failures + 1
+    """Threads of a process may count at the same time, without the GIL: that loses a count, and does no harm."""
+    ff_store32(&spin.failures, 0 if found else ff_load32(&spin.failures) + 1)
 
 cdef inline int is_finished(Memory *memory, uint32_t index) noexcept nogil:
     return status_of(ff_load64(&memory.slots[index].state)) >= DONE
