@@ -79,7 +79,7 @@ class Build:
             if not (errors := self.translate()):
                 break
             refused.update(errors)
-        self.compile("runtime", "-DFLAME_FAST_DEBUG=1", "-I", numpy_include())
+        self.compile("runtime", "-DFLAME_FAST_DEBUG=1", "-DFF_LAYOUT=1", "-I", numpy_include())
         self.translate("archive")
         self.compile("archive", "-I", str(self.kernels / "packing"))
         self.keep()
