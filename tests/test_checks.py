@@ -344,7 +344,8 @@ def test_a_call_for_which_no_process_is_to_be_had_takes_nothing(family):
         family.call(log, value, value.get(), b"x" * 1000)
     assert family.in_use() == before
     for index in reserved:
-        family.runtime.release_process(index)
+        family.runtime.start(index)
+        assert family.runtime.call_off(index)
     family.check()
 
 
