@@ -157,13 +157,10 @@ cdef class Supervision(Serving):
             note[0] = 0
 
     cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
-        """Seats, the spinner's token, the seeker's place. All sleepers are called afterwards, so that among them needs nothing."""
+        """Seats, the spinner's token, the seeker's place. Whoever sleeps for one of them is called at the burial's end."""
         cdef uint32_t i
         for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
-            if self.memory.lanes[i].limit:
-                seat_leave(&self.memory, i, index)
-                if not lane_empty(&self.memory, i):
-                    wake_lane(&self.memory, i)
+            seat_leave(&self.memory, i, index)
         if process.spinning:
             ff_add32(&self.memory.header.spinners, -process.spinning)
             process.spinning = 0
