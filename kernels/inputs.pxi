@@ -11,11 +11,10 @@ cdef inline uint64_t *inputs_top(Inputs *inputs) noexcept nogil:
     return inputs_level(inputs, inputs.levels - 1)
 
 cdef uint64_t inputs_bytes(uint32_t count, Inputs *inputs) noexcept nogil:
-    """Bytes of the block of a task with `count` inputs; writes where its levels lie into `inputs`."""
+    """Bytes of the block of a task with `count` inputs; writes where its levels lie into `inputs`, which was all zeroes."""
     cdef uint32_t bits = count + 1
     cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge)
     inputs.count = count
-    inputs.levels = 0
     while True:
         inputs.level_at[inputs.levels] = nbytes
         inputs.levels += 1
@@ -84,14 +83,13 @@ cdef void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
     if not slot.inputs:
         return
     for i in range(inputs.count):
-        if ff_load32(&edges[i].input) != NO_INPUT:
-            give_back_input(memory, &edges[i])
+        give_back_input(memory, &edges[i])
 
 cdef void give_back_input(Memory *memory, Edge *edge) noexcept nogil:
     cdef Process *process = &memory.processes[memory.me]
     cdef uint32_t held
     held = ff_load32(&edge.input)
-    if held == NO_INPUT:                # another process has given it back just now
+    if held == NO_INPUT:
         return
     number_drop(memory, held)
     ff_store64(&process.giving_edge, <uint64_t> (<char *> edge - memory.base))
