@@ -52,12 +52,11 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
 
 cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
+    """Makes a taken slot its creator's. It has no value and no inputs: whoever had it before has given those back."""
     cdef Slot *slot = &memory.slots[index]
     slot.waiters = 0
     slot.creator = memory.me
-    slot.payload = slot.result = slot.inputs = 0
-    slot.payload_bytes = slot.result_bytes = slot.waits_for = 0
-    slot.payload_kind = slot.result_kind = 0
+    slot.payload_bytes = slot.result_bytes = 0
     slot.watched = slot.started = 0
     slot.service = NO_SERVICE
     slot.lane = 0

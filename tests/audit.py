@@ -19,6 +19,8 @@ NOTES = (
     *("current", "building", "taking", "promoting", "rotating", "giving_edge"),
     *("waiters", "watching", "spinning", "blocked", "sleeping"),
 )
+#: What is 0 in a slot that is nobody's.
+REST = ("payload", "payload_kind", "result", "result_kind", "inputs", "waits_for")
 CLAIMED, CURRENT = 1 << 63, 1 << 62
 MEMBERS = CURRENT - 1
 ANY = 1 << 63  # of Slot.waits_for
@@ -174,6 +176,8 @@ def slots(tables):
             yield f"slot {index} is taken, and nobody's"
         if not taken and status != tables.FREE:
             yield f"slot {index} is not taken, and its status is {status}"
+        if status == tables.FREE and (rest := [name for name in REST if getattr(slot, name)]):
+            yield f"slot {index} is free and has its {', '.join(rest)} still"
         if status >= tables.DONE and (slot.payload or slot.payload_kind):
             yield f"slot {index} is finished and has its arguments still"
         if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind or slot.started or slot.waits_for):
