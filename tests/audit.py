@@ -70,6 +70,7 @@ class Tables:
             vars(self)[name + "_at"] = at
             at = self.region(at, (structs | TYPES)[kind], count)
         self.header = self.read(structs["Header"], 0, 1)[0]
+        self.rings_at = self.region(at, ctypes.c_uint32, self.header.size // self.GRANULE)
         self.processes = self.read(structs["Process"], self.processes_at, self.header.process_high)
         self.services = self.read(structs["Service"], self.services_at, self.header.service_high)
         self.lanes = self.read(structs["Lane"], self.lanes_at, self.LANE_COUNT)

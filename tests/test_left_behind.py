@@ -1,0 +1,569 @@
+"""What a process leaves that dies, or is stopped, between two steps, put there by hand: the others go on all the same.
+
+`test_steps.py` kills at every step of some operations; here stand states that only a rare step, or a rare order, leaves.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import gc
+import os
+import signal
+
+import pytest
+from alone import POOL, REQUESTED, Alone, Family
+from flame_fast.kernels import pickling
+from gates import PATIENCE_S, wait_until
+from words import Words
+
+from flame_fast import StoreFullError
+from flame_fast.engine.base import INSTANCE
+
+
+@pytest.fixture
+def alone():
+    made = Alone()
+    yield made
+    gc.collect()
+    made.check()
+    made.close()
+
+
+@pytest.fixture
+def family(nothing_left):
+    made = Family(workers=2, cpus=2)
+    yield made
+    gc.collect()
+    made.runtime.announce_close()
+    assert {made.bury(relative) for relative in list(made.relatives)} <= {0}
+    made.check()
+    made.close()
+
+
+class Log(list):
+    def note(self, value):
+        self.append(value)
+        return list(self)
+
+
+def same(value):
+    return value
+
+
+def slot_of(future):
+    return int(repr(future).split()[1].rstrip(">"))
+
+
+def next_slots(alone, count):
+    """Those that the next calls will have, in order."""
+    return [slot_of(future) for future in [alone.runtime.put(0) for _ in range(count)]]
+
+
+# ---- a lane's ends --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [1, 3])
+def test_a_tail_that_its_pusher_did_not_move_on_is_moved_on(alone, behind):
+    service, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    lane = service[2]
+    futures = [alone.call(service, number) for number in range(3)]
+    words.set("lanes", lane, "tail", 3 - behind)
+    futures.append(alone.call(service, 3))
+    assert words.get("lanes", lane, "tail") == 4
+    alone.work()
+    assert futures[-1].get(0) == [0, 1, 2, 3]
+
+
+def test_a_tail_left_behind_hints_that_were_read_is_moved_on(alone):
+    service, words = alone.service(same), Words(alone.runtime)
+    for number in range(3):
+        future = alone.call(service, number)
+        alone.work()
+    words.set("lanes", 0, "tail", 1)
+    future = alone.call(service, 7)
+    assert words.get("lanes", 0, "tail") == 4
+    alone.work()
+    assert future.get(0) == 7
+
+
+def test_a_head_left_behind_hints_that_were_read_is_moved_on(alone):
+    service, words = alone.service(same), Words(alone.runtime)
+    for number in range(3):
+        alone.call(service, number)
+    alone.work()
+    words.set("lanes", 0, "head", 0)
+    future = alone.call(service, 7)
+    alone.work()
+    assert future.get(0) == 7
+    assert words.get("lanes", 0, "head") == words.get("lanes", 0, "tail") == 4
+
+
+# ---- hints that are void --------------------------------------------------------------------------------------------
+
+
+def test_an_old_hint_of_the_pool_s_lane_to_the_slot_of_an_instance_s_call_is_void(alone):
+    log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    promise = alone.runtime.promise()
+    first, second = alone.call(log, promise), alone.call(log, 2)
+    words.push(0, slot_of(second))
+    alone.work()
+    assert not second.done()
+    alone.runtime.fulfil(promise, 1)
+    alone.work()
+    assert second.get(0) == [1, 2]
+    del first
+
+
+def test_an_old_hint_of_a_lane_to_the_slot_of_a_later_call_of_it_is_void(alone):
+    log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    *_, last = next_slots(alone, 3)
+    words.push(log[2], last)
+    futures = [alone.call(log, number) for number in range(3)]
+    assert slot_of(futures[-1]) == last
+    alone.work()
+    assert futures[-1].get(0) == [0, 1, 2]
+
+
+def test_an_old_hint_to_the_slot_of_a_call_that_waits_holds_nobody_up(alone):
+    """Of the same lane: a later call's, in order; or one of the pool's lane, where nobody waits for another's input."""
+    log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
+    promise = alone.runtime.promise()
+    *_, last = next_slots(alone, 2)
+    words.push(log[2], last)
+    first, second = alone.call(log, 1), alone.call(log, promise)
+    assert slot_of(second) == last
+    alone.work()
+    assert first.get(0) == [1]
+    waiting = alone.call(service, promise)
+    words.push(0, slot_of(waiting))
+    third = alone.call(service, 3)
+    alone.work()
+    assert third.get(0) == 3
+    alone.runtime.fulfil(promise, 2)
+    alone.work()
+    assert (second.get(0), waiting.get(0)) == ([1, 2], 2)
+
+
+# ---- a ring full of old hints ---------------------------------------------------------------------------------------
+
+
+def test_a_lane_full_of_void_hints_takes_a_call(alone):
+    service, words = alone.service(same), Words(alone.runtime)
+    (slot,) = next_slots(alone, 1)
+    words.fill(0, slot + 1)
+    futures = [alone.call(service, number) for number in range(3)]
+    alone.work()
+    assert [future.get(0) for future in futures] == [0, 1, 2]
+
+
+def test_a_lane_full_of_void_hints_behind_queued_calls_takes_more(alone):
+    """Those go to its end."""
+    service, words = alone.service(same), Words(alone.runtime)
+    queued = [alone.call(service, number) for number in range(3)]
+    promise = alone.runtime.promise()
+    waiting = alone.call(service, promise)
+    words.fill(0, slot_of(waiting))
+    queued += [alone.call(service, number) for number in range(3, 6)]
+    alone.work()
+    assert [future.get(0) for future in queued] == list(range(6))
+    alone.runtime.fulfil(promise, 6)
+    alone.work()
+    assert waiting.get(0) == 6
+
+
+def test_a_full_lane_of_an_instance_whose_first_call_waits_takes_no_more(alone):
+    """Nobody may overtake it; what did not fit fails, and the rest is called in order."""
+    log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    promise = alone.runtime.promise()
+    first, second = alone.call(log, promise), alone.call(log, 2)
+    (free,) = next_slots(alone, 1)
+    words.fill(log[2], free + 1)
+    refused = alone.call(log, 3)
+    assert isinstance(refused.exception(0), StoreFullError)
+    alone.runtime.fulfil(promise, 1)
+    alone.work()
+    third = alone.call(log, 3)
+    alone.work()
+    assert (first.get(0), second.get(0), third.get(0)) == ([1], [1, 2], [1, 2, 3])
+
+
+def test_a_full_lane_of_an_instance_whose_first_calls_were_void_takes_more(alone):
+    log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    (slot,) = next_slots(alone, 1)
+    words.fill(log[2], slot + 1)
+    futures = [alone.call(log, number) for number in range(3)]
+    alone.work()
+    assert futures[-1].get(0) == [0, 1, 2]
+
+
+# ---- seats ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_seat_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(family):
+    service, words = family.service(same, limit=1), Words(family.runtime)
+    holder = family.runtime.request_process(POOL, 0)
+    words.set("lanes", service[2], "seats", [holder + 1])
+    worker = family.fork_worker()
+    future = family.call(service, 7)
+    family.call(family.service(same), 1).get(PATIENCE_S)
+    wait_until(lambda: words.get("processes", worker.index, "sleeping"))
+    assert not future.done()
+    words.set("processes", holder, "blocked", 1)
+    assert family.call(service, 8).get(PATIENCE_S) == 8
+    assert future.get(0) == 7
+    words.set("processes", holder, "blocked", 0)
+    family.runtime.start(holder)
+    assert family.runtime.call_off(holder)
+
+
+# ---- a dead process's notes -----------------------------------------------------------------------------------------
+
+
+def buried(family, note, value, error=None):
+    """A process that has ended and left a note in its entry."""
+    relative = family.fork(lambda: None)
+    assert relative.has_ended(PATIENCE_S)
+    Words(family.runtime).set("processes", relative.index, note, value)
+    family.bury(relative, error)
+
+
+@pytest.mark.parametrize("note", ["promoting", "rotating", "building"])
+def test_a_task_whose_hint_a_dead_process_had_in_its_hands_runs(family, note):
+    service, words = family.service(same), Words(family.runtime)
+    future = family.call(service, 7)
+    words.set_hints(0, 0, [words.hint(0, slot_of(family.runtime.put(0)))])  # its own has gone
+    buried(family, note, slot_of(future) + 1)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 7
+
+
+def test_a_task_that_a_dead_process_had_claimed_and_not_begun_is_another_s(family):
+    service, words = family.service(same), Words(family.runtime)
+    future = family.call(service, 7)
+    relative = family.fork(lambda: None)
+    assert relative.has_ended(PATIENCE_S)
+    words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    family.bury(relative)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 7
+
+
+def test_a_waiting_task_that_a_dead_process_had_claimed_to_fail_it_waits_again(family):
+    """The input that failed tells it once more; without one it goes on when the last input comes."""
+    service, words = family.service(same), Words(family.runtime)
+    promise = family.runtime.promise()
+    future = family.call(service, promise)
+    relative = family.fork(lambda: None)
+    assert relative.has_ended(PATIENCE_S)
+    words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
+    family.bury(relative)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
+    family.runtime.fulfil(promise, 7)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 7
+
+
+# ---- outcomes that a dead process had published, and no more ---------------------------------------------------------
+
+
+def finished_by(words, slot, process, *, failed=False):
+    """The state is published and the list closed; whoever stood on it was in the dead process's hands."""
+    words.set("slots", slot, "result_kind", words.tables.KIND_NATIVE)
+    words.set("slots", slot, "result_bytes", 0 if failed else 1)
+    words.set("slots", slot, "data", list(b"N" + bytes(words.tables.INLINE_BYTES - 1)))  # None
+    words.set("slots", slot, "waiters", words.tables.WAITERS_CLOSED)
+    words.set_state(slot, words.tables.FAILED if failed else words.tables.DONE, process)
+
+
+@pytest.fixture
+def dead(family):
+    """A process that has ended and is not buried."""
+    relative = family.fork(lambda: None)
+    assert relative.has_ended(PATIENCE_S)
+    return relative
+
+
+def test_a_task_is_told_of_an_outcome_whose_finisher_died_with_the_list_in_its_hands(family, dead):
+    service, words = family.service(same), Words(family.runtime)
+    promise, other = family.runtime.promise(), family.runtime.promise()
+    ready, waiting = family.call(service, promise), family.call(service, [promise, other])
+    finished_by(words, slot_of(promise), dead.index)
+    family.bury(dead)
+    assert promise.get(0) is None
+    family.fork_worker()
+    assert ready.get(PATIENCE_S) is None
+    assert not waiting.done()
+    family.runtime.fulfil(other, 1)
+    assert waiting.get(PATIENCE_S) == [None, 1]
+
+
+def test_a_task_fails_with_an_input_whose_finisher_died_with_the_list_in_its_hands(family, dead):
+    service, words = family.service(same), Words(family.runtime)
+    promise, other = family.runtime.promise(), family.runtime.promise()
+    waiting = family.call(service, [promise, other])
+    below = family.call(service, waiting)
+    finished_by(words, slot_of(promise), dead.index, failed=True)
+    family.bury(dead)
+    for future in (promise, waiting, below):
+        assert isinstance(future.exception(0), StoreFullError)
+    family.runtime.fulfil(other, None)
+
+
+def test_a_task_whose_last_input_a_dead_process_had_cleared_is_ready(family, dead):
+    service, words = family.service(same), Words(family.runtime)
+    promise = family.runtime.promise()
+    future = family.call(service, promise)
+    words.clear(words.missing(slot_of(future)), dead.index)
+    finished_by(words, slot_of(promise), dead.index)
+    family.bury(dead)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) is None
+
+
+@pytest.mark.parametrize("word", [0, 1])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(family, dead, word, is_last):
+    """At the end of that word the task has all of its inputs, or one of another word is missing still."""
+    service, words = family.service(len), Words(family.runtime)
+    bits = words.tables.WORD_BITS
+    promises = [family.runtime.promise() for _ in range(2 * bits)]
+    future = family.call(service, promises)
+    last, other = promises.pop(word * bits), promises.pop()
+    for promise in promises:
+        family.runtime.fulfil(promise, None)
+    if is_last or word:
+        family.runtime.fulfil(other, None)
+        other = None
+    words.clear(words.missing(slot_of(future), 0) + 8 * word, dead.index)
+    finished_by(words, slot_of(last), dead.index)
+    family.bury(dead)
+    family.fork_worker()
+    if other is not None:
+        assert not future.done()
+        family.runtime.fulfil(other, None)
+    assert future.get(PATIENCE_S) == 2 * bits
+
+
+# ---- slots on their way back ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def holder(family):
+    """A process that has died holding three values, and is not buried."""
+
+    def live():
+        values = [family.runtime.put(value) for value in (None, b"x" * 1000, b"y" * 100_000)]
+        os.kill(os.getpid(), signal.SIGKILL)
+        return values
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    return relative
+
+
+def look_whether_all_is_back(family, relative, before=(0, 0)):
+    family.bury(relative)
+    assert family.in_use() == before
+    family.check()
+
+
+def test_a_slot_that_a_dead_process_was_giving_back_comes_back(family, holder):
+    words = Words(family.runtime)
+    slots = words.slots_of(holder.index)
+    assert len(slots) == 3
+    for slot in slots:
+        words.set("slots", slot, "holds", 0)
+        words.set_state(slot, words.tables.LEAVING, holder.index)
+    look_whether_all_is_back(family, holder)
+
+
+def test_a_slot_whose_last_hold_a_dead_process_had_comes_back(family, holder):
+    words = Words(family.runtime)
+    for slot in words.slots_of(holder.index):
+        words.set("slots", slot, "holds", 0)
+    look_whether_all_is_back(family, holder)
+
+
+def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_comes_back(family, holder):
+    words = Words(family.runtime)
+    slot = words.slots_of(holder.index)[0]
+    for field in ("holds", "result_kind"):
+        words.set("slots", slot, field, 0)
+    words.set_state(slot, words.tables.FREE, holder.index)
+    look_whether_all_is_back(family, holder)
+
+
+def test_a_slot_that_somebody_is_filling_is_not_taken_for_one_that_a_dead_process_gave_back(family, dead):
+    """It was the dead one's before; it is free still, and named."""
+    words = Words(family.runtime)
+    value = family.runtime.put(None)
+    slot = slot_of(value)
+    state = words.get("slots", slot, "state")
+    words.set_state(slot, words.tables.FREE, dead.index)
+    words.set("processes", words.tables.DRIVER_INDEX, "building", slot + 1)
+    family.bury(dead)
+    words.set("slots", slot, "state", state)
+    words.set("processes", words.tables.DRIVER_INDEX, "building", 0)
+    family.check()
+    assert value.get() is None
+
+
+def test_a_hold_that_a_dead_process_had_just_taken_and_written_nowhere_comes_back(family, holder):
+    words = Words(family.runtime)
+    slot = words.slots_of(holder.index)[1]
+    words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
+    look_whether_all_is_back(family, holder)
+
+
+def test_a_hold_that_the_zygote_before_had_while_it_buried_somebody_comes_back(family):
+    """It dies, and its successor buries it."""
+    words = Words(family.runtime)
+    value = family.runtime.put(None)
+    slot = slot_of(value)
+    words.add("slots", slot, "holds", words.tables.HOLD_BURIAL)
+    del value
+    assert family.in_use()[0] == 1
+    family.runtime.bury(family.runtime.index, pickling.dump_error(LookupError()))
+    assert family.in_use() == (0, 0)
+
+
+@pytest.mark.parametrize("is_done", [True, False])
+@pytest.mark.parametrize("is_told", [True, False])
+def test_a_hold_that_a_dead_process_was_giving_back_is_given_back_once(family, dead, is_done, is_told):
+    """It had crossed it out. Whether it had taken it off the count, its mark tells, or who has overwritten that."""
+    words, service = Words(family.runtime), family.service(same)
+    value = family.runtime.put(None)
+    promise = family.runtime.promise()
+    call = family.call(service, promise, value)
+    edge = words.get("slots", slot_of(call), "inputs") + ctypes.sizeof(words.structs["Inputs"])
+    edge += ctypes.sizeof(words.structs["Edge"])
+    os.pwrite(words.fd, b"\xff" * 4, edge + words.structs["Edge"].input.offset)
+    for field, number in (("giving", 5), ("giving_slot", slot_of(value)), ("giving_edge", edge)):
+        words.set("processes", dead.index, field, number)
+    if is_done:
+        words.add("slots", slot_of(value), "holds", -1)
+        mark = dead.index << words.tables.GIVING_BITS | 6
+        words.set("slots", slot_of(value), "giver", 0 if is_told else mark)
+        words.set("processes", dead.index, "given", 5 if is_told else 4)
+    family.bury(dead)
+    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR
+    family.check()
+    del value
+    assert family.in_use()[0] == 2
+    family.runtime.fulfil(promise, None, pickling.dump_error(LookupError()))
+
+
+# ---- blocks that a dead process named --------------------------------------------------------------------------------
+
+
+def kilobytes(number):
+    return bytes([number]) * 1000
+
+
+def of_a_value(family):
+    value = family.runtime.put(kilobytes(1))
+    return value, ("slots", slot_of(value), "result")
+
+
+def of_a_call(family):
+    call = family.call(family.service(len), kilobytes(1))
+    return call, ("slots", slot_of(call), "payload")
+
+
+def of_inputs(family):
+    promise = family.runtime.promise()
+    call = family.call(family.service(same), promise)
+    return (promise, call), ("slots", slot_of(call), "inputs")
+
+
+def of_a_service(family):
+    return None, ("services", family.service(same)[0], "blob")
+
+
+def of_a_dead_instance(family):
+    """Its error, for those who call it later."""
+    log = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    (instance,) = family.fork_requested()
+    instance.kill()
+    family.bury(instance, LookupError("died"))
+    return log, ("lanes", log[2], "error")
+
+
+def of_all(family):
+    family.runtime.set_setup(kilobytes(1))
+    return None, ("header", 0, "setup")
+
+
+@pytest.mark.parametrize("named", [of_a_value, of_a_call, of_inputs, of_a_service, of_a_dead_instance, of_all])
+def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
+    words = Words(family.runtime)
+    kept, place = named(family)
+    assert words.get(*place)
+    words.set("processes", dead.index, "taking", words.get(*place))
+    family.bury(dead)
+    family.check()
+    del kept
+    if named is of_a_call:
+        family.fork_worker()
+        family.wait_until_idle()
+
+
+# ---- entries that a dead process had reserved ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane_state", ["LANE_OPEN", "LANE_FREE", "reserved"])
+def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, dead, lane_state):
+    words = Words(family.runtime)
+    service, _, lane = family.service(same, limit=1)
+    reserved = words.tables.RESERVED + dead.index
+    words.set("services", service, "state", reserved)
+    words.set("lanes", lane, "state", reserved if lane_state == "reserved" else getattr(words.tables, lane_state))
+    family.bury(dead)
+    assert words.get("services", service, "state") == words.tables.SERVICE_FREE
+    assert family.service(same, limit=1)[::2] == (service, lane)
+
+
+def test_a_lane_that_somebody_else_has_by_now_stays_his(family, dead):
+    """A dead process had given it back, and not crossed it out in its entry."""
+    words = Words(family.runtime)
+    first, second = family.service(same, limit=1), family.service(same, limit=1)
+    lane = words.get("services", first[0], "lane")
+    words.set("services", first[0], "state", words.tables.RESERVED + dead.index)
+    words.set("services", first[0], "lane", second[2])
+    family.bury(dead)
+    words.set("lanes", lane, "state", words.tables.LANE_FREE)
+    assert words.get("lanes", second[2], "state") == words.tables.LANE_OPEN
+    family.fork_worker()
+    assert family.call(second, 7).get(PATIENCE_S) == 7
+
+
+def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_lane_names_it(family, dead):
+    words = Words(family.runtime)
+    log = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    (instance,) = [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
+    worker = family.runtime.request_process(POOL, 0)
+    unnamed = family.runtime.request_process(4, log[2])
+    for index in (instance, worker, unnamed):
+        words.set("processes", index, "state", words.tables.RESERVED + dead.index)
+    family.bury(dead)
+    assert [entry[0] for entry in family.runtime.processes()] == [instance]
+    assert {family.runtime.request_process(POOL, 0) for _ in range(3)} == {worker, unnamed, dead.index}
+
+
+def test_a_spinner_s_token_and_the_seeker_s_place_come_back(family, dead):
+    words = Words(family.runtime)
+    words.set("processes", dead.index, "spinning", 2)
+    words.set("header", 0, "spinners", 2)
+    words.set("header", 0, "seeker", dead.index + 1)
+    family.bury(dead)
+    assert (words.get("header", 0, "spinners"), words.get("header", 0, "seeker")) == (0, 0)
+
+
+def test_another_one_s_place_as_the_seeker_stays(family, dead):
+    words = Words(family.runtime)
+    words.set("header", 0, "seeker", dead.index + 2)
+    family.bury(dead)
+    assert words.get("header", 0, "seeker") == dead.index + 2
+    words.set("header", 0, "seeker", 0)
