@@ -9,6 +9,7 @@ import ctypes
 import gc
 import os
 import signal
+import time
 
 import pytest
 from alone import POOL, REQUESTED, Alone, Family
@@ -18,6 +19,9 @@ from words import Words
 
 from flame_fast import StoreFullError
 from flame_fast.engine.base import INSTANCE
+
+#: An instance's process, as POOL is one of the pool's.
+INSTANCE_ROLE = 4
 
 
 @pytest.fixture
@@ -567,3 +571,188 @@ def test_another_one_s_place_as_the_seeker_stays(family, dead):
     family.bury(dead)
     assert words.get("header", 0, "seeker") == dead.index + 2
     words.set("header", 0, "seeker", 0)
+
+
+def test_a_call_that_a_dead_process_had_half_written_the_outcome_of_fails_and_all_of_it_comes_back(family, holder):
+    """Its arguments have gone; the outcome is a block, an extent or in the slot, and it had not been published."""
+    words = Words(family.runtime)
+    for slot in words.slots_of(holder.index):
+        words.set("slots", slot, "started", 1)
+        words.set("slots", slot, "waiters", 0)
+        words.add("slots", slot, "holds", words.tables.HOLD_RUN)
+        words.set_state(slot, words.tables.RUNNING, holder.index)
+    look_whether_all_is_back(family, holder)
+
+
+def test_what_a_dead_process_counted_is_counted_for_good(family, dead):
+    words = Words(family.runtime)
+    names = ("copied_bytes", "shared_bytes", "definitions", "definition_bytes")
+    for number, name in enumerate(names, 1):
+        words.set("processes", dead.index, name, number)
+        words.set("header", 0, name, 10)
+    family.bury(dead)
+    assert [words.get("header", 0, name) for name in names] == [11, 12, 13, 14]
+
+
+# ---- sleepers that are called ---------------------------------------------------------------------------------------
+
+
+def pool(words):
+    """(sleepers, calls)."""
+    return words.get("header", 0, "pool_sleepers"), words.get("header", 0, "pool_wake")
+
+
+@pytest.mark.parametrize("limit, called", [(0, 1), (1, 3)])
+def test_one_sleeper_is_called_for_a_task_and_all_for_one_of_a_limited_service(alone, limit, called):
+    words, service = Words(alone.runtime), alone.service(same, limit=limit)
+    words.set("header", 0, "pool_sleepers", 3)
+    calls = pool(words)[1]
+    future = alone.call(service, 1)
+    assert pool(words) == (3 - called, calls + called)
+    alone.work()
+    assert future.get(0) == 1
+    words.set("header", 0, "pool_sleepers", 0)
+    future = alone.call(service, 1)
+    assert pool(words) == (0, calls + called)
+    alone.work()
+
+
+@pytest.mark.parametrize("ago_ns, called", [(-(10**10), 0), (10**9, 1)])
+def test_nobody_is_called_for_a_task_that_a_seeker_finds_unless_it_has_not_looked_for_long(alone, ago_ns, called):
+    words, service = Words(alone.runtime), alone.service(same)
+    words.set("header", 0, "pool_sleepers", 3)
+    words.set("header", 0, "seeker", words.tables.DRIVER_INDEX + 1)
+    words.set("header", 0, "sought_ns", time.monotonic_ns() - ago_ns)
+    alone.call(service, 1)
+    assert pool(words)[0] == 3 - called
+    words.set("header", 0, "seeker", 0)
+    words.set("header", 0, "pool_sleepers", 0)
+    alone.work()
+
+
+def test_a_sleeper_is_called_for_each_task_that_lies_there_when_a_waiter_looks_around(family):
+    words, service, limited = Words(family.runtime), family.service(same), family.service(same, limit=1)
+    futures = [family.call(service, 1), family.call(service, 2), family.call(limited, 3)]
+    for sleepers, left in (5, 2), (2, 0), (0, 0):
+        words.set("header", 0, "pool_sleepers", sleepers)
+        calls = pool(words)[1]
+        with pytest.raises(TimeoutError):
+            futures[0].wait(0.001)
+        assert pool(words) == (left, calls + sleepers - left)
+    family.fork_worker()
+    assert family.runtime.get_many(futures, PATIENCE_S) == [1, 2, 3]
+
+
+def test_everybody_is_called_after_a_burial(family, dead):
+    """Even one that the dead process had taken off the count and not called any more."""
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
+    words.set("header", 0, "pool_sleepers", 3)
+    calls, lane_calls = pool(words)[1], words.get("lanes", log[2], "wake")
+    family.bury(dead)
+    assert pool(words) == (0, calls + 4)
+    assert words.get("lanes", log[2], "wake") == lane_calls + 1
+
+
+# ---- entries used again ---------------------------------------------------------------------------------------------
+
+
+def test_a_process_entry_used_again_has_nothing_of_its_former_process(family, dead):
+    words = Words(family.runtime)
+    index = dead.index
+    family.bury(dead)
+    names = [
+        *("born", "wake", "waiters", "watching", "blocked", "spinning", "sleeping", "retiring", "stateful", "current"),
+        *("building", "taking", "giving_edge", "promoting", "rotating", "copied_bytes", "shared_bytes", "definitions"),
+        "definition_bytes",
+    ]
+    for name in names:
+        words.set("processes", index, name, 1)
+    assert family.runtime.request_process(INSTANCE_ROLE, 300) == index
+    assert [name for name in names if words.get("processes", index, name)] == []
+    assert (words.get("processes", index, "role"), words.get("processes", index, "lane")) == (INSTANCE_ROLE, 300)
+    family.runtime.start(index)
+    assert family.runtime.call_off(index)
+
+
+def test_a_lane_used_again_has_nothing_of_its_former_service(family):
+    words = Words(family.runtime)
+    for name, number in [("sticky", 1), ("process", 7), ("sleepers", 3), ("seats", [5] * 240), ("limit", 9), ("ordered", 1)]:
+        words.set("lanes", 1, name, number)
+    assert family.service(same, limit=1000)[2] == 1
+    found = {name: words.get("lanes", 1, name) for name in ("ordered", "limit", "sticky", "process", "sleepers", "error")}
+    assert found == {"ordered": 0, "limit": 240, "sticky": 0, "process": 0, "sleepers": 0, "error": 0}
+    assert not any(words.get("lanes", 1, "seats"))
+
+
+def test_an_instance_s_process_is_asked_for_once(family):
+    log = family.service(Log(), INSTANCE, ("note",))
+    assert family.runtime.processes() == []
+    for _ in range(2):
+        family.call(log, 1)
+        family.runtime.start_instance(log[0])
+    assert [entry[1] for entry in family.runtime.processes()] == [REQUESTED]
+    family.fork_requested()
+    family.wait_until_idle()
+
+
+def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_object(family):
+    words = Words(family.runtime)
+    kinds = {
+        "without": (POOL, 0b01, 0),
+        "with": (POOL, 0b11, 0),
+        "holding": (POOL, 0b01, 1),
+        "instance": (INSTANCE_ROLE, 0, 0),
+    }
+    indices = {}
+    for name, (role, preloaded, stateful) in kinds.items():
+        indices[name] = family.runtime.request_process(role, 0)
+        words.set("processes", indices[name], "preloaded", preloaded)
+        words.set("processes", indices[name], "stateful", stateful)
+    words.set("header", 0, "pool_sleepers", 2)
+    family.service(same, preload=0b10)
+    assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without"]
+    assert pool(words)[0] == 0
+    assert family.runtime.preload == 0b10
+    words.set("processes", indices["without"], "retiring", 0)
+    family.service(same, preload=0b10)
+    assert not words.get("processes", indices["without"], "retiring")
+    for index in indices.values():
+        family.runtime.start(index)
+        assert family.runtime.call_off(index)
+
+
+# ---- what the zygote is told ----------------------------------------------------------------------------------------
+
+
+def test_the_calls_that_a_close_leaves_unfinished_are_counted():
+    alone = Alone()
+    service = alone.service(same)
+    promise, value = alone.runtime.promise(), alone.runtime.put(1)
+    calls = [alone.call(service, promise), alone.call(service, 1)]
+    assert not alone.runtime.closing
+    assert alone.runtime.announce_close() == 3
+    assert alone.runtime.closing
+    del promise, value, calls
+    alone.close()
+
+
+def test_the_post_of_the_zygote_tells_who_had_it_before(alone):
+    assert [alone.runtime.take_post(pid) for pid in (11, 12)] == [0, 11]
+
+
+def test_what_a_process_runs_is_told_by_service_and_method(family):
+    words = Words(family.runtime)
+    log, service = (family.service(Log(), INSTANCE, ("note", "append")) for _ in range(2))
+    family.runtime.start_instance(log[0])
+    (index,) = [entry[0] for entry in family.runtime.processes()]
+    assert family.runtime.running_service(index) == (log[0], 0xFFFFFFFF)
+    call = family.call(service, 1, method=1)
+    words.set("processes", index, "current", slot_of(call) + 1)
+    assert family.runtime.running_service(index) == (service[0], 1)
+    words.set("processes", index, "current", 0)
+    worker = family.runtime.request_process(POOL, 0)
+    assert family.runtime.running_service(worker) is None
+    family.runtime.start(worker)
+    assert family.runtime.call_off(worker)
+    family.fork_requested()
+    family.wait_until_idle()
