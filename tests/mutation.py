@@ -493,9 +493,7 @@ def arguments():
     )
     parser.add_argument("--tests", nargs="+", default=TESTS, help="test files, as native for tests/test_native.py")
     parser.add_argument("--list", action="store_true", help="runs nothing, prints what was found before")
-    parser.add_argument(
-        "--strict", action="store_true", help="exit status 1 if one of them was not killed, or an entry is stale"
-    )
+    parser.add_argument("--strict", action="store_true", help="exit status 1 if one was not killed, or an entry is stale")
     parser.add_argument("--show", nargs="*", default=[SURVIVED, UNREACHED], help="statuses whose mutants are printed")
     return parser.parse_args()
 
@@ -573,19 +571,8 @@ def run(build, chosen, options):
     )
     settings.load_profile("mutation")
     plugins = [f"-p{name}" for name in ("no:randomly", "no:xdist", "no:timeout", "no:cacheprovider", "no:faulthandler")]
-    quiet = [
-        "-k",
-        TOO_LONG,
-        "-q",
-        "-s",
-        "--no-header",
-        "-c",
-        os.devnull,
-        "--rootdir",
-        ".",
-        "-W",
-        "ignore::pytest.PytestUnknownMarkWarning",
-    ]
+    quiet = ["-q", "-s", "--no-header", "-W", "ignore::pytest.PytestUnknownMarkWarning"]
+    quiet += ["-c", os.devnull, "--rootdir", ".", "-k", TOO_LONG]
     return pytest.main([*tests, *plugins, *quiet], plugins=[Collected(build, chosen, options, passed)])
 
 

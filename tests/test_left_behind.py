@@ -107,6 +107,10 @@ def test_a_head_left_behind_hints_that_were_read_is_moved_on(alone):
 
 def test_an_old_hint_of_the_pool_s_lane_to_the_slot_of_an_instance_s_call_is_void(alone):
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    service = alone.service(same)
+    for number in range(5):  # so that it stands at a later place than the call does
+        alone.call(service, number)
+    alone.work()
     promise = alone.runtime.promise()
     first, second = alone.call(log, promise), alone.call(log, 2)
     words.push(0, slot_of(second))
@@ -198,6 +202,16 @@ def test_a_full_lane_of_an_instance_whose_first_calls_were_void_takes_more(alone
     futures = [alone.call(log, number) for number in range(3)]
     alone.work()
     assert futures[-1].get(0) == [0, 1, 2]
+
+
+def test_a_full_lane_of_an_instance_whose_first_calls_are_over_and_held_takes_more(alone):
+    log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
+    held = alone.call(log, 0)
+    alone.work()
+    words.fill(log[2], slot_of(held))
+    future = alone.call(log, 1)
+    alone.work()
+    assert (held.get(0), future.get(0)) == ([0], [0, 1])
 
 
 # ---- seats ----------------------------------------------------------------------------------------------------------

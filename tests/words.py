@@ -63,9 +63,9 @@ class Words:
     def hint(self, position, slot):
         return position & ~self.ring_mask | slot + 1
 
-    def set_hints(self, lane, first, hints):
-        """So many places of a lane's ring from a position in its first lap on."""
-        at = self.tables.rings_at + 8 * (lane * self.tables.SLOT_COUNT + first)
+    def set_hints(self, lane, position, hints):
+        """So many places of a lane's ring from a position on; none of its last place and its first at once."""
+        at = self.tables.rings_at + 8 * (lane * self.tables.SLOT_COUNT + (position & self.ring_mask))
         os.pwrite(self.fd, b"".join(hint.to_bytes(8, "little") for hint in hints), at)
 
     def push(self, lane, slot):
@@ -75,8 +75,9 @@ class Words:
         self.set("lanes", lane, "tail", tail + 1)
 
     def fill(self, lane, slot):
-        """All places that are left of a lane's first lap get a hint to the same slot."""
-        tail, head = self.get("lanes", lane, "tail"), self.get("lanes", lane, "head")
-        assert head == 0
-        self.set_hints(lane, tail, [self.hint(0, slot)] * (self.tables.SLOT_COUNT - tail))
-        self.set("lanes", lane, "tail", self.tables.SLOT_COUNT)
+        """All places that are left of a lane get a hint to the same slot."""
+        tail, end = self.get("lanes", lane, "tail"), self.get("lanes", lane, "head") + self.tables.SLOT_COUNT
+        middle = min(end, tail + self.ring_mask + 1 & ~self.ring_mask)
+        self.set_hints(lane, tail, [self.hint(tail, slot)] * (middle - tail))
+        self.set_hints(lane, middle, [self.hint(middle, slot)] * (end - middle))
+        self.set("lanes", lane, "tail", end)
