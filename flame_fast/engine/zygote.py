@@ -233,6 +233,7 @@ class Zygote:
     def reap(self, child: Child) -> None:
         try:
             ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)  # its number may be a younger worker's by now
+            assert ended is not None  # it waits
             how = describe_exit(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
         except ChildProcessError:
             how = WITH_SUPERVISOR
