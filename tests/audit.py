@@ -179,6 +179,8 @@ def slots(tables):
             yield f"slot {index} is not taken, and its status is {status}"
         if status == tables.FREE and (rest := [name for name in REST if getattr(slot, name)]):
             yield f"slot {index} is free and has its {', '.join(rest)} still"
+        if status != tables.FREE and slot.service == tables.NO_SERVICE and slot.lane:
+            yield f"slot {index} is no call's and stands in lane {slot.lane}"
         if status >= tables.DONE and (slot.payload or slot.payload_kind):
             yield f"slot {index} is finished and has its arguments still"
         if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind or slot.started or slot.waits_for):

@@ -14,6 +14,7 @@ import time
 import pytest
 from alone import POOL, REQUESTED, Alone, Family
 from flame_fast.kernels import pickling
+from flame_fast.kernels.runtime import SegmentReader
 from gates import PATIENCE_S, wait_until
 from words import Words
 
@@ -770,3 +771,128 @@ def test_what_a_process_runs_is_told_by_service_and_method(family):
     assert family.runtime.call_off(worker)
     family.fork_requested()
     family.wait_until_idle()
+
+
+# ---- marks of drops -------------------------------------------------------------------------------------------------
+
+
+def give_back(alone, words, value, mark):
+    """This process drops a dependent's hold on a value that has a mark already."""
+    future = alone.call(alone.service(same), value)
+    words.set("slots", slot_of(value), "giver", mark)
+    alone.work()
+    assert future.get(0) == 1
+
+
+@pytest.mark.parametrize(
+    "giving, given, of_this_slot, expected",
+    [(5, 4, True, 5), (6, 4, True, 4), (5, 4, False, 4), (5, 9, True, 9), (5, 5, True, 5)],
+)
+def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_done(
+    alone, giving, given, of_this_slot, expected
+):
+    words, value = Words(alone.runtime), alone.runtime.put(1)
+    other = alone.runtime.request_process(POOL, 0)
+    for field, number in [("giving", giving), ("given", given), ("giving_slot", slot_of(value) + (not of_this_slot))]:
+        words.set("processes", other, field, number)
+    give_back(alone, words, value, other << words.tables.GIVING_BITS | 6)
+    assert words.get("processes", other, "given") == expected
+    assert words.get("slots", slot_of(value), "giver") >> words.tables.GIVING_BITS == words.tables.DRIVER_INDEX
+    alone.runtime.start(other)
+    assert alone.runtime.call_off(other)
+
+
+def test_a_drop_has_another_number_than_the_mark_that_is_there(alone):
+    words, value = Words(alone.runtime), alone.runtime.put(1)
+    alone.runtime.drops = 10
+    give_back(alone, words, value, 12)
+    assert alone.runtime.drops == 12
+    assert words.get("slots", slot_of(value), "giver") == 13
+
+
+def test_numbers_of_drops_come_round_without_touching_the_process(alone):
+    words, value = Words(alone.runtime), alone.runtime.put(1)
+    alone.runtime.drops = (1 << words.tables.GIVING_BITS) - 2
+    give_back(alone, words, value, 0)
+    assert words.get("slots", slot_of(value), "giver") == 1
+
+
+# ---- inputs ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_call_is_queued_once_in_order_when_it_is_made_and_else_when_its_last_input_comes(alone):
+    log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
+    promise = alone.runtime.promise()
+    calls = [alone.call(log, promise), alone.call(service, promise)]
+    assert [words.get("lanes", lane, "tail") for lane in (log[2], 0)] == [1, 0]
+    alone.runtime.fulfil(promise, 1)
+    assert [words.get("lanes", lane, "tail") for lane in (log[2], 0)] == [1, 1]
+    alone.work()
+    assert [call.get(0) for call in calls] == [[1], 1]
+
+
+def test_an_input_that_comes_after_its_task_has_failed_is_let_go(alone):
+    """Though the task's future is held on to."""
+    service = alone.service(same)
+    failing, late = alone.runtime.promise(), alone.runtime.promise()
+    future = alone.call(service, [failing, late])
+    alone.runtime.fulfil(failing, None, pickling.dump_error(LookupError("gone")))
+    alone.runtime.fulfil(late, b"x" * 1000)
+    del failing, late
+    assert alone.in_use()[0] == 1
+    assert isinstance(future.exception(0), LookupError)
+
+
+def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_go(family, dead):
+    """It stands on one, behind another's; it does not stand on the second yet; the third has finished before that."""
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+    on, off, over = (family.runtime.promise() for _ in range(3))
+    future = family.call(service, [on, off, over])
+    behind = family.call(service, on)
+    family.runtime.fulfil(over, 1)
+    words.set("slots", slot_of(off), "waiters", 0)
+    os.pwrite(words.fd, (0b1111).to_bytes(8, "little"), words.missing(slot_of(future)))  # its own, too
+    words.set("slots", slot_of(future), "creator", dead.index)
+    family.bury(dead, LookupError("died"))
+    assert repr(future.exception(0)) == repr(LookupError("died"))
+    family.check()
+    family.runtime.fulfil(off, 2)
+    family.runtime.fulfil(on, 3)
+    family.fork_worker()
+    assert behind.get(PATIENCE_S) == 3
+    del on, off, over, future, behind
+    family.wait_until_in_use(before)
+
+
+# ---- a full table ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+def test_a_full_table_refuses_a_value_and_takes_nothing(alone, size):
+    words, most = Words(alone.runtime), 63
+    values = [alone.runtime.put(1)]
+    high = words.get("header", 0, "group_high")
+    words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
+    with pytest.raises(StoreFullError, match="table"):
+        for _ in range(most):
+            values.append(alone.runtime.put(b"x" * size))
+    words.set("header", 0, "group_high", high)
+    before = alone.in_use()
+    assert before[0] == len(values) < most
+    alone.check()
+    del values[1:]
+    assert alone.in_use()[0] == 1
+
+
+def test_a_slot_used_again_has_no_arguments_whoever_looks_at_it_from_outside(alone):
+    reader, service = SegmentReader(alone.runtime.fd), alone.service(len)
+    call = alone.call(service, b"x" * 1000)
+    assert reader.slot(slot_of(call))["payload_bytes"] >= 1000
+    slot = slot_of(call)
+    alone.work()
+    del call
+    promise = alone.runtime.promise()
+    assert slot_of(promise) == slot
+    assert reader.slot(slot)["payload_bytes"] == 0
+    alone.runtime.fulfil(promise, 1)
