@@ -248,7 +248,7 @@ cdef struct Process:
     uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
     uint64_t rotating           # [owner: itself] slot whose hint it is moving to the lane's end, + 1
-    uint64_t giving             # [owner: itself] its release_counts so far, those of the entry's former processes too
+    uint64_t giving             # [owner: itself] its drops so far, those of the entry's former processes too
     uint64_t given              # [cas] the last of them that somebody knows to be done
     uint64_t giving_edge        # [owner: itself] offset of the edge whose hold it is giving back; 0: none
     uint64_t giving_slot        # [owner: itself] slot that the edge named
@@ -298,7 +298,7 @@ cdef struct Slot:
     uint64_t state              # [cas] generation:48 | owner:12 | status:4
     uint64_t waiters            # [cas] stack of Edge offsets, or WAITERS_CLOSED
     uint32_t holds              # [cas] HOLD_*
-    uint32_t giver              # [cas, with `holds` as one word] the last release_count, see `giver_of`; stays when the slot is freed
+    uint32_t giver              # [cas, with `holds` as one word] the last drop, see `giver_of`; stays when the slot is freed
     uint32_t service
     uint32_t lane
     uint64_t payload            # block of the call's arguments, 0: inline

@@ -56,7 +56,7 @@ cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     slot.waiters = 0
     slot.creator = memory.me
-    slot.payload_bytes = slot.result_bytes = 0
+    slot.payload_bytes = 0
     slot.watched = slot.started = 0
     slot.service = NO_SERVICE
     slot.lane = 0
@@ -101,11 +101,6 @@ cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept n
     cdef uint32_t before = ff_and32(&memory.slots[index].holds, ~bits)
     if before & bits and not before & ~bits:
         slot_leave(memory, index, held)
-
-cdef void release_count(Memory *memory, uint32_t index) noexcept nogil:
-    """Gives a dependent's hold back."""
-    number_drop(memory, index)
-    drop_count(memory, index, memory.me)
 
 cdef void number_drop(Memory *memory, uint32_t index) noexcept nogil:
     """Numbers this process's next drop, of a hold on a slot, so that its mark is not the one that the slot has already.
