@@ -36,6 +36,7 @@ USUAL = [
     ("puts_among_freed_slots", PAUSED),
     ("drops_arrays", KILLED),
     ("drops_a_waiting_tree", BURYING),
+    ("fulfils", KILLED),
     ("fails_a_promise", KILLED),
     ("gives_back_by_a_number_that_came_round", KILLED),
     ("makes_an_instance", KILLED),
