@@ -13,6 +13,7 @@ import time
 
 import pytest
 from alone import POOL, REQUESTED, Alone, Family
+from audit import ANY
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
 from gates import PATIENCE_S, wait_until
@@ -896,3 +897,155 @@ def test_a_slot_used_again_has_no_arguments_whoever_looks_at_it_from_outside(alo
     assert slot_of(promise) == slot
     assert reader.slot(slot)["payload_bytes"] == 0
     alone.runtime.fulfil(promise, 1)
+
+
+# ---- more that a burial finds ---------------------------------------------------------------------------------------
+
+
+def orphan_block(words, value):
+    """The block of a value, which names it no more."""
+    slot = slot_of(value)
+    block = words.get("slots", slot, "result")
+    words.set("slots", slot, "result", 0)
+    words.set("slots", slot, "result_kind", 0)
+    return block
+
+
+def test_a_block_that_a_dead_process_had_taken_and_put_nowhere_comes_back(family, dead):
+    words, value = Words(family.runtime), family.runtime.put(b"x" * 1000)
+    words.set("processes", dead.index, "taking", orphan_block(words, value))
+    family.bury(dead)
+    family.check()
+    del value
+    assert family.in_use() == (0, 0)
+
+
+def test_a_block_that_tells_what_a_dead_task_waited_for_comes_back_and_the_task_fails(family, dead):
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+    value, future = family.runtime.put(b"x" * 1000), family.call(service, 1)
+    words.set("slots", slot_of(future), "waits_for", ANY | orphan_block(words, value))
+    words.set("slots", slot_of(future), "started", 1)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
+    family.bury(dead, LookupError("died"))
+    assert repr(future.exception(0)) == repr(LookupError("died"))
+    del value, future
+    assert family.in_use() == before
+
+
+def test_a_slot_that_a_dead_process_was_filling_comes_back(family, holder):
+    words = Words(family.runtime)
+    slot = words.slots_of(holder.index)[1]
+    words.set_state(slot, words.tables.FREE, 0)
+    words.set("processes", holder.index, "building", slot + 1)
+    look_whether_all_is_back(family, holder)
+
+
+@pytest.mark.parametrize("is_held", [True, False])
+def test_a_pending_hold_on_a_value_comes_back_whether_its_creator_holds_it_still(family, holder, is_held):
+    words = Words(family.runtime)
+    slot = words.slots_of(holder.index)[1]
+    words.set("slots", slot, "holds", (words.tables.HOLD_CREATOR if is_held else 0) | words.tables.HOLD_PENDING | 1)
+    look_whether_all_is_back(family, holder)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_a_pending_hold_that_was_written_down_comes_back_once(family, which):
+    """The dead process was filling the task that it stands in."""
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+
+    def live():
+        kept = [family.runtime.put(1), family.runtime.put(2)]
+        call = family.call(service, kept)
+        os.kill(os.getpid(), signal.SIGKILL)
+        return call
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    *values, task = words.slots_of(relative.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    words.set_state(task, words.tables.FREE, 0)
+    words.set("processes", relative.index, "building", task + 1)
+    words.add("slots", values[which], "holds", words.tables.HOLD_PENDING)
+    look_whether_all_is_back(family, relative, before)
+
+
+def test_a_finished_task_whose_runner_died_lets_its_inputs_go_and_whoever_watches_is_told(family, dead):
+    words, service = Words(family.runtime), family.service(same)
+    value = family.runtime.put(1)
+    future = family.call(service, value)
+    selector = family.runtime.selector([future])
+    del value
+    words.set("slots", slot_of(future), "payload_kind", 0)
+    finished_by(words, slot_of(future), dead.index)
+    calls = words.get("processes", words.tables.DRIVER_INDEX, "wake")
+    family.bury(dead)
+    assert words.get("processes", words.tables.DRIVER_INDEX, "wake") == calls + 1
+    assert selector.take(0.001) == [0]
+    assert future.get(0) is None
+    assert family.in_use()[0] == 1
+    family.check()
+
+
+def test_what_the_living_are_finishing_or_giving_back_is_left_to_them(family, dead):
+    words = Words(family.runtime)
+    values = [family.runtime.put(number) for number in range(3)]
+    slots = list(map(slot_of, values))
+    states = [words.get("slots", slot, "state") for slot in slots]
+    words.add("slots", slots[0], "holds", words.tables.HOLD_RUN)
+    words.set_state(slots[1], words.tables.LEAVING, words.tables.DRIVER_INDEX)
+    words.set_state(slots[2], words.tables.FREE, words.tables.DRIVER_INDEX)
+    before = [words.get("slots", slot, "state") for slot in slots]
+    family.bury(dead)
+    assert [words.get("slots", slot, "state") for slot in slots] == before
+    assert words.get("slots", slots[0], "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    words.add("slots", slots[0], "holds", -words.tables.HOLD_RUN)
+    for slot, state in zip(slots, states, strict=True):
+        words.set("slots", slot, "state", state)
+    family.check()
+    assert [value.get() for value in values] == [0, 1, 2]
+
+
+def test_an_instance_s_call_that_its_dead_process_had_claimed_fails_though_it_had_not_begun(family, dead):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
+    future = family.call(log, 1)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
+    family.bury(dead, LookupError("died"))
+    assert repr(future.exception(0)) == repr(LookupError("died"))
+
+
+def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(family, dead):
+    words, service = Words(family.runtime), family.service(same)
+    promise = family.runtime.promise()
+    future = family.call(service, promise)
+    family.runtime.fulfil(promise, 7)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    family.bury(dead)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 7
+
+
+def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
+    """It has failed by then; what it holds comes back with a later burial."""
+    words, service = Words(family.runtime), family.service(same)
+    over = family.runtime.promise()
+    future = family.call(service, over)
+    family.runtime.fulfil(over, 1)
+    words.set_state(slot_of(future), words.tables.WAITING, 0)
+    os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))
+    for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
+        words.set("slots", slot_of(future), field, number)
+    words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
+    family.bury(dead, LookupError("died"))
+    assert repr(future.exception(0)) == repr(LookupError("died"))
+    words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
+    assert family.in_use()[0] == 2
+    family.bury(family.fork(lambda: None))
+    family.fork_worker()
+    family.wait_until_idle()
+    del over, future
+    assert family.in_use()[0] == 0
