@@ -353,26 +353,37 @@ def end_strays(number):
 class Hunt:
     """Which tests kill which mutants."""
 
-    def __init__(self, bench, chosen, options, results):
+    def __init__(self, bench, made, chosen, options, results):
         self.bench = bench
+        self.made = made
         self.chosen = chosen
         self.options = options
         self.results = results
         self.alike = read_alike()
+        self.focuses: dict[tuple[str, str], float] = {}
         self.kills = collections.defaultdict(collections.Counter)  # (file, function) -> test's name -> how many
         for key, found in results.items():
             if found["status"] == KILLED:
                 self.kills[key[:2]][found["by"]] += 1
 
     def tests_for(self, number, mutant, tried):
-        """As many of those that reach it as the limit lets: those that killed its neighbours first, then the quickest."""
+        """As many of those that reach it as the limit lets: those that killed its neighbours first, then quick ones
+        that are about this file more than about others."""
         kills, seconds, found = self.kills[mutant.key[:2]], 0.0, []
         tests = [test for test in self.bench.tests_that_pass if number in test.reaches and test.name not in tried]
-        for test in sorted(tests, key=lambda test: (-kills[test.name] / (test.price + 0.05), test.price)):
+        cost = {test: (test.price + 0.05) / self.focus(test, mutant.file) for test in tests}
+        for test in sorted(tests, key=lambda test: (-kills[test.name] / (test.price + 0.05), cost[test])):
             if not found or seconds + test.seconds <= self.options.limit:
                 found.append(test)
                 seconds += test.seconds
         return found
+
+    def focus(self, test, file):
+        """Which part of what a test reaches is of this file."""
+        key = test.name, file
+        if key not in self.focuses:
+            self.focuses[key] = sum(self.made[number].file == file for number in test.reaches) / len(test.reaches)
+        return self.focuses[key]
 
     def hunt(self):
         begin = time.monotonic()
@@ -515,7 +526,7 @@ class Collected:
         begin = time.monotonic()
         bench.measure(self.build.state())
         print(f"{len(bench.tests_that_pass)} tests, measured in {time.monotonic() - begin:.0f} s", flush=True)
-        Hunt(bench, self.chosen, self.options, self.options.results).hunt()
+        Hunt(bench, self.build.mutants, self.chosen, self.options, self.options.results).hunt()
         return True
 
 

@@ -1049,3 +1049,32 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     family.wait_until_idle()
     del over, future
     assert family.in_use()[0] == 0
+
+
+@pytest.mark.parametrize(
+    "role, lane_state, is_asked_for",
+    [(4, "LANE_OPEN", True), (4, "LANE_CLOSING", True), (4, "LANE_DEAD", False), (POOL, "LANE_OPEN", False)],
+)
+def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that_lives(
+    family, role, lane_state, is_asked_for
+):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    ((index, *_),) = family.runtime.processes()
+    tokens = []
+    for _ in range(2):
+        tokens.append(family.runtime.start(index, 0b101))
+        assert family.runtime.processes() == [(index, words.tables.PROCESS_STARTING, 4, log[2], tokens[-1], 0, True)]
+        words.set("processes", index, "current", 1)
+        assert family.runtime.processes()[0][6] is False
+        words.set("processes", index, "current", 0)
+    assert tokens[1] == tokens[0] + 1
+    assert words.get("processes", index, "preloaded") == 0b101
+    words.set("processes", index, "role", role)
+    words.set("lanes", log[2], "state", getattr(words.tables, lane_state))
+    assert family.runtime.call_off(index)
+    assert [entry[:2] for entry in family.runtime.processes()] == ([(index, REQUESTED)] if is_asked_for else [])
+    words.set("lanes", log[2], "state", words.tables.LANE_OPEN)
+
+
+def test_a_process_that_takes_its_entry_says_when_it_began(family, dead):
+    assert family.runtime.birth(dead.index) > 0
