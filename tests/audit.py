@@ -233,7 +233,7 @@ def blocks(tables):
 def extents(tables):
     refs = collections.Counter(tables.references())
     refs.update(block for block in tables.kept_blocks() if block and not tables.slab_at(block))
-    live = {number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE}
+    live = sum(1 << number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE)
     for number, extent in enumerate(tables.extents):
         if extent.kind == tables.EXTENT_LEAVING:
             yield f"extent {number} is being emptied"
@@ -246,7 +246,7 @@ def extents(tables):
             yield f"extent {number} counts {extent.holders} holders, and has {held.bit_count()}"
         if not extent.refs and not extent.holders:
             yield f"extent {number} is in use by nobody"
-        if any(held >> process & 1 for process in range(tables.PROCESS_COUNT) if process not in live):
+        if held & ~live:
             yield f"extent {number} is held by a process that is none: {held:#x}"
 
 
