@@ -86,6 +86,32 @@ def nothing_left(request, tmp_path_factory, monkeypatch):
 
 
 @pytest.fixture
+def alone():
+    """A runtime in this process alone; its tables are looked through when the test is over."""
+    from alone import Alone
+
+    made = Alone()
+    yield made
+    gc.collect()
+    made.check()
+    made.close()
+
+
+@pytest.fixture
+def family(nothing_left):
+    """One with relatives; when the test is over all of them leave, and the tables are looked through."""
+    from alone import Family
+
+    made = Family(workers=2, cpus=2)
+    yield made
+    gc.collect()
+    made.runtime.announce_close()
+    assert {made.bury(relative) for relative in list(made.relatives)} <= {0}
+    made.check()
+    made.close()
+
+
+@pytest.fixture
 def define(monkeypatch):
     """Makes a module that no worker can import out of text."""
     return lambda text="", name=None: made_up_module(monkeypatch, text, name)

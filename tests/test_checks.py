@@ -6,14 +6,13 @@ process, or one with forked relatives; nobody here is stepped.
 
 from __future__ import annotations
 
-import gc
 import os
 import signal
 import time
 
 import numpy as np
 import pytest
-from alone import Alone, Family
+from alone import Alone
 from flame_fast.kernels import pickling
 from gates import PATIENCE_S, Gate, wait_until
 
@@ -23,27 +22,6 @@ from flame_fast.engine.base import INSTANCE
 #: A lost wake-up costs a look of 250 ms, or a minute: the shortest of several waits is below this only if none is lost.
 PROMPT_S = 0.2
 WAITS = 5
-
-
-@pytest.fixture
-def alone():
-    made = Alone()
-    yield made
-    gc.collect()
-    made.check()
-    made.close()
-
-
-@pytest.fixture
-def family(nothing_left):
-    """When the test is over all relatives leave, and the tables are looked through."""
-    made = Family(workers=2, cpus=2)
-    yield made
-    gc.collect()
-    made.runtime.announce_close()
-    assert {made.bury(relative) for relative in list(made.relatives)} <= {0}
-    made.check()
-    made.close()
 
 
 def is_asleep(pid):

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import os
 import signal
 import time
 
 import pytest
-from alone import POOL, REQUESTED, Alone, Family
+from alone import POOL, REQUESTED, Alone
 from audit import ANY
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
@@ -24,26 +23,6 @@ from flame_fast.engine.base import INSTANCE
 
 #: An instance's process, as POOL is one of the pool's.
 INSTANCE_ROLE = 4
-
-
-@pytest.fixture
-def alone():
-    made = Alone()
-    yield made
-    gc.collect()
-    made.check()
-    made.close()
-
-
-@pytest.fixture
-def family(nothing_left):
-    made = Family(workers=2, cpus=2)
-    yield made
-    gc.collect()
-    made.runtime.announce_close()
-    assert {made.bury(relative) for relative in list(made.relatives)} <= {0}
-    made.check()
-    made.close()
 
 
 class Log(list):

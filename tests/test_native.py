@@ -18,15 +18,6 @@ from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
 
 
-@pytest.fixture
-def alone():
-    made = Alone()
-    yield made
-    gc.collect()
-    made.check()
-    made.close()
-
-
 class Log(list):
     """An instance whose calls leave their order behind."""
 
