@@ -7,8 +7,8 @@ becomes an automaton the first time through: a generator is run once per step of
 For that a yield comes first in its expression, and a loop's variable tells how far it has come: no value comes twice.
 
 A process that has only read since its last write leaves the same behind wherever it is killed. So a death is tried after
-each write, and after each end of a sleep. Every step sees all that was written before it: what a processor may put off is
-not here.
+each write, and after each end of a sleep. Every step sees all that was written before it: a store that a
+processor puts off is a program of its own, where a scenario has one.
 """
 
 from __future__ import annotations

@@ -44,7 +44,7 @@ from protocol_scenarios import (
     standing,
 )
 from starting_model import starting
-from waking_model import Lasting, Seated, sleeping, waiting
+from waking_model import Lasting, Seated, leaving, sleeping, waiting
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 
@@ -78,6 +78,7 @@ SCENARIOS = {
     "sleeping": partial(sleeping, tasks=1),
     "sleeping beside one seat": partial(sleeping, kind=Seated, tasks=1),
     "waiting for futures": waiting,
+    "asked to leave": leaving,
     "the zygote dies while it starts a process": starting,
     "two zygotes die": partial(starting, zygotes=3, mortal=("zygote 1", "zygote 2"), deaths=2),
     "the zygote and a child die": partial(starting, mortal=("zygote 1", "c1"), deaths=2),
@@ -141,6 +142,7 @@ NEEDED = {
     "a call after the hint": partial(sleeping, tasks=1),
     "a call for what is queued when seeking ends": partial(sleeping, kind=Lasting),
     "a call when a seat is left": partial(sleeping, kind=Seated, once="W"),
+    "a fence before the look at who sleeps": leaving,
     "a call to everybody after a burial": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
     "watched before the look": waiting,
     "published before the look": waiting,

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from explorer import Scenario, add, cas, choose, exchange, futex_wait, futex_wake, load, store, when
+from explorer import Scenario, add, cas, choose, exchange, futex_wait, futex_wake, load, store, stores, when
 from protocol_model import DONE, FINISHED, FREE, READY, RUNNING, ZYGOTE, Protocol, unfinished
 
 MANY = 9  # of those asleep
@@ -286,6 +286,37 @@ class Lasting(Waking):
     lasts = True
 
 
+class Leaving(Waking):
+    """What workers look for is whether they are to leave."""
+
+    def find_task(self, me):
+        return (yield load("retiring")) or None
+
+    def leave(self, me):
+        while (yield from self.find_task(me)) is None:
+            yield from self.sleep(me)
+
+    def ask_to_leave(self):
+        """`retire`: a plain store, and then `wake_sleepers`."""
+        yield store("put_off", 1)
+        if self.has("a fence before the look at who sleeps"):
+            yield when(is_nothing_put_off)
+        yield from self.wake_sleepers(MANY)
+
+    def store_what_was_put_off(self):
+        """The processor's own: it lets its loads overtake a store."""
+        yield when(is_put_off)
+        yield stores(("retiring", 1), ("put_off", 0))
+
+
+def is_put_off(words):
+    return words["put_off"] == 1
+
+
+def is_nothing_put_off(words):
+    return words["put_off"] == 0
+
+
 def is_rest_done(words, slots):
     return all(words["state", index][1] == DONE for index in range(1, slots))
 
@@ -328,3 +359,19 @@ def waiting(without=(), threads=2):
 
 def still_waiting(words):
     return "a thread sleeps for a call that is finished" if words["waiters", "S"] else None
+
+
+def leaving(without=()):
+    """S asks W to leave while that goes to sleep."""
+    protocol = Leaving(0, ("S", "W"), without=without)
+    words = {**protocol.words(), "retiring": 0, "put_off": 0}
+    programs = {
+        "S": protocol.ask_to_leave,
+        "the store buffer of S": protocol.store_what_was_put_off,
+        "W": functools.partial(protocol.leave, "W"),
+    }
+    return Scenario(words, programs, at_end=(still_asleep,))
+
+
+def still_asleep(words):
+    return "W sleeps, and was to leave" if words["sleeping", "W"] else None
