@@ -5,6 +5,7 @@
     python tests/mutation.py --changed-since origin/main --strict   # what stands on changed lines
     python tests/mutation.py --sample 100                       # so many, chosen by the commit's number
     python tests/mutation.py --again survived --limit 60        # those that survived, with all tests that reach them
+    python tests/mutation.py --list --report kernels/MUTANTS.md # what was found, function by function
 
 One build, one process: the tests are collected once, and each mutant is a forked child that sets the switch and runs the
 tests that reach it, the most likely ones first, until one fails. What is found is kept in build/mutation/results.json, by
@@ -56,6 +57,13 @@ TOO_LONG = "not 8388608 and not full_of_old_hints"
 FEWER = {"test_table": 30, "test_allocator": 8}
 KILLED, SURVIVED, UNREACHED, ALIKE_ONE, NOT_RUN = "killed", "survived", "not reached", "alike", "not run"
 MOST_MUTANTS = 1 << 16
+REPORT_HEAD = """\
+# What notices a change of the core
+
+`tests/mutation.py` takes out or turns one check, atomic, call or bound at a time, and looks which native test fails then.
+Killed: the tests that notice it, and the seconds of the slowest, from the start of the first test to that failure.
+Alike: nobody can tell it from the runtime; `tests/mutants_alike.txt` has the reason. Left: no test notices it.
+Made by `python tests/mutation.py --list --report kernels/MUTANTS.md`."""
 #: Mutants after which what was found is written down.
 KEPT_EVERY = 20
 
@@ -454,6 +462,39 @@ def table(chosen, results, statuses):
         print(" ".join(f"{text:>12}" for text in [file.removesuffix(".pxi"), sum(row), *row]))
 
 
+def report(chosen, results):
+    """What was found, as Markdown: for each function how many mutants, who kills them, and how long the slowest takes."""
+    lines = [REPORT_HEAD]
+    for file, functions in group(chosen.values()).items():
+        lines += [
+            f"\n## {file}\n",
+            "| function | mutants | killed | alike | left | slowest | killed by |",
+            "|---|" + "--:|" * 5 + "---|",
+        ]
+        lines += [report_row(function, [results.get(mutant.key) for mutant in made]) for function, made in functions.items()]
+    return "\n".join(lines) + "\n"
+
+
+def group(made):
+    """file -> function -> mutants."""
+    found: dict[str, dict[str, list[Mutant]]] = {}
+    for mutant in made:
+        found.setdefault(mutant.file, {}).setdefault(mutant.function, []).append(mutant)
+    return found
+
+
+def report_row(function, found):
+    count = collections.Counter(result["status"] if result else NOT_RUN for result in found)
+    killed = [result for result in found if result and result["status"] == KILLED]
+    by = collections.Counter(
+        re.sub(r"test_(\w+)\.py::test_", r"\1: ", result["by"].partition("[")[0], flags=re.I) for result in killed
+    )
+    tests = ", ".join(f"{name} {times}" for name, times in by.most_common())
+    slowest = f"{max(result['seconds'] for result in killed):.1f} s" if killed else ""
+    left = len(found) - count[KILLED] - count[ALIKE_ONE]
+    return f"| `{function}` | {len(found)} | {count[KILLED]} | {count[ALIKE_ONE]} | {left} | {slowest} | {tests} |"
+
+
 # ---- which mutants --------------------------------------------------------------------------------------------------
 
 
@@ -504,6 +545,7 @@ def arguments():
     )
     parser.add_argument("--tests", nargs="+", default=TESTS, help="test files, as native for tests/test_native.py")
     parser.add_argument("--list", action="store_true", help="runs nothing, prints what was found before")
+    parser.add_argument("--report", metavar="PATH", help="writes a table of what was found, function by function")
     parser.add_argument("--strict", action="store_true", help="exit status 1 if one was not killed, or an entry is stale")
     parser.add_argument("--show", nargs="*", default=[SURVIVED, UNREACHED], help="statuses whose mutants are printed")
     return parser.parse_args()
@@ -556,6 +598,8 @@ def main():
         print(f"{len(build.mutants)} mutants, {len(chosen)} chosen", flush=True)
         status = run(build, chosen, options)
     table(chosen, options.results, options.show)
+    if options.report:
+        (ROOT / options.report).write_text(report(chosen, options.results))
     for key in (forgotten := stale(read_alike(), build.mutants)):
         print("no such mutant any more, see mutants_alike.txt:", *key, sep="\n    ")
     found = {status_of(options.results, mutant) for mutant in chosen.values()}
