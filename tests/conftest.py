@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import os
 import threading
 import time
@@ -15,10 +16,23 @@ from made_up import made_up_module
 LEAVE_S = 20.0
 
 
+#: Tests after which what they have imported and compiled is set aside.
+FREEZE_EVERY = 20
+
+
 def pytest_collection_finish():
-    """What the test files have imported stays: looking through it after every test takes longer than many tests."""
+    freeze()
+
+
+def freeze():
+    """Sets aside what is there, which stays: looking through it after every test takes longer than many tests."""
     gc.collect()
     gc.freeze()
+
+
+@pytest.fixture(scope="session")
+def tests_over():
+    return itertools.count(1)
 
 
 class Wound:
@@ -61,7 +75,7 @@ def wound(request):
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(request, tmp_path_factory, monkeypatch):
+def nothing_left(request, tmp_path_factory, monkeypatch, tests_over):
     """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
 
     Yields the data directory. Left over are: processes that had it in their environment, file descriptors, mapped segments,
@@ -83,6 +97,8 @@ def nothing_left(request, tmp_path_factory, monkeypatch):
         for pid in processes_of(home):
             os.kill(pid, 9)
     assert not leftovers, "\n".join(leftovers)
+    if next(tests_over) % FREEZE_EVERY == 0:
+        freeze()
 
 
 @pytest.fixture

@@ -93,14 +93,13 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def run_everywhere(sandbox: Sandbox, script: str, picture: Path, third: Path = ROOT) -> list[str]:
-    """The lines that a script prints with its defaults: the same with 1, 3 and as many workers as there are CPUs, with a
-    picture and without, from the root and from a third run's directory."""
+def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path = ROOT) -> list[str]:
+    """The lines that a script prints with its defaults: the same with 1 worker and with as many as there are CPUs, with a
+    picture and without, from the root and from another directory."""
     path = f"examples/quant/{script}.py"
     first = sandbox.output([path, "--picture", str(picture)])
     assert is_png(picture)
-    assert sandbox.output([path, "--workers", "1"]) == first
-    assert sandbox.output([str((ROOT / path).relative_to(third)), "--workers", "3"], cwd=third) == first
+    assert sandbox.output([str((ROOT / path).relative_to(elsewhere)), "--workers", "1"], cwd=elsewhere) == first
     return first.splitlines()
 
 
