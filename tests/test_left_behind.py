@@ -10,9 +10,10 @@ import os
 import signal
 import time
 
+import numpy as np
 import pytest
 from alone import POOL, REQUESTED, Alone
-from audit import ANY
+from audit import ANY, CLAIMED
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
 from gates import PATIENCE_S, wait_until
@@ -876,6 +877,119 @@ def test_a_slot_used_again_has_no_arguments_whoever_looks_at_it_from_outside(alo
     assert slot_of(promise) == slot
     assert reader.slot(slot)["payload_bytes"] == 0
     alone.runtime.fulfil(promise, 1)
+
+
+# ---- a death with the lock -------------------------------------------------------------------------------------------
+
+GROUP = 62  # slots, or blocks of a slab
+LARGE, LARGER = b"x" * 40_000, b"x" * 100_000
+
+
+def extents_of(words, kind):
+    """Numbers of the extents of a kind."""
+    tables = words.tables
+    high = words.get("header", 0, "extent_high")
+    return [number for number in range(high) if words.get("extents", number, "kind") == getattr(tables, kind)]
+
+
+def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_true(family, dead):
+    """All of them, whatever stood there: of each extent its kind, references and holders are true, of a group its word."""
+    words, runtime = Words(family.runtime), family.runtime
+    slots = [runtime.put(number) for number in range(4 * GROUP)]
+    values = [runtime.put(np.arange(10_000.0)), runtime.put([np.arange(20_000.0), LARGER]), runtime.put(b"x" * 1000)]
+    view = values[0].get()
+    free = [runtime.put(LARGE) for _ in range(6)]
+    cold = [runtime.put(LARGER) for _ in range(3)]
+    del cold
+    runtime.trim()
+    del free, slots[:GROUP], slots[2 * GROUP :]
+    family.check()
+    warm, cold = extents_of(words, "EXTENT_WARM"), extents_of(words, "EXTENT_COLD")
+    claimed, orphaned, *_ = free = [
+        group for group in range(words.get("header", 0, "group_high")) if not words.get("groups", group, "group.owner")
+    ]
+    assert (len(warm), len(cold), len(free)) == (6, 3, 2)
+
+    def ruin():
+        for field, number in [("live_bytes", 1), ("cached_bytes", 2), ("free_groups", 1), ("arena_next", 3)]:
+            words.set("header", 0, field, number)
+        for field in ("warm_extents", "cold_extents"):
+            words.set("header", 0, field, [1] * words.tables.EXTENT_CLASSES)
+        for number in extents_of(words, "EXTENT_VALUE"):
+            words.set("extents", number, "holders", 7)
+        leaving, unheld, slab = warm[:3]
+        words.set("extents", leaving, "kind", words.tables.EXTENT_LEAVING)
+        words.set("extents", leaving, "group.owner", dead.index + 1)
+        words.set("extents", unheld, "kind", words.tables.EXTENT_VALUE)
+        words.set("extents", unheld, "holders", 1)
+        words.set("extents", slab, "kind", words.tables.EXTENT_SLAB)
+        words.set("extents", slab, "block_size", 1024)
+        words.set("extents", slab, "group.used", CLAIMED)
+        for group, used, owner in [(claimed, CLAIMED, dead.index + 1), (orphaned, 0, words.tables.ORPHAN)]:
+            words.set("groups", group, "group.used", used)
+            words.set("groups", group, "group.owner", owner)
+
+    words.die_in_the_lock(ruin)
+    more = runtime.put(LARGE)
+    assert words.get("extents", warm[0], "kind") == words.tables.EXTENT_LEAVING
+    family.bury(dead)
+    family.check()
+    assert words.get("extents", warm[0], "kind") == words.tables.EXTENT_COLD
+    assert values[1].get()[1] == LARGER
+    del view, values, more, slots
+    family.check()
+    assert family.in_use() == (0, 0)
+
+
+def references_of(words, slot, half):
+    """Numbers of the extents that half of a slot counts as its own, in the order in which they are counted."""
+    tables, block, kind = words.tables, words.get("slots", slot, half), words.get("slots", slot, half + "_kind")
+    assert kind & tables.KIND_LINKED and kind & tables.KIND_HANDLES and kind & tables.KIND_EXTENT
+    offsets = [*tables.numbers(block + 8, tables.numbers(block, 1)[0]), block]
+    places = [words.get("extents", number, "offset") for number in range(words.get("header", 0, "extent_high"))]
+    return [places.index(offset) for offset in offsets]
+
+
+@pytest.mark.parametrize("half", ["payload", "result"])
+@pytest.mark.parametrize("op, by", [("REDO_LINK", 1), ("REDO_UNLINK", -1)])
+def test_references_that_a_dead_process_was_counting_are_counted_to_the_end(alone, half, op, by):
+    """Each of them once, from wherever it was, whether it had done that step or not."""
+    parts = [np.arange(5000.0), np.arange(6000.0), tuple(range(5000))]
+    future = alone.runtime.put(parts) if half == "result" else alone.call(alone.service(len), parts)
+    words, slot = Words(alone.runtime), slot_of(future)
+    tables, numbers = words.tables, references_of(words, slot, half)
+    assert len(numbers) == 3
+    kind = words.get("slots", slot, half + "_kind")
+    linked = [kind & ~tables.KIND_LINKED, kind][::by]  # before and after
+    first = 3 if by == 1 else 4
+    for number in numbers:  # so that it stays without this slot, too
+        words.set("extents", number, "held", [1] + [0] * (tables.HELD_WORDS - 1))
+        words.set("extents", number, "holders", 1)
+    for step in range(len(numbers)):
+        for is_done in (False, True):
+
+            def stop(step=step, is_done=is_done):
+                for at, number in enumerate(numbers):
+                    words.set("extents", number, "refs", first + by * (at < step or (at == step and is_done)))
+                words.set("slots", slot, half + "_kind", linked[0])
+                words.set("header", 0, "redo.progress", step << 32 | first)
+                words.set("header", 0, "redo.slot", slot)
+                words.set("header", 0, "redo.which", half == "result")
+                words.set("header", 0, "redo.op", getattr(tables, op))
+
+            words.die_in_the_lock(stop)
+            alone.runtime.put(LARGE)
+            assert [words.get("extents", number, "refs") for number in numbers] == [first + by] * len(numbers)
+            assert words.get("slots", slot, half + "_kind") == linked[1]
+            assert words.get("header", 0, "redo.op") == tables.REDO_NOTHING
+    words.set("slots", slot, half + "_kind", kind)
+    for number in numbers:
+        words.set("extents", number, "refs", 1)
+        words.set("extents", number, "held", [0] * tables.HELD_WORDS)
+        words.set("extents", number, "holders", 0)
+    alone.check()
+    alone.work()
+    assert len(future.get(0)) == 3 if half == "result" else future.get(0) == 3
 
 
 # ---- more that a burial finds ---------------------------------------------------------------------------------------

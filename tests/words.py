@@ -3,11 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
+import signal
 
 import audit
+from gates import in_child
 
-STRUCTS = {"header": "Header", "processes": "Process", "services": "Service", "lanes": "Lane", "slots": "Slot"}
+STRUCTS = {
+    "header": "Header",
+    "processes": "Process",
+    "services": "Service",
+    "lanes": "Lane",
+    "slots": "Slot",
+    "groups": "SlotGroup",
+    "extents": "Extent",
+}
+_libc = ctypes.CDLL(None)
+_libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
 
 
 class Words:
@@ -19,10 +32,12 @@ class Words:
         self.ring_mask = self.tables.SLOT_COUNT - 1
 
     def place(self, table, index, field):
-        """(offset, type) of a field of an entry."""
+        """(offset, type) of a field of an entry, or of one within it: `redo.op`."""
         kind = self.structs[STRUCTS[table]]
-        at = getattr(self.tables, table + "_at") + index * ctypes.sizeof(kind) + getattr(kind, field).offset
-        return at, dict(kind._fields_)[field]
+        at = getattr(self.tables, table + "_at") + index * ctypes.sizeof(kind)
+        for name in field.split("."):
+            at, kind = at + getattr(kind, name).offset, dict(kind._fields_)[name]
+        return at, kind
 
     def get(self, table, index, field):
         at, kind = self.place(table, index, field)
@@ -45,6 +60,31 @@ class Words:
         """Those in use that a process made."""
         tables = audit.Tables(self.fd)
         return [i for i, slot in enumerate(tables.slots) if tables.status(slot) != tables.FREE and slot.creator == process]
+
+    def extents(self):
+        """All that were ever carved, as they are now."""
+        return self.tables.read(self.structs["Extent"], self.tables.extents_at, self.get("header", 0, "extent_high"))
+
+    # ---- the lock ----------------------------------------------------------------------------------------------------
+
+    def lock(self):
+        """Takes the lock as the runtime does; returns what gives it back. Nothing of the runtime may need it meanwhile."""
+        at = self.place("header", 0, "lock")[0]
+        page = mmap.mmap(self.fd, mmap.PAGESIZE)
+        mutex = (ctypes.c_char * 48).from_buffer(page, at)
+        assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
+        return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex))
+
+    def die_in_the_lock(self, change=lambda: None):
+        """A process takes the lock, does something, and dies: whoever takes it next repairs."""
+
+        def live():
+            kept = self.lock()
+            change()
+            os.kill(os.getpid(), signal.SIGKILL)
+            kept()
+
+        assert os.waitpid(in_child(live), 0)[1] == signal.SIGKILL
 
     # ---- missing inputs ----------------------------------------------------------------------------------------------
 
