@@ -17,7 +17,7 @@ import pytest
 from alone import POOL, Alone, Family
 from flame_fast.kernels import pickling
 from gates import PATIENCE_S, Gate, wait_until
-from words import Words
+from words import Words, segment_at
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -443,7 +443,7 @@ def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
 # ---- extents --------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20
-
+LARGE = b"x" * 40_000
 
 #: Sizes of extents: four steps per doubling, in whole granules.
 GRANULE = 1 << 14
@@ -610,6 +610,31 @@ def test_growth_is_looked_into_anew_once_pages_have_gone_back(family):
     del kept
 
 
+def test_the_smallest_extents_are_kept_and_given_back_too(family):
+    """Slabs of the smallest blocks, which are of calls with an input."""
+    words, service = Words(family.runtime), family.service(same)
+    promise = family.runtime.promise()
+    calls = [family.call(service, promise) for _ in range(2 * GROUP + 1)]
+    assert of_kind(words, "SLAB").count(GRANULE) == 3
+    family.runtime.fulfil(promise, None, error_of("gone"))
+    del promise, calls
+    assert set(of_kind(words, "WARM")) == {GRANULE}
+    family.runtime.trim()
+    assert of_kind(words, "WARM") == []
+    family.check()
+
+
+def test_what_was_a_slab_keeps_its_blocks_size_for_whoever_counts_just_now(family):
+    words = Words(family.runtime)
+    blocks = [family.runtime.put(b"x" * 1000) for _ in range(2 * GROUP)]
+    (number, size) = max((number, extent.size) for number, extent in enumerate(words.extents()))
+    del blocks[:GROUP], blocks[:]
+    values = [put_extent(family, size) for _ in range(2)]
+    assert {extent.kind for extent in words.extents()} == {words.tables.EXTENT_VALUE, words.tables.EXTENT_SLAB}
+    assert words.get("extents", 0, "block_size") == words.get("extents", number, "block_size") == 1024
+    del values
+
+
 def test_memory_that_somebody_has_locked_is_kept(family):
     """The system refuses to take its pages: who trims does not ask for ever, and the next value may lie there."""
     words, size = Words(family.runtime), 1 << 16
@@ -633,12 +658,7 @@ def test_memory_that_somebody_has_locked_is_kept(family):
 @contextlib.contextmanager
 def locked(family, extent):
     """An extent's pages are locked into memory in this process."""
-    libc, where = ctypes.CDLL(None, use_errno=True), None
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            span, mode, offset, *_ = line.split()
-            if "memfd:flame_fast" in line and mode == "rw-s" and int(offset, 16) == 0:
-                where = ctypes.c_void_p(int(span.split("-")[0], 16) + extent.offset)
+    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at() + extent.offset)
     length = ctypes.c_size_t(extent.size)
     if libc.mlock(where, length):
         pytest.skip(f"no memory may be locked here: {os.strerror(ctypes.get_errno())}")
@@ -659,7 +679,10 @@ def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family
             array = np.zeros(size, np.uint8)
             assert of_kind(words, "VALUE") == [size]
             assert not array.any()
-            del array
+            value = family.runtime.put(array)
+            array += 1  # it is its owner's to change still, whatever lay there before
+            assert not value.get().any()
+            del array, value
             family.runtime.trim()
 
     assert family.bury(family.fork(live)) == 0
@@ -758,6 +781,7 @@ def test_the_zygote_is_told_of_the_first_extent_that_is_kept(family):
     value = family.runtime.put(b"x" * 2 * MB), family.runtime.put(b"x" * 3 * MB)
     rung(family)
     del value
+    assert not rung(family)
     family.check()
 
 
@@ -785,6 +809,84 @@ def test_one_value_in_many_places_is_kept_until_the_last_is_gone(family):
     family.check()
     del more
     assert family.in_use() == (0, 0)
+
+
+def holders(words, number):
+    """Processes with a bit on an extent; as many must be counted."""
+    bits = sum(word << 64 * at for at, word in enumerate(words.get("extents", number, "held")))
+    assert bits.bit_count() == words.get("extents", number, "holders")
+    return [process for process in range(words.tables.PROCESS_COUNT) if bits >> process & 1]
+
+
+def test_an_extent_stays_for_each_process_with_views_of_it_and_once_for_each(family, tmp_path):
+    words, array, me = Words(family.runtime), np.arange(10_000.0), family.runtime.index
+    kept = [family.runtime.put(array)]
+    assert holders(words, 0) == []
+    with Gate(tmp_path) as gate:
+
+        def live():
+            view = kept[0].get()
+            gate.wait()
+            assert np.array_equal(view, array)
+
+        relative = family.fork(live)
+        gate.entered()
+        assert holders(words, 0) == [relative.index]
+        views = [kept[0].get() for _ in range(3)]
+        assert holders(words, 0) == [me, relative.index]
+        family.check()
+        views[0] = views[2] = None
+        assert holders(words, 0) == [me, relative.index]
+        kept.clear()
+        assert words.get("extents", 0, "refs") == 0
+        assert np.array_equal(views[1], array)
+        del views
+        assert holders(words, 0) == [relative.index]
+        assert words.get("extents", 0, "kind") == words.tables.EXTENT_VALUE
+        put_extent(family, 1 << 17)
+        family.check()
+    assert relative.has_ended(PATIENCE_S)
+    assert words.get("extents", 0, "kind") == words.tables.EXTENT_WARM
+    assert family.bury(relative) == 0
+
+
+def test_a_bit_that_another_thread_is_about_to_take_off_or_has_just_taken_off_is_not_counted_twice(family):
+    words, array = Words(family.runtime), np.arange(10_000.0)
+    value = family.runtime.put(array)
+    words.set("extents", 0, "held", [1] + [0] * (words.tables.HELD_WORDS - 1))
+    words.set("extents", 0, "holders", 1)
+    view = value.get()
+    assert holders(words, 0) == [family.runtime.index]
+    words.set("extents", 0, "held", [0] * words.tables.HELD_WORDS)
+    words.set("extents", 0, "holders", 0)
+    del view
+    assert holders(words, 0) == []
+    assert np.array_equal(value.get(), array)
+    family.check()
+
+
+def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
+    words, identity, me = Words(family.runtime), bytes(range(16)), family.runtime.index
+    with Gate(tmp_path) as gate:
+
+        def live():
+            hold = family.runtime.put_definition(identity, LARGE)
+            gate.wait()
+            return hold
+
+        relative = family.fork(live)
+        gate.entered()
+        offset = words.get("extents", 0, "offset")
+        holds = [family.runtime.hold_definition(identity, offset, len(LARGE) + 16) for _ in range(3)]
+        assert holders(words, 0) == [me, relative.index]
+    assert family.bury(relative) == 0
+    assert family.runtime.hold_definition(bytes(16), offset, len(LARGE) + 16) is None
+    for _ in range(3):
+        assert holders(words, 0) == [me]
+        assert family.runtime.is_definition(identity, offset)
+        holds.pop()
+    assert not family.runtime.is_definition(identity, offset)
+    family.check()
 
 
 def test_a_value_of_many_extents_gives_all_of_them_back(family):
@@ -821,6 +923,47 @@ def test_whoever_needs_the_lock_waits_until_it_is_given_back(family):
     give()
     assert family.bury(relative) == 0
     words.set("header", 0, "limit", limit)
+    family.check()
+
+
+def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
+    """By all that one process does: one that gives it back without having taken it takes it from somebody else."""
+    words, runtime = Words(family.runtime), family.runtime
+    parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
+
+    def hold():
+        kept = [runtime.put(parts), runtime.put(b"x" * 1000)]
+        os.kill(os.getpid(), signal.SIGKILL)
+        return kept
+
+    dead = family.fork(hold)
+    assert dead.has_ended(PATIENCE_S)
+    give = words.make_lock_count()
+    family.bury(dead)
+    for limit in (1 << 25, 0):
+        words.set("header", 0, "cache_limit", limit)
+        words.set("header", 0, "checked_bytes", 0)
+        values = [runtime.put(parts) for _ in range(3)]
+        views = [value.get() for value in values[:2]]
+        values.append(runtime.put(views))
+        del values[:2], views
+        few = [runtime.put(b"x" * size) for size in (100, 1000, 20_000) for _ in range(2 * GROUP)]
+        many = [runtime.promise() for _ in range(2000)]
+        service = family.service(LARGE * 2)
+        call = family.call(service, many)
+        for promise in many:
+            runtime.fulfil(promise, None, error_of("gone"))
+        hold = runtime.put_definition(bytes(16), LARGE)
+        again = runtime.hold_definition(bytes(16), hold.offset, hold.nbytes)
+        assert runtime.is_definition(bytes(16), hold.offset)
+        runtime.close_service(*service[:2])
+        assert runtime.reap_services() == 0
+        with pytest.raises(StoreFullError):
+            runtime.put(bytes(1 << 26))
+        del values, few, many, call, promise, hold, again
+        runtime.trim()
+    assert give(), "somebody has given it back who had not taken it"
+    assert not give(), "somebody has it still"
     family.check()
 
 

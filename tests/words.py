@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
 import mmap
 import os
 import signal
@@ -21,6 +22,18 @@ STRUCTS = {
 }
 _libc = ctypes.CDLL(None)
 _libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
+_libc.pthread_mutex_init.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+
+
+PROT_NONE, PR_SET_SECCOMP = 0, 22
+
+
+def segment_at():
+    """Where this process has mapped its segment, which must be the only one."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps if "memfd:flame_fast" in line]
+    (found,) = {line[0] for line in lines if line[1] == "rw-s" and int(line[2], 16) == 0}
+    return int(found.partition("-")[0], 16)
 
 
 class Words:
@@ -75,6 +88,19 @@ class Words:
         assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
         return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex))
 
+    def make_lock_count(self):
+        """Takes the lock, and has it count from now on how often it is taken and given back by this thread; returns what
+        gives it back and says whether it was held still."""
+        at = self.place("header", 0, "lock")[0]
+        page = mmap.mmap(self.fd, mmap.PAGESIZE)
+        mutex, how = (ctypes.c_char * 48).from_buffer(page, at), ctypes.create_string_buffer(64)
+        assert _libc.pthread_mutexattr_init(how) == 0
+        for setting in ("pshared", "robust", "type"):  # PTHREAD_PROCESS_SHARED, _ROBUST, _RECURSIVE
+            assert getattr(_libc, f"pthread_mutexattr_set{setting}")(how, 1) == 0
+        assert _libc.pthread_mutex_init(ctypes.addressof(mutex), how) == 0
+        assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
+        return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex)) == 0
+
     def die_in_the_lock(self, change=lambda: None):
         """A process takes the lock, does something, and dies: whoever takes it next repairs."""
 
@@ -85,6 +111,17 @@ class Words:
             kept()
 
         assert os.waitpid(in_child(live), 0)[1] == signal.SIGKILL
+
+    def forbid(self, at, protection=mmap.PROT_READ):
+        """This process dies of writing to the page of a word from now on; `PROT_NONE`: of reading there, too."""
+        faulthandler.disable()
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        page = ctypes.c_void_p(segment_at() + at & -mmap.PAGESIZE)
+        assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
+
+    def forbid_calls(self):
+        """This process dies of its next system call, but for `read`, `write` and `exit`."""
+        assert _libc.prctl(PR_SET_SECCOMP, 1, 0, 0, 0) == 0
 
     # ---- missing inputs ----------------------------------------------------------------------------------------------
 
