@@ -85,7 +85,8 @@ cdef void block_free(Memory *memory, uint64_t block) noexcept nogil:
         slab_free(memory, id, block)
         return
     lock_take(memory)
-    leaving = extent_unref(memory, id)
+    memory.extents[id].refs = 0             # the caller's was the only one
+    leaving = extent_give_back(memory, id, 0)
     lock_give(memory)
     if leaving:
         extent_empty(memory, id)

@@ -72,7 +72,7 @@ cdef int64_t warm_extent(Memory *memory, uint32_t size_class) noexcept nogil:
     return -1
 
 cdef int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noexcept nogil:
-    """One whose pages went back before, else a new one from the end of what was carved."""
+    """One whose pages went back before, else a new one, on no list, from the end of what was carved."""
     cdef Header *header = memory.header
     cdef uint32_t id = header.extent_high
     cdef uint64_t at
@@ -84,13 +84,10 @@ cdef int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noe
     extent = &memory.extents[id]
     extent.offset = header.arena_next
     extent.size = size
-    extent.kind = EXTENT_COLD
-    extent.group.next = 0
     for at in range(extent.offset // GRANULE, (extent.offset + size) // GRANULE):
         memory.granules[at] = id + 1
     ff_store32(&header.extent_high, id + 1)     # a death before this: the next carving writes the same again
     ff_store64(&header.arena_next, extent.offset + size)
-    ff_store32(&header.cold_extents[size_class], id + 1)
     return id
 
 cdef int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept nogil:
@@ -104,18 +101,18 @@ cdef int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept nogil:
     return -1
 
 cdef void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t block_size) noexcept nogil:
-    """A free extent, at the head of its list, comes into use. `kind` is set before it leaves the list: `repair` goes by it."""
+    """A free extent, at the head of its list or new, comes into use. `kind` is set before it leaves that: `repair` goes by it."""
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     cdef uint32_t size_class = extent_class_of(extent.size), before = extent.kind
-    memset(extent.held, 0, sizeof(extent.held))
-    extent.refs = extent.holders = extent.sealed = 0
-    extent.block_size = block_size
+    memset(extent.held, 0, sizeof(extent.held))     # who died before `kind` was set has left a bit
+    extent.sealed = 0
     extent.was_warm = before == EXTENT_WARM
     if kind == EXTENT_VALUE:
         extent.held[memory.me >> 6] = <uint64_t> 1 << (memory.me & 63)
         extent.holders = 1
     else:
+        extent.block_size = block_size      # and a value leaves it: who has just seen a slab here divides by it
         ff_store64(&extent.group.used, empty_group(memory, 0, id) | GROUP_CURRENT)
         ff_store32(&extent.group.owner, memory.me + 1)
     ff_store32(&extent.kind, kind)
@@ -205,13 +202,6 @@ cdef int find_memory(Memory *memory, uint64_t size) noexcept nogil:
     return 1
 
 # ---- who lies in it, who maps it ------------------------------------------------------------------------------------
-
-cdef int extent_unref(Memory *memory, uint32_t id) noexcept nogil:
-    """With the lock: one reference less; 1 if `extent_empty` shall follow."""
-    memory.extents[id].refs -= 1
-    if memory.extents[id].refs or memory.extents[id].holders:
-        return 0
-    return extent_give_back(memory, id, 0)
 
 cdef void extent_hold(Memory *memory, uint32_t id) noexcept nogil:
     """One more view in this process of an extent that something keeps in use just now."""
@@ -323,12 +313,9 @@ cdef void redo_end(Memory *memory) noexcept nogil:
 cdef void slot_link(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     """Makes what a slot's payload or result lies in stay for as long as the slot has it. All of it, or none, after a death."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint32_t count = reference_count(memory, slot, which)
-    if count == 0:
-        return
     lock_take(memory)
     redo_begin(memory, REDO_LINK, index, which)
-    count_references(memory, 0, count)
+    count_references(memory, 0, reference_count(memory, slot, which))
     redo_end(memory)
     lock_give(memory)
 
@@ -395,7 +382,7 @@ cdef void repair_slot_groups(Memory *memory) noexcept nogil:
     cdef Group *group
     for id in range(memory.header.group_high):
         group = &memory.groups[id].group
-        if ff_load64(&group.used) & GROUP_CLAIMED or ((group.owner == 0 or group.owner == ORPHAN) and ff_load64(&group.used) == 0):
+        if ff_load64(&group.used) & GROUP_CLAIMED:      # an empty one that is not claimed: by who buries who emptied it
             ff_store32(&group.owner, 0)
             group.next = memory.header.free_groups
             memory.header.free_groups = id + 1
@@ -407,7 +394,7 @@ cdef void bury_memory(Memory *memory, uint32_t dead) noexcept nogil:
     cdef Extent *extent
     for id in range(ff_load32(&memory.header.extent_high)):
         extent = &memory.extents[id]
-        if ff_load32(&extent.kind) == EXTENT_VALUE and ff_load64(&extent.held[dead >> 6]) >> (dead & 63) & 1:
+        if ff_load64(&extent.held[dead >> 6]) >> (dead & 63) & 1:
             lock_take(memory)
             leaving = clear_holder(memory, id, dead)
             lock_give(memory)
@@ -452,7 +439,6 @@ cdef uint64_t used_bytes(Memory *memory) noexcept nogil:
         if extent.kind == EXTENT_VALUE:
             count += extent.size
         elif extent.kind == EXTENT_SLAB:
-            used = ff_load64(&extent.group.used)
-            if not used & GROUP_CLAIMED:
-                count += <uint64_t> popcount64(used & GROUP_MEMBERS & ~empty_group(memory, 0, id)) * extent.block_size
+            used = ff_load64(&extent.group.used) & GROUP_MEMBERS & ~empty_group(memory, 0, id)
+            count += <uint64_t> popcount64(used) * extent.block_size
     return count

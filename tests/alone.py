@@ -110,10 +110,10 @@ class Relative:
 class Family(Alone):
     """A runtime with relatives: this process is their driver and their zygote, and runs tasks itself if `inline`."""
 
-    def __init__(self, limit=1 << 26, workers=1, cpus=1, inline=False):
+    def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=(), inline=False):
         self.inline = inline
         self.relatives = []
-        super().__init__(limit, workers, cpus)
+        super().__init__(limit, workers, cpus, cgroups)
 
     def serve(self):
         if self.inline:

@@ -24,6 +24,7 @@ REST = ("payload", "payload_kind", "result", "result_kind", "inputs", "waits_for
 CLAIMED, CURRENT = 1 << 63, 1 << 62
 MEMBERS = CURRENT - 1
 ANY = 1 << 63  # of Slot.waits_for
+BEFORE = 256  # bytes of an entry, at most, but for an extent's bits of holders
 
 
 @functools.cache
@@ -70,6 +71,7 @@ class Tables:
             vars(self)[name + "_at"] = at
             at = self.region(at, (structs | TYPES)[kind], count)
         self.header = self.read(structs["Header"], 0, 1)[0]
+        self.granules_at = at
         self.rings_at = self.region(at, ctypes.c_uint32, self.header.size // self.GRANULE)
         self.processes = self.read(structs["Process"], self.processes_at, self.header.process_high)
         self.services = self.read(structs["Service"], self.services_at, self.header.service_high)
@@ -156,7 +158,7 @@ class Tables:
 def faults(runtime):
     """What of a segment in which nothing goes on is not as it should be, in words."""
     tables = Tables(runtime.fd)
-    parts = (notes, slots, holds, slot_groups, blocks, extents, lists, places)
+    parts = (notes, edges, slots, holds, slot_groups, blocks, extents, lists, places)
     return [fault for part in parts for fault in part(tables)]
 
 
@@ -167,6 +169,13 @@ def notes(tables):
         yield f"process {header.lock_holder - 1} has the lock"
     if header.redo.op:
         yield f"references are being counted: {header.redo.op}"
+
+
+def edges(tables):
+    """The last entries of tables that are never full: who takes -1 for a number writes there."""
+    for name in ("slots", "groups", "logs", "extents", "granules"):
+        if any(os.pread(tables.fd, BEFORE, vars(tables)[name + "_at"] - BEFORE)):
+            yield f"somebody has written before the {name}"
 
 
 def slots(tables):

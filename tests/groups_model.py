@@ -54,9 +54,7 @@ class Groups:
         for group in range(self.groups):
             if group >= high:
                 break
-            used = yield load(("used", group))
-            owner = yield load(("owner", group))
-            if used & CLAIMED or (owner in (NOBODY, ORPHAN) and used == 0):
+            if (yield load(("used", group))) & CLAIMED:
                 yield store(("owner", group), NOBODY)
                 free = (group, *free)
         yield store("free", free)

@@ -6,15 +6,18 @@ process, or one with forked relatives; nobody here is stepped.
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import os
 import signal
 import time
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import POOL, Alone, Family
 from flame_fast.kernels import pickling
 from gates import PATIENCE_S, Gate, wait_until
+from words import Words, segment_at
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -408,6 +411,22 @@ def test_what_one_process_leaves_empty_another_may_have(family):
         assert family.in_use() == (0, 0)
 
 
+def test_a_forked_process_takes_from_groups_of_its_own(family):
+    """Not from those that its parent was taking from."""
+    words, value = Words(family.runtime), family.runtime.put(b"x" * 1000)
+
+    def live():
+        mine = family.runtime.put(b"y" * 1000)
+        block = words.get("slots", slot_of(mine), "result")
+        (slab,) = [one for one in words.extents() if 0 <= block - one.offset < one.size]
+        owners = {slab.group.owner, words.get("groups", slot_of(mine) // GROUP, "group.owner")}
+        assert owners == {family.runtime.index + 1}
+
+    assert family.bury(family.fork(live)) == 0
+    family.check()
+    assert value.get() == b"x" * 1000
+
+
 def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
     """The last member of a group that its owner does not take from gives the group back, whoever drops it."""
     values = [family.runtime.put(b"x" * 1000) for _ in range(4 * GROUP)]
@@ -424,6 +443,298 @@ def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
 # ---- extents --------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20
+LARGE = b"x" * 40_000
+
+#: Sizes of extents: four steps per doubling, in whole granules.
+GRANULE = 1 << 14
+STEPS = [(4 + step) * 2**exponent // 4 for exponent in range(7, 22) for step in range(4)]
+EXTENT_SIZES = sorted({-(-size // GRANULE) * GRANULE for size in STEPS})
+HEAD = 9  # bytes that a small bytes object takes in front of itself; a large one is all of its extent
+
+
+def of_kind(words, kind):
+    """Sizes of the extents of a kind, in the order in which they were carved."""
+    return [extent.size for extent in words.extents() if extent.kind == getattr(words.tables, f"EXTENT_{kind}")]
+
+
+def put_extent(alone, size):
+    """A value that fills an extent of a size."""
+    return alone.runtime.put(b"x" * size)
+
+
+def test_a_value_has_the_smallest_extent_that_it_fits_into(alone):
+    words = Words(alone.runtime)
+    for size, larger in zip(EXTENT_SIZES[2:20], EXTENT_SIZES[3:], strict=False):
+        values = [put_extent(alone, size), put_extent(alone, size + 1)]
+        assert of_kind(words, "VALUE")[-2:] == [size, larger]
+        del values
+    assert of_kind(words, "VALUE") == []
+    assert words.get("header", 0, "arena_next") == sum(of_kind(words, "COLD")) + words.extents()[0].offset
+    alone.check()
+
+
+def test_a_value_has_the_smallest_block_that_it_fits_into(alone):
+    """Of a slab of 62 blocks, or as many as go into 128 KiB, at least 4."""
+    words = Words(alone.runtime)
+    sizes = [size for size in STEPS if size <= 1 << 15]
+    for size, larger in zip(sizes[1:], [*sizes[2:], None], strict=True):
+        for asked, expected in (size, size), (size + 1, larger):
+            value = alone.runtime.put(b"x" * (asked - HEAD))
+            block = words.get("slots", slot_of(value), "result")
+            (extent,) = [one for one in words.extents() if 0 <= block - one.offset < one.size]
+            if expected is None:
+                assert extent.kind == words.tables.EXTENT_VALUE
+                continue
+            assert extent.kind == words.tables.EXTENT_SLAB
+            assert extent.block_size == -(-expected // 64) * 64
+            assert (block - extent.offset) % extent.block_size == 0
+            room = extent.block_size * min(62, max(4, (1 << 17) // extent.block_size))
+            assert extent.size == next(one for one in EXTENT_SIZES if one >= room)
+
+
+@pytest.mark.parametrize("end", ["more addresses", "no addresses", "no numbers"])
+def test_which_free_extent_a_value_gets(end):
+    """A warm one that is at most two sizes larger, else a cold one, else a new one; where there is none any larger one."""
+    cases = [  # those that are free, sizes counted from the one that fits; which is taken; which where none can be carved
+        ([], "new", "none"),
+        ([("WARM", 0)], 0, 0),
+        ([("WARM", 1)], 1, 1),
+        ([("WARM", 2)], 2, 2),
+        ([("WARM", 3)], "new", 3),
+        ([("WARM", -1)], "new", "none"),
+        ([("WARM", 1), ("WARM", 0)], 0, 0),
+        ([("WARM", 2), ("WARM", 1)], 1, 1),
+        ([("COLD", 0)], 0, 0),
+        ([("COLD", 1)], "new", 1),
+        ([("COLD", -1)], "new", "none"),
+        ([("COLD", 0), ("WARM", 2)], 2, 2),
+        ([("COLD", 0), ("WARM", 3)], 0, 0),
+        ([("COLD", 4), ("WARM", 5)], "new", 4),
+        ([("COLD", 5), ("WARM", 4)], "new", 4),
+    ]
+    for free, taken, taken_at_the_end in cases:
+        family = Family()
+        take_one(family, free, taken if end == "more addresses" else taken_at_the_end, end)
+        family.close()
+
+
+def take_one(family, free, expected, end):
+    words, at = Words(family.runtime), EXTENT_SIZES.index(1 << 17)
+    for kind in ("COLD", "WARM"):
+        made = [put_extent(family, EXTENT_SIZES[at + off]) for which, off in free if which == kind]
+        del made
+        if kind == "COLD":
+            family.runtime.trim()
+        assert sorted(of_kind(words, kind)) == sorted(EXTENT_SIZES[at + off] for which, off in free if which == kind)
+    high = words.get("header", 0, "extent_high")
+    field, bound = {
+        "more addresses": ("magic", words.get("header", 0, "magic")),
+        "no addresses": ("size", words.get("header", 0, "arena_next") + (1 << 17) - 1),
+        "no numbers": ("extent_high", words.tables.EXTENT_COUNT),
+    }[end]
+    before = words.get("header", 0, field)
+    words.set("header", 0, field, bound)
+    try:
+        value = put_extent(family, 1 << 17)
+    except StoreFullError:
+        value, found = None, "none"
+    words.set("header", 0, field, before)
+    if value is not None:
+        (size,) = of_kind(words, "VALUE")
+        found = EXTENT_SIZES.index(size) - at if words.get("header", 0, "extent_high") == high else "new"
+        assert value.get() == b"x" * (1 << 17)
+    assert found == expected, free
+    family.check()
+
+
+def test_the_last_addresses_are_used(family):
+    words, size = Words(family.runtime), 1 << 17
+    before, end = words.get("header", 0, "size"), words.get("header", 0, "arena_next")
+    words.set("header", 0, "size", end + size)
+    value = put_extent(family, size)
+    words.set("header", 0, "size", before)
+    assert words.get("header", 0, "arena_next") == end + size
+    assert value.get() == b"x" * size
+
+
+def test_the_limit_is_for_whole_extents_and_exact(family):
+    words, size = Words(family.runtime), 1 << 17
+    for held in (0, 2):
+        values = [put_extent(family, size) for _ in range(held)]
+        words.set("header", 0, "limit", (held + 1) * size - 1)
+        with pytest.raises(StoreFullError):
+            put_extent(family, size)
+        words.set("header", 0, "limit", (held + 1) * size)
+        values.append(put_extent(family, size))
+        with pytest.raises(StoreFullError) as caught:
+            family.runtime.put(b"x" * 40_000)
+        assert (caught.value.free, caught.value.limit) == (0, (held + 1) * size)
+        words.set("header", 0, "limit", 1 << 26)
+        assert family.runtime.counters()["peak"] == (held + 1) * size
+        del values
+    put_extent(family, size)
+    assert family.runtime.counters()["peak"] == 3 * size
+    family.check()
+
+
+def test_what_is_not_kept_goes_back_to_the_system(family):
+    """Up to the byte of what may be kept; from then on its pages go, and what comes next finds zeros."""
+    words, size = Words(family.runtime), 1 << 17
+    values = [put_extent(family, size) for _ in range(3)]
+    words.set("header", 0, "cache_limit", 2 * size)
+    pages = os.fstat(family.runtime.fd).st_blocks
+    for kept, kinds in (2, [3, 3, 1]), (1, [3, 1, 1]), (0, [0, 1, 1]):
+        del values[kept]
+        assert [extent.kind for extent in words.extents()] == kinds
+        family.check()
+    assert os.fstat(family.runtime.fd).st_blocks <= pages - size // 512
+    family.runtime.trim()
+    assert os.fstat(family.runtime.fd).st_blocks <= pages - 3 * size // 512
+    assert family.runtime.counters()["cached"] == 0
+    family.check()
+
+
+def test_growth_is_looked_into_anew_once_pages_have_gone_back(family):
+    words, size = Words(family.runtime), 1 << 17
+    step = words.get("header", 0, "checked_bytes")  # of a look at the memory
+    kept = put_extent(family, 2 * size)
+    words.set("header", 0, "checked_bytes", 1 << 40)
+    put_extent(family, size)
+    assert words.get("header", 0, "checked_bytes") == 1 << 40
+    family.runtime.trim()
+    assert words.get("header", 0, "checked_bytes") == 2 * size + step
+    words.set("header", 0, "checked_bytes", 3 * size)
+    put_extent(family, size)
+    family.runtime.trim()
+    assert words.get("header", 0, "checked_bytes") == 3 * size
+    del kept
+
+
+def test_the_smallest_extents_are_kept_and_given_back_too(family):
+    """Slabs of the smallest blocks, which are of calls with an input."""
+    words, service = Words(family.runtime), family.service(same)
+    promise = family.runtime.promise()
+    calls = [family.call(service, promise) for _ in range(2 * GROUP + 1)]
+    assert of_kind(words, "SLAB").count(GRANULE) == 3
+    family.runtime.fulfil(promise, None, error_of("gone"))
+    del promise, calls
+    assert set(of_kind(words, "WARM")) == {GRANULE}
+    family.runtime.trim()
+    assert of_kind(words, "WARM") == []
+    family.check()
+
+
+def test_what_was_a_slab_keeps_its_blocks_size_for_whoever_counts_just_now(family):
+    words = Words(family.runtime)
+    blocks = [family.runtime.put(b"x" * 1000) for _ in range(2 * GROUP)]
+    (number, size) = max((number, extent.size) for number, extent in enumerate(words.extents()))
+    del blocks[:GROUP], blocks[:]
+    values = [put_extent(family, size) for _ in range(2)]
+    assert {extent.kind for extent in words.extents()} == {words.tables.EXTENT_VALUE, words.tables.EXTENT_SLAB}
+    assert words.get("extents", 0, "block_size") == words.get("extents", number, "block_size") == 1024
+    del values
+
+
+def test_memory_that_somebody_has_locked_is_kept(family):
+    """The system refuses to take its pages: who trims does not ask for ever, and the next value may lie there."""
+    words, size = Words(family.runtime), 1 << 16
+    values = [put_extent(family, size) for _ in range(2)]
+    with locked(family, words.extents()[0]):
+        words.set("header", 0, "cache_limit", 0)
+        del values[0]
+        assert of_kind(words, "WARM") == [size]
+        family.runtime.trim()
+        assert of_kind(words, "WARM") == [size]
+        family.check()
+        values.append(put_extent(family, size))
+        assert of_kind(words, "VALUE") == [size, size]
+        del values
+        assert (of_kind(words, "WARM"), of_kind(words, "COLD")) == ([size], [size])
+    family.runtime.trim()
+    assert of_kind(words, "COLD") == [size, size]
+    family.check()
+
+
+@contextlib.contextmanager
+def locked(family, extent):
+    """An extent's pages are locked into memory in this process."""
+    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at() + extent.offset)
+    length = ctypes.c_size_t(extent.size)
+    if libc.mlock(where, length):
+        pytest.skip(f"no memory may be locked here: {os.strerror(ctypes.get_errno())}")
+    yield
+    assert libc.munlock(where, length) == 0
+
+
+def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family):
+    """In an extent that was used before, and in one whose pages have gone back."""
+    words, size = Words(family.runtime), 1 << 17
+
+    def live():
+        family.runtime.bear_arrays()
+        for trimmed in (False, True):
+            put_extent(family, size)
+            if trimmed:
+                family.runtime.trim()
+            array = np.zeros(size, np.uint8)
+            assert of_kind(words, "VALUE") == [size]
+            assert not array.any()
+            value = family.runtime.put(array)
+            array += 1  # it is its owner's to change still, whatever lay there before
+            assert not value.get().any()
+            del array, value
+            family.runtime.trim()
+
+    assert family.bury(family.fork(live)) == 0
+    family.check()
+
+
+def test_a_huge_array_of_zeros_takes_no_extent_that_was_used_before():
+    """It may be meant to stay empty for the most part."""
+    family, size = Family(limit=1 << 31), 1 << 28
+    words = Words(family.runtime)
+
+    def live():
+        family.runtime.bear_arrays()
+        words.set("header", 0, "checked_bytes", 1 << 40)
+        array = np.empty(size + 1, np.uint8)
+        del array
+        (kept,) = of_kind(words, "WARM")
+        array = np.zeros(size + 1, np.uint8)
+        assert of_kind(words, "WARM") == of_kind(words, "VALUE") == [kept]
+        del array
+
+    assert family.bury(family.fork(live)) == 0
+    family.check()
+    family.close()
+
+
+def test_the_store_looks_for_memory_once_more_when_it_has_given_back_what_it_kept(tmp_path):
+    """Until then the machine has none left: the first look finds that in a fifo, the second one in a file."""
+    (tmp_path / "used").write_text("0")
+    with Gate(tmp_path) as gate:
+        family = Family(cgroups=[(gate.path, str(tmp_path / "used"), "none")])
+        words = Words(family.runtime)
+        put_extent(family, 1 << 16)
+        words.set("header", 0, "checked_bytes", 0)
+        relative = family.fork(lambda: put_extent(family, 1 << 17))
+        gate.entered()
+        give = words.lock()
+        (tmp_path / "later").write_text(str(1 << 30))
+        os.replace(tmp_path / "later", gate.path)
+        os.write(gate.fd, b"1")
+    give()
+    assert family.bury(relative) == 0
+    assert (of_kind(words, "COLD"), of_kind(words, "WARM")) == ([1 << 16], [1 << 17])
+    family.check()
+    family.close()
+
+
+def test_more_bytes_than_there_are_addresses_are_refused(alone):
+    with pytest.raises(StoreFullError) as caught:
+        alone.runtime.put(np.broadcast_to(np.float64(1), 1 << 50))
+    assert caught.value.asked >= 1 << 53
+    alone.check()
 
 
 def test_a_dropped_value_stays_warm_for_the_next_one_up_to_half_the_store(family):
@@ -470,6 +781,7 @@ def test_the_zygote_is_told_of_the_first_extent_that_is_kept(family):
     value = family.runtime.put(b"x" * 2 * MB), family.runtime.put(b"x" * 3 * MB)
     rung(family)
     del value
+    assert not rung(family)
     family.check()
 
 
@@ -499,6 +811,84 @@ def test_one_value_in_many_places_is_kept_until_the_last_is_gone(family):
     assert family.in_use() == (0, 0)
 
 
+def holders(words, number):
+    """Processes with a bit on an extent; as many must be counted."""
+    bits = sum(word << 64 * at for at, word in enumerate(words.get("extents", number, "held")))
+    assert bits.bit_count() == words.get("extents", number, "holders")
+    return [process for process in range(words.tables.PROCESS_COUNT) if bits >> process & 1]
+
+
+def test_an_extent_stays_for_each_process_with_views_of_it_and_once_for_each(family, tmp_path):
+    words, array, me = Words(family.runtime), np.arange(10_000.0), family.runtime.index
+    kept = [family.runtime.put(array)]
+    assert holders(words, 0) == []
+    with Gate(tmp_path) as gate:
+
+        def live():
+            view = kept[0].get()
+            gate.wait()
+            assert np.array_equal(view, array)
+
+        relative = family.fork(live)
+        gate.entered()
+        assert holders(words, 0) == [relative.index]
+        views = [kept[0].get() for _ in range(3)]
+        assert holders(words, 0) == [me, relative.index]
+        family.check()
+        views[0] = views[2] = None
+        assert holders(words, 0) == [me, relative.index]
+        kept.clear()
+        assert words.get("extents", 0, "refs") == 0
+        assert np.array_equal(views[1], array)
+        del views
+        assert holders(words, 0) == [relative.index]
+        assert words.get("extents", 0, "kind") == words.tables.EXTENT_VALUE
+        put_extent(family, 1 << 17)
+        family.check()
+    assert relative.has_ended(PATIENCE_S)
+    assert words.get("extents", 0, "kind") == words.tables.EXTENT_WARM
+    assert family.bury(relative) == 0
+
+
+def test_a_bit_that_another_thread_is_about_to_take_off_or_has_just_taken_off_is_not_counted_twice(family):
+    words, array = Words(family.runtime), np.arange(10_000.0)
+    value = family.runtime.put(array)
+    words.set("extents", 0, "held", [1] + [0] * (words.tables.HELD_WORDS - 1))
+    words.set("extents", 0, "holders", 1)
+    view = value.get()
+    assert holders(words, 0) == [family.runtime.index]
+    words.set("extents", 0, "held", [0] * words.tables.HELD_WORDS)
+    words.set("extents", 0, "holders", 0)
+    del view
+    assert holders(words, 0) == []
+    assert np.array_equal(value.get(), array)
+    family.check()
+
+
+def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
+    words, identity, me = Words(family.runtime), bytes(range(16)), family.runtime.index
+    with Gate(tmp_path) as gate:
+
+        def live():
+            hold = family.runtime.put_definition(identity, LARGE)
+            gate.wait()
+            return hold
+
+        relative = family.fork(live)
+        gate.entered()
+        offset = words.get("extents", 0, "offset")
+        holds = [family.runtime.hold_definition(identity, offset, len(LARGE) + 16) for _ in range(3)]
+        assert holders(words, 0) == [me, relative.index]
+    assert family.bury(relative) == 0
+    assert family.runtime.hold_definition(bytes(16), offset, len(LARGE) + 16) is None
+    for _ in range(3):
+        assert holders(words, 0) == [me]
+        assert family.runtime.is_definition(identity, offset)
+        holds.pop()
+    assert not family.runtime.is_definition(identity, offset)
+    family.check()
+
+
 def test_a_value_of_many_extents_gives_all_of_them_back(family):
     """More than the pages of which one call gives back."""
     arrays = [np.full(10_000, float(number)) for number in range(40)]
@@ -511,6 +901,90 @@ def test_a_value_of_many_extents_gives_all_of_them_back(family):
     family.check()
     assert family.in_use() == (0, 0)
     assert family.runtime.counters()["cached"] < 40 * 80_000
+
+
+# ---- the lock -------------------------------------------------------------------------------------------------------
+
+
+def test_whoever_needs_the_lock_waits_until_it_is_given_back(family):
+    """And finds then what its holder has changed: there is no room left."""
+    words = Words(family.runtime)
+    family.runtime.put(b"x" * MB)  # looks for memory, and keeps an extent warm
+    limit = words.get("header", 0, "limit")
+    give = words.lock()
+
+    def live():
+        with pytest.raises(StoreFullError):
+            family.runtime.put(b"y" * MB)
+
+    relative = family.fork(live)
+    wait_until(lambda: is_asleep(relative.pid) or relative.has_ended())
+    words.set("header", 0, "limit", 0)
+    give()
+    assert family.bury(relative) == 0
+    words.set("header", 0, "limit", limit)
+    family.check()
+
+
+def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
+    """By all that one process does: one that gives it back without having taken it takes it from somebody else."""
+    words, runtime = Words(family.runtime), family.runtime
+    parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
+
+    def hold():
+        kept = [runtime.put(parts), runtime.put(b"x" * 1000)]
+        os.kill(os.getpid(), signal.SIGKILL)
+        return kept
+
+    dead = family.fork(hold)
+    assert dead.has_ended(PATIENCE_S)
+    give = words.make_lock_count()
+    family.bury(dead)
+    for limit in (1 << 25, 0):
+        words.set("header", 0, "cache_limit", limit)
+        words.set("header", 0, "checked_bytes", 0)
+        values = [runtime.put(parts) for _ in range(3)]
+        views = [value.get() for value in values[:2]]
+        values.append(runtime.put(views))
+        del values[:2], views
+        few = [runtime.put(b"x" * size) for size in (100, 1000, 20_000) for _ in range(2 * GROUP)]
+        many = [runtime.promise() for _ in range(2000)]
+        service = family.service(LARGE * 2)
+        call = family.call(service, many)
+        for promise in many:
+            runtime.fulfil(promise, None, error_of("gone"))
+        hold = runtime.put_definition(bytes(16), LARGE)
+        again = runtime.hold_definition(bytes(16), hold.offset, hold.nbytes)
+        assert runtime.is_definition(bytes(16), hold.offset)
+        runtime.close_service(*service[:2])
+        assert runtime.reap_services() == 0
+        with pytest.raises(StoreFullError):
+            runtime.put(bytes(1 << 26))
+        del values, few, many, call, promise, hold, again
+        runtime.trim()
+    assert give(), "somebody has given it back who had not taken it"
+    assert not give(), "somebody has it still"
+    family.check()
+
+
+def test_the_lock_names_its_holder_and_outlives_it(family):
+    """A relative has it while it rings a bell that nobody hears."""
+    words, deaf = Words(family.runtime), os.eventfd(0)
+    os.eventfd_write(deaf, 2**64 - 2)
+    assert words.get("header", 0, "lock_holder") == 0
+
+    def live():
+        family.runtime._become(relative_index, "alone", deaf)
+        family.runtime.put(b"x" * MB)
+
+    relative_index = family.runtime.request_process(POOL, 0)
+    relative = family.fork(live, relative_index)
+    wait_until(lambda: words.get("header", 0, "lock_holder") == relative.index + 1, "its taking the lock")
+    relative.kill()
+    os.close(deaf)
+    family.bury(relative)
+    family.check()
+    assert family.runtime.put(b"y" * MB).get() == b"y" * MB
 
 
 # ---- services -------------------------------------------------------------------------------------------------------

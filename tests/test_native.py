@@ -6,6 +6,8 @@ One process, no workers: the driver's `Runtime` plays both sides through the inl
 from __future__ import annotations
 
 import gc
+import re
+from pathlib import Path
 
 import pytest
 from alone import Alone, balanced
@@ -13,6 +15,7 @@ from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from words import Words
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -144,6 +147,103 @@ def test_growth_beyond_what_a_cgroup_has_left_is_refused_before_it_kills(tmp_pat
         assert alone.runtime.put(b"x" * (200 << 20)) is not None
     finally:
         alone.close()
+
+
+class Machine:
+    """A runtime whose cgroups' files are made up; `left` asks how much it thinks may still be taken."""
+
+    MARGIN = STEP = 1 << 26  # bytes left to others; growth that one look is good for
+
+    def __init__(self, directory, cgroups):
+        self.files = [tuple(str(directory / f"{name} {number}") for name in ("limit", "used", "stat")) for number in cgroups]
+        self.alone = Alone(1 << 40, cgroups=self.files)
+        self.words = Words(self.alone.runtime)
+        self.size = self.words.get("header", 0, "size")
+
+    def write(self, number, *texts):
+        """What a cgroup's files say; None: there is none."""
+        for path, text in zip(self.files[number], texts, strict=True):
+            Path(path).unlink(missing_ok=True)
+            if text is not None:
+                Path(path).write_text(text)
+
+    def left(self):
+        self.words.set("header", 0, "size", 0)
+        with pytest.raises(StoreFullError) as caught:
+            self.alone.runtime.put(b"x" * 40_000)
+        self.words.set("header", 0, "size", self.size)
+        return caught.value.free
+
+
+NOTHING = (None, None, None)
+GB = 1 << 30
+
+
+@pytest.mark.parametrize(
+    "first, second, left",
+    [
+        ((f"{GB}\n", "1000\n", "anon 5\ninactive_file 300\nactive_file 7\n"), NOTHING, GB - 700),
+        ((f"{GB}\n", "1000\n", "inactive_file 1000\n"), NOTHING, GB),
+        ((f"{GB}\n", "1000\n", "inactive_file 2000\n"), NOTHING, GB),
+        ((f"{GB}\n", "1000\n", "anon 5\n"), NOTHING, GB - 1000),
+        ((f"{GB}\n", "1000\n", None), NOTHING, GB - 1000),
+        ((f"{GB}\n", None, "inactive_file 2000\n"), NOTHING, GB),
+        ((f"{GB}\n", f"{2 * GB}\n", None), NOTHING, 0),
+        ((f"{GB}\n", "1000\n", "inactive_file 1\ntotal_inactive_file 300\n"), NOTHING, GB - 700),
+        ((f"{GB}\n", "1000\n", "inactive_file 400\n" + "x" * (8191 - 34) + "inactive_file 1234"), NOTHING, GB - 1000 + 12),
+        ((f"{GB}\n", "0\n", None), (f"{2 * GB}\n", "0\n", None), GB),
+        ((f"{2 * GB}\n", "0\n", None), (f"{GB}\n", "0\n", None), GB),
+        (("max\n", "1000\n", "inactive_file 300\n"), (f"{GB}\n", "0\n", None), GB),
+        ((None, "1000\n", "inactive_file 300\n"), (f"{GB}\n", "0\n", None), GB),
+        (("", "1000\n", None), (f"{GB}\n", "0\n", None), GB),
+    ],
+)
+def test_each_cgroup_bounds_what_may_be_taken(tmp_path, first, second, left):
+    machine = Machine(tmp_path, range(2))
+    machine.write(0, *first)
+    machine.write(1, *second)
+    assert machine.left() == max(0, left - machine.MARGIN)
+    machine.alone.close()
+
+
+def test_the_machine_bounds_what_may_be_taken(tmp_path):
+    """Besides, or where no cgroup does; by what /proc/meminfo says, which changes all the time."""
+    (available,) = re.findall(r"MemAvailable: +(\d+) kB", Path("/proc/meminfo").read_text())
+    machine = Machine(tmp_path, range(1))
+    for text in (f"{1 << 50}\n", "max\n", None):
+        machine.write(0, text, None, None)
+        assert (int(available) << 10) // 2 < machine.left() < int(available) << 11
+    machine.alone.close()
+
+
+def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_path):
+    """What is asked for and a margin must be left, to the byte; where more is, the next look is due later."""
+    machine = Machine(tmp_path, range(1))
+    runtime, words, size = machine.alone.runtime, machine.words, 3 << 14
+
+    def looked_up_to(left):
+        """How far, when a value is put of which only so much is left, and nothing was known."""
+        machine.write(0, f"{GB}\n", f"{GB - left}\n", None)
+        words.set("header", 0, "checked_bytes", 0)
+        values.append(runtime.put(b"x" * 40_000))
+        return words.get("header", 0, "checked_bytes")
+
+    values = []
+    assert looked_up_to(size + machine.MARGIN) == size == words.get("header", 0, "live_bytes")
+    assert looked_up_to(size + machine.MARGIN + machine.STEP - 1) == 2 * size
+    assert looked_up_to(size + machine.MARGIN + machine.STEP) == 3 * size + machine.STEP
+    values.append(runtime.put(b"x" * 40_000))  # without another look
+    runtime.put(b"k" * 200_000)
+    (kept,) = {runtime.counters()["cached"]}
+    assert looked_up_to(size + machine.MARGIN) == 5 * size + kept
+    assert runtime.counters()["cached"] == kept
+    for left in (size + machine.MARGIN - 1, machine.MARGIN, 0):
+        with pytest.raises(StoreFullError):
+            looked_up_to(left)
+        assert runtime.counters()["cached"] == 0  # that goes first
+    assert [value.get() for value in values] == [b"x" * 40_000] * 5
+    machine.alone.check()
+    machine.alone.close()
 
 
 def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):

@@ -3,11 +3,37 @@
 from __future__ import annotations
 
 import ctypes
+import faulthandler
+import mmap
 import os
+import signal
 
 import audit
+from gates import in_child
 
-STRUCTS = {"header": "Header", "processes": "Process", "services": "Service", "lanes": "Lane", "slots": "Slot"}
+STRUCTS = {
+    "header": "Header",
+    "processes": "Process",
+    "services": "Service",
+    "lanes": "Lane",
+    "slots": "Slot",
+    "groups": "SlotGroup",
+    "extents": "Extent",
+}
+_libc = ctypes.CDLL(None)
+_libc.pthread_mutex_lock.argtypes = _libc.pthread_mutex_unlock.argtypes = [ctypes.c_void_p]
+_libc.pthread_mutex_init.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
+
+
+PROT_NONE, PR_SET_SECCOMP = 0, 22
+
+
+def segment_at():
+    """Where this process has mapped its segment, which must be the only one."""
+    with open("/proc/self/maps") as maps:
+        lines = [line.split() for line in maps if "memfd:flame_fast" in line]
+    (found,) = {line[0] for line in lines if line[1] == "rw-s" and int(line[2], 16) == 0}
+    return int(found.partition("-")[0], 16)
 
 
 class Words:
@@ -19,10 +45,12 @@ class Words:
         self.ring_mask = self.tables.SLOT_COUNT - 1
 
     def place(self, table, index, field):
-        """(offset, type) of a field of an entry."""
+        """(offset, type) of a field of an entry, or of one within it: `redo.op`."""
         kind = self.structs[STRUCTS[table]]
-        at = getattr(self.tables, table + "_at") + index * ctypes.sizeof(kind) + getattr(kind, field).offset
-        return at, dict(kind._fields_)[field]
+        at = getattr(self.tables, table + "_at") + index * ctypes.sizeof(kind)
+        for name in field.split("."):
+            at, kind = at + getattr(kind, name).offset, dict(kind._fields_)[name]
+        return at, kind
 
     def get(self, table, index, field):
         at, kind = self.place(table, index, field)
@@ -45,6 +73,55 @@ class Words:
         """Those in use that a process made."""
         tables = audit.Tables(self.fd)
         return [i for i, slot in enumerate(tables.slots) if tables.status(slot) != tables.FREE and slot.creator == process]
+
+    def extents(self):
+        """All that were ever carved, as they are now."""
+        return self.tables.read(self.structs["Extent"], self.tables.extents_at, self.get("header", 0, "extent_high"))
+
+    # ---- the lock ----------------------------------------------------------------------------------------------------
+
+    def lock(self):
+        """Takes the lock as the runtime does; returns what gives it back. Nothing of the runtime may need it meanwhile."""
+        at = self.place("header", 0, "lock")[0]
+        page = mmap.mmap(self.fd, mmap.PAGESIZE)
+        mutex = (ctypes.c_char * 48).from_buffer(page, at)
+        assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
+        return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex))
+
+    def make_lock_count(self):
+        """Takes the lock, and has it count from now on how often it is taken and given back by this thread; returns what
+        gives it back and says whether it was held still."""
+        at = self.place("header", 0, "lock")[0]
+        page = mmap.mmap(self.fd, mmap.PAGESIZE)
+        mutex, how = (ctypes.c_char * 48).from_buffer(page, at), ctypes.create_string_buffer(64)
+        assert _libc.pthread_mutexattr_init(how) == 0
+        for setting in ("pshared", "robust", "type"):  # PTHREAD_PROCESS_SHARED, _ROBUST, _RECURSIVE
+            assert getattr(_libc, f"pthread_mutexattr_set{setting}")(how, 1) == 0
+        assert _libc.pthread_mutex_init(ctypes.addressof(mutex), how) == 0
+        assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
+        return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex)) == 0
+
+    def die_in_the_lock(self, change=lambda: None):
+        """A process takes the lock, does something, and dies: whoever takes it next repairs."""
+
+        def live():
+            kept = self.lock()
+            change()
+            os.kill(os.getpid(), signal.SIGKILL)
+            kept()
+
+        assert os.waitpid(in_child(live), 0)[1] == signal.SIGKILL
+
+    def forbid(self, at, protection=mmap.PROT_READ):
+        """This process dies of writing to the page of a word from now on; `PROT_NONE`: of reading there, too."""
+        faulthandler.disable()
+        signal.signal(signal.SIGSEGV, signal.SIG_DFL)
+        page = ctypes.c_void_p(segment_at() + at & -mmap.PAGESIZE)
+        assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
+
+    def forbid_calls(self):
+        """This process dies of its next system call, but for `read`, `write` and `exit`."""
+        assert _libc.prctl(PR_SET_SECCOMP, 1, 0, 0, 0) == 0
 
     # ---- missing inputs ----------------------------------------------------------------------------------------------
 
