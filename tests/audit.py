@@ -213,6 +213,8 @@ def slot_groups(tables):
             yield f"group {number} of the owner {group.owner} is {'' if number in free else 'not '}on the list of free ones"
         if group.owner and not group.used & (MEMBERS | CURRENT):
             yield f"group {number} is empty and was not given back"
+        if number in free and group.used & (MEMBERS | CURRENT):
+            yield f"group {number} is on the list of free ones and has members"
 
 
 def blocks(tables):

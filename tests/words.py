@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import mmap
 import os
 
 import audit
@@ -17,6 +19,7 @@ class Words:
         self.tables.header_at = 0
         self.structs = audit.layout()[1]
         self.ring_mask = self.tables.SLOT_COUNT - 1
+        self.mutex = None
 
     def place(self, table, index, field):
         """(offset, type) of a field of an entry."""
@@ -81,3 +84,22 @@ class Words:
         self.set_hints(lane, tail, [self.hint(tail, slot)] * (middle - tail))
         self.set_hints(lane, middle, [self.hint(middle, slot)] * (end - middle))
         self.set("lanes", lane, "tail", end)
+
+    # ---- the lock ----------------------------------------------------------------------------------------------------
+
+    def lock(self):
+        """The segment's lock is this thread's; its death gives it to the next, who repairs."""
+        if self.mutex is None:
+            header = mmap.mmap(self.fd, mmap.PAGESIZE)  # for as long as this object is there, like the lock itself
+            self.mutex = (ctypes.c_char * ctypes.sizeof(ctypes.c_uint64)).from_buffer(
+                header, self.structs["Header"].lock.offset
+            )
+        assert ctypes.CDLL(None).pthread_mutex_lock(ctypes.byref(self.mutex)) == 0
+
+    @contextlib.contextmanager
+    def locked(self):
+        self.lock()
+        try:
+            yield
+        finally:
+            assert ctypes.CDLL(None).pthread_mutex_unlock(ctypes.byref(self.mutex)) == 0
