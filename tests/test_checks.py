@@ -16,7 +16,7 @@ import time
 import audit
 import numpy as np
 import pytest
-from alone import REQUESTED, Alone
+from alone import Alone
 from flame_fast.kernels import pickling
 from gates import PATIENCE_S, Gate, wait_until
 from words import Words
@@ -792,9 +792,8 @@ def test_a_group_that_somebody_is_giving_back_is_not_taken_from(family):
 
 def actor_group(words, actor):
     """The first of the groups that it takes from."""
-    return next(
-        number for number, group in enumerate(audit.Tables(words.fd).groups) if group.owner == actor.relative.index + 1
-    )
+    groups = audit.Tables(words.fd).groups
+    return next(number for number, group in enumerate(groups) if group.owner == actor.relative.index + 1)
 
 
 # ---- extents --------------------------------------------------------------------------------------------------------
