@@ -6,6 +6,7 @@ process, or one with forked relatives; nobody here is stepped.
 
 from __future__ import annotations
 
+import ctypes
 import mmap
 import os
 import select
@@ -394,6 +395,48 @@ def test_a_failure_reaches_more_tasks_than_are_noted_at_first(alone):
     assert alone.in_use() == before
 
 
+def test_failures_take_no_memory_of_the_process(alone):
+    """Each notes what fails with it, and forgets that again."""
+
+    class Heap(ctypes.Structure):
+        _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
+
+    heap_in_use = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if heap_in_use is None:
+        pytest.skip("this C library does not say what is in use")
+    heap_in_use.restype = Heap
+    error, found = error_of("gone"), []
+    for _ in range(2):
+        for _ in range(1000):
+            alone.runtime.fulfil(alone.runtime.promise(), None, error)
+        found.append(heap_in_use().field7)  # bytes in use
+    assert found[1] - found[0] < 32_000
+
+
+def test_threads_that_wait_at_once_are_each_counted(family):
+    """Together with a worker on one processor: whoever yields in the middle of counting lets another count."""
+    words, service = Words(family.runtime), family.service(let_others)
+    words.set("header", 0, "cpus", 8)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        family.fork_worker()
+
+        def wait():
+            for number in range(40):
+                assert family.call(service, number).get(PATIENCE_S) == number
+
+        threads = [threading.Thread(target=wait) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert words.get("processes", words.tables.DRIVER_INDEX, "waiters") == 0
+    family.check()
+
+
 # ---- tasks that an outcome makes ready ------------------------------------------------------------------------------
 
 
@@ -655,6 +698,7 @@ def test_a_process_takes_only_from_groups_of_its_own(family):
     other = Actor(family, fill)
     values = [family.runtime.put(b"z" * 1000) for _ in range(3 * GROUP)]
     assert owners(words, values) == {words.tables.DRIVER_INDEX}
+    assert {words.get("slots", slot_of(value), "creator") for value in values} == {words.tables.DRIVER_INDEX}
     family.check()
     other.end()
 
