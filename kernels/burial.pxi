@@ -87,7 +87,7 @@ cdef void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbyt
         if not is_missing(inputs, i):
             continue
         input = &memory.slots[edges[i].input]       # its number is given back only when nothing is missing any more
-        if stands_on(memory, input, &edges[i]) == 1 or stand_on(memory, input, &edges[i]):
+        if stands_on(memory, input, &edges[i]) or stand_on(memory, input, &edges[i]):
             continue
         if not is_walked(input):
             return

@@ -130,7 +130,7 @@ cdef int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t 
         group = group_of(memory, pool_id, id)
         used = ff_load64(&group.used)
         room = popcount64(~used & GROUP_MEMBERS)
-        if used >= GROUP_CURRENT or room == 0 or room * share < popcount64(GROUP_MEMBERS & ~empty_group(memory, pool_id, id)):
+        if used >= GROUP_CURRENT or room * share < popcount64(GROUP_MEMBERS & ~empty_group(memory, pool_id, id)):
             continue
         if group_hold(memory, pool_id, id, used):
             pool.current = id + 1

@@ -33,8 +33,7 @@ cdef void inputs_fill(Inputs *inputs) noexcept nogil:
         bits = words
 
 cdef inline int is_missing(Inputs *inputs, uint32_t bit) noexcept nogil:
-    cdef uint64_t word = ff_load64(&inputs_level(inputs, 0)[bit // WORD_BITS])
-    return not word >> CLEARED_SHIFT and word >> (bit % WORD_BITS) & 1
+    return ff_load64(&inputs_level(inputs, 0)[bit // WORD_BITS]) >> (bit % WORD_BITS) & 1
 
 cdef inline int all_there(Inputs *inputs) noexcept nogil:
     return ff_load64(inputs_top(inputs)) >> CLEARED_SHIFT
@@ -53,7 +52,7 @@ cdef int clear_from(Memory *memory, Inputs *inputs, uint32_t level, uint32_t bit
         at = &inputs_level(inputs, level)[bit // WORD_BITS]
         while True:
             word = ff_load64(at)
-            if word >> CLEARED_SHIFT or not word >> (bit % WORD_BITS) & 1:
+            if not word >> (bit % WORD_BITS) & 1:       # nor has one that is cleared
                 return 0
             left = word & ~(<uint64_t> 1 << (bit % WORD_BITS))
             if ff_cas64(at, word, left or cleared_by(memory.me)):
@@ -144,7 +143,7 @@ cdef int stand_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
     return 0
 
 cdef int stands_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
-    """Whether an edge is on an input's waiter list, while others push onto it; -1 when that has finished.
+    """Whether an edge is on an input's open waiter list, while others push onto it.
 
     Edges leave the list only after it is closed, so what is read of one before the list is seen open is true.
     """
@@ -153,6 +152,4 @@ cdef int stands_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
         at = ff_load64(&(<Edge *> (memory.base + at)).next)
         if ff_load64(&input.waiters) == WAITERS_CLOSED:
             break
-    if ff_load64(&input.waiters) == WAITERS_CLOSED:
-        return -1
-    return at == sought
+    return at == sought and ff_load64(&input.waiters) != WAITERS_CLOSED

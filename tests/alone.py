@@ -28,6 +28,9 @@ POOL = 3
 class Alone:
     """A runtime whose tasks run when `work` is called."""
 
+    #: A death costs a count here and there, which only debug builds have.
+    counts_blocks = True
+
     def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=()):
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
         self.runtime = Runtime.create("alone", self.bell, workers, cpus, limit, cgroups)
@@ -73,6 +76,9 @@ class Alone:
     def check(self):
         """While nothing goes on: the tables are what they should be."""
         assert not (faults := audit.faults(self.runtime)), "\n".join(faults)
+        counters = self.runtime.counters()
+        if "blocks_taken" in counters and self.counts_blocks:
+            assert counters["blocks_taken"] - counters["blocks_freed"] == audit.blocks_in_use(self.runtime)
 
     def close(self):
         self.runtime.mark_closed()
@@ -109,6 +115,8 @@ class Relative:
 
 class Family(Alone):
     """A runtime with relatives: this process is their driver and their zygote, and runs tasks itself if `inline`."""
+
+    counts_blocks = False
 
     def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=(), inline=False):
         self.inline = inline

@@ -222,19 +222,32 @@ def slot_groups(tables):
             yield f"group {number} of the owner {group.owner} is {'' if number in free else 'not '}on the list of free ones"
         if group.owner and not group.used & (MEMBERS | CURRENT):
             yield f"group {number} is empty and was not given back"
+        if number in free and group.used & (MEMBERS | CURRENT):
+            yield f"group {number} is on the list of free ones and has members"
+
+
+def blocks_in_use(runtime):
+    return len(taken_blocks(Tables(runtime.fd)))
+
+
+def taken_blocks(tables):
+    """Offsets of those that are taken in slabs."""
+    taken = set()
+    for extent in tables.extents:
+        if extent.kind == tables.EXTENT_SLAB:
+            used = extent.group.used & MEMBERS & ~tables.empty_slab(extent)
+            taken.update(extent.offset + bit * extent.block_size for bit in range(tables.GROUP_BITS) if used >> bit & 1)
+    return taken
 
 
 def blocks(tables):
     named = collections.Counter(block for _, block, kind in tables.halves() if block and not kind & tables.KIND_EXTENT)
     named.update(block for block in tables.kept_blocks() if block and tables.slab_at(block))
     yield from (f"block {block:#x} has {count} places" for block, count in named.items() if count > 1)
-    taken = set()
+    taken = taken_blocks(tables)
     for number, extent in enumerate(tables.extents):
-        if extent.kind == tables.EXTENT_SLAB:
-            used = extent.group.used & MEMBERS & ~tables.empty_slab(extent)
-            taken.update(extent.offset + bit * extent.block_size for bit in range(tables.GROUP_BITS) if used >> bit & 1)
-            if not used and not extent.group.used & CURRENT:
-                yield f"slab {number} is empty and was not given back"
+        if extent.kind == tables.EXTENT_SLAB and extent.group.used & ~CLAIMED == tables.empty_slab(extent):
+            yield f"slab {number} is empty and was not given back"
     yield from (f"block {block:#x} is taken, and nobody's" for block in taken - named.keys())
     yield from (f"block {block:#x} is somebody's, and not taken" for block in named.keys() - taken)
 
@@ -262,6 +275,9 @@ def extents(tables):
 def lists(tables):
     """Free extents stand each on one list, and sums are of what there is."""
     header = tables.header
+    extent = layout()[1]["Extent"]
+    if any(os.pread(tables.fd, ctypes.sizeof(extent), tables.extents_at - ctypes.sizeof(extent))):
+        yield "there is an extent before the first"
     by_kind = collections.defaultdict(list)
     for number, extent in enumerate(tables.extents):
         by_kind[extent.kind].append(number)

@@ -8,10 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import mmap
 import os
+import select
 import signal
+import threading
 import time
 
+import audit
 import numpy as np
 import pytest
 from alone import POOL, Alone, Family
@@ -21,6 +25,7 @@ from words import Words, segment_at
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
+from flame_fast.engine.host import Host
 
 #: A lost wake-up costs a look of 250 ms, or a minute: the shortest of several waits is below this only if none is lost.
 PROMPT_S = 0.2
@@ -211,6 +216,169 @@ def test_an_idle_instance_ends_when_its_service_is_closed(family):
     assert family.service(Log(), INSTANCE, ("note",))[2] == log[2]
 
 
+# ---- waits that can never end ---------------------------------------------------------------------------------------
+
+#: What the next task does: it runs in this very process.
+deeds = []
+
+
+def do():
+    return deeds.pop()()
+
+
+class Tangle:
+    """Calls that need each other, around a task that is about to wait for one of them; `me` is its future."""
+
+    def __init__(self, alone):
+        self.alone = alone
+        self.words = Words(alone.runtime)
+        self.done = alone.runtime.put(b"x" * 1000)
+        self.me = alone.call(alone.service(do))
+        self.service, self.log = alone.service(len), alone.service(Log(), INSTANCE, ("note",))
+        self.promises, self.kept = [], []
+
+    def promise(self):
+        """A call that runs elsewhere."""
+        self.promises.append(self.alone.runtime.promise())
+        return self.promises[-1]
+
+    def needing(self, *inputs):
+        self.kept.append(self.alone.call(self.service, inputs))
+        return self.kept[-1]
+
+    def waiting_for(self, future):
+        promise = self.promise()
+        self.words.set("slots", slot_of(promise), "waits_for", slot_of(future) + 1)
+        return promise
+
+    def any_of(self, *slots):
+        promise, block = self.promise(), self.alone.runtime.put(bytes(1000))
+        at = self.words.get("slots", slot_of(block), "result")
+        os.pwrite(self.words.fd, b"".join(word.to_bytes(8, "little") for word in (len(slots), *slots)), at)
+        self.words.set("slots", slot_of(promise), "waits_for", audit.ANY | at)
+        self.kept.append(block)
+        return promise
+
+    def noted(self, *inputs):
+        """A call of an instance, whose process runs something else."""
+        self.kept.append(self.alone.call(self.log, *inputs or [1]))
+        return self.kept[-1]
+
+    def runs_elsewhere(self, running=None):
+        """The instance has a process of its own, which runs nothing, or a call."""
+        self.other = self.alone.runtime.request_process(3, 0)
+        self.words.set("lanes", self.log[2], "process", self.other + 1)
+        self.words.set("processes", self.other, "current", slot_of(running) + 1 if running else 0)
+
+    def failed_before(self):
+        """A call of the instance that has failed and gone, and left its place in the queue; its slot is the next one's."""
+        promise = self.promise()
+        failed = self.alone.call(self.log, promise)
+        self.alone.runtime.fulfil(promise, None, error_of("gone"))
+        slot = slot_of(failed)
+        del failed
+        return slot
+
+    def ring(self):
+        """Two that wait for each other."""
+        first = self.promise()
+        second = self.waiting_for(first)
+        self.words.set("slots", slot_of(first), "waits_for", slot_of(second) + 1)
+        return second
+
+    def is_refused(self, make):
+        """Whether the task that waits for what is made is told that this never ends; if not, somebody ends it."""
+        ends = threading.Thread(target=self.end_the_wait)
+
+        def wait():
+            future = make(self)
+            ends.start()
+            return future.get()
+
+        deeds.append(wait)
+        self.alone.work()
+        ends.join()
+        error = self.me.exception(0)
+        assert "never end" in str(error) or "over" in str(error), error
+        return "never end" in str(error)
+
+    def end_the_wait(self):
+        wait_until(lambda: self.me.done() or self.words.get("processes", self.words.tables.DRIVER_INDEX, "waiters"))
+        if not self.me.done():
+            self.alone.runtime.mark_broken("it is over")
+
+
+def behind_one_that_needs_me(tangle, *before):
+    tangle.runs_elsewhere()
+    tangle.kept += [tangle.noted(*inputs) for inputs in before]
+    return tangle.noted()
+
+
+def before_one_that_needs_me(tangle):
+    tangle.runs_elsewhere()
+    first = tangle.noted()
+    tangle.noted(tangle.me)
+    return first
+
+
+def behind_one_whose_slot_is_another_s(tangle):
+    tangle.runs_elsewhere()
+    slot = tangle.failed_before()
+    behind = tangle.alone.runtime.promise(), tangle.noted()
+    assert slot_of(behind[0]) == slot
+    tangle.words.set("slots", slot, "waits_for", slot_of(tangle.me) + 1)
+    tangle.promises.append(behind[0])
+    return behind[1]
+
+
+def of_an_instance_that_runs(tangle, running):
+    tangle.runs_elsewhere(running)
+    return tangle.noted()
+
+
+ENDLESS = {
+    "me": lambda t: t.me,
+    "one that needs me": lambda t: t.needing(t.me),
+    "one that needs me first": lambda t: t.needing(t.me, t.promise(), t.promise()),
+    "one that needs me in the middle": lambda t: t.needing(t.promise(), t.me, t.promise()),
+    "one that needs me last": lambda t: t.needing(t.promise(), t.promise(), t.me),
+    "one that needs me from afar": lambda t: t.needing(t.promise(), t.needing(t.needing(t.needing(t.me)), t.promise())),
+    "one that waits for me": lambda t: t.waiting_for(t.me),
+    "one that waits for one that waits": lambda t: t.waiting_for(t.needing(t.waiting_for(t.needing(t.me)))),
+    "one that waits for any of me": lambda t: t.any_of(slot_of(t.me)),
+    "one that waits for any that need me": lambda t: t.any_of(*[slot_of(t.needing(t.me)) for _ in range(3)], slot_of(t.me)),
+    "one that waits for any of me and none": lambda t: t.any_of(slot_of(t.me), 1 << 20),
+    "one of several ways": lambda t: t.needing(t.needing(t.me), t.needing(t.needing(t.me))),
+    "one that needs a ring and me": lambda t: t.needing(t.ring(), t.me, t.ring()),
+    "one of an instance that I am on": lambda t: t.noted(),
+    "one of an instance that runs what waits for me": lambda t: of_an_instance_that_runs(t, t.waiting_for(t.me)),
+    "one behind one that needs me": lambda t: behind_one_that_needs_me(t, [t.me]),
+    "one behind many of which one needs me": lambda t: behind_one_that_needs_me(t, [1], [2], [t.me], [3]),
+}
+ENDING = {
+    "one that runs": lambda t: t.promise(),
+    "one that is queued": lambda t: t.needing(),
+    "one that needs one that runs": lambda t: t.needing(t.promise(), t.done),
+    "one that waits for one that runs": lambda t: t.waiting_for(t.promise()),
+    "one that waits for one that is over": lambda t: t.waiting_for(t.done),
+    "one that waits for me or one that runs": lambda t: t.any_of(slot_of(t.me), slot_of(t.promise())),
+    "one that waits for me or one that is over": lambda t: t.any_of(slot_of(t.me), slot_of(t.done)),
+    "one of a ring": lambda t: t.ring(),
+    "one of an instance that runs nothing": lambda t: behind_one_that_needs_me(t),
+    "one of an instance that runs another": lambda t: of_an_instance_that_runs(t, t.promise()),
+    "one before one that needs me": before_one_that_needs_me,
+    "one behind one whose slot is another's": behind_one_whose_slot_is_another_s,
+}
+
+
+@pytest.mark.parametrize("name", [*ENDLESS, *ENDING])
+def test_a_task_s_wait_is_refused_if_it_can_never_end(name):
+    alone = Alone()
+    tangle = Tangle(alone)
+    assert tangle.is_refused((ENDLESS | ENDING)[name]) == (name in ENDLESS)
+    alone.close()
+
+
 # ---- failures go down -----------------------------------------------------------------------------------------------
 
 
@@ -226,6 +394,48 @@ def test_a_failure_reaches_more_tasks_than_are_noted_at_first(alone):
         assert repr(future.exception(0)) == repr(LookupError("gone"))
     del promise, level, below, future
     assert alone.in_use() == before
+
+
+def test_failures_take_no_memory_of_the_process(alone):
+    """Each notes what fails with it, and forgets that again."""
+
+    class Heap(ctypes.Structure):
+        _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
+
+    heap_in_use = getattr(ctypes.CDLL(None), "mallinfo2", None)
+    if heap_in_use is None:
+        pytest.skip("this C library does not say what is in use")
+    heap_in_use.restype = Heap
+    error, found = error_of("gone"), []
+    for _ in range(2):
+        for _ in range(1000):
+            alone.runtime.fulfil(alone.runtime.promise(), None, error)
+        found.append(heap_in_use().field7)  # bytes in use
+    assert found[1] - found[0] < 32_000
+
+
+def test_threads_that_wait_at_once_are_each_counted(family):
+    """Together with a worker on one processor: whoever yields in the middle of counting lets another count."""
+    words, service = Words(family.runtime), family.service(let_others)
+    words.set("header", 0, "cpus", 8)
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(before)})
+    try:
+        family.fork_worker()
+
+        def wait():
+            for number in range(40):
+                assert family.call(service, number).get(PATIENCE_S) == number
+
+        threads = [threading.Thread(target=wait) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    finally:
+        os.sched_setaffinity(0, before)
+    assert words.get("processes", words.tables.DRIVER_INDEX, "waiters") == 0
+    family.check()
 
 
 # ---- tasks that an outcome makes ready ------------------------------------------------------------------------------
@@ -386,16 +596,58 @@ def test_a_full_store_gives_out_each_block_that_comes_back():
         while True:
             values.append(alone.runtime.put(b"x" * 1000))
     assert len(values) > 8 * GROUP
-    for at in (0, len(values) // 2, len(values) - 1):
+    for at in [*range(0, len(values), GROUP), len(values) - 1]:
         values[at] = None
         values[at] = alone.runtime.put(b"y" * 1000)
         with pytest.raises(StoreFullError):
             alone.runtime.put(b"z" * 1000)
     assert {value.get()[:1] for value in values} == {b"x", b"y"}
     alone.check()
+    most = len(values)
+    del values
+    alone.check()
+    values = [alone.runtime.put(bytes([number & 0xFF]) * 1000) for number in range(most)]
+    assert [value.get()[-1] for value in values] == [number & 0xFF for number in range(most)]
+    alone.check()
     del values
     alone.check()
     alone.close()
+
+
+#: Of blocks, from 128 bytes to SHARED_BYTES; a value has a head of nine bytes.
+BLOCK_SIZES = sorted({-(-(2**exponent * (4 + step) // 4) // 64) * 64 for exponent in range(7, 15) for step in range(1, 5)})
+HEAD = 9
+
+
+def test_blocks_of_all_sizes_overlap_nothing(alone):
+    """In slabs of few large blocks as in those of many small ones; and in slabs that had other blocks before."""
+    before = alone.in_use()
+    for sizes in BLOCK_SIZES, BLOCK_SIZES[::-1]:
+        values = []
+        for size in sizes:
+            count = 3 * min(GROUP, (1 << 17) // size)
+            values += [(alone.runtime.put(bytes([at % 251]) * (size - HEAD)), at % 251, size) for at in range(count)]
+            del values[:: 2 if size % 128 else 3]
+        for value, byte, size in values:
+            assert value.get() == bytes([byte]) * (size - HEAD)
+        alone.check()
+        del values, value
+        assert alone.in_use() == before
+
+
+def test_a_slab_that_has_become_one_of_another_size_is_not_taken_from(alone):
+    """Both sizes come in slabs of as many bytes. The process had it on its list of slabs for the first."""
+    first, second = 1000, 850
+    for size, other in (first, second), (second, first):
+        values = [alone.runtime.put(b"x" * size) for _ in range(5 * GROUP)]
+        del values
+        others = [alone.runtime.put(b"y" * other) for _ in range(5 * GROUP)]
+        del others[::2]
+        values = [alone.runtime.put(b"z" * size) for _ in range(3 * GROUP)]
+        assert {value.get() for value in others} == {b"y" * other}
+        assert {value.get() for value in values} == {b"z" * size}
+        alone.check()
+        del values, others
 
 
 def test_what_one_process_leaves_empty_another_may_have(family):
@@ -438,6 +690,171 @@ def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
 
     assert family.bury(family.fork(live)) == 0
     family.check()
+
+
+def owners(words, values):
+    """The processes whose groups and slabs some values lie in."""
+    tables = audit.Tables(words.fd)
+    slots = [slot_of(value) for value in values]
+    slabs = [tables.slab_at(tables.slots[slot].result) for slot in slots]
+    return {tables.groups[slot // GROUP].owner - 1 for slot in slots} | {slab.group.owner - 1 for slab in slabs}
+
+
+def test_a_process_takes_only_from_groups_of_its_own(family):
+    """What it had before and left empty is another's by now, who has half of it free."""
+    words = Words(family.runtime)
+    values = [family.runtime.put(b"x" * 1000) for _ in range(4 * GROUP)]
+    del values
+
+    def fill():
+        kept = [family.runtime.put(b"y" * 1000) for _ in range(6 * GROUP)]
+        assert min(map(slot_of, kept)) < 3 * GROUP
+        del kept[::2]
+        return kept
+
+    other = Actor(family, fill)
+    values = [family.runtime.put(b"z" * 1000) for _ in range(3 * GROUP)]
+    assert owners(words, values) == {words.tables.DRIVER_INDEX}
+    assert {words.get("slots", slot_of(value), "creator") for value in values} == {words.tables.DRIVER_INDEX}
+    family.check()
+    other.end()
+
+
+def test_the_group_of_a_dead_process_stays_for_as_long_as_a_call_of_it_lies_there(family):
+    service, promise = family.service(same), family.runtime.promise()
+
+    def live():
+        for _ in range(GROUP):
+            family.call(service, promise, b"x" * 1000)
+
+    assert family.bury(family.fork(live)) == 0
+    family.check()
+    values = [family.runtime.put(b"y" * 1000) for _ in range(2 * GROUP)]
+    family.check()
+    family.runtime.fulfil(promise, None)
+    family.fork_worker()
+    family.wait_until_idle()
+    assert {value.get() for value in values} == {b"y" * 1000}
+
+
+# ---- the lock -------------------------------------------------------------------------------------------------------
+
+
+class Actor:
+    """A relative that prepares something, and does something with it each time it is told."""
+
+    def __init__(self, family, prepare=lambda: None, act=lambda prepared: prepared):
+        self.family = family
+        self.prepare, self.act = prepare, act
+        self.told, self.said = os.eventfd(0), os.eventfd(0, os.EFD_SEMAPHORE)
+        self.relative = family.fork(self.live)
+        self.listen()
+
+    def live(self):
+        kept = self.prepare()
+        os.eventfd_write(self.said, 1)
+        while os.eventfd_read(self.told) == 1:
+            os.eventfd_write(self.said, 1)
+            kept = self.act(kept)
+            os.eventfd_write(self.said, 1)
+
+    def has_said(self, timeout_s=0.0):
+        return self.said in select.select([self.said, self.relative.pidfd], [], [], timeout_s)[0]
+
+    def listen(self):
+        assert self.has_said(PATIENCE_S), "it does not come to it"
+        os.eventfd_read(self.said)
+
+    def begin(self):
+        """Returns once it is about it."""
+        os.eventfd_write(self.told, 1)
+        self.listen()
+
+    def is_held_up(self):
+        """Whether it sleeps in the middle: it has nothing to wait for but the lock."""
+        wait_until(lambda: self.has_said() or is_asleep(self.relative.pid))
+        return not self.has_said()
+
+    def end(self):
+        os.eventfd_write(self.told, 2)
+        assert self.family.bury(self.relative) == 0
+        self.close()
+
+    def die(self):
+        self.relative.kill()
+        self.family.bury(self.relative)
+        self.close()
+
+    def close(self):
+        os.close(self.told)
+        os.close(self.said)
+
+
+@pytest.mark.parametrize("size", [1, 1000, 100_000])
+@pytest.mark.parametrize("drops", [True, False])
+def test_whoever_takes_or_gives_back_groups_and_extents_waits_for_the_lock(family, size, drops):
+    """More of them than fit into what it has at hand; nothing that the lock is for changes before."""
+
+    def put(_=None):
+        return [family.runtime.put(b"x" * size) for _ in range(GROUP + 1)]
+
+    actor = Actor(family, put, list.clear) if drops else Actor(family, act=put)
+    words = Words(family.runtime)
+    fields = ["free_groups", "group_high", "extent_high", "live_bytes", "cached_bytes", "takes"]
+    before = [words.get("header", 0, field) for field in fields]
+    with words.locked():
+        actor.begin()
+        assert actor.is_held_up()
+        assert [words.get("header", 0, field) for field in fields] == before
+    actor.listen()
+    family.check()
+    actor.end()
+
+
+@pytest.mark.parametrize("size", [1, 1000])
+def test_what_a_repair_gives_back_is_given_back_once(family, size):
+    """The lock's holder dies; whoever has claimed an empty group, and is next, repairs first, and frees it by that."""
+    words = Words(family.runtime)
+    holder = Actor(family, act=lambda _: words.lock())
+    actor = Actor(family, lambda: [family.runtime.put(b"x" * size) for _ in range(2 * GROUP)], list.clear)
+    holder.begin()
+    holder.listen()
+    actor.begin()
+    assert actor.is_held_up()
+    holder.relative.kill()
+    actor.listen()
+    family.check()
+    actor.end()
+    holder.die()
+    family.check()
+
+
+def test_a_group_that_somebody_is_giving_back_is_not_taken_from(family):
+    """Not even by the process whose it is still."""
+    words, service = Words(family.runtime), family.service(same)
+
+    def fill():
+        for number in range(GROUP):
+            family.call(service, number)
+        return [family.runtime.put(number) for number in range(GROUP)]
+
+    actor = Actor(family, fill, lambda values: values.append(family.runtime.put(1)))
+    first = actor_group(words, actor)
+    with words.locked():
+        family.fork_worker()
+        wait_until(lambda: audit.Tables(words.fd).groups[first].used == audit.CLAIMED)
+        actor.begin()
+        assert actor.is_held_up()
+        assert audit.Tables(words.fd).groups[first].used == audit.CLAIMED
+    actor.listen()
+    family.check()
+    actor.end()
+
+
+def actor_group(words, actor):
+    """The first of the groups that it takes from."""
+    groups = audit.Tables(words.fd).groups
+    return next(number for number, group in enumerate(groups) if group.owner == actor.relative.index + 1)
 
 
 # ---- extents --------------------------------------------------------------------------------------------------------
@@ -985,6 +1402,126 @@ def test_the_lock_names_its_holder_and_outlives_it(family):
     family.bury(relative)
     family.check()
     assert family.runtime.put(b"y" * MB).get() == b"y" * MB
+
+
+# ---- all at once ----------------------------------------------------------------------------------------------------
+
+
+class Crowd:
+    """Producers and workers that get into each other's way at every word, all of them on one processor.
+
+    A change in two steps lets somebody else do his in between, if the first one yields there. After each burst all of
+    them rest, and every word must be what the others say.
+    """
+
+    BURSTS = 12
+
+    def __init__(self, family):
+        self.family = family
+        self.words = Words(family.runtime)
+        self.words.set("header", 0, "cpus", 4)
+        self.cpu = min(os.sched_getaffinity(0))
+        self.free, self.length = family.service(same), family.service(len)
+        self.wide, self.narrow = family.service(let_others, limit=4), family.service(alone_there, limit=2)
+        self.log = family.service(Counted(), INSTANCE, ("count",), warmup=1)
+        self.failing = family.service(fail_with, limit=4)
+        self.shared = [family.runtime.put(number) for number in range(2)]
+        self.workers = [self.fork_worker(entry[0]) for entry in family.runtime.processes()]
+        self.workers += [self.fork_worker() for _ in range(4)]
+
+    def fork_worker(self, index=None):
+        def live():
+            os.sched_setaffinity(0, {self.cpu})
+            self.family.runtime.serve(Host(self.family.runtime))
+
+        return self.family.fork(live, index)
+
+    def produce(self, _):
+        os.sched_setaffinity(0, {self.cpu})
+        call, runtime, number = self.family.call, self.family.runtime, os.getpid()
+        for _ in range(40):
+            call(self.wide, number)  # nobody wants them
+        futures = [call(self.wide, [*self.shared, number]) for _ in range(8)]
+        futures += [call(self.narrow, number) for _ in range(4)]
+        counted = [call(self.log) for _ in range(3)]
+        failing = [call(self.failing, number) for _ in range(3)]
+        failed = [call(self.length, failing) for _ in range(2)]
+        whole = call(self.length, futures)
+        selector, found = runtime.selector(futures), []
+        while len(found) < len(futures):
+            found += selector.take(PATIENCE_S)
+        assert sorted(found) == list(range(len(futures)))
+        assert whole.get(PATIENCE_S) == len(futures)
+        numbers = runtime.get_many(counted, PATIENCE_S)
+        assert numbers == sorted(set(numbers))
+        for future in failed:
+            assert repr(future.exception(PATIENCE_S)) == repr(LookupError(number))
+
+    def run(self):
+        before = self.family.in_use()
+        producers = [Actor(self.family, act=self.produce) for _ in range(3)]
+        for _ in range(self.BURSTS):
+            for producer in producers:
+                producer.begin()
+            for producer in producers:
+                producer.listen()
+            self.family.wait_until_idle()
+            self.family.wait_until_in_use(before)
+            wait_until(lambda: all(self.words.get("processes", worker.index, "sleeping") for worker in self.workers))
+            self.check()
+        for producer in producers:
+            producer.end()
+
+    def check(self):
+        """All of them sleep."""
+        self.family.check()
+        words, tables = self.words, audit.Tables(self.words.fd)
+        assert words.get("header", 0, "pool_sleepers") >= 4
+        assert words.get("lanes", self.log[2], "sleepers") >= 1
+        for lane in (0, self.wide[2], self.narrow[2], self.failing[2], self.log[2]):
+            head, tail = words.get("lanes", lane, "head"), words.get("lanes", lane, "tail")
+            assert head == tail, f"lane {lane} is empty, and said to go from {head} to {tail}"
+            (there,) = tables.numbers(tables.rings_at + 8 * (lane * tables.SLOT_COUNT + (tail & words.ring_mask)), 1)
+            assert there == tail & ~words.ring_mask, f"lane {lane} goes on behind its end"
+        for lane in (self.wide[2], self.narrow[2], self.failing[2]):
+            assert not any(words.get("lanes", lane, "seats")), f"somebody has a seat at lane {lane}"
+
+
+class Counted:
+    def __init__(self):
+        self.calls = 0
+
+    def count(self):
+        self.calls += 1
+        return self.calls
+
+
+def let_others(value):
+    os.sched_yield()
+    return value
+
+
+def fail_with(number):
+    os.sched_yield()
+    raise LookupError(number)
+
+
+#: A byte for each process of the table that runs the narrow service.
+inside = mmap.mmap(-1, 2048)
+
+
+def alone_there(value):
+    me = os.getpid() % len(inside)
+    inside[me] = 1
+    for _ in range(3):
+        os.sched_yield()
+        assert sum(inside[:]) <= 2
+    inside[me] = 0
+    return value
+
+
+def test_a_crowd_on_one_processor_loses_nothing(family):
+    Crowd(family).run()
 
 
 # ---- services -------------------------------------------------------------------------------------------------------

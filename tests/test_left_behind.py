@@ -22,6 +22,7 @@ from words import PROT_NONE, Words
 
 from flame_fast import StoreFullError
 from flame_fast.engine.base import INSTANCE
+from flame_fast.engine.host import Host
 
 #: An instance's process, as POOL is one of the pool's.
 INSTANCE_ROLE = 4
@@ -347,6 +348,94 @@ def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(famil
     assert future.get(PATIENCE_S) == 2 * bits
 
 
+@pytest.mark.parametrize("level, word", [(0, 0), (0, 48), (1, 0), (1, 1)])
+@pytest.mark.parametrize("is_last", [True, False])
+def test_a_word_of_a_higher_level_that_a_dead_process_had_cleared_is_cleared_above(family, dead, level, word, is_last):
+    """Of three levels: 49 words, two, and the top's. What is cleared by others below says nothing of the words beside."""
+    service, words = family.service(len), Words(family.runtime)
+    bits = words.tables.WORD_BITS
+    promises = [family.runtime.promise() for _ in range(bits * bits + 30)]
+    future = family.call(service, promises)
+    last = promises.pop(word * bits ** (level + 1))
+    other = promises.pop(-1 if word == 0 else 0)
+    for promise in promises:
+        family.runtime.fulfil(promise, None)
+    if is_last:
+        family.runtime.fulfil(other, None)
+    at = word * bits ** (level + 1)
+    for below in range(level + 1):
+        at //= bits
+        words.clear(words.missing(slot_of(future), below) + 8 * at, dead.index)
+    finished_by(words, slot_of(last), dead.index)
+    family.bury(dead)
+    family.fork_worker()
+    if not is_last:
+        assert not future.done()
+        family.runtime.fulfil(other, None)
+    assert future.get(PATIENCE_S) == len(promises) + 2
+
+
+def test_whoever_clears_a_word_leaves_his_number(family):
+    words, service = Words(family.runtime), family.service(same)
+    promise = family.runtime.promise()
+    future = family.call(service, promise)
+    at = words.missing(slot_of(future))
+    relative = family.fork(lambda: family.runtime.fulfil(promise, 7))
+    assert family.bury(relative) == 0
+    assert int.from_bytes(os.pread(words.fd, 8, at), "little") == 1 << 63 | relative.index << 48
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 7
+
+
+def test_an_input_of_which_a_dead_process_had_told_already_counts_once(family, dead):
+    """Another one is missing still."""
+    words, service = Words(family.runtime), family.service(same)
+    promise, other = family.runtime.promise(), family.runtime.promise()
+    waiting = family.call(service, [promise, other])
+    os.pwrite(words.fd, (0b10).to_bytes(8, "little"), words.missing(slot_of(waiting)))
+    finished_by(words, slot_of(promise), dead.index)
+    family.bury(dead)
+    family.fork_worker()
+    family.call(service, 1).get(PATIENCE_S)
+    assert not waiting.done()
+    family.runtime.fulfil(other, 1)
+    assert waiting.get(PATIENCE_S) == [None, 1]
+
+
+def test_a_task_that_a_zygote_let_wait_again_and_then_died_runs_if_its_inputs_have_come(family, dead):
+    words, service = Words(family.runtime), family.service(same)
+    promise, missing = family.runtime.promise(), family.runtime.promise()
+    there, waiting = family.call(service, promise), family.call(service, missing)
+    family.runtime.fulfil(promise, 7)
+    words.set_state(slot_of(there), words.tables.WAITING, 0)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    words.set("processes", dead.index, "promoting", slot_of(there) + 1)
+    words.set("processes", dead.index, "rotating", slot_of(waiting) + 1)
+    family.bury(dead)
+    family.fork_worker()
+    assert there.get(PATIENCE_S) == 7
+    assert not waiting.done()
+    family.runtime.fulfil(missing, 8)
+    assert waiting.get(PATIENCE_S) == 8
+
+
+def test_a_worker_keeps_the_first_task_that_an_outcome_makes_ready_whatever_its_slot(family):
+    """The table's first slot is that of one of two."""
+    service, words = family.service(same), Words(family.runtime)
+    place, promise = family.runtime.put(0), family.runtime.promise()
+    first = family.call(service, promise)
+    other = family.call(service, first)
+    assert slot_of(place) == 0
+    del place
+    zero = family.call(service, first)
+    assert slot_of(zero) == 0
+    family.fork_worker()
+    family.runtime.fulfil(promise, 7)
+    assert family.runtime.get_many([zero, other], PATIENCE_S) == [7, 7]
+    assert words.get("lanes", 0, "tail") == 2  # the call itself, and one of the two
+
+
 # ---- slots on their way back ----------------------------------------------------------------------------------------
 
 
@@ -614,11 +703,11 @@ def test_one_sleeper_is_called_for_a_task_and_all_for_one_of_a_limited_service(a
     alone.work()
 
 
-@pytest.mark.parametrize("ago_ns, called", [(-(10**10), 0), (10**9, 1)])
-def test_nobody_is_called_for_a_task_that_a_seeker_finds_unless_it_has_not_looked_for_long(alone, ago_ns, called):
+@pytest.mark.parametrize("seeker, ago_ns, called", [(1, -(10**10), 0), (1, 10**9, 1), (0, -(10**10), 1)])
+def test_nobody_is_called_for_a_task_that_a_seeker_finds_unless_it_has_not_looked_for_long(alone, seeker, ago_ns, called):
     words, service = Words(alone.runtime), alone.service(same)
     words.set("header", 0, "pool_sleepers", 3)
-    words.set("header", 0, "seeker", words.tables.DRIVER_INDEX + 1)
+    words.set("header", 0, "seeker", seeker)
     words.set("header", 0, "sought_ns", time.monotonic_ns() - ago_ns)
     alone.call(service, 1)
     assert pool(words)[0] == 3 - called
@@ -648,6 +737,159 @@ def test_everybody_is_called_after_a_burial(family, dead):
     family.bury(dead)
     assert pool(words) == (0, calls + 4)
     assert words.get("lanes", log[2], "wake") == lane_calls + 1
+
+
+def test_an_instance_s_process_is_called_for_its_calls_and_nobody_of_the_pool(alone):
+    """Its lane is the first of those that are no pool's, or a later one."""
+    words, services = Words(alone.runtime), [alone.service(Log(), INSTANCE, ("note",)) for _ in range(2)]
+    for _, _, lane in services:
+        words.set("header", 0, "pool_sleepers", 3)
+        words.set("lanes", lane, "sleepers", 2)
+        alone.call(services.pop(0), 1)
+        assert (words.get("lanes", lane, "sleepers"), words.get("lanes", lane, "wake")) == (1, 1)
+        assert pool(words) == (3, 0)
+    words.set("header", 0, "pool_sleepers", 0)
+    alone.work()
+
+
+def test_all_that_sleep_are_called_after_a_burial_and_no_lane_that_is_free(family, dead):
+    """Whoever had taken them off the count died before it called them. The last lane counts like the first."""
+    words, service = Words(family.runtime), family.service(same)
+    log = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    last = words.tables.LANE_COUNT - 1
+    words.set("lanes", last, "state", words.tables.LANE_OPEN)
+    for sleeper in [family.fork_worker(), *family.fork_requested()]:
+        wait_until(lambda index=sleeper.index: is_asleep(words, index))
+    words.set("header", 0, "pool_sleepers", 0)
+    words.set("lanes", log[2], "sleepers", 0)
+    futures = [family.call(service, 1), family.call(log, 2)]
+    family.bury(dead)
+    assert family.runtime.get_many(futures, PATIENCE_S) == [1, [2]]
+    assert [words.get("lanes", lane, "wake") for lane in (last, last - 1)] == [1, 0]
+    words.set("lanes", last, "state", words.tables.LANE_FREE)
+
+
+def is_asleep(words, index):
+    """In the futex of those that have nothing to do."""
+    if not words.get("processes", index, "sleeping"):
+        return False
+    with open(f"/proc/{words.get('processes', index, 'pid')}/stat", "rb") as file:
+        return file.read().rpartition(b") ")[2][:1] == b"S"
+
+
+class Idler:
+    """An idle worker that wakes up without a call when a signal comes, looks around, and sleeps again."""
+
+    def __init__(self, family):
+        self.words = Words(family.runtime)
+        self.roused = os.eventfd(0)
+
+        def live():
+            signal.signal(signal.SIGUSR1, lambda *_: os.eventfd_write(self.roused, 1))
+            family.runtime.serve(Host(family.runtime))
+
+        self.worker = family.fork(live)
+        self.await_sleep()
+
+    def await_sleep(self):
+        wait_until(lambda: is_asleep(self.words, self.worker.index))
+
+    def rouse(self):
+        os.kill(self.worker.pid, signal.SIGUSR1)
+        os.eventfd_read(self.roused)
+        self.await_sleep()
+
+
+@pytest.fixture
+def idler(family):
+    made = Idler(family)
+    yield made
+    os.close(made.roused)
+
+
+def test_a_sleeper_that_wakes_by_itself_is_counted_once(idler):
+    before = pool(idler.words)
+    assert before[0] == 1
+    for _ in range(3):
+        idler.rouse()
+        assert pool(idler.words) == before
+
+
+def test_a_sleeper_that_somebody_has_called_meanwhile_is_off_the_count_already(idler):
+    """Whoever did died before the call came through."""
+    idler.words.set("header", 0, "pool_sleepers", 0)
+    idler.words.add("header", 0, "pool_wake", 1)
+    before = pool(idler.words)
+    idler.rouse()
+    assert pool(idler.words) == (1, before[1])
+
+
+@pytest.fixture
+def queued(family, idler):
+    """Two calls that the idle worker may not run: somebody else has the seat."""
+    service = family.service(same, limit=1)
+    holder = family.runtime.request_process(POOL, 0)
+    idler.words.set("lanes", service[2], "seats", [holder + 1])
+    futures = [family.call(service, number) for number in range(2)]
+    idler.await_sleep()
+    idler.words.set("header", 0, "sought_ns", 0)
+    yield service
+    idler.words.set("lanes", service[2], "seats", [0])
+    idler.words.set("header", 0, "pool_sleepers", 1)
+    idler.rouse()
+    assert family.runtime.get_many(futures, PATIENCE_S) == [0, 1]
+    family.runtime.start(holder)
+    assert family.runtime.call_off(holder)
+
+
+def test_a_worker_seeks_while_others_sleep_and_calls_as_many_as_there_are_tasks_when_it_stops(idler, queued):
+    words, before = idler.words, time.monotonic_ns()
+    words.set("header", 0, "pool_sleepers", 6)
+    calls = pool(words)[1]
+    idler.rouse()
+    assert pool(words) == (6 - 2, calls + 2)  # it is one of them again
+    assert words.get("header", 0, "sought_ns") >= before
+    assert words.get("header", 0, "seeker") == 0
+
+
+def test_nobody_seeks_beside_another_seeker(idler, queued):
+    words = idler.words
+    words.set("header", 0, "pool_sleepers", 6)
+    words.set("header", 0, "seeker", idler.worker.index + 2)
+    before = pool(words)
+    idler.rouse()
+    assert pool(words) == before
+    assert words.get("header", 0, "seeker") == idler.worker.index + 2
+    assert words.get("header", 0, "sought_ns") == 0
+    words.set("header", 0, "seeker", 0)
+
+
+def test_nobody_seeks_while_nobody_else_sleeps(idler, queued):
+    idler.rouse()
+    assert idler.words.get("header", 0, "sought_ns") == 0
+
+
+def test_whoever_waits_is_told_in_the_log_and_by_the_futex(alone):
+    """In the order in which they finish, through more than one round of the log."""
+    words = Words(alone.runtime)
+    driver = words.tables.DRIVER_INDEX
+    for _ in range(words.tables.LOG_COUNT // 3 + 2):
+        promises = [alone.runtime.promise() for _ in range(3)]
+        selector = alone.runtime.selector(promises)
+        calls = words.get("processes", driver, "wake")
+        for number in (2, 0, 1):
+            alone.runtime.fulfil(promises[number], None)
+            assert selector.take(0) == [number]
+        assert words.get("processes", driver, "wake") == calls + 3
+
+
+def test_who_waits_without_a_processor_to_spare_takes_no_token(alone):
+    promise = alone.runtime.promise()
+    for _ in range(3):
+        with pytest.raises(TimeoutError):
+            promise.wait(0.001)
+        alone.check()
+    alone.runtime.fulfil(promise, None)
 
 
 # ---- entries used again ---------------------------------------------------------------------------------------------
@@ -779,6 +1021,7 @@ def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_d
         words.set("processes", other, field, number)
     give_back(alone, words, value, other << words.tables.GIVING_BITS | 6)
     assert words.get("processes", other, "given") == expected
+    assert words.get("processes", words.tables.DRIVER_INDEX, "giving_slot") == slot_of(value)
     assert words.get("slots", slot_of(value), "giver") >> words.tables.GIVING_BITS == words.tables.DRIVER_INDEX
     alone.runtime.start(other)
     assert alone.runtime.call_off(other)
@@ -831,7 +1074,7 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
     before = family.in_use()
     on, off, over = (family.runtime.promise() for _ in range(3))
     future = family.call(service, [on, off, over])
-    behind = family.call(service, on)
+    behind = [family.call(service, on) for _ in range(3)]
     family.runtime.fulfil(over, 1)
     words.set("slots", slot_of(off), "waiters", 0)
     os.pwrite(words.fd, (0b1111).to_bytes(8, "little"), words.missing(slot_of(future)))  # its own, too
@@ -842,7 +1085,7 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
     family.runtime.fulfil(off, 2)
     family.runtime.fulfil(on, 3)
     family.fork_worker()
-    assert behind.get(PATIENCE_S) == 3
+    assert family.runtime.get_many(behind, PATIENCE_S) == [3] * 3
     del on, off, over, future, behind
     family.wait_until_in_use(before)
 

@@ -73,19 +73,33 @@ def test_an_ordered_lane_waits_for_the_input_of_its_first_call(alone):
     assert second.get() == ["first", "second"]
 
 
-@pytest.mark.parametrize("count", [1, 63, 64, 65, 4095, 4096, 5000])
-def test_a_task_starts_when_the_last_of_many_inputs_is_there(alone, count):
-    """Around the sizes at which the tree of missing bits grows a level."""
+@pytest.mark.parametrize("count", [1, 2, 46, 47, 48, 49, 95, 96, 2302, 2303, 2304, 2400])
+@pytest.mark.parametrize("last", ["first", "middle", "last"])
+def test_a_task_starts_when_the_last_of_many_inputs_is_there(alone, count, last):
+    """Around the sizes at which the tree of missing bits grows a word or a level; each tenth is there before the call."""
     service = alone.service(len)
     promises = [alone.runtime.promise() for _ in range(count)]
-    future = alone.call(service, promises)
-    for promise in promises[1:]:
+    late = promises[{"first": 0, "middle": count // 2, "last": -1}[last]]
+    others = [promise for promise in promises if promise is not late]
+    for promise in others[::10]:
         alone.runtime.fulfil(promise, None)
+    future = alone.call(service, promises)
+    for promise in others:
+        if not promise.done():
+            alone.runtime.fulfil(promise, None)
     alone.work()
     assert not future.done()
-    alone.runtime.fulfil(promises[0], None)
+    alone.runtime.fulfil(late, None)
     alone.work()
     assert future.get() == count
+
+
+@pytest.mark.parametrize("count", [1, 47, 48, 2304])
+def test_a_task_whose_inputs_are_all_there_before_the_call_starts(alone, count):
+    values = [alone.runtime.put(number) for number in range(count)]
+    future = alone.call(alone.service(sum), values)
+    alone.work()
+    assert future.get() == sum(range(count))
 
 
 def test_a_failed_input_fails_everything_below_it_at_once(alone):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import faulthandler
 import mmap
@@ -87,6 +88,12 @@ class Words:
         mutex = (ctypes.c_char * 48).from_buffer(page, at)
         assert _libc.pthread_mutex_lock(ctypes.addressof(mutex)) == 0
         return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex))
+
+    @contextlib.contextmanager
+    def locked(self):
+        give = self.lock()
+        yield
+        assert give() == 0
 
     def make_lock_count(self):
         """Takes the lock, and has it count from now on how often it is taken and given back by this thread; returns what
