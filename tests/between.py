@@ -23,7 +23,9 @@ from words import Words
 DEBUG_REGISTERS = 848
 CONTROL = DEBUG_REGISTERS + 7 * 8
 #: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
-MOST = 12
+MOST = 8
+#: Looks after which nobody counts on.
+ENOUGH = 40
 READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
 
 
@@ -82,15 +84,16 @@ def play(scene):
 
     A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does; then
     what follows is done meanwhile, up to a yield; then it is given what the process returned, and looks what became of all.
+    The process is buried after that.
     """
     seen = played(scene, None)
-    assert len(seen) > 1, "the process does not look at the word"
+    assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
     changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen)) if one != following and number]
     for number in changes or range(1, min(len(seen), MOST)):
         played(scene, number)
 
 
-def played(scene, number):
+def played(scene, number, is_killed=False):
     """What the word was before and after each access, if nobody interrupts. Else it is interrupted after so many."""
     family = Family(workers=2, cpus=2)
     try:
@@ -113,20 +116,37 @@ def played(scene, number):
             size = ctypes.sizeof(kind)
             watch(relative.pid, segment_at(words.fd) + offset, size)
             seen = [os.pread(words.fd, size, offset)]
-            while len(seen) - 1 != number and runs_to_access(relative.pid):
+            while len(seen) - 1 != number and len(seen) <= ENOUGH and runs_to_access(relative.pid):
                 seen.append(os.pread(words.fd, size, offset))
             if number is None:
                 return seen
             assert len(seen) - 1 == number, "the process does not look at the word as often as it did"
-            ptrace(POKEUSER, relative.pid, CONTROL, 0)
-            next(playing)
-            assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
-            ptrace(CONT, relative.pid)
-            returned = pickle.load(pipe)
-        assert family.bury(relative) == 0
-        with contextlib.suppress(StopIteration):
-            playing.send(returned)
+            if is_killed:
+                relative.kill()
+                assert family.bury(relative) == -signal.SIGKILL
+                next(playing, None)
+            else:
+                ptrace(POKEUSER, relative.pid, CONTROL, 0)
+                next(playing)
+                assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
+                ptrace(CONT, relative.pid)
+                returned = pickle.load(pipe)
+                with contextlib.suppress(StopIteration):
+                    playing.send(returned)
+                assert family.bury(relative) == 0
         family.check()
         return seen
     finally:
         family.close()
+
+
+def play_deaths(scene):
+    """Kills a scene's process right after each of its changes of the word and buries it; the scene looks what came of that.
+
+    Such a scene is a generator of (family, words) that yields the word and what the process does, and then looks.
+    """
+    seen = played(scene, None)
+    changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen), 1) if one != following]
+    assert changes, "the process does not change the word"
+    for number in changes:
+        played(scene, number, is_killed=True)

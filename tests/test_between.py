@@ -30,20 +30,25 @@ def slot_of(future):
     return int(repr(future).split()[1].rstrip(">"))
 
 
-SCENES = {}
+SCENES, DEATHS = {}, {}
 
 
-def scene(*arguments):
-    """A scene, or one for each argument; see `between.played`."""
+def scene(*arguments, scenes=SCENES):
+    """A scene, or one for each argument; see `between.play`."""
 
     def listed(generator):
         for argument in arguments:
-            SCENES[f"{generator.__name__}: {argument}"] = lambda *given, with_=argument: generator(*given, with_)
+            scenes[f"{generator.__name__}: {argument}"] = lambda *given, with_=argument: generator(*given, with_)
         if not arguments:
-            SCENES[generator.__name__] = generator
+            scenes[generator.__name__] = generator
         return generator
 
     return listed
+
+
+def scene_of_a_death(*arguments):
+    """See `between.play_deaths`."""
+    return scene(*arguments, scenes=DEATHS)
 
 
 # ---- entries of the tables -------------------------------------------------------------------------------------------
@@ -57,7 +62,8 @@ def asks_for_a_process_while_another_takes_its_entry(family, words):
     if is_others := words.get(*entry) == words.tables.PROCESS_FREE:
         words.set(*entry, others)
     index = yield
-    assert (index, words.get(*entry)) == ((4, others) if is_others else (3, words.tables.PROCESS_FREE))
+    assert (index, words.get(*entry)) == ((4, others) if is_others else (3, words.tables.RESERVED + 2))
+    words.set(*entry, words.tables.PROCESS_FREE)
 
 
 @scene()
@@ -140,7 +146,7 @@ def takes_its_entry_while_the_start_is_called_off(family, words):
     off = family.runtime.call_off(index)
     took = yield
     assert took is not off
-    assert [entry[::4] for entry in family.runtime.processes()] == ([(index, 77)] if took else [])
+    assert [entry[4] for entry in family.runtime.processes() if entry[0] == index] == ([77] if took else [])
     words.set("processes", index, "state", words.tables.PROCESS_FREE)
     words.set("processes", index, "pid", 0)
 
@@ -155,7 +161,7 @@ def calls_a_start_off_while_the_entry_is_taken(family, words):
         words.set("processes", index, "state", words.tables.PROCESS_LIVE)
     off = yield
     assert off is not took
-    assert [entry[::4] for entry in family.runtime.processes()] == ([(index, 77)] if took else [])
+    assert [entry[4] for entry in family.runtime.processes() if entry[0] == index] == ([77] if took else [])
     words.set("processes", index, "state", words.tables.PROCESS_FREE)
     words.set("processes", index, "pid", 0)
 
@@ -402,7 +408,127 @@ def waits_for_a_finisher_that_has_a_dead_submitter_s_task_in_his_hands(family, w
     assert family.in_use()[0] == 1
 
 
+# ---- who sleeps, and is to be called --------------------------------------------------------------------------------
+
+
+@scene("load", "leave", "close")
+def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
+    """That one has counted itself among the sleepers, and looks what is to be done before it sleeps."""
+    worker = family.runtime.request_process(POOL, 0)
+    told, act = {
+        "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
+        "leave": (("processes", worker, "retiring"), lambda: family.runtime.retire(worker)),
+        "close": (("header", 0, "closing"), family.runtime.announce_close),
+    }[what]
+    sleepers = ("header", 0, "pool_sleepers")
+    yield words.place("header", 0, "pool_wake"), lambda: act() and None
+    if not words.get(*told):
+        words.add(*sleepers, 1)
+    yield
+    assert words.get(*told)
+    assert words.get(*sleepers) == 0
+    words.set("processes", worker, "state", words.tables.PROCESS_FREE)
+
+
+@scene()
+def asks_for_an_instance_s_process_while_the_zygote_looks(family, words):
+    service, _, lane = family.service(Log(), INSTANCE, ("note",))
+    yield words.place("processes", 3, "state"), lambda: family.runtime.start_instance(service)
+    is_called(family)
+    was_asked = bool(asked_for(family))
+    yield
+    assert asked_for(family) == [3]
+    assert was_asked or is_called(family)
+    family.fork_requested()
+
+
+def asked_for(family):
+    return [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
+
+
+def is_called(family):
+    """Whether the zygote's bell has rung since it was asked last."""
+    try:
+        return os.eventfd_read(family.bell) > 0
+    except BlockingIOError:
+        return False
+
+
+@scene()
+def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
+    """It was the dead one's before, and is free. A burial looks at the holds first."""
+    dead = one_that_has_died(family)
+    first = family.runtime.put(None)
+    slot = slot_of(first)
+    del first
+    words.set("slots", slot, "creator", dead)
+    taken = []
+    yield words.place("slots", slot, "creator"), lambda: family.runtime.bury(dead, death())
+    taken.append(family.runtime.promise())
+    assert slot_of(taken[0]) == slot
+    yield
+    assert words.get("slots", slot, "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    family.runtime.fulfil(taken[0], 1)
+
+
+looks_whose_holds_there_are_while_another_takes_a_slot.may_not_look = True
+
+
 @pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
 @pytest.mark.parametrize("name", SCENES)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
     between.play(SCENES[name])
+
+
+# ---- a zygote's death within a burial --------------------------------------------------------------------------------
+
+
+@scene_of_a_death()
+def queues_a_task_that_a_dead_process_had_claimed(family, words):
+    dead, future = one_that_has_died(family), family.call(family.service(same), 1)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    yield words.place("slots", slot_of(future), "state"), lambda: family.runtime.bury(dead, death())
+    family.runtime.bury(dead, death())
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
+    assert words.get("lanes", 0, "tail") > 1
+
+
+@scene_of_a_death()
+def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, words):
+    dead, promise = one_that_has_died(family), family.runtime.promise()
+    future = family.call(family.service(same), promise)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead)
+    family.runtime.fulfil(promise, 1)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.RUNNING
+    yield words.place("slots", slot_of(future), "state"), lambda: family.runtime.bury(dead, death())
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
+    assert words.get("lanes", 0, "tail") >= 1
+
+
+@scene_of_a_death()
+def takes_an_extent(family, words):
+    """With the lock. The first burial gives that back, whether it needs it itself or not."""
+    yield words.place("header", 0, "lock_holder"), lambda: family.runtime.put(b"x" * 100_000)
+    assert words.get("header", 0, "lock_holder") == 0
+    assert family.in_use() == (0, 0)
+
+
+@scene_of_a_death("services", "lanes")
+def makes_and_closes_a_service(family, words, table):
+    def act():
+        service, generation, _ = family.service(same, limit=1)
+        family.runtime.close_service(service, generation)
+
+    entry = (table, table == "lanes", "state")
+    yield words.place(*entry), act
+    assert words.get(*entry) == 0
+    assert family.in_use() == (0, 0)
+    assert family.service(same, limit=1)[::2] == (0, 1)
+
+
+@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
+@pytest.mark.parametrize("name", DEATHS)
+def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+    between.play_deaths(DEATHS[name])
