@@ -145,9 +145,9 @@ cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
 cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     """The slot and the block that a dead process was taking, filling or about to put down somewhere."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
-    cdef uint32_t index = <uint32_t> building - 1
+    cdef uint32_t index = <uint32_t> building - 1       # NO_INPUT for none
     cdef Slot *slot = &memory.slots[index]
-    bury_pending(memory, dead, index if building else NO_INPUT)
+    bury_pending(memory, dead, index)
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_return(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:

@@ -205,6 +205,18 @@ def closes_a_service_while_another_closes_it(family, words):
 
 
 @scene()
+def buries_the_maker_of_a_service_while_another_closes_it(family, words):
+    dead, (service, generation, lane) = one_that_has_died(family), family.service(same, limit=1, warmup=2)
+    state = ("services", service, "state")
+    words.set("services", service, "creator", dead)
+    yield words.place(*state), lambda: family.runtime.bury(dead, death())
+    family.runtime.close_service(service, generation)
+    yield
+    assert words.get(*state) == words.tables.SERVICE_FREE
+    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+
+
+@scene()
 def gives_a_closed_service_back_while_another_does(family, words):
     service, _, _ = family.service(same)
     state = ("services", service, "state")
@@ -360,6 +372,21 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
     yield
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
     assert words.get("lanes", 0, "tail") >= 1
+
+
+@scene()
+def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
+    """Who finds a hint to a task that is not ready takes it out."""
+    dead, future = one_that_has_died(family), family.call(family.service(same), 1)
+    words.set_state(slot_of(future), words.tables.RUNNING, dead)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    yield words.place("lanes", 0, "tail"), lambda: family.runtime.bury(dead, death())
+    if words.get("lanes", 0, "tail") > 1 and words.get("slots", slot_of(future), "state") & 15 != words.tables.READY:
+        words.set_hints(0, 1, [words.tables.SLOT_COUNT])
+        words.set("lanes", 0, "head", 2)
+    yield
+    assert words.get("lanes", 0, "head") < words.get("lanes", 0, "tail")
 
 
 @scene()

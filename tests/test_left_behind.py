@@ -1282,6 +1282,37 @@ def test_a_hold_that_a_dead_process_had_not_crossed_out_stays(family, dead):
     family.check()
 
 
+def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_beyond_the_table(family, dead):
+    """Where slot and group of the number 0 - 1 would lie, and say that they were being filled."""
+    words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
+    call = family.call(family.service(same), promise, value)
+    none = words.tables.NO_INPUT
+    group = words.tables.groups_at + none // words.tables.GROUP_BITS * ctypes.sizeof(words.structs["SlotGroup"])
+    words.set("slots", slot_of(value), "creator", dead.index)
+    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
+    words.set("slots", none, "inputs", words.get("slots", slot_of(call), "inputs"))
+    for status in words.tables.FREE, words.tables.READY:
+        os.pwrite(words.fd, b"\xff" * 8, group)
+        words.set("slots", none, "state", status)
+        family.runtime.bury(dead.index, pickling.dump_error(Death()))
+        assert words.get("slots", none, "state") == status
+        assert words.get("lanes", 0, "tail") == 0
+    assert words.get("slots", slot_of(value), "holds") == 1
+    for field in "state", "inputs":
+        words.set("slots", none, field, 0)
+    os.pwrite(words.fd, bytes(8), group)
+    family.bury(dead)
+
+
+def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
+    words = Words(family.runtime)
+    first, second, _ = words.slots_of(holder.index)
+    words.add("slots", first, "holds", words.tables.HOLD_PENDING + 1)
+    words.set_state(second, words.tables.FREE, 0)
+    words.set("processes", holder.index, "building", second + 1)
+    look_whether_all_is_back(family, holder)
+
+
 @pytest.mark.parametrize("status", ["WAITING", "READY", "RUNNING", "DONE"])
 def test_a_slot_that_a_dead_process_had_published_is_left_alone(family, dead, status):
     """It names it still. Only one that is ready gets a hint, perhaps a second one."""
