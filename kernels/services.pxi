@@ -52,8 +52,7 @@ cdef class ServiceTable(Segment):
         self.memory.services[service].blob_bytes = len(blob)
         block_settled(&self.memory)
         self.memory.services[service].warm_left = 0 if instance else warmup
-        if lane:                                        # an open lane is always some service's: see _bury_services
-            ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)
+        ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)   # an open lane is always some service's, or 0: see _bury_services
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)

@@ -17,7 +17,7 @@ from alone import POOL, REQUESTED, Alone, Death, Family
 from audit import ANY
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
-from gates import PATIENCE_S, passes_in_child, wait_until
+from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from words import Words
 
 from flame_fast import FlameError, StoreFullError
@@ -1679,6 +1679,39 @@ def test_a_full_table_of_services_refuses_one_and_takes_nothing(family, options)
     family.check()
 
 
+def test_an_instance_that_has_a_process_asks_for_none_though_there_is_no_room_for_one(family):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    taken = [family.runtime.request_process(POOL, 0) for _ in range(words.tables.PROCESS_COUNT - 3)]
+    assert taken[-1] == words.tables.PROCESS_COUNT - 1
+    with pytest.raises(FlameError, match="2048 processes"):
+        family.runtime.request_process(POOL, 0)
+    family.runtime.start_instance(log[0])
+    for index in taken:
+        words.set("processes", index, "state", words.tables.PROCESS_FREE)
+    family.runtime.bury(started(family), pickling.dump_error(Death()))
+
+
+def test_an_entry_is_another_service_s_once_it_was_given_back(family):
+    first = family.service(same)
+    family.runtime.close_service(*first[:2])
+    second = family.service(same)
+    assert second[:2] == (first[0], first[1] + 1)
+    assert [family.runtime.is_service(*one[:2]) for one in (first, second)] == [False, True]
+
+
+@pytest.mark.parametrize("options, most", [({"limit": 1}, "255 limited"), ({"instance": True}, "3840 instance")])
+def test_lanes_run_out(family, options, most):
+    words = Words(family.runtime)
+    first, end = (1, words.tables.POOL_LANES) if "limit" in options else (words.tables.POOL_LANES, words.tables.LANE_COUNT)
+    for lane in range(first, end - 1):
+        words.set("lanes", lane, "state", words.tables.LANE_OPEN)
+    assert family.runtime.add_service(b"", **options)[2] == end - 1
+    with pytest.raises(FlameError, match=f"{most} services"):
+        family.runtime.add_service(b"", **options)
+    for lane in range(first, end - 1):
+        words.set("lanes", lane, "state", words.tables.LANE_FREE)
+
+
 def test_a_service_that_shares_the_workers_has_no_lane_of_its_own(family):
     assert family.service(same)[2] == 0
     assert family.service(same, limit=1)[2] == 1
@@ -1724,8 +1757,19 @@ def test_the_service_of_an_instance_s_process_is_its_own(family):
 # ---- the end --------------------------------------------------------------------------------------------------------
 
 
+def test_nobody_looks_any_more_at_the_end_whether_forked_children_live(family):
+    view, gate = family.runtime.put(np.arange(10_000.0)).get(), os.eventfd(0)
+    child = in_child(lambda: os.eventfd_read(gate) and view[7] == 7)
+    before = len(os.listdir("/proc/self/fd"))
+    family.runtime.give_back_memory()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    os.eventfd_write(gate, 1)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(gate)
+
+
 def test_memory_that_nobody_uses_goes_back_at_the_end_and_is_kept_no_more(family):
-    """Nor is the bell rung: its number may be another file's."""
+    """Nor is the bell rung, or any other file written to: its number may be another file's."""
     words = Words(family.runtime)
     family.call(family.service(same), 1)
     kept = family.runtime.put([np.arange(10_000.0) + number for number in range(40)])
@@ -1735,6 +1779,8 @@ def test_memory_that_nobody_uses_goes_back_at_the_end_and_is_kept_no_more(family
     assert words.get("header", 0, "cached_bytes")
     assert os.pread(words.fd, 8, words.tables.rings_at) != bytes(8)
     rings(family)
+    saved, other = os.dup(0), os.eventfd(0, os.EFD_NONBLOCK)
+    os.dup2(other, 0)
     family.runtime.give_back_memory()
     assert words.get("header", 0, "cached_bytes") == 0
     assert os.pread(words.fd, 8, words.tables.rings_at) == bytes(8)
@@ -1742,5 +1788,10 @@ def test_memory_that_nobody_uses_goes_back_at_the_end_and_is_kept_no_more(family
     del one
     assert words.get("header", 0, "cached_bytes") == 0
     del kept
+    os.dup2(saved, 0)
+    os.close(saved)
     assert words.get("header", 0, "cached_bytes")
     assert not rings(family)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(other)
+    os.close(other)
