@@ -19,13 +19,15 @@ cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nog
     return 0
 
 cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
-    """Does what a process that died in `finish` may have left undone after it published an outcome."""
+    """Does what a process that died in `finish` may have left undone after it published an outcome.
+
+    Until then the slot stays: nobody else clears its HOLD_RUN.
+    """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
+    cdef uint32_t creator = slot.creator
     cdef Finishing finishing
     if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
-        return
-    if not hold_again(memory, index, state):
         return
     finishing.failed = NULL             # failures: see repair_waiting
     finishing.kept = NULL
@@ -33,10 +35,9 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     if not ff_load32(&slot.holds) & HOLD_EDGES:
         give_back_inputs(memory, slot)
     if ff_load32(&slot.watched):
-        log_finished(memory, slot.creator, index)
+        log_finished(memory, creator, index)
     release_bits(memory, index, HOLD_RUN)
-    wake_waiters(memory, slot.creator)
-    release_bits(memory, index, HOLD_BURIAL)
+    wake_waiters(memory, creator)
 
 cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
     """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
@@ -57,7 +58,7 @@ cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const ch
         if at == NO_INPUT:
             continue
         input_state = ff_load64(&memory.slots[at].state)
-        if status_of(input_state) < DONE or owner_of(input_state) != dead:
+        if owner_of(input_state) != dead:       # what it still ran when it died has been settled
             continue
         if status_of(input_state) == FAILED:
             fail_unstarted(memory, index, data_of(memory, &memory.slots[at], RESULT), memory.slots[at].result_bytes)
@@ -115,19 +116,17 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
     if waits_for & WAITS_FOR_ANY:
         block_free(memory, waits_for & ~WAITS_FOR_ANY)
     if slot.started or memory.lanes[slot.lane].ordered:
-        slot.state = with_status(state, RUNNING, memory.me)
         write_result(memory, index, error, nbytes)
         finish(memory, index, FAILED, NULL)
         return
     memory.processes[memory.me].promoting = index + 1
-    if slot.inputs and not all_there(<Inputs *> (memory.base + slot.inputs)):
+    if slot.inputs:
         ff_exchange64(&slot.state, with_status(state, WAITING, 0))
-        promote_if_there(memory, index)     # whoever has cleared the last bit just now found it claimed
+        promote_if_there(memory, index)     # whoever has cleared the last bit found it claimed
         memory.processes[memory.me].promoting = 0
         return
     ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
     lane_push(memory, lane, index)
-    wake_lane(memory, lane)
     memory.processes[memory.me].promoting = 0
 
 cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
@@ -146,14 +145,13 @@ cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
 cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     """The slot and the block that a dead process was taking, filling or about to put down somewhere."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
-    cdef uint32_t index = <uint32_t> building - 1
+    cdef uint32_t index = <uint32_t> building - 1       # NO_INPUT for none
     cdef Slot *slot = &memory.slots[index]
-    bury_pending(memory, dead, index if building else NO_INPUT)
+    bury_pending(memory, dead, index)
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_return(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
         lane_push(memory, slot.lane, index)     # perhaps once more: one hint of the two is void
-        wake_lane(memory, slot.lane)
     memory.processes[dead].building = 0
     if taking and not is_referred_to(memory, taking):
         slab_free(memory, <uint32_t> extent_of(memory, taking), taking)
@@ -164,7 +162,6 @@ cdef void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     if status_of(state) == LEAVING and owner_of(state) == dead:
-        ff_store64(&slot.state, with_status(state, LEAVING, memory.me))
         slot_return(memory, index)
     elif (status_of(state) == DONE or status_of(state) == FAILED) and ff_load32(&slot.holds) == 0:
         slot_leave(memory, index, state)
@@ -223,7 +220,7 @@ cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     for i in range(ff_load32(&memory.header.service_high)):
         if memory.services[i].blob == block:
             return 1
-    for i in range(LANE_COUNT):
+    for i in range(POOL_LANES, LANE_COUNT):
         if memory.lanes[i].error == block:
             return 1
     return 0

@@ -38,7 +38,6 @@ cdef class ServiceTable(Segment):
                 entry.sticky = sticky
                 entry.process = 0
                 entry.sleepers = 0
-                entry.error = 0
                 memset(entry.seats, 0, sizeof(entry.seats))
             service = self._take_service()
         except BaseException:
@@ -53,8 +52,7 @@ cdef class ServiceTable(Segment):
         self.memory.services[service].blob_bytes = len(blob)
         block_settled(&self.memory)
         self.memory.services[service].warm_left = 0 if instance else warmup
-        if lane:                                        # an open lane is always some service's: see _bury_services
-            ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)
+        ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)   # an open lane is always some service's, or 0: see _bury_services
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)
@@ -79,11 +77,10 @@ cdef class ServiceTable(Segment):
     cdef uint32_t _take_lane(self, bint instance) except 0:
         cdef uint32_t i
         for i in range(POOL_LANES if instance else 1, LANE_COUNT if instance else POOL_LANES):
+            if not instance:
+                ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
             if ff_load32(&self.memory.lanes[i].state) == LANE_FREE and \
                     ff_cas32(&self.memory.lanes[i].state, LANE_FREE, RESERVED + self.me):
-                if not instance:
-                    while ff_load32(&self.memory.header.pool_lane_high) <= i:
-                        ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
                 return i
         kind, most = ("instance services", LANE_COUNT - POOL_LANES) if instance else ("limited services", POOL_LANES - 1)
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {most} {kind} open; close some first")
@@ -91,11 +88,10 @@ cdef class ServiceTable(Segment):
     cdef int64_t _take_service(self) except -1:
         cdef uint32_t i
         for i in range(SERVICE_COUNT):
+            ff_cas32(&self.memory.header.service_high, i, i + 1)    # first: a burial looks no further
             if ff_load32(&self.memory.services[i].state) == SERVICE_FREE and \
                     ff_cas32(&self.memory.services[i].state, SERVICE_FREE, RESERVED + self.me):
                 self.memory.services[i].generation += 1
-                while ff_load32(&self.memory.header.service_high) <= i:
-                    ff_cas32(&self.memory.header.service_high, i, i + 1)
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {SERVICE_COUNT} services open; close some first")
 
@@ -119,8 +115,7 @@ cdef class ServiceTable(Segment):
         cdef Process *process
         for i in range(2, PROCESS_COUNT):
             process = &self.memory.processes[i]
-            while ff_load32(&self.memory.header.process_high) <= i:
-                ff_cas32(&self.memory.header.process_high, i, i + 1)
+            ff_cas32(&self.memory.header.process_high, i, i + 1)
             if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, RESERVED + self.me):
                 process.role = role
                 process.lane = lane
@@ -153,9 +148,7 @@ cdef class ServiceTable(Segment):
                 ring_bell(self.doorbell)
 
     cdef void _stop_warming(self, Service *entry) noexcept:
-        cdef uint32_t left = ff_exchange32(&entry.warm_left, 0)
-        if left:
-            ff_add32(&self.memory.header.warm_left, -left)
+        ff_add32(&self.memory.header.warm_left, -ff_exchange32(&entry.warm_left, 0))
 
     def reap_services(self):
         """Gives back what closed services had, where no unfinished task names them any more; returns how many are left."""
@@ -196,7 +189,7 @@ cdef class ServiceTable(Segment):
         cdef Lane *lane = &self.memory.lanes[index]
         if index == 0:
             return
-        if index >= POOL_LANES and lane.process and not self.inline and ff_cas32(&lane.state, LANE_OPEN, LANE_CLOSING):
+        if lane.process and not self.inline and ff_cas32(&lane.state, LANE_OPEN, LANE_CLOSING):
             # The zygote frees it when the process has ended.
             ff_add32(&lane.wake, 1)
             ff_futex_wake(&lane.wake, PROCESS_COUNT)
@@ -205,6 +198,7 @@ cdef class ServiceTable(Segment):
 
     cdef void _free_lane(self, Lane *lane) noexcept:
         cdef uint64_t error = lane.error
+        lane.process = 0
         lane.error = 0
         if error:
             block_free(&self.memory, error)

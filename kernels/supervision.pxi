@@ -82,8 +82,7 @@ cdef class Supervision(Serving):
             return self.memory.slots[current - 1].service, self.memory.slots[current - 1].method
         if self.memory.processes[index].role == ROLE_INSTANCE:
             for i in range(self.memory.header.service_high):
-                if self.memory.services[i].lane == self.memory.processes[index].lane \
-                        and self.memory.services[i].state in (SERVICE_OPEN, SERVICE_CLOSING):
+                if self.memory.services[i].lane == self.memory.processes[index].lane:
                     return i, <uint32_t> NO_METHOD
         return None
 
@@ -121,10 +120,10 @@ cdef class Supervision(Serving):
         self._bury_requests(index)
         if index == self.me:                # the zygote before this one: the entry goes on
             for i in range(high):
-                if ff_load32(&self.memory.slots[i].holds) & HOLD_BURIAL:
-                    release_bits(&self.memory, i, HOLD_BURIAL)
+                release_bits(&self.memory, i, HOLD_BURIAL)
             bury_memory(&self.memory, index)
             memory_own(&self.memory, self.me, self.doorbell)
+            wake_everybody(&self.memory)
             return
         for i in range(high):
             if ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
@@ -135,7 +134,7 @@ cdef class Supervision(Serving):
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self._stop_warming(&self.memory.services[i])
         if process.role == ROLE_INSTANCE:
-            self._bury_lane(process.lane, error, high)
+            self._bury_lane(index, error, high)
         bury_memory(&self.memory, index)
         self.memory.header.copied_bytes += process.copied_bytes
         self.memory.header.definitions += process.definitions
@@ -152,7 +151,6 @@ cdef class Supervision(Serving):
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
                     and not self.memory.lanes[self.memory.slots[index].lane].ordered:
                 lane_push(&self.memory, self.memory.slots[index].lane, index)
-                wake_lane(&self.memory, self.memory.slots[index].lane)
             promote_if_there(&self.memory, index)
             note[0] = 0
 
@@ -161,9 +159,8 @@ cdef class Supervision(Serving):
         cdef uint32_t i
         for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
             seat_leave(&self.memory, i, index)
-        if process.spinning:
-            ff_add32(&self.memory.header.spinners, -process.spinning)
-            process.spinning = 0
+        ff_add32(&self.memory.header.spinners, -process.spinning)
+        process.spinning = 0
         ff_cas32(&self.memory.header.seeker, index + 1, 0)
 
     cdef void _bury_services(self, uint32_t index) noexcept:
@@ -183,7 +180,7 @@ cdef class Supervision(Serving):
     cdef bint _is_others_lane(self, uint32_t lane, uint32_t service) noexcept:
         cdef uint32_t i
         for i in range(ff_load32(&self.memory.header.service_high)):
-            if i != service and self.memory.services[i].lane == lane and ff_load32(&self.memory.services[i].state) != SERVICE_FREE:
+            if i != service and self.memory.services[i].lane == lane:
                 return True
         return False
 
@@ -194,28 +191,27 @@ cdef class Supervision(Serving):
             if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
-    cdef int _bury_lane(self, uint32_t lane_index, bytes error, uint32_t high) except -1:
+    cdef void _bury_lane(self, uint32_t process, bytes error, uint32_t high) noexcept:
         """An instance's process has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""
+        cdef uint32_t i, lane_index = self.memory.processes[process].lane
         cdef Lane *lane = &self.memory.lanes[lane_index]
-        cdef uint32_t i
         cdef uint64_t state
-        if ff_cas32(&lane.state, LANE_CLOSING, LANE_FREE):
-            return 0
+        if ff_load32(&lane.process) != process + 1:     # it was given back before, and may be another service's by now
+            return
         lane.error = block_keep(&self.memory, len(error))
         block_settled(&self.memory)
         lane.error_bytes = len(error) if lane.error else 0      # a full store: its calls fail with StoreFullError
         if lane.error:
             memcpy(self.memory.base + lane.error, PyBytes_AS_STRING(error), len(error))
         if not ff_cas32(&lane.state, LANE_OPEN, LANE_DEAD) and ff_load32(&lane.state) == LANE_CLOSING:
-            self._free_lane(lane)               # its service was closed just now
-            return 0
+            self._free_lane(lane)
+            return
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
             if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING) \
                     and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.me)):
                 write_result(&self.memory, i, PyBytes_AS_STRING(error), len(error))
                 finish(&self.memory, i, FAILED, NULL)
-        return 0
 
     @property
     def closing(self):

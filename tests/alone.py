@@ -193,13 +193,18 @@ class Family(Alone):
 
     def bury(self, relative, error=None):
         """Waits for a relative's end and settles what it left; returns its exit code."""
+        code = self.forget(relative)
+        self.runtime.bury(relative.index, pickling.dump_error(error or Death()))
+        return code
+
+    def forget(self, relative):
+        """Waits for the end of a relative that somebody else buries; returns its exit code."""
         if not relative.has_ended(PATIENCE_S):
             relative.kill()
             raise AssertionError(f"relative {relative.index} does not end")
         code = os.waitstatus_to_exitcode(os.waitpid(relative.pid, 0)[1])
         os.close(relative.pidfd)
         self.relatives.remove(relative)
-        self.runtime.bury(relative.index, pickling.dump_error(error or Death()))
         return code
 
     def close(self):

@@ -11,16 +11,17 @@ import os
 import signal
 import time
 
+import audit
 import numpy as np
 import pytest
-from alone import POOL, REQUESTED, Alone
+from alone import POOL, REQUESTED, Alone, Death, Family
 from audit import ANY, CLAIMED
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
-from gates import PATIENCE_S, wait_until
+from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from words import PROT_NONE, Words
 
-from flame_fast import StoreFullError
+from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
 from flame_fast.engine.host import Host
 
@@ -1690,3 +1691,739 @@ def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that
 
 def test_a_process_that_takes_its_entry_says_when_it_began(family, dead):
     assert family.runtime.birth(dead.index) > 0
+
+
+# ---- both ends of the table -----------------------------------------------------------------------------------------
+
+
+@pytest.fixture(params=[0, 61], ids=["first", "last"])
+def end(request, family):
+    """A slot at an end of what is in use of the table, which the next future will have; all others are taken.
+
+    One of those is a promise.
+    """
+    taken = [family.runtime.promise() if number == 30 else family.runtime.put(number) for number in range(62)]
+    assert list(map(slot_of, taken)) == list(range(62))
+    family.promise = taken[30]
+    taken[request.param] = None
+    yield request.param
+    family.promise = None
+    taken.clear()
+
+
+@pytest.fixture
+def one_at_the_end(family, dead, end):
+    """Prepares a slot by `prepare(words, slot)`, has a burial done, and looks for words of the slot."""
+
+    def look(make, prepare, bury=None, **expected):
+        words = Words(family.runtime)
+        future = make()
+        assert slot_of(future) == end
+        prepare(words, end)
+        bury() if bury else family.bury(dead)
+        found = {field: words.get("slots", end, field) & (15 if field == "state" else -1) for field in expected}
+        assert found == expected
+        family.check()
+        return future
+
+    return look
+
+
+def started(family):
+    """The entry of an instance's process that the zygote has just forked."""
+    (index,) = [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
+    family.runtime.start(index)
+    return index
+
+
+def leave(status=None, dead=None, **fields):
+    """What writes words of a slot; of holds, it adds those given."""
+
+    def prepare(words, slot):
+        for field, value in fields.items():
+            words.set("slots", slot, field, value + (words.get("slots", slot, "holds") if field == "holds" else 0))
+        if status is not None:
+            words.set_state(slot, getattr(words.tables, status), dead.index)
+
+    return prepare
+
+
+def test_a_task_that_had_begun_is_found(family, dead, one_at_the_end):
+    future = one_at_the_end(lambda: family.call(family.service(same), 1), leave("RUNNING", dead, started=1), state=5)
+    assert isinstance(future.exception(0), Death)
+
+
+def test_an_outcome_that_was_published_is_found(family, dead, one_at_the_end):
+    one_at_the_end(
+        lambda: family.runtime.put(None), leave("DONE", dead, waiters=0, holds=0x40000000), waiters=1, holds=0x80000000
+    )
+
+
+def test_a_task_that_was_not_told_is_found(family, dead, one_at_the_end):
+    def prepare(words, _):
+        finished_by(words, slot_of(family.promise), dead.index)
+
+    one_at_the_end(lambda: family.call(family.service(same), family.promise), prepare, state=2)
+
+
+def test_a_slot_on_its_way_back_is_found(family, dead, one_at_the_end):
+    one_at_the_end(lambda: family.runtime.put(b"x" * 1000), leave("LEAVING", dead, holds=-0x80000000), state=0, result=0)
+
+
+@pytest.mark.parametrize("status", ["DONE", "FAILED"])
+def test_a_slot_that_nobody_holds_is_found(family, dead, one_at_the_end, status):
+    one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, holds=-0x80000000), state=0)
+
+
+def test_a_value_of_the_dead_process_is_found(family, dead, one_at_the_end):
+    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index), state=0)
+
+
+def test_a_pending_hold_is_found(family, dead, one_at_the_end):
+    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, holds=0x10000001), state=0, holds=0)
+
+
+def test_a_hold_of_the_zygote_before_is_found(family, one_at_the_end):
+    def bury():
+        family.runtime.bury(family.runtime.index, pickling.dump_error(Death()))
+
+    one_at_the_end(lambda: family.runtime.put(None), leave(holds=0x08000000), bury, holds=0x80000000)
+
+
+def test_the_place_of_a_block_is_found(family, dead, one_at_the_end):
+    def prepare(words, slot):
+        words.set("processes", dead.index, "taking", words.get("slots", slot, "result"))
+
+    value = one_at_the_end(lambda: family.runtime.put(b"x" * 1000), prepare, state=4)
+    assert value.get() == b"x" * 1000
+
+
+def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(family, dead, one_at_the_end):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    others = []
+
+    def bury():
+        others.append(family.call(family.service(same), 1))
+        family.runtime.bury(index, pickling.dump_error(Death()))
+
+    future = one_at_the_end(lambda: family.call(log, 1), leave(), bury, state=5)
+    assert isinstance(future.exception(0), Death)
+    assert words.get("slots", slot_of(others[0]), "state") & 15 == words.tables.READY
+
+
+@pytest.mark.parametrize("status", ["WAITING", "READY", "RUNNING"])
+def test_a_closed_service_is_busy_and_a_call_is_unfinished_in_each_state(family, end, status):
+    words, service = Words(family.runtime), family.service(same)
+    future = family.call(service, 1)
+    assert slot_of(future) == end
+    words.set_state(end, getattr(words.tables, status), words.tables.DRIVER_INDEX)
+    family.runtime.close_service(*service[:2])
+    assert family.runtime.reap_services() == 1
+    words.set_state(end, words.tables.READY, 0)
+    family.fork_worker()
+    assert future.get(PATIENCE_S) == 1
+    assert family.runtime.reap_services() == 0
+    assert family.runtime.announce_close() == 1  # the promise
+    family.runtime.fulfil(family.promise, 1)
+
+
+# ---- what a burial leaves alone -------------------------------------------------------------------------------------
+
+
+def whole_slot(words, slot):
+    """All of it, and of the block that tells what it waits for."""
+    at = words.place("slots", slot, "state")[0]
+    return os.pread(words.fd, ctypes.sizeof(words.structs["Slot"]), at), os.pread(
+        words.fd, 128, words.get("slots", slot, "inputs")
+    )
+
+
+def test_a_task_that_somebody_is_just_submitting_is_left_alone(family, dead):
+    """In a slot that was the dead one's before. Once it is published it is told of the input that the dead one finished."""
+    words, promise = Words(family.runtime), family.runtime.promise()
+    future = family.call(family.service(same), promise)
+    finished_by(words, slot_of(promise), dead.index)
+    words.set_state(slot_of(future), words.tables.FREE, dead.index)
+    words.set("processes", words.tables.DRIVER_INDEX, "building", slot_of(future) + 1)
+    before = whole_slot(words, slot_of(future))
+    family.bury(dead)
+    assert whole_slot(words, slot_of(future)) == before
+    words.set_state(slot_of(future), words.tables.WAITING, 0)
+    words.set("processes", words.tables.DRIVER_INDEX, "building", 0)
+    family.runtime.bury(dead.index, pickling.dump_error(Death()))
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
+
+
+def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, dead):
+    """And one whose dead submitter had done that: it is a task like any other, though nobody has its future."""
+    words, promise = Words(family.runtime), family.runtime.promise()
+    living, orphan = (family.call(family.service(same), promise) for _ in range(2))
+    os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(living)))
+    words.set("slots", slot_of(orphan), "creator", dead.index)
+    family.bury(dead)
+    for slot in slot_of(living), slot_of(orphan):
+        assert words.get("slots", slot, "state") & 15 == words.tables.WAITING
+    assert words.get("slots", slot_of(orphan), "holds") == words.tables.HOLD_RUN | words.tables.HOLD_EDGES
+    os.pwrite(words.fd, (0b01).to_bytes(8, "little"), words.missing(slot_of(living)))
+    family.runtime.fulfil(promise, 1)
+    for slot in slot_of(living), slot_of(orphan):
+        assert words.get("slots", slot, "state") & 15 == words.tables.READY
+
+
+def test_nobody_is_waited_for_who_has_told_a_dead_submitter_s_task(family, dead):
+    """Though he has not given his hold back: the input has come."""
+    words, over = Words(family.runtime), family.runtime.promise()
+    future = family.call(family.service(same), over)
+    family.runtime.fulfil(over, 1)
+    words.set_state(slot_of(future), words.tables.WAITING, 0)
+    os.pwrite(words.fd, (0b10).to_bytes(8, "little"), words.missing(slot_of(future)))
+    for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
+        words.set("slots", slot_of(future), field, number)
+    words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
+    family.bury(dead)
+    words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.FREE
+    family.check()
+
+
+def test_an_input_that_was_crossed_out_is_none(family, dead):
+    """What lies where a slot of that number would lie says that the dead one has finished it."""
+    words, promise = Words(family.runtime), family.runtime.promise()
+    future = family.call(family.service(same), promise)
+    edge = words.get("slots", slot_of(future), "inputs") + ctypes.sizeof(words.structs["Inputs"])
+    at = edge + words.structs["Edge"].input.offset
+    before = os.pread(words.fd, 4, at)
+    os.pwrite(words.fd, words.tables.NO_INPUT.to_bytes(4, "little"), at)
+    words.set("slots", words.tables.NO_INPUT, "state", dead.index << 4 | words.tables.DONE)
+    family.bury(dead)
+    words.set("slots", words.tables.NO_INPUT, "state", 0)
+    os.pwrite(words.fd, before, at)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
+    family.check()
+
+
+def test_a_hold_that_a_dead_process_had_not_crossed_out_stays(family, dead):
+    words, value, promise = Words(family.runtime), family.runtime.put(None), family.runtime.promise()
+    call = family.call(family.service(same), value, promise)
+    edge = words.get("slots", slot_of(call), "inputs") + ctypes.sizeof(words.structs["Inputs"])
+    for field, number in (("giving", 5), ("giving_slot", slot_of(value)), ("giving_edge", edge)):
+        words.set("processes", dead.index, field, number)
+    family.bury(dead)
+    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR + 1
+    family.check()
+
+
+def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_beyond_the_table(family, dead):
+    """Where slot and group of the number 0 - 1 would lie, and say that they were being filled."""
+    words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
+    call = family.call(family.service(same), promise, value)
+    none = words.tables.NO_INPUT
+    group = words.tables.groups_at + none // words.tables.GROUP_BITS * ctypes.sizeof(words.structs["SlotGroup"])
+    words.set("slots", slot_of(value), "creator", dead.index)
+    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
+    words.set("slots", none, "inputs", words.get("slots", slot_of(call), "inputs"))
+    for status in words.tables.FREE, words.tables.READY:
+        os.pwrite(words.fd, b"\xff" * 8, group)
+        words.set("slots", none, "state", status)
+        family.runtime.bury(dead.index, pickling.dump_error(Death()))
+        assert words.get("slots", none, "state") == status
+        assert words.get("lanes", 0, "tail") == 0
+    assert words.get("slots", slot_of(value), "holds") == 1
+    for field in "state", "inputs":
+        words.set("slots", none, field, 0)
+    os.pwrite(words.fd, bytes(8), group)
+    family.bury(dead)
+
+
+def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
+    words = Words(family.runtime)
+    first, second, _ = words.slots_of(holder.index)
+    words.add("slots", first, "holds", words.tables.HOLD_PENDING + 1)
+    words.set_state(second, words.tables.FREE, 0)
+    words.set("processes", holder.index, "building", second + 1)
+    look_whether_all_is_back(family, holder)
+
+
+@pytest.mark.parametrize("status", ["WAITING", "READY", "RUNNING", "DONE"])
+def test_a_slot_that_a_dead_process_had_published_is_left_alone(family, dead, status):
+    """It names it still. Only one that is ready gets a hint, perhaps a second one."""
+    words, future = Words(family.runtime), family.call(family.service(same), 1)
+    words.set_state(slot_of(future), getattr(words.tables, status), words.tables.DRIVER_INDEX)
+    words.set("processes", dead.index, "building", slot_of(future) + 1)
+    before = whole_slot(words, slot_of(future))
+    family.bury(dead)
+    assert whole_slot(words, slot_of(future)) == before
+    assert words.get("lanes", 0, "tail") == 1 + (status == "READY")
+    words.set_state(slot_of(future), words.tables.READY, 0)
+
+
+def test_a_slot_that_a_dead_process_named_and_had_not_taken_is_left_alone(family, dead):
+    words, value = Words(family.runtime), family.runtime.put(None)
+    words.set("processes", dead.index, "building", slot_of(value) + 2)
+    freed = family.runtime.counters().get("slots_freed")
+    family.bury(dead)
+    assert words.get("slots", slot_of(value) + 1, "state") == 0
+    assert family.runtime.counters().get("slots_freed") == freed
+
+
+def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
+    """It is free still, and was the dead one's."""
+    words, value = Words(family.runtime), family.runtime.put(None)
+    last = family.runtime.request_process(POOL, 0)
+    state = words.get("slots", slot_of(value), "state")
+    words.set_state(slot_of(value), words.tables.FREE, dead.index)
+    words.set("processes", last, "building", slot_of(value) + 1)
+    family.bury(dead)
+    words.set("slots", slot_of(value), "state", state)
+    words.set("processes", last, "building", 0)
+    words.set("processes", last, "state", words.tables.PROCESS_FREE)
+    family.check()
+
+
+@pytest.mark.parametrize("ordered", [False, True])
+def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_hint(family, dead, ordered):
+    """In an ordered lane it stands from the start. One that it let wait again gets its hint now that nothing is missing."""
+    words, promise = Words(family.runtime), family.runtime.promise()
+    service = family.service(Log(), INSTANCE, ("note",)) if ordered else family.service(same)
+    future = family.call(service, promise)
+    words.clear(words.missing(slot_of(future)), words.tables.DRIVER_INDEX)
+    words.set("processes", dead.index, "promoting", slot_of(future) + 1)
+    family.bury(dead)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
+    assert words.get("lanes", service[2], "tail") == 1
+    words.set("processes", dead.index, "promoting", slot_of(future) + 1)
+    family.runtime.bury(dead.index, pickling.dump_error(Death()))
+    assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
+    words.set_state(slot_of(future), words.tables.RUNNING, words.tables.DRIVER_INDEX)
+    words.set("processes", dead.index, "promoting", slot_of(future) + 1)
+    family.runtime.bury(dead.index, pickling.dump_error(Death()))
+    assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
+    words.set_state(slot_of(future), words.tables.READY, 0)
+
+
+def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on_none(family, dead):
+    """Its runner died before it had told everybody."""
+    words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
+    future = family.call(family.service(same), promise, value)
+    for field in "payload", "payload_kind":
+        words.set("slots", slot_of(future), field, 0)
+    words.set("slots", slot_of(future), "started", 1)
+    finished_by(words, slot_of(future), dead.index, failed=True)
+    family.bury(dead)
+    assert words.get("slots", slot_of(future), "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_EDGES
+    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR + 1
+    family.runtime.fulfil(promise, 1)
+    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR
+
+
+def test_whoever_stands_on_the_list_of_an_outcome_is_told_though_its_finisher_died_before(family, dead):
+    """The list is open still."""
+    words, promise = Words(family.runtime), family.runtime.promise()
+    future = family.call(family.service(same), promise)
+    words.set("slots", slot_of(promise), "result_kind", words.tables.KIND_NATIVE)
+    words.set_state(slot_of(promise), words.tables.DONE, dead.index)
+    family.bury(dead)
+    assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
+    assert words.get("slots", slot_of(promise), "holds") == words.tables.HOLD_CREATOR | 1
+    family.check()
+
+
+# ---- tables of services, lanes and processes, at both ends -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("lane", [256, 4095])
+def test_a_block_that_is_an_instance_s_error_stays(family, dead, lane):
+    words, value = Words(family.runtime), family.runtime.put(kilobytes(1))
+    block = orphan_block(words, value)
+    words.set("lanes", lane, "error", block)
+    words.set("lanes", lane, "state", words.tables.LANE_DEAD)
+    words.set("processes", dead.index, "taking", block)
+    family.bury(dead)
+    family.check()
+    words.set("slots", slot_of(value), "result", block)
+    words.set("slots", slot_of(value), "result_kind", words.tables.KIND_NATIVE)
+    words.set("lanes", lane, "error", 0)
+    words.set("lanes", lane, "state", words.tables.LANE_FREE)
+
+
+def test_a_block_that_tells_what_a_living_task_waits_for_stays(family, dead):
+    words, value, promise = Words(family.runtime), family.runtime.put(kilobytes(1)), family.runtime.promise()
+    block = orphan_block(words, value)
+    words.set("slots", slot_of(promise), "waits_for", ANY | block)
+    words.set("processes", dead.index, "taking", block)
+    family.bury(dead)
+    family.check()
+
+
+@pytest.mark.parametrize("number", [0, 2])
+def test_entries_that_a_dead_process_had_are_found_at_both_ends(family, dead, number):
+    """Of services, of the pool's lanes, of processes; and a lane is another's whichever service names it."""
+    words = Words(family.runtime)
+    services = [family.service(same, limit=1) for _ in range(3)]
+    service, lane = services[number][0], services[number][2]
+    asked = [family.runtime.request_process(POOL, 0) for _ in range(3)]
+    for index in asked:
+        words.set("processes", index, "state", words.tables.RESERVED + (dead.index if index == asked[number] else 1))
+    words.set("lanes", lane, "seats", [dead.index + 1])
+    words.set("services", service, "creator", dead.index)
+    words.set("services", service, "warm_left", 3)
+    words.set("header", 0, "warm_left", 3)
+    family.bury(dead)
+    found = [index for index in asked if words.get("processes", index, "state") == words.tables.PROCESS_FREE]
+    assert found == [asked[number]]
+    assert words.get("lanes", lane, "seats")[0] == 0
+    assert [one for one in services if words.get("services", one[0], "state") == words.tables.SERVICE_FREE] == [
+        services[number]
+    ]
+    assert [one for one in services if words.get("lanes", one[2], "state") == words.tables.LANE_FREE] == [services[number]]
+    assert words.get("header", 0, "warm_left") == 0
+    for index in asked:
+        words.set("processes", index, "state", words.tables.PROCESS_FREE)
+
+
+@pytest.mark.parametrize("lane", [1, 256, 4095])
+def test_a_lane_that_a_dead_process_had_reserved_is_free(family, dead, lane):
+    words = Words(family.runtime)
+    words.set("lanes", lane, "state", words.tables.RESERVED + dead.index)
+    family.bury(dead)
+    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+
+
+@pytest.mark.parametrize("own", [0, 1])
+def test_a_lane_of_another_service_stays_whichever_comes_first(family, dead, own):
+    """The dead process had given its service's lane back, and did not cross it out; or had crossed it out."""
+    words = Words(family.runtime)
+    services = [family.service(same, limit=1) for _ in range(2)]
+    mine, other = services[own], services[not own]
+    words.set("services", mine[0], "state", words.tables.RESERVED + dead.index)
+    for lane in other[2], 0:
+        words.set("services", mine[0], "lane", lane)
+        words.set("services", mine[0], "state", words.tables.RESERVED + dead.index)
+        family.runtime.bury(dead.index, pickling.dump_error(Death()))
+        assert words.get("lanes", other[2], "state") == words.tables.LANE_OPEN
+        assert words.get("services", mine[0], "state") == words.tables.SERVICE_FREE
+    words.set("lanes", mine[2], "state", words.tables.LANE_FREE)
+    family.bury(dead)
+
+
+def test_the_lane_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_s_burial_only(family, dead):
+    """The one that was closing the service had told it."""
+    words = Words(family.runtime)
+    service, _, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    words.set("services", service, "state", words.tables.RESERVED + dead.index)
+    words.set("lanes", lane, "state", words.tables.LANE_CLOSING)
+    family.bury(dead)
+    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
+    assert words.get("services", service, "state") == words.tables.SERVICE_FREE
+    family.runtime.bury(index, pickling.dump_error(Death()))
+    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    family.check()
+
+
+def test_a_burial_that_is_done_again_costs_nobody_his_lane(family):
+    """Its zygote died at its end; an instance's service had been closed before, and another has its lane."""
+    words = Words(family.runtime)
+    service, generation, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    family.runtime.close_service(service, generation)
+    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
+    family.runtime.bury(index, pickling.dump_error(Death()))
+    assert family.service(Log(), INSTANCE, ("note",))[2] == lane
+    family.runtime.bury(index, pickling.dump_error(Death()))
+    assert words.get("lanes", lane, "state") == words.tables.LANE_OPEN
+    family.check()
+
+
+def test_tokens_of_a_dead_process_come_back_once(family, dead):
+    words = Words(family.runtime)
+    words.set("processes", dead.index, "spinning", 2)
+    words.set("header", 0, "spinners", 5)
+    family.bury(dead)
+    family.runtime.bury(dead.index, pickling.dump_error(Death()))
+    assert words.get("header", 0, "spinners") == 3
+    words.set("header", 0, "spinners", 0)
+
+
+def test_a_service_whose_maker_died_between_the_two_ends_of_it_holds_nobody_up(family, dead):
+    """It had reserved the entry, and the table's end had not been moved on."""
+    words = Words(family.runtime)
+    for table, first, high, free in [
+        ("services", 0, "service_high", "SERVICE_FREE"),
+        ("lanes", 1, "pool_lane_high", "LANE_FREE"),
+    ]:
+        assert words.get("header", 0, high) == first
+        words.set(table, first, "state", words.tables.RESERVED + dead.index)
+        service = family.service(same, limit=1)
+        assert service[0 if table == "services" else 2] == first + 1
+        assert words.get("header", 0, high) == first + 2
+        family.bury(dead) if table == "services" else family.runtime.bury(dead.index, pickling.dump_error(Death()))
+        assert words.get(table, first, "state") == getattr(words.tables, free)
+        family.runtime.close_service(*service[:2])
+        words.set("header", 0, "service_high", 0)
+        words.set("header", 0, "pool_lane_high", 1)
+
+
+# ---- an instance's last error ---------------------------------------------------------------------------------------
+
+
+def test_an_error_for_which_a_dead_instance_finds_no_room_reads_as_a_full_store():
+    """In its queue and later."""
+    family = Family(limit=1 << 20)
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    queued = family.call(log, 1)
+    held = [family.runtime.put(b"x" * 900_000)]
+    head = os.pread(words.fd, 64, 0)
+    family.runtime.bury(index, pickling.dump_error(LookupError("x" * 300_000)))
+    assert os.pread(words.fd, 64, 0) == head
+    later = family.call(log, 1)
+    for future in queued, later:
+        assert isinstance(future.exception(0), StoreFullError)
+    assert words.get("lanes", log[2], "error_bytes") == 0
+    del held, queued, later, future
+    family.check()
+    family.close()
+
+
+# ---- the zygote's own burial ----------------------------------------------------------------------------------------
+
+
+def test_a_zygote_that_buries_the_one_before_keeps_its_entry_and_takes_no_more_from_that_one_s_groups(family):
+    words = Words(family.runtime)
+    me = family.runtime.index
+    values = [family.runtime.put(number) for number in range(3)]
+    arrays = [family.runtime.put(np.arange(10_000.0))]
+    view = arrays[0].get()
+    words.set("header", 0, "pool_sleepers", 2)
+    family.runtime.bury(me, pickling.dump_error(Death()))
+    assert pool(words)[0] == 0
+    assert words.get("processes", me, "state") == words.tables.PROCESS_LIVE
+    tables = audit.Tables(words.fd)
+    assert not any(extent.kind == tables.EXTENT_VALUE and any(extent.held) for extent in tables.extents)
+    values.append(family.runtime.put(4))
+    groups = audit.Tables(words.fd).groups
+    assert groups[slot_of(values[-1]) // words.tables.GROUP_BITS].owner == me + 1
+    assert view[7] == 7
+
+
+# ---- who is told ----------------------------------------------------------------------------------------------------
+
+
+def rings(family):
+    """Whether the zygote has been called since it was asked last."""
+    try:
+        return os.eventfd_read(family.bell) > 0
+    except BlockingIOError:
+        return False
+
+
+def test_the_zygote_is_called_for_what_it_is_to_do(family):
+    log, service = family.service(Log(), INSTANCE, ("note",)), family.service(same)
+    rings(family)
+    family.runtime.start_instance(log[0])
+    assert rings(family)
+    family.runtime.start_instance(log[0])
+    assert not rings(family)
+    family.service(same, preload=1)
+    assert rings(family)
+    promise = family.runtime.promise()
+    call = family.call(service, promise)
+    family.runtime.close_service(*family.service(same)[:2])
+    assert not rings(family)
+    family.runtime.close_service(*service[:2])
+    assert rings(family)
+    family.runtime.fulfil(promise, None, pickling.dump_error(LookupError()))
+    del call
+    family.runtime.announce_close()
+    assert rings(family)
+    family.fork_requested()
+
+
+def test_an_instance_s_process_is_told_that_its_service_is_closed(family):
+    """Even if it has read how often it was called and does not sleep yet."""
+    words = Words(family.runtime)
+    service, generation, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    calls = words.get("lanes", lane, "wake")
+    family.runtime.close_service(service, generation)
+    assert words.get("lanes", lane, "wake") == calls + 1
+    family.runtime.bury(index, pickling.dump_error(Death()))
+
+
+def test_whoever_waits_is_told_that_nothing_runs_any_more():
+    family = Family()
+    words = Words(family.runtime)
+    future = family.runtime.promise()
+    calls = words.get("processes", words.tables.DRIVER_INDEX, "wake")
+    family.runtime.mark_broken("no processes are to be had")
+    assert words.get("processes", words.tables.DRIVER_INDEX, "wake") == calls + 1
+    for attempt in future.get, lambda: family.runtime.put(1), lambda: family.service(same):
+        with pytest.raises(FlameError, match="no processes are to be had"):
+            attempt()
+    family.close()
+
+
+def test_a_closed_runtime_says_so_and_takes_no_service(family):
+    words, future = Words(family.runtime), family.runtime.promise()
+    service = family.service(same)
+    calls = words.get("processes", words.tables.DRIVER_INDEX, "wake")
+    family.runtime.mark_closed("fell asleep")
+    assert words.get("processes", words.tables.DRIVER_INDEX, "wake") == calls + 1
+    for attempt in future.get, lambda: family.service(same):
+        with pytest.raises(FlameError, match="fell asleep|closed"):
+            attempt()
+    with pytest.raises(FlameError, match="fell asleep"):
+        future.get()
+    assert words.get("header", 0, "service_high") == 1
+    family.runtime.close_service(*service[:2])
+    assert words.get("services", service[0], "state") == words.tables.SERVICE_OPEN
+
+
+def test_a_forked_child_closes_no_service(family):
+    words, service = Words(family.runtime), family.service(same)
+    assert passes_in_child(lambda: family.runtime.close_service(*service[:2]))
+    assert words.get("services", service[0], "state") == words.tables.SERVICE_OPEN
+
+
+# ---- services -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("options", [{}, {"limit": 1}, {"instance": True}])
+def test_a_full_table_of_services_refuses_one_and_takes_nothing(family, options):
+    words = Words(family.runtime)
+    size, count = ctypes.sizeof(words.structs["Service"]), words.tables.SERVICE_COUNT
+    at = words.place("services", 0, "state")[0]
+    entry = (words.tables.RESERVED + words.tables.DRIVER_INDEX).to_bytes(4, "little").ljust(size, b"\0")
+    os.pwrite(words.fd, entry * (count - 1), at)
+    last = family.runtime.add_service(b"")
+    assert last[0] == count - 1
+    before = family.in_use()
+    with pytest.raises(FlameError, match="65536 services"):
+        family.runtime.add_service(b"", **options)
+    assert family.in_use() == before
+    assert words.get("lanes", 0, "state") == words.tables.LANE_OPEN
+    assert {words.get("lanes", lane, "state") for lane in (1, words.tables.POOL_LANES)} == {words.tables.LANE_FREE}
+    family.runtime.close_service(*last[:2])
+    os.pwrite(words.fd, bytes(size * count), at)
+    words.set("header", 0, "service_high", 0)
+    family.check()
+
+
+def test_an_instance_that_has_a_process_asks_for_none_though_there_is_no_room_for_one(family):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    taken = [family.runtime.request_process(POOL, 0) for _ in range(words.tables.PROCESS_COUNT - 3)]
+    assert taken[-1] == words.tables.PROCESS_COUNT - 1
+    with pytest.raises(FlameError, match="2048 processes"):
+        family.runtime.request_process(POOL, 0)
+    family.runtime.start_instance(log[0])
+    for index in taken:
+        words.set("processes", index, "state", words.tables.PROCESS_FREE)
+    family.runtime.bury(started(family), pickling.dump_error(Death()))
+
+
+def test_an_entry_is_another_service_s_once_it_was_given_back(family):
+    first = family.service(same)
+    family.runtime.close_service(*first[:2])
+    second = family.service(same)
+    assert second[:2] == (first[0], first[1] + 1)
+    assert [family.runtime.is_service(*one[:2]) for one in (first, second)] == [False, True]
+
+
+@pytest.mark.parametrize("options, most", [({"limit": 1}, "255 limited"), ({"instance": True}, "3840 instance")])
+def test_lanes_run_out(family, options, most):
+    words = Words(family.runtime)
+    first, end = (1, words.tables.POOL_LANES) if "limit" in options else (words.tables.POOL_LANES, words.tables.LANE_COUNT)
+    for lane in range(first, end - 1):
+        words.set("lanes", lane, "state", words.tables.LANE_OPEN)
+    assert family.runtime.add_service(b"", **options)[2] == end - 1
+    with pytest.raises(FlameError, match=f"{most} services"):
+        family.runtime.add_service(b"", **options)
+    for lane in range(first, end - 1):
+        words.set("lanes", lane, "state", words.tables.LANE_FREE)
+
+
+def test_a_service_that_shares_the_workers_has_no_lane_of_its_own(family):
+    assert family.service(same)[2] == 0
+    assert family.service(same, limit=1)[2] == 1
+
+
+def test_a_runner_without_processes_loads_no_library_ahead(alone):
+    alone.service(same, preload=1)
+    assert alone.runtime.preload == 0
+
+
+def test_an_instance_of_a_runner_without_processes_gives_its_lane_back(alone):
+    words, log = Words(alone.runtime), alone.service(Log(), INSTANCE, ("note",))
+    alone.runtime.start_instance(log[0])
+    assert words.get("lanes", log[2], "process") == words.tables.DRIVER_INDEX + 1
+    assert alone.runtime.processes() == []
+    alone.runtime.close_service(*log[:2])
+    assert words.get("lanes", log[2], "state") == words.tables.LANE_FREE
+
+
+def test_an_instance_that_was_never_called_gives_its_lane_back(family):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
+    family.runtime.close_service(*log[:2])
+    assert words.get("lanes", log[2], "state") == words.tables.LANE_FREE
+
+
+def test_closed_services_are_counted_and_open_ones_are_not(family):
+    family.service(same)
+    assert family.runtime.reap_services() == 0
+    words, closed = Words(family.runtime), family.service(same)
+    words.set("services", closed[0], "state", words.tables.SERVICE_CLOSING)
+    assert family.service(same)[0] == closed[0]  # it is given back first
+
+
+def test_the_service_of_an_instance_s_process_is_its_own(family):
+    services = [family.service(Log(), INSTANCE, ("note",), warmup=1) for _ in range(3)]
+    for service in services:
+        (index,) = [entry[0] for entry in family.runtime.processes() if entry[3] == service[2]]
+        assert family.runtime.running_service(index)[0] == service[0]
+        family.runtime.start(index)
+        family.runtime.bury(index, pickling.dump_error(Death()))
+
+
+# ---- the end --------------------------------------------------------------------------------------------------------
+
+
+def test_nobody_looks_any_more_at_the_end_whether_forked_children_live(family):
+    view, gate = family.runtime.put(np.arange(10_000.0)).get(), os.eventfd(0)
+    child = in_child(lambda: os.eventfd_read(gate) and view[7] == 7)
+    before = len(os.listdir("/proc/self/fd"))
+    family.runtime.give_back_memory()
+    assert len(os.listdir("/proc/self/fd")) == before - 1
+    os.eventfd_write(gate, 1)
+    assert os.waitpid(child, 0)[1] == 0
+    os.close(gate)
+
+
+def test_memory_that_nobody_uses_goes_back_at_the_end_and_is_kept_no_more(family):
+    """Nor is the bell rung, or any other file written to: its number may be another file's."""
+    words = Words(family.runtime)
+    family.call(family.service(same), 1)
+    kept = family.runtime.put([np.arange(10_000.0) + number for number in range(40)])
+    last = family.runtime.put(np.arange(10_000.0))
+    family.runtime.put(np.arange(10_000.0))
+    del last
+    assert words.get("header", 0, "cached_bytes")
+    assert os.pread(words.fd, 8, words.tables.rings_at) != bytes(8)
+    rings(family)
+    saved, other = os.dup(0), os.eventfd(0, os.EFD_NONBLOCK)
+    os.dup2(other, 0)
+    family.runtime.give_back_memory()
+    assert words.get("header", 0, "cached_bytes") == 0
+    assert os.pread(words.fd, 8, words.tables.rings_at) == bytes(8)
+    one = family.runtime.put(np.arange(10_000.0))
+    del one
+    assert words.get("header", 0, "cached_bytes") == 0
+    del kept
+    os.dup2(saved, 0)
+    os.close(saved)
+    assert words.get("header", 0, "cached_bytes")
+    assert not rings(family)
+    with pytest.raises(BlockingIOError):
+        os.eventfd_read(other)
+    os.close(other)

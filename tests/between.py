@@ -1,0 +1,152 @@
+"""Lets another process act between one's look at a word of the segment and its change of it, by the processor's watchpoints.
+
+The watched process stops after each instruction that reads or writes the word. A single atomic step cannot be stopped in the
+middle; a look and a change that are two steps can, and so can the time between an atomic step and what it was decided by.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import functools
+import itertools
+import os
+import pickle
+import signal
+
+import stepping
+from alone import Family
+from stepping import CONT, POKEUSER, is_trap, ptrace
+from words import Words
+
+#: Where the debug registers lie in struct user of x86-64, and what the last of them says: stop at reads and writes of it.
+DEBUG_REGISTERS = 848
+CONTROL = DEBUG_REGISTERS + 7 * 8
+#: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
+MOST = 8
+#: Looks after which nobody counts on.
+ENOUGH = 40
+READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
+
+
+@functools.cache
+def is_possible():
+    """Whether this machine lets a process watch a word of its child's."""
+    if not stepping.is_possible():
+        return False
+    word = ctypes.c_uint64()
+    pid = os.fork()
+    if pid == 0:
+        try:
+            stepping.be_traced()
+            stepping.mark()
+            word.value += 1
+        finally:
+            os._exit(0)
+    try:
+        stepping.await_mark(pid)
+        watch(pid, ctypes.addressof(word), 8)
+        return runs_to_access(pid)
+    except OSError:
+        return False
+    finally:
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
+
+
+def watch(pid, address, size):
+    ptrace(POKEUSER, pid, DEBUG_REGISTERS, address)
+    ptrace(POKEUSER, pid, CONTROL, READ_OR_WRITTEN[size])
+
+
+def runs_to_access(pid):
+    """Whether a process comes to an access to the word that is watched before it comes to its mark."""
+    ptrace(CONT, pid)
+    _, status = os.waitpid(pid, 0)
+    assert os.WIFSTOPPED(status), f"the watched process ended: {status:#x}"
+    assert is_trap(status) or os.WSTOPSIG(status) == signal.SIGSTOP, f"the watched process was stopped: {status:#x}"
+    return is_trap(status)
+
+
+def segment_at(fd):
+    """Where the segment is mapped, in this process and in those forked from it."""
+    inode = os.fstat(fd).st_ino
+    with open("/proc/self/maps") as maps:
+        for line in maps:
+            addresses, rights, offset, _, number, *_ = line.split()
+            if int(number) == inode and rights == "rw-s" and int(offset, 16) == 0:
+                return int(addresses.partition("-")[0], 16)
+    raise AssertionError("the segment is not mapped")
+
+
+def play(scene):
+    """Interrupts a scene's process after the look that comes before each change of the word, or after each if it makes none.
+
+    A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does; then
+    what follows is done meanwhile, up to a yield; then it is given what the process returned, and looks what became of all.
+    The process is buried after that.
+    """
+    seen = played(scene, None)
+    assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
+    changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen)) if one != following and number]
+    for number in changes or range(1, min(len(seen), MOST)):
+        played(scene, number)
+
+
+def played(scene, number, is_killed=False):
+    """What the word was before and after each access, if nobody interrupts. Else it is interrupted after so many."""
+    family = Family(workers=2, cpus=2)
+    try:
+        words = Words(family.runtime)
+        playing = scene(family, words)
+        (offset, kind), act = next(playing)
+        reading, writing = os.pipe()
+
+        def life():
+            stepping.be_traced()
+            stepping.mark()
+            returned = act()
+            stepping.mark()
+            os.write(writing, pickle.dumps(returned))
+
+        with open(reading, "rb") as pipe:
+            relative = family.fork(life)
+            os.close(writing)
+            stepping.await_mark(relative.pid)
+            size = ctypes.sizeof(kind)
+            watch(relative.pid, segment_at(words.fd) + offset, size)
+            seen = [os.pread(words.fd, size, offset)]
+            while len(seen) - 1 != number and len(seen) <= ENOUGH and runs_to_access(relative.pid):
+                seen.append(os.pread(words.fd, size, offset))
+            if number is None:
+                return seen
+            assert len(seen) - 1 == number, "the process does not look at the word as often as it did"
+            if is_killed:
+                relative.kill()
+                assert family.bury(relative) == -signal.SIGKILL
+                next(playing, None)
+            else:
+                ptrace(POKEUSER, relative.pid, CONTROL, 0)
+                next(playing)
+                assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
+                ptrace(CONT, relative.pid)
+                returned = pickle.load(pipe)
+                with contextlib.suppress(StopIteration):
+                    playing.send(returned)
+                assert family.bury(relative) == 0
+        family.check()
+        return seen
+    finally:
+        family.close()
+
+
+def play_deaths(scene):
+    """Kills a scene's process right after each of its changes of the word and buries it; the scene looks what came of that.
+
+    Such a scene is a generator of (family, words) that yields the word and what the process does, and then looks.
+    """
+    seen = played(scene, None)
+    changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen), 1) if one != following]
+    assert changes, "the process does not change the word"
+    for number in changes:
+        played(scene, number, is_killed=True)
