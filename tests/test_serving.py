@@ -257,16 +257,14 @@ def test_a_signal_reaches_a_worker_that_sleeps_and_leaves_it_among_the_sleepers(
         await_sleep(words, worker)
         os.kill(worker.pid, signal.SIGUSR1)
         wait_until(lambda number=number: marks[2] == number, "its handler")
-    await_sleep(words, worker)
-    assert words.get("header", 0, "pool_sleepers") == 1
+    wait_until(lambda: words.get("header", 0, "pool_sleepers") == 1, "its being counted")
     assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
 
 
 def test_who_was_called_is_no_sleeper_any_more(kin, words):
     service, workers = kin.service(pid), [kin.fork_worker() for _ in range(2)]
     for _ in range(5):
-        await_sleep(words, *workers)
-        assert words.get("header", 0, "pool_sleepers") == 2
+        wait_until(lambda: words.get("header", 0, "pool_sleepers") == 2, "the sleep of both")
         kin.call(service).get(PATIENCE_S)
     await_sleep(words, *workers)
     kin.runtime.retire(workers[0].index)
