@@ -6,6 +6,7 @@ looks at the tables, calls on, and waits.
 
 from __future__ import annotations
 
+import contextlib
 import mmap
 import os
 import select
@@ -16,6 +17,7 @@ import threading
 import numpy as np
 import pytest
 from alone import POOL
+from audit import NOTES
 from flame_fast.kernels.runtime import MapResults
 from gates import PATIENCE_S, wait_until
 from words import Words
@@ -65,10 +67,22 @@ def kin(family):
     doors[:] = [Door(), Door()]
     marks[:] = bytes(len(marks))
     yield family
+    look_at_idle(family)
     for door in doors:
         door.close()
     here.clear()
     doors.clear()
+
+
+def look_at_idle(family):
+    """What workers say of themselves while they sleep."""
+    words = Words(family.runtime)
+    names = [name for name in NOTES if name != "sleeping"]
+    for relative in family.relatives:
+        if not relative.has_ended():
+            await_sleep(words, relative)
+            notes = {name: words.get("processes", relative.index, name) for name in names}
+            assert not any(notes.values()), notes
 
 
 @pytest.fixture
@@ -994,6 +1008,7 @@ def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, wor
     count, *slots = words.tables.numbers(block, 4)
     assert (count, sorted(slots)) == (3, words.slots_of(worker.index))
     assert marks[1] == 0
+    assert words.get("processes", worker.index, "taking") == 0
     second = kin.fork_worker()
     assert future.get(PATIENCE_S) == ([0, 1, 2], [second.pid] * 3, 0)
     assert kin.runtime.processes()[0][5] == 0
@@ -1009,6 +1024,66 @@ def select_among(service):
         found += selector.take()
     values = [future.get() for future in futures]
     return sorted(found), values, Words(here[0].runtime).get("slots", current_slot(), "waits_for")
+
+
+def test_a_task_that_waits_for_any_twice_says_so_twice(kin, words):
+    """Of as many as just fill a block: what lies around it stays as it is."""
+    worker, quick = kin.fork_worker(), kin.service(stand)
+    logs = [kin.service(Log(), INSTANCE, ("pid",)) for _ in range(2)]
+    future = kin.call(kin.service(select_twice), logs)
+    told = []
+    for number, log in enumerate(logs):
+        wait_until(lambda number=number: marks[1] == number + 1, "the take before")
+        wait_until(lambda: words.get("slots", slot_of(future), "waits_for"), "its telling")
+        told.append(words.tables.numbers(words.get("slots", slot_of(future), "waits_for") & ~(1 << 63), 1)[0])
+        wait_until(lambda log=log: words.get("lanes", log[2], "process"))
+        kin.fork_worker(words.get("lanes", log[2], "process") - 1)
+    assert future.get(PATIENCE_S) == [0, 1]
+    assert told == [41, 40]
+    assert kin.call(quick).get(PATIENCE_S) == worker.pid
+
+
+def select_twice(logs):
+    call, runtime = here[0].call, here[0].runtime
+    promises = [runtime.promise() for _ in range(39)]
+    selector, found = runtime.selector([call(log) for log in logs] + promises), []
+    values = [runtime.put(bytes([number]) * 300) for number in range(20)]
+    values[7] = values[12] = None
+    with contextlib.suppress(TimeoutError):
+        found += selector.take(0.001)
+    while len(found) < 2:
+        marks[1] = 1 + len(found)
+        found += selector.take()
+    for promise in promises:
+        runtime.fulfil(promise, None)
+    assert all(value is None or value.get() == bytes([number]) * 300 for number, value in enumerate(values))
+    return found
+
+
+@pytest.mark.parametrize("many", [False, True])
+def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, words, many):
+    """Though that is queued, and in the very first slot."""
+    place, promise = kin.runtime.put(None), kin.runtime.promise()
+    assert slot_of(place) == 0
+    del place
+    first = kin.call(kin.service(pid), promise)
+    assert slot_of(first) == 0
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(stand_and_ask_for), log, many)
+    doors[0].entered()
+    kin.runtime.fulfil(promise, None)
+    doors[0].open()
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    assert not first.done()
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == instance.pid
+    assert first.get(PATIENCE_S) == worker.pid
+
+
+def stand_and_ask_for(log, many):
+    future = here[0].call(log)
+    doors[0].stand()
+    return here[0].runtime.get_many([future])[0] if many else future.get()
 
 
 @pytest.mark.parametrize("method", ["ask", "ask_many", "ask_many behind another", "ask_any"])

@@ -303,6 +303,27 @@ def test_a_list_that_changes_while_somebody_waits_for_it_is_waited_for_as_it_was
     assert alone.runtime.get_many([]) == []
 
 
+def test_a_wait_for_many_gives_its_memory_back(alone):
+    """A megabyte for each of these."""
+    promise = alone.runtime.promise()
+    futures = [promise] * (1 << 18)
+
+    def pages():
+        with open("/proc/self/statm") as statm:
+            return int(statm.read().split()[0])
+
+    def wait():
+        with pytest.raises(TimeoutError):
+            alone.runtime.get_many(futures, 0)
+
+    wait()
+    before = pages()
+    for _ in range(30):
+        wait()
+    assert pages() < before + (10 << 20) // 4096
+    alone.runtime.fulfil(promise, 1)
+
+
 def test_two_threads_that_wait_for_many_are_both_woken_by_a_failure(alone, words):
     first, second, never = (alone.runtime.promise() for _ in range(3))
     threads = [Waiting(words, lambda f=future: alone.runtime.get_many([f, never])) for future in (first, second)]
@@ -350,6 +371,22 @@ def test_who_waits_for_any_is_woken_by_each(alone, words):
     assert in_use(words) == [0] * 4
 
 
+def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
+    """However many it finds when it is woken."""
+    futures = [alone.runtime.promise() for _ in range(4)]
+    selector, found = alone.runtime.selector(futures), []
+
+    def take_all():
+        while len(found) < 4:
+            found.extend(selector.take())
+
+    waiting = Waiting(words, take_all)
+    waiting.sleeps()
+    fulfil(alone, *reversed(futures))
+    assert waiting.end() is None
+    assert found == [3, 2, 1, 0]
+
+
 @pytest.mark.parametrize("count", [LOG - 1, LOG, LOG + 1, 2 * LOG + 3])
 def test_who_reads_the_log_too_late_looks_at_all(alone, count):
     """All positions come, once, whatever was overwritten."""
@@ -359,10 +396,12 @@ def test_who_reads_the_log_too_late_looks_at_all(alone, count):
         alone.runtime.fulfil(future, None)
     expected = list(range(count))
     assert selector.take(0) == (expected if count > LOG else expected[::-1])
-    last = alone.runtime.promise()
-    selector = alone.runtime.selector([last])
-    alone.runtime.fulfil(last, None)
-    assert selector.take(0) == [0]
+    last = [alone.runtime.promise() for _ in range(2)]
+    with pytest.raises(TimeoutError):
+        selector.take(0)
+    selector = alone.runtime.selector(last)
+    fulfil(alone, *reversed(last))
+    assert selector.take(0) == [1, 0]
 
 
 class LogOf:
@@ -396,16 +435,17 @@ def test_an_entry_that_never_comes_holds_up_nobody_for_long(alone, words):
 
 
 def test_an_entry_that_is_not_there_yet_is_read_when_it_is(alone, words):
-    log, futures = LogOf(words), [alone.runtime.promise() for _ in range(2)]
+    """Its place has been taken: those behind it wait for it."""
+    log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
-    log.move(1)
+    fulfil(alone, futures[1], futures[0])
+    log.write(log.tail - 2, -1, laps=-1)
     with pytest.raises(TimeoutError):
         selector.take(0)
-    fulfil(alone, futures[0])
-    log.write(log.tail - 2, slot_of(alone.runtime.put(0)))
-    assert selector.take(0) == [0]
-    fulfil(alone, futures[1])
-    assert selector.take(0) == [1]
+    log.write(log.tail - 2, slot_of(futures[1]))
+    assert selector.take(0) == [1, 0]
+    fulfil(alone, futures[2])
+    assert selector.take(0) == [2]
 
 
 def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words):
