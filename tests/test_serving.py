@@ -1046,7 +1046,8 @@ def test_a_task_that_waits_for_any_twice_says_so_twice(kin, words):
 def select_twice(logs):
     call, runtime = here[0].call, here[0].runtime
     promises = [runtime.promise() for _ in range(39)]
-    selector, found = runtime.selector([call(log) for log in logs] + promises), []
+    futures = [*(call(log) for log in logs), *promises]
+    selector, found = runtime.selector(futures), []
     values = [runtime.put(bytes([number]) * 300) for number in range(20)]
     values[7] = values[12] = None
     with contextlib.suppress(TimeoutError):
