@@ -396,10 +396,9 @@ cdef class Serving(Calls):
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
         """
         cdef int64_t index = -1, seat = -1
-        if self.host is None or self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
+        if self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
             return False
         outer = self.host.suspend()
-        self.function = None
         self.helps += 1
         try:
             try:
