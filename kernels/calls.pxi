@@ -188,7 +188,6 @@ cdef class Calls(ServiceTable):
         for i, (_, handle) in enumerate(handles.values()):
             edges[i].task = <uint32_t> (slot - self.memory.slots)
             edges[i].bit = i
-            edges[i].next = 0
             ff_add32(&self.memory.slots[(<Handle> handle).index].holds, HOLD_PENDING + 1)
             ff_store32(&edges[i].input, (<Handle> handle).index)
             release_bits(&self.memory, (<Handle> handle).index, HOLD_PENDING)

@@ -273,6 +273,8 @@ cdef uint32_t input_number(dict inputs, Handle handle) except? 0xFFFFFFFF:
 cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0:
     """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
     cdef int64_t id
+    if runtime.pins:
+        settle_pins(runtime)
     with nogil:
         id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
         if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:

@@ -31,7 +31,6 @@ cdef class Serving(Calls):
     cdef uint64_t function_generation
     cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
     cdef uint32_t passed_slot
-    cdef uint32_t seated_lane   # where the task being claimed for that needed a seat
 
     def __cinit__(self):
         self.kept = -1
@@ -396,32 +395,33 @@ cdef class Serving(Calls):
         Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
         """
-        cdef int64_t index = -1
-        cdef bint seated = False
-        if self.host is None or self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
+        cdef int64_t index = -1, seat = -1
+        if self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
             return False
         outer = self.host.suspend()
-        self.function = None
         self.helps += 1
         try:
             try:
                 index = wait.queued()
-                if index < 0 or not self._claim_here(<uint32_t> index, &seated):
-                    index = self._claim_needed(wait.waited(), &seated)
+                if index < 0 or not self._claim_here(<uint32_t> index, &seat):
+                    index = self._claim_needed(wait.waited(), &seat)
                 if index >= 0:
                     self._run(self.host, <uint32_t> index)
             finally:
                 self.helps -= 1
-                if seated:
-                    seat_leave(&self.memory, self.seated_lane, self.me)
-                    wake_lane(&self.memory, self.seated_lane)
+                if seat >= 0:
+                    seat_leave(&self.memory, <uint32_t> seat, self.me)
+                    wake_lane(&self.memory, <uint32_t> seat)
         finally:
             self.function = None
             self.host.resume(outer)
         return index >= 0
 
-    cdef bint _claim_here(self, uint32_t index, bint *seated) except -1:
-        """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then."""
+    cdef bint _claim_here(self, uint32_t index, int64_t *seat) except -1:
+        """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then.
+
+        `seat`: becomes the lane at which this process took a seat for that, which it leaves when the task is over.
+        """
         cdef Slot *slot = &self.memory.slots[index]
         cdef Lane *lane = &self.memory.lanes[slot.lane]
         cdef uint64_t state = ff_load64(&slot.state)
@@ -432,17 +432,17 @@ cdef class Serving(Calls):
         if lane.limit and not has_seat(&self.memory, slot.lane):
             if not seat_take(&self.memory, slot.lane):
                 return False
-            seated[0] = not lane.sticky
-            self.seated_lane = slot.lane
+            if not lane.sticky:
+                seat[0] = slot.lane
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
             lane_trim(&self.memory, slot.lane)      # its hint is void, and those of others that were run like this
             return True
-        if seated[0]:
-            seat_leave(&self.memory, slot.lane, self.me)
-            seated[0] = False
+        if seat[0] >= 0:
+            seat_leave(&self.memory, <uint32_t> seat[0], self.me)
+            seat[0] = -1
         return False
 
-    cdef int64_t _claim_needed(self, list waited, bint *seated) except -2:
+    cdef int64_t _claim_needed(self, list waited, int64_t *seat) except -2:
         """Claims a queued task that the waited ones depend on, at any distance; -1 when there is none."""
         seen = set()
         todo = waited
@@ -451,7 +451,7 @@ cdef class Serving(Calls):
             if index in seen:
                 continue
             seen.add(index)
-            if self._claim_here(index, seated):
+            if self._claim_here(index, seat):
                 return index
             todo.extend(unfinished_needs(&self.memory, index)[0])
         return -1

@@ -188,8 +188,6 @@ cdef class AnyWait(Wait):
         cdef uint64_t *log = self.memory.logs + <uint64_t> self.memory.me * LOG_COUNT
         cdef int64_t ahead
         cdef uint32_t index
-        if tail - self.cursor > LOG_COUNT:
-            self.look_at_all()
         while self.cursor < tail:
             entry = ff_load64(&log[self.cursor % LOG_COUNT])
             ahead = <int64_t> ((entry & ~<uint64_t> RING_MASK) - log_lap(self.cursor))
