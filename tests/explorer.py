@@ -7,8 +7,12 @@ becomes an automaton the first time through: a generator is run once per step of
 For that a yield comes first in its expression, and a loop's variable tells how far it has come: no value comes twice.
 
 A process that has only read since its last write leaves the same behind wherever it is killed. So a death is tried after
-each write, and after each end of a sleep. Every step sees all that was written before it: a store that a
-processor puts off is a program of its own, where a scenario has one.
+each write, and after each end of a sleep.
+
+Every step sees all that was written before it, but for the stores of processes that put them off (`Scenario.puts_off`).
+Such a process has a store buffer, as on x86 (TSO): its plain stores wait there, in order, and its own loads see them. Each
+becomes everybody's in a step of its own. A read-modify-write, a fence and a system call wait until all have. A death lets
+out what waits: it was executed, and the processor retires it; of what was not executed an earlier death tells.
 """
 
 from __future__ import annotations
@@ -17,7 +21,7 @@ import dis
 import functools
 import gc
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 
 DEAD, UNBORN, ENDED = -1, -2, -3
@@ -52,6 +56,16 @@ def stores(*pairs):
     return ("stores", *pairs)
 
 
+def exchanges(*pairs):
+    """Several words in one step, which waits for the stores before it: what a read-modify-write gives to others, say."""
+    return ("exchanges", *pairs)
+
+
+def fence():
+    """Goes on once all stores before it are everybody's."""
+    return ("fence",)
+
+
 def cas(word, expected, desired):
     return ("cas", word, expected, desired)
 
@@ -67,6 +81,11 @@ def add(word, count):
 def clear(word, bits):
     """Clears bits; gives what the word was before."""
     return ("clear", word, bits)
+
+
+def set_bits(word, bits):
+    """Sets bits; gives what the word was before."""
+    return ("set_bits", word, bits)
 
 
 def put(word, mask, bits):
@@ -141,6 +160,9 @@ class Scenario:
     owned: dict = field(default_factory=dict)  #: word -> the process that alone writes it while it lives
     always: tuple = ()  #: functions of the words: what is wrong in them, or None
     at_end: tuple = ()  #: the same, asked when nobody has anything left to do
+    puts_off: tuple = ()  #: processes whose later loads may overtake their stores
+    most_put_off: int = 2  #: how many of each process at a time
+    killed: tuple = ()  #: processes that others kill
 
 
 class Words:
@@ -419,9 +441,12 @@ class Explorer:
             operation = node.operation
             key = (node.process, operation)
             if key not in self.compiled:
-                self.compiled[key] = Step(self, node.process, operation)
+                self.compiled[key] = self.compile(node.process, operation)
             node.step = self.compiled[key]
             return node.step
+
+    def compile(self, process, operation):
+        return Step(self, process, operation)
 
     def timeouts(self, state):
         """Nobody can do anything: those who sleep for a time only wake up."""
@@ -446,11 +471,14 @@ class Explorer:
         ]
 
     def without(self, state, place, deaths):
-        values = list(self.memories[state[0]])
+        values = self.left_by(place, self.memories[state[0]])
         values[self.places["dead", self.names[place]]] = 1
         nodes = list(state[2:])
         nodes[place] = DEAD
         return (self.number_of(tuple(values)), deaths, *nodes)
+
+    def left_by(self, place, values):
+        return list(values)
 
     # ---- telling -------------------------------------------------------------------------------------------------------
 
@@ -492,8 +520,8 @@ class Explorer:
             return f"cas {in_short(rest[0])} fails: {old[rest[0]]}, not {rest[1]}"
         if kind in ("mutex", "change", *CHANGES):
             return f"{kind} {in_short(rest[0])}: {old[rest[0]]} -> {new[rest[0]]}"
-        if kind == "stores":
-            return "store " + ", ".join(f"{in_short(word)} = {value}" for word, value in rest)
+        if kind in ("stores", "exchanges"):
+            return f"{kind[:-1]} " + ", ".join(f"{in_short(word)} = {value}" for word, value in rest)
         if kind in ("when", "ask"):
             return " ".join([kind, rest[0].__name__, *map(str, rest[1:])])
         return " ".join([kind, *map(in_short, rest)])
@@ -514,13 +542,13 @@ class Step:
         kind, *rest = operation
         self.place = explorer.places[rest[0]] if rest and rest[0] in explorer.places else None
         self.rest = rest[1:]
-        touched = [word for word, _ in rest] if kind == "stores" else rest[:1]
+        touched = [word for word, _ in rest] if kind in SEVERAL else rest[:1]
         owners = {**explorer.scenario.private, **explorer.scenario.owned} if kind == "load" else explorer.scenario.private
         #: whether the step matters to nobody else, so that the others' steps need not be tried before it
         self.alone = kind == "choose" or (
-            kind in ("load", "stores", *CHANGES) and all(owners.get(word) == process for word in touched)
+            kind in ("load", *SEVERAL, *CHANGES) and all(owners.get(word) == process for word in touched)
         )
-        if kind in ("stores", *CHANGES):
+        if kind in (*SEVERAL, *CHANGES):
             owners = {**explorer.scenario.private, **explorer.scenario.owned}
         else:
             owners = explorer.scenario.private if kind == "load" else {}
@@ -536,6 +564,10 @@ class Step:
         else:
             self.take = self.take_change_by if kind == "change" else getattr(self, "take_" + kind)
 
+    def is_alone(self, state):
+        """Of a step that is `alone`: whether it is so in this state, too."""
+        return True
+
     def written(self, state, at, answer, values):
         """The states after a write: as it is, and with the writer killed."""
         explorer = self.explorer
@@ -543,6 +575,10 @@ class Step:
         if self.mortal and state[1]:
             return [after, *explorer.killed(after, (at - 2,))] if after[at] >= 0 else [after]
         return [after]
+
+    def seen(self, state):
+        """The words as this process sees them."""
+        return self.explorer.memories[state[0]]
 
     def take_load(self, state, at, node):
         values = self.explorer.memories[state[0]]
@@ -574,19 +610,22 @@ class Step:
             values[self.explorer.places[word]] = value
         return self.written(state, at, None, tuple(values))
 
+    take_exchanges = take_stores
+
+    def take_fence(self, state, at, node):
+        return [self.explorer.moved(state, at, None)]
+
     def take_choose(self, state, at, node):
         return [self.explorer.moved(state, at, answer) for answer in self.operation[1:]]
 
     def take_when(self, state, at, node):
-        words = Words(self.explorer.places, self.explorer.memories[state[0]])
+        words = Words(self.explorer.places, self.seen(state))
         _, condition, *args = self.operation
         return [self.explorer.moved(state, at, None)] if condition(words, *args) else []
 
     def take_ask(self, state, at, node):
         _, function, *args = self.operation
-        return [
-            self.explorer.moved(state, at, function(Words(self.explorer.places, self.explorer.memories[state[0]]), *args))
-        ]
+        return [self.explorer.moved(state, at, function(Words(self.explorer.places, self.seen(state)), *args))]
 
     def take_change_by(self, state, at, node):
         values = self.explorer.memories[state[0]]
@@ -625,6 +664,8 @@ class Step:
         return found
 
     def take_kill(self, state, at, node):
+        if self.operation[1] not in self.explorer.scenario.killed:
+            raise ModelError(f"{self.operation[1]} is not one of those that others kill")
         place = self.explorer.names.index(self.operation[1])
         after = self.explorer.moved(state, at, None)
         return [self.explorer.without(after, place, after[1]) if after[place + 2] >= 0 else after]
@@ -651,14 +692,154 @@ def first_of(groups, count):
     return [taken]
 
 
+SEVERAL = ("stores", "exchanges")  # of several words
+
 CHANGES = {
     "store": lambda old, value: (value, None),
     "cas": lambda old, expected, desired: (desired, True) if old == expected else (old, False),
     "exchange": lambda old, value: (value, old),
     "add": lambda old, count: (old + count, old),
     "clear": lambda old, bits: (old & ~bits, old),
+    "set_bits": lambda old, bits: (old | bits, old),
     "put": lambda old, mask, bits: (old & ~mask | bits, None),
 }
+
+
+# ---- stores put off ----------------------------------------------------------------------------------------------------
+
+
+class BufferedExplorer(Explorer):
+    """With a store buffer for each process that puts stores off: a word ("put off", process), the oldest entry first.
+
+    An entry is one operation's stores: (place, mask or None for the whole word, value) each.
+    """
+
+    def __init__(self, scenario, most):
+        words = {**scenario.words, **{("put off", name): () for name in scenario.puts_off}}
+        super().__init__(replace(scenario, words=words), most)
+        self.buffers = {}  # place among the processes -> the buffer's place
+        for name in scenario.puts_off:
+            self.buffers[self.names.index(name)] = self.places["put off", name]
+
+    def compile(self, process, operation):
+        return (BufferedStep if process in self.scenario.puts_off else Step)(self, process, operation)
+
+    def successors(self, state):
+        """As before; a process that only puts off another store does what matters to nobody else."""
+        found = []
+        for at in range(2, len(state)):
+            if state[at] >= 0:
+                node = self.nodes[state[at]]
+                step = self.step_of(node)
+                if step.alone and step.is_alone(state):
+                    return step.take(state, at, node)
+                found += step.take(state, at, node)
+        for place in self.buffers:
+            found += self.let_out(state, place)
+        return found or self.timeouts(state)
+
+    def let_out(self, state, place):
+        """The oldest store of a process becomes everybody's; and the process may be killed, once it was its last."""
+        buffer = self.buffers[place]
+        values = self.memories[state[0]]
+        if not values[buffer]:
+            return []
+        values = list(values)
+        oldest, *others = values[buffer]
+        values[buffer] = tuple(others)
+        apply(values, oldest)
+        after = (self.number_of(tuple(values)), *state[1:])
+        return [after] if others else [after, *self.killed(after, (place,))]
+
+    def left_by(self, place, values):
+        values = list(values)
+        if place in self.buffers:
+            for entry in values[self.buffers[place]]:
+                apply(values, entry)
+            values[self.buffers[place]] = ()
+        return values
+
+    def told(self, before, after):
+        for place, buffer in self.buffers.items():
+            if after in self.let_out(before, place):
+                oldest = self.memories[before[0]][buffer][0]
+                words = list(self.places)
+                names = ", ".join(f"{in_short(words[at])} = {self.memories[after[0]][at]}" for at, _, _ in oldest)
+                dead = [f"{self.names[place]} is killed"] if after[place + 2] == DEAD != before[place + 2] else []
+                return [f"{self.names[place]}: what was put off is everybody's: {names}", *dead]
+        return super().told(before, after)
+
+    def in_words(self, operation, before, after):
+        kind, *rest = operation
+        if kind in ("store", "put", "stores") and any(
+            len(self.memories[after[0]][buffer]) > len(self.memories[before[0]][buffer]) for buffer in self.buffers.values()
+        ):
+            pairs = rest if kind == "stores" else [(rest[0], rest[-1])]
+            return "store put off: " + ", ".join(f"{in_short(word)} = {value}" for word, value in pairs)
+        return super().in_words(operation, before, after)
+
+
+def apply(values, entry):
+    for place, mask, value in entry:
+        values[place] = value if mask is None else values[place] & ~mask | value
+
+
+class BufferedStep(Step):
+    """A step of a process with a store buffer."""
+
+    def __init__(self, explorer, process, operation):
+        super().__init__(explorer, process, operation)
+        kind, *rest = operation
+        self.buffer = explorer.places["put off", process]
+        places = explorer.places
+        self.entry = None
+        if kind in ("store", "put", "stores"):
+            pairs = rest if kind == "stores" else [rest] if kind == "store" else []
+            self.entry = tuple((places[word], None, value) for word, value in pairs) or ((places[rest[0]], *rest[1:]),)
+            self.alone = True  # see is_alone
+            self.take = self.take_put_off
+        elif kind not in ("load", "choose", "when", "ask", "asleep", "fail"):
+            self.alone = False
+            self.take_with_all_out, self.take = self.take, self.take_once_all_is_out
+
+    def is_alone(self, state):
+        """A store put off is, unless there is no room, or a death before it leaves less behind than one after it."""
+        if self.entry is None:
+            return True
+        count = len(self.explorer.memories[state[0]][self.buffer])
+        if self.process in self.explorer.scenario.killed or count == self.explorer.scenario.most_put_off:
+            return False
+        return count == 0 or not (self.mortal and state[1])
+
+    def seen(self, state):
+        values = self.explorer.memories[state[0]]
+        if values[self.buffer]:
+            values = list(values)
+            for entry in values[self.buffer]:
+                apply(values, entry)
+        return values
+
+    def take_load(self, state, at, node):
+        values = self.seen(state)
+        self.check_private(values)
+        return [self.explorer.moved(state, at, values[self.place])]
+
+    def take_put_off(self, state, at, node):
+        values = self.explorer.memories[state[0]]
+        self.check_private(values)
+        put_off = values[self.buffer]
+        if len(put_off) == self.explorer.scenario.most_put_off:
+            return []
+        after = (*values[: self.buffer], (*put_off, self.entry), *values[self.buffer + 1 :])
+        return [self.explorer.moved(state, at, None, self.explorer.number_of(after))]
+
+    def take_once_all_is_out(self, state, at, node):
+        return [] if self.explorer.memories[state[0]][self.buffer] else self.take_with_all_out(state, at, node)
+
+
+def with_stores_put_off(scenario):
+    """The same for processors that put stores off, all of them: whatever may happen without that may happen here, too."""
+    return replace(scenario, puts_off=tuple(scenario.programs))
 
 
 def explore(scenario, most=10_000_000):
@@ -666,7 +847,7 @@ def explore(scenario, most=10_000_000):
     collects = gc.isenabled()
     gc.disable()  # millions of small tuples, and no cycles
     try:
-        return Explorer(scenario, most).run()
+        return (BufferedExplorer if scenario.puts_off else Explorer)(scenario, most).run()
     finally:
         if collects:
             gc.enable()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import functools
 
-from explorer import Scenario, cas, clear, fail, load, mutex, store, stores, when
+from explorer import Scenario, cas, clear, exchange, fail, load, mutex, store, stores, when
 from protocol_model import FREE, ZYGOTE
 
 CURRENT, CLAIMED = 0x10, 0x20
@@ -201,7 +201,7 @@ class Groups:
         for group in range(self.groups):
             if group < high:
                 yield from self.orphan(me, group, dead)
-        yield store(("entry", dead), FREE)
+        yield exchange(("entry", dead), FREE)
 
     def bury_member(self, me, member, dead):
         """A member that the dead process named: nobody's, if it has no place and nobody else names it."""

@@ -7,7 +7,7 @@ named by (task, input's number). What is not here: values, blocks, extents, and 
 
 from __future__ import annotations
 
-from explorer import add, cas, choose, clear, exchange, fail, load, put, spawn, store, stores, when
+from explorer import add, cas, choose, clear, exchange, exchanges, fail, load, put, set_bits, spawn, store, stores, when
 
 FREE, WAITING, READY, RUNNING, DONE, FAILED = "free", "waiting", "ready", "running", "done", "failed"
 LEAVING = "leaving"  # its owner gives it back
@@ -57,6 +57,10 @@ class Protocol:
 
     def has(self, what):
         return what not in self.without
+
+    def barrier(self, what, word, value):
+        """An exchange that is there for what it makes the loads after it wait for; without `what` a plain store."""
+        return exchange(word, value) if self.has(what) else store(word, value)
 
     def words(self):
         words = {}
@@ -117,7 +121,7 @@ class Protocol:
         yield when(is_vacant, index)
         if self.has("building"):
             yield store(("building", me), index)
-        yield store(("used", index), 1)
+        yield exchange(("used", index), 1)  # a cas of the group's word
 
     def slot_prepare(self, me, index):
         yield stores((("waiters", index), None), (("started", index), 0), (("begun", index), 0), (("watched", index), 0))
@@ -161,7 +165,7 @@ class Protocol:
         pairs = [(name, GONE) for name, _ in self.all_missing(index)]
         for number in range(len(self.inputs[index])):
             pairs += [(("next", index, number), GONE), (("input", index, number), NO_INPUT)]
-        yield stores(*pairs)
+        yield exchanges(*pairs)  # its bit is cleared in this step
 
     def free_note(self, me, index):
         if self.has("a claim before freeing"):
@@ -192,17 +196,17 @@ class Protocol:
         yield from self.drop_count(me, index, me)
 
     def next_giving(self, me, index):
-        """Names the slot first, then numbers the drop anew, by a number that the slot's mark does not show."""
+        """Numbers the drop anew, by a number that the slot's mark does not show; the slot is named first."""
         giving = yield load(("giving", me))
         if not self.has("the slot of a mark"):
             yield store(("giving", me), giving + 1)
             yield store(("giving_slot", me), index)
             return
-        yield store(("giving_slot", me), index)
         shown = (yield load(("holds", index))) >> MARK_SHIFT
         giving += 1
         if self.has("a number not shown") and self.giver_of(me, giving) == shown:
             giving += 1
+        yield store(("giving_slot", me), index)
         yield store(("giving", me), giving)
 
     def drop_count(self, me, index, giver):
@@ -367,11 +371,11 @@ class Protocol:
         yield store(("lane_tail", index), tail)
         if inputs:
             yield from self.add_inputs(me, index)
-            yield put(("holds", index), EDGES, EDGES)
+            yield set_bits(("holds", index), EDGES)
         queued = lane in self.ordered or not inputs
         if queued and not self.has("state before hint"):
             yield from self.lane_push(me, lane, index, state)
-        yield store(("state", index), (generation, WAITING if inputs else READY, NOBODY))
+        yield exchange(("state", index), (generation, WAITING if inputs else READY, NOBODY))
         if queued and self.has("state before hint"):
             alive = lane not in self.ordered or (yield load(("lane state", lane))) != LANE_DEAD
             if alive and not (yield from self.lane_push(me, lane, index, state)):
@@ -562,7 +566,7 @@ class Protocol:
         if not self.has("HOLD_RUN last"):
             yield from self.release_bits(me, index, RUN)
         generation, _, _ = yield load(("state", index))
-        yield store(("state", index), (generation, status, me))
+        yield self.barrier("finished by exchange", ("state", index), (generation, status, me))
         failed, found = yield from self.tell_dependents(me, index, status, kept, True)
         if not (yield load(("holds", index))) & EDGES:
             yield from self.give_back_inputs(me, index)
@@ -602,6 +606,7 @@ class Protocol:
         if self.earlier:
             yield from self.check_order(me, index)
         yield store(("started", index), 1)
+        yield exchange(("current", me), index)
         if (yield add(("begun", index), 1)):
             yield fail(f"slot {index} runs twice")
         for number, input in enumerate(self.inputs.get(index, ())):
@@ -610,8 +615,7 @@ class Protocol:
             state = yield load(("state", input))
             if state[1] not in FINISHED:
                 yield fail(f"slot {index} runs while its input {input} is {state[1]}")
-        yield store(("current", me), index)
-        yield store(("current", me), None)
+        yield exchange(("current", me), None)
         return (yield from self.finish(me, index, status, kept))
 
     def check_order(self, me, index):
@@ -681,10 +685,10 @@ class Protocol:
                 yield from self.release_bits(me, index, CREATOR)
         if dead in self.serves:
             yield from self.bury_lane(me, self.serves[dead])
-        yield store(("entry", dead), FREE)
+        yield exchange(("entry", dead), FREE)
 
     def bury_lane(self, me, lane):
-        yield store(("lane state", lane), LANE_DEAD)
+        yield self.barrier("a lane dead by cas", ("lane state", lane), LANE_DEAD)
         for index in range(self.slots):
             state = yield load(("state", index))
             if state[1] not in (WAITING, READY) or (yield load(("lane", index))) != lane:
@@ -794,12 +798,12 @@ class Protocol:
             has_inputs = not isinstance(top, tuple)
         yield store(("promoting", me), index)
         if has_inputs and self.has("waiting again"):
-            yield store(("state", index), (state[0], WAITING, NOBODY))
+            yield self.barrier("waiting again by exchange", ("state", index), (state[0], WAITING, NOBODY))
             if self.has("a look after it waits again"):
                 yield from self.promote_if_there(me, index)
             yield store(("promoting", me), None)
             return
-        yield store(("state", index), (state[0], READY, NOBODY))
+        yield exchange(("state", index), (state[0], READY, NOBODY))
         yield from self.lane_push(me, lane, index, state)
         yield store(("promoting", me), None)
 
@@ -852,7 +856,7 @@ class Protocol:
         if (yield load(("state", index))) != state:
             return
         if state[1] == FREE:
-            yield store(("used", index), 0)
+            yield exchange(("used", index), 0)
         else:
             yield from self.slot_return(me, index)
 
@@ -876,7 +880,7 @@ class Protocol:
             if (yield load(("building", process))) == index:
                 return
         if (yield load(("state", index))) == state:
-            yield store(("used", index), 0)
+            yield exchange(("used", index), 0)
 
     def is_nobodys(self, index, state):
         if state[1] == FREE:

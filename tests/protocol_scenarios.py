@@ -6,6 +6,7 @@ import functools
 
 from explorer import Scenario, store, when
 from protocol_model import (
+    BURIAL,
     CREATOR,
     DONE,
     EDGES,
@@ -275,6 +276,28 @@ def half_failed(without=()):
     }
     ends = (functools.partial(unfinished, slots=2), functools.partial(taken, slots=2))
     return Scenario(words, programs, mortal=(ZYGOTE,), deaths=1, owned=protocol.owned(), at_end=ends)
+
+
+def last_input_while_buried(without=()):
+    """The zygote died with a task claimed to pass W's failure on; the next lets it wait again, as S clears the last bit."""
+    protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
+    words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
+    words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})
+    words.update({("holds", 1): CREATOR | RUN | EDGES | BURIAL, ("started", 1): 0, ("begun", 1): 0, ("inputs", 1): 1})
+    words.update({("top", 1): frozenset({"own"}), ("input", 1, 0): 0, ("next", 1, 0): None})
+
+    def submitter():
+        yield from protocol.input_arrived("S", 1, "own", ())
+        yield from protocol.drop("S", 0)
+        yield from protocol.drop("S", 1)
+
+    programs = {
+        "S": submitter,
+        "N": lambda: protocol.serve("N"),
+        "zygote 2": lambda: protocol.supervise(ZYGOTE, (), (), ZYGOTE),
+    }
+    ends = (functools.partial(unfinished, slots=2), functools.partial(taken, slots=2))
+    return Scenario(words, programs, at_end=ends)
 
 
 def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import functools
 
-from explorer import Scenario, add, ask, cas, change, fail, kill, load, spawn, store, stores, when
+from explorer import Scenario, add, ask, cas, change, exchange, exchanges, fail, kill, load, spawn, store, stores, when
 from protocol_model import LANE_DEAD, OPEN, is_dead
 
 FREE, RESERVED, REQUESTED, STARTING, LIVE = "free", "reserved", "requested", "starting", "live"
@@ -88,15 +88,15 @@ class Starting:
     def reap(self, me):
         for child in self.children:
             if (yield load(("parent", child))) == me and (yield load(("dead", child))):
-                yield store(("parent", child), None)
+                yield exchange(("parent", child), None)  # a system call
                 entry = yield load(("index", child))
                 yield from self.bury(me, entry)
 
     def bury(self, me, entry):
         if (yield load(("role", entry))) == "instance":
-            yield store("lane state", LANE_DEAD)
+            yield exchange("lane state", LANE_DEAD)
         yield stores((("role", entry), ""), (("pid", entry), None))
-        yield store(("entry", entry), NONE)
+        yield exchange(("entry", entry), NONE)
 
     def bury_requesters(self, mortals):
         """`_bury_requests`."""
@@ -109,9 +109,9 @@ class Starting:
         role = yield load(("role", entry))
         named = yield load("lane process")
         if self.has("what a lane names is asked for") and role == "instance" and named == entry:
-            yield store(("entry", entry), (REQUESTED, ""))
+            yield exchange(("entry", entry), (REQUESTED, ""))
         else:
-            yield stores((("role", entry), ""), (("entry", entry), NONE))
+            yield exchanges((("role", entry), ""), (("entry", entry), NONE))
 
     def staff(self, me):
         for entry in range(self.entries):
@@ -131,12 +131,13 @@ class Starting:
         return True
 
     def fork(self, me, entry, state):
-        forked = yield add("forked", 1)
-        child = self.children[forked]
         token = None
         if self.has("a number of the start"):
-            token = yield add(("starts", entry), 1)
-            yield store(("entry", entry), (STARTING, token))
+            token = yield load(("starts", entry))
+            yield store(("starts", entry), token + 1)
+            yield exchange(("entry", entry), (STARTING, token))
+        forked = yield add("forked", 1)
+        child = self.children[forked]
         yield stores((("index", child), entry), (("token", child), token), (("parent", child), me))
         yield spawn(child)
         if not self.has("a number of the start"):
@@ -163,7 +164,7 @@ class Starting:
             elif state[0] == LIVE:
                 ended = (*ended, entry)
             if pid is not None:
-                yield store(("doomed", pid), 1)
+                yield exchange(("doomed", pid), 1)  # a system call
                 if self.has("a wait for the end"):
                     yield when(is_dead, pid)
         for entry in ended:
@@ -181,7 +182,7 @@ class Starting:
             token = yield load(("token", me))
             if not (yield cas(("entry", entry), (STARTING, token), (LIVE, me))):
                 return
-        yield store(("serves", me), 1)
+        yield exchange(("serves", me), 1)
         for other in self.children:
             if other == me or not (yield load(("serves", other))) or (yield load(("index", other))) != entry:
                 continue
@@ -238,7 +239,15 @@ def starting(without=(), entries=1, pool=False, zygotes=2, mortal=("zygote 1",),
     def served(words):
         return not_served(words, model, submitters)
 
-    return Scenario(model.words(), programs, unborn=(*children, *names[1:]), mortal=mortal, deaths=deaths, at_end=(served,))
+    return Scenario(
+        model.words(),
+        programs,
+        unborn=(*children, *names[1:]),
+        mortal=mortal,
+        deaths=deaths,
+        killed=children,
+        at_end=(served,),
+    )
 
 
 def not_served(words, model, submitters):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import functools
 
-from explorer import Scenario, add, cas, choose, exchange, futex_wait, futex_wake, load, store, stores, when
+from explorer import Scenario, add, cas, choose, exchange, fence, futex_wait, futex_wake, load, store, when
 from protocol_model import DONE, FINISHED, FREE, READY, RUNNING, ZYGOTE, Protocol, unfinished
 
 MANY = 9  # of those asleep
@@ -51,6 +51,8 @@ class Waking(Protocol):
             yield futex_wake("pool_wake", called)
 
     def wake_some(self, most):
+        if self.has("a fence before the look at who sleeps"):
+            yield fence()
         while True:
             pool = yield load("pool")
             called = min(most, pool % CALL)
@@ -71,11 +73,9 @@ class Waking(Protocol):
         return (yield cas("seeker", None, me))
 
     def seek_end(self, me):
+        yield self.barrier("no seeker by exchange", "seeker", None)
         if self.has("a call for what is queued when seeking ends"):
-            yield exchange("seeker", None)
             yield from self.call_for_queued()
-        else:
-            yield exchange("seeker", None)
 
     def call_for_queued(self):
         if not (yield from self.sleepers()):
@@ -106,7 +106,7 @@ class Waking(Protocol):
         """The end of `_publish`: the slot itself is filled."""
         if not self.has("a call after the hint"):
             yield from self.wake_lane(me)
-        yield store(("state", index), (0, READY, ""))
+        yield exchange(("state", index), (0, READY, ""))
         yield from self.lane_push(me, 0, index, (0, READY, ""))
         if self.has("a call after the hint"):
             yield from self.wake_lane(me)
@@ -209,7 +209,7 @@ class Waking(Protocol):
     def run(self, me, index):
         if self.lasts and index == 0:
             yield when(is_rest_done, self.slots)
-        yield store(("state", index), (0, DONE, me))
+        yield exchange(("state", index), (0, DONE, me))
         if self.limit:
             yield from self.seat_leave(me)
             if self.has("a call when a seat is left"):
@@ -224,7 +224,7 @@ class Waking(Protocol):
         for index in range(self.slots):
             state = yield load(("state", index))
             if state[1] == RUNNING and state[2] == dead:
-                yield store(("state", index), (0, READY, ""))
+                yield exchange(("state", index), (0, READY, ""))
                 yield from self.lane_push(me, 0, index, state)
                 yield from self.wake_lane(me)
         yield from self.bury_promoting(me, dead)
@@ -237,7 +237,7 @@ class Waking(Protocol):
             count = yield load("pool_sleepers")
             if count:
                 yield cas("pool_sleepers", count, count - 1)
-        yield store(("entry", dead), FREE)
+        yield exchange(("entry", dead), FREE)
         if self.has("a call to everybody after a burial"):
             yield from self.wake_everybody()
 
@@ -245,7 +245,7 @@ class Waking(Protocol):
 
     def wait_for(self, me, index):
         if self.has("watched before the look"):
-            yield exchange(("watched", index), 1)
+            yield self.barrier("watched by exchange", ("watched", index), 1)
         while True:
             if self.has("the word before the look"):
                 seen = yield load(("wake", me))
@@ -264,7 +264,7 @@ class Waking(Protocol):
         """The outcome is published, then whoever watches is woken: `finish_one`, `wake_waiters`."""
         if not self.has("published before the look"):
             watched = yield load(("watched", index))
-        yield store(("state", index), (0, DONE, me))
+        yield self.barrier("finished by exchange", ("state", index), (0, DONE, me))
         if self.has("published before the look"):
             watched = yield load(("watched", index))
         if watched:
@@ -272,6 +272,16 @@ class Waking(Protocol):
                 yield add(("wake", "S"), 1)
             if (yield load(("waiters", "S"))):
                 yield futex_wake(("wake", "S"), MANY)
+
+    # ---- waiting.pxi ---------------------------------------------------------------------------------------------------
+
+    def wait_in_ring(self, task, other):
+        """`wait.tell`, then `never_ends`: whoever sees that the other waits for it does not wait."""
+        yield self.barrier("waits_for by exchange", ("waits_for", task), other)
+        if (yield load(("waits_for", other))) == task:
+            yield exchange("noticed", 1)
+        else:
+            yield when(is_noticed)
 
 
 class Seated(Waking):
@@ -298,23 +308,12 @@ class Leaving(Waking):
 
     def ask_to_leave(self):
         """`retire`: a plain store, and then `wake_sleepers`."""
-        yield store("put_off", 1)
-        if self.has("a fence before the look at who sleeps"):
-            yield when(is_nothing_put_off)
+        yield store("retiring", 1)
         yield from self.wake_sleepers(MANY)
 
-    def store_what_was_put_off(self):
-        """The processor's own: it lets its loads overtake a store."""
-        yield when(is_put_off)
-        yield stores(("retiring", 1), ("put_off", 0))
 
-
-def is_put_off(words):
-    return words["put_off"] == 1
-
-
-def is_nothing_put_off(words):
-    return words["put_off"] == 0
+def is_noticed(words):
+    return words["noticed"]
 
 
 def is_rest_done(words, slots):
@@ -361,15 +360,23 @@ def still_waiting(words):
     return "a thread sleeps for a call that is finished" if words["waiters", "S"] else None
 
 
+def waiting_in_ring(without=()):
+    """Two running tasks begin to wait for each other."""
+    protocol = Waking(0, ("P", "Q"), without=without)
+    words = {("waits_for", 0): None, ("waits_for", 1): None, "noticed": 0}
+    programs = {"P": lambda: protocol.wait_in_ring(0, 1), "Q": lambda: protocol.wait_in_ring(1, 0)}
+    return Scenario(words, programs, at_end=(unnoticed,))
+
+
+def unnoticed(words):
+    return None if words["noticed"] else "two tasks wait for each other, and neither knows"
+
+
 def leaving(without=()):
     """S asks W to leave while that goes to sleep."""
     protocol = Leaving(0, ("S", "W"), without=without)
-    words = {**protocol.words(), "retiring": 0, "put_off": 0}
-    programs = {
-        "S": protocol.ask_to_leave,
-        "the store buffer of S": protocol.store_what_was_put_off,
-        "W": functools.partial(protocol.leave, "W"),
-    }
+    words = {**protocol.words(), "retiring": 0}
+    programs = {"S": protocol.ask_to_leave, "W": functools.partial(protocol.leave, "W")}
     return Scenario(words, programs, at_end=(still_asleep,))
 
 
