@@ -850,15 +850,17 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
 # ---- a full table ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 1000, 100_000])
-def test_a_full_table_refuses_a_value_and_takes_nothing(alone, size):
+@pytest.mark.parametrize(
+    "value", [b"x", b"x" * 1000, b"x" * 100_000, tuple(range(5000))], ids=[1, 1000, 100_000, "5000 numbers"]
+)
+def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     words, most = Words(alone.runtime), 63
     values = [alone.runtime.put(1)]
     high = words.get("header", 0, "group_high")
     words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
     with pytest.raises(StoreFullError, match="table"):
         for _ in range(most):
-            values.append(alone.runtime.put(b"x" * size))
+            values.append(alone.runtime.put(value))
     words.set("header", 0, "group_high", high)
     before = alone.in_use()
     assert before[0] == len(values) < most
