@@ -1198,6 +1198,10 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     runtime.bury(dead.index, pickling.dump_error(LookupError()))  # once more
     assert [value.get() for value in values] == [LARGE] * 4
     family.check()
+    again = runtime.put(b"x" * 200_000)
+    assert words.get("extents", cold, "kind") == tables.EXTENT_VALUE
+    family.check()
+    del again
 
 
 LIVING, DEAD, ORPHAN = "me", "dead", "an orphan"

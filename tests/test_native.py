@@ -332,7 +332,7 @@ def bound_addresses(more):
         (2 * 64 * GB + 2 * GB, 8 * GB, 64 * GB, 1),
         (64 * GB + 2 * GB, 8 * GB, 64 * GB, 0),
         (64 * GB - 1, 1 << 26, None, 0),
-        (4 * 64 * GB, 8 * GB + 1, 128 * GB, 1),
+        (4 * 64 * GB + 2 * GB, 8 * GB + 1, 128 * GB, 1),
     ],
 )
 def test_a_segment_is_as_large_as_there_are_addresses_and_mapped_once_more_if_possible(room, limit, size, window):
@@ -372,6 +372,7 @@ def test_only_what_was_mapped_is_unmapped():
     def reserve():
         gc.disable()
         Trap()
+        low = map_at(4 * GB)
         bound_addresses(2 * 64 * GB - 1)
         alone = Alone()
         (trap,) = Trap.made
@@ -381,8 +382,20 @@ def test_only_what_was_mapped_is_unmapped():
         gc.collect()
         assert trap[:] == b"x" * len(trap)
         assert mappings() == (0, 0)
+        assert ctypes.string_at(low, 1) == bytes(1)
 
     assert passes_in_child(reserve)
+
+
+def map_at(address):
+    """A page at an address where nothing is."""
+    libc = ctypes.CDLL(None)
+    libc.mmap.restype = ctypes.c_void_p
+    libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
+    fixed = 0x10
+    found = libc.mmap(address, mmap.PAGESIZE, mmap.PROT_READ, mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | fixed, -1, 0)
+    assert found == address
+    return found
 
 
 def test_segments_that_only_cycles_refer_to_make_room_and_are_collected_only_then():
