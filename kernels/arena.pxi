@@ -2,7 +2,7 @@
 #
 # `block_take` gives a block to this process: a small one is named in Process.taking until `block_settled`, a large one is
 # held by this process's bit. `slot_store` (slots.pxi) makes it a slot's; `block_keep` makes it the caller's own for as long as
-# it likes, for `block_free`.
+# it likes, for `block_free`: it is named then, whatever its size, and a large one counts one reference.
 
 cdef inline uint32_t size_class_of(uint64_t nbytes) noexcept nogil:
     """Smallest class whose blocks hold so many bytes: four sizes per doubling, from 128 bytes up."""
@@ -72,11 +72,28 @@ cdef uint64_t block_keep(Memory *memory, uint64_t nbytes) noexcept nogil:
     """A block of the caller's own, for `block_free`; 0 when the store is full. Say `block_settled` when it is put down."""
     cdef uint64_t block = block_take(memory, nbytes)
     if block and is_extent(memory, block):
+        ff_store64(&memory.processes[memory.me].taking, block)      # before it counts a reference: see block_abandon
         lock_take(memory)
         memory.extents[extent_of(memory, block)].refs = 1
         lock_give(memory)
         extent_drop(memory, <uint32_t> extent_of(memory, block))
     return block
+
+cdef void block_abandon(Memory *memory, uint64_t block) noexcept nogil:
+    """Gives back what a dead process had taken and put down nowhere. A large one counts no reference yet, or one."""
+    cdef uint32_t id = <uint32_t> extent_of(memory, block)
+    cdef int leaving = 0
+    if not is_extent(memory, block):
+        slab_free(memory, id, block)
+        return
+    lock_take(memory)
+    if memory.extents[id].refs:
+        memory.extents[id].refs = 0
+        if not memory.extents[id].holders:      # else with the dead process's bit
+            leaving = extent_give_back(memory, id, 0)
+    lock_give(memory)
+    if leaving:
+        extent_empty(memory, id)
 
 cdef void block_free(Memory *memory, uint64_t block) noexcept nogil:
     cdef uint32_t id = <uint32_t> extent_of(memory, block)

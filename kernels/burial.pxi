@@ -147,15 +147,17 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
     cdef uint32_t index = <uint32_t> building - 1       # NO_INPUT for none
     cdef Slot *slot = &memory.slots[index]
+    if taking and is_referred_to(memory, taking):       # first: it may go with the slot
+        taking = memory.processes[dead].taking = 0
     bury_pending(memory, dead, index)
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_return(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
         lane_push(memory, slot.lane, index)     # perhaps once more: one hint of the two is void
     memory.processes[dead].building = 0
-    if taking and not is_referred_to(memory, taking):
-        slab_free(memory, <uint32_t> extent_of(memory, taking), taking)
-    memory.processes[dead].taking = 0
+    ff_store64(&memory.processes[dead].taking, 0)       # before: once given back it is anybody's
+    if taking:
+        block_abandon(memory, taking)
 
 cdef void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
     """A slot that a dead process was giving back, or of which it had the last hold and no more than that."""

@@ -412,17 +412,16 @@ cdef void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noex
     it may have freed the last member, and then got no further."""
     cdef Group *group = group_of(memory, pool, id)
     cdef uint64_t empty = empty_group(memory, pool, id)
-    cdef int leaving = 0
+    cdef int leaving
     if not group.owner or (ff_load32(&group.owner) != dead + 1 and ff_load64(&group.used) & ~GROUP_CLAIMED != empty):
         return
     lock_take(memory)
-    if group.owner and (pool == SLOT_POOL or memory.extents[id].kind == EXTENT_SLAB):       # still
-        empty = empty_group(memory, pool, id)
-        if group.owner == dead + 1:
-            ff_store32(&group.owner, ORPHAN)
-            ff_and64(&group.used, ~GROUP_CURRENT)
-        ff_cas64(&group.used, empty, empty | GROUP_CLAIMED)
-        leaving = claimed_to_free(memory, pool, id)
+    empty = empty_group(memory, pool, id)       # it may be another's by now, in use or claimed
+    if group.owner == dead + 1:
+        ff_store32(&group.owner, ORPHAN)
+        ff_and64(&group.used, ~GROUP_CURRENT)
+    ff_cas64(&group.used, empty, empty | GROUP_CLAIMED)
+    leaving = claimed_to_free(memory, pool, id)
     lock_give(memory)
     if leaving:
         extent_empty(memory, id)

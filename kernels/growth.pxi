@@ -40,8 +40,8 @@ cdef uint64_t memory_left(const char *cgroups) noexcept nogil:
         left = number_after(text, "MemAvailable:") << 10
     while cgroups[0]:
         limit = used = 0
-        if read_text(cgroups, text, sizeof(text)) and text[0] != b'm':      # "max"
-            limit = strtoull(text, NULL, 10)
+        if read_text(cgroups, text, sizeof(text)):
+            limit = strtoull(text, NULL, 10)        # 0 for "max"
         cgroups += strlen(cgroups) + 1
         if read_text(cgroups, text, sizeof(text)):
             used = strtoull(text, NULL, 10)

@@ -79,9 +79,8 @@ cdef class Segment:
         self.doorbell = doorbell
         self.generation = fork_generation
         memory_own(&self.memory, index, doorbell)
-        self.scratch = None
         self.pins = []
-        attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
+        attachments[:] = [known for known in attachments if known() not in (None, self)] + [weakref.ref(self)]
 
     def __dealloc__(self):
         memory_disown(&self.memory)
@@ -99,7 +98,6 @@ cdef class Segment:
             raise FlameError(FlameErrorCode.INTERNAL, self.broken)
         if self.closed:
             raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} is closed; make a new Runner")
-        return 0
 
     @property
     def index(self):

@@ -41,8 +41,8 @@ cdef class ServiceTable(Segment):
                 memset(entry.seats, 0, sizeof(entry.seats))
             service = self._take_service()
         except BaseException:
+            block_settled(&self.memory)     # first: what is given back must not be named any more
             block_free(&self.memory, block)
-            block_settled(&self.memory)
             if lane:
                 ff_store32(&self.memory.lanes[lane].state, LANE_FREE)
             raise

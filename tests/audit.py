@@ -26,7 +26,7 @@ REST = ("payload", "payload_kind", "result", "result_kind", "inputs", "waits_for
 CLAIMED, CURRENT = 1 << 63, 1 << 62
 MEMBERS = CURRENT - 1
 ANY = 1 << 63  # of Slot.waits_for
-BEFORE = 256  # bytes of an entry, at most, but for an extent's bits of holders
+BEFORE = 512  # bytes of an entry, at most
 
 
 @functools.cache

@@ -220,13 +220,11 @@ class Groups:
         if owner == NOBODY or (owner != dead and used & ~CLAIMED):
             return
         yield from self.lock_take(me)
-        owner = yield load(("owner", group))
-        if owner != NOBODY:
-            if owner == dead:
-                yield store(("owner", group), ORPHAN)
-                yield clear(("used", group), CURRENT)
-            yield cas(("used", group), 0, CLAIMED)
-            yield from self.claimed_to_free(group)
+        if (yield load(("owner", group))) == dead:
+            yield store(("owner", group), ORPHAN)
+            yield clear(("used", group), CURRENT)
+        yield cas(("used", group), 0, CLAIMED)
+        yield from self.claimed_to_free(group)
         yield store("lock", "")
 
     def supervise(self, me, mortals):

@@ -1306,6 +1306,46 @@ def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
     family.check()
 
 
+@pytest.mark.parametrize("what", ["a value", "a value's block", "a body", "a service"])
+def test_the_first_extent_is_as_good_as_any(alone, what):
+    made = {
+        "a value": lambda: alone.runtime.put(LARGE),
+        "a value's block": lambda: alone.runtime.put(tuple(range(10_000))),
+        "a body": lambda: alone.runtime.put_definition(bytes(16), LARGE),
+        "a service": lambda: alone.service(LARGE),
+    }[what]()
+    assert made is not None
+    assert Words(alone.runtime).get("header", 0, "extent_high") == 1
+    if what != "a body":
+        alone.check()
+
+
+def test_a_large_block_that_is_no_value_s_is_held_by_nobody_and_comes_back(family):
+    """It counts one reference, and is kept then as any other: what comes to lie there is counted from 0."""
+    words, runtime = Words(family.runtime), family.runtime
+    promises = [runtime.promise() for _ in range(2000)]
+    services = [family.service(LARGE * number) for number in (1, 2, 3)]
+    call = family.call(family.service(len), promises)
+    assert len(of_kind(words, "VALUE")) == 4
+    for number, extent in enumerate(words.extents()):
+        if extent.kind == words.tables.EXTENT_VALUE:
+            assert (extent.refs, holders(words, number)) == (1, [])
+    family.check()
+    for service in services:
+        runtime.close_service(*service[:2])
+    assert runtime.reap_services() == 0
+    for promise in promises:
+        runtime.fulfil(promise, None, error_of("gone"))
+    del promises, promise, call
+    assert of_kind(words, "VALUE") == []
+    assert len(of_kind(words, "WARM")) >= 4
+    family.check()
+    values = [runtime.put(LARGE * number) for number in (1, 2, 3)]
+    family.check()
+    del values
+    family.check()
+
+
 def test_a_value_of_many_extents_gives_all_of_them_back(family):
     """More than the pages of which one call gives back."""
     arrays = [np.full(10_000, float(number)) for number in range(40)]

@@ -1094,15 +1094,17 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
 # ---- a full table ---------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("size", [1, 1000, 100_000])
-def test_a_full_table_refuses_a_value_and_takes_nothing(alone, size):
+@pytest.mark.parametrize(
+    "value", [b"x", b"x" * 1000, b"x" * 100_000, tuple(range(5000))], ids=[1, 1000, 100_000, "5000 numbers"]
+)
+def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     words, most = Words(alone.runtime), 63
     values = [alone.runtime.put(1)]
     high = words.get("header", 0, "group_high")
     words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
     with pytest.raises(StoreFullError, match="table"):
         for _ in range(most):
-            values.append(alone.runtime.put(b"x" * size))
+            values.append(alone.runtime.put(value))
     words.set("header", 0, "group_high", high)
     before = alone.in_use()
     assert before[0] == len(values) < most
@@ -1440,6 +1442,67 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     runtime.bury(dead.index, pickling.dump_error(LookupError()))  # once more
     assert [value.get() for value in values] == [LARGE] * 4
     family.check()
+    again = runtime.put(b"x" * 200_000)
+    assert words.get("extents", cold, "kind") == tables.EXTENT_VALUE
+    family.check()
+    del again
+
+
+@pytest.mark.parametrize("held, refs, is_put_down", [(1, 0, False), (1, 1, False), (0, 1, False), (0, 1, True)])
+def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_was_put_down(
+    family, dead, held, refs, is_put_down
+):
+    """It was held first and then named, it counted a reference, was not held, had its place."""
+    words, service = Words(family.runtime), family.service(LARGE)
+    (number,) = extents_of(words, "EXTENT_VALUE")
+    words.set("processes", dead.index, "taking", words.get("services", service[0], "blob"))
+    words.set("extents", number, "refs", refs)
+    words.set("extents", number, "held", [held << dead.index, *[0] * (words.tables.HELD_WORDS - 1)])
+    words.set("extents", number, "holders", held)
+    if not is_put_down:
+        words.set("services", service[0], "blob", 0)
+    family.bury(dead)
+    assert [words.get("extents", number, name) for name in ("refs", "holders")] == [int(is_put_down), 0]
+    assert extents_of(words, "EXTENT_VALUE") == [number][: int(is_put_down)]
+    family.check()
+
+
+@pytest.mark.parametrize("size", [10, 1000, 40_000])
+def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(family, size):
+    """It dies when it takes the service's entry."""
+
+    def live():
+        yield
+        family.service(b"x" * size)
+
+    words = Words(family.runtime)
+    dead = die_at(family, words, words.place("services", 0, "state")[0], live)
+    assert words.get("processes", dead.index, "taking")
+    look_whether_all_is_back(family, dead)
+
+
+def test_a_block_goes_back_once_that_a_dead_process_had_just_put_down_where_all_goes_back(family):
+    """In the task that it was filling."""
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+
+    def live():
+        call = family.call(service, family.runtime.put(1))
+        os.kill(os.getpid(), signal.SIGKILL)
+        return call
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    _, task = words.slots_of(relative.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    words.set_state(task, words.tables.FREE, 0)
+    words.set("processes", relative.index, "building", task + 1)
+    words.set("processes", relative.index, "taking", words.get("slots", task, "inputs"))
+    counters = family.runtime.counters()
+    look_whether_all_is_back(family, relative, before)
+    if "blocks_freed" in counters:  # a debug build
+        assert family.runtime.counters()["blocks_freed"] == counters["blocks_freed"] + 1
 
 
 LIVING, DEAD, ORPHAN = "me", "dead", "an orphan"
