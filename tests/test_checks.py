@@ -588,29 +588,38 @@ def test_blocks_given_back_here_and_there_are_taken_before_new_ones(alone):
 
 
 def test_a_full_store_gives_out_each_block_that_comes_back():
-    """Even one of a slab that is as good as full."""
-    alone = Alone(limit=1 << 20)
-    values = []
-    with pytest.raises(StoreFullError):
-        while True:
-            values.append(alone.runtime.put(b"x" * 1000))
-    assert len(values) > 8 * GROUP
-    for at in [*range(0, len(values), GROUP), len(values) - 1]:
-        values[at] = None
-        values[at] = alone.runtime.put(b"y" * 1000)
+    """Even one of a slab that is as good as full, or that had blocks of another size before, or was somebody else's meanwhile."""
+    alone = Alone(limit=15 << 16)
+    for size, other in (1000, 850), (850, 1000), (1000, 850), (1000, 850):
+        values = []
         with pytest.raises(StoreFullError):
-            alone.runtime.put(b"z" * 1000)
-    assert {value.get()[:1] for value in values} == {b"x", b"y"}
-    alone.check()
-    most = len(values)
-    del values
-    alone.check()
-    values = [alone.runtime.put(bytes([number & 0xFF]) * 1000) for number in range(most)]
-    assert [value.get()[-1] for value in values] == [number & 0xFF for number in range(most)]
-    alone.check()
-    del values
-    alone.check()
+            while True:
+                values.append(alone.runtime.put(bytes([len(values) & 0xFF]) * size))
+        assert len(values) > 8 * GROUP
+        for at in [*range(0, len(values), GROUP), len(values) - 1]:
+            values[at] = None
+            with pytest.raises(StoreFullError):
+                alone.runtime.put(b"z" * other)
+            values[at] = alone.runtime.put(bytes([at & 0xFF]) * size)
+            with pytest.raises(StoreFullError):
+                alone.runtime.put(b"z" * size)
+        for number, value in enumerate(values):
+            assert value.get() == bytes([number & 0xFF]) * size
+        alone.check()
+        del values, value
+        alone.check()
     alone.close()
+
+
+def test_a_process_takes_as_many_groups_as_it_likes(alone):
+    """It notes each of them."""
+    for _ in range(2):
+        values = [alone.runtime.put(number) for number in range(10_000)]
+        del values[::2]
+        values += [alone.runtime.put(number) for number in range(1, 10_000, 2)]
+        assert [value.get() for value in values] == list(range(1, 10_000, 2)) * 2
+        del values
+    alone.check()
 
 
 #: Of blocks, from 128 bytes to SHARED_BYTES; a value has a head of nine bytes.

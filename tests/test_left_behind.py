@@ -1096,10 +1096,12 @@ def test_a_full_table_refuses_a_value_and_takes_nothing(alone, size):
     words, most = Words(alone.runtime), 63
     values = [alone.runtime.put(1)]
     high = words.get("header", 0, "group_high")
-    words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
+    full = (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS
+    words.set("header", 0, "group_high", full)
     with pytest.raises(StoreFullError, match="table"):
         for _ in range(most):
             values.append(alone.runtime.put(b"x" * size))
+    assert words.get("header", 0, "group_high") == full
     words.set("header", 0, "group_high", high)
     before = alone.in_use()
     assert before[0] == len(values) < most
