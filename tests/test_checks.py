@@ -588,7 +588,7 @@ def test_blocks_given_back_here_and_there_are_taken_before_new_ones(alone):
 
 
 def test_a_full_store_gives_out_each_block_that_comes_back():
-    """Even one of a slab that is as good as full, or that had blocks of another size before, or was somebody else's meanwhile."""
+    """Even one of a slab that is as good as full, or that had blocks of another size before."""
     alone = Alone(limit=15 << 16)
     for size, other in (1000, 850), (850, 1000), (1000, 850), (1000, 850):
         values = []
