@@ -951,7 +951,7 @@ class Crowd:
     them rest, and every word must be what the others say.
     """
 
-    BURSTS = 12
+    BURSTS = 8
 
     def __init__(self, family):
         self.family = family
@@ -976,8 +976,10 @@ class Crowd:
     def produce(self, _):
         os.sched_setaffinity(0, {self.cpu})
         call, runtime, number = self.family.call, self.family.runtime, os.getpid()
-        for _ in range(40):
-            call(self.wide, number)  # nobody wants them
+        for index in range(160):  # nobody wants them: their groups become free behind it
+            call(self.wide, index)
+            if index % 8 == 0:
+                os.sched_yield()
         futures = [call(self.wide, [*self.shared, number]) for _ in range(8)]
         futures += [call(self.narrow, number) for _ in range(4)]
         counted = [call(self.log) for _ in range(3)]
