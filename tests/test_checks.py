@@ -1006,13 +1006,16 @@ class Crowd:
                 producer.listen()
             self.family.wait_until_idle()
             self.family.wait_until_in_use(before)
-            wait_until(lambda: all(self.words.get("processes", worker.index, "sleeping") for worker in self.workers))
+            wait_until(lambda: all(map(self.sleeps, self.workers)))
             self.check()
         for producer in producers:
             producer.end()
 
+    def sleeps(self, worker):
+        return self.words.get("processes", worker.index, "sleeping") and is_asleep(worker.pid)
+
     def check(self):
-        """All of them sleep."""
+        """While all of them sleep."""
         self.family.check()
         words, tables = self.words, audit.Tables(self.words.fd)
         assert words.get("header", 0, "pool_sleepers") >= 4
