@@ -1013,7 +1013,7 @@ def give_back(alone, words, value, mark):
 def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_done(
     alone, giving, given, of_this_slot, expected
 ):
-    words, value = Words(alone.runtime), alone.runtime.put(1)
+    words, (_, value) = Words(alone.runtime), [alone.runtime.put(1) for _ in range(2)]
     other = alone.runtime.request_process(POOL, 0)
     for field, number in [("giving", giving), ("given", given), ("giving_slot", slot_of(value) + (not of_this_slot))]:
         words.set("processes", other, field, number)

@@ -32,7 +32,8 @@ def test_dropping_everything_gives_everything_back(alone):
     before = alone.runtime.counters()
     held = [alone.call(service, "x" * size, "y") for size in range(0, 5000, 50)]
     chain = alone.call(service, held[0], held[1])
-    held += [alone.runtime.put(b"z" * 300_000), chain, alone.call(service, chain, chain)]
+    held += [alone.runtime.put(b"z" * 300_000), alone.runtime.put(list(range(10_000)))]
+    held += [chain, alone.call(service, chain, chain)]
     alone.work()
     assert held[-1].get() == "y"
     assert alone.runtime.counters()["slots"] == before["slots"] + len(held)
@@ -172,13 +173,14 @@ def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):
 
 def test_a_promise_keeps_no_service_open(alone):
     """Its slot was a call's of that service before."""
-    service, generation, lane = alone.service(abs)
+    service, generation, lane = alone.service(abs, limit=1)
     call = alone.call((service, generation, lane), -1)
     alone.work()
     slot = repr(call).split()[1]
     del call
     promise = alone.runtime.promise()
     assert repr(promise).split()[1] == slot
+    alone.check()
     alone.runtime.close_service(service, generation)
     assert alone.runtime.reap_services() == 0
     assert alone.service(abs)[0] == service
