@@ -323,7 +323,7 @@ def test_a_task_whose_last_input_a_dead_process_had_cleared_is_ready(family, dea
 
 
 @pytest.mark.parametrize(
-    "count, level, word", [(97, 0, 0), (97, 0, 1), (97, 0, 2), (2334, 0, 0), (2334, 0, 48), (2334, 1, 0), (2334, 1, 1)]
+    "count, level, word", [(97, 0, 0), (97, 0, 1), (97, 0, 2), (2334, 0, 48), (2334, 1, 0), (2334, 1, 1)]
 )
 @pytest.mark.parametrize("is_last", [True, False])
 def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(family, dead, count, level, word, is_last):
