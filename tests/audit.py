@@ -280,12 +280,19 @@ def extents(tables):
             yield f"extent {number} is held by a process that is none: {held:#x}"
 
 
+def is_written(fd, at):
+    """Whether a file has anything from there on."""
+    try:
+        return os.lseek(fd, at, os.SEEK_DATA) >= at
+    except OSError:
+        return False
+
+
 def lists(tables):
     """Free extents stand each on one list, and sums are of what there is."""
     header = tables.header
-    extent = layout()[1]["Extent"]
-    if any(os.pread(tables.fd, ctypes.sizeof(extent), tables.extents_at - ctypes.sizeof(extent))):
-        yield "there is an extent before the first"
+    if tables.extents and is_written(tables.fd, header.arena_next):
+        yield "somebody has written behind the arena's end"
     by_kind = collections.defaultdict(list)
     for number, extent in enumerate(tables.extents):
         by_kind[extent.kind].append(number)

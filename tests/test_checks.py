@@ -308,6 +308,13 @@ class Tangle:
             self.alone.runtime.mark_broken("it is over")
 
 
+def any_of_two_one_of_which_needs_the_other(tangle):
+    first = tangle.promise()
+    second = tangle.needing(tangle.me)
+    tangle.words.set("slots", slot_of(first), "waits_for", slot_of(second) + 1)
+    return tangle.any_of(slot_of(first), slot_of(second))
+
+
 def behind_one_that_needs_me(tangle, *before):
     tangle.runs_elsewhere()
     tangle.kept += [tangle.noted(*inputs) for inputs in before]
@@ -348,6 +355,7 @@ ENDLESS = {
     "one that waits for any of me": lambda t: t.any_of(slot_of(t.me)),
     "one that waits for any that need me": lambda t: t.any_of(*[slot_of(t.needing(t.me)) for _ in range(3)], slot_of(t.me)),
     "one that waits for any of me and none": lambda t: t.any_of(slot_of(t.me), 1 << 20),
+    "one that waits for any, one of which needs the other": any_of_two_one_of_which_needs_the_other,
     "one of several ways": lambda t: t.needing(t.needing(t.me), t.needing(t.needing(t.me))),
     "one that needs a ring and me": lambda t: t.needing(t.ring(), t.me, t.ring()),
     "one of an instance that I am on": lambda t: t.noted(),
@@ -371,12 +379,15 @@ ENDING = {
 }
 
 
-@pytest.mark.parametrize("name", [*ENDLESS, *ENDING])
-def test_a_task_s_wait_is_refused_if_it_can_never_end(name):
-    alone = Alone()
-    tangle = Tangle(alone)
-    assert tangle.is_refused((ENDLESS | ENDING)[name]) == (name in ENDLESS)
-    alone.close()
+@pytest.mark.parametrize("tangles", [ENDLESS, ENDING], ids=["endless", "ending"])
+def test_a_task_s_wait_is_refused_if_it_can_never_end(tangles):
+    refused = []
+    for name, make in tangles.items():
+        alone = Alone()
+        if Tangle(alone).is_refused(make):
+            refused.append(name)
+        alone.close()
+    assert refused == (list(tangles) if tangles is ENDLESS else [])
 
 
 # ---- failures go down -----------------------------------------------------------------------------------------------
@@ -570,7 +581,10 @@ def slot_of(future):
 
 
 def test_slots_given_back_here_and_there_are_taken_before_new_ones(alone):
-    """Of groups that are half empty none is left behind."""
+    """Of groups that are half empty none is left behind, even of those that a process had before and has again."""
+    for _ in range(2):
+        values = [alone.runtime.put(number) for number in range(8 * GROUP)]
+        del values
     values = [alone.runtime.put(number) for number in range(8 * GROUP)]
     highest = max(map(slot_of, values))
     for round_ in range(2):
@@ -589,29 +603,39 @@ def test_blocks_given_back_here_and_there_are_taken_before_new_ones(alone):
 
 
 def test_a_full_store_gives_out_each_block_that_comes_back():
-    """Even one of a slab that is as good as full."""
-    alone = Alone(limit=1 << 20)
-    values = []
-    with pytest.raises(StoreFullError):
-        while True:
-            values.append(alone.runtime.put(b"x" * 1000))
-    assert len(values) > 8 * GROUP
-    for at in [*range(0, len(values), GROUP), len(values) - 1]:
-        values[at] = None
-        values[at] = alone.runtime.put(b"y" * 1000)
+    """Even one of a slab that is as good as full, or that had blocks of another size before."""
+    alone = Alone(limit=15 << 16)
+    for size, other in (1000, 850), (850, 1000), (1000, 850), (1000, 850):
+        values = []
         with pytest.raises(StoreFullError):
-            alone.runtime.put(b"z" * 1000)
-    assert {value.get()[:1] for value in values} == {b"x", b"y"}
-    alone.check()
-    most = len(values)
-    del values
-    alone.check()
-    values = [alone.runtime.put(bytes([number & 0xFF]) * 1000) for number in range(most)]
-    assert [value.get()[-1] for value in values] == [number & 0xFF for number in range(most)]
-    alone.check()
-    del values
-    alone.check()
+            while True:
+                values.append(alone.runtime.put(bytes([len(values) & 0xFF]) * size))
+        assert len(values) > 8 * GROUP
+        for tries, at in enumerate([*range(0, len(values), GROUP), *[len(values) // 2] * 15]):
+            values[at] = None
+            with pytest.raises(StoreFullError):
+                alone.runtime.put(b"z" * other)
+            values[at] = alone.runtime.put(bytes([at & 0xFF]) * size)
+            for _ in range(1 + tries % 15):  # each look goes on where the last one ended
+                with pytest.raises(StoreFullError):
+                    alone.runtime.put(b"z" * size)
+        for number, value in enumerate(values):
+            assert value.get() == bytes([number & 0xFF]) * size
+        alone.check()
+        del values, value
+        alone.check()
     alone.close()
+
+
+def test_a_process_takes_as_many_groups_as_it_likes(alone):
+    """It notes each of them."""
+    for _ in range(2):
+        values = [alone.runtime.put(number) for number in range(10_000)]
+        del values[::2]
+        values += [alone.runtime.put(number) for number in range(1, 10_000, 2)]
+        assert [value.get() for value in values] == list(range(1, 10_000, 2)) * 2
+        del values
+    alone.check()
 
 
 #: Of blocks, from 128 bytes to SHARED_BYTES; a value has a head of nine bytes.
@@ -1454,7 +1478,7 @@ class Crowd:
     them rest, and every word must be what the others say.
     """
 
-    BURSTS = 12
+    BURSTS = 8
 
     def __init__(self, family):
         self.family = family
@@ -1479,19 +1503,24 @@ class Crowd:
     def produce(self, _):
         os.sched_setaffinity(0, {self.cpu})
         call, runtime, number = self.family.call, self.family.runtime, os.getpid()
-        for _ in range(40):
-            call(self.wide, number)  # nobody wants them
+        for index in range(160):  # nobody wants them: their groups become free behind it
+            call(self.wide, index)
+            if index % 8 == 0:
+                os.sched_yield()
         futures = [call(self.wide, [*self.shared, number]) for _ in range(8)]
         futures += [call(self.narrow, number) for _ in range(4)]
         counted = [call(self.log) for _ in range(3)]
         failing = [call(self.failing, number) for _ in range(3)]
         failed = [call(self.length, failing) for _ in range(2)]
-        whole = call(self.length, futures)
+        wholes = []
+        for _ in range(8):
+            os.sched_yield()  # some of the inputs are just being finished
+            wholes.append(call(self.length, futures))
         selector, found = runtime.selector(futures), []
         while len(found) < len(futures):
             found += selector.take(PATIENCE_S)
         assert sorted(found) == list(range(len(futures)))
-        assert whole.get(PATIENCE_S) == len(futures)
+        assert runtime.get_many(wholes, PATIENCE_S) == [len(futures)] * 8
         numbers = runtime.get_many(counted, PATIENCE_S)
         assert numbers == sorted(set(numbers))
         for future in failed:
@@ -1507,13 +1536,16 @@ class Crowd:
                 producer.listen()
             self.family.wait_until_idle()
             self.family.wait_until_in_use(before)
-            wait_until(lambda: all(self.words.get("processes", worker.index, "sleeping") for worker in self.workers))
+            wait_until(lambda: all(map(self.sleeps, self.workers)))
             self.check()
         for producer in producers:
             producer.end()
 
+    def sleeps(self, worker):
+        return self.words.get("processes", worker.index, "sleeping") and is_asleep(worker.pid)
+
     def check(self):
-        """All of them sleep."""
+        """While all of them sleep."""
         self.family.check()
         words, tables = self.words, audit.Tables(self.words.fd)
         assert words.get("header", 0, "pool_sleepers") >= 4

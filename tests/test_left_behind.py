@@ -325,55 +325,31 @@ def test_a_task_whose_last_input_a_dead_process_had_cleared_is_ready(family, dea
     assert future.get(PATIENCE_S) is None
 
 
-@pytest.mark.parametrize("word", [0, 1])
+@pytest.mark.parametrize(
+    "count, level, word", [(97, 0, 0), (97, 0, 1), (97, 0, 2), (2334, 0, 48), (2334, 1, 0), (2334, 1, 1)]
+)
 @pytest.mark.parametrize("is_last", [True, False])
-def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(family, dead, word, is_last):
-    """At the end of that word the task has all of its inputs, or one of another word is missing still."""
+def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(family, dead, count, level, word, is_last):
+    """In a tree of two or three levels. Then the task has all of its inputs, or one of another word is missing still."""
     service, words = family.service(len), Words(family.runtime)
-    bits = words.tables.WORD_BITS
-    promises = [family.runtime.promise() for _ in range(2 * bits)]
+    promises = [family.runtime.promise() for _ in range(count)]
     future = family.call(service, promises)
-    last, other = promises.pop(word * bits), promises.pop()
+    at = word * words.tables.WORD_BITS ** (level + 1)
+    last, other = promises[at], promises[-1 if at == 0 else 0]
     for promise in promises:
-        family.runtime.fulfil(promise, None)
-    if is_last or word:
-        family.runtime.fulfil(other, None)
-        other = None
-    words.clear(words.missing(slot_of(future), 0) + 8 * word, dead.index)
-    finished_by(words, slot_of(last), dead.index)
-    family.bury(dead)
-    family.fork_worker()
-    if other is not None:
-        assert not future.done()
-        family.runtime.fulfil(other, None)
-    assert future.get(PATIENCE_S) == 2 * bits
-
-
-@pytest.mark.parametrize("level, word", [(0, 0), (0, 48), (1, 0), (1, 1)])
-@pytest.mark.parametrize("is_last", [True, False])
-def test_a_word_of_a_higher_level_that_a_dead_process_had_cleared_is_cleared_above(family, dead, level, word, is_last):
-    """Of three levels: 49 words, two, and the top's. What is cleared by others below says nothing of the words beside."""
-    service, words = family.service(len), Words(family.runtime)
-    bits = words.tables.WORD_BITS
-    promises = [family.runtime.promise() for _ in range(bits * bits + 30)]
-    future = family.call(service, promises)
-    last = promises.pop(word * bits ** (level + 1))
-    other = promises.pop(-1 if word == 0 else 0)
-    for promise in promises:
-        family.runtime.fulfil(promise, None)
-    if is_last:
-        family.runtime.fulfil(other, None)
-    at = word * bits ** (level + 1)
+        if promise is not last and (promise is not other or is_last):
+            family.runtime.fulfil(promise, None)
     for below in range(level + 1):
-        at //= bits
+        at //= words.tables.WORD_BITS
         words.clear(words.missing(slot_of(future), below) + 8 * at, dead.index)
     finished_by(words, slot_of(last), dead.index)
     family.bury(dead)
     family.fork_worker()
+    assert family.call(service, []).get(PATIENCE_S) == 0  # what was queued before has run
     if not is_last:
         assert not future.done()
         family.runtime.fulfil(other, None)
-    assert future.get(PATIENCE_S) == len(promises) + 2
+    assert future.get(PATIENCE_S) == count
 
 
 def test_whoever_clears_a_word_leaves_his_number(family):
@@ -1016,7 +992,7 @@ def give_back(alone, words, value, mark):
 def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_done(
     alone, giving, given, of_this_slot, expected
 ):
-    words, value = Words(alone.runtime), alone.runtime.put(1)
+    words, (_, value) = Words(alone.runtime), [alone.runtime.put(1) for _ in range(2)]
     other = alone.runtime.request_process(POOL, 0)
     for field, number in [("giving", giving), ("given", given), ("giving_slot", slot_of(value) + (not of_this_slot))]:
         words.set("processes", other, field, number)
@@ -1101,10 +1077,12 @@ def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     words, most = Words(alone.runtime), 63
     values = [alone.runtime.put(1)]
     high = words.get("header", 0, "group_high")
-    words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
+    full = (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS
+    words.set("header", 0, "group_high", full)
     with pytest.raises(StoreFullError, match="table"):
         for _ in range(most):
             values.append(alone.runtime.put(value))
+    assert words.get("header", 0, "group_high") == full
     words.set("header", 0, "group_high", high)
     before = alone.in_use()
     assert before[0] == len(values) < most

@@ -42,7 +42,8 @@ def test_dropping_everything_gives_everything_back(alone):
     before = alone.runtime.counters()
     held = [alone.call(service, "x" * size, "y") for size in range(0, 5000, 50)]
     chain = alone.call(service, held[0], held[1])
-    held += [alone.runtime.put(b"z" * 300_000), chain, alone.call(service, chain, chain)]
+    held += [alone.runtime.put(b"z" * 300_000), alone.runtime.put(list(range(10_000)))]
+    held += [chain, alone.call(service, chain, chain)]
     alone.work()
     assert held[-1].get() == "y"
     assert alone.runtime.counters()["slots"] == before["slots"] + len(held)
@@ -83,33 +84,33 @@ def test_an_ordered_lane_waits_for_the_input_of_its_first_call(alone):
     assert second.get() == ["first", "second"]
 
 
-@pytest.mark.parametrize("count", [1, 2, 46, 47, 48, 49, 95, 96, 2302, 2303, 2304, 2400])
-@pytest.mark.parametrize("last", ["first", "middle", "last"])
-def test_a_task_starts_when_the_last_of_many_inputs_is_there(alone, count, last):
+@pytest.mark.parametrize("count", [1, 46, 47, 48, 95, 2303, 2304])
+def test_a_task_starts_when_the_last_of_many_inputs_is_there(alone, count):
     """Around the sizes at which the tree of missing bits grows a word or a level; each tenth is there before the call."""
     service = alone.service(len)
-    promises = [alone.runtime.promise() for _ in range(count)]
-    late = promises[{"first": 0, "middle": count // 2, "last": -1}[last]]
-    others = [promise for promise in promises if promise is not late]
-    for promise in others[::10]:
-        alone.runtime.fulfil(promise, None)
-    future = alone.call(service, promises)
-    for promise in others:
-        if not promise.done():
+    for last in (0, count // 2, count - 1):
+        promises = [alone.runtime.promise() for _ in range(count)]
+        late = promises[last]
+        others = [promise for promise in promises if promise is not late]
+        for promise in others[::10]:
             alone.runtime.fulfil(promise, None)
-    alone.work()
-    assert not future.done()
-    alone.runtime.fulfil(late, None)
-    alone.work()
-    assert future.get() == count
+        future = alone.call(service, promises)
+        for promise in others:
+            if not promise.done():
+                alone.runtime.fulfil(promise, None)
+        alone.work()
+        assert not future.done()
+        alone.runtime.fulfil(late, None)
+        alone.work()
+        assert future.get() == count
 
 
-@pytest.mark.parametrize("count", [1, 47, 48, 2304])
-def test_a_task_whose_inputs_are_all_there_before_the_call_starts(alone, count):
-    values = [alone.runtime.put(number) for number in range(count)]
-    future = alone.call(alone.service(sum), values)
-    alone.work()
-    assert future.get() == sum(range(count))
+def test_a_task_whose_inputs_are_all_there_before_the_call_starts(alone):
+    service = alone.service(sum)
+    for count in (1, 47, 48, 2304):
+        future = alone.call(service, [alone.runtime.put(number) for number in range(count)])
+        alone.work()
+        assert future.get() == sum(range(count))
 
 
 def test_a_failed_input_fails_everything_below_it_at_once(alone):
@@ -298,13 +299,14 @@ def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):
 
 def test_a_promise_keeps_no_service_open(alone):
     """Its slot was a call's of that service before."""
-    service, generation, lane = alone.service(abs)
+    service, generation, lane = alone.service(abs, limit=1)
     call = alone.call((service, generation, lane), -1)
     alone.work()
     slot = repr(call).split()[1]
     del call
     promise = alone.runtime.promise()
     assert repr(promise).split()[1] == slot
+    alone.check()
     alone.runtime.close_service(service, generation)
     assert alone.runtime.reap_services() == 0
     assert alone.service(abs)[0] == service

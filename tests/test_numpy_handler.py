@@ -12,7 +12,7 @@ import pytest
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 
-#: The policy itself; growing, shrinking, reference checks, files; what makes or copies many arrays of more than 32 KiB.
+#: The policy itself; growing, shrinking, reference checks; what makes or copies many arrays of more than 32 KiB.
 SOME = [
     "_core/tests/test_mem_policy.py",
     "_core/tests/test_mem_overlap.py",
@@ -20,7 +20,6 @@ SOME = [
     "_core/tests/test_numeric.py",
     "_core/tests/test_item_selection.py",
     "_core/tests/test_multiarray.py::TestResize",
-    "_core/tests/test_multiarray.py::TestIO",
     "_core/tests/test_multiarray.py::TestMethods",
     "_core/tests/test_multiarray.py::TestDot",
     "_core/tests/test_multiarray.py::TestWhere",
@@ -28,7 +27,6 @@ SOME = [
     "_core/tests/test_multiarray.py::TestFlags",
     "lib/tests/test_arraypad.py",
     "lib/tests/test_histograms.py",
-    "lib/tests/test_loadtxt.py",
     "lib/tests/test_packbits.py",
     "fft/tests/test_pocketfft.py",
 ]
