@@ -80,7 +80,7 @@ def segment_at(fd):
 
 
 def play(scene):
-    """Interrupts a scene's process after the look that comes before each change of the word, or after each if it makes none.
+    """Interrupts a scene's process after the look before each change of the word, or after each look if there is none.
 
     A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does; then
     what follows is done meanwhile, up to a yield; then it is given what the process returned, and looks what became of all.
@@ -89,7 +89,7 @@ def play(scene):
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
     changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen)) if one != following and number]
-    for number in changes or range(1, min(len(seen), MOST)):
+    for number in changes if changes and not hasattr(scene, "at_each_look") else range(1, min(len(seen), MOST)):
         played(scene, number)
 
 

@@ -33,17 +33,26 @@ def slot_of(future):
 SCENES, DEATHS = {}, {}
 
 
-def scene(*arguments, scenes=SCENES):
-    """A scene, or one for each argument; see `between.play`."""
+def scene(*arguments, scenes=SCENES, **options):
+    """A scene, or one for each argument; see `between.play`, which tells the options, too."""
 
     def listed(generator):
+        vars(generator).update(options)
         for argument in arguments:
-            scenes[f"{generator.__name__}: {argument}"] = lambda *given, with_=argument: generator(*given, with_)
+            scenes[f"{generator.__name__}: {argument}"] = with_last(generator, argument)
         if not arguments:
             scenes[generator.__name__] = generator
         return generator
 
     return listed
+
+
+def with_last(generator, argument):
+    def one(family, words):
+        return generator(family, words, argument)
+
+    vars(one).update(vars(generator))
+    return one
 
 
 def scene_of_a_death(*arguments):
@@ -93,6 +102,15 @@ def makes_a_service_while_another_takes_its_lane(family, words, kind):
     if is_others:
         assert words.get(*entry) == words.tables.RESERVED
         words.set(*entry, words.tables.LANE_FREE)
+
+
+@scene("lanes", "services", at_each_look=True)
+def makes_a_service_while_another_looks(family, words, table):
+    """An open service has an open lane."""
+    yield words.place(table, table == "lanes", "state"), lambda: family.runtime.add_service(b"", limit=1) and None
+    is_open = words.get("services", 0, "state") == words.tables.SERVICE_OPEN
+    assert not is_open or words.get("lanes", 1, "state") == words.tables.LANE_OPEN
+    yield
 
 
 @scene()
@@ -374,7 +392,7 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
     assert words.get("lanes", 0, "tail") >= 1
 
 
-@scene()
+@scene(at_each_look=True)
 def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
     """Who finds a hint to a task that is not ready takes it out."""
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
@@ -389,7 +407,40 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
     assert words.get("lanes", 0, "head") < words.get("lanes", 0, "tail")
 
 
-@scene()
+@scene(at_each_look=True)
+def finds_a_free_slot_while_another_takes_it(family, words):
+    """The dead one had given it back, whole."""
+    dead, first = one_that_has_died(family), family.runtime.put(None)
+    slot = slot_of(first)
+    del first
+    words.set_state(slot, words.tables.FREE, dead)
+    taken = []
+    yield words.place("slots", slot, "state"), lambda: family.runtime.bury(dead, death())
+    taken.append(family.runtime.put(7))
+    assert slot_of(taken[0]) == slot
+    yield
+    family.check()
+    assert taken[0].get(0) == 7
+
+
+@scene(at_each_look=True)
+def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(family, words):
+    dead, promises = one_that_has_died(family), [family.runtime.promise() for _ in range(6)]
+    future = family.call(family.service(same), promises)
+    slot, block = slot_of(future), words.get("slots", slot_of(future), "inputs")
+    kept = []
+    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.runtime.bury(dead, death())
+    for promise in promises:
+        family.runtime.fulfil(promise, None, death())
+    del future, promise
+    kept.append(family.runtime.put(b"\xff" * 200))
+    assert slot_of(kept[0]) == slot or words.get("slots", slot, "holds")
+    assert words.get("slots", slot_of(kept[0]), "result") == block or words.get("slots", slot, "inputs")
+    yield
+    assert kept[0].get(0) == b"\xff" * 200
+
+
+@scene(at_each_look=True)
 def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
     """It was the dead one's before."""
     dead, value = one_that_has_died(family), family.runtime.put(None)
@@ -481,7 +532,7 @@ def is_called(family):
         return False
 
 
-@scene()
+@scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     """It was the dead one's before, and is free. A burial looks at the holds first."""
     dead = one_that_has_died(family)
@@ -493,12 +544,12 @@ def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     yield words.place("slots", slot, "creator"), lambda: family.runtime.bury(dead, death())
     taken.append(family.runtime.promise())
     assert slot_of(taken[0]) == slot
+    words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
+    holds = words.get("slots", slot, "holds")
     yield
-    assert words.get("slots", slot, "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    assert words.get("slots", slot, "holds") == holds
+    words.add("slots", slot, "holds", -words.tables.HOLD_PENDING - 1)
     family.runtime.fulfil(taken[0], 1)
-
-
-looks_whose_holds_there_are_while_another_takes_a_slot.may_not_look = True
 
 
 @pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")

@@ -261,6 +261,7 @@ def test_a_waiting_task_that_a_dead_process_had_claimed_to_fail_it_waits_again(f
     words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
     family.bury(relative)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
+    assert words.get("processes", words.tables.DRIVER_INDEX, "promoting") == 0
     family.runtime.fulfil(promise, 7)
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
@@ -699,6 +700,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
         "with": (POOL, 0b11, 0),
         "holding": (POOL, 0b01, 1),
         "instance": (INSTANCE_ROLE, 0, 0),
+        "last": (POOL, 0b01, 0),
     }
     indices = {}
     for name, (role, preloaded, stateful) in kinds.items():
@@ -707,7 +709,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
         words.set("processes", indices[name], "stateful", stateful)
     words.set("header", 0, "pool_sleepers", 2)
     family.service(same, preload=0b10)
-    assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without"]
+    assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without", "last"]
     assert pool(words)[0] == 0
     assert family.runtime.preload == 0b10
     words.set("processes", indices["without"], "retiring", 0)
@@ -1025,7 +1027,9 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     assert repr(future.exception(0)) == repr(LookupError("died"))
     words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
     assert family.in_use()[0] == 2
+    taken = family.runtime.request_process(POOL, 0)  # so that the one that is buried next is another
     family.bury(family.fork(lambda: None))
+    words.set("processes", taken, "state", words.tables.PROCESS_FREE)
     family.fork_worker()
     family.wait_until_idle()
     del over, future
@@ -1302,6 +1306,36 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
         words.set("slots", none, field, 0)
     os.pwrite(words.fd, bytes(8), group)
     family.bury(dead)
+
+
+def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family):
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+
+    def live():
+        kept = [family.runtime.put(1), family.runtime.put(2)]
+        call = family.call(service, kept[0])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return call
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    _, value, task = words.slots_of(relative.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    words.set_state(task, words.tables.FREE, 0)
+    words.set("processes", relative.index, "building", task + 1)
+    words.add("slots", value, "holds", words.tables.HOLD_PENDING + 1)
+    look_whether_all_is_back(family, relative, before)
+
+
+def test_a_pending_hold_of_a_living_process_stays(family, dead):
+    words, value = Words(family.runtime), family.runtime.put(1)
+    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
+    holds = words.get("slots", slot_of(value), "holds")
+    family.bury(dead)
+    assert words.get("slots", slot_of(value), "holds") == holds
+    words.add("slots", slot_of(value), "holds", -words.tables.HOLD_PENDING - 1)
 
 
 def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
