@@ -216,10 +216,16 @@ def closes_a_service_while_another_closes_it(family, words):
     service, generation, lane = family.service(same, limit=1)
     state = ("services", service, "state")
     yield words.place(*state), lambda: family.runtime.close_service(service, generation)
-    family.runtime.close_service(service, generation)
+    other = closed_and_made_anew(family, service, generation)
     yield
-    assert words.get(*state) == words.tables.SERVICE_FREE
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
+    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+
+
+def closed_and_made_anew(family, service, generation):
+    """Whether another service has got the entry."""
+    family.runtime.close_service(service, generation)
+    return family.service(same, limit=1)[0] == service
 
 
 @scene()
@@ -228,10 +234,22 @@ def buries_the_maker_of_a_service_while_another_closes_it(family, words):
     state = ("services", service, "state")
     words.set("services", service, "creator", dead)
     yield words.place(*state), lambda: family.runtime.bury(dead, death())
-    family.runtime.close_service(service, generation)
+    other = closed_and_made_anew(family, service, generation)
     yield
-    assert words.get(*state) == words.tables.SERVICE_FREE
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
+    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+
+
+@scene()
+def closes_an_instance_while_its_process_is_called(family, words):
+    (service, generation, lane), instance = instance_whose_process_has_died(family)
+    calls = ("lanes", lane, "wake")
+    before = words.get(*calls)
+    yield words.place(*calls), lambda: family.runtime.close_service(service, generation)
+    words.add(*calls, 1)
+    yield
+    assert words.get(*calls) == before + 2
+    family.runtime.bury(instance, death())
 
 
 @scene()

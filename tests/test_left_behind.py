@@ -519,6 +519,7 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
 def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, dead, lane_state):
     words = Words(family.runtime)
     service, _, lane = family.service(same, limit=1)
+    family.service(same)
     reserved = words.tables.RESERVED + dead.index
     words.set("services", service, "state", reserved)
     words.set("lanes", lane, "state", reserved if lane_state == "reserved" else getattr(words.tables, lane_state))
