@@ -26,11 +26,9 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     cdef uint32_t creator = slot.creator
-    cdef Finishing finishing
+    cdef Finishing finishing = Finishing(failed=NULL, count=0, room=0, kept=NULL)       # failures: see repair_waiting
     if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
         return
-    finishing.failed = NULL             # failures: see repair_waiting
-    finishing.kept = NULL
     tell_dependents(memory, index, DONE, &finishing)
     if not ff_load32(&slot.holds) & HOLD_EDGES:
         give_back_inputs(memory, slot)
@@ -202,7 +200,7 @@ cdef void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept 
     """
     cdef uint32_t *holds = &memory.slots[index].holds
     cdef uint32_t before = ff_load32(holds)
-    while before & HOLD_PENDING and not ff_cas32(holds, before, (before & ~<uint32_t> HOLD_PENDING) - count):
+    while not ff_cas32(holds, before, (before & ~<uint32_t> HOLD_PENDING) - count):
         before = ff_load32(holds)
 
 cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:

@@ -485,25 +485,6 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
     words.set(*spinners, 0)
 
 
-@scene()
-def waits_for_a_finisher_that_has_a_dead_submitter_s_task_in_his_hands(family, words):
-    dead, over = one_that_has_died(family), family.runtime.promise()
-    future = family.call(family.service(same), over)
-    family.runtime.fulfil(over, 1)
-    words.set_state(slot_of(future), words.tables.WAITING, 0)
-    os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))
-    for field, number in [("creator", dead), ("holds", 0xE0000000)]:
-        words.set("slots", slot_of(future), field, number)
-    holds = ("slots", slot_of(over), "holds")
-    words.add(*holds, words.tables.HOLD_RUN)
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
-    words.set(*holds, words.get(*holds) & ~words.tables.HOLD_RUN)
-    yield
-    del future
-    assert words.get(*holds) == words.tables.HOLD_CREATOR
-    assert family.in_use()[0] == 1
-
-
 # ---- who sleeps, and is to be called --------------------------------------------------------------------------------
 
 

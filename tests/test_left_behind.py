@@ -1014,7 +1014,7 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
 
 
 def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
-    """It has failed by then; what it holds comes back with a later burial."""
+    """For twenty milliseconds. It has failed by then; what it holds comes back with a later burial."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
     future = family.call(service, over)
@@ -1024,7 +1024,9 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
         words.set("slots", slot_of(future), field, number)
     words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
+    begin = time.monotonic()
     family.bury(dead, LookupError("died"))
+    assert time.monotonic() - begin >= 0.02
     assert repr(future.exception(0)) == repr(LookupError("died"))
     words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
     assert family.in_use()[0] == 2
@@ -1077,7 +1079,7 @@ def end(request, family):
     """
     taken = [family.runtime.promise() if number == 30 else family.runtime.put(number) for number in range(62)]
     assert list(map(slot_of, taken)) == list(range(62))
-    family.promise = taken[30]
+    family.promise, family.taken = taken[30], taken
     taken[request.param] = None
     yield request.param
     family.promise = None
@@ -1177,6 +1179,7 @@ def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(famil
     others = []
 
     def bury():
+        family.taken[40] = None
         others.append(family.call(family.service(same), 1))
         family.runtime.bury(index, pickling.dump_error(Death()))
 
@@ -1199,6 +1202,12 @@ def test_a_closed_service_is_busy_and_a_call_is_unfinished_in_each_state(family,
     assert family.runtime.reap_services() == 0
     assert family.runtime.announce_close() == 1  # the promise
     family.runtime.fulfil(family.promise, 1)
+
+
+def test_a_call_that_a_close_leaves_unfinished_is_found(family, end):
+    future = family.call(family.service(same), 1)
+    assert slot_of(future) == end
+    assert family.runtime.announce_close() == 2  # with the promise
 
 
 # ---- what a burial leaves alone -------------------------------------------------------------------------------------
@@ -1523,6 +1532,16 @@ def test_the_lane_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_
     family.runtime.bury(index, pickling.dump_error(Death()))
     assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
     family.check()
+
+
+def test_a_burial_that_is_done_again_leaves_a_dead_instance_dead(family):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    for error in LookupError("first"), LookupError("second"):
+        family.runtime.bury(index, pickling.dump_error(error))
+        assert words.get("lanes", log[2], "state") == words.tables.LANE_DEAD
+        assert repr(family.call(log, 1).exception(0)) == repr(LookupError("first"))
+        family.check()
 
 
 def test_a_burial_that_is_done_again_costs_nobody_his_lane(family):
