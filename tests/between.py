@@ -16,14 +16,17 @@ import signal
 
 import stepping
 from alone import Family
-from stepping import CONT, POKEUSER, is_trap, ptrace
+from stepping import CONT, PEEKUSER, POKEUSER, is_trap, ptrace
 from words import Words
 
+SYSCALL = 24  # a request of ptrace
+ORIG_RAX = 15 * 8
+WRITE, FUTEX = 1, 202
 #: Where the debug registers lie in struct user of x86-64, and what the last of them says: stop at reads and writes of it.
 DEBUG_REGISTERS = 848
 CONTROL = DEBUG_REGISTERS + 7 * 8
 #: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
-MOST = 8
+MOST = 10
 #: Looks after which nobody counts on.
 ENOUGH = 40
 READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
@@ -66,6 +69,18 @@ def runs_to_access(pid):
     assert os.WIFSTOPPED(status), f"the watched process ended: {status:#x}"
     assert is_trap(status) or os.WSTOPSIG(status) == signal.SIGSTOP, f"the watched process was stopped: {status:#x}"
     return is_trap(status)
+
+
+def runs_to_call(pid, number):
+    """Whether a process comes to a call of the kernel, by its number, before it comes to its mark."""
+    while True:
+        ptrace(SYSCALL, pid)
+        _, status = os.waitpid(pid, 0)
+        if not is_trap(status):
+            assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"the watched process ended: {status:#x}"
+            return False
+        if ptrace(PEEKUSER, pid, ORIG_RAX) == number:
+            return True
 
 
 def segment_at(fd):
@@ -150,3 +165,33 @@ def play_deaths(scene):
     assert changes, "the process does not change the word"
     for number in changes:
         played(scene, number, is_killed=True)
+
+
+def play_call(scene):
+    """Stops a scene's process right before it calls another by the kernel; the scene looks what that one finds.
+
+    Such a scene is a generator of (family, words) that yields the number of the system call and what the process does, looks
+    at what there is before the call, and looks once more after the end.
+    """
+    family = Family(workers=2, cpus=2)
+    try:
+        playing = scene(family, Words(family.runtime))
+        number, act = next(playing)
+
+        def life():
+            stepping.be_traced()
+            stepping.mark()
+            act()
+            stepping.mark()
+
+        relative = family.fork(life)
+        stepping.await_mark(relative.pid)
+        assert runs_to_call(relative.pid, number), "the process calls nobody"
+        next(playing)
+        assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
+        ptrace(CONT, relative.pid)
+        assert family.bury(relative) == 0
+        next(playing, None)
+        family.check()
+    finally:
+        family.close()

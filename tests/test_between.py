@@ -30,7 +30,7 @@ def slot_of(future):
     return int(repr(future).split()[1].rstrip(">"))
 
 
-SCENES, DEATHS = {}, {}
+SCENES, DEATHS, CALLS = {}, {}, {}
 
 
 def scene(*arguments, scenes=SCENES, **options):
@@ -302,7 +302,7 @@ def buries_an_instance_s_process_while_its_service_is_closed(family, words):
     assert not words.get("lanes", lane, "error")
 
 
-@scene()
+@scene(at_each_look=True)
 def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
     """By an input. It has one outcome, whoever comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
@@ -555,6 +555,36 @@ def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
 @pytest.mark.parametrize("name", SCENES)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
     between.play(SCENES[name])
+
+
+# ---- who is called finds what he is called for -----------------------------------------------------------------------
+
+
+@scene(scenes=CALLS)
+def asks_the_zygote_for_an_instance_s_process(family, words):
+    service, _, _ = family.service(Log(), INSTANCE, ("note",))
+    yield between.WRITE, lambda: family.runtime.start_instance(service)
+    assert asked_for(family) == [3]
+    yield
+    family.fork_requested()
+
+
+@scene(scenes=CALLS)
+def tells_an_instance_s_process_that_its_service_is_closed(family, words):
+    """One that has read how often it was called, and does not sleep yet, finds that it is called."""
+    (service, generation, lane), instance = instance_whose_process_has_died(family)
+    calls = words.get("lanes", lane, "wake")
+    yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
+    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
+    assert words.get("lanes", lane, "wake") == calls + 1
+    yield
+    family.runtime.bury(instance, death())
+
+
+@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
+@pytest.mark.parametrize("name", CALLS)
+def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
+    between.play_call(CALLS[name])
 
 
 # ---- a zygote's death within a burial --------------------------------------------------------------------------------
