@@ -26,11 +26,9 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     cdef uint32_t creator = slot.creator
-    cdef Finishing finishing
+    cdef Finishing finishing = Finishing(failed=NULL, count=0, room=0, kept=NULL)       # failures: see repair_waiting
     if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
         return
-    finishing.failed = NULL             # failures: see repair_waiting
-    finishing.kept = NULL
     tell_dependents(memory, index, DONE, &finishing)
     if not ff_load32(&slot.holds) & HOLD_EDGES:
         give_back_inputs(memory, slot)
@@ -198,16 +196,14 @@ cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcep
         drop_pending(memory, i, 0 if written else 1)
 
 cdef void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
-    """Takes HOLD_PENDING off, and the hold that was pending: in one step, since whoever does it may die before it says so."""
-    cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t held = ff_load64(&slot.state)
-    cdef uint32_t holds = ff_load32(&slot.holds)
-    while holds & HOLD_PENDING:
-        if ff_cas32(&slot.holds, holds, (holds & ~<uint32_t> HOLD_PENDING) - count):
-            if (holds & ~<uint32_t> HOLD_PENDING) == count:
-                slot_leave(memory, index, held)
-            return
-        holds = ff_load32(&slot.holds)
+    """Takes HOLD_PENDING off, and the hold that was pending: in one step, since whoever does it may die before it says so.
+
+    If nobody holds the slot then, `bury_leaving` finds it.
+    """
+    cdef uint32_t *holds = &memory.slots[index].holds
+    cdef uint32_t before = ff_load32(holds)
+    while not ff_cas32(holds, before, (before & ~<uint32_t> HOLD_PENDING) - count):
+        before = ff_load32(holds)
 
 cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     """Whether a block has a place: a dead process may have put it down and not said so any more."""

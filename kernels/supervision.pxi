@@ -198,11 +198,8 @@ cdef class Supervision(Serving):
         cdef uint64_t state
         if ff_load32(&lane.process) != process + 1:     # it was given back before, and may be another service's by now
             return
-        lane.error = block_keep(&self.memory, len(error))
-        block_settled(&self.memory)
-        lane.error_bytes = len(error) if lane.error else 0      # a full store: its calls fail with StoreFullError
-        if lane.error:
-            memcpy(self.memory.base + lane.error, PyBytes_AS_STRING(error), len(error))
+        if not lane.error:
+            self._keep_error(lane, error)
         if not ff_cas32(&lane.state, LANE_OPEN, LANE_DEAD) and ff_load32(&lane.state) == LANE_CLOSING:
             self._free_lane(lane)
             return
@@ -212,6 +209,15 @@ cdef class Supervision(Serving):
                     and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.me)):
                 write_result(&self.memory, i, PyBytes_AS_STRING(error), len(error))
                 finish(&self.memory, i, FAILED, NULL)
+
+    cdef void _keep_error(self, Lane *lane, bytes error) noexcept:
+        """For a dead lane's calls. A full store: they fail with StoreFullError."""
+        cdef uint64_t block = block_keep(&self.memory, len(error))
+        if block:
+            memcpy(self.memory.base + block, PyBytes_AS_STRING(error), len(error))
+        lane.error_bytes = len(error) if block else 0
+        lane.error = block
+        block_settled(&self.memory)
 
     @property
     def closing(self):

@@ -16,14 +16,17 @@ import signal
 
 import stepping
 from alone import Family
-from stepping import CONT, POKEUSER, is_trap, ptrace
+from stepping import CONT, PEEKUSER, POKEUSER, is_trap, ptrace
 from words import Words
 
+SYSCALL = 24  # a request of ptrace
+ORIG_RAX = 15 * 8
+WRITE, FUTEX = 1, 202
 #: Where the debug registers lie in struct user of x86-64, and what the last of them says: stop at reads and writes of it.
 DEBUG_REGISTERS = 848
 CONTROL = DEBUG_REGISTERS + 7 * 8
 #: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
-MOST = 8
+MOST = 10
 #: Looks after which nobody counts on.
 ENOUGH = 40
 READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
@@ -68,6 +71,18 @@ def runs_to_access(pid):
     return is_trap(status)
 
 
+def runs_to_call(pid, number):
+    """Whether a process comes to a call of the kernel, by its number, before it comes to its mark."""
+    while True:
+        ptrace(SYSCALL, pid)
+        _, status = os.waitpid(pid, 0)
+        if not is_trap(status):
+            assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"the watched process ended: {status:#x}"
+            return False
+        if ptrace(PEEKUSER, pid, ORIG_RAX) == number:
+            return True
+
+
 def segment_at(fd):
     """Where the segment is mapped, in this process and in those forked from it."""
     inode = os.fstat(fd).st_ino
@@ -80,7 +95,7 @@ def segment_at(fd):
 
 
 def play(scene):
-    """Interrupts a scene's process after the look that comes before each change of the word, or after each if it makes none.
+    """Interrupts a scene's process after the look before each change of the word, or after each look if there is none.
 
     A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does; then
     what follows is done meanwhile, up to a yield; then it is given what the process returned, and looks what became of all.
@@ -89,7 +104,7 @@ def play(scene):
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
     changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen)) if one != following and number]
-    for number in changes or range(1, min(len(seen), MOST)):
+    for number in changes if changes and not hasattr(scene, "at_each_look") else range(1, min(len(seen), MOST)):
         played(scene, number)
 
 
@@ -150,3 +165,33 @@ def play_deaths(scene):
     assert changes, "the process does not change the word"
     for number in changes:
         played(scene, number, is_killed=True)
+
+
+def play_call(scene):
+    """Stops a scene's process right before it calls another by the kernel; the scene looks what that one finds.
+
+    Such a scene is a generator of (family, words) that yields the number of the system call and what the process does, looks
+    at what there is before the call, and looks once more after the end.
+    """
+    family = Family(workers=2, cpus=2)
+    try:
+        playing = scene(family, Words(family.runtime))
+        number, act = next(playing)
+
+        def life():
+            stepping.be_traced()
+            stepping.mark()
+            act()
+            stepping.mark()
+
+        relative = family.fork(life)
+        stepping.await_mark(relative.pid)
+        assert runs_to_call(relative.pid, number), "the process calls nobody"
+        next(playing)
+        assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
+        ptrace(CONT, relative.pid)
+        assert family.bury(relative) == 0
+        next(playing, None)
+        family.check()
+    finally:
+        family.close()

@@ -30,20 +30,29 @@ def slot_of(future):
     return int(repr(future).split()[1].rstrip(">"))
 
 
-SCENES, DEATHS = {}, {}
+SCENES, DEATHS, CALLS = {}, {}, {}
 
 
-def scene(*arguments, scenes=SCENES):
-    """A scene, or one for each argument; see `between.play`."""
+def scene(*arguments, scenes=SCENES, **options):
+    """A scene, or one for each argument; see `between.play`, which tells the options, too."""
 
     def listed(generator):
+        vars(generator).update(options)
         for argument in arguments:
-            scenes[f"{generator.__name__}: {argument}"] = lambda *given, with_=argument: generator(*given, with_)
+            scenes[f"{generator.__name__}: {argument}"] = with_last(generator, argument)
         if not arguments:
             scenes[generator.__name__] = generator
         return generator
 
     return listed
+
+
+def with_last(generator, argument):
+    def one(family, words):
+        return generator(family, words, argument)
+
+    vars(one).update(vars(generator))
+    return one
 
 
 def scene_of_a_death(*arguments):
@@ -93,6 +102,15 @@ def makes_a_service_while_another_takes_its_lane(family, words, kind):
     if is_others:
         assert words.get(*entry) == words.tables.RESERVED
         words.set(*entry, words.tables.LANE_FREE)
+
+
+@scene("lanes", "services", at_each_look=True)
+def makes_a_service_while_another_looks(family, words, table):
+    """An open service has an open lane."""
+    yield words.place(table, table == "lanes", "state"), lambda: family.runtime.add_service(b"", limit=1) and None
+    is_open = words.get("services", 0, "state") == words.tables.SERVICE_OPEN
+    assert not is_open or words.get("lanes", 1, "state") == words.tables.LANE_OPEN
+    yield
 
 
 @scene()
@@ -198,10 +216,16 @@ def closes_a_service_while_another_closes_it(family, words):
     service, generation, lane = family.service(same, limit=1)
     state = ("services", service, "state")
     yield words.place(*state), lambda: family.runtime.close_service(service, generation)
-    family.runtime.close_service(service, generation)
+    other = closed_and_made_anew(family, service, generation)
     yield
-    assert words.get(*state) == words.tables.SERVICE_FREE
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
+    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+
+
+def closed_and_made_anew(family, service, generation):
+    """Whether another service has got the entry."""
+    family.runtime.close_service(service, generation)
+    return family.service(same, limit=1)[0] == service
 
 
 @scene()
@@ -210,10 +234,22 @@ def buries_the_maker_of_a_service_while_another_closes_it(family, words):
     state = ("services", service, "state")
     words.set("services", service, "creator", dead)
     yield words.place(*state), lambda: family.runtime.bury(dead, death())
-    family.runtime.close_service(service, generation)
+    other = closed_and_made_anew(family, service, generation)
     yield
-    assert words.get(*state) == words.tables.SERVICE_FREE
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
+    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+
+
+@scene()
+def closes_an_instance_while_its_process_is_called(family, words):
+    (service, generation, lane), instance = instance_whose_process_has_died(family)
+    calls = ("lanes", lane, "wake")
+    before = words.get(*calls)
+    yield words.place(*calls), lambda: family.runtime.close_service(service, generation)
+    words.add(*calls, 1)
+    yield
+    assert words.get(*calls) == before + 2
+    family.runtime.bury(instance, death())
 
 
 @scene()
@@ -266,7 +302,7 @@ def buries_an_instance_s_process_while_its_service_is_closed(family, words):
     assert not words.get("lanes", lane, "error")
 
 
-@scene()
+@scene(at_each_look=True)
 def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
     """By an input. It has one outcome, whoever comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
@@ -374,7 +410,7 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
     assert words.get("lanes", 0, "tail") >= 1
 
 
-@scene()
+@scene(at_each_look=True)
 def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
     """Who finds a hint to a task that is not ready takes it out."""
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
@@ -389,7 +425,40 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
     assert words.get("lanes", 0, "head") < words.get("lanes", 0, "tail")
 
 
-@scene()
+@scene(at_each_look=True)
+def finds_a_free_slot_while_another_takes_it(family, words):
+    """The dead one had given it back, whole."""
+    dead, first = one_that_has_died(family), family.runtime.put(None)
+    slot = slot_of(first)
+    del first
+    words.set_state(slot, words.tables.FREE, dead)
+    taken = []
+    yield words.place("slots", slot, "state"), lambda: family.runtime.bury(dead, death())
+    taken.append(family.runtime.put(7))
+    assert slot_of(taken[0]) == slot
+    yield
+    family.check()
+    assert taken[0].get(0) == 7
+
+
+@scene(at_each_look=True)
+def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(family, words):
+    dead, promises = one_that_has_died(family), [family.runtime.promise() for _ in range(6)]
+    future = family.call(family.service(same), promises)
+    slot, block = slot_of(future), words.get("slots", slot_of(future), "inputs")
+    kept = []
+    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.runtime.bury(dead, death())
+    for promise in promises:
+        family.runtime.fulfil(promise, None, death())
+    del future, promise
+    kept.append(family.runtime.put(b"\xff" * 200))
+    assert slot_of(kept[0]) == slot or words.get("slots", slot, "holds")
+    assert words.get("slots", slot_of(kept[0]), "result") == block or words.get("slots", slot, "inputs")
+    yield
+    assert kept[0].get(0) == b"\xff" * 200
+
+
+@scene(at_each_look=True)
 def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
     """It was the dead one's before."""
     dead, value = one_that_has_died(family), family.runtime.put(None)
@@ -414,25 +483,6 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
     yield
     assert words.get(*spinners) == 1
     words.set(*spinners, 0)
-
-
-@scene()
-def waits_for_a_finisher_that_has_a_dead_submitter_s_task_in_his_hands(family, words):
-    dead, over = one_that_has_died(family), family.runtime.promise()
-    future = family.call(family.service(same), over)
-    family.runtime.fulfil(over, 1)
-    words.set_state(slot_of(future), words.tables.WAITING, 0)
-    os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))
-    for field, number in [("creator", dead), ("holds", 0xE0000000)]:
-        words.set("slots", slot_of(future), field, number)
-    holds = ("slots", slot_of(over), "holds")
-    words.add(*holds, words.tables.HOLD_RUN)
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
-    words.set(*holds, words.get(*holds) & ~words.tables.HOLD_RUN)
-    yield
-    del future
-    assert words.get(*holds) == words.tables.HOLD_CREATOR
-    assert family.in_use()[0] == 1
 
 
 # ---- who sleeps, and is to be called --------------------------------------------------------------------------------
@@ -481,7 +531,7 @@ def is_called(family):
         return False
 
 
-@scene()
+@scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     """It was the dead one's before, and is free. A burial looks at the holds first."""
     dead = one_that_has_died(family)
@@ -493,18 +543,48 @@ def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     yield words.place("slots", slot, "creator"), lambda: family.runtime.bury(dead, death())
     taken.append(family.runtime.promise())
     assert slot_of(taken[0]) == slot
+    words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
+    holds = words.get("slots", slot, "holds")
     yield
-    assert words.get("slots", slot, "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    assert words.get("slots", slot, "holds") == holds
+    words.add("slots", slot, "holds", -words.tables.HOLD_PENDING - 1)
     family.runtime.fulfil(taken[0], 1)
-
-
-looks_whose_holds_there_are_while_another_takes_a_slot.may_not_look = True
 
 
 @pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
 @pytest.mark.parametrize("name", SCENES)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
     between.play(SCENES[name])
+
+
+# ---- who is called finds what he is called for -----------------------------------------------------------------------
+
+
+@scene(scenes=CALLS)
+def asks_the_zygote_for_an_instance_s_process(family, words):
+    service, _, _ = family.service(Log(), INSTANCE, ("note",))
+    yield between.WRITE, lambda: family.runtime.start_instance(service)
+    assert asked_for(family) == [3]
+    yield
+    family.fork_requested()
+
+
+@scene(scenes=CALLS)
+def tells_an_instance_s_process_that_its_service_is_closed(family, words):
+    """One that has read how often it was called, and does not sleep yet, finds that it is called."""
+    (service, generation, lane), instance = instance_whose_process_has_died(family)
+    calls = words.get("lanes", lane, "wake")
+    yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
+    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
+    assert words.get("lanes", lane, "wake") == calls + 1
+    yield
+    family.runtime.bury(instance, death())
+
+
+@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
+@pytest.mark.parametrize("name", CALLS)
+def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
+    between.play_call(CALLS[name])
 
 
 # ---- a zygote's death within a burial --------------------------------------------------------------------------------

@@ -263,6 +263,7 @@ def test_a_waiting_task_that_a_dead_process_had_claimed_to_fail_it_waits_again(f
     words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
     family.bury(relative)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
+    assert words.get("processes", words.tables.DRIVER_INDEX, "promoting") == 0
     family.runtime.fulfil(promise, 7)
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
@@ -584,6 +585,7 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
 def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, dead, lane_state):
     words = Words(family.runtime)
     service, _, lane = family.service(same, limit=1)
+    family.service(same)
     reserved = words.tables.RESERVED + dead.index
     words.set("services", service, "state", reserved)
     words.set("lanes", lane, "state", reserved if lane_state == "reserved" else getattr(words.tables, lane_state))
@@ -699,8 +701,13 @@ def test_a_sleeper_is_called_for_each_task_that_lies_there_when_a_waiter_looks_a
     for sleepers, left in (5, 2), (2, 0), (0, 0):
         words.set("header", 0, "pool_sleepers", sleepers)
         calls = pool(words)[1]
-        with pytest.raises(TimeoutError):
-            futures[0].wait(0.001)
+
+        def has_looked(left=left):  # if it came to look before its time was up
+            with pytest.raises(TimeoutError):
+                futures[0].wait(0.001)
+            return pool(words)[0] == left
+
+        wait_until(has_looked)
         assert pool(words) == (left, calls + sleepers - left)
     family.fork_worker()
     assert family.runtime.get_many(futures, PATIENCE_S) == [1, 2, 3]
@@ -918,6 +925,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
         "with": (POOL, 0b11, 0),
         "holding": (POOL, 0b01, 1),
         "instance": (INSTANCE_ROLE, 0, 0),
+        "last": (POOL, 0b01, 0),
     }
     indices = {}
     for name, (role, preloaded, stateful) in kinds.items():
@@ -926,7 +934,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
         words.set("processes", indices[name], "stateful", stateful)
     words.set("header", 0, "pool_sleepers", 2)
     family.service(same, preload=0b10)
-    assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without"]
+    assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without", "last"]
     assert pool(words)[0] == 0
     assert family.runtime.preload == 0b10
     words.set("processes", indices["without"], "retiring", 0)
@@ -1684,7 +1692,7 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
 
 
 def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
-    """It has failed by then; what it holds comes back with a later burial."""
+    """For twenty milliseconds. It has failed by then; what it holds comes back with a later burial."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
     future = family.call(service, over)
@@ -1694,11 +1702,15 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
         words.set("slots", slot_of(future), field, number)
     words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
+    begin = time.monotonic()
     family.bury(dead, LookupError("died"))
+    assert time.monotonic() - begin >= 0.02
     assert repr(future.exception(0)) == repr(LookupError("died"))
     words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
     assert family.in_use()[0] == 2
+    taken = family.runtime.request_process(POOL, 0)  # so that the one that is buried next is another
     family.bury(family.fork(lambda: None))
+    words.set("processes", taken, "state", words.tables.PROCESS_FREE)
     family.fork_worker()
     family.wait_until_idle()
     del over, future
@@ -1745,7 +1757,7 @@ def end(request, family):
     """
     taken = [family.runtime.promise() if number == 30 else family.runtime.put(number) for number in range(62)]
     assert list(map(slot_of, taken)) == list(range(62))
-    family.promise = taken[30]
+    family.promise, family.taken = taken[30], taken
     taken[request.param] = None
     yield request.param
     family.promise = None
@@ -1845,6 +1857,7 @@ def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(famil
     others = []
 
     def bury():
+        family.taken[40] = None
         others.append(family.call(family.service(same), 1))
         family.runtime.bury(index, pickling.dump_error(Death()))
 
@@ -1867,6 +1880,12 @@ def test_a_closed_service_is_busy_and_a_call_is_unfinished_in_each_state(family,
     assert family.runtime.reap_services() == 0
     assert family.runtime.announce_close() == 1  # the promise
     family.runtime.fulfil(family.promise, 1)
+
+
+def test_a_call_that_a_close_leaves_unfinished_is_found(family, end):
+    future = family.call(family.service(same), 1)
+    assert slot_of(future) == end
+    assert family.runtime.announce_close() == 2  # with the promise
 
 
 # ---- what a burial leaves alone -------------------------------------------------------------------------------------
@@ -1975,6 +1994,36 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
         words.set("slots", none, field, 0)
     os.pwrite(words.fd, bytes(8), group)
     family.bury(dead)
+
+
+def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family):
+    words, service = Words(family.runtime), family.service(same)
+    before = family.in_use()
+
+    def live():
+        kept = [family.runtime.put(1), family.runtime.put(2)]
+        call = family.call(service, kept[0])
+        os.kill(os.getpid(), signal.SIGKILL)
+        return call
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    _, value, task = words.slots_of(relative.index)
+    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
+    words.set("lanes", 0, "head", 1)
+    words.set_state(task, words.tables.FREE, 0)
+    words.set("processes", relative.index, "building", task + 1)
+    words.add("slots", value, "holds", words.tables.HOLD_PENDING + 1)
+    look_whether_all_is_back(family, relative, before)
+
+
+def test_a_pending_hold_of_a_living_process_stays(family, dead):
+    words, value = Words(family.runtime), family.runtime.put(1)
+    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
+    holds = words.get("slots", slot_of(value), "holds")
+    family.bury(dead)
+    assert words.get("slots", slot_of(value), "holds") == holds
+    words.add("slots", slot_of(value), "holds", -words.tables.HOLD_PENDING - 1)
 
 
 def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
@@ -2161,6 +2210,16 @@ def test_the_lane_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_
     family.runtime.bury(index, pickling.dump_error(Death()))
     assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
     family.check()
+
+
+def test_a_burial_that_is_done_again_leaves_a_dead_instance_dead(family):
+    words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
+    index = started(family)
+    for error in LookupError("first"), LookupError("second"):
+        family.runtime.bury(index, pickling.dump_error(error))
+        assert words.get("lanes", log[2], "state") == words.tables.LANE_DEAD
+        assert repr(family.call(log, 1).exception(0)) == repr(LookupError("first"))
+        family.check()
 
 
 def test_a_burial_that_is_done_again_costs_nobody_his_lane(family):
