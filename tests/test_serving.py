@@ -763,7 +763,7 @@ def test_a_chunk_for_whose_error_there_is_no_room_reads_as_a_full_store():
 
     alone = Alone(limit=1 << 20)
     target, held, size = alone.target(alone.service(unwritable_at_first)), [], 1 << 20
-    while size >= 120:
+    while size >= 160:
         try:
             held.append(alone.runtime.put(b"x" * size))
         except StoreFullError:

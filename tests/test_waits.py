@@ -5,13 +5,11 @@ One process. Somebody else's part is played by a thread, which goes on once the 
 
 from __future__ import annotations
 
-import enum
 import os
 import signal
 import sys
 import threading
 import time
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -575,16 +573,28 @@ def test_what_is_copied_is_counted_and_what_fits_into_its_slot_is_not(alone):
     assert counted == [size + head if size + head > 144 else 0 for size in range(120, 160)]
 
 
+#: Classes that are not imported where a value is read, but named in it.
+CLASSES = """
+import enum
+from collections import namedtuple
+
 Point = namedtuple("Point", "x y")
+Colour = enum.Enum("Colour", {"RED": 1, "GREEN": 2})
+Large = enum.Enum("Large", {f"MEMBER_{number}": number for number in range(200)})
+for kind in (Point, Colour, Large):
+    kind.__module__ = __name__
+"""
 
 
-class Colour(enum.Enum):
-    RED = 1
-    GREEN = 2
+@pytest.fixture
+def classes(define, alone):
+    yield define(CLASSES)
+    pickling.release(alone.runtime)
 
 
-def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone):
+def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone, classes):
     """Named once in full and then by its place, in values one after the other and inside each other."""
+    Point, Colour = classes.Point, classes.Colour
     values = [
         Point(Colour.RED, [Point(Colour.GREEN, Colour.RED)] * 3),
         [Colour.RED, Colour.GREEN, Colour.RED] * 5,
@@ -599,12 +609,9 @@ def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stan
     assert set(points[1::2]) == {Colour.RED}
 
 
-Large = enum.Enum("Large", {f"MEMBER_{number}": number for number in range(200)}, module=__name__)
-
-
-def test_what_a_value_names_is_told_apart_however_much_it_names(alone):
+def test_what_a_value_names_is_told_apart_however_much_it_names(alone, classes):
     """More members than are noted; and none of them is kept beyond the reading."""
-    members = list(Large)
+    members = list(classes.Large)
     value = alone.runtime.put([members, members[::-1], members])
     value.get()
     before = [sys.getrefcount(member) for member in members]
@@ -613,7 +620,8 @@ def test_what_a_value_names_is_told_apart_however_much_it_names(alone):
         assert [sys.getrefcount(member) for member in members] == before
 
 
-def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, words):
+def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, words, classes):
+    Point, Colour = classes.Point, classes.Colour
     values = [[Colour.RED, Point(1, Colour.GREEN)] * 20, [Colour.GREEN, Point(2, Colour.RED)] * 20]
     refs = [alone.runtime.put(value) for value in values]
     threads = [Waiting(words, lambda r=ref: [r.get() for _ in range(200)]) for ref in refs]
