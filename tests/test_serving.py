@@ -116,7 +116,7 @@ def pid(*_):
     return os.getpid()
 
 
-def same(value):
+def same(value, *_):
     return value
 
 
@@ -432,6 +432,14 @@ def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin
     assert log[: len(expected)] == expected
 
 
+def test_a_worker_says_so_once_it_holds_an_object_with_a_state(kin, words):
+    worker, counting = kin.fork_worker(), kin.service(Log, CLASS, ("note",))
+    assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
+    assert words.get("processes", worker.index, "stateful") == 0
+    assert kin.call(counting, 1).get(PATIENCE_S) == [1]
+    assert words.get("processes", worker.index, "stateful") == 1
+
+
 async def coroutine(value):
     return value
 
@@ -647,6 +655,22 @@ def make_array(count):
     return np.arange(float(count))
 
 
+def test_an_array_that_a_task_stores_and_then_writes_to_is_stored_as_it_was(kin):
+    def life():
+        kin.runtime.bear_arrays()
+        kin.runtime.serve(Host(kin.runtime))
+
+    kin.fork(life)
+    assert kin.call(kin.service(store_and_write)).get(PATIENCE_S) == [7.0, 8.0]
+
+
+def store_and_write():
+    array = np.full(100_000, 7.0)
+    value = here[0].runtime.put(array)
+    array += 1
+    return [float(value.get()[5]), float(array[5])]
+
+
 # ---- chunks of a map -------------------------------------------------------------------------------------------------
 
 
@@ -810,6 +834,22 @@ def ask_a_chain(service, limited):
     there.get()
     last = call(service, call(limited, call(service, there), call(service)), call(limited, call(service)))
     return last.get()
+
+
+def test_a_task_looks_for_what_to_run_at_each_of_what_it_needs_once(kin, words):
+    """A net of inputs, with more ways through it than anybody could go; what lies at its end is an instance's."""
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_a_net), log, kin.service(same))
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == instance.pid
+
+
+def ask_a_net(log, service):
+    first = second = here[0].call(log)
+    for _ in range(30):
+        first, second = here[0].call(service, first, second), here[0].call(service, second, first)
+    return first.get()
 
 
 def test_a_limited_task_keeps_its_seat_while_one_of_its_service_runs_inside_its_wait(kin, words):
