@@ -731,9 +731,10 @@ def one_large(item):
     return b"x" * (3 * MB if item == 3 else 1)
 
 
-@pytest.mark.parametrize(
-    "function, expected, error",
-    [
+@pytest.mark.parametrize("kind", [int, Whole], ids=["numbers", "objects"])
+def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, kind):
+    """Its items are integers, which are written in a row, or something else."""
+    for function, expected, error in [
         (halved, [0.0, 1, 1.0, 3, 2.0, 5], None),
         (str, ["0", "1", "2", "3", "4", "5"], None),
         (same, [0, 1, 2, 3, 4, 5], None),
@@ -742,15 +743,11 @@ def one_large(item):
         (unwritable_at_three, [[0], [1], [2]], "type lock cannot be pickled"),
         (unwritable_at_first, [], "type lock cannot be pickled"),
         (unwritable_at_last, [0, 1, 2, 3, 4], "type lock cannot be pickled"),
-    ],
-)
-@pytest.mark.parametrize("kind", [int, Whole], ids=["numbers", "objects"])
-def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, function, expected, error, kind):
-    """Its items are integers, which are written in a row, or something else."""
-    found = outcomes(alone, function, [kind(number) for number in range(6)])
-    if error is not None:
-        assert error in found.pop()
-    assert found == expected
+    ]:
+        found = outcomes(alone, function, [kind(number) for number in range(6)])
+        if error is not None:
+            assert error in found.pop()
+        assert found == expected, function
 
 
 def test_of_values_that_do_not_fit_into_the_store_together_those_that_do_come():

@@ -91,27 +91,21 @@ def test_a_wait_ends_with_the_value_or_the_error(alone, words):
     assert in_use(words) == [0] * 4
 
 
-@pytest.mark.parametrize("error", [None, error_of("gone")])
-def test_a_wait_in_any_form_ends_in_the_same_way(alone, error):
-    promise = alone.runtime.promise()
-    alone.runtime.fulfil(promise, 7, error)
-    forms = [
-        promise.get,
-        promise.wait,
-        lambda: alone.runtime.get_many([promise]),
-        lambda: alone.runtime.wait_many([promise]),
-    ]
-    values = [7, None, [7], None]
-    for form, value in zip(forms, values, strict=True):
-        if error is None:
-            assert form() == value
-        else:
-            with pytest.raises(LookupError, match="gone"):
-                form()
-    assert repr(promise.exception()) == ("None" if error is None else "LookupError('gone')")
+def test_a_wait_in_any_form_ends_in_the_same_way(alone):
+    for error in (None, error_of("gone")):
+        promise = alone.runtime.promise()
+        alone.runtime.fulfil(promise, 7, error)
+        many = [lambda p=promise: alone.runtime.get_many([p]), lambda p=promise: alone.runtime.wait_many([p])]
+        for form, value in zip([promise.get, promise.wait, *many], [7, None, [7], None], strict=True):
+            if error is None:
+                assert form() == value
+            else:
+                with pytest.raises(LookupError, match="gone"):
+                    form()
+        assert repr(promise.exception()) == ("None" if error is None else "LookupError('gone')")
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 0.001, 0.03])
+@pytest.mark.parametrize("timeout", [0, 0.03])
 def test_a_wait_takes_no_less_than_its_time_and_no_look_around_more(alone, words, timeout):
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
@@ -277,7 +271,7 @@ def test_a_failure_that_was_there_before_the_wait_ends_it_as_well(alone, words):
     fulfil(alone, futures[3])
 
 
-@pytest.mark.parametrize("beyond", [0, 1, 3])
+@pytest.mark.parametrize("beyond", [0, 1])
 def test_who_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
     stretch = 4096
     futures = [alone.runtime.put(0) for _ in range(stretch + beyond)]
@@ -389,7 +383,7 @@ def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_the
     assert found == [3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("count", [LOG - 1, LOG, LOG + 1, 2 * LOG + 3])
+@pytest.mark.parametrize("count", [LOG, LOG + 1, 2 * LOG + 3])
 def test_who_reads_the_log_too_late_looks_at_all(alone, count):
     """All positions come, once, whatever was overwritten."""
     futures = [alone.runtime.promise() for _ in range(count)]
@@ -518,24 +512,24 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}])
-def test_arguments_arrive_as_they_are(alone, kwargs):
+def test_arguments_arrive_as_they_are(alone):
     """By position and by name; plain ones, and such as only pickle writes; in the slot and in a block."""
     service = alone.service(shown)
-    for args in ARGUMENTS:
-        future = alone.call(service, *args, **kwargs)
-        alone.work()
-        assert future.get(0) == repr((args, kwargs))
+    for kwargs in ({}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}):
+        for args in ARGUMENTS:
+            future = alone.call(service, *args, **kwargs)
+            alone.work()
+            assert future.get(0) == repr((args, kwargs))
 
 
-@pytest.mark.parametrize("wrap", [lambda value: value, Box, lambda value: {"in": [value]}])
-def test_futures_are_inputs_wherever_they_are_in_an_argument(alone, wrap):
+def test_futures_are_inputs_wherever_they_are_in_an_argument(alone):
     service = alone.service(shown)
-    first, second = alone.runtime.promise(), alone.runtime.put("second")
-    future = alone.call(service, wrap(first), 2, last=wrap(second))
-    alone.runtime.fulfil(first, "first")
-    alone.work()
-    assert future.get(0) == repr(((wrap("first"), 2), {"last": wrap("second")}))
+    for wrap in (lambda value: value, Box, lambda value: {"in": [value]}):
+        first, second = alone.runtime.promise(), alone.runtime.put("second")
+        future = alone.call(service, wrap(first), 2, last=wrap(second))
+        alone.runtime.fulfil(first, "first")
+        alone.work()
+        assert future.get(0) == repr(((wrap("first"), 2), {"last": wrap("second")}))
 
 
 def test_a_future_in_a_value_is_its_value(alone):
@@ -676,8 +670,7 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
 # ---- a service that closes meanwhile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_made_anew", [False, True])
-@pytest.mark.parametrize("with_input", [False, True])
+@pytest.mark.parametrize("is_made_anew, with_input", [(False, True), (True, False)])
 def test_a_call_of_a_service_that_closes_while_it_is_submitted_fails(alone, monkeypatch, is_made_anew, with_input):
     """Another process closes it after the last look at it: here while this one looks for children that hold its views."""
     import select
