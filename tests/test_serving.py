@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ from flame_fast.engine.base import CLASS, INSTANCE
 from flame_fast.engine.host import Host
 
 MB = 1 << 20
+#: Longer than it takes to be woken, shorter than a look around (250 ms).
+PROMPT_S = 0.2
 #: Bytes that all relatives share: what has happened so far.
 marks = mmap.mmap(-1, 4096)
 #: The family of the test, and in a worker its host.
@@ -1058,6 +1061,7 @@ def rung(kin):
 def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     worker, outer = kin.fork_worker(), kin.service(ask)
     log = kin.service(Log(), INSTANCE, ("pid",), warmup=1)
+    assert kin.call(outer, kin.service(pid)).get(PATIENCE_S) == (worker.pid, worker.pid)  # without being blocked
     await_sleep(words, worker)
     rung(kin)
     future = kin.call(outer, log)
@@ -1070,6 +1074,27 @@ def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     assert future.get(PATIENCE_S) == (worker.pid, instance.pid)
     assert words.get("processes", worker.index, "blocked") == 0
     assert rung(kin)
+
+
+def test_a_task_that_waits_is_blocked_after_a_moment(kin, words):
+    """And not only when it looks around (after 250 ms)."""
+    worker, log, outer = kin.fork_worker(), kin.service(Standing(), INSTANCE, ("stand",), warmup=1), kin.service(ask)
+    kin.fork_requested()
+    took = []
+    for _ in range(3):
+        future = kin.call(outer, log, 1)
+        doors[1].entered()
+        begin = time.monotonic()
+        wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+        took.append(time.monotonic() - begin)
+        doors[1].open()
+        future.get(PATIENCE_S)
+    assert min(took) < PROMPT_S
+
+
+class Standing:
+    def stand(self, door):
+        return stand(door)
 
 
 def test_a_seat_whose_holder_waits_is_taken_by_who_sleeps(kin, words):

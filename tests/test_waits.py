@@ -159,7 +159,8 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         alone = Alone()
         words, promise = Words(alone.runtime), alone.runtime.promise()
         selector = alone.runtime.selector([promise])
-        forms = {"one": promise.get, "many": lambda p=promise, a=alone: a.runtime.get_many([p]), "any": selector.take}
+        many = lambda timeout=None, p=promise, a=alone: a.runtime.get_many([p], timeout)  # noqa: E731
+        forms = {"one": promise.get, "many": many, "any": selector.take}
         waiting = Waiting(words, forms[form])
         waiting.sleeps()
         if end == "mark_closed":
@@ -168,8 +169,9 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
             alone.runtime.mark_broken("it broke")
         found = waiting.end()
         assert isinstance(found, FlameError) and message in str(found)
-        with pytest.raises(FlameError, match=message):
-            forms[form]()
+        for timeout in (None, 0):
+            with pytest.raises(FlameError, match=message):
+                forms[form](timeout)
         for refused in (alone.runtime.promise, lambda a=alone: a.runtime.put(1), lambda a=alone: a.call((0, 0, 0), 1)):
             with pytest.raises(FlameError):
                 refused()
