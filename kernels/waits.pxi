@@ -115,7 +115,6 @@ cdef class AllWait(Wait):
         if self.first > self.target:
             return True
         if is_finished(self.memory, self.slots[self.target]):
-            self.target -= 1
             while self.target > self.first and is_finished(self.memory, self.slots[self.target]):
                 self.target -= 1
             self.watch_target()

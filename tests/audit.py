@@ -7,6 +7,7 @@ notices none of these before the memory is used up. The layout is read from `lay
 from __future__ import annotations
 
 import collections
+import contextlib
 import ctypes
 import functools
 import os
@@ -314,6 +315,8 @@ def lists(tables):
         yield f"{header.cached_bytes} bytes are said to be kept, and {sizes.get(tables.EXTENT_WARM, 0)} are"
     if tables.extents and header.arena_next != tables.extents[-1].offset + tables.extents[-1].size:
         yield f"the arena's end is said to be {header.arena_next:#x}"
+    with contextlib.suppress(OSError):  # there is nothing
+        yield f"something was written behind the arena's end, at {os.lseek(tables.fd, header.arena_next, os.SEEK_DATA):#x}"
 
 
 def places(tables):

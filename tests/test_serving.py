@@ -14,6 +14,7 @@ import select
 import signal
 import sys
 import threading
+import time
 
 import numpy as np
 import pytest
@@ -28,6 +29,8 @@ from flame_fast.engine.base import CLASS, INSTANCE
 from flame_fast.engine.host import Host
 
 MB = 1 << 20
+#: Longer than it takes to be woken, shorter than a look around (250 ms).
+PROMPT_S = 0.2
 #: Bytes that all relatives share: what has happened so far.
 marks = mmap.mmap(-1, 4096)
 #: The family of the test, and in a worker its host.
@@ -116,7 +119,7 @@ def pid(*_):
     return os.getpid()
 
 
-def same(value):
+def same(value, *_):
     return value
 
 
@@ -432,6 +435,14 @@ def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin
     assert log[: len(expected)] == expected
 
 
+def test_a_worker_says_so_once_it_holds_an_object_with_a_state(kin, words):
+    worker, counting = kin.fork_worker(), kin.service(Log, CLASS, ("note",))
+    assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
+    assert words.get("processes", worker.index, "stateful") == 0
+    assert kin.call(counting, 1).get(PATIENCE_S) == [1]
+    assert words.get("processes", worker.index, "stateful") == 1
+
+
 async def coroutine(value):
     return value
 
@@ -647,6 +658,22 @@ def make_array(count):
     return np.arange(float(count))
 
 
+def test_an_array_that_a_task_stores_and_then_writes_to_is_stored_as_it_was(kin):
+    def life():
+        kin.runtime.bear_arrays()
+        kin.runtime.serve(Host(kin.runtime))
+
+    kin.fork(life)
+    assert kin.call(kin.service(store_and_write)).get(PATIENCE_S) == [7.0, 8.0]
+
+
+def store_and_write():
+    array = np.full(100_000, 7.0)
+    value = here[0].runtime.put(array)
+    array += 1
+    return [float(value.get()[5]), float(array[5])]
+
+
 # ---- chunks of a map -------------------------------------------------------------------------------------------------
 
 
@@ -707,9 +734,10 @@ def one_large(item):
     return b"x" * (3 * MB if item == 3 else 1)
 
 
-@pytest.mark.parametrize(
-    "function, expected, error",
-    [
+@pytest.mark.parametrize("kind", [int, Whole], ids=["numbers", "objects"])
+def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, kind):
+    """Its items are integers, which are written in a row, or something else."""
+    for function, expected, error in [
         (halved, [0.0, 1, 1.0, 3, 2.0, 5], None),
         (str, ["0", "1", "2", "3", "4", "5"], None),
         (same, [0, 1, 2, 3, 4, 5], None),
@@ -718,15 +746,11 @@ def one_large(item):
         (unwritable_at_three, [[0], [1], [2]], "type lock cannot be pickled"),
         (unwritable_at_first, [], "type lock cannot be pickled"),
         (unwritable_at_last, [0, 1, 2, 3, 4], "type lock cannot be pickled"),
-    ],
-)
-@pytest.mark.parametrize("kind", [int, Whole], ids=["numbers", "objects"])
-def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, function, expected, error, kind):
-    """Its items are integers, which are written in a row, or something else."""
-    found = outcomes(alone, function, [kind(number) for number in range(6)])
-    if error is not None:
-        assert error in found.pop()
-    assert found == expected
+    ]:
+        found = outcomes(alone, function, [kind(number) for number in range(6)])
+        if error is not None:
+            assert error in found.pop()
+        assert found == expected, function
 
 
 def test_of_values_that_do_not_fit_into_the_store_together_those_that_do_come():
@@ -763,7 +787,7 @@ def test_a_chunk_for_whose_error_there_is_no_room_reads_as_a_full_store():
 
     alone = Alone(limit=1 << 20)
     target, held, size = alone.target(alone.service(unwritable_at_first)), [], 1 << 20
-    while size >= 120:
+    while size >= 160:
         try:
             held.append(alone.runtime.put(b"x" * size))
         except StoreFullError:
@@ -810,6 +834,22 @@ def ask_a_chain(service, limited):
     there.get()
     last = call(service, call(limited, call(service, there), call(service)), call(limited, call(service)))
     return last.get()
+
+
+def test_a_task_looks_for_what_to_run_at_each_of_what_it_needs_once(kin, words):
+    """A net of inputs, with more ways through it than anybody could go; what lies at its end is an instance's."""
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_a_net), log, kin.service(same))
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == instance.pid
+
+
+def ask_a_net(log, service):
+    first = second = here[0].call(log)
+    for _ in range(30):
+        first, second = here[0].call(service, first, second), here[0].call(service, second, first)
+    return first.get()
 
 
 def test_a_limited_task_keeps_its_seat_while_one_of_its_service_runs_inside_its_wait(kin, words):
@@ -1021,6 +1061,7 @@ def rung(kin):
 def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     worker, outer = kin.fork_worker(), kin.service(ask)
     log = kin.service(Log(), INSTANCE, ("pid",), warmup=1)
+    assert kin.call(outer, kin.service(pid)).get(PATIENCE_S) == (worker.pid, worker.pid)  # without being blocked
     await_sleep(words, worker)
     rung(kin)
     future = kin.call(outer, log)
@@ -1033,6 +1074,27 @@ def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     assert future.get(PATIENCE_S) == (worker.pid, instance.pid)
     assert words.get("processes", worker.index, "blocked") == 0
     assert rung(kin)
+
+
+def test_a_task_that_waits_is_blocked_after_a_moment(kin, words):
+    """And not only when it looks around (after 250 ms)."""
+    worker, log, outer = kin.fork_worker(), kin.service(Standing(), INSTANCE, ("stand",), warmup=1), kin.service(ask)
+    kin.fork_requested()
+    took = []
+    for _ in range(3):
+        future = kin.call(outer, log, 1)
+        doors[1].entered()
+        begin = time.monotonic()
+        wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+        took.append(time.monotonic() - begin)
+        doors[1].open()
+        future.get(PATIENCE_S)
+    assert min(took) < PROMPT_S
+
+
+class Standing:
+    def stand(self, door):
+        return stand(door)
 
 
 def test_a_seat_whose_holder_waits_is_taken_by_who_sleeps(kin, words):

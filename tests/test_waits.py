@@ -5,13 +5,11 @@ One process. Somebody else's part is played by a thread, which goes on once the 
 
 from __future__ import annotations
 
-import enum
 import os
 import signal
 import sys
 import threading
 import time
-from collections import namedtuple
 
 import numpy as np
 import pytest
@@ -93,27 +91,21 @@ def test_a_wait_ends_with_the_value_or_the_error(alone, words):
     assert in_use(words) == [0] * 4
 
 
-@pytest.mark.parametrize("error", [None, error_of("gone")])
-def test_a_wait_in_any_form_ends_in_the_same_way(alone, error):
-    promise = alone.runtime.promise()
-    alone.runtime.fulfil(promise, 7, error)
-    forms = [
-        promise.get,
-        promise.wait,
-        lambda: alone.runtime.get_many([promise]),
-        lambda: alone.runtime.wait_many([promise]),
-    ]
-    values = [7, None, [7], None]
-    for form, value in zip(forms, values, strict=True):
-        if error is None:
-            assert form() == value
-        else:
-            with pytest.raises(LookupError, match="gone"):
-                form()
-    assert repr(promise.exception()) == ("None" if error is None else "LookupError('gone')")
+def test_a_wait_in_any_form_ends_in_the_same_way(alone):
+    for error in (None, error_of("gone")):
+        promise = alone.runtime.promise()
+        alone.runtime.fulfil(promise, 7, error)
+        many = [lambda p=promise: alone.runtime.get_many([p]), lambda p=promise: alone.runtime.wait_many([p])]
+        for form, value in zip([promise.get, promise.wait, *many], [7, None, [7], None], strict=True):
+            if error is None:
+                assert form() == value
+            else:
+                with pytest.raises(LookupError, match="gone"):
+                    form()
+        assert repr(promise.exception()) == ("None" if error is None else "LookupError('gone')")
 
 
-@pytest.mark.parametrize("timeout", [0, 0.0, 0.001, 0.03])
+@pytest.mark.parametrize("timeout", [0, 0.03])
 def test_a_wait_takes_no_less_than_its_time_and_no_look_around_more(alone, words, timeout):
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
@@ -167,7 +159,8 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         alone = Alone()
         words, promise = Words(alone.runtime), alone.runtime.promise()
         selector = alone.runtime.selector([promise])
-        forms = {"one": promise.get, "many": lambda p=promise, a=alone: a.runtime.get_many([p]), "any": selector.take}
+        many = lambda timeout=None, p=promise, a=alone: a.runtime.get_many([p], timeout)  # noqa: E731
+        forms = {"one": promise.get, "many": many, "any": selector.take}
         waiting = Waiting(words, forms[form])
         waiting.sleeps()
         if end == "mark_closed":
@@ -176,8 +169,9 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
             alone.runtime.mark_broken("it broke")
         found = waiting.end()
         assert isinstance(found, FlameError) and message in str(found)
-        with pytest.raises(FlameError, match=message):
-            forms[form]()
+        for timeout in (None, 0):
+            with pytest.raises(FlameError, match=message):
+                forms[form](timeout)
         for refused in (alone.runtime.promise, lambda a=alone: a.runtime.put(1), lambda a=alone: a.call((0, 0, 0), 1)):
             with pytest.raises(FlameError):
                 refused()
@@ -279,7 +273,7 @@ def test_a_failure_that_was_there_before_the_wait_ends_it_as_well(alone, words):
     fulfil(alone, futures[3])
 
 
-@pytest.mark.parametrize("beyond", [0, 1, 3])
+@pytest.mark.parametrize("beyond", [0, 1])
 def test_who_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
     stretch = 4096
     futures = [alone.runtime.put(0) for _ in range(stretch + beyond)]
@@ -391,7 +385,7 @@ def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_the
     assert found == [3, 2, 1, 0]
 
 
-@pytest.mark.parametrize("count", [LOG - 1, LOG, LOG + 1, 2 * LOG + 3])
+@pytest.mark.parametrize("count", [LOG, LOG + 1, 2 * LOG + 3])
 def test_who_reads_the_log_too_late_looks_at_all(alone, count):
     """All positions come, once, whatever was overwritten."""
     futures = [alone.runtime.promise() for _ in range(count)]
@@ -520,24 +514,24 @@ ARGUMENTS = [
 ]
 
 
-@pytest.mark.parametrize("kwargs", [{}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}])
-def test_arguments_arrive_as_they_are(alone, kwargs):
+def test_arguments_arrive_as_they_are(alone):
     """By position and by name; plain ones, and such as only pickle writes; in the slot and in a block."""
     service = alone.service(shown)
-    for args in ARGUMENTS:
-        future = alone.call(service, *args, **kwargs)
-        alone.work()
-        assert future.get(0) == repr((args, kwargs))
+    for kwargs in ({}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}):
+        for args in ARGUMENTS:
+            future = alone.call(service, *args, **kwargs)
+            alone.work()
+            assert future.get(0) == repr((args, kwargs))
 
 
-@pytest.mark.parametrize("wrap", [lambda value: value, Box, lambda value: {"in": [value]}])
-def test_futures_are_inputs_wherever_they_are_in_an_argument(alone, wrap):
+def test_futures_are_inputs_wherever_they_are_in_an_argument(alone):
     service = alone.service(shown)
-    first, second = alone.runtime.promise(), alone.runtime.put("second")
-    future = alone.call(service, wrap(first), 2, last=wrap(second))
-    alone.runtime.fulfil(first, "first")
-    alone.work()
-    assert future.get(0) == repr(((wrap("first"), 2), {"last": wrap("second")}))
+    for wrap in (lambda value: value, Box, lambda value: {"in": [value]}):
+        first, second = alone.runtime.promise(), alone.runtime.put("second")
+        future = alone.call(service, wrap(first), 2, last=wrap(second))
+        alone.runtime.fulfil(first, "first")
+        alone.work()
+        assert future.get(0) == repr(((wrap("first"), 2), {"last": wrap("second")}))
 
 
 def test_a_future_in_a_value_is_its_value(alone):
@@ -575,16 +569,28 @@ def test_what_is_copied_is_counted_and_what_fits_into_its_slot_is_not(alone):
     assert counted == [size + head if size + head > 144 else 0 for size in range(120, 160)]
 
 
+#: Classes that are not imported where a value is read, but named in it.
+CLASSES = """
+import enum
+from collections import namedtuple
+
 Point = namedtuple("Point", "x y")
+Colour = enum.Enum("Colour", {"RED": 1, "GREEN": 2})
+Large = enum.Enum("Large", {f"MEMBER_{number}": number for number in range(200)})
+for kind in (Point, Colour, Large):
+    kind.__module__ = __name__
+"""
 
 
-class Colour(enum.Enum):
-    RED = 1
-    GREEN = 2
+@pytest.fixture
+def classes(define, alone):
+    yield define(CLASSES)
+    pickling.release(alone.runtime)
 
 
-def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone):
+def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone, classes):
     """Named once in full and then by its place, in values one after the other and inside each other."""
+    Point, Colour = classes.Point, classes.Colour
     values = [
         Point(Colour.RED, [Point(Colour.GREEN, Colour.RED)] * 3),
         [Colour.RED, Colour.GREEN, Colour.RED] * 5,
@@ -599,12 +605,9 @@ def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stan
     assert set(points[1::2]) == {Colour.RED}
 
 
-Large = enum.Enum("Large", {f"MEMBER_{number}": number for number in range(200)}, module=__name__)
-
-
-def test_what_a_value_names_is_told_apart_however_much_it_names(alone):
+def test_what_a_value_names_is_told_apart_however_much_it_names(alone, classes):
     """More members than are noted; and none of them is kept beyond the reading."""
-    members = list(Large)
+    members = list(classes.Large)
     value = alone.runtime.put([members, members[::-1], members])
     value.get()
     before = [sys.getrefcount(member) for member in members]
@@ -613,7 +616,8 @@ def test_what_a_value_names_is_told_apart_however_much_it_names(alone):
         assert [sys.getrefcount(member) for member in members] == before
 
 
-def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, words):
+def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, words, classes):
+    Point, Colour = classes.Point, classes.Colour
     values = [[Colour.RED, Point(1, Colour.GREEN)] * 20, [Colour.GREEN, Point(2, Colour.RED)] * 20]
     refs = [alone.runtime.put(value) for value in values]
     threads = [Waiting(words, lambda r=ref: [r.get() for _ in range(200)]) for ref in refs]
@@ -668,8 +672,7 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
 # ---- a service that closes meanwhile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_made_anew", [False, True])
-@pytest.mark.parametrize("with_input", [False, True])
+@pytest.mark.parametrize("is_made_anew, with_input", [(False, True), (True, False)])
 def test_a_call_of_a_service_that_closes_while_it_is_submitted_fails(alone, monkeypatch, is_made_anew, with_input):
     """Another process closes it after the last look at it: here while this one looks for children that hold its views."""
     import select
