@@ -1,7 +1,7 @@
 """Every interleaving and every death, in models of the protocol: nothing is lost, and what is left out is missed.
 
-Longer with FLAME_FAST_STORM=1. The models are in `protocol_model.py`, `waking_model.py`, `groups_model.py` and
-`starting_model.py`; `explorer.py` goes through them.
+Longer with FLAME_FAST_STORM=1. The models are in `protocol_model.py`, `waking_model.py`, `groups_model.py`,
+`closing_model.py` and `starting_model.py`; `explorer.py` goes through them, as on a machine that puts stores off.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from closing_model import closing
 from explorer import (
     ModelError,
     Scenario,
@@ -87,6 +88,8 @@ SCENARIOS = {
     "waiting for futures": waiting,
     "waiting for each other": waiting_in_ring,
     "asked to leave": leaving,
+    "a service closed while a call is made": closing,
+    "an instance closed while a call is made": partial(closing, instance=True),
     "the zygote dies while it starts a process": starting,
     "two zygotes die": partial(starting, zygotes=3, mortal=("zygote 1", "zygote 2"), deaths=2),
     "the zygote and a child die": partial(starting, mortal=("zygote 1", "c1"), deaths=2),
@@ -104,6 +107,9 @@ MANY_STATES = [
     "the submitter dies, then the zygote",
     "holds given back, and marks that come round",
     "groups change hands, an owner dies",
+    "two inputs, two workers",
+    "an input, its worker dies",
+    "an input, the submitter dies",
     "sleeping beside one seat",
 ]
 
@@ -183,6 +189,7 @@ BARRIERS = {
     "a fence before the look at who sleeps": leaving,
     "waits_for by exchange": waiting_in_ring,
     "a lane dead by cas": lost_instance,
+    "a slot taken by cas": closing,
     "waiting again by exchange": last_input_while_buried,
 }
 
@@ -210,6 +217,9 @@ MENDS = {
     "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
     "a look after it waits again": (half_failed, "slot 1 is waiting for ever"),
+    # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
+    "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
+    "a look at who makes a call": (partial(closing, instance=True), "the call is ready for ever"),
     # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.
     "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
 }
@@ -225,9 +235,10 @@ def test_no_order_of_steps_and_no_death_loses_anything(name):
 
 @pytest.mark.storm
 @pytest.mark.skipif(not LONG, reason="minutes: FLAME_FAST_STORM=1")
-@pytest.mark.parametrize("name", LONG_SCENARIOS)
+@pytest.mark.parametrize("name", [*MANY_STATES, *LONG_SCENARIOS])
 def test_no_order_of_steps_and_no_death_loses_anything_in_larger_worlds(name):
-    assert explore(with_stores_put_off(LONG_SCENARIOS[name]()), most=30_000_000).ends
+    scenario = {**SCENARIOS, **LONG_SCENARIOS}[name]()
+    assert explore(with_stores_put_off(scenario), most=30_000_000).ends
 
 
 @pytest.mark.parametrize("what", NEEDED)
@@ -474,7 +485,14 @@ def test_a_killed_process_stands_still():
     assert seen == {5}
 
 
-MODELS = ["protocol_model.py", "protocol_scenarios.py", "waking_model.py", "groups_model.py", "starting_model.py"]
+MODELS = [
+    "protocol_model.py",
+    "protocol_scenarios.py",
+    "waking_model.py",
+    "groups_model.py",
+    "starting_model.py",
+    "closing_model.py",
+]
 
 
 @pytest.mark.parametrize("name", MODELS)
