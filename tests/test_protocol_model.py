@@ -8,12 +8,16 @@ from __future__ import annotations
 
 import ast
 import os
+import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
 from closing_model import closing
 from explorer import (
+    BufferedExplorer,
+    BufferedStep,
     ModelError,
     Scenario,
     Violation,
@@ -30,6 +34,7 @@ from explorer import (
     load,
     put,
     store,
+    stores,
     when,
     with_stores_put_off,
 )
@@ -216,7 +221,7 @@ MENDS = {
     # Between two levels of an input's bits the submitter may die, and nobody knows that it was to go on.
     "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
-    "a look after it waits again": (half_failed, "slot 1 is waiting for ever"),
+    "a look after it waits again": (last_input_while_buried, "slot 1 is waiting for ever"),
     # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
     "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
     "a look at who makes a call": (partial(closing, instance=True), "the call is ready for ever"),
@@ -430,6 +435,58 @@ def test_a_death_lets_out_what_was_put_off():
     )
     explore(with_stores_put_off(scenario))
     assert seen == {(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 2, 1), (1, 2, 2), (1, 3, 2), (0, 3, 3)}
+
+
+def random_operation(rng):
+    word, value = rng.choice("xyz"), rng.randrange(1, 8)
+    operations = [store(word, value)] * 4 + [load(word)] * 4
+    operations += [exchange(word, value), add(word, 1), fence(), choose(1, 2), put(word, 1, value & 1)]
+    return rng.choice([*operations, stores((word, value), ("z", value))])
+
+
+def random_program(operations, me):
+    """Tells at its end what it has read."""
+    seen = ()
+    for at in range(len(operations)):
+        answer = yield operations[at]
+        if operations[at][0] == "load":
+            seen = (*seen, answer)
+    yield exchange(("saw", me), seen)
+
+
+def random_scenario(rng):
+    names = "ABC"[: rng.choice((2, 2, 3))]
+    programs = {}
+    for name in names:
+        operations = tuple(random_operation(rng) for _ in range(rng.randrange(2, 7 - len(names))))
+        programs[name] = partial(random_program, operations, name)
+    mortal = tuple(name for name in names if rng.random() < 0.5)
+    killed = rng.choice(((), names[:1]))
+    if killed:
+        programs["K"] = partial(random_program, (store("z", 7), load("x"), kill(killed[0])), "K")
+    words = {"x": 0, "y": 0, "z": 0, **{("saw", name): None for name in programs}}
+    scenario = Scenario(words, programs, mortal=mortal, deaths=rng.choice((0, 1, 2)), killed=killed)
+    return replace(with_stores_put_off(scenario), most_put_off=rng.choice((1, 2, 8)))
+
+
+def ends_of(scenario):
+    ends = set()
+    explore(replace(scenario, at_end=(lambda words: ends.add(words.values),)))
+    return ends
+
+
+def test_what_is_left_out_of_the_search_leads_nowhere_else(monkeypatch):
+    """Random programs end as in a search that tries every step in every state, and every death."""
+    scenarios = [random_scenario(random.Random(seed)) for seed in range(2000 if LONG else 30)]
+    found = [ends_of(scenario) for scenario in scenarios]
+    let_out = BufferedExplorer.let_out
+
+    def let_out_or_killed(self, state, place):
+        return [*let_out(self, state, place), *self.killed(state, (place,))]
+
+    monkeypatch.setattr(BufferedStep, "is_alone", lambda self, state: False)
+    monkeypatch.setattr(BufferedExplorer, "let_out", let_out_or_killed)
+    assert found == [ends_of(scenario) for scenario in scenarios]
 
 
 def test_a_wake_up_that_comes_too_early_is_lost():
