@@ -43,7 +43,7 @@ cdef class Calls(ServiceTable):
             if state is not None or self._encode_call(scratch, args, count, names) != NATIVE_OK:
                 kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
                 self._pickle_call(scratch, state, args, count, names)
-            self.check_service(service, generation)         # encoding may have run the user's code, or let other threads run
+            self.check()            # encoding may have run the user's code, or let other threads run; the service: see _publish
             block = self._filled_block(scratch)
             index = self._new_slot(block)
             self._settle(index, PAYLOAD, scratch, block, kind)
@@ -105,8 +105,8 @@ cdef class Calls(ServiceTable):
 
     cdef int check_service(self, uint32_t service, uint64_t generation) except -1:
         self.check()
-        if self.memory.services[service].generation != generation or \
-                ff_load32(&self.memory.services[service].state) != SERVICE_OPEN:
+        if ff_load32(&self.memory.services[service].state) != SERVICE_OPEN or \
+                self.memory.services[service].generation != generation:     # after: a later service's OPEN is not taken for its own
             raise FlameError(FlameErrorCode.INVALID_STATE,
                              f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
         return 0
@@ -135,6 +135,7 @@ cdef class Calls(ServiceTable):
         slot.lane_tail = ff_load64(&lane.tail)
         slot.method = method
         try:
+            self.check_service(service, generation)     # pairs with is_calling: `building` names the slot since before its bit's cas
             if lane.ordered and ff_load32(&lane.process) == 0:
                 self.start_instance(service)
             if inputs:
@@ -159,10 +160,6 @@ cdef class Calls(ServiceTable):
             self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
         if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
             fail_unstarted(&self.memory, index, self.memory.base + lane.error, lane.error_bytes)
-        elif self.memory.services[service].generation != generation \
-                or ff_load32(&self.memory.services[service].state) not in (SERVICE_OPEN, SERVICE_CLOSING):
-            # another process closed it meanwhile
-            self._fail_unstarted(index, self.pickling.dump_error(FlameError(FlameErrorCode.INVALID_STATE, "the service is closed")))
         return future
 
     cdef int _add_inputs(self, Slot *slot, dict handles) except -1:

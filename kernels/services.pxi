@@ -1,5 +1,25 @@
 # Services and their lanes: made, started, closed, and given back once no call of theirs is left.
 
+cdef enum:
+    CALL_SPINS = 1000           # looks at a process that makes a call, which takes less than a microsecond
+
+cdef bint is_calling(Memory *memory) noexcept nogil:
+    """Whether a process may just be making a call of a service that it found open before that was closed.
+
+    It names a slot, by a full barrier, before it looks at the service, until the call is published. One that names it anew looks anew.
+    """
+    cdef uint32_t i, looks
+    cdef uint64_t building
+    for i in range(ff_load32(&memory.header.process_high)):
+        building = ff_load64(&memory.processes[i].building)
+        looks = 0
+        while building and ff_load64(&memory.processes[i].building) == building:
+            looks += 1
+            if looks == CALL_SPINS:
+                return True
+            ff_pause()
+    return False
+
 cdef class ServiceTable(Segment):
     """A process's view of the services: see `Runtime`."""
 
@@ -135,7 +155,7 @@ cdef class ServiceTable(Segment):
     def is_service(self, uint32_t service, uint64_t generation):
         """Whether calls of a service may still come to a worker."""
         cdef Service *entry = &self.memory.services[service]
-        return entry.generation == generation and ff_load32(&entry.state) in (SERVICE_OPEN, SERVICE_CLOSING)
+        return ff_load32(&entry.state) in (SERVICE_OPEN, SERVICE_CLOSING) and entry.generation == generation
 
     def close_service(self, uint32_t service, uint64_t generation):
         """No new calls; those made go on. Its entry is given back once none of them is left."""
@@ -151,13 +171,16 @@ cdef class ServiceTable(Segment):
         ff_add32(&self.memory.header.warm_left, -ff_exchange32(&entry.warm_left, 0))
 
     def reap_services(self):
-        """Gives back what closed services had, where no unfinished task names them any more; returns how many are left."""
+        """Gives back what closed services had, where no unfinished task names them any more, nor one that is just being made;
+        returns how many are left."""
         cdef uint32_t i
         cdef int left = 0
         cdef Service *entry
         closing = [i for i in range(ff_load32(&self.memory.header.service_high))
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
-        busy = self._busy_services() if closing else None       # after the list: what closes later is not looked at
+        if closing and is_calling(&self.memory):                # after the list: what closes later is not looked at
+            return len(closing)
+        busy = self._busy_services() if closing else None       # after that: whoever made a call has published it
         for i in closing:
             entry = &self.memory.services[i]
             if i in busy:

@@ -161,7 +161,7 @@ class Scenario:
     always: tuple = ()  #: functions of the words: what is wrong in them, or None
     at_end: tuple = ()  #: the same, asked when nobody has anything left to do
     puts_off: tuple = ()  #: processes whose later loads may overtake their stores
-    most_put_off: int = 2  #: how many of each process at a time
+    most_put_off: int = 8  #: how many of each process at a time: more than the programs here store without a barrier
     killed: tuple = ()  #: processes that others kill
 
 
@@ -376,12 +376,14 @@ class Explorer:
 
     def run(self):
         self.parents[self.first] = None
-        todo = deque([self.first])
+        beginnings = [self.first]  # and what is left of them by deaths before the first step
+        for state in beginnings:
+            for following in self.killed(state, range(len(self.names))):
+                if following not in self.parents:
+                    self.parents[following] = state
+                    beginnings.append(following)
+        todo = deque(beginnings)
         checked = 0
-        for state in [self.first, *self.killed(self.first, range(len(self.names)))]:
-            if state not in self.parents:
-                self.parents[state] = self.first
-                todo.append(state)
         while todo:
             state = todo.popleft()
             found = self.successors(state)

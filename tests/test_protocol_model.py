@@ -1,18 +1,23 @@
 """Every interleaving and every death, in models of the protocol: nothing is lost, and what is left out is missed.
 
-Longer with FLAME_FAST_STORM=1. The models are in `protocol_model.py`, `waking_model.py`, `groups_model.py` and
-`starting_model.py`; `explorer.py` goes through them.
+Longer with FLAME_FAST_STORM=1. The models are in `protocol_model.py`, `waking_model.py`, `groups_model.py`,
+`closing_model.py` and `starting_model.py`; `explorer.py` goes through them, as on a machine that puts stores off.
 """
 
 from __future__ import annotations
 
 import ast
 import os
+import random
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 import pytest
+from closing_model import closing
 from explorer import (
+    BufferedExplorer,
+    BufferedStep,
     ModelError,
     Scenario,
     Violation,
@@ -29,6 +34,7 @@ from explorer import (
     load,
     put,
     store,
+    stores,
     when,
     with_stores_put_off,
 )
@@ -87,6 +93,8 @@ SCENARIOS = {
     "waiting for futures": waiting,
     "waiting for each other": waiting_in_ring,
     "asked to leave": leaving,
+    "a service closed while a call is made": closing,
+    "an instance closed while a call is made": partial(closing, instance=True),
     "the zygote dies while it starts a process": starting,
     "two zygotes die": partial(starting, zygotes=3, mortal=("zygote 1", "zygote 2"), deaths=2),
     "the zygote and a child die": partial(starting, mortal=("zygote 1", "c1"), deaths=2),
@@ -104,6 +112,9 @@ MANY_STATES = [
     "the submitter dies, then the zygote",
     "holds given back, and marks that come round",
     "groups change hands, an owner dies",
+    "two inputs, two workers",
+    "an input, its worker dies",
+    "an input, the submitter dies",
     "sleeping beside one seat",
 ]
 
@@ -183,6 +194,7 @@ BARRIERS = {
     "a fence before the look at who sleeps": leaving,
     "waits_for by exchange": waiting_in_ring,
     "a lane dead by cas": lost_instance,
+    "a slot taken by cas": closing,
     "waiting again by exchange": last_input_while_buried,
 }
 
@@ -209,7 +221,10 @@ MENDS = {
     # Between two levels of an input's bits the submitter may die, and nobody knows that it was to go on.
     "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
-    "a look after it waits again": (half_failed, "slot 1 is waiting for ever"),
+    "a look after it waits again": (last_input_while_buried, "slot 1 is waiting for ever"),
+    # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
+    "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
+    "a look at who makes a call": (partial(closing, instance=True), "the call is ready for ever"),
     # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.
     "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
 }
@@ -225,9 +240,10 @@ def test_no_order_of_steps_and_no_death_loses_anything(name):
 
 @pytest.mark.storm
 @pytest.mark.skipif(not LONG, reason="minutes: FLAME_FAST_STORM=1")
-@pytest.mark.parametrize("name", LONG_SCENARIOS)
+@pytest.mark.parametrize("name", [*MANY_STATES, *LONG_SCENARIOS])
 def test_no_order_of_steps_and_no_death_loses_anything_in_larger_worlds(name):
-    assert explore(with_stores_put_off(LONG_SCENARIOS[name]()), most=30_000_000).ends
+    scenario = {**SCENARIOS, **LONG_SCENARIOS}[name]()
+    assert explore(with_stores_put_off(scenario), most=30_000_000).ends
 
 
 @pytest.mark.parametrize("what", NEEDED)
@@ -421,6 +437,58 @@ def test_a_death_lets_out_what_was_put_off():
     assert seen == {(1, 0, 0), (1, 1, 0), (1, 1, 1), (1, 2, 1), (1, 2, 2), (1, 3, 2), (0, 3, 3)}
 
 
+def random_operation(rng):
+    word, value = rng.choice("xyz"), rng.randrange(1, 8)
+    operations = [store(word, value)] * 4 + [load(word)] * 4
+    operations += [exchange(word, value), add(word, 1), fence(), choose(1, 2), put(word, 1, value & 1)]
+    return rng.choice([*operations, stores((word, value), ("z", value))])
+
+
+def random_program(operations, me):
+    """Tells at its end what it has read."""
+    seen = ()
+    for at in range(len(operations)):
+        answer = yield operations[at]
+        if operations[at][0] == "load":
+            seen = (*seen, answer)
+    yield exchange(("saw", me), seen)
+
+
+def random_scenario(rng):
+    names = "ABC"[: rng.choice((2, 2, 3))]
+    programs = {}
+    for name in names:
+        operations = tuple(random_operation(rng) for _ in range(rng.randrange(2, 7 - len(names))))
+        programs[name] = partial(random_program, operations, name)
+    mortal = tuple(name for name in names if rng.random() < 0.5)
+    killed = rng.choice(((), names[:1]))
+    if killed:
+        programs["K"] = partial(random_program, (store("z", 7), load("x"), kill(killed[0])), "K")
+    words = {"x": 0, "y": 0, "z": 0, **{("saw", name): None for name in programs}}
+    scenario = Scenario(words, programs, mortal=mortal, deaths=rng.choice((0, 1, 2)), killed=killed)
+    return replace(with_stores_put_off(scenario), most_put_off=rng.choice((1, 2, 8)))
+
+
+def ends_of(scenario):
+    ends = set()
+    explore(replace(scenario, at_end=(lambda words: ends.add(words.values),)))
+    return ends
+
+
+def test_what_is_left_out_of_the_search_leads_nowhere_else(monkeypatch):
+    """Random programs end as in a search that tries every step in every state, and every death."""
+    scenarios = [random_scenario(random.Random(seed)) for seed in range(2000 if LONG else 30)]
+    found = [ends_of(scenario) for scenario in scenarios]
+    let_out = BufferedExplorer.let_out
+
+    def let_out_or_killed(self, state, place):
+        return [*let_out(self, state, place), *self.killed(state, (place,))]
+
+    monkeypatch.setattr(BufferedStep, "is_alone", lambda self, state: False)
+    monkeypatch.setattr(BufferedExplorer, "let_out", let_out_or_killed)
+    assert found == [ends_of(scenario) for scenario in scenarios]
+
+
 def test_a_wake_up_that_comes_too_early_is_lost():
     def sleeper():
         yield from futex_wait("word", 0)
@@ -474,7 +542,14 @@ def test_a_killed_process_stands_still():
     assert seen == {5}
 
 
-MODELS = ["protocol_model.py", "protocol_scenarios.py", "waking_model.py", "groups_model.py", "starting_model.py"]
+MODELS = [
+    "protocol_model.py",
+    "protocol_scenarios.py",
+    "waking_model.py",
+    "groups_model.py",
+    "starting_model.py",
+    "closing_model.py",
+]
 
 
 @pytest.mark.parametrize("name", MODELS)

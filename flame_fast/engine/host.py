@@ -88,15 +88,18 @@ class Host:
         self._seeds = seeds
 
     def load_ahead(self, service: int, generation: int) -> None:
+        """Loads a service before its first call; one that is closed meanwhile is not loaded."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            self._load(service, generation)
+            blob = self.runtime.service_blob(service)
+            if self.runtime.is_service(service, generation):  # looked at after: so it was still the service's
+                self._load(blob, service, generation)
 
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """The callable of a call; loads its service first. Raises what loading raised."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            loaded = self._load(service, generation)
+            loaded = self._load(self.runtime.service_blob(service), service, generation)
         if loaded is not self._current:
             self._enter(loaded)
         if loaded.failure is not None:
@@ -142,8 +145,8 @@ class Host:
             if outer is not self._current:
                 self._enter(outer)
 
-    def _load(self, service: int, generation: int) -> LoadedService:
-        spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
+    def _load(self, blob: bytes, service: int, generation: int) -> LoadedService:
+        spec = ServiceSpec.from_blob(blob)
         self._forget_closed()
         namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
         loaded = LoadedService(spec, generation, pickling.choose_namespace(spec.target, namespaces.values()))
