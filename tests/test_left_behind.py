@@ -1957,7 +1957,7 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
     os.pwrite(words.fd, words.tables.NO_INPUT.to_bytes(4, "little"), at)
     words.set("slots", words.tables.NO_INPUT, "state", dead.index << 4 | words.tables.DONE)
     family.bury(dead)
-    words.set("slots", words.tables.NO_INPUT, "state", 0)
+    words.wipe("slots", words.tables.NO_INPUT)
     os.pwrite(words.fd, before, at)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
     family.check()

@@ -672,59 +672,6 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
 # ---- a service that closes meanwhile ---------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("is_made_anew, with_input", [(False, True), (True, False)])
-def test_a_call_of_a_service_that_closes_while_it_is_submitted_fails(alone, monkeypatch, is_made_anew, with_input):
-    """Another process closes it after the last look at it: here while this one looks for children that hold its views."""
-    import select
-
-    service, value = alone.service(shown), alone.runtime.put(np.arange(10_000.0))
-    view, promise = value.get(), alone.runtime.promise()
-    reading, writing = os.pipe()
-    child = os.fork()
-    if child == 0:
-        os.read(reading, 1)
-        os._exit(0)
-    poll = select.poll
-
-    def closing():
-        select.poll = poll
-        alone.runtime.close_service(*service[:2])
-        if is_made_anew:
-            assert alone.service(shown)[0] == service[0]
-        return poll()
-
-    monkeypatch.setattr(select, "poll", closing)
-    future = alone.call(service, b"x" * 1000, *[promise] * with_input)
-    os.write(writing, b"x")
-    os.waitpid(child, 0)
-    os.close(reading)
-    os.close(writing)
-    error = future.exception(0)
-    assert isinstance(error, FlameError) and "closed" in str(error)
-    alone.runtime.fulfil(promise, 1)
-    assert view[7] == 7.0
-    alone.runtime.counters()  # looks for children that have ended
-    if not is_made_anew:
-        assert alone.service(shown)[0] == service[0]
-
-
-def test_a_service_that_closes_while_its_call_is_written_takes_nothing(alone):
-    """An argument closes it when it is pickled."""
-    service = alone.service(shown)
-    before = alone.in_use()
-
-    class Closing:
-        def __reduce__(self):
-            alone.runtime.close_service(*service[:2])
-            return shown, ()
-
-    with pytest.raises(FlameError, match="closed"):
-        alone.call(service, Closing(), b"x" * 1000)
-    assert alone.in_use()[0] == before[0]
-    assert alone.service(shown)[0] == service[0]
-    alone.check()
-
-
 def test_a_call_of_a_closed_service_is_not_even_written(alone):
     """Nor is one of a service whose entry is another's by now."""
     written = []
