@@ -748,6 +748,7 @@ def test_the_post_of_the_zygote_tells_who_had_it_before(alone):
 def test_what_a_process_runs_is_told_by_service_and_method(family):
     words = Words(family.runtime)
     log, service = (family.service(Log(), INSTANCE, ("note", "append")) for _ in range(2))
+    family.service(same)
     family.runtime.start_instance(log[0])
     (index,) = [entry[0] for entry in family.runtime.processes()]
     assert family.runtime.running_service(index) == (log[0], 0xFFFFFFFF)
@@ -1499,6 +1500,16 @@ def test_entries_that_a_dead_process_had_are_found_at_both_ends(family, dead, nu
         words.set("processes", index, "state", words.tables.PROCESS_FREE)
 
 
+def test_the_first_process_that_a_dead_one_was_asking_for_is_found(family):
+    words = Words(family.runtime)
+    first, dead = (family.runtime.request_process(POOL, 0) for _ in range(2))
+    assert first == 2
+    family.runtime.start(dead)
+    words.set("processes", first, "state", words.tables.RESERVED + dead)
+    family.runtime.bury(dead, pickling.dump_error(Death()))
+    assert words.get("processes", first, "state") == words.tables.PROCESS_FREE
+
+
 @pytest.mark.parametrize("lane", [1, 256, 4095])
 def test_a_lane_that_a_dead_process_had_reserved_is_free(family, dead, lane):
     words = Words(family.runtime)
@@ -1772,8 +1783,18 @@ def test_lanes_run_out(family, options, most):
 
 
 def test_a_service_that_shares_the_workers_has_no_lane_of_its_own(family):
-    assert family.service(same)[2] == 0
+    words, service = Words(family.runtime), family.service(same)
+    assert service[2] == 0
     assert family.service(same, limit=1)[2] == 1
+    family.runtime.close_service(*service[:2])
+    assert words.get("lanes", 0, "state") == words.tables.LANE_OPEN
+
+
+def test_workers_look_at_no_instance_s_lane_though_all_others_are_in_use(family):
+    words = Words(family.runtime)
+    words.set("header", 0, "pool_lane_high", words.tables.POOL_LANES)
+    assert family.service(Log(), INSTANCE, ("note",))[2] == words.tables.POOL_LANES
+    assert words.get("header", 0, "pool_lane_high") == words.tables.POOL_LANES
 
 
 def test_a_runner_without_processes_loads_no_library_ahead(alone):
