@@ -1020,7 +1020,7 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
 
 
 def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
-    """For twenty milliseconds. It has failed by then; what it holds comes back with a later burial."""
+    """For twenty milliseconds, in each burial. It has failed by then; what it holds comes back with a later burial."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
     future = family.call(service, over)
@@ -1030,9 +1030,13 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
         words.set("slots", slot_of(future), field, number)
     words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
-    begin = time.monotonic()
     family.bury(dead, LookupError("died"))
-    assert time.monotonic() - begin >= 0.02
+    waited = []
+    for _ in range(4):
+        begin = time.monotonic()
+        family.runtime.bury(dead.index, pickling.dump_error(Death()))
+        waited.append(time.monotonic() - begin)
+    assert min(waited) >= 0.02
     assert repr(future.exception(0)) == repr(LookupError("died"))
     words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
     assert family.in_use()[0] == 2
