@@ -12,6 +12,7 @@ import os
 import signal
 import time
 
+import audit
 import numpy as np
 import pytest
 from alone import POOL, Alone, Family
@@ -24,6 +25,7 @@ from flame_fast.engine.base import INSTANCE
 
 #: A lost wake-up costs a look of 250 ms, or a minute: the shortest of several waits is below this only if none is lost.
 PROMPT_S = 0.2
+LARGE = b"x" * 40_000
 WAITS = 5
 
 
@@ -348,6 +350,50 @@ def test_a_call_with_inputs_for_which_there_is_no_room_takes_nothing():
     alone.close()
 
 
+def test_inputs_for_which_there_is_no_room_take_nothing():
+    """Though the arguments have found some."""
+    alone = Alone(limit=1 << 21)
+    service, values = alone.service(count), [alone.runtime.put(number) for number in range(1500)]
+    kept = alone.call(service, *values)
+    alone.work()
+    held = []
+    with pytest.raises(StoreFullError):
+        while True:
+            held.append(alone.runtime.put(LARGE))
+    before = alone.in_use()
+    with pytest.raises(StoreFullError) as caught:
+        alone.call(service, *values)
+    assert caught.value.asked > 1500 * 24
+    assert alone.in_use() == before
+    alone.check()
+    del held
+    assert alone.call(service, *values) is not None
+    alone.work()
+    assert kept.get() == 1500
+    alone.close()
+
+
+def count(*values):
+    return len(values)
+
+
+@pytest.mark.parametrize("value", [b"x" * 1000, tuple(range(10_000)), LARGE], ids=len)
+def test_a_full_store_gives_out_nothing_whatever_stands_before_its_tables(value):
+    """There is the log of the process with the last number, of finished slots."""
+    alone = Alone(limit=1 << 14)
+    words, zeros = Words(alone.runtime), bytes(audit.BEFORE)
+    for name in ("groups", "extents"):
+        os.pwrite(words.fd, b"\xff" * len(zeros), vars(words.tables)[name + "_at"] - len(zeros))
+    before = alone.runtime.counters()
+    with pytest.raises(StoreFullError):
+        alone.runtime.put(value)
+    for name in ("groups", "extents"):
+        os.pwrite(words.fd, zeros, vars(words.tables)[name + "_at"] - len(zeros))
+    assert alone.runtime.counters() == before
+    alone.check()
+    alone.close()
+
+
 # ---- members of groups ----------------------------------------------------------------------------------------------
 
 #: Slots of a group, or blocks of a slab.
@@ -443,7 +489,6 @@ def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
 # ---- extents --------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20
-LARGE = b"x" * 40_000
 
 #: Sizes of extents: four steps per doubling, in whole granules.
 GRANULE = 1 << 14
@@ -978,6 +1023,9 @@ def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
 
     dead = family.fork(hold)
     assert dead.has_ended(PATIENCE_S)
+    family.service(LARGE)
+    words.set("processes", dead.index, "taking", words.get("services", 0, "blob"))  # it had no place there yet
+    words.set("services", 0, "blob", 0)
     give = words.make_lock_count()
     family.bury(dead)
     for limit in (1 << 25, 0):

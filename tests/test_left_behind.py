@@ -855,15 +855,16 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
 )
 def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     words, most = Words(alone.runtime), 63
-    values = [alone.runtime.put(1)]
+    values = [alone.runtime.put(value)]
+    bytes_of_one = alone.in_use()[1]
     high = words.get("header", 0, "group_high")
     words.set("header", 0, "group_high", (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS)
     with pytest.raises(StoreFullError, match="table"):
         for _ in range(most):
             values.append(alone.runtime.put(value))
     words.set("header", 0, "group_high", high)
-    before = alone.in_use()
-    assert before[0] == len(values) < most
+    assert len(values) < most
+    assert alone.in_use() == (len(values), len(values) * bytes_of_one)
     alone.check()
     del values[1:]
     assert alone.in_use()[0] == 1
