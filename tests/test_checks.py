@@ -1017,7 +1017,7 @@ def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
     parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
 
     def hold():
-        kept = [runtime.put(parts), runtime.put(b"x" * 1000)]
+        kept = [runtime.put(parts).get(), runtime.put(parts), runtime.put(b"x" * 1000)]
         os.kill(os.getpid(), signal.SIGKILL)
         return kept
 
