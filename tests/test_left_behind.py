@@ -946,7 +946,9 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     words.set("extents", value, "holders", 0)
     family.bury(dead)
     family.check()
-    assert words.get("extents", warm[1], "kind") == words.tables.EXTENT_COLD
+    kinds = [words.tables.EXTENT_WARM] * 6 + [words.tables.EXTENT_COLD] * 3
+    kinds[1], kinds[5] = words.tables.EXTENT_COLD, words.tables.EXTENT_VALUE  # by the burial, and for `more`
+    assert [words.get("extents", number, "kind") for number in [*warm, *cold]] == kinds
     assert values[1].get()[1] == LARGER
     assert last.get()[0][-1] == 9999
     del view, values, more, slots, held, last
@@ -1188,6 +1190,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
         words.set("extents", number, "group.owner", owner + 1)
     for number, bits in zip([first, last, cold, *numbers], [its, its, its, its, both, mine, 0], strict=True):
         hold(number, bits)
+    words.set("extents", cold, "held", [its, 1, *rest[1:]])  # two that died when they were taking it
     family.bury(dead)
     assert extents_of(words, "EXTENT_LEAVING") == [mine_to_empty]
     assert extents_of(words, "EXTENT_WARM") == [first, last]
@@ -1345,11 +1348,11 @@ def orphan_block(words, value):
 
 
 def test_a_block_that_a_dead_process_had_taken_and_put_nowhere_comes_back(family, dead):
-    words, value = Words(family.runtime), family.runtime.put(b"x" * 1000)
+    words, value, other = Words(family.runtime), family.runtime.put(b"x" * 1000), family.runtime.put(b"y" * 1000)
     words.set("processes", dead.index, "taking", orphan_block(words, value))
     family.bury(dead)
     family.check()
-    del value
+    del value, other
     assert family.in_use() == (0, 0)
 
 

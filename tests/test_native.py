@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alone import Alone, balanced
+from alone import Alone, Family, balanced
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
 from gates import Gate, in_child, passes_in_child
@@ -166,7 +166,7 @@ class Machine:
 
     def __init__(self, directory, cgroups):
         self.files = [tuple(str(directory / f"{name} {number}") for name in ("limit", "used", "stat")) for number in cgroups]
-        self.alone = Alone(1 << 40, cgroups=self.files)
+        self.alone = Family(1 << 40, cgroups=self.files)
         self.words = Words(self.alone.runtime)
         self.size = self.words.get("header", 0, "size")
 
