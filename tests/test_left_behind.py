@@ -18,7 +18,7 @@ from audit import ANY, CLAIMED
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
 from gates import PATIENCE_S, wait_until
-from words import PROT_NONE, Words
+from words import Words
 
 from flame_fast import StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -1062,18 +1062,21 @@ def test_before_a_reference_is_counted_it_is_written_down_what_there_was(family,
 
 
 def test_references_are_not_begun_to_be_counted_before_it_is_known_what_there_was(family, spread):
-    """What an earlier count has left written down is not gone by."""
+    """What an earlier count has left is not gone by: it dies between its first look at the value and that at an extent."""
     values, numbers = spread
     words, before = Words(family.runtime), family.in_use()
 
     def live():
-        views = [value.get() for value in values]
-        yield
-        family.runtime.put(views)
-        yield
+        kept = [family.runtime.put([value.get() for value in values] + [kilobytes(1)])]
+        block = words.get("slots", slot_of(kept[0]), "result")
+        words.set("header", 0, "redo.progress", 2 << 32 | 7)
+        extent = words.place("extents", numbers[0], "refs")[0]
+        words.at_touches((block, lambda: None), (extent, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        kept.clear()
 
-    words.set("header", 0, "redo.progress", 2 << 32 | 7)
-    dead = die_at(family, words, words.place("extents", numbers[0], "refs")[0], live, PROT_NONE)
+    dead = family.fork(live)
+    assert dead.has_ended(PATIENCE_S)
+    assert words.get("header", 0, "lock_holder") == dead.index + 1
     assert words.get("header", 0, "redo.op") == words.tables.REDO_NOTHING
     look_whether_all_is_back(family, dead, before)
 
@@ -1208,12 +1211,38 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     del again
 
 
+def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead):
+    """By a burial: it was empty, and no longer is when the lock has been taken."""
+    words, me = Words(family.runtime), family.runtime.index
+    kept = [family.runtime.put(None) for _ in range(2 * GROUP)]
+    kept.clear()
+    group = words.get("header", 0, "free_groups") - 1
+    words.set("header", 0, "free_groups", 0)
+    words.set("groups", group, "group.owner", me + 1)
+    words.set("groups", group, "group.used", 0)
+
+    def live():
+        take = (words.place("header", 0, "lock")[0], lambda: words.set("groups", group, "group.used", CURRENT))
+        words.at_touches((words.tables.groups_at, lambda: None), take)
+        family.runtime.bury(dead.index, pickling.dump_error(LookupError()))
+
+    assert family.bury(family.fork(live)) == 0
+    assert words.get("groups", group, "group.owner") == me + 1
+    assert words.get("groups", group, "group.used") == CURRENT
+    words.set("groups", group, "group.used", CLAIMED)
+    words.die_in_the_lock()
+    family.runtime.put(LARGE)
+    family.check()
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 25])
 @pytest.mark.parametrize("held, refs, is_put_down", [(1, 0, False), (1, 1, False), (0, 1, False), (0, 1, True)])
-def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_was_put_down(
-    family, dead, held, refs, is_put_down
+def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_has_its_place(
+    family, dead, held, refs, is_put_down, cached
 ):
     """It was held first and then named, it counted a reference, was not held, had its place."""
     words, service = Words(family.runtime), family.service(LARGE)
+    words.set("header", 0, "cache_limit", cached)
     (number,) = extents_of(words, "EXTENT_VALUE")
     words.set("processes", dead.index, "taking", words.get("services", service[0], "blob"))
     words.set("extents", number, "refs", refs)
@@ -1239,6 +1268,27 @@ def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(
     dead = die_at(family, words, words.place("services", 0, "state")[0], live)
     assert words.get("processes", dead.index, "taking")
     look_whether_all_is_back(family, dead)
+
+
+def test_what_workers_are_told_has_its_place_before_its_block_is_said_to_be_settled(family):
+    """It dies when it is about to say so: the block stays."""
+    words = Words(family.runtime)
+
+    def live():
+        process = words.place("processes", family.runtime.index, "taking")[0]
+        words.at_touches(
+            (process, lambda: None),  # names the block
+            (words.place("header", 0, "setup")[0], lambda: None),
+            (process, lambda: os.kill(os.getpid(), signal.SIGKILL)),
+        )
+        family.runtime.set_setup(kilobytes(1))
+
+    dead = family.fork(live)
+    assert dead.has_ended(PATIENCE_S)
+    assert words.get("processes", dead.index, "taking") == words.get("header", 0, "setup") != 0
+    family.bury(dead)
+    family.check()
+    assert family.runtime.get_setup() == kilobytes(1)
 
 
 def test_a_block_goes_back_once_that_a_dead_process_had_just_put_down_where_all_goes_back(family):
