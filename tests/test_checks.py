@@ -859,13 +859,14 @@ def test_one_value_in_many_places_is_kept_until_the_last_is_gone(family):
 
 @pytest.mark.parametrize("order", [(0, 1), (1, 0)])
 def test_an_extent_that_lies_in_a_value_twice_goes_once_and_with_the_last_value(family, order):
-    array, kept = np.arange(10_000.0), []
+    words, array, kept = Words(family.runtime), np.arange(10_000.0), []
 
     def make():
         view = family.runtime.put(array).get()
-        kept.extend([family.runtime.put([view, view]), family.runtime.put([view])])
+        kept.extend([family.runtime.put([view, view[1:]]), family.runtime.put([view])])
 
     make()
+    assert words.get("extents", 0, "refs") == 3
     first, last = order
     kept[first] = None
     family.check()

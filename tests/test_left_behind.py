@@ -901,7 +901,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     words, runtime = Words(family.runtime), family.runtime
     slots = [runtime.put(number) for number in range(4 * GROUP)]
     values = [runtime.put(np.arange(10_000.0)), runtime.put([np.arange(20_000.0), LARGER]), runtime.put(b"x" * 1000)]
-    view = values[0].get()
+    view, only_view = values[0].get(), runtime.put(np.arange(9000.0)).get()
     free = [runtime.put(LARGE) for _ in range(6)]
     held = family.runtime.put(b"x" * 50_000)
     cold = [runtime.put(LARGER) for _ in range(3)]
@@ -917,6 +917,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     bits = [1, *[0] * (words.tables.HELD_WORDS - 2), 1 << 63]
     value = max(extents_of(words, "EXTENT_VALUE"))
     last = runtime.put([np.arange(10_000.0)])
+    live = len(extents_of(words, "EXTENT_VALUE"))
 
     def ruin():
         for field, number in [("live_bytes", 1), ("cached_bytes", 2), ("free_groups", 1), ("arena_next", 3)]:
@@ -926,7 +927,9 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
         for number in extents_of(words, "EXTENT_VALUE"):
             words.set("extents", number, "holders", 7)
         words.set("extents", value, "held", bits)
-        leaving, unheld, slab = warm[1:4]
+        leaving, unheld, slab, just_taken = warm[1:5]
+        words.set("extents", just_taken, "held", bits)
+        words.set("extents", just_taken, "holders", 2)
         words.set("extents", leaving, "kind", words.tables.EXTENT_LEAVING)
         words.set("extents", leaving, "group.owner", dead.index + 1)
         words.set("extents", unheld, "kind", words.tables.EXTENT_VALUE)
@@ -951,7 +954,9 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     assert [words.get("extents", number, "kind") for number in [*warm, *cold]] == kinds
     assert values[1].get()[1] == LARGER
     assert last.get()[0][-1] == 9999
-    del view, values, more, slots, held, last
+    assert len(extents_of(words, "EXTENT_VALUE")) == live + 1
+    assert np.array_equal(only_view, np.arange(9000.0))
+    del view, only_view, values, more, slots, held, last
     family.check()
     assert family.in_use() == (0, 0)
 
