@@ -1216,8 +1216,9 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     del again
 
 
-def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead):
-    """By a burial: it was empty, and no longer is when the lock has been taken."""
+@pytest.mark.parametrize("when", ["looked at", "claimed"])
+def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead, when):
+    """By a burial: it was empty, and no longer is when the lock has been taken, or a moment later."""
     words, me = Words(family.runtime), family.runtime.index
     kept = [family.runtime.put(None) for _ in range(2 * GROUP)]
     kept.clear()
@@ -1226,9 +1227,15 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
     words.set("groups", group, "group.owner", me + 1)
     words.set("groups", group, "group.used", 0)
 
+    def take():
+        words.set("groups", group, "group.used", CURRENT)
+
     def live():
-        take = (words.place("header", 0, "lock")[0], lambda: words.set("groups", group, "group.used", CURRENT))
-        words.at_touches((words.tables.groups_at, lambda: None), take)
+        lock, word = words.place("header", 0, "lock")[0], words.place("groups", group, "group.used")[0]
+        if when == "looked at":
+            words.at_touches((word, lambda: None), (lock, take))
+        else:
+            words.at_touches((word, take), protection=mmap.PROT_READ)
         family.runtime.bury(dead.index, pickling.dump_error(LookupError()))
 
     assert family.bury(family.fork(live)) == 0
@@ -1238,6 +1245,36 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
     words.die_in_the_lock()
     family.runtime.put(LARGE)
     family.check()
+
+
+def test_a_member_that_is_given_back_when_its_group_s_owner_is_buried_is_given_back(family, dead):
+    """Of a slab whose word ends a page of the table: what else the burial writes there lies on the next one."""
+    words, number = Words(family.runtime), 105
+    kept = [family.runtime.put(LARGE) for _ in range(number + 1)]
+    kept.clear()
+    word, owner = (words.place("extents", number, name)[0] for name in ("group.used", "group.owner"))
+    assert word // mmap.PAGESIZE < owner // mmap.PAGESIZE
+    words.die_in_the_lock(lambda: be_slab(words, number, dead.index + 1, CURRENT | 0b11))
+    family.runtime.put(LARGE)
+
+    def live():
+        give_back = (word, lambda: words.set("extents", number, "group.used", CURRENT | 0b10))
+        words.at_touches(give_back, protection=mmap.PROT_READ)
+        family.runtime.bury(dead.index, pickling.dump_error(LookupError()))
+
+    assert family.bury(family.fork(live)) == 0
+    assert words.get("extents", number, "group.owner") == words.tables.ORPHAN
+    assert words.get("extents", number, "group.used") == 0b10
+    words.die_in_the_lock(lambda: words.set("extents", number, "group.used", CLAIMED))
+    family.runtime.put(LARGE)
+    family.check()
+
+
+def be_slab(words, number, owner, used):
+    words.set("extents", number, "kind", words.tables.EXTENT_SLAB)
+    words.set("extents", number, "block_size", 600)
+    words.set("extents", number, "group.owner", owner)
+    words.set("extents", number, "group.used", used)
 
 
 @pytest.mark.parametrize("cached", [0, 1 << 25])

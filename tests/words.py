@@ -124,10 +124,11 @@ class Words:
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         protect(segment_at() + at, protection)
 
-    def at_touches(self, *turns):
+    def at_touches(self, *turns, protection=PROT_NONE):
         """This process does something when it touches the page of a word next, then when it touches that of another, ...
 
-        `turns`: (offset, what it does). Each page is its own again by then.
+        `turns`: (offset, what it does). Each page is its own again by then. `PROT_READ`: when it writes there. An atomic
+        step is begun again then; one that is none goes on with what it had read.
         """
         faulthandler.disable()
         left, begin = list(turns), segment_at()
@@ -137,11 +138,11 @@ class Words:
             protect(begin + at, mmap.PROT_READ | mmap.PROT_WRITE)
             act()
             if left:
-                protect(begin + left[0][0], PROT_NONE)
+                protect(begin + left[0][0], protection)
 
         self.touched = ctypes.CFUNCTYPE(None, ctypes.c_int)(touched)
         _libc.signal(int(signal.SIGSEGV), self.touched)
-        protect(begin + left[0][0], PROT_NONE)
+        protect(begin + left[0][0], protection)
 
     def forbid_calls(self):
         """This process dies of its next system call, but for `read`, `write` and `exit`."""
