@@ -87,10 +87,9 @@ cdef void block_abandon(Memory *memory, uint64_t block) noexcept nogil:
         slab_free(memory, id, block)
         return
     lock_take(memory)
-    if memory.extents[id].refs:
-        memory.extents[id].refs = 0
-        if not memory.extents[id].holders:      # else with the dead process's bit
-            leaving = extent_give_back(memory, id, 0)
+    memory.extents[id].refs = 0
+    if not memory.extents[id].holders:          # else with the dead process's bit
+        leaving = extent_give_back(memory, id, 0)
     lock_give(memory)
     if leaving:
         extent_empty(memory, id)

@@ -60,8 +60,6 @@ cdef int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_
     if id >= 0:
         extent_occupy(memory, <uint32_t> id, kind, block_size)
     lock_give(memory)
-    if id >= 0 and kind == EXTENT_VALUE:
-        ff_add32(&memory.local[id], 1)
     return id
 
 cdef int64_t warm_extent(Memory *memory, uint32_t size_class) noexcept nogil:
@@ -111,6 +109,7 @@ cdef void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t blo
     if kind == EXTENT_VALUE:
         extent.held[memory.me >> 6] = <uint64_t> 1 << (memory.me & 63)
         extent.holders = 1
+        ff_store32(&memory.local[id], 1)
     else:
         extent.block_size = block_size      # and a value leaves it: who has just seen a slab here divides by it
         ff_store64(&extent.group.used, empty_group(memory, 0, id) | GROUP_CURRENT)

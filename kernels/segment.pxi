@@ -70,7 +70,7 @@ cdef class Segment:
             munmap(self.memory.base, self.mapped_bytes)
         if self.window != NULL:
             munmap(self.window, self.mapped_bytes)
-        self.memory.base = self.window = NULL
+        self.memory.base = NULL
 
     def _become(self, uint32_t index, str name, int doorbell):
         """Turns this attachment into that of entry `index`: what a forked worker does first."""

@@ -162,7 +162,7 @@ def faults(runtime):
     """What of a segment in which nothing goes on is not as it should be, in words."""
     tables = Tables(runtime.fd)
     parts = (notes, edges, slots, holds, slot_groups, blocks, extents, lists, places)
-    return [fault for part in parts for fault in part(tables)]
+    return [fault for part in parts for fault in part(tables)] + list(sums(tables, runtime.counters()["bytes"]))
 
 
 def notes(tables):
@@ -228,8 +228,8 @@ def slot_groups(tables):
             yield f"group {number} of the owner {group.owner} is {'' if number in free else 'not '}on the list of free ones"
         if group.owner and not group.used & (MEMBERS | CURRENT):
             yield f"group {number} is empty and was not given back"
-        if number in free and group.used & (MEMBERS | CURRENT):
-            yield f"group {number} is on the list of free ones and has members"
+        if not group.owner and group.used != CLAIMED:
+            yield f"group {number} is free and has the word {group.used:#x}"
 
 
 def blocks_in_use(runtime):
@@ -269,6 +269,8 @@ def extents(tables):
         if extent.kind == tables.EXTENT_LEAVING:
             yield f"extent {number} is being emptied"
         if extent.kind != tables.EXTENT_VALUE:
+            if refs[extent.offset]:
+                yield f"extent {number} of the kind {extent.kind} is referred to"
             continue
         held = sum(word << 64 * at for at, word in enumerate(extent.held))
         if extent.refs != refs[extent.offset]:
@@ -317,6 +319,15 @@ def lists(tables):
         yield f"the arena's end is said to be {header.arena_next:#x}"
     with contextlib.suppress(OSError):  # there is nothing
         yield f"something was written behind the arena's end, at {os.lseek(tables.fd, header.arena_next, os.SEEK_DATA):#x}"
+
+
+def sums(tables, counted):
+    values = sum(extent.size for extent in tables.extents if extent.kind == tables.EXTENT_VALUE)
+    slabs = [extent for extent in tables.extents if extent.kind == tables.EXTENT_SLAB]
+    taken = [(extent.group.used & MEMBERS & ~tables.empty_slab(extent)).bit_count() for extent in slabs]
+    blocks = sum(count * extent.block_size for count, extent in zip(taken, slabs, strict=True))
+    if counted != values + blocks:
+        yield f"{counted} bytes are told to be in use, and {values} of values and {blocks} of blocks are"
 
 
 def places(tables):

@@ -29,6 +29,7 @@ from flame_fast.engine.host import Host
 
 #: A lost wake-up costs a look of 250 ms, or a minute: the shortest of several waits is below this only if none is lost.
 PROMPT_S = 0.2
+LARGE = b"x" * 40_000
 WAITS = 5
 
 
@@ -569,6 +570,50 @@ def test_a_call_with_inputs_for_which_there_is_no_room_takes_nothing():
     alone.close()
 
 
+def test_inputs_for_which_there_is_no_room_take_nothing():
+    """Though the arguments have found some."""
+    alone = Alone(limit=1 << 21)
+    service, values = alone.service(count), [alone.runtime.put(number) for number in range(1500)]
+    kept = alone.call(service, *values)
+    alone.work()
+    held = []
+    with pytest.raises(StoreFullError):
+        while True:
+            held.append(alone.runtime.put(LARGE))
+    before = alone.in_use()
+    with pytest.raises(StoreFullError) as caught:
+        alone.call(service, *values)
+    assert caught.value.asked > 1500 * 24
+    assert alone.in_use() == before
+    alone.check()
+    del held
+    assert alone.call(service, *values) is not None
+    alone.work()
+    assert kept.get() == 1500
+    alone.close()
+
+
+def count(*values):
+    return len(values)
+
+
+@pytest.mark.parametrize("value", [b"x" * 1000, tuple(range(10_000)), LARGE], ids=len)
+def test_a_full_store_gives_out_nothing_whatever_stands_before_its_tables(value):
+    """There is the log of the process with the last number, of finished slots."""
+    alone = Alone(limit=1 << 14)
+    words, zeros = Words(alone.runtime), bytes(audit.BEFORE)
+    for name in ("groups", "extents"):
+        os.pwrite(words.fd, b"\xff" * len(zeros), vars(words.tables)[name + "_at"] - len(zeros))
+    before = alone.runtime.counters()
+    with pytest.raises(StoreFullError):
+        alone.runtime.put(value)
+    for name in ("groups", "extents"):
+        os.pwrite(words.fd, zeros, vars(words.tables)[name + "_at"] - len(zeros))
+    assert alone.runtime.counters() == before
+    alone.check()
+    alone.close()
+
+
 # ---- members of groups ----------------------------------------------------------------------------------------------
 
 #: Slots of a group, or blocks of a slab.
@@ -884,7 +929,6 @@ def actor_group(words, actor):
 # ---- extents --------------------------------------------------------------------------------------------------------
 
 MB = 1 << 20
-LARGE = b"x" * 40_000
 
 #: Sizes of extents: four steps per doubling, in whole granules.
 GRANULE = 1 << 14
@@ -1023,7 +1067,8 @@ def test_what_is_not_kept_goes_back_to_the_system(family):
     words, size = Words(family.runtime), 1 << 17
     values = [put_extent(family, size) for _ in range(3)]
     words.set("header", 0, "cache_limit", 2 * size)
-    pages = os.fstat(family.runtime.fd).st_blocks + size // 4 // 512  # the tables get some, too
+    family.check()  # who looks at all tables has them take pages
+    pages = os.fstat(family.runtime.fd).st_blocks
     for kept, kinds in (2, [3, 3, 1]), (1, [3, 1, 1]), (0, [0, 1, 1]):
         del values[kept]
         assert [extent.kind for extent in words.extents()] == kinds
@@ -1252,6 +1297,25 @@ def test_one_value_in_many_places_is_kept_until_the_last_is_gone(family):
     assert family.in_use() == (0, 0)
 
 
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_an_extent_that_lies_in_a_value_twice_goes_once_and_with_the_last_value(family, order):
+    words, array, kept = Words(family.runtime), np.arange(10_000.0), []
+
+    def make():
+        view = family.runtime.put(array).get()
+        kept.extend([family.runtime.put([view, view[1:]]), family.runtime.put([view])])
+
+    make()
+    assert words.get("extents", 0, "refs") == 3
+    first, last = order
+    kept[first] = None
+    family.check()
+    assert np.array_equal(kept[last].get()[0], array)
+    kept.clear()
+    family.check()
+    assert family.in_use() == (0, 0)
+
+
 def holders(words, number):
     """Processes with a bit on an extent; as many must be counted."""
     bits = sum(word << 64 * at for at, word in enumerate(words.get("extents", number, "held")))
@@ -1413,12 +1477,15 @@ def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
     parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
 
     def hold():
-        kept = [runtime.put(parts), runtime.put(b"x" * 1000)]
+        kept = [runtime.put(parts).get(), runtime.put(parts), runtime.put(b"x" * 1000)]
         os.kill(os.getpid(), signal.SIGKILL)
         return kept
 
     dead = family.fork(hold)
     assert dead.has_ended(PATIENCE_S)
+    family.service(LARGE)
+    words.set("processes", dead.index, "taking", words.get("services", 0, "blob"))  # it had no place there yet
+    words.set("services", 0, "blob", 0)
     give = words.make_lock_count()
     family.bury(dead)
     for limit in (1 << 25, 0):

@@ -19,7 +19,7 @@ from audit import ANY, CLAIMED
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
 from gates import PATIENCE_S, in_child, passes_in_child, wait_until
-from words import PROT_NONE, Words
+from words import Words
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -1084,7 +1084,8 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
 )
 def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     words, most = Words(alone.runtime), 63
-    values = [alone.runtime.put(1)]
+    values = [alone.runtime.put(value)]
+    bytes_of_one = alone.in_use()[1]
     high = words.get("header", 0, "group_high")
     full = (words.tables.SLOT_COUNT - words.tables.SLOT_SPARE) // words.tables.GROUP_BITS
     words.set("header", 0, "group_high", full)
@@ -1093,8 +1094,8 @@ def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
             values.append(alone.runtime.put(value))
     assert words.get("header", 0, "group_high") == full
     words.set("header", 0, "group_high", high)
-    before = alone.in_use()
-    assert before[0] == len(values) < most
+    assert len(values) < most
+    assert alone.in_use() == (len(values), len(values) * bytes_of_one)
     alone.check()
     del values[1:]
     assert alone.in_use()[0] == 1
@@ -1131,7 +1132,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     words, runtime = Words(family.runtime), family.runtime
     slots = [runtime.put(number) for number in range(4 * GROUP)]
     values = [runtime.put(np.arange(10_000.0)), runtime.put([np.arange(20_000.0), LARGER]), runtime.put(b"x" * 1000)]
-    view = values[0].get()
+    view, only_view = values[0].get(), runtime.put(np.arange(9000.0)).get()
     free = [runtime.put(LARGE) for _ in range(6)]
     held = family.runtime.put(b"x" * 50_000)
     cold = [runtime.put(LARGER) for _ in range(3)]
@@ -1147,6 +1148,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     bits = [1, *[0] * (words.tables.HELD_WORDS - 2), 1 << 63]
     value = max(extents_of(words, "EXTENT_VALUE"))
     last = runtime.put([np.arange(10_000.0)])
+    live = len(extents_of(words, "EXTENT_VALUE"))
 
     def ruin():
         for field, number in [("live_bytes", 1), ("cached_bytes", 2), ("free_groups", 1), ("arena_next", 3)]:
@@ -1156,7 +1158,9 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
         for number in extents_of(words, "EXTENT_VALUE"):
             words.set("extents", number, "holders", 7)
         words.set("extents", value, "held", bits)
-        leaving, unheld, slab = warm[1:4]
+        leaving, unheld, slab, just_taken = warm[1:5]
+        words.set("extents", just_taken, "held", bits)
+        words.set("extents", just_taken, "holders", 2)
         words.set("extents", leaving, "kind", words.tables.EXTENT_LEAVING)
         words.set("extents", leaving, "group.owner", dead.index + 1)
         words.set("extents", unheld, "kind", words.tables.EXTENT_VALUE)
@@ -1176,10 +1180,14 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     words.set("extents", value, "holders", 0)
     family.bury(dead)
     family.check()
-    assert words.get("extents", warm[1], "kind") == words.tables.EXTENT_COLD
+    kinds = [words.tables.EXTENT_WARM] * 6 + [words.tables.EXTENT_COLD] * 3
+    kinds[1], kinds[5] = words.tables.EXTENT_COLD, words.tables.EXTENT_VALUE  # by the burial, and for `more`
+    assert [words.get("extents", number, "kind") for number in [*warm, *cold]] == kinds
     assert values[1].get()[1] == LARGER
     assert last.get()[0][-1] == 9999
-    del view, values, more, slots, held, last
+    assert len(extents_of(words, "EXTENT_VALUE")) == live + 1
+    assert np.array_equal(only_view, np.arange(9000.0))
+    del view, only_view, values, more, slots, held, last
     family.check()
     assert family.in_use() == (0, 0)
 
@@ -1290,18 +1298,21 @@ def test_before_a_reference_is_counted_it_is_written_down_what_there_was(family,
 
 
 def test_references_are_not_begun_to_be_counted_before_it_is_known_what_there_was(family, spread):
-    """What an earlier count has left written down is not gone by."""
+    """What an earlier count has left is not gone by: it dies between its first look at the value and that at an extent."""
     values, numbers = spread
     words, before = Words(family.runtime), family.in_use()
 
     def live():
-        views = [value.get() for value in values]
-        yield
-        family.runtime.put(views)
-        yield
+        kept = [family.runtime.put([value.get() for value in values] + [kilobytes(1)])]
+        block = words.get("slots", slot_of(kept[0]), "result")
+        words.set("header", 0, "redo.progress", 2 << 32 | 7)
+        extent = words.place("extents", numbers[0], "refs")[0]
+        words.at_touches((block, lambda: None), (extent, lambda: os.kill(os.getpid(), signal.SIGKILL)))
+        kept.clear()
 
-    words.set("header", 0, "redo.progress", 2 << 32 | 7)
-    dead = die_at(family, words, words.place("extents", numbers[0], "refs")[0], live, PROT_NONE)
+    dead = family.fork(live)
+    assert dead.has_ended(PATIENCE_S)
+    assert words.get("header", 0, "lock_holder") == dead.index + 1
     assert words.get("header", 0, "redo.op") == words.tables.REDO_NOTHING
     look_whether_all_is_back(family, dead, before)
 
@@ -1418,6 +1429,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
         words.set("extents", number, "group.owner", owner + 1)
     for number, bits in zip([first, last, cold, *numbers], [its, its, its, its, both, mine, 0], strict=True):
         hold(number, bits)
+    words.set("extents", cold, "held", [its, 1, *rest[1:]])  # two that died when they were taking it
     family.bury(dead)
     assert extents_of(words, "EXTENT_LEAVING") == [mine_to_empty]
     assert extents_of(words, "EXTENT_WARM") == [first, last]
@@ -1435,12 +1447,75 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     del again
 
 
+@pytest.mark.parametrize("when", ["looked at", "claimed"])
+def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead, when):
+    """By a burial: it was empty, and no longer is when the lock has been taken, or a moment later."""
+    words, me = Words(family.runtime), family.runtime.index
+    kept = [family.runtime.put(None) for _ in range(2 * GROUP)]
+    kept.clear()
+    group = words.get("header", 0, "free_groups") - 1
+    words.set("header", 0, "free_groups", 0)
+    words.set("groups", group, "group.owner", me + 1)
+    words.set("groups", group, "group.used", 0)
+
+    def take():
+        words.set("groups", group, "group.used", CURRENT)
+
+    def live():
+        lock, word = words.place("header", 0, "lock")[0], words.place("groups", group, "group.used")[0]
+        if when == "looked at":
+            words.at_touches((word, lambda: None), (lock, take))
+        else:
+            words.at_touches((word, take), protection=mmap.PROT_READ)
+        family.runtime.bury(dead.index, pickling.dump_error(LookupError()))
+
+    assert family.bury(family.fork(live)) == 0
+    assert words.get("groups", group, "group.owner") == me + 1
+    assert words.get("groups", group, "group.used") == CURRENT
+    words.set("groups", group, "group.used", CLAIMED)
+    words.die_in_the_lock()
+    family.runtime.put(LARGE)
+    family.check()
+
+
+def test_a_member_that_is_given_back_when_its_group_s_owner_is_buried_is_given_back(family, dead):
+    """Of a slab whose word ends a page of the table: what else the burial writes there lies on the next one."""
+    words, number = Words(family.runtime), 105
+    kept = [family.runtime.put(LARGE) for _ in range(number + 1)]
+    kept.clear()
+    word, owner = (words.place("extents", number, name)[0] for name in ("group.used", "group.owner"))
+    assert word // mmap.PAGESIZE < owner // mmap.PAGESIZE
+    words.die_in_the_lock(lambda: be_slab(words, number, dead.index + 1, CURRENT | 0b11))
+    family.runtime.put(LARGE)
+
+    def live():
+        give_back = (word, lambda: words.set("extents", number, "group.used", CURRENT | 0b10))
+        words.at_touches(give_back, protection=mmap.PROT_READ)
+        family.runtime.bury(dead.index, pickling.dump_error(LookupError()))
+
+    assert family.bury(family.fork(live)) == 0
+    assert words.get("extents", number, "group.owner") == words.tables.ORPHAN
+    assert words.get("extents", number, "group.used") == 0b10
+    words.die_in_the_lock(lambda: words.set("extents", number, "group.used", CLAIMED))
+    family.runtime.put(LARGE)
+    family.check()
+
+
+def be_slab(words, number, owner, used):
+    words.set("extents", number, "kind", words.tables.EXTENT_SLAB)
+    words.set("extents", number, "block_size", 600)
+    words.set("extents", number, "group.owner", owner)
+    words.set("extents", number, "group.used", used)
+
+
+@pytest.mark.parametrize("cached", [0, 1 << 25])
 @pytest.mark.parametrize("held, refs, is_put_down", [(1, 0, False), (1, 1, False), (0, 1, False), (0, 1, True)])
-def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_was_put_down(
-    family, dead, held, refs, is_put_down
+def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_has_its_place(
+    family, dead, held, refs, is_put_down, cached
 ):
     """It was held first and then named, it counted a reference, was not held, had its place."""
     words, service = Words(family.runtime), family.service(LARGE)
+    words.set("header", 0, "cache_limit", cached)
     (number,) = extents_of(words, "EXTENT_VALUE")
     words.set("processes", dead.index, "taking", words.get("services", service[0], "blob"))
     words.set("extents", number, "refs", refs)
@@ -1466,6 +1541,27 @@ def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(
     dead = die_at(family, words, words.place("services", 0, "state")[0], live)
     assert words.get("processes", dead.index, "taking")
     look_whether_all_is_back(family, dead)
+
+
+def test_what_workers_are_told_has_its_place_before_its_block_is_said_to_be_settled(family):
+    """It dies when it is about to say so: the block stays."""
+    words = Words(family.runtime)
+
+    def live():
+        process = words.place("processes", family.runtime.index, "taking")[0]
+        words.at_touches(
+            (process, lambda: None),  # names the block
+            (words.place("header", 0, "setup")[0], lambda: None),
+            (process, lambda: os.kill(os.getpid(), signal.SIGKILL)),
+        )
+        family.runtime.set_setup(kilobytes(1))
+
+    dead = family.fork(live)
+    assert dead.has_ended(PATIENCE_S)
+    assert words.get("processes", dead.index, "taking") == words.get("header", 0, "setup") != 0
+    family.bury(dead)
+    family.check()
+    assert family.runtime.get_setup() == kilobytes(1)
 
 
 def test_a_block_goes_back_once_that_a_dead_process_had_just_put_down_where_all_goes_back(family):
@@ -1575,11 +1671,11 @@ def orphan_block(words, value):
 
 
 def test_a_block_that_a_dead_process_had_taken_and_put_nowhere_comes_back(family, dead):
-    words, value = Words(family.runtime), family.runtime.put(b"x" * 1000)
+    words, value, other = Words(family.runtime), family.runtime.put(b"x" * 1000), family.runtime.put(b"y" * 1000)
     words.set("processes", dead.index, "taking", orphan_block(words, value))
     family.bury(dead)
     family.check()
-    del value
+    del value, other
     assert family.in_use() == (0, 0)
 
 

@@ -37,6 +37,12 @@ def segment_at():
     return int(found.partition("-")[0], 16)
 
 
+def protect(address, protection):
+    """The page at an address, in this process."""
+    page = ctypes.c_void_p(address & -mmap.PAGESIZE)
+    assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
+
+
 class Words:
     def __init__(self, runtime):
         self.fd = runtime.fd
@@ -132,8 +138,27 @@ class Words:
         """This process dies of writing to the page of a word from now on; `PROT_NONE`: of reading there, too."""
         faulthandler.disable()
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-        page = ctypes.c_void_p(segment_at() + at & -mmap.PAGESIZE)
-        assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
+        protect(segment_at() + at, protection)
+
+    def at_touches(self, *turns, protection=PROT_NONE):
+        """This process does something when it touches the page of a word next, then when it touches that of another, ...
+
+        `turns`: (offset, what it does). Each page is its own again by then. `PROT_READ`: when it writes there. An atomic
+        step is begun again then; one that is none goes on with what it had read.
+        """
+        faulthandler.disable()
+        left, begin = list(turns), segment_at()
+
+        def touched(_signal):
+            at, act = left.pop(0)
+            protect(begin + at, mmap.PROT_READ | mmap.PROT_WRITE)
+            act()
+            if left:
+                protect(begin + left[0][0], protection)
+
+        self.touched = ctypes.CFUNCTYPE(None, ctypes.c_int)(touched)
+        _libc.signal(int(signal.SIGSEGV), self.touched)
+        protect(begin + left[0][0], protection)
 
     def forbid_calls(self):
         """This process dies of its next system call, but for `read`, `write` and `exit`."""
