@@ -1198,6 +1198,20 @@ def ask_for_many(log, after, service):
     return found, (slot_of(futures[0]), Words(here[0].runtime).get("slots", current_slot(), "waits_for"))
 
 
+def test_a_failure_of_what_a_task_runs_inside_its_wait_for_many_ends_that(kin):
+    """What comes behind it is not waited for: nobody ever runs it."""
+    kin.fork_worker()
+    log = kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_for_a_failure), log, kin.service(fails_at_three))
+    assert repr(future.exception(PATIENCE_S)) == repr(LookupError("three"))
+    kin.fork_requested()
+    kin.wait_until_idle()
+
+
+def ask_for_a_failure(log, service):
+    return here[0].runtime.get_many([here[0].call(service, 3), here[0].call(log)])
+
+
 def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, words):
     worker, inner = kin.fork_worker(), kin.service(mark)
     outer = kin.service(select_among)
@@ -1294,7 +1308,7 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
     first = kin.call(kin.service(pid), promise)
     assert slot_of(first) == 0
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
-    future = kin.call(kin.service(stand_and_ask_for), log, many)
+    future = kin.call(kin.service(stand_and_ask_for), log, kin.service(same), many)
     doors[0].entered()
     kin.runtime.fulfil(promise, None)
     doors[0].open()
@@ -1305,8 +1319,9 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
     assert first.get(PATIENCE_S) == worker.pid
 
 
-def stand_and_ask_for(log, many):
-    future = here[0].call(log)
+def stand_and_ask_for(log, after, many):
+    """What it waits for is not queued, or only for somebody else."""
+    future = here[0].call(after, here[0].call(log)) if many else here[0].call(log)
     doors[0].stand()
     return here[0].runtime.get_many([future])[0] if many else future.get()
 
