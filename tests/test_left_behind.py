@@ -1692,6 +1692,19 @@ def test_a_block_that_tells_what_a_dead_task_waited_for_comes_back_and_the_task_
     assert family.in_use() == before
 
 
+def test_a_promise_of_a_dead_process_ends_with_its_burial(family):
+    """It is no task that somebody else could run."""
+
+    def live():
+        promise = family.runtime.promise()
+        os.kill(os.getpid(), signal.SIGKILL)
+        return promise
+
+    relative = family.fork(live)
+    assert relative.has_ended(PATIENCE_S)
+    look_whether_all_is_back(family, relative)
+
+
 def test_a_slot_that_a_dead_process_was_filling_comes_back(family, holder):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[1]

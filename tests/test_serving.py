@@ -241,6 +241,38 @@ def sleepers_now(number):
     return found
 
 
+def test_calls_that_come_one_after_the_other_are_all_served(kin):
+    """The next one comes while the worker spins, or has just gone to sleep."""
+    service, log = kin.service(same), kin.service(Log(), INSTANCE, ("note",), warmup=1)
+    kin.fork_worker()
+    kin.fork_requested()
+    for number in range(300):
+        assert kin.call(service, number).get(PATIENCE_S) == number
+    for number in range(50):
+        assert len(kin.call(log, number).get(PATIENCE_S)) == number + 1
+
+
+def test_an_idle_worker_takes_no_seat_where_nothing_is_queued(kin, words):
+    """A sticky one it would keep."""
+    limited, worker = kin.service(pid, limit=1, sticky=True), kin.fork_worker()
+    assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
+    await_sleep(words, worker)
+    assert seats(words, limited) == []
+
+
+def test_a_task_that_has_become_ready_in_the_first_slot_runs(kin):
+    """Who has finished its input runs it at once."""
+    place, worker = kin.runtime.put(0), kin.fork_worker()
+    first = kin.call(kin.service(stand), 0)
+    assert slot_of(place) == 0
+    del place
+    second = kin.call(kin.service(same), first)
+    assert slot_of(second) == 0
+    doors[0].entered()
+    doors[0].open()
+    assert second.get(PATIENCE_S) == worker.pid
+
+
 # ---- between tasks ---------------------------------------------------------------------------------------------------
 
 
@@ -326,11 +358,11 @@ def test_an_instance_s_process_loads_its_own_service_before_the_first_call(kin, 
 
 
 def test_a_worker_loads_a_service_ahead_once_and_others_load_it_as_well(kin, words):
-    service = kin.service(Telling(1), warmup=3)
+    service, _ = kin.service(Telling(1), warmup=3), kin.service(Telling(3))
     for count in (1, 2):
         worker = kin.fork_worker()
         await_sleep(words, worker)
-        assert marks[1] == count
+        assert (marks[1], marks[3]) == (count, 0)
         assert words.get("services", service[0], "warm_left") == words.get("header", 0, "warm_left") == 3 - count
     kin.runtime.close_service(*service[:2])
     again = kin.service(Telling(2), warmup=2)
@@ -1198,6 +1230,20 @@ def ask_for_many(log, after, service):
     return found, (slot_of(futures[0]), Words(here[0].runtime).get("slots", current_slot(), "waits_for"))
 
 
+def test_a_failure_of_what_a_task_runs_inside_its_wait_for_many_ends_that(kin):
+    """What comes behind it is not waited for: nobody ever runs it."""
+    kin.fork_worker()
+    log = kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_for_a_failure), log, kin.service(fails_at_three))
+    assert repr(future.exception(PATIENCE_S)) == repr(LookupError("three"))
+    kin.fork_requested()
+    kin.wait_until_idle()
+
+
+def ask_for_a_failure(log, service):
+    return here[0].runtime.get_many([here[0].call(service, 3), here[0].call(log)])
+
+
 def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, words):
     worker, inner = kin.fork_worker(), kin.service(mark)
     outer = kin.service(select_among)
@@ -1294,7 +1340,7 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
     first = kin.call(kin.service(pid), promise)
     assert slot_of(first) == 0
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
-    future = kin.call(kin.service(stand_and_ask_for), log, many)
+    future = kin.call(kin.service(stand_and_ask_for), log, kin.service(same), many)
     doors[0].entered()
     kin.runtime.fulfil(promise, None)
     doors[0].open()
@@ -1305,8 +1351,9 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
     assert first.get(PATIENCE_S) == worker.pid
 
 
-def stand_and_ask_for(log, many):
-    future = here[0].call(log)
+def stand_and_ask_for(log, after, many):
+    """What it waits for is not queued, or only for somebody else."""
+    future = here[0].call(after, here[0].call(log)) if many else here[0].call(log)
     doors[0].stand()
     return here[0].runtime.get_many([future])[0] if many else future.get()
 

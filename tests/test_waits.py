@@ -17,7 +17,7 @@ from flame_fast.kernels import pickling
 from gates import PATIENCE_S, wait_until
 from words import Words
 
-from flame_fast import FlameError, StoreFullError
+from flame_fast import FlameError, StoreFullError, TaskError
 from flame_fast.engine.base import INSTANCE
 
 #: Longer than it takes to be woken, shorter than a look around (250 ms).
@@ -157,7 +157,7 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         ("mark_broken", "it broke"),
     ]:
         alone = Alone()
-        words, promise = Words(alone.runtime), alone.runtime.promise()
+        words, promise, service = Words(alone.runtime), alone.runtime.promise(), alone.service(shown)
         selector = alone.runtime.selector([promise])
         many = lambda timeout=None, p=promise, a=alone: a.runtime.get_many([p], timeout)  # noqa: E731
         forms = {"one": promise.get, "many": many, "any": selector.take}
@@ -172,8 +172,9 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         for timeout in (None, 0):
             with pytest.raises(FlameError, match=message):
                 forms[form](timeout)
-        for refused in (alone.runtime.promise, lambda a=alone: a.runtime.put(1), lambda a=alone: a.call((0, 0, 0), 1)):
-            with pytest.raises(FlameError):
+        last = "is closed; make a new Runner" if end == "mark_closed" else message
+        for refused in (alone.runtime.promise, lambda a=alone: a.runtime.put(1), lambda a=alone, s=service: a.call(s, 1)):
+            with pytest.raises(FlameError, match=last):
                 refused()
         alone.close()
 
@@ -592,23 +593,24 @@ def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stan
     """Named once in full and then by its place, in values one after the other and inside each other."""
     Point, Colour = classes.Point, classes.Colour
     values = [
-        Point(Colour.RED, [Point(Colour.GREEN, Colour.RED)] * 3),
+        Point(Colour.RED, [Point(Colour.GREEN, Colour.RED) for _ in range(3)]),
         [Colour.RED, Colour.GREEN, Colour.RED] * 5,
         Point(1, 2),
     ]
-    for value in [*values, *reversed(values), values]:
+    for value in [*values, *reversed(values)]:
         got = alone.runtime.put(value).get()
         assert got == value
         assert repr(got) == repr(value)
-    points = alone.runtime.put([Point(1, 2), Colour.RED] * 50).get()
+    points = alone.runtime.put([one for _ in range(50) for one in (Point(1, 2), Colour.RED)]).get()
     assert {type(point) for point in points[::2]} == {Point}
     assert set(points[1::2]) == {Colour.RED}
 
 
-def test_what_a_value_names_is_told_apart_however_much_it_names(alone, classes):
+def test_what_a_value_names_is_told_apart_however_much_it_names(alone, words, classes):
     """More members than are noted; and none of them is kept beyond the reading."""
     members = list(classes.Large)
-    value = alone.runtime.put([members, members[::-1], members])
+    value = alone.runtime.put([members, members[::-1], list(members)])  # no list twice: that only pickle writes
+    assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
     value.get()
     before = [sys.getrefcount(member) for member in members]
     for _ in range(3):
@@ -618,11 +620,29 @@ def test_what_a_value_names_is_told_apart_however_much_it_names(alone, classes):
 
 def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, words, classes):
     Point, Colour = classes.Point, classes.Colour
-    values = [[Colour.RED, Point(1, Colour.GREEN)] * 20, [Colour.GREEN, Point(2, Colour.RED)] * 20]
+    values = [
+        [(Colour.RED, Point(number, Colour.GREEN)) for number in range(20)],
+        [(Colour.GREEN, Point(number, Colour.RED)) for number in range(20)],
+    ]
     refs = [alone.runtime.put(value) for value in values]
     threads = [Waiting(words, lambda r=ref: [r.get() for _ in range(200)]) for ref in refs]
     for thread, value in zip(threads, values, strict=True):
         assert all(got == value for got in thread.end())
+
+
+class Unreadable:
+    def __reduce__(self):
+        return fail_to_read, ()
+
+
+def fail_to_read():
+    raise LookupError("gone")
+
+
+def test_a_value_that_cannot_be_read_says_so_with_what_went_wrong(alone):
+    with pytest.raises(TaskError, match="LookupError") as caught:
+        alone.runtime.put(Unreadable()).get()
+    assert repr(caught.value.__cause__) == repr(LookupError("gone"))
 
 
 # ---- memory ----------------------------------------------------------------------------------------------------------
@@ -667,6 +687,28 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
     del late
     assert alone.in_use()[0] == 0
     assert before[0] == 0
+
+
+def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_nothing():
+    from alone import Alone
+
+    alone = Alone(limit=1 << 20)
+    service, values = alone.service(shown), [alone.runtime.put(None) for _ in range(8000)]
+    room, held, size = alone.runtime.put(b"x" * (1 << 16)), [], 1 << 20
+    while size >= 1 << 15:
+        try:
+            held.append(alone.runtime.put(b"x" * size))
+        except StoreFullError:
+            size //= 2
+    del room
+    before = alone.in_use()
+    alone.runtime.put(b"x" * (1 << 16))  # more than the arguments
+    with pytest.raises(StoreFullError) as caught:
+        alone.call(service, values)
+    assert caught.value.asked > 8000 * 24
+    assert alone.in_use() == before
+    alone.check()
+    alone.close()
 
 
 # ---- a service that closes meanwhile ---------------------------------------------------------------------------------
