@@ -178,9 +178,11 @@ cdef class ServiceTable(Segment):
         cdef Service *entry
         closing = [i for i in range(ff_load32(&self.memory.header.service_high))
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
-        if closing and is_calling(&self.memory):                # after the list: what closes later is not looked at
+        if not closing:
+            return 0
+        if is_calling(&self.memory):            # after the list: what closes later is not looked at
             return len(closing)
-        busy = self._busy_services() if closing else None       # after that: whoever made a call has published it
+        busy = self._busy_services()            # after that: whoever made a call has published it
         for i in closing:
             entry = &self.memory.services[i]
             if i in busy:

@@ -48,6 +48,7 @@ TESTS = [
     "checks",
     "waits",
     "serving",
+    "closing",
     "left_behind",
     "between",
     "steps",

@@ -24,16 +24,19 @@ class Closes:
         return int, ()
 
 
-def test_a_service_stays_while_a_call_is_being_made(alone):
+@pytest.mark.parametrize("which", ["first", "last"])
+def test_a_service_stays_while_a_process_makes_a_call(alone, which):
     """Of whatever service: before it is published nobody can tell."""
     words = Words(alone.runtime)
     service = alone.service(same)
-    words.set("processes", 0, "building", 5)
+    process = 0 if which == "first" else words.get("header", 0, "process_high") - 1
+    words.set("processes", process, "building", 5)
     alone.runtime.close_service(*service[:2])
     assert alone.runtime.is_service(*service[:2])
     assert alone.runtime.reap_services() == 1
-    words.set("processes", 0, "building", 0)
+    words.set("processes", process, "building", 0)
     assert alone.runtime.reap_services() == 0
+    assert alone.runtime.reap_services() == 0  # nor is one left for later
     assert not alone.runtime.is_service(*service[:2])
 
 
@@ -46,6 +49,16 @@ def test_a_call_is_refused_whose_service_is_closed_while_it_is_encoded(alone, mo
     assert problem.value.code is FlameErrorCode.INVALID_STATE
     assert not alone.runtime.is_service(*service[:2])
     assert alone.in_use() == in_use
+    alone.check()
+
+
+def test_a_call_of_a_closed_service_is_not_one_of_the_next_in_its_place(alone):
+    old = alone.service(same)
+    alone.runtime.close_service(*old[:2])
+    new = alone.service(same)
+    assert new[0] == old[0]
+    with pytest.raises(FlameError, match="is closed"):
+        alone.call(old, 1)
     alone.check()
 
 
