@@ -2071,7 +2071,7 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
     os.pwrite(words.fd, words.tables.NO_INPUT.to_bytes(4, "little"), at)
     words.set("slots", words.tables.NO_INPUT, "state", dead.index << 4 | words.tables.DONE)
     family.bury(dead)
-    words.wipe("slots", words.tables.NO_INPUT)
+    words.wipe(words.place("slots", words.tables.NO_INPUT, "state")[0])
     os.pwrite(words.fd, before, at)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
     family.check()
@@ -2104,9 +2104,8 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
         assert words.get("slots", none, "state") == status
         assert words.get("lanes", 0, "tail") == 0
     assert words.get("slots", slot_of(value), "holds") == 1
-    for field in "state", "inputs":
-        words.set("slots", none, field, 0)
-    os.pwrite(words.fd, bytes(8), group)
+    for at in words.place("slots", none, "state")[0], group:
+        words.wipe(at)
     family.bury(dead)
 
 

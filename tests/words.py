@@ -68,14 +68,10 @@ class Words:
         at, kind = self.place(table, index, field)
         os.pwrite(self.fd, bytes(kind(*value) if isinstance(value, list) else kind(value)), at)
 
-    def wipe(self, table, index):
-        """The pages that an entry lies in, far from all others, are as if they had never been written."""
-        at, kind = self.place(table, index, "state")[0], self.structs[STRUCTS[table]]
-        begin = at & -mmap.PAGESIZE
-        with mmap.mmap(
-            self.fd, (at + ctypes.sizeof(kind) - begin + mmap.PAGESIZE - 1) & -mmap.PAGESIZE, offset=begin
-        ) as pages:
-            pages.madvise(mmap.MADV_REMOVE)
+    def wipe(self, at):
+        """The page of a word that is far from all tables is as if it had never been written."""
+        with mmap.mmap(self.fd, mmap.PAGESIZE, offset=at & -mmap.PAGESIZE) as page:
+            page.madvise(mmap.MADV_REMOVE)
 
     def set_state(self, slot, status, owner):
         """Of the same use of the slot."""
