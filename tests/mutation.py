@@ -40,7 +40,7 @@ from mutants import Mutant
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "mutation"
 ALIKE = ROOT / "tests" / "mutants_alike.txt"
-TESTS = ["native", "table", "allocator", "checks", "left_behind", "steps", "exactly_once", "supervisor", "wraps"]
+TESTS = ["native", "segment", "table", "allocator", "checks", "left_behind", "steps", "exactly_once", "supervisor", "wraps"]
 #: Seconds that a test may take in a mutant: so many times what it takes in the runtime, and at least so much.
 SLOWER, LEAST_S = 6, 2.0
 #: And at most so much, when it is measured.

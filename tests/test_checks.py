@@ -704,7 +704,7 @@ def test_memory_that_somebody_has_locked_is_kept(family):
 @contextlib.contextmanager
 def locked(family, extent):
     """An extent's pages are locked into memory in this process."""
-    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at() + extent.offset)
+    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at(family.runtime.fd) + extent.offset)
     length = ctypes.c_size_t(extent.size)
     if libc.mlock(where, length):
         pytest.skip(f"no memory may be locked here: {os.strerror(ctypes.get_errno())}")
