@@ -43,6 +43,7 @@ BUILT = ROOT / "build" / "mutation"
 ALIKE = ROOT / "tests" / "mutants_alike.txt"
 TESTS = [
     "native",
+    "segment",
     "table",
     "allocator",
     "checks",

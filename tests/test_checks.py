@@ -14,6 +14,7 @@ import select
 import signal
 import threading
 import time
+from pathlib import Path
 
 import audit
 import numpy as np
@@ -1144,10 +1145,10 @@ def test_memory_that_somebody_has_locked_is_kept(family):
 @contextlib.contextmanager
 def locked(family, extent):
     """An extent's pages are locked into memory in this process."""
-    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at() + extent.offset)
+    libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at(family.runtime.fd) + extent.offset)
     length = ctypes.c_size_t(extent.size)
-    if libc.mlock(where, length):
-        pytest.skip(f"no memory may be locked here: {os.strerror(ctypes.get_errno())}")
+    if libc.mlock(where, length) or "VmLck:\t       0 kB" in Path("/proc/self/status").read_text():
+        pytest.skip("no memory may be locked here, or a sanitizer does as if it were")
     yield
     assert libc.munlock(where, length) == 0
 

@@ -29,11 +29,12 @@ _libc.pthread_mutex_init.argtypes = [ctypes.c_void_p, ctypes.c_void_p]
 PROT_NONE, PR_SET_SECCOMP = 0, 22
 
 
-def segment_at():
-    """Where this process has mapped its segment, which must be the only one."""
+def segment_at(fd):
+    """Where this process has mapped a segment."""
+    inode = str(os.fstat(fd).st_ino)
     with open("/proc/self/maps") as maps:
         lines = [line.split() for line in maps if "memfd:flame_fast" in line]
-    (found,) = {line[0] for line in lines if line[1] == "rw-s" and int(line[2], 16) == 0}
+    (found,) = {line[0] for line in lines if line[4] == inode and line[1] == "rw-s" and int(line[2], 16) == 0}
     return int(found.partition("-")[0], 16)
 
 
@@ -134,7 +135,7 @@ class Words:
         """This process dies of writing to the page of a word from now on; `PROT_NONE`: of reading there, too."""
         faulthandler.disable()
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-        protect(segment_at() + at, protection)
+        protect(segment_at(self.fd) + at, protection)
 
     def at_touches(self, *turns, protection=PROT_NONE):
         """This process does something when it touches the page of a word next, then when it touches that of another, ...
@@ -143,7 +144,7 @@ class Words:
         step is begun again then; one that is none goes on with what it had read.
         """
         faulthandler.disable()
-        left, begin = list(turns), segment_at()
+        left, begin = list(turns), segment_at(self.fd)
 
         def touched(_signal):
             at, act = left.pop(0)
