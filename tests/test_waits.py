@@ -509,7 +509,7 @@ def shown(*args, **kwargs):
 ARGUMENTS = [
     (),
     (1, "two", [3.0, None], {"four": b"5"}),
-    ([1, 2, 3], 4),
+    (list(range(100)), 4),
     (Box(1),),
     (Box([Box("x" * 100)]), 2),
     ("y" * 144, "z" * 40_000),
