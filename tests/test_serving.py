@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 from alone import POOL
 from audit import NOTES
+from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import CallTarget, MapResults
 from gates import PATIENCE_S, wait_until
 from words import Words
@@ -252,12 +253,45 @@ def test_calls_that_come_one_after_the_other_are_all_served(kin):
         assert len(kin.call(log, number).get(PATIENCE_S)) == number + 1
 
 
+def test_calls_that_come_in_a_burst_are_all_served(kin, words):
+    """Two workers run out of them again and again: each finds some while it spins, and both go to sleep in the end."""
+    service, log = kin.service(same), kin.service(Log(), INSTANCE, ("note",), warmup=1)
+    workers = [kin.fork_worker(), kin.fork_worker()]
+    kin.fork_requested()
+    futures = [kin.call(service, number) for number in range(3000)]
+    assert kin.runtime.get_many(futures, PATIENCE_S) == list(range(3000))
+    futures = [kin.call(log, number) for number in range(300)]
+    assert len(kin.runtime.get_many(futures, PATIENCE_S)[-1]) == 300
+    await_sleep(words, *workers)
+    wait_until(
+        lambda: words.get("header", 0, "spinners") == words.get("header", 0, "seeker") == 0, "their places' coming back"
+    )
+
+
+def test_an_instance_runs_no_task_of_the_pool_that_its_outcome_makes_ready(kin):
+    log = kin.service(Log(), INSTANCE, ("pid",), warmup=1)
+    (instance,) = kin.fork_requested()
+    inner = kin.call(log)
+    assert inner.get(PATIENCE_S) == instance.pid
+    future = kin.call(kin.service(pid), kin.call(log))
+    worker = kin.fork_worker()
+    assert future.get(PATIENCE_S) == worker.pid
+
+
 def test_an_idle_worker_takes_no_seat_where_nothing_is_queued(kin, words):
     """A sticky one it would keep."""
     limited, worker = kin.service(pid, limit=1, sticky=True), kin.fork_worker()
     assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
     await_sleep(words, worker)
     assert seats(words, limited) == []
+    assert kin.call(limited).get(PATIENCE_S) == worker.pid
+    await_sleep(words, worker)
+    assert seats(words, limited) == [worker.index]
+    assert kin.call(kin.service(is_said_to_sleep)).get(PATIENCE_S) == 0
+
+
+def is_said_to_sleep():
+    return Words(here[0].runtime).get("processes", here[0].runtime.index, "sleeping")
 
 
 def test_a_task_that_has_become_ready_in_the_first_slot_runs(kin):
@@ -343,8 +377,9 @@ class Telling:
 
 def test_an_instance_s_process_loads_its_own_service_before_the_first_call(kin, words):
     """And nothing else: neither another instance, nor what is closed, nor what the pool shall load ahead."""
-    services = [kin.service(Telling(number), INSTANCE, ("__call__",)) for number in (1, 2, 3)]
     kin.service(Telling(4), warmup=1)
+    services = [kin.service(Telling(number), INSTANCE, ("__call__",)) for number in (3, 1, 2)]
+    services.append(services.pop(0))
     for service in services[:2]:
         kin.runtime.start_instance(service[0])
     words.set("services", services[2][0], "lane", services[1][2])
@@ -369,6 +404,20 @@ def test_a_worker_loads_a_service_ahead_once_and_others_load_it_as_well(kin, wor
     assert again[0] == service[0]
     wait_until(lambda: marks[2] == 2, "the loading of the next one in its entry")
     wait_until(lambda: words.get("header", 0, "warm_left") == 0)
+
+
+def test_a_worker_loads_all_that_is_to_be_loaded_ahead(kin):
+    """One after the other, before it sleeps; the host is asked again for what it called before."""
+    for number in (1, 2, 3):
+        kin.service(Telling(number), warmup=1)
+    other, tell = kin.service(pid), kin.service(log_of_host)
+    worker = serve_with(kin, Recorder)
+    wait_until(lambda: list(marks[1:4]) == [1, 1, 1], "their loading")
+    assert kin.call(other).get(PATIENCE_S) == worker.pid
+    kin.service(Telling(4), warmup=1)
+    wait_until(lambda: marks[4] == 1, "its loading")
+    assert kin.call(other).get(PATIENCE_S) == worker.pid
+    assert kin.call(tell).get(PATIENCE_S)[:2] == [(*other[:2], 0)] * 2
 
 
 @pytest.mark.parametrize("sticky", [False, True])
@@ -511,10 +560,10 @@ def test_a_process_that_a_task_forks_ends_with_the_task_and_gives_nothing_back(k
     worker, before = kin.fork_worker(), kin.in_use()
     value = kin.runtime.put(np.arange(10_000.0))
     ends = [None, 0, SystemExit(3), LookupError("in the child")]
-    futures = [kin.call(service, end, value) for end in ends]
-    assert kin.runtime.get_many(futures, PATIENCE_S) == [0, 0, 3, 1]
     of_a_map = MapResults(kin.target(mapped), [SystemExit(4), LookupError("in the child")])
     assert list(of_a_map) == [4, 1]
+    futures = [kin.call(service, end, value) for end in ends]
+    assert kin.runtime.get_many(futures, PATIENCE_S) == [0, 0, 3, 1]
     del futures, of_a_map
     assert kin.call(after).get(PATIENCE_S) == worker.pid
     del value
@@ -549,6 +598,28 @@ def test_an_array_goes_on_to_the_next_task_as_it_is_only_as_the_input_that_it_is
         np.testing.assert_array_equal(total.get(PATIENCE_S), first + second)
         np.testing.assert_array_equal(one.get(PATIENCE_S), first)
         np.testing.assert_array_equal(chain.get(PATIENCE_S), first)
+
+
+def test_an_array_that_goes_on_stands_for_no_other_input(kin):
+    """Neither for one in the first slot, nor for one that has its slot later."""
+    first, second = np.arange(10_000.0), np.arange(10_000.0) * 3
+    place, service, both = kin.runtime.put(second), kin.service(same), kin.service(total_of)
+    assert slot_of(place) == 0
+    promise = kin.runtime.promise()
+    one = kin.call(service, first)
+    total, failing = kin.call(both, place, one), kin.call(both, promise, one)
+    kin.fork_worker()
+    np.testing.assert_array_equal(total.get(PATIENCE_S), first + second)
+    assert failing is not None
+    again = kin.call(service, first)
+    failing = kin.call(both, promise, again)
+    again.wait(PATIENCE_S)
+    slot = slot_of(again)
+    kin.runtime.fulfil(promise, None, pickling.dump_error(LookupError("gone")))
+    del again, failing
+    values = [kin.runtime.put(second) for _ in range(8)]
+    (value,) = [value for value in values if slot_of(value) == slot]
+    np.testing.assert_array_equal(kin.call(service, value).get(PATIENCE_S), second)
 
 
 def total_of(one, two):
@@ -754,8 +825,8 @@ def unwritable_at_last(item):
     return threading.Lock() if item == 5 else item
 
 
-def as_float(item):
-    return 7.0
+def as_number(item):
+    return 7
 
 
 def large(item):
@@ -785,6 +856,14 @@ def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, kind):
         assert found == expected, function
 
 
+def test_items_and_results_of_all_sorts_are_told_apart(alone):
+    assert outcomes(alone, same, [1.5, 2.5]) == [1.5, 2.5]
+    assert outcomes(alone, same, ["a", "b"]) == ["a", "b"]
+    future = alone.call(alone.service(unwritable_at_first), 1)
+    alone.work()
+    assert "type lock cannot be pickled" in str(future.exception(0))
+
+
 def test_of_values_that_do_not_fit_into_the_store_together_those_that_do_come():
     from alone import Alone
 
@@ -806,8 +885,8 @@ def test_of_numbers_that_do_not_fit_into_the_store_together_those_that_do_come()
     from alone import Alone
 
     alone = Alone(limit=1 << 18)
-    found = outcomes(alone, as_float, [None] * 40_000)
-    assert set(found[:-1]) == {7.0}
+    found = outcomes(alone, as_number, [None] * 40_000)
+    assert set(found[:-1]) == {7}
     assert 2000 < len(found) - 1 < 32_000
     assert "StoreFullError" in found[-1]
     alone.check()
@@ -910,6 +989,18 @@ def ask_and_look(inner, middle):
     """Who has seats of either service when the inner task is over."""
     here[0].call(inner).get()
     return tuple(seats(Words(here[0].runtime), service) for service in (inner, middle))
+
+
+def test_a_task_without_a_seat_for_what_it_waits_for_does_not_run_that(kin, words):
+    holder, worker, limited = kin.runtime.request_process(POOL, 0), kin.fork_worker(), kin.service(mark, limit=1)
+    words.set("lanes", limited[2], "seats", [holder + 1])
+    future = kin.call(kin.service(ask), limited, 1)
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    assert marks[1] == 0
+    words.set("lanes", limited[2], "seats", [0])
+    assert future.get(PATIENCE_S) == (worker.pid, worker.pid)
+    kin.runtime.start(holder)
+    assert kin.runtime.call_off(holder)
 
 
 def test_who_waits_for_a_seat_taken_inside_a_wait_is_called_when_it_is_free(kin, words):
