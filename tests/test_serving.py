@@ -1279,7 +1279,7 @@ def test_a_process_is_blocked_until_the_last_of_its_threads_goes_on(kin, words):
     wait_until(lambda: len(kin.runtime.processes()) == 3)
     kin.fork_worker([entry[0] for entry in kin.runtime.processes() if entry[3] == logs[0][2]][0])
     wait_until(lambda: marks[1] == 1, "the thread's end")
-    assert words.get("processes", worker.index, "blocked") == 1
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked still, or at last")
     (instance,) = kin.fork_requested()
     assert future.get(PATIENCE_S) == instance.pid
     assert words.get("processes", worker.index, "blocked") == 0
