@@ -80,7 +80,7 @@ cdef class Segment:
         self.generation = fork_generation
         memory_own(&self.memory, index, doorbell)
         self.pins = []
-        attachments[:] = [known for known in attachments if known() not in (None, self)] + [weakref.ref(self)]
+        attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
 
     def __dealloc__(self):
         memory_disown(&self.memory)
