@@ -23,6 +23,8 @@ from flame_fast.engine.processes import start_time
 
 REQUESTED = 2
 POOL = 3
+#: And an instance's process.
+INSTANCE_ROLE = 4
 
 
 class Alone:

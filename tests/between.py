@@ -17,7 +17,7 @@ import signal
 import stepping
 from alone import Family
 from stepping import CONT, PEEKUSER, POKEUSER, is_trap, ptrace
-from words import Words
+from words import Words, segment_at
 
 SYSCALL = 24  # a request of ptrace
 ORIG_RAX = 15 * 8
@@ -81,17 +81,6 @@ def runs_to_call(pid, number):
             return False
         if ptrace(PEEKUSER, pid, ORIG_RAX) == number:
             return True
-
-
-def segment_at(fd):
-    """Where the segment is mapped, in this process and in those forked from it."""
-    inode = os.fstat(fd).st_ino
-    with open("/proc/self/maps") as maps:
-        for line in maps:
-            addresses, rights, offset, _, number, *_ = line.split()
-            if int(number) == inode and rights == "rw-s" and int(offset, 16) == 0:
-                return int(addresses.partition("-")[0], 16)
-    raise AssertionError("the segment is not mapped")
 
 
 def play(scene):

@@ -164,3 +164,11 @@ def in_child(work: Callable[[], object]) -> int:
 
 def passes_in_child(work: Callable[[], object]) -> bool:
     return os.waitpid(in_child(work), 0)[1] == 0
+
+
+class Log(list):
+    """An instance that keeps what it is told, in order."""
+
+    def note(self, value):
+        self.append(value)
+        return list(self)

@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import collections
 import contextlib
+import fcntl
 import hashlib
 import json
 import mmap
@@ -71,6 +72,8 @@ SHORTER = {"test_exactly_once": {"ROUNDS": 400, "KILLS": 5}, "test_wraps": {"STO
 TOO_LONG = "not 8388608 and not full_of_old_hints"
 FEWER = {"test_table": 30, "test_allocator": 8}
 KILLED, SURVIVED, UNREACHED, ALIKE_ONE, NOT_RUN = "killed", "survived", "not reached", "alike", "not run"
+#: How a mutant was killed: perhaps the machine was slow just then.
+TOO_LONG_FOR_IT = "takes too long"
 MOST_MUTANTS = 1 << 16
 REPORT_HEAD = """\
 # What notices a change of the core
@@ -318,7 +321,7 @@ class Bench:
         passed = set()
         while True:
             if not look.poll(max(0.0, deadline - time.monotonic()) * 1000):
-                return last, "takes too long"
+                return last, TOO_LONG_FOR_IT
             note = os.read(reading, self.NOTE.size)
             if len(note) < self.NOTE.size:
                 return (None, "") if len(passed) == len(tests) else (last, "crashes")
@@ -429,7 +432,8 @@ class Hunt:
             return {"status": SURVIVED if tried else UNREACHED, "by": "", "seconds": 0.0, "tried": tried}
         begin = time.monotonic()
         killer, how = self.bench.run(number, tests)
-        if killer is not None and killer.is_unsteady and self.bench.run(number, [killer])[0] is None:
+        is_doubtful = killer is not None and (killer.is_unsteady or how == TOO_LONG_FOR_IT)
+        if is_doubtful and self.bench.run(number, [killer])[0] is None:
             killer, how = self.bench.run(number, [test for test in tests if test is not killer])
         seconds = round(time.monotonic() - begin, 2)
         if killer is None and not how:
@@ -602,8 +606,19 @@ def shorten():
             case.settings = settings(case.settings, max_examples=most)
 
 
+def take_build_directory():
+    """Until this process ends: a build that changes under a hunt kills its mutants."""
+    BUILT.mkdir(parents=True, exist_ok=True)
+    lock = os.open(BUILT / "lock", os.O_CREAT | os.O_RDWR | os.O_CLOEXEC)
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        sys.exit(f"another run of this tool uses {BUILT}")
+
+
 def main():
     options = arguments()
+    take_build_directory()
     options.results = read_results()
     build = Build()
     build.make()

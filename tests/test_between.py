@@ -7,28 +7,12 @@ import os
 
 import between
 import pytest
-from alone import POOL, REQUESTED, Death
+from alone import INSTANCE_ROLE, POOL, REQUESTED, Death
 from flame_fast.kernels import pickling
+from gates import Log, same
+from words import slot_of
 
 from flame_fast.engine.base import INSTANCE
-
-#: An instance's process, as POOL is one of the pool's.
-INSTANCE_ROLE = 4
-
-
-class Log(list):
-    def note(self, value):
-        self.append(value)
-        return list(self)
-
-
-def same(value):
-    return value
-
-
-def slot_of(future):
-    return int(repr(future).split()[1].rstrip(">"))
-
 
 SCENES, DEATHS, CALLS = {}, {}, {}
 

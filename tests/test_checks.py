@@ -21,8 +21,8 @@ import numpy as np
 import pytest
 from alone import POOL, Alone, Family
 from flame_fast.kernels import pickling
-from gates import PATIENCE_S, Gate, wait_until
-from words import Words, segment_at
+from gates import PATIENCE_S, Gate, Log, same, wait_until
+from words import Words, segment_at, slot_of
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
@@ -48,10 +48,6 @@ def once_asleep(pid, value=None):
     return value
 
 
-def same(value):
-    return value
-
-
 def shortest(wait):
     """Seconds that the shortest of some waits takes, each begun anew."""
     return min(timed(wait) for _ in range(WAITS))
@@ -65,12 +61,6 @@ def timed(wait):
 
 def error_of(message):
     return pickling.dump_error(LookupError(message))
-
-
-class Log(list):
-    def note(self, value):
-        self.append(value)
-        return list(self)
 
 
 # ---- whoever sleeps is woken ----------------------------------------------------------------------------------------
@@ -620,10 +610,6 @@ def test_a_full_store_gives_out_nothing_whatever_stands_before_its_tables(value)
 #: Slots of a group, or blocks of a slab.
 GROUP = 62
 SLAB_BYTES = 1 << 16  # of blocks of a kilobyte
-
-
-def slot_of(future):
-    return int(repr(future).split()[1].rstrip(">"))
 
 
 def test_slots_given_back_here_and_there_are_taken_before_new_ones(alone):

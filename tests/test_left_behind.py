@@ -14,33 +14,16 @@ import time
 import audit
 import numpy as np
 import pytest
-from alone import POOL, REQUESTED, Alone, Death, Family
+from alone import INSTANCE_ROLE, POOL, REQUESTED, Alone, Death, Family
 from audit import ANY, CLAIMED
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import SegmentReader
-from gates import PATIENCE_S, in_child, passes_in_child, wait_until
-from words import Words
+from gates import PATIENCE_S, Log, in_child, passes_in_child, same, wait_until
+from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import INSTANCE
 from flame_fast.engine.host import Host
-
-#: An instance's process, as POOL is one of the pool's.
-INSTANCE_ROLE = 4
-
-
-class Log(list):
-    def note(self, value):
-        self.append(value)
-        return list(self)
-
-
-def same(value):
-    return value
-
-
-def slot_of(future):
-    return int(repr(future).split()[1].rstrip(">"))
 
 
 def next_slots(alone, count):

@@ -23,7 +23,7 @@ from audit import NOTES
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import CallTarget, MapResults
 from gates import PATIENCE_S, wait_until
-from words import Words
+from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError
 from flame_fast.engine.base import CLASS, INSTANCE
@@ -94,10 +94,6 @@ def look_at_idle(family):
 @pytest.fixture
 def words(kin):
     return Words(kin.runtime)
-
-
-def slot_of(future):
-    return int(repr(future).split()[1].rstrip(">"))
 
 
 def serve_with(kin, kind):

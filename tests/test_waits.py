@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from flame_fast.kernels import pickling
 from gates import PATIENCE_S, wait_until
-from words import Words
+from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError, TaskError
 from flame_fast.engine.base import INSTANCE
@@ -27,10 +27,6 @@ PROMPT_S = 0.2
 @pytest.fixture
 def words(alone):
     return Words(alone.runtime)
-
-
-def slot_of(future):
-    return int(repr(future).split()[1].rstrip(">"))
 
 
 def error_of(message):

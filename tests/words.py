@@ -44,6 +44,11 @@ def protect(address, protection):
     assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
 
 
+def slot_of(future):
+    """The number of its slot."""
+    return int(repr(future).split()[1].rstrip(">"))
+
+
 class Words:
     def __init__(self, runtime):
         self.fd = runtime.fd
