@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import POOL, Alone
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
 from gates import Gate, in_child, passes_in_child
@@ -328,3 +328,35 @@ def test_one_process_is_the_first_to_warn(family):
     assert family.bury(family.fork(live)) == 0
     words.set("header", 0, "warned", 0)
     assert [family.runtime.is_first_warning() for _ in range(2)] == [True, False]
+
+
+def test_statistics_are_the_sums_of_what_processes_count(alone):
+    """Of the first and of the last of them, and of those that are gone; an entry that is nobody's counts nothing."""
+    words, runtime = Words(alone.runtime), alone.runtime
+    gone, last = runtime.request_process(POOL, 0), runtime.request_process(POOL, 0)
+    words.set("processes", gone, "state", words.tables.PROCESS_FREE)
+    counted = {"copied": "copied_bytes", "shared": "shared_bytes"}
+    counted |= {name: name for name in ("definitions", "definition_bytes")}
+    places = [("header", 0), ("processes", words.tables.DRIVER_INDEX), ("processes", gone), ("processes", last)]
+    before = {(*place, field): words.get(*place, field) for place in places for field in counted.values()}
+    for at, (name, field) in enumerate(counted.items()):
+        for power, place in enumerate(places):
+            words.set(*place, field, (at + 1) * 10**power)
+        assert runtime.counters()[name] == (at + 1) * 1011
+    for word, number in before.items():
+        words.set(*word, number)
+    words.set("processes", last, "state", words.tables.PROCESS_FREE)
+
+
+def test_what_is_counted_adds_up(alone):
+    """A value that is written anew is copied; one that is read, and passed on, in place is shared each time."""
+    runtime, large = alone.runtime, np.arange(10_000.0)
+    begin = runtime.counters()
+    value = runtime.put(large)
+    copied = runtime.counters()["copied"] - begin["copied"]
+    assert large.nbytes <= copied < large.nbytes + 1000
+    again = runtime.put(value.get())
+    after = runtime.counters()
+    assert after["shared"] - begin["shared"] == 2 * large.nbytes
+    assert after["copied"] - begin["copied"] < copied + 1000
+    del value, again
