@@ -81,7 +81,8 @@ REPORT_HEAD = """\
 `tests/mutation.py` takes out or turns one check, atomic, call or bound at a time, and looks which native test fails then.
 Killed: the tests that notice it, and the seconds of the slowest, from the start of the first test to that failure.
 Alike: nobody can tell it from the runtime; `tests/mutants_alike.txt` has the reason. Left: no test notices it.
-Made by `python tests/mutation.py --list --report kernels/MUTANTS.md`."""
+Made by `python tests/mutation.py --list --report kernels/MUTANTS.md`.
+"""
 #: Mutants after which what was found is written down.
 KEPT_EVERY = 20
 
@@ -483,15 +484,22 @@ def table(chosen, results, statuses):
 
 def report(chosen, results):
     """What was found, as Markdown: for each function how many mutants, who kills them, and how long the slowest takes."""
-    lines = [REPORT_HEAD]
-    for file, functions in group(chosen.values()).items():
+    files = group(chosen.values())
+    lines = [REPORT_HEAD, *head_of("file")]
+    for name, functions in [*files.items(), ("all", {"": list(chosen.values())})]:
+        made = [mutant for of_one in functions.values() for mutant in of_one]
+        lines.append(f"| {name} | {counts_of(made, results)} |")
+    for name, functions in files.items():
+        lines += [f"\n## {name}\n", *head_of("function", "killed by")]
         lines += [
-            f"\n## {file}\n",
-            "| function | mutants | killed | alike | left | slowest | killed by |",
-            "|---|" + "--:|" * 5 + "---|",
+            f"| `{one}` | {counts_of(made, results)} | {killers_of(made, results)} |" for one, made in functions.items()
         ]
-        lines += [report_row(function, [results.get(mutant.key) for mutant in made]) for function, made in functions.items()]
     return "\n".join(lines) + "\n"
+
+
+def head_of(first, *more):
+    names = [first, "mutants", "killed", "alike", "left", "slowest", *more]
+    return [f"| {' | '.join(names)} |", "|---|" + "--:|" * 5 + "---|" * len(more)]
 
 
 def group(made):
@@ -502,16 +510,18 @@ def group(made):
     return found
 
 
-def report_row(function, found):
-    count = collections.Counter(result["status"] if result else NOT_RUN for result in found)
-    killed = [result for result in found if result and result["status"] == KILLED]
-    by = collections.Counter(
-        re.sub(r"test_(\w+)\.py::test_", r"\1: ", result["by"].partition("[")[0], flags=re.I) for result in killed
-    )
-    tests = ", ".join(f"{name} {times}" for name, times in by.most_common())
-    slowest = f"{max(result['seconds'] for result in killed):.1f} s" if killed else ""
-    left = len(found) - count[KILLED] - count[ALIKE_ONE]
-    return f"| `{function}` | {len(found)} | {count[KILLED]} | {count[ALIKE_ONE]} | {left} | {slowest} | {tests} |"
+def counts_of(made, results):
+    count = collections.Counter(status_of(results, mutant) for mutant in made)
+    seconds = [results[mutant.key]["seconds"] for mutant in made if status_of(results, mutant) == KILLED]
+    slowest = f"{max(seconds):.1f} s" if seconds else ""
+    left = len(made) - count[KILLED] - count[ALIKE_ONE]
+    return f"{len(made)} | {count[KILLED]} | {count[ALIKE_ONE]} | {left} | {slowest}"
+
+
+def killers_of(made, results):
+    names = [results[mutant.key]["by"] for mutant in made if status_of(results, mutant) == KILLED]
+    count = collections.Counter(re.sub(r"test_(\w+)\.py::(?:test_)?", r"\1: ", name.partition("[")[0]) for name in names)
+    return ", ".join(f"{name} {times}" for name, times in count.most_common())
 
 
 # ---- which mutants --------------------------------------------------------------------------------------------------
