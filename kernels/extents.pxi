@@ -320,12 +320,9 @@ cdef void slot_link(Memory *memory, uint32_t index, uint32_t which) noexcept nog
 
 cdef void slot_unlink(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
-    cdef uint32_t count, step, leaving = 0
+    cdef uint32_t step, leaving = 0, count = reference_count(memory, slot, which)
     cdef uint32_t left[UNLINKED_AT_ONCE]
     cdef Extent *extent
-    if not kind_of(slot, which)[0] & KIND_LINKED:
-        return
-    count = reference_count(memory, slot, which)
     lock_take(memory)
     redo_begin(memory, REDO_UNLINK, index, which)
     count_references(memory, 0, count)

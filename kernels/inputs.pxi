@@ -143,7 +143,7 @@ cdef int stand_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
     return 0
 
 cdef int stands_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
-    """Whether an edge is on an input's open waiter list, while others push onto it.
+    """Whether an edge is on an input's waiter list, while others push onto it, or was when that was closed: then it is told.
 
     Edges leave the list only after it is closed, so what is read of one before the list is seen open is true.
     """
@@ -151,5 +151,5 @@ cdef int stands_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
     while at > WAITERS_CLOSED and at != sought:
         at = ff_load64(&(<Edge *> (memory.base + at)).next)
         if ff_load64(&input.waiters) == WAITERS_CLOSED:
-            break
-    return at == sought and ff_load64(&input.waiters) != WAITERS_CLOSED
+            return 0
+    return at == sought

@@ -26,7 +26,7 @@ WRITE, FUTEX = 1, 202
 DEBUG_REGISTERS = 848
 CONTROL = DEBUG_REGISTERS + 7 * 8
 #: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
-MOST = 10
+MOST = 16
 #: Looks after which nobody counts on.
 ENOUGH = 40
 READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
@@ -86,9 +86,9 @@ def runs_to_call(pid, number):
 def play(scene):
     """Interrupts a scene's process after the look before each change of the word, or after each look if there is none.
 
-    A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does; then
-    what follows is done meanwhile, up to a yield; then it is given what the process returned, and looks what became of all.
-    The process is buried after that.
+    A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does, perhaps
+    with what it needs for that and makes before it is watched; then what follows is done meanwhile, up to a yield; then it is
+    given what the process returned, and looks what became of all. The process is buried after that.
     """
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
@@ -103,13 +103,14 @@ def played(scene, number, is_killed=False):
     try:
         words = Words(family.runtime)
         playing = scene(family, words)
-        (offset, kind), act = next(playing)
+        (offset, kind), act, *needs = next(playing)
         reading, writing = os.pipe()
 
         def life():
+            made = [need() for need in needs]
             stepping.be_traced()
             stepping.mark()
-            returned = act()
+            returned = act(*made)
             stepping.mark()
             os.write(writing, pickle.dumps(returned))
 

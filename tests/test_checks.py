@@ -1182,6 +1182,106 @@ def test_a_huge_array_of_zeros_takes_no_extent_that_was_used_before():
     family.close()
 
 
+def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_when_there_are_no_more_addresses():
+    family, size = Family(limit=1 << 31), 1 << 28
+    words = Words(family.runtime)
+
+    def live():
+        family.runtime.bear_arrays()
+        words.set("header", 0, "checked_bytes", 1 << 40)
+        array = np.empty(size + 1, np.uint8)
+        del array
+        (kept,) = of_kind(words, "WARM")
+        end = words.get("header", 0, "arena_next")
+        words.set("header", 0, "arena_next", words.get("header", 0, "size"))
+        array = np.zeros(size + 1, np.uint8)
+        assert (of_kind(words, "WARM"), of_kind(words, "VALUE")) == ([], [kept])
+        words.set("header", 0, "arena_next", end)
+        del array
+
+    assert family.bury(family.fork(live)) == 0
+    family.check()
+    family.close()
+
+
+def views_of(runtime, extent):
+    """Where this process counts its views of an extent: an address, told from the segment's, as `Words.at_touches` wants it."""
+    memory = (ctypes.c_uint64 * 13).from_address(id(runtime) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
+    assert memory[0] == segment_at(runtime.fd)
+    return memory[12] + 4 * extent - memory[0]
+
+
+@pytest.mark.parametrize("what", ["one more view", "one view less"])
+def test_views_are_counted_whatever_another_thread_does_meanwhile(family, what):
+    """NumPy may free memory without the GIL. Here it is the same thread, in the middle of the step, that takes a view."""
+    words = Words(family.runtime)
+
+    def live():
+        value, others = family.runtime.put(np.arange(1 << 14)), []
+        views = [value.get(), value.get()]
+        counted = views_of(family.runtime, len(words.extents()) - 1)
+        words.at_touches((counted, lambda: others.append(value.get())), protection=mmap.PROT_READ)
+        if what == "one more view":
+            views.append(value.get())
+        else:
+            views.pop()
+        count = ctypes.c_uint32.from_address(segment_at(words.fd) + counted).value
+        assert count == len(views) + len(others) == 2 + 2 * (what == "one more view")
+
+    assert family.bury(family.fork(live)) == 0
+
+
+def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_stays(family):
+    """That one has been taken off the count, and the lock not been taken yet."""
+    words = Words(family.runtime)
+
+    def live():
+        value, others = family.runtime.put(np.arange(1 << 14)), []
+        view = value.get()
+        words.at_touches((words.place("header", 0, "lock")[0], lambda: others.append(value.get())), protection=mmap.PROT_READ)
+        del view
+        assert others
+        del value
+        assert of_kind(words, "VALUE") == [1 << 17]
+        assert (others[0] == np.arange(1 << 14)).all()
+        others.clear()
+        assert of_kind(words, "VALUE") == []
+
+    assert family.bury(family.fork(live)) == 0
+
+
+def test_the_last_view_of_a_value_goes_under_the_lock(family):
+    value, words = family.runtime.put(np.arange(1 << 14)), Words(family.runtime)
+    view = value.get()
+    give = words.make_lock_count()
+    del view
+    assert give(), "somebody has given it back who had not taken it"
+
+
+def test_a_slab_that_was_given_back_and_taken_again_is_taken_from_again_when_it_has_room(alone):
+    """Of the smallest blocks, the first of a process's pools: those of tasks with one input."""
+    service, words, most = alone.service(same), Words(alone.runtime), 62
+
+    def wait(count):
+        promise = alone.runtime.promise()
+        return promise, [alone.call(service, promise) for _ in range(count)]
+
+    def let_go(promise, tasks):
+        tasks.clear()
+        alone.runtime.fulfil(promise, None, pickling.dump_error(LookupError()))
+
+    first, second = wait(most), wait(most)
+    slabs = words.get("header", 0, "extent_high")
+    let_go(*first)  # the slab is free, and still listed as this process's own
+    third, fourth, fifth = wait(2), wait(most - 2), wait(most)  # it is taken again, and one more
+    assert words.get("header", 0, "extent_high") == slabs + 1
+    let_go(*fourth)
+    sixth = wait(most - 2)
+    assert words.get("header", 0, "extent_high") == slabs + 1
+    for batch in (second, third, fifth, sixth):
+        let_go(*batch)
+
+
 def test_the_store_looks_for_memory_once_more_when_it_has_given_back_what_it_kept(tmp_path):
     """Until then the machine has none left: the first look finds that in a fifo, the second one in a file."""
     (tmp_path / "used").write_text("0")
