@@ -86,9 +86,9 @@ def runs_to_call(pid, number):
 def play(scene):
     """Interrupts a scene's process after the look before each change of the word, or after each look if there is none.
 
-    A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does, perhaps
-    with what it needs for that and makes before it is watched; then what follows is done meanwhile, up to a yield; then it is
-    given what the process returned, and looks what became of all. The process is buried after that.
+    A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does,
+    perhaps with what makes what that needs before the process is watched; then what follows is done meanwhile, up to a
+    yield; then it is given what the process returned, and looks what became of all. The process is buried after that.
     """
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"

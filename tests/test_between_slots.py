@@ -1,4 +1,4 @@
-"""What another process does meanwhile, or a death right after a change: slots, their groups, lanes, waiting lists, memory."""
+"""What another process does meanwhile, or a death right after a change: slots, groups, lanes, waiting lists, memory."""
 
 from __future__ import annotations
 
@@ -52,12 +52,13 @@ def held_by_nobody(family, words, *arguments):
 # ---- slots that are given back ---------------------------------------------------------------------------------------
 
 
-@scene("another's", "being given back", at_each_look=True)
+@scene("another's", "another's, seen to have no holds", "being given back", at_each_look=True)
 def gives_a_slot_back_that_becomes(family, words, what):
     dead, other = one_that_has_died(family), one_that_has_died(family)
     slot = held_by_nobody(family, words)
     status, taken = ("slots", slot, "state"), []
-    yield words.place(*status), lambda: family.runtime.bury(dead, death())
+    watched = "holds" if "holds" in what else "state"
+    yield words.place("slots", slot, watched), lambda: family.runtime.bury(dead, death())
     is_there = words.get(*status) & 15 == words.tables.DONE
     if what == "being given back" and is_there:
         words.set_state(slot, words.tables.LEAVING, words.tables.DRIVER_INDEX)
@@ -308,6 +309,7 @@ def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
         words.set("lanes", 0, "head", end)
         words.set("lanes", 0, "tail", end + 1)
     yield
+    check_ring(words, 0)
     if is_first:
         assert second.get(0) == 2
         family.runtime.fulfil(first, 1)

@@ -1205,7 +1205,7 @@ def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_when_there_a
 
 
 def views_of(runtime, extent):
-    """Where this process counts its views of an extent: an address, told from the segment's, as `Words.at_touches` wants it."""
+    """Where this process counts its views of an extent: from the segment's address on, as `Words.at_touches` wants it."""
     memory = (ctypes.c_uint64 * 13).from_address(id(runtime) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
     assert memory[0] == segment_at(runtime.fd)
     return memory[12] + 4 * extent - memory[0]
@@ -1238,7 +1238,9 @@ def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_s
     def live():
         value, others = family.runtime.put(np.arange(1 << 14)), []
         view = value.get()
-        words.at_touches((words.place("header", 0, "lock")[0], lambda: others.append(value.get())), protection=mmap.PROT_READ)
+        words.at_touches(
+            (words.place("header", 0, "lock")[0], lambda: others.append(value.get())), protection=mmap.PROT_READ
+        )
         del view
         assert others
         del value
@@ -1270,6 +1272,7 @@ def test_a_slab_that_was_given_back_and_taken_again_is_taken_from_again_when_it_
         tasks.clear()
         alone.runtime.fulfil(promise, None, pickling.dump_error(LookupError()))
 
+    before = wait(most - 1)  # the service has a block, too
     first, second = wait(most), wait(most)
     slabs = words.get("header", 0, "extent_high")
     let_go(*first)  # the slab is free, and still listed as this process's own
@@ -1278,7 +1281,7 @@ def test_a_slab_that_was_given_back_and_taken_again_is_taken_from_again_when_it_
     let_go(*fourth)
     sixth = wait(most - 2)
     assert words.get("header", 0, "extent_high") == slabs + 1
-    for batch in (second, third, fifth, sixth):
+    for batch in (before, second, third, fifth, sixth):
         let_go(*batch)
 
 
