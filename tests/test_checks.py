@@ -1236,14 +1236,12 @@ def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_s
     words = Words(family.runtime)
 
     def live():
-        value, others = family.runtime.put(np.arange(1 << 14)), []
-        view = value.get()
-        words.at_touches(
-            (words.place("header", 0, "lock")[0], lambda: others.append(value.get())), protection=mmap.PROT_READ
-        )
+        values, others = [family.runtime.put(np.arange(1 << 14))], []
+        view, lock = values[0].get(), words.place("header", 0, "lock")[0]
+        words.at_touches((lock, lambda: others.append(values[0].get())), protection=mmap.PROT_READ)
         del view
         assert others
-        del value
+        values.clear()
         assert of_kind(words, "VALUE") == [1 << 17]
         assert (others[0] == np.arange(1 << 14)).all()
         others.clear()
