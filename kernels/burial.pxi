@@ -21,14 +21,16 @@ cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nog
 cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
     """Does what a process that died in `finish` may have left undone after it published an outcome.
 
-    Until then the slot stays: nobody else clears its HOLD_RUN.
+    Until then the slot stays: nobody else clears its HOLD_RUN. Its holds are looked at first: a use of it that the dead one has
+    ended had ended before its burial began, so they are of that use, and not of a later one's call.
     """
     cdef Slot *slot = &memory.slots[index]
+    cdef uint32_t holds = ff_load32(&slot.holds), creator
     cdef uint64_t state = ff_load64(&slot.state)
-    cdef uint32_t creator = slot.creator
     cdef Finishing finishing = Finishing(failed=NULL, count=0, room=0, kept=NULL)       # failures: see repair_waiting
-    if status_of(state) < DONE or owner_of(state) != dead or not ff_load32(&slot.holds) & HOLD_RUN:
+    if not holds & HOLD_RUN or status_of(state) < DONE or owner_of(state) != dead:
         return
+    creator = slot.creator
     tell_dependents(memory, index, DONE, &finishing)
     if not ff_load32(&slot.holds) & HOLD_EDGES:
         give_back_inputs(memory, slot)

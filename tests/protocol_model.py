@@ -23,6 +23,8 @@ OPEN, LANE_DEAD = "open", "lane is dead"
 NO_INPUT = "no input"
 GONE = "given back"  # what a word of a block holds that is nobody's any more
 NOBODY = ""
+#: What a process writes about itself; None: nothing.
+NOTES = ("building", "promoting", "rotating", "freeing", "giving_edge", "giving_slot", "current")
 ZYGOTE = "zygote"
 
 
@@ -70,8 +72,8 @@ class Protocol:
             words.update({("head", lane): 0, ("tail", lane): 0, ("lane state", lane): OPEN})
             words.update((("ring", lane, place), (0,)) for place in range(self.ring))
         for process in self.processes:
-            for note in ("building", "promoting", "freeing", "giving", "given", "giving_edge", "giving_slot", "current"):
-                words[note, process] = 0 if note in ("giving", "given") else None
+            words.update(((note, process), None) for note in NOTES)
+            words.update({("giving", process): 0, ("given", process): 0})
             words["entry", process] = "live"
         return words
 
@@ -271,24 +273,25 @@ class Protocol:
                     return True
             elif entry[0] == tail // self.ring + 1:
                 yield cas(("tail", lane), tail, tail + 1)
-            elif (yield load(("tail", lane))) == tail:
+            elif (yield load(("tail", lane))) == tail and not (yield from self.lane_trim(me, lane)):
                 if lane in self.ordered:
                     return False
                 yield from self.lane_rotate(me, lane)
 
     def lane_rotate(self, me, lane):
-        if (yield from self.lane_trim(me, lane)):
-            return
         head = yield load(("head", lane))
         entry = yield load(("ring", lane, head % self.ring))
+        outer = yield load(("rotating", me))
         if entry[0] != head // self.ring or self.is_empty(entry):
             return
         index = entry[1]
         state = yield load(("state", index))
-        yield store(("promoting", me), index)
-        yield from self.lane_drop(lane, head, entry)
-        yield from self.lane_push(me, lane, index, state)
-        yield store(("promoting", me), None)
+        if (yield from self.is_void(lane, head, entry, state)):
+            return
+        yield store(("rotating", me), index)
+        if (yield from self.lane_drop(lane, head, entry)):
+            yield from self.lane_push(me, lane, index, state)
+        yield store(("rotating", me), outer)
 
     def lane_trim(self, me, lane):
         count = 0
@@ -298,10 +301,15 @@ class Protocol:
             if entry[0] != head // self.ring or self.is_empty(entry):
                 return count
             state = yield load(("state", entry[1]))
-            if state[1] in (WAITING, READY) and (yield from self.is_valid(lane, head, entry, state)):
+            if not (yield from self.is_void(lane, head, entry, state)):
                 return count
-            yield from self.lane_drop(lane, head, entry)
-            count += 1
+            dropped = yield from self.lane_drop(lane, head, entry)
+            count += dropped
+
+    def is_void(self, lane, position, entry, state):
+        if state[1] != READY and not (state[1] == WAITING and lane in self.ordered):
+            return True
+        return not (yield from self.is_valid(lane, position, entry, state))
 
     def is_valid(self, lane, position, entry, state):
         """Whether a hint is one of the slot as of `state`, which was read before."""
@@ -314,8 +322,9 @@ class Protocol:
         return (yield load(("lane_tail", entry[1]))) <= position
 
     def lane_drop(self, lane, head, entry):
-        yield cas(("ring", lane, head % self.ring), entry, (head // self.ring + 1,))
+        dropped = yield cas(("ring", lane, head % self.ring), entry, (head // self.ring + 1,))
         yield cas(("head", lane), head, head + 1)
+        return dropped
 
     def lane_claim(self, me, lane):
         """A claimed slot, or None."""
@@ -475,9 +484,8 @@ class Protocol:
             yield from self.drop_count(me, held, me)
         yield store(("giving_edge", me), None)
 
-    def promote(self, me, index, kept):
+    def promote(self, me, index, state, kept):
         """`kept`: () or (True,) if this process may keep a task. Gives back the task if it keeps it."""
-        state = yield load(("state", index))
         if state[1] != WAITING:
             return None
         lane = yield load(("lane", index))
@@ -498,7 +506,8 @@ class Protocol:
         return None
 
     def all_arrived(self, me, task, kept):
-        found = yield from self.promote(me, task, kept)
+        state = yield load(("state", task))
+        found = yield from self.promote(me, task, state, kept)
         state = yield load(("state", task))
         if state[1] in FINISHED:
             yield from self.give_back_inputs(me, task)
@@ -515,16 +524,13 @@ class Protocol:
         return False
 
     def stands_on(self, me, input, edge):
-        """True, False, or None when the input has finished."""
         at = yield load(("waiters", input))
         while at not in (CLOSED, None, edge):
             at = yield load(("next", *at))
             if self.has("a look at the list while reading it") and (yield load(("waiters", input))) == CLOSED:
-                break
+                return False
             if at == GONE:
                 yield fail(f"{me} goes on from an edge that is given back")
-        if (yield load(("waiters", input))) == CLOSED:
-            return None
         return at == edge
 
     # ---- finishing.pxi -------------------------------------------------------------------------------------------------
@@ -671,7 +677,8 @@ class Protocol:
         if self.has("repair_waiting"):
             for index in self.inputs:
                 yield from self.repair_waiting(me, index, dead)
-        yield from self.bury_promoting(me, dead)
+        yield from self.queue_again(me, "promoting", dead)
+        yield from self.queue_again(me, "rotating", dead)
         if self.has("a claim before freeing"):
             for index in range(self.slots):
                 yield from self.bury_leaving(me, index, dead)
@@ -718,17 +725,18 @@ class Protocol:
             yield from self.release_count(me, index)
 
     def finish_again(self, me, index, dead):
-        state = yield load(("state", index))
-        if state[1] not in FINISHED or state[2] != dead or not (yield load(("holds", index))) & RUN:
-            return
-        if self.has("hold_again") and not (yield from self.hold_again(me, index, state)):
+        if self.has("holds before the state"):
+            holds = yield load(("holds", index))
+            state = yield load(("state", index))
+        else:
+            state = yield load(("state", index))
+            holds = yield load(("holds", index))
+        if not holds & RUN or state[1] not in FINISHED or state[2] != dead:
             return
         yield from self.tell_dependents(me, index, DONE, (), False)
         if not (yield load(("holds", index))) & EDGES:
             yield from self.give_back_inputs(me, index)
         yield from self.release_bits(me, index, RUN)
-        if self.has("hold_again"):
-            yield from self.let_go(me, index)
 
     def repair_waiting(self, me, index, dead):
         state = yield load(("state", index))
@@ -741,7 +749,7 @@ class Protocol:
             if at == NO_INPUT:
                 continue
             input_state = yield load(("state", at))
-            if input_state[1] not in FINISHED or input_state[2] != dead:
+            if input_state[2] != dead:
                 continue
             if input_state[1] == FAILED:
                 yield from self.fail_unstarted(me, index)
@@ -788,16 +796,11 @@ class Protocol:
         lane = yield load(("lane", index))
         started = yield load(("started", index))
         if (started and self.has("started")) or lane in self.ordered:
-            yield store(("state", index), (state[0], RUNNING, me))
             yield from self.write_result(me, index)
             yield from self.finish(me, index, FAILED)
             return
-        has_inputs = yield load(("inputs", index))
-        if has_inputs:
-            top = yield load(("top", index))
-            has_inputs = not isinstance(top, tuple)
         yield store(("promoting", me), index)
-        if has_inputs and self.has("waiting again"):
+        if (yield load(("inputs", index))) and self.has("waiting again"):
             yield self.barrier("waiting again by exchange", ("state", index), (state[0], WAITING, NOBODY))
             if self.has("a look after it waits again"):
                 yield from self.promote_if_there(me, index)
@@ -809,9 +812,13 @@ class Protocol:
 
     def promote_if_there(self, me, index):
         """Whoever cleared the last bit meanwhile found the task claimed."""
+        state = yield load(("state", index))
+        inputs = yield load(("inputs", index))
+        if state[1] != WAITING or not inputs:
+            return
         top = yield load(("top", index))
         if isinstance(top, tuple):
-            yield from self.promote(me, index, ())
+            yield from self.promote(me, index, state, ())
 
     def bury_giving(self, me, dead):
         edge = yield load(("giving_edge", dead))
@@ -864,7 +871,6 @@ class Protocol:
         """A slot that nobody holds any more, if nobody living has claimed it to free it."""
         state = yield load(("state", index))
         if state[1] == LEAVING and state[2] == dead:
-            yield store(("state", index), (state[0], LEAVING, me))
             yield from self.slot_return(me, index)
         elif state[1] in FINISHED:
             if not (yield load(("holds", index))) & HOLDS:
@@ -912,25 +918,22 @@ class Protocol:
                 yield from self.release_bits(me, index, PENDING)
 
     def drop_pending(self, me, index, written):
-        generation = yield from self.generation_of(index)
         while True:
             holds = yield load(("holds", index))
             if (yield cas(("holds", index), holds, holds - PENDING - (not written))):
-                break
-        if holds & HOLDS == PENDING + (not written):
-            yield from self.slot_leave(me, index, generation)
+                return
 
-    def bury_promoting(self, me, dead):
-        index = yield load(("promoting", dead))
+    def queue_again(self, me, note, dead):
+        index = yield load((note, dead))
         if index is None:
             return
         state = yield load(("state", index))
         lane = yield load(("lane", index))
         if state[1] == READY and lane not in self.ordered:
             yield from self.lane_push(me, lane, index, state)
-        if state[1] == WAITING and self.has("a look after it waits again"):
+        if self.has("a look after it waits again"):
             yield from self.promote_if_there(me, index)
-        yield store(("promoting", dead), None)
+        yield store((note, dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):
         """A zygote's life: buries whoever has died, and starts another of the `new` for it.
@@ -967,8 +970,7 @@ class Protocol:
 
     def owned(self):
         """Words that their process alone writes."""
-        notes = ("building", "promoting", "freeing", "giving", "giving_edge", "giving_slot", "current")
-        return {(note, process): process for process in self.processes for note in notes}
+        return {(note, process): process for process in self.processes for note in (*NOTES, "giving")}
 
 
 def is_vacant(words, index):

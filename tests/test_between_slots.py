@@ -79,6 +79,23 @@ def gives_a_slot_back_that_becomes(family, words, what):
     assert family.in_use()[0] == 0
 
 
+@scene("state", "holds", at_each_look=True)
+def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_another_s(family, words, field):
+    """It had left nothing."""
+    dead, service = one_that_has_died(family), family.service(same)
+    values = [family.runtime.put(None)]
+    slot = slot_of(values[0])
+    words.set_state(slot, words.tables.DONE, dead)
+    yield words.place("slots", slot, field), lambda: family.runtime.bury(dead, death())
+    values.clear()
+    future = family.call(service, 7)
+    assert slot_of(future) == slot
+    yield
+    assert words.get("slots", slot, "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    assert words.get("slots", slot, "waiters") == 0
+    assert words.get("slots", slot, "state") & 15 == words.tables.READY
+
+
 @scene(at_each_look=True)
 def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words):
     """An old one, of the slot that the dropper gave back a hold on last."""

@@ -152,7 +152,7 @@ NEEDED = {
     "started": partial(calls, mortal=("W",), deaths=1),
     "HOLD_RUN last": partial(inputs, mortal=("W",), deaths=1),
     "finish_again": partial(calls, mortal=("W",), deaths=1),
-    "hold_again": partial(calls, mortal=("W",), deaths=1),
+    "holds before the state": partial(calls, mortal=("W",), deaths=1),
     "repair_waiting": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "all there by the dead": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "promoting": partial(inputs, mortal=("W",), deaths=1),

@@ -227,7 +227,7 @@ class Waking(Protocol):
                 yield exchange(("state", index), (0, READY, ""))
                 yield from self.lane_push(me, 0, index, state)
                 yield from self.wake_lane(me)
-        yield from self.bury_promoting(me, dead)
+        yield from self.queue_again(me, "promoting", dead)
         if self.limit:
             yield from self.seat_leave(dead)
             yield from self.wake_lane(me)
