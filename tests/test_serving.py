@@ -1498,6 +1498,19 @@ def ask_for_many(log, after, service):
     return found, (slot_of(futures[0]), Words(here[0].runtime).get("slots", current_slot(), "waits_for"))
 
 
+def test_a_task_that_waits_for_many_passes_an_instance_s_call_on_its_way_to_the_pool_s(kin):
+    """Though that is queued, too."""
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_for_each), log, kin.service(mark))
+    wait_until(lambda: marks[1], "the task behind it")
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == [instance.pid, worker.pid]
+
+
+def ask_for_each(log, service):
+    return here[0].runtime.get_many([here[0].call(log), here[0].call(service, 1)])
+
+
 def test_a_failure_of_what_a_task_runs_inside_its_wait_for_many_ends_that(kin):
     """What comes behind it is not waited for: nobody ever runs it."""
     kin.fork_worker()
