@@ -6,6 +6,7 @@ import ctypes
 
 import between
 import pytest
+import stepping
 import test_between
 from gates import Log, same, wait_until
 from test_between import death, one_that_has_died
@@ -199,6 +200,32 @@ def calls_the_pool_at_a_burial_s_end(family, words):
 @pytest.mark.parametrize("name", CALLS)
 def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
     between.play_call(CALLS[name])
+
+
+@possible
+def test_nobody_is_called_where_nobody_sleeps(family):
+    """Not even by the kernel: for a task of the pool, for an instance's, for an outcome that is watched."""
+    words, service, log = Words(family.runtime), family.service(same), family.service(Log(), INSTANCE, ("note",))
+
+    def life():
+        stepping.be_traced()
+        stepping.mark()
+        futures = [family.call(service, 1), family.call(log, 1)]
+        promise = family.runtime.promise()
+        words.set("slots", slot_of(promise), "watched", 1)
+        family.runtime.fulfil(promise, 1)
+        stepping.mark()
+        del futures
+
+    relative = family.fork(life)
+    stepping.await_mark(relative.pid)
+    assert not between.runs_to_call(relative.pid, between.FUTEX)
+    assert words.get("processes", relative.index, "wake") == 1
+    stepping.ptrace(stepping.CONT, relative.pid)
+    assert family.bury(relative) == 0
+    family.fork_requested()
+    family.fork_worker()
+    family.wait_until_idle()
 
 
 # ---- deaths ----------------------------------------------------------------------------------------------------------
