@@ -197,6 +197,24 @@ def test_a_seat_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(k
     assert seats(words, limited) == [worker.index] * sticky
 
 
+def test_a_worker_leaves_a_lane_alone_that_is_nobody_s(kin, words):
+    """Though a hint has stayed there, which is void."""
+    value, limited = kin.runtime.put(0), kin.service(same, limit=1)
+    words.push(limited[2], slot_of(value))
+    kin.runtime.close_service(*limited[:2])
+    assert words.get("lanes", limited[2], "state") == words.tables.LANE_FREE
+    await_sleep(words, kin.fork_worker())
+    assert words.get("lanes", limited[2], "head") == 0
+
+
+def test_an_inline_runner_leaves_a_lane_alone_that_is_nobody_s(alone):
+    words, value, limited = Words(alone.runtime), alone.runtime.put(0), alone.service(same, limit=1)
+    words.push(limited[2], slot_of(value))
+    alone.runtime.close_service(*limited[:2])
+    alone.work()
+    assert words.get("lanes", limited[2], "head") == 0
+
+
 def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
     worker, service, quick = kin.fork_worker(), kin.service(stand), kin.service(pid)
     held, waiting = kin.call(service, 0), kin.call(quick)
@@ -1212,6 +1230,21 @@ def test_the_seat_for_a_task_that_was_lost_is_left_though_another_is_taken_for_t
     assert seats(words, lost) == seats(words, found) == []
     words.set_state(queued_by(words, worker, lost), words.tables.READY, 0)
     assert future.get(PATIENCE_S) == [worker.pid] * 2
+
+
+def test_nobody_is_called_for_a_seat_that_was_left_with_the_lost_task(kin, words):
+    """Not even when what was found then is over: of three one is called for the task that it has made ready."""
+    lost, found = kin.service(pid, limit=1), kin.service(sleepers_here)
+    worker = serve_with(kin, Late)
+    future = kin.call(kin.service(ask_for_an_input_and), found, found, lost)
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    words.set_state(queued_by(words, worker, lost), words.tables.READY, 0)
+    assert future.get(PATIENCE_S) == [2, worker.pid]
+
+
+def sleepers_here(*below):
+    """How many are said to sleep; three from now on, or none."""
+    return sleepers_now(0 if below else 3)
 
 
 def ask_for_an_input_and(after, found, lost):
