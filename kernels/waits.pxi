@@ -154,9 +154,11 @@ cdef class AllWait(Wait):
         return [self.slots[self.first]]
 
     cdef int64_t queued(self) noexcept:
+        cdef Slot *slot
         self.scanned = max(self.scanned, self.first)
         while self.scanned < self.count:
-            if status_of(ff_load64(&self.memory.slots[self.slots[self.scanned]].state)) == READY:
+            slot = &self.memory.slots[self.slots[self.scanned]]
+            if status_of(ff_load64(&slot.state)) == READY and slot.lane < POOL_LANES:       # an instance's call is for its process
                 return self.slots[self.scanned]
             self.scanned += 1
         return -1

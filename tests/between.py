@@ -19,7 +19,7 @@ from alone import Family
 from stepping import CONT, PEEKUSER, POKEUSER, is_trap, ptrace
 from words import Words, segment_at
 
-SYSCALL = 24  # a request of ptrace
+DETACH, SYSCALL = 17, 24  # requests of ptrace
 ORIG_RAX = 15 * 8
 WRITE, FUTEX = 1, 202
 #: Where the debug registers lie in struct user of x86-64, and what the last of them says: stop at reads and writes of it.
@@ -185,3 +185,25 @@ def play_call(scene):
         family.check()
     finally:
         family.close()
+
+
+@contextlib.contextmanager
+def stopped_at_change(family, words, place, act):
+    """A relative of a family that does something, and is stopped by its first change of a word; it goes on in the end."""
+    offset, kind = place
+    size = ctypes.sizeof(kind)
+
+    def life():
+        stepping.be_traced()
+        stepping.mark()
+        act()
+
+    relative = family.fork(life)
+    stepping.await_mark(relative.pid)
+    watch(relative.pid, segment_at(words.fd) + offset, size)
+    before = os.pread(words.fd, size, offset)
+    while os.pread(words.fd, size, offset) == before:
+        assert runs_to_access(relative.pid), "the process does not change the word"
+    yield relative
+    ptrace(POKEUSER, relative.pid, CONTROL, 0)
+    ptrace(DETACH, relative.pid)

@@ -54,6 +54,7 @@ TESTS = [
     "left_behind",
     "between",
     "between_slots",
+    "between_workers",
     "steps",
     "exactly_once",
     "supervisor",

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import gc
 import mmap
 import os
 import select
@@ -15,6 +16,7 @@ import signal
 import sys
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -38,6 +40,8 @@ marks = mmap.mmap(-1, 4096)
 here: list = []
 hosts: list = []
 doors: list = []
+#: What a worker's host does when it flushes output, one at a time.
+acts: list = []
 
 
 class Door:
@@ -76,8 +80,8 @@ def kin(family):
     look_at_idle(family)
     for door in doors:
         door.close()
-    here.clear()
-    doors.clear()
+    for known in (here, doors, acts):
+        known.clear()
 
 
 def look_at_idle(family):
@@ -106,7 +110,16 @@ def serve_with(kin, kind):
     return kin.fork(life)
 
 
-def in_order(number=0):
+class Acting(Host):
+    """Does something where a worker is about to wait, or has run a task that left some output."""
+
+    def flush(self):
+        super().flush()
+        if acts:
+            acts.pop(0)()
+
+
+def in_order(number=0, *_):
     """A task: how many of these began before it."""
     marks[0] += 1
     return number, marks[0] - 1
@@ -162,6 +175,15 @@ def test_lanes_take_turns(kin):
     assert [[order for _, order in of_one] for of_one in found] == [[0, 3, 6], [1, 4, 7], [2, 5, 8]]
 
 
+def test_what_a_task_has_made_ready_is_next_in_its_process(kin):
+    """Before what was queued earlier."""
+    service = kin.service(in_order)
+    first = kin.call(service, 0)
+    futures = [first, kin.call(service, 1), kin.call(service, 2, first)]
+    kin.fork_worker()
+    assert kin.runtime.get_many(futures, PATIENCE_S) == [(0, 0), (1, 2), (2, 1)]
+
+
 @pytest.mark.parametrize("sticky", [False, True])
 def test_a_seat_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(kin, words, sticky):
     """All that was left of it is a void hint."""
@@ -173,6 +195,24 @@ def test_a_seat_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(k
     wait_until(lambda: words.get("lanes", limited[2], "head") == 1)
     await_sleep(words, worker)
     assert seats(words, limited) == [worker.index] * sticky
+
+
+def test_a_worker_leaves_a_lane_alone_that_is_nobody_s(kin, words):
+    """Though a hint has stayed there, which is void."""
+    value, limited = kin.runtime.put(0), kin.service(same, limit=1)
+    words.push(limited[2], slot_of(value))
+    kin.runtime.close_service(*limited[:2])
+    assert words.get("lanes", limited[2], "state") == words.tables.LANE_FREE
+    await_sleep(words, kin.fork_worker())
+    assert words.get("lanes", limited[2], "head") == 0
+
+
+def test_an_inline_runner_leaves_a_lane_alone_that_is_nobody_s(alone):
+    words, value, limited = Words(alone.runtime), alone.runtime.put(0), alone.service(same, limit=1)
+    words.push(limited[2], slot_of(value))
+    alone.runtime.close_service(*limited[:2])
+    alone.work()
+    assert words.get("lanes", limited[2], "head") == 0
 
 
 def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
@@ -236,6 +276,24 @@ def sleepers_now(number):
     found = words.get("header", 0, "pool_sleepers")
     words.set("header", 0, "pool_sleepers", number)
     return found
+
+
+def test_nobody_is_called_when_a_free_service_s_task_is_over(alone):
+    here[:] = [alone]
+    words, free = Words(alone.runtime), alone.service(sleepers_now)
+    futures = [alone.call(free, 3), alone.call(free, 0)]
+    alone.work()
+    assert [future.get(0) for future in futures] == [0, 3]
+    assert words.get("header", 0, "pool_sleepers") == 0
+    here.clear()
+
+
+def test_a_task_that_comes_when_a_worker_is_about_to_wait_for_one_runs(kin):
+    """It is found at the first look, and not looked for any more."""
+    service = kin.service(mark)
+    acts[:] = [lambda: kin.call(service, 1)]
+    serve_with(kin, Acting)
+    wait_until(lambda: marks[1], "the task")
 
 
 def test_calls_that_come_one_after_the_other_are_all_served(kin):
@@ -354,6 +412,29 @@ def test_who_looks_for_tasks_counts_itself_among_the_sleepers_before_it_sleeps(k
     wait_until(lambda: words.get("header", 0, "spinners") == words.get("header", 0, "seeker") == 0)
 
 
+def test_who_gets_no_place_to_look_for_tasks_leaves_those_of_others(kin, words):
+    """As a spinner, and as the seeker: both are the driver's. Nor does it say that the seeker goes on."""
+    driver = words.tables.DRIVER_INDEX
+    taken = {("header", 0, "seeker"): driver + 1, ("header", 0, "spinners"): 1, ("processes", driver, "spinning"): 1}
+    for place, value in taken.items():
+        words.set(*place, value)
+    await_sleep(words, kin.fork_worker())
+    assert {place: words.get(*place) for place in taken} == taken
+    assert words.get("header", 0, "sought_ns") == 0
+    for place in taken:
+        words.set(*place, 0)
+
+
+def test_who_looks_for_the_pool_s_tasks_while_others_sleep_says_so(kin, words):
+    """An instance's process looks for none of those."""
+    kin.service(Log(), INSTANCE, ("note",), warmup=1)
+    words.set("header", 0, "pool_sleepers", 1)
+    await_sleep(words, *kin.fork_requested())
+    assert words.get("header", 0, "sought_ns") == 0
+    await_sleep(words, kin.fork_worker())
+    assert words.get("header", 0, "sought_ns") > 0
+
+
 # ---- loading ahead ---------------------------------------------------------------------------------------------------
 
 
@@ -400,6 +481,32 @@ def test_a_worker_loads_a_service_ahead_once_and_others_load_it_as_well(kin, wor
     assert again[0] == service[0]
     wait_until(lambda: marks[2] == 2, "the loading of the next one in its entry")
     wait_until(lambda: words.get("header", 0, "warm_left") == 0)
+
+
+def test_a_service_that_comes_when_a_worker_is_about_to_wait_is_loaded_ahead(kin):
+    acts[:] = [lambda: kin.service(Telling(1), warmup=1)]
+    serve_with(kin, Acting)
+    wait_until(lambda: marks[1], "its loading")
+
+
+def test_a_service_that_is_still_being_made_is_not_loaded_ahead(kin, words):
+    """By words: its maker has told how many shall load it, and not opened it yet."""
+    service, _, _ = kin.service(Telling(1), warmup=1)
+    words.set("services", service, "state", words.tables.RESERVED)
+    worker = kin.fork_worker()
+    await_sleep(words, worker)
+    assert words.get("services", service, "warm_left") == words.get("header", 0, "warm_left") == 1
+    words.set("services", service, "state", words.tables.SERVICE_OPEN)
+    assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
+    wait_until(lambda: marks[1], "its loading")
+
+
+def test_nobody_is_called_when_a_free_service_has_been_loaded_ahead(kin, words):
+    kin.service(Telling(1), warmup=1)
+    words.set("header", 0, "pool_sleepers", 1)
+    kin.fork_worker()
+    wait_until(lambda: words.get("header", 0, "pool_sleepers") == 2, "the worker's sleep, and nobody's call")
+    assert marks[1] == 1
 
 
 def test_a_worker_loads_all_that_is_to_be_loaded_ahead(kin):
@@ -510,6 +617,61 @@ def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin
     asked = [of["outer"], "suspend", of["other"], "resume"]
     expected = [of["alike"], (*alike[:2], 1), of["other"], *asked, of["other"], *asked, *asked, (*again[:2], 0)]
     assert log[: len(expected)] == expected
+
+
+def test_a_service_that_has_got_a_closed_one_s_entry_is_called_itself(kin):
+    """Right after a call of the closed one: the worker has looked for nothing in between."""
+    first = kin.service(leave_partial)
+
+    def replace():
+        kin.runtime.close_service(*first[:2])
+        second = kin.service(mark)
+        assert second[::2] == first[::2]
+        kin.call(second, 3)
+
+    acts[:] = [replace]
+    future = kin.call(first, True)
+    serve_with(kin, Acting)
+    assert future.get(PATIENCE_S) == 0
+    wait_until(lambda: marks[3], "the call of the second one")
+
+
+class Broken:
+    """Fails where it is loaded."""
+
+    def __reduce__(self):
+        return fail_to_load, ()
+
+
+def fail_to_load():
+    raise LookupError("broken")
+
+
+def test_the_host_is_asked_again_after_it_failed(kin):
+    """It has gone over to the service that it could not load."""
+    fine, broken, tell = kin.service(same), kin.service(Broken()), kin.service(log_of_host)
+    calls = [kin.call(fine, 1), kin.call(broken), kin.call(fine, 2), kin.call(tell)]
+    serve_with(kin, Recorder)
+    assert repr(calls[1].exception(PATIENCE_S)) == repr(LookupError("broken"))
+    assert calls[2].get(PATIENCE_S) == 2
+    asked = [(*service[:2], 0) for service in (fine, broken, fine, tell)]
+    assert calls[3].get(PATIENCE_S) == asked
+
+
+class Known:
+    """An object that can be told to have gone."""
+
+    def __call__(self):
+        here.append(weakref.ref(self))
+
+
+def test_what_ran_inline_goes_with_its_host(alone):
+    alone.call(alone.service(Known()))
+    alone.work()
+    assert here[0]() is not None
+    alone.host = None
+    gc.collect()
+    assert here.pop()() is None
 
 
 def test_a_worker_says_so_once_it_holds_an_object_with_a_state(kin, words):
@@ -987,6 +1149,21 @@ def ask_and_look(inner, middle):
     return tuple(seats(Words(here[0].runtime), service) for service in (inner, middle))
 
 
+def test_what_ran_inside_a_wait_leaves_no_hint_and_calls_nobody(kin, words):
+    """It is void by then, and would be the next look's."""
+    kin.fork_worker()
+    outer, inner = kin.service(ask_and_look_at_the_lane), kin.service(sleepers_now)
+    assert kin.call(outer, inner).get(PATIENCE_S) == (0, 0, 3)
+    words.set("header", 0, "pool_sleepers", 0)
+
+
+def ask_and_look_at_the_lane(inner):
+    """Sleepers before it, hints in the pool's lane after it, and sleepers then."""
+    before, words = here[0].call(inner, 3).get(), Words(here[0].runtime)
+    hints = words.get("lanes", 0, "tail") - words.get("lanes", 0, "head")
+    return before, hints, words.get("header", 0, "pool_sleepers")
+
+
 def test_a_task_without_a_seat_for_what_it_waits_for_does_not_run_that(kin, words):
     holder, worker, limited = kin.runtime.request_process(POOL, 0), kin.fork_worker(), kin.service(mark, limit=1)
     words.set("lanes", limited[2], "seats", [holder + 1])
@@ -1023,19 +1200,56 @@ def ask_and_stand(limited, then):
     return found, two.get()
 
 
-def test_a_task_inside_a_wait_is_not_begun_by_who_lost_it_to_another(kin, words):
+@pytest.mark.parametrize("limit", [0, 1])
+def test_a_task_inside_a_wait_is_not_begun_by_who_lost_it_to_another(kin, words, limit):
     """Between the look at its state and the claim somebody else has it. Its seat is free again."""
-    limited, outer = kin.service(pid, limit=1), kin.service(ask)
+    limited, outer = kin.service(pid, limit=limit), kin.service(ask)
     worker = serve_with(kin, Late)
     future = kin.call(outer, limited)
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
     assert seats(words, limited) == []
     assert not future.done()
-    (slot,) = [slot for slot in words.slots_of(worker.index) if words.get("slots", slot, "lane") == limited[2]]
-    words.set_state(slot, words.tables.READY, 0)
+    words.set_state(queued_by(words, worker, limited), words.tables.READY, 0)
     assert future.get(PATIENCE_S) == (worker.pid, worker.pid)
     await_sleep(words, worker)
     assert seats(words, limited) == []
+
+
+def queued_by(words, worker, service):
+    """The slot of the one call of a service that a worker's task has made."""
+    (slot,) = [slot for slot in words.slots_of(worker.index) if words.get("slots", slot, "service") == service[0]]
+    return slot
+
+
+def test_the_seat_for_a_task_that_was_lost_is_left_though_another_is_taken_for_the_next(kin, words):
+    """In one look for something to run, which finds what is queued first, and then an input of what is waited for."""
+    lost, found, outer = kin.service(pid, limit=1), kin.service(pid, limit=1), kin.service(ask_for_an_input_and)
+    worker = serve_with(kin, Late)
+    future = kin.call(outer, kin.service(same), found, lost)
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    assert seats(words, lost) == seats(words, found) == []
+    words.set_state(queued_by(words, worker, lost), words.tables.READY, 0)
+    assert future.get(PATIENCE_S) == [worker.pid] * 2
+
+
+def test_nobody_is_called_for_a_seat_that_was_left_with_the_lost_task(kin, words):
+    """Not even when what was found then is over: of three one is called for the task that it has made ready."""
+    lost, found = kin.service(pid, limit=1), kin.service(sleepers_here)
+    worker = serve_with(kin, Late)
+    future = kin.call(kin.service(ask_for_an_input_and), found, found, lost)
+    wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
+    words.set_state(queued_by(words, worker, lost), words.tables.READY, 0)
+    assert future.get(PATIENCE_S) == [2, worker.pid]
+
+
+def sleepers_here(*below):
+    """How many are said to sleep; three from now on, or none."""
+    return sleepers_now(0 if below else 3)
+
+
+def ask_for_an_input_and(after, found, lost):
+    call = here[0].call
+    return here[0].runtime.get_many([call(after, call(found)), call(lost)])
 
 
 class Late(Host):
@@ -1317,6 +1531,19 @@ def ask_for_many(log, after, service):
     return found, (slot_of(futures[0]), Words(here[0].runtime).get("slots", current_slot(), "waits_for"))
 
 
+def test_a_task_that_waits_for_many_passes_an_instance_s_call_on_its_way_to_the_pool_s(kin):
+    """Though that is queued, too."""
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    future = kin.call(kin.service(ask_for_each), log, kin.service(mark))
+    wait_until(lambda: marks[1], "the task behind it")
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == [instance.pid, worker.pid]
+
+
+def ask_for_each(log, service):
+    return here[0].runtime.get_many([here[0].call(log), here[0].call(service, 1)])
+
+
 def test_a_failure_of_what_a_task_runs_inside_its_wait_for_many_ends_that(kin):
     """What comes behind it is not waited for: nobody ever runs it."""
     kin.fork_worker()
@@ -1410,6 +1637,26 @@ def test_a_task_runs_what_it_waits_for_though_that_has_the_first_slot(kin, many)
     doors[0].open()
     assert last.get(PATIENCE_S) == (0, worker.pid)
     assert future.get(0) == worker.pid
+
+
+def test_a_task_runs_what_it_waits_for_behind_something_else_though_that_has_the_first_slot(kin):
+    places = [kin.runtime.put(0) for _ in range(62)]
+    worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
+    first = kin.call(kin.service(stand), 0)
+    future = kin.call(kin.service(ask_behind), kin.service(same), log, kin.service(mark))
+    doors[0].entered()
+    del places
+    doors[0].open()
+    wait_until(lambda: marks[1], "the second one of what it waits for")
+    (instance,) = kin.fork_requested()
+    assert future.get(PATIENCE_S) == (0, [instance.pid, worker.pid])
+    assert first.get(0) == worker.pid
+
+
+def ask_behind(after, log, service):
+    call = here[0].call
+    future = call(service, 1)
+    return slot_of(future), here[0].runtime.get_many([call(after, call(log)), future])
 
 
 def ask_in_first_slot(service, many):
