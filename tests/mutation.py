@@ -53,6 +53,7 @@ TESTS = [
     "closing",
     "left_behind",
     "between",
+    "between_calls",
     "steps",
     "exactly_once",
     "supervisor",
