@@ -327,6 +327,42 @@ def test_a_child_that_was_forked_while_a_value_was_written_holds_nothing_of_it(a
     del kept
 
 
+class ForkingOnce(Forking):
+    """And the child goes on; its parent waits for its end."""
+
+    ended = None
+
+    def __reduce__(self):
+        if self.child is None:
+            self.child = os.fork()
+            self.ended = self.child and os.waitpid(self.child, 0)[1]
+        return bytes, (b"x" * 1000,)
+
+
+@pytest.mark.parametrize("what", ["value", "call", "outcome"])
+def test_a_child_that_was_forked_while_something_was_written_does_not_write_it(alone, what):
+    service, promise = alone.service(len), alone.runtime.promise()
+    act = {
+        "value": alone.runtime.put,
+        "call": lambda value: alone.call(service, value),
+        "outcome": lambda value: alone.runtime.fulfil(promise, value),
+    }[what]
+    forking, begin = ForkingOnce(), alone.runtime.counters()
+    try:
+        kept = [act(forking)]
+        assert forking.child
+    except FlameError as error:
+        os._exit(error.code is not FlameErrorCode.INVALID_STATE)
+    finally:
+        if forking.child == 0:
+            os._exit(2)
+    assert forking.ended == 0
+    assert 0 < alone.runtime.counters()["copied"] - begin["copied"] < 2000
+    alone.check()
+    alone.work()
+    alone.runtime.fulfil(promise, None) if what != "outcome" else kept.clear()
+
+
 def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
     runtime = alone.runtime
     kept = [runtime.put_definition(bytes(16), b"body")]
