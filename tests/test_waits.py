@@ -13,10 +13,10 @@ import time
 
 import numpy as np
 import pytest
-from alone import Alone
+from alone import POOL, Alone
 from flame_fast.kernels import pickling
 from flame_fast.kernels.definitions import Namespace, definitions, use_in_thread
-from gates import PATIENCE_S, passes_in_child, wait_until
+from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from test_checks import deeds, do, rung
 from words import Words, slot_of
 
@@ -150,8 +150,6 @@ def test_a_signal_s_handler_runs_while_a_thread_waits_and_may_end_that(alone, wo
 
 @pytest.mark.parametrize("form", ["one", "many", "any"])
 def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
-    from alone import Alone
-
     for end, message in [
         ("mark_closed", "had not finished when its runner 'alone' was closed"),
         ("mark_broken", "it broke"),
@@ -181,8 +179,6 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
 
 def test_who_waits_in_a_forked_child_is_refused_at_once(alone):
     """What is finished, too: it is the parent's."""
-    from gates import passes_in_child
-
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
 
@@ -527,8 +523,6 @@ def test_an_entry_of_the_log_is_a_hint(alone, words):
 
 
 def test_only_handles_of_a_runtime_are_its_own_and_selected(alone):
-    from alone import Alone
-
     other = Alone()
     mine, ref, foreign = alone.runtime.promise(), alone.runtime.put(1), other.runtime.put(1)
     assert [alone.runtime.owns(one) for one in (mine, ref, foreign, 5)] == [True, True, False, False]
@@ -776,9 +770,6 @@ def test_a_value_of_a_class_that_cannot_be_built_here_says_so_once(alone, words,
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
     """Whoever needs the room looks for children that have ended: for one large value as for many small ones."""
-    from alone import Alone
-    from gates import in_child
-
     alone = Alone(limit=8 << 20)
     told = os.eventfd(0)
     value = alone.runtime.put(np.zeros(5 << 17))
@@ -815,8 +806,6 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
 
 
 def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_nothing():
-    from alone import Alone
-
     alone = Alone(limit=1 << 20)
     service, values = alone.service(shown), [alone.runtime.put(None) for _ in range(8000)]
     room, held, size = alone.runtime.put(b"x" * (1 << 16)), [], 1 << 20
@@ -897,7 +886,7 @@ def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
 
 def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
     """It may take over that one's seat."""
-    words, service = Words(family.runtime), family.service(do)
+    words = Words(family.runtime)
 
     def wait():
         words.add("header", 0, "pool_sleepers", 1)
@@ -910,11 +899,52 @@ def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
         threading.Thread(target=end).start()
         return promise.get(PATIENCE_S)
 
+    assert outcome_in_a_worker(family, wait) == 7
+
+
+def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
+    """Of a task that waits beside a thread of its own, and goes on before that."""
+    words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
+
+    def wait():
+        promise, found = family.runtime.promise(), []
+        thread = threading.Thread(target=lambda: found.append(promise.get()))
+        thread.start()
+        wait_until(lambda: words.get("processes", me, "blocked"), "its being blocked")
+        with pytest.raises(TimeoutError):
+            family.runtime.promise().get(0.02)
+        found.append(words.get("processes", me, "blocked"))
+        family.runtime.fulfil(promise, 7)
+        thread.join()
+        return [*found, words.get("processes", me, "blocked")]
+
+    assert outcome_in_a_worker(family, wait, me) == [1, 7, 0]
+
+
+def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(family):
+    """That is the first thing it looks at when its patience is at an end."""
+    words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
+
+    def wait():
+        promise = family.runtime.promise()
+        slot, process = words.place("slots", slot_of(promise), "state")[0], words.place("processes", me, "current")[0]
+        rung(family)
+        # At the call, in `wait_for`, and in `_sleep_until` twice: before its first sleep, and after it.
+        looks = [(slot, int), (process, int)] * 3
+        words.at_touches(*looks, (slot, lambda: family.runtime.fulfil(promise, 7)))
+        return promise.get(PATIENCE_S), rung(family)
+
+    assert outcome_in_a_worker(family, wait, me) == (7, False)
+
+
+def outcome_in_a_worker(family, task, index=None):
+    """What a task returns that a worker runs."""
+    future = family.call(family.service(do))
+
     def live():
-        deeds.append(wait)
-        future = family.call(service)
+        deeds.append(task)
         family.runtime.serve_inline()
         family.runtime.run_queued(Host(family.runtime))
-        assert future.get(0) == 7
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.bury(family.fork(live, index)) == 0
+    return future.get(0)
