@@ -829,7 +829,7 @@ def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_noth
 
 
 def test_a_call_of_a_closed_service_is_not_even_written(alone):
-    """Nor is one of a service whose entry is another's by now."""
+    """Nor is one of a service whose entry is another's by now, or of a closed runner."""
     written = []
 
     class Written:
@@ -845,6 +845,10 @@ def test_a_call_of_a_closed_service_is_not_even_written(alone):
     assert again[0] == service[0]
     with pytest.raises(FlameError, match="closed"):
         alone.call(service, Written())
+    assert written == []
+    alone.runtime.mark_closed()
+    with pytest.raises(FlameError, match="closed"):
+        alone.call(again, Written())
     assert written == []
 
 
