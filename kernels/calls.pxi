@@ -267,6 +267,8 @@ cdef class Calls(ServiceTable):
                 data, buffers, arrays, holds = self.pickling.dump_value(self, value)
                 put_pickled(scratch, self, data, buffers, arrays, holds)
                 kind = KIND_PICKLE
+            if not self.is_mine():      # encoding has run the user's code, which forked: what follows is the parent's to do
+                self.check()
             block = self._filled_block(scratch)
             if index < 0:
                 index = self._new_slot(block)

@@ -174,9 +174,7 @@ cdef class Segment:
         return scratch
 
     cdef void give_scratch(self, Scratch scratch) noexcept:
-        if self.generation != fork_generation:      # a child forked meanwhile: what it holds is its parent's
-            scratch.handle_count = 0
-        scratch.clear()
+        scratch.clear()             # in a child that was forked meanwhile, too: its parent has pinned what it holds
         scratch.inputs = None
         if scratch.room <= SCRATCH_KEPT:
             self.scratch = scratch

@@ -55,6 +55,7 @@ TESTS = [
     "between",
     "between_slots",
     "between_workers",
+    "between_calls",
     "steps",
     "exactly_once",
     "supervisor",

@@ -10,6 +10,8 @@ import gc
 import mmap
 import os
 import resource
+import threading
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +19,7 @@ import pytest
 from alone import POOL, Alone
 from flame_fast.kernels import pickling
 from flame_fast.kernels.runtime import Runtime
-from gates import Gate, in_child, passes_in_child
+from gates import PATIENCE_S, Gate, in_child, passes_in_child, wait_until
 from words import Words
 
 from flame_fast import FlameError, FlameErrorCode
@@ -145,20 +147,27 @@ def test_an_attachment_is_somebody(alone):
         os.close(bell)
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library does not tell what it has given out")
-def test_what_a_process_keeps_for_itself_goes_with_it():
-    class Given(ctypes.Structure):
-        names = ("arena", "ord", "sm", "hb", "hblkhd", "usm", "fsm", "uord", "ford", "keep")
-        _fields_ = [(name, ctypes.c_size_t) for name in names]
+class Given(ctypes.Structure):
+    names = ("arena", "ord", "sm", "hb", "hblkhd", "usm", "fsm", "uord", "ford", "keep")
+    _fields_ = [(name, ctypes.c_size_t) for name in names]
 
+
+def given():
+    """Bytes that the C library has given out."""
+    gc.collect()
     look = ctypes.CDLL(None).mallinfo2
     look.restype = Given
+    now = look()
+    return now.uord + now.hblkhd
 
-    def given():
-        gc.collect()
-        now = look()
-        return now.uord + now.hblkhd
 
+tells_what_is_given = pytest.mark.skipif(
+    not hasattr(ctypes.CDLL(None), "mallinfo2"), reason="this C library does not tell what it has given out"
+)
+
+
+@tells_what_is_given
+def test_what_a_process_keeps_for_itself_goes_with_it():
     def live():
         """Blocks of the first pool, views in mappings of their own."""
         alone = Alone()
@@ -180,6 +189,47 @@ def test_what_a_process_keeps_for_itself_goes_with_it():
         assert given() - before < 100 * 100
 
     assert passes_in_child(measure)
+
+
+@tells_what_is_given
+def test_what_a_large_value_was_written_in_is_not_kept(alone):
+    """Where a small one was written is, for the next."""
+    large = [0.5] * (1 << 18)
+    alone.runtime.put(1)
+    before = given()
+    alone.runtime.put(large)
+    assert given() - before < 1 << 20
+
+
+def test_who_finds_no_memory_for_what_it_keeps_says_so():
+    def become():
+        libc, most = ctypes.CDLL(None), ctypes.c_size_t(13 << 20)
+        libc.malloc.restype = ctypes.c_void_p
+        assert libc.mallopt(-3, 1 << 17)  # M_MMAP_THRESHOLD: what is large comes from the system, and goes back there
+        bound_addresses(0)
+        while libc.malloc(most):  # but for what has gone back to the heap before
+            pass
+        resource.setrlimit(resource.RLIMIT_AS, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+        alone = Alone()
+        bound_addresses(-GB)
+        with pytest.raises(MemoryError):
+            alone.runtime._become(0, "alone", alone.bell)
+
+    assert passes_in_child(become)
+
+
+def test_a_runtime_that_is_gone_is_forgotten():
+    """By the one that comes after it, at the latest."""
+
+    def gone():
+        gc.collect()
+        return sum(type(one) is weakref.ref and one() is None for one in gc.get_objects())
+
+    Alone().close()
+    before = gone()
+    for _ in range(5):
+        Alone().close()
+    assert gone() <= before
 
 
 def test_a_dump_of_core_has_no_segment_in_it(alone):
@@ -277,6 +327,42 @@ def test_a_child_that_was_forked_while_a_value_was_written_holds_nothing_of_it(a
     del kept
 
 
+class ForkingOnce(Forking):
+    """And the child goes on; its parent waits for its end."""
+
+    ended = None
+
+    def __reduce__(self):
+        if self.child is None:
+            self.child = os.fork()
+            self.ended = self.child and os.waitpid(self.child, 0)[1]
+        return bytes, (b"x" * 1000,)
+
+
+@pytest.mark.parametrize("what", ["value", "call", "outcome"])
+def test_a_child_that_was_forked_while_something_was_written_does_not_write_it(alone, what):
+    service, promise = alone.service(len), alone.runtime.promise()
+    act = {
+        "value": alone.runtime.put,
+        "call": lambda value: alone.call(service, value),
+        "outcome": lambda value: alone.runtime.fulfil(promise, value),
+    }[what]
+    forking, begin = ForkingOnce(), alone.runtime.counters()
+    try:
+        kept = [act(forking)]
+        assert forking.child
+    except FlameError as error:
+        os._exit(error.code is not FlameErrorCode.INVALID_STATE)
+    finally:
+        if forking.child == 0:
+            os._exit(2)
+    assert forking.ended == 0
+    assert 0 < alone.runtime.counters()["copied"] - begin["copied"] < 2000
+    alone.check()
+    alone.work()
+    alone.runtime.fulfil(promise, None) if what != "outcome" else kept.clear()
+
+
 def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
     runtime = alone.runtime
     kept = [runtime.put_definition(bytes(16), b"body")]
@@ -296,9 +382,11 @@ def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
     assert not runtime.is_definition(bytes(15) + b"x", offset)
 
     def look():
+        assert runtime.is_foreign
         refuses(FlameErrorCode.INVALID_STATE)
         assert not runtime.is_definition(bytes(16), offset)
 
+    assert not runtime.is_foreign
     assert passes_in_child(look)
 
     def break_down():
@@ -360,3 +448,34 @@ def test_what_is_counted_adds_up(alone):
     assert after["shared"] - begin["shared"] == 2 * large.nbytes
     assert after["copied"] - begin["copied"] < copied + 1000
     del value, again
+
+
+def test_what_a_debug_build_counts_is_in_its_statistics(alone):
+    """Another counts nothing of the kind, and says nothing of it."""
+    words, counters = Words(alone.runtime), alone.runtime.counters()
+    alone.runtime.put(b"x" * 1000)
+    counted = [f"{what}_{how}" for what in ("blocks", "slots") for how in ("taken", "freed")]
+    found = {name: number for name in counted if (number := words.get("header", 0, name))}
+    assert found in ({}, dict.fromkeys(counted, 1))
+    assert [name for name in counted if name in counters] == list(found)
+    after = alone.runtime.counters()
+    assert {name: after[name] for name in found} == found
+
+
+def test_threads_that_write_at_the_same_time_do_not_write_into_each_other_s_value(alone):
+    """One of them has begun, and waits for room."""
+    words, values = Words(alone.runtime), [("first", b"x" * 100_000), ("second", 2.0)]
+    refs = [alone.runtime.put(values[1])]
+    with words.locked():
+        thread = threading.Thread(target=lambda: refs.append(alone.runtime.put(values[0])))
+        thread.start()
+        wait_until(lambda: words.get("header", 0, "lock")[0] >> 31 & 1, "its wait for the lock")  # FUTEX_WAITERS
+        refs.append(alone.runtime.put(values[1]))
+    thread.join(PATIENCE_S)
+    assert [ref.get() for ref in refs] == [values[1], values[1], values[0]]
+
+
+def test_a_setup_is_there_once_it_has_been_set(alone):
+    assert alone.runtime.get_setup() is None
+    alone.runtime.set_setup(b"setup")
+    assert alone.runtime.get_setup() == b"setup"

@@ -13,12 +13,16 @@ import time
 
 import numpy as np
 import pytest
+from alone import POOL, Alone
 from flame_fast.kernels import pickling
-from gates import PATIENCE_S, wait_until
+from flame_fast.kernels.definitions import Namespace, definitions, use_in_thread
+from gates import PATIENCE_S, in_child, passes_in_child, wait_until
+from test_checks import deeds, do, rung
 from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError, TaskError
 from flame_fast.engine.base import INSTANCE
+from flame_fast.engine.host import Host
 
 #: Longer than it takes to be woken, shorter than a look around (250 ms).
 PROMPT_S = 0.2
@@ -146,8 +150,6 @@ def test_a_signal_s_handler_runs_while_a_thread_waits_and_may_end_that(alone, wo
 
 @pytest.mark.parametrize("form", ["one", "many", "any"])
 def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
-    from alone import Alone
-
     for end, message in [
         ("mark_closed", "had not finished when its runner 'alone' was closed"),
         ("mark_broken", "it broke"),
@@ -177,8 +179,6 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
 
 def test_who_waits_in_a_forked_child_is_refused_at_once(alone):
     """What is finished, too: it is the parent's."""
-    from gates import passes_in_child
-
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
 
@@ -285,6 +285,61 @@ def test_who_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, 
     found = waiting.end()
     assert len(found) == stretch + beyond
     assert (found[0], found[stretch - 1], found[-1]) == (0, stretch - 1, stretch + beyond - 1)
+
+
+def before_the_list(alone, count):
+    """Promises in the slots whose numbers may stand before a list of so many handles: its size in memory, and three bits.
+
+    In between stands a 0, and that slot is of something finished.
+    """
+    size = (4 * count + 8 + 15) & -16
+    kept = [alone.runtime.put(None) for _ in range(size)]
+    promises = [alone.runtime.promise() for _ in range(8)]
+    assert [slot_of(one) for one in (kept[0], promises[0])] == [0, size]
+    return kept, promises
+
+
+def test_a_list_ends_at_its_beginning_for_who_looks_for_a_failure(alone, words):
+    kept, before = before_the_list(alone, 130)
+    first, last = alone.runtime.promise(), alone.runtime.promise()
+    waiting = Waiting(words, lambda: alone.runtime.wait_many([first, *kept[:128], last]))
+    waiting.sleeps()
+    alone.runtime.fulfil(first, None, error_of("gone"))
+    assert repr(waiting.end()) == repr(LookupError("gone"))
+    assert not any(is_watched(words, one) for one in before)
+    fulfil(alone, last, *before)
+
+
+@pytest.mark.parametrize("looks", [["last"], ["last", "first", "last"]])
+def test_a_list_ends_at_its_beginning_for_who_finds_all_of_it_finished(looks):
+    """All that was left finishes between its look at the first and this one at the last."""
+    stays = []
+
+    def look():
+        alone = Alone()
+        words = Words(alone.runtime)
+        kept, before = before_the_list(alone, 130)
+        ends = []
+        for _ in range(2):  # each on a page of its own
+            kept += [alone.runtime.put(None) for _ in range(40)]
+            ends.append(alone.runtime.promise())
+        first, last = ends
+        stays.extend([alone, kept, before, first, last])
+        places = {
+            name: words.place("slots", slot_of(future), "state")[0]
+            for name, future in [("first", first), ("last", last), ("before", before[0])]
+        }
+
+        def end():
+            fulfil(alone, *ends)
+            ends.clear()
+
+        turns = [(places[name], int) for name in looks[:-1]] + [(places[looks[-1]], end)]
+        words.at_touches(*turns, (places["before"], lambda: os._exit(1)))
+        alone.runtime.wait_many([first, *kept[:128], last], PATIENCE_S)
+        assert not ends
+
+    assert passes_in_child(look)
 
 
 def test_a_list_that_changes_while_somebody_waits_for_it_is_waited_for_as_it_was(alone, words):
@@ -468,8 +523,6 @@ def test_an_entry_of_the_log_is_a_hint(alone, words):
 
 
 def test_only_handles_of_a_runtime_are_its_own_and_selected(alone):
-    from alone import Alone
-
     other = Alone()
     mine, ref, foreign = alone.runtime.promise(), alone.runtime.put(1), other.runtime.put(1)
     assert [alone.runtime.owns(one) for one in (mine, ref, foreign, 5)] == [True, True, False, False]
@@ -626,6 +679,51 @@ def test_threads_that_read_at_the_same_time_get_what_the_values_name(alone, word
         assert all(got == value for got in thread.end())
 
 
+KEY = """
+import threading
+from collections import namedtuple
+
+class Key(namedtuple("Key", "number")):
+    __slots__ = ()
+
+    def __hash__(self):
+        getattr(threading.current_thread(), "hashes", int)()
+        return self.number
+"""
+
+
+def test_threads_of_different_services_get_their_own_of_what_a_value_names(alone, words, define, monkeypatch):
+    """One reads the value while the other is in the middle of it."""
+    value = alone.runtime.put(dict.fromkeys(map(define(KEY).Key, range(2))))
+    monkeypatch.setattr(definitions, "own", lambda _: None)  # as where it did not come from
+    assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
+    middle, over = threading.Event(), threading.Event()
+
+    def read(hashes):
+        use_in_thread(Namespace())
+        threading.current_thread().hashes = hashes
+        try:
+            return {type(key) for key in value.get()}
+        finally:
+            over.set()
+
+    def let_the_other_read():
+        if not middle.is_set():
+            threads.append(Waiting(words, lambda: read(wait_for_the_first)))
+            assert middle.wait(PATIENCE_S)
+
+    def wait_for_the_first():
+        middle.set()
+        assert over.wait(PATIENCE_S)
+
+    threads = []
+    threads.append(Waiting(words, lambda: read(let_the_other_read)))
+    kinds = [thread.end() for thread in threads]
+    assert [len(kind) for kind in kinds] == [1, 1]
+    assert kinds[0] != kinds[1]
+    pickling.release(alone.runtime)
+
+
 class Unreadable:
     def __reduce__(self):
         return fail_to_read, ()
@@ -641,15 +739,37 @@ def test_a_value_that_cannot_be_read_says_so_with_what_went_wrong(alone):
     assert repr(caught.value.__cause__) == repr(LookupError("gone"))
 
 
+UNBUILDABLE = """
+from collections import namedtuple
+
+class Point(namedtuple("Point", "x y")):
+    __slots__ = ()
+    origin = None
+"""
+
+
+def test_a_value_of_a_class_that_cannot_be_built_here_says_so_once(alone, words, define, monkeypatch):
+    kind = define(UNBUILDABLE).Point
+    kind.origin = Unreadable()
+    value, before = alone.runtime.put(kind(1, 2)), use_in_thread(Namespace())
+    assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
+    monkeypatch.setattr(definitions, "own", lambda _: None)  # as where it did not come from
+    try:
+        with pytest.raises(TaskError, match="LookupError") as caught:
+            value.get()
+        assert repr(caught.value.__cause__) == repr(LookupError("gone"))
+    finally:
+        use_in_thread(before)
+        del value
+        pickling.release(alone.runtime)
+
+
 # ---- memory ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
     """Whoever needs the room looks for children that have ended: for one large value as for many small ones."""
-    from alone import Alone
-    from gates import in_child
-
     alone = Alone(limit=8 << 20)
     told = os.eventfd(0)
     value = alone.runtime.put(np.zeros(5 << 17))
@@ -686,8 +806,6 @@ def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_
 
 
 def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_nothing():
-    from alone import Alone
-
     alone = Alone(limit=1 << 20)
     service, values = alone.service(shown), [alone.runtime.put(None) for _ in range(8000)]
     room, held, size = alone.runtime.put(b"x" * (1 << 16)), [], 1 << 20
@@ -711,7 +829,7 @@ def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_noth
 
 
 def test_a_call_of_a_closed_service_is_not_even_written(alone):
-    """Nor is one of a service whose entry is another's by now."""
+    """Nor is one of a service whose entry is another's by now, or of a closed runner."""
     written = []
 
     class Written:
@@ -727,6 +845,10 @@ def test_a_call_of_a_closed_service_is_not_even_written(alone):
     assert again[0] == service[0]
     with pytest.raises(FlameError, match="closed"):
         alone.call(service, Written())
+    assert written == []
+    alone.runtime.mark_closed()
+    with pytest.raises(FlameError, match="closed"):
+        alone.call(again, Written())
     assert written == []
 
 
@@ -748,3 +870,85 @@ def test_a_full_store_refuses_a_result_and_the_call_says_so(alone):
     assert not promise.done()
     alone.runtime.fulfil(promise, 5)
     assert promise.get(0) == 5
+
+
+# ---- a worker's waits ------------------------------------------------------------------------------------------------
+
+
+def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
+    """Though it is a worker: nobody is told of its wait."""
+
+    def live():
+        promise = family.runtime.promise()
+        rung(family)
+        with pytest.raises(TimeoutError):
+            promise.get(0.02)
+        assert not rung(family)
+
+    assert family.bury(family.fork(live)) == 0
+
+
+def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
+    """It may take over that one's seat."""
+    words = Words(family.runtime)
+
+    def wait():
+        words.add("header", 0, "pool_sleepers", 1)
+        promise = family.runtime.promise()
+
+        def end():
+            wait_until(lambda: not words.get("header", 0, "pool_sleepers"), "its being called")
+            family.runtime.fulfil(promise, 7)
+
+        threading.Thread(target=end).start()
+        return promise.get(PATIENCE_S)
+
+    assert outcome_in_a_worker(family, wait) == 7
+
+
+def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
+    """Of a task that waits beside a thread of its own, and goes on before that."""
+    words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
+
+    def wait():
+        promise, found = family.runtime.promise(), []
+        thread = threading.Thread(target=lambda: found.append(promise.get()))
+        thread.start()
+        wait_until(lambda: words.get("processes", me, "blocked"), "its being blocked")
+        with pytest.raises(TimeoutError):
+            family.runtime.promise().get(0.02)
+        found.append(words.get("processes", me, "blocked"))
+        family.runtime.fulfil(promise, 7)
+        thread.join()
+        return [*found, words.get("processes", me, "blocked")]
+
+    assert outcome_in_a_worker(family, wait, me) == [1, 7, 0]
+
+
+def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(family):
+    """That is the first thing it looks at when its patience is at an end."""
+    words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
+
+    def wait():
+        promise = family.runtime.promise()
+        slot, process = words.place("slots", slot_of(promise), "state")[0], words.place("processes", me, "current")[0]
+        rung(family)
+        # At the call, in `wait_for`, and in `_sleep_until` twice: before its first sleep, and after it.
+        looks = [(slot, int), (process, int)] * 3
+        words.at_touches(*looks, (slot, lambda: family.runtime.fulfil(promise, 7)))
+        return promise.get(PATIENCE_S), rung(family)
+
+    assert outcome_in_a_worker(family, wait, me) == (7, False)
+
+
+def outcome_in_a_worker(family, task, index=None):
+    """What a task returns that a worker runs."""
+    future = family.call(family.service(do))
+
+    def live():
+        deeds.append(task)
+        family.runtime.serve_inline()
+        family.runtime.run_queued(Host(family.runtime))
+
+    assert family.bury(family.fork(live, index)) == 0
+    return future.get(0)
