@@ -14,10 +14,15 @@ import os
 import pickle
 import signal
 
+import pytest
 import stepping
-from alone import Family
+from alone import POOL, Death, Family
+from flame_fast.kernels import pickling
+from gates import Log
 from stepping import CONT, PEEKUSER, POKEUSER, is_trap, ptrace
 from words import Words, segment_at
+
+from flame_fast.engine.base import INSTANCE
 
 DETACH, SYSCALL = 17, 24  # requests of ptrace
 ORIG_RAX = 15 * 8
@@ -81,6 +86,36 @@ def runs_to_call(pid, number):
             return False
         if ptrace(PEEKUSER, pid, ORIG_RAX) == number:
             return True
+
+
+#: Marks tests that need it.
+possible = pytest.mark.skipif(not is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
+
+
+class Scenes(dict):
+    """Scenes of a test file, by name; called, a decorator that takes in one, or one for each argument that it shall have.
+
+    Options: see `play`.
+    """
+
+    def __call__(self, *arguments, **options):
+        def taken_in(generator):
+            vars(generator).update(options)
+            for argument in arguments:
+                self[f"{generator.__name__}: {argument}"] = with_last(generator, argument)
+            if not arguments:
+                self[generator.__name__] = generator
+            return generator
+
+        return taken_in
+
+
+def with_last(generator, argument):
+    def one(family, words):
+        return generator(family, words, argument)
+
+    vars(one).update(vars(generator))
+    return one
 
 
 def play(scene):
@@ -207,3 +242,25 @@ def stopped_at_change(family, words, place, act):
     yield relative
     ptrace(POKEUSER, relative.pid, CONTROL, 0)
     ptrace(DETACH, relative.pid)
+
+
+# ---- who is in it ----------------------------------------------------------------------------------------------------
+
+
+def one_that_has_died(family):
+    """The entry of a process that was forked, and ended at once."""
+    index = family.runtime.request_process(POOL, 0)
+    family.runtime.start(index)
+    return index
+
+
+def instance_whose_process_has_died(family):
+    """(service, generation, lane), and the entry of its process."""
+    log = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    ((index, *_),) = family.runtime.processes()
+    family.runtime.start(index)
+    return log, index
+
+
+def death():
+    return pickling.dump_error(Death())

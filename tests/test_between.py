@@ -8,40 +8,14 @@ import os
 import between
 import pytest
 from alone import INSTANCE_ROLE, POOL, REQUESTED, Death
+from between import Scenes, death, instance_whose_process_has_died, one_that_has_died, possible
 from flame_fast.kernels import pickling
 from gates import Log, same
 from words import slot_of
 
 from flame_fast.engine.base import INSTANCE
 
-SCENES, DEATHS, CALLS = {}, {}, {}
-
-
-def scene(*arguments, scenes=SCENES, **options):
-    """A scene, or one for each argument; see `between.play`, which tells the options, too."""
-
-    def listed(generator):
-        vars(generator).update(options)
-        for argument in arguments:
-            scenes[f"{generator.__name__}: {argument}"] = with_last(generator, argument)
-        if not arguments:
-            scenes[generator.__name__] = generator
-        return generator
-
-    return listed
-
-
-def with_last(generator, argument):
-    def one(family, words):
-        return generator(family, words, argument)
-
-    vars(one).update(vars(generator))
-    return one
-
-
-def scene_of_a_death(*arguments):
-    """See `between.play_deaths`."""
-    return scene(*arguments, scenes=DEATHS)
+scene, scene_of_a_death, scene_of_a_call = Scenes(), Scenes(), Scenes()
 
 
 # ---- entries of the tables -------------------------------------------------------------------------------------------
@@ -252,18 +226,6 @@ def gives_a_closed_service_back_while_another_does(family, words):
         family.runtime.reap_services()
 
 
-def instance_whose_process_has_died(family):
-    """(service, generation, lane), and the entry of its process."""
-    log = family.service(Log(), INSTANCE, ("note",), warmup=1)
-    ((index, *_),) = family.runtime.processes()
-    family.runtime.start(index)
-    return log, index
-
-
-def death():
-    return pickling.dump_error(Death())
-
-
 @scene()
 def closes_an_instance_while_its_dead_process_is_buried(family, words):
     (service, generation, lane), instance = instance_whose_process_has_died(family)
@@ -304,13 +266,6 @@ def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
 
 
 # ---- holds -----------------------------------------------------------------------------------------------------------
-
-
-def one_that_has_died(family):
-    """The entry of a process that was forked, and ended at once."""
-    index = family.runtime.request_process(POOL, 0)
-    family.runtime.start(index)
-    return index
 
 
 @scene()
@@ -535,16 +490,16 @@ def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     family.runtime.fulfil(taken[0], 1)
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", SCENES)
+@possible
+@pytest.mark.parametrize("name", scene)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
-    between.play(SCENES[name])
+    between.play(scene[name])
 
 
 # ---- who is called finds what he is called for -----------------------------------------------------------------------
 
 
-@scene(scenes=CALLS)
+@scene_of_a_call()
 def asks_the_zygote_for_an_instance_s_process(family, words):
     service, _, _ = family.service(Log(), INSTANCE, ("note",))
     yield between.WRITE, lambda: family.runtime.start_instance(service)
@@ -553,7 +508,7 @@ def asks_the_zygote_for_an_instance_s_process(family, words):
     family.fork_requested()
 
 
-@scene(scenes=CALLS)
+@scene_of_a_call()
 def tells_an_instance_s_process_that_its_service_is_closed(family, words):
     """One that has read how often it was called, and does not sleep yet, finds that it is called."""
     (service, generation, lane), instance = instance_whose_process_has_died(family)
@@ -565,10 +520,10 @@ def tells_an_instance_s_process_that_its_service_is_closed(family, words):
     family.runtime.bury(instance, death())
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", CALLS)
+@possible
+@pytest.mark.parametrize("name", scene_of_a_call)
 def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
-    between.play_call(CALLS[name])
+    between.play_call(scene_of_a_call[name])
 
 
 # ---- a zygote's death within a burial --------------------------------------------------------------------------------
@@ -619,7 +574,7 @@ def makes_and_closes_a_service(family, words, table):
     assert family.service(same, limit=1)[::2] == (0, 1)
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", DEATHS)
+@possible
+@pytest.mark.parametrize("name", scene_of_a_death)
 def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
-    between.play_deaths(DEATHS[name])
+    between.play_deaths(scene_of_a_death[name])

@@ -12,20 +12,15 @@ import audit
 import between
 import pytest
 from alone import Alone
+from between import Scenes, possible
 from gates import passes_in_child, same
-from test_between import scene
 from test_checks import Tangle, deeds, do
 from words import Words, slot_of
 
 from flame_fast import FlameError
 from flame_fast.engine.host import Host
 
-SCENES, DEATHS = {}, {}
-
-
-def scene_of_a_death(*arguments):
-    """See `between.play_deaths`."""
-    return scene(*arguments, scenes=DEATHS)
+scene, scene_of_a_death = Scenes(), Scenes()
 
 
 #: The entry of the watched process.
@@ -40,7 +35,7 @@ def first_slot(family, words):
 # ---- what is there while it is set -----------------------------------------------------------------------------------
 
 
-@scene(scenes=SCENES, at_each_look=True)
+@scene(at_each_look=True)
 def sets_the_setup_while_another_looks(family, words):
     yield words.place("header", 0, "setup"), lambda: family.runtime.set_setup(b"setup")
     assert family.runtime.get_setup() in (None, b"setup")
@@ -114,16 +109,16 @@ def waits_in_a_task_for_any_of_some(family, words):
     assert family.in_use() == before
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", SCENES)
+@possible
+@pytest.mark.parametrize("name", scene)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
-    between.play(SCENES[name])
+    between.play(scene[name])
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", DEATHS)
+@possible
+@pytest.mark.parametrize("name", scene_of_a_death)
 def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
-    between.play_deaths(DEATHS[name])
+    between.play_deaths(scene_of_a_death[name])
 
 
 def test_a_hold_on_an_input_that_its_caller_died_before_taking_is_not_given_back(family):

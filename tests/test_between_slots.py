@@ -9,27 +9,11 @@ import between
 import pytest
 from alone import Death
 from audit import CLAIMED, CURRENT
+from between import Scenes, death, instance_whose_process_has_died, one_that_has_died, possible
 from gates import same
-from test_between import death, instance_whose_process_has_died, one_that_has_died, with_last
 from words import slot_of
 
-SCENES, DEATHS = {}, {}
-
-
-def scene(*arguments, scenes=SCENES, **options):
-    def listed(generator):
-        vars(generator).update(options)
-        for argument in arguments:
-            scenes[f"{generator.__name__}: {argument}"] = with_last(generator, argument)
-        if not arguments:
-            scenes[generator.__name__] = generator
-        return generator
-
-    return listed
-
-
-def scene_of_a_death(*arguments):
-    return scene(*arguments, scenes=DEATHS)
+scene, scene_of_a_death = Scenes(), Scenes()
 
 
 def next_slot(words):
@@ -453,13 +437,13 @@ def gives_back_memory_that_was_kept(family, words):
     yield words.place("extents", extent, "kind"), family.runtime.trim
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", SCENES)
+@possible
+@pytest.mark.parametrize("name", scene)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
-    between.play(SCENES[name])
+    between.play(scene[name])
 
 
-@pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here, or it is not x86-64")
-@pytest.mark.parametrize("name", DEATHS)
+@possible
+@pytest.mark.parametrize("name", scene_of_a_death)
 def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
-    between.play_deaths(DEATHS[name])
+    between.play_deaths(scene_of_a_death[name])

@@ -7,22 +7,15 @@ import ctypes
 import between
 import pytest
 import stepping
-import test_between
+from between import Scenes, death, one_that_has_died, possible
 from gates import Log, same, wait_until
-from test_between import death, one_that_has_died
 from test_serving import PATIENCE_S, Acting, acts, here, mark, marks
 from words import Words, slot_of
 
 from flame_fast.engine.base import INSTANCE
 from flame_fast.engine.host import Host
 
-SCENES, DEATHS, CALLS = {}, {}, {}
-possible = pytest.mark.skipif(not between.is_possible(), reason="no process may watch a word of another here")
-
-
-def scene(*arguments, scenes=SCENES, **options):
-    """As in test_between.py."""
-    return test_between.scene(*arguments, scenes=scenes, **options)
+scene, scene_of_a_death, scene_of_a_call = Scenes(), Scenes(), Scenes()
 
 
 @pytest.fixture(autouse=True)
@@ -180,15 +173,15 @@ def closes_a_service_while_a_call_that_was_being_made_is_published(family, words
 
 
 @possible
-@pytest.mark.parametrize("name", SCENES)
+@pytest.mark.parametrize("name", scene)
 def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left, name):
-    between.play(SCENES[name])
+    between.play(scene[name])
 
 
 # ---- who is called finds what he is called for -----------------------------------------------------------------------
 
 
-@scene(scenes=CALLS)
+@scene_of_a_call()
 def calls_the_pool_at_a_burial_s_end(family, words):
     dead, calls = one_that_has_died(family), words.get("header", 0, "pool_wake")
     yield between.FUTEX, lambda: family.runtime.bury(dead, death())
@@ -197,9 +190,9 @@ def calls_the_pool_at_a_burial_s_end(family, words):
 
 
 @possible
-@pytest.mark.parametrize("name", CALLS)
+@pytest.mark.parametrize("name", scene_of_a_call)
 def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
-    between.play_call(CALLS[name])
+    between.play_call(scene_of_a_call[name])
 
 
 @possible
@@ -231,7 +224,7 @@ def test_nobody_is_called_where_nobody_sleeps(family):
 # ---- deaths ----------------------------------------------------------------------------------------------------------
 
 
-@scene(scenes=DEATHS)
+@scene_of_a_death()
 def becomes_the_seeker(family, words):
     """Whose place its burial gives back."""
     words.set("header", 0, "pool_sleepers", 1)
@@ -240,7 +233,7 @@ def becomes_the_seeker(family, words):
     words.set("header", 0, "warm_left", 0)
 
 
-@scene("building", "taking", scenes=DEATHS)
+@scene_of_a_death("building", "taking")
 def buries_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, words, note):
     """The value goes with the slot, once."""
     dead, value = one_that_has_died(family), family.runtime.put(list(range(50_000)))
@@ -256,9 +249,9 @@ def buries_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, w
 
 
 @possible
-@pytest.mark.parametrize("name", DEATHS)
+@pytest.mark.parametrize("name", scene_of_a_death)
 def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
-    between.play_deaths(DEATHS[name])
+    between.play_deaths(scene_of_a_death[name])
 
 
 # ---- a worker that is about to sleep ---------------------------------------------------------------------------------
