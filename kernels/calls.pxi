@@ -247,6 +247,8 @@ cdef class Calls(ServiceTable):
 
     def fulfil(self, ObjectFuture future, value, bytes error=None):
         """Finishes a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
+        if not self.is_mine():
+            self.check()
         if error is None:
             self._write_value(future.index, value, False)
             finish(&self.memory, future.index, DONE, NULL)

@@ -381,13 +381,19 @@ def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
     assert runtime.is_definition(bytes(16), offset)
     assert not runtime.is_definition(bytes(15) + b"x", offset)
 
+    promise = runtime.promise()
+
     def look():
         assert runtime.is_foreign
         refuses(FlameErrorCode.INVALID_STATE)
+        with pytest.raises(FlameError, match="belongs to the parent"):
+            runtime.fulfil(promise, None, b"an error")
         assert not runtime.is_definition(bytes(16), offset)
 
     assert not runtime.is_foreign
     assert passes_in_child(look)
+    assert not promise.done()
+    runtime.fulfil(promise, None)
 
     def break_down():
         runtime._become(0, "alone", alone.bell)
