@@ -133,8 +133,7 @@ cdef class Supervision(Serving):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self._stop_warming(&self.memory.services[i])
-        if process.role == ROLE_INSTANCE:
-            self._bury_lane(index, error, high)
+        self._bury_lane(index, error, high)
         bury_memory(&self.memory, index)
         self.memory.header.copied_bytes += process.copied_bytes
         self.memory.header.definitions += process.definitions
@@ -192,11 +191,11 @@ cdef class Supervision(Serving):
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
     cdef void _bury_lane(self, uint32_t process, bytes error, uint32_t high) noexcept:
-        """An instance's process has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""
+        """Of an instance's process that has ended: if nobody wants its lane any more it is free, otherwise the lane is dead."""
         cdef uint32_t i, lane_index = self.memory.processes[process].lane
         cdef Lane *lane = &self.memory.lanes[lane_index]
         cdef uint64_t state
-        if ff_load32(&lane.process) != process + 1:     # it was given back before, and may be another service's by now
+        if ff_load32(&lane.process) != process + 1:     # the pool's, or given back before: it may be another service's by now
             return
         if not lane.error:
             self._keep_error(lane, error)

@@ -380,6 +380,16 @@ def end_strays(number):
 # ---- all mutants ----------------------------------------------------------------------------------------------------
 
 
+def turns(tests):
+    """test -> which of its file's it is."""
+    counts: collections.Counter = collections.Counter()
+    found = {}
+    for test in tests:
+        found[test] = counts[test.item.path]
+        counts[test.item.path] += 1
+    return found
+
+
 class Hunt:
     """Which tests kill which mutants."""
 
@@ -397,12 +407,13 @@ class Hunt:
                 self.kills[key[:2]][found["by"]] += 1
 
     def tests_for(self, number, mutant, tried):
-        """As many of those that reach it as the limit lets: those that killed its neighbours first, then quick ones
-        that are about this file more than about others."""
+        """As many of those that reach it as the limit lets: those that killed its neighbours first, then from each test
+        file in turn, quick ones that are about the mutant's file more than about others."""
         kills, seconds, found = self.kills[mutant.key[:2]], 0.0, []
         tests = [test for test in self.bench.tests_that_pass if number in test.reaches and test.name not in tried]
         cost = {test: (test.price + 0.05) / self.focus(test, mutant.file) for test in tests}
-        for test in sorted(tests, key=lambda test: (-kills[test.name] / (test.price + 0.05), cost[test])):
+        turn = turns(sorted(tests, key=cost.__getitem__))
+        for test in sorted(tests, key=lambda test: (-kills[test.name] / (test.price + 0.05), turn[test], cost[test])):
             if not found or seconds + test.seconds <= self.options.limit:
                 found.append(test)
                 seconds += test.seconds
