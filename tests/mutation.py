@@ -399,7 +399,6 @@ class Hunt:
         self.chosen = chosen
         self.options = options
         self.results = results
-        self.alike = read_alike()
         self.focuses: dict[tuple[str, str], float] = {}
         self.kills = collections.defaultdict(collections.Counter)  # (file, function) -> test's name -> how many
         for key, found in results.items():
@@ -436,10 +435,10 @@ class Hunt:
         self.keep()
 
     def one(self, number, mutant):
-        if reason := reason_of(self.alike, mutant):
-            return {"status": ALIKE_ONE, "by": reason, "seconds": 0.0, "tried": []}
         known = self.results.get(mutant.key, {})
-        if known.get("status") in (KILLED, ALIKE_ONE):
+        if known.get("status") == ALIKE_ONE:
+            return known
+        if known.get("status") == KILLED:
             known = {}
         tried = [] if self.options.fresh else known.get("tried", [])
         tests = self.tests_for(number, mutant, tried)
@@ -465,6 +464,16 @@ class Hunt:
 def read_results():
     path = BUILT / "results.json"
     return {tuple(key): result for *key, result in json.loads(path.read_text())} if path.exists() else {}
+
+
+def tell_alike(results, made):
+    """What is listed as alike is, whatever was found before, and what is listed no more has not been run."""
+    alike = read_alike()
+    for mutant in made.values():
+        if reason := reason_of(alike, mutant):
+            results[mutant.key] = {"status": ALIKE_ONE, "by": reason, "seconds": 0.0, "tried": []}
+        elif status_of(results, mutant) == ALIKE_ONE:
+            del results[mutant.key]
 
 
 def status_of(results, mutant):
@@ -646,6 +655,7 @@ def main():
     options.results = read_results()
     build = Build()
     build.make()
+    tell_alike(options.results, build.mutants)
     chosen = choose(build.mutants, options, options.results)
     status = 0
     if not options.list:
