@@ -42,6 +42,7 @@ from mutants import Mutant
 ROOT = Path(__file__).resolve().parent.parent
 BUILT = ROOT / "build" / "mutation"
 ALIKE = ROOT / "tests" / "mutants_alike.txt"
+REPORT = ROOT / "kernels" / "MUTANTS.md"
 TESTS = [
     "native",
     "segment",
@@ -400,6 +401,7 @@ class Hunt:
         self.options = options
         self.results = results
         self.focuses: dict[tuple[str, str], float] = {}
+        self.known = read_killers(REPORT)
         self.kills = collections.defaultdict(collections.Counter)  # (file, function) -> test's name -> how many
         for key, found in results.items():
             if found["status"] == KILLED:
@@ -408,11 +410,13 @@ class Hunt:
     def tests_for(self, number, mutant, tried):
         """As many of those that reach it as the limit lets: those that killed its neighbours first, then from each test
         file in turn, quick ones that are about the mutant's file more than about others."""
-        kills, seconds, found = self.kills[mutant.key[:2]], 0.0, []
+        kills, known = self.kills[mutant.key[:2]], self.known[mutant.key[:2]]
+        seconds, found = 0.0, []
         tests = [test for test in self.bench.tests_that_pass if number in test.reaches and test.name not in tried]
         cost = {test: (test.price + 0.05) / self.focus(test, mutant.file) for test in tests}
         turn = turns(sorted(tests, key=cost.__getitem__))
-        for test in sorted(tests, key=lambda test: (-kills[test.name] / (test.price + 0.05), turn[test], cost[test])):
+        worth = {test: (kills[test.name] + known[short(test.name)]) / (test.price + 0.05) for test in tests}
+        for test in sorted(tests, key=lambda test: (-worth[test], turn[test], cost[test])):
             if not found or seconds + test.seconds <= self.options.limit:
                 found.append(test)
                 seconds += test.seconds
@@ -543,8 +547,24 @@ def counts_of(made, results):
 
 def killers_of(made, results):
     names = [results[mutant.key]["by"] for mutant in made if status_of(results, mutant) == KILLED]
-    count = collections.Counter(re.sub(r"test_(\w+)\.py::(?:test_)?", r"\1: ", name.partition("[")[0]) for name in names)
+    count = collections.Counter(short(name) for name in names)
     return ", ".join(f"{name} {times}" for name, times in count.most_common())
+
+
+def short(name):
+    """A test's name as the report has it."""
+    return re.sub(r"test_(\w+)\.py::(?:test_)?", r"\1: ", name.partition("[")[0])
+
+
+def read_killers(path):
+    """(file, function) -> how many of its mutants each test has killed, as a report says."""
+    found, file = collections.defaultdict(collections.Counter), ""
+    for line in path.read_text().splitlines() if path.exists() else ():
+        if line.startswith("## "):
+            file = line[3:]
+        elif row := re.match(r"\| `(.+?)` \|.*\| (.*) \|$", line):
+            found[file, row[1]].update({name: int(times) for name, times in re.findall(r"(\w+: \w+) (\d+)", row[2])})
+    return found
 
 
 # ---- which mutants --------------------------------------------------------------------------------------------------
