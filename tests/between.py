@@ -128,7 +128,8 @@ def play(scene):
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
     changes = [number for number, (one, following) in enumerate(itertools.pairwise(seen)) if one != following and number]
-    for number in changes if changes and not hasattr(scene, "at_each_look") else range(1, min(len(seen), MOST)):
+    most = getattr(scene, "most", MOST)
+    for number in changes if changes and not hasattr(scene, "at_each_look") else range(1, min(len(seen), most)):
         played(scene, number)
 
 

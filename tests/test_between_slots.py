@@ -256,7 +256,7 @@ def full_lane(family, words):
     return service, first, second
 
 
-@scene(at_each_look=True)
+@scene(at_each_look=True, most=7)
 def makes_room_in_a_full_lane_while_its_first_task_is_claimed_and_one_more_queued(family, words):
     service, _, second = full_lane(family, words)
     end = words.tables.SLOT_COUNT

@@ -18,6 +18,7 @@ from driving import Driver, Victim, children, fifos, workers, zygotes
 from gates import Gate, add, hold, passes_in_child, wait_until
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from words import Words
 
 from flame_fast import FlameError, Runner, diagnosis, dump
 from flame_fast.cli import main
@@ -270,22 +271,19 @@ def test_calls_that_no_worker_looks_at(project: Path, said: Callable[..., str]) 
 
 
 def test_a_lock_that_a_stopped_process_holds(said: Callable[..., str]) -> None:
-    """Nor does the dump take it."""
+    """Nor does the dump take it. The process stops when it writes into the first extent, which it does with the lock."""
     family = Family()
     try:
 
-        def take_memory_for_ever() -> None:
-            while True:
-                family.runtime.put(bytes(100_000))
+        def stop_in_the_lock() -> None:
+            words = Words(family.runtime)
+            first = words.place("extents", 0, "kind")[0]
+            words.at_touches((first, lambda: os.kill(os.getpid(), signal.SIGSTOP)))
+            family.runtime.put(bytes(100_000))
 
-        relative = family.fork(take_memory_for_ever)
-        text = ""
-        with segment() as fd:
-            for _ in range(3000):
-                with stopped(relative.pid):
-                    if Picture(fd).runner["lock_holder"] == relative.index:
-                        text = said()
-                        break
+        relative = family.fork(stop_in_the_lock)
+        wait_until(lambda: state_of(relative.pid) == "stopped", "a process's stop")
+        text = said()
         assert f"the lock is held by worker {relative.index} (pid {relative.pid}), which is stopped" in text
         assert f"goes on (kill -CONT {relative.pid}), or ends (kill -9 {relative.pid})" in text
     finally:

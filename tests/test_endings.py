@@ -76,7 +76,8 @@ ENDINGS = {
     "Ctrl-C in select": ("list(rr.select([running]))", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
     "Ctrl-C in a with": ("with rr: running.get()", signal.SIGINT, -signal.SIGINT, "KeyboardInterrupt"),
     "SIGTERM": ("running.get()", signal.SIGTERM, -signal.SIGTERM, ""),
-    "SIGHUP": ("running.get()", signal.SIGHUP, -signal.SIGHUP, ""),
+    # Under nohup all that this process starts would ignore it.
+    "SIGHUP": ("signal.signal(signal.SIGHUP, signal.SIG_DFL)\nrunning.get()", signal.SIGHUP, -signal.SIGHUP, ""),
     "os._exit": ("open(gate).read(1)\nos._exit(5)", None, 5, ""),
     "a daemon thread waits": (
         "def wait():\n"
