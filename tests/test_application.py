@@ -682,7 +682,7 @@ def test_twenty_at_once(home: str) -> None:
 def test_killed_at_random_moments(home: str) -> None:
     chance = random.Random()
     enter_application("warm").release()
-    for _ in range(20):
+    for _ in range(12):
         command = [sys.executable, "-c", STORM, "1000", "pi"]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
         for process in running:

@@ -24,9 +24,9 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 #: Rounds of one producer; each is a few calls of every kind.
-ROUNDS = 100_000 if LONG else 10_000
+ROUNDS = 100_000 if LONG else 6000
 #: Workers killed while they serve.
-KILLS = 2000 if LONG else 40
+KILLS = 2000 if LONG else 24
 #: Unread futures of one producer.
 WINDOW = 200
 RECORD = struct.Struct("<HHI")  # producer, kind, number

@@ -27,7 +27,7 @@ BURYING = "stopped, and another is buried meanwhile"
 KILLED, NOTICED_LATE, PAUSED = "killed", "killed, and others act before it is buried", "stopped, and others act meanwhile"
 MODES = [KILLED, NOTICED_LATE, PAUSED, BURYING]
 #: Stops of one operation that are tried, evenly spread; by default in one mode of a few operations.
-MOST_STOPS = int(os.environ.get("FLAME_FAST_STOPS", 10_000)) if LONG else 16
+MOST_STOPS = int(os.environ.get("FLAME_FAST_STOPS", 10_000)) if LONG else 12
 USUAL = [
     ("submits_a_block", KILLED),
     ("submits_with_inputs", KILLED),

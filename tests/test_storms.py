@@ -17,9 +17,9 @@ from driving import PATIENCE_S, leavings, wait_until
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-IN_A_ROW = 100 if LONG else 12
-AT_ONCE = 20 if LONG else 8
-KILLED = 200 if LONG else 20
+IN_A_ROW = 100 if LONG else 8
+AT_ONCE = 20 if LONG else 6
+KILLED = 200 if LONG else 12
 
 #: As the pi example, and with what else a driver may have: an instance, a large value, output, a nested call.
 MAIN = """\

@@ -16,7 +16,7 @@ from flame_fast import FlameError, Runner
 #: Uses of one slot after which 23 bits of its generation are as before: so many, a hint once had.
 USES = 2**23
 #: How long calls of all kinds are made.
-STORM_S = 600 if os.environ.get("FLAME_FAST_STORM") == "1" else 4
+STORM_S = 600 if os.environ.get("FLAME_FAST_STORM") == "1" else 2
 #: Calls that a task runs itself. Each leaves a void hint in the pool's lane.
 HELPED = 200
 
