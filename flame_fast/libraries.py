@@ -11,6 +11,7 @@ import os
 import sys
 from importlib.machinery import PathFinder
 from types import CodeType, FunctionType, MethodType, ModuleType
+from weakref import WeakKeyDictionary
 
 from flame_fast.engine.preloading import COMPILER, KERNELS, NUMBA, NUMPY
 from flame_fast.kernels.definitions import is_importable
@@ -44,18 +45,56 @@ def libraries_of(obj: Any) -> int:
     Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called. Numba's
     compiler is for what the object uses: that there are compiled functions in its module does not call them.
     """
-    found = _found_from(obj, lambda value: (*_used_with(value), *_imported_with(value)))
-    if found & COMPILER and not _found_from(obj, _used_with) & COMPILER:
+    start = [obj, *_attributes(obj)]
+    found = _imported_by(start)
+    if found & COMPILER and not _found_from(start, _used_with) & COMPILER:
         found &= ~COMPILER
     needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
     return found if all(_is_installed(name) for name in needed) else 0
 
 
-def _found_from(obj: Any, behind: Callable[[Any], Iterable[Any]]) -> int:
-    """What an object and all that is behind it load."""
+def _imported_by(start: Iterable[Any]) -> int:
+    """What is loaded by a worker that has some values: by what they use, and by the user's modules that it imports."""
+    modules: dict[ModuleType, None] = {}
+    found = _found_from(start, lambda value: _used_outside(value, modules))
+    todo = [*modules]
+    while todo:
+        more, others = _imports_of(todo.pop())
+        found |= more
+        todo.extend(module for module in others if module not in modules)
+        modules.update(dict.fromkeys(others))
+    return found
+
+
+#: module of the user's: (its size and that of `sys.modules`, what its import loads, others of the user's that it imports)
+_known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[ModuleType]]] = WeakKeyDictionary()
+
+
+def _imports_of(module: ModuleType) -> tuple[int, list[ModuleType]]:
+    """A module is looked through for each service of its functions: what is found is kept until there is more in it."""
+    size = len(vars(module)), len(sys.modules)
+    known = _known.get(module)
+    if known is None or known[0] != size:
+        others: dict[ModuleType, None] = {}
+        found = _found_from(list(vars(module).values()), lambda value: _used_outside(value, others))
+        known = _known[module] = size, found, [*others]
+    return known[1:]
+
+
+def _used_outside(value: Any, modules: dict[ModuleType, None]) -> Iterable[Any]:
+    """What a value uses; but what stands in a module of the user's that a worker imports stands for that module."""
+    module = _module_behind(value)
+    if module is None:
+        return _used_with(value)
+    modules[module] = None
+    return ()
+
+
+def _found_from(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]]) -> int:
+    """What some values and all that is behind them load."""
     found = 0
     seen: dict[int, Any] = {}
-    todo = [obj, *_attributes(obj)]
+    todo = [*start]
     while todo:
         value = todo.pop()
         if id(value) not in seen:
@@ -126,10 +165,15 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
             continue
 
 
-def _imported_with(value: Any) -> Iterator[Any]:
-    """The module that a worker imports in order to have a function or a class; none if it gets it by value."""
-    if issubclass(type(value), (FunctionType, type)) and is_importable(value):
-        yield sys.modules[value.__module__]
+def _module_behind(value: Any) -> ModuleType | None:
+    """The module of the user's that a worker imports in order to have a module, a function or a class."""
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        return value if _is_the_users(value) else None
+    if issubclass(kind, (FunctionType, type)):
+        module = sys.modules.get(value.__module__) if isinstance(value.__module__, str) else None
+        return module if _is_the_users(module) and is_importable(value) else None
+    return None
 
 
 def _is_the_users(module: ModuleType | None) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import itertools
 import os
+import signal
 import threading
 import time
 from pathlib import Path
@@ -20,6 +21,16 @@ LEAVE_S = 20.0
 FREEZE_EVERY = 20
 
 
+#: Processes that were there before the first test, which are none of a test's.
+OTHERS = frozenset(name for name in os.listdir("/proc") if name.isdigit())
+
+
+def pytest_configure():
+    """A shell ignores SIGINT for what it starts in the background, and so would every process that a test interrupts."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def pytest_collection_finish():
     freeze()
 
@@ -33,6 +44,13 @@ def freeze():
 @pytest.fixture(scope="session")
 def tests_over():
     return itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def places(tmp_path_factory):
+    """Directories for each test to come: pytest would look through all that it has made before it makes one more."""
+    base = tmp_path_factory.mktemp("places")
+    return (base / str(number) for number in itertools.count())
 
 
 class Wound:
@@ -75,14 +93,16 @@ def wound(request):
 
 
 @pytest.fixture(autouse=True)
-def nothing_left(request, tmp_path_factory, monkeypatch, tests_over):
+def nothing_left(request, places, monkeypatch, tests_over):
     """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
 
     Yields the data directory. Left over are: processes that had it in their environment, file descriptors, mapped segments,
     threads, files in storage, owners' locks, and registry rows beyond the built-in template.
     """
-    home = tmp_path_factory.mktemp("home")
-    project = tmp_path_factory.mktemp("project")
+    place = next(places)
+    home, project = place / "home", place / "project"
+    for directory in (place, home, project):
+        directory.mkdir(mode=0o700)
     monkeypatch.setenv("FLAME_FAST_HOME", str(home))
     monkeypatch.setenv("HOME", str(home))
     monkeypatch.delenv("FLAME_CONF", raising=False)
@@ -168,15 +188,16 @@ def registry_rows(home: Path) -> list[str]:
 
 
 def processes_of(home: Path) -> list[int]:
-    """Processes, other than this one, whose environment names the data directory."""
+    """Processes, other than those from before the tests, whose environment names the data directory."""
     mark = f"FLAME_FAST_HOME={home}".encode()
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+    for name in os.listdir("/proc"):
+        if not name.isdigit() or name in OTHERS:
             continue
+        entry = Path("/proc", name)
         try:
             if mark in (entry / "environ").read_bytes().split(b"\0") and b"Z" not in state_of(entry):
-                found.append(int(entry.name))
+                found.append(int(name))
         except OSError:
             continue
     return found

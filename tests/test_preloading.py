@@ -118,6 +118,53 @@ def test_looking_calls_nothing_of_the_users():
     assert libraries_of(by_value("def function(): return proxy", proxy=Proxy())) == 0
 
 
+@pytest.fixture
+def modules(tmp_path, monkeypatch):
+    """Imports modules of the user's, written as (name, text) pairs, for one test."""
+    monkeypatch.syspath_prepend(tmp_path)
+    names = []
+
+    def written(*texts):
+        names.extend(name for name, _ in texts)
+        for name, text in texts:
+            (tmp_path / f"{name}.py").write_text(text)
+        return [importlib.import_module(name) for name in names]
+
+    yield written
+    for name in names:
+        sys.modules.pop(name, None)
+
+
+def test_a_module_that_grows_is_looked_through_again(modules):
+    (grown,) = modules(("grown_later", "def function(): pass"))
+    assert libraries_of(grown.function) == 0
+    grown.numpy = np
+    assert libraries_of(grown.function) == NUMPY
+    del grown.numpy
+    assert libraries_of(grown.function) == 0
+
+
+def test_what_modules_import_of_each_other_is_found_from_either(modules):
+    """Round in a circle, of which only the last imports NumPy."""
+    first, second, third = modules(
+        ("circle_first", "import circle_second\ndef function(): pass"),
+        ("circle_second", "from circle_third import helper\ndef function(): pass"),
+        ("circle_third", "import circle_first, numpy\ndef helper(): pass\ndef function(): pass"),
+    )
+    for module in (second, first, third, second):
+        assert libraries_of(module.function) == NUMPY
+        assert libraries_of(by_value("def function(): return used()", used=module.function)) == NUMPY
+
+
+def test_what_is_only_reached_by_value_is_looked_at(modules):
+    """The module has it under another name, or not at all: no import gives it, so it travels with what it uses."""
+    (module,) = modules(("holds_values", "def make(function): return lambda: function()"))
+    assert libraries_of(module.make) == 0
+    module.made = module.make(doubled)
+    assert libraries_of(module.make) == NUMPY | NUMBA
+    assert libraries_of(module.made) == NUMPY | NUMBA | COMPILER
+
+
 # ---- loading -------------------------------------------------------------------------------------------------------------
 
 
