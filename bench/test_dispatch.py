@@ -1,4 +1,4 @@
-"""What a call costs: made one by one, in a batch, as a round trip, in a chain; and a program's start to its first result.
+"""What a call costs: one by one, in a batch, as a round trip, in a chain; a service; a program's start to its first result.
 
     pytest bench/test_dispatch.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
     pytest bench/test_dispatch.py -k ratios
@@ -20,6 +20,8 @@ import pytest
 from contenders import CALLERS, MAPPERS, Executor, FlameFast, PipeEcho, Pool, running
 from measuring import busy_cores, interleaved, percentile, ratios, spread, timed, timed_with_cpu
 from tasks import nothing
+
+from flame_fast import Runner
 
 OURS = FlameFast.name
 
@@ -180,6 +182,33 @@ def test_ratios_chain(report):
     rows[0] += ("at most 3 us a link",)
     rows += [(f"{peer.name} over {OURS}", spread(ratios(links[peer.name], links[OURS]), " times")) for peer in CALLERS[1:]]
     report(f"chain of {LINKS:,} no-ops", rows)
+
+
+# ---- services --------------------------------------------------------------------------------------------------------
+
+#: Definitions of a module, each of which a service is made of.
+FUNCTIONS = 200
+LARGE_MODULE = "import json, re\n" + "".join(
+    f"class Class{number}:\n    def text(self): return json.dumps(re.sub('a', 'b', repr(self)))\n"
+    f"def function{number}(value): return Class{number}().text(value)\n"
+    for number in range(FUNCTIONS)
+)
+
+
+def test_ratios_services(tmp_path, monkeypatch, report):
+    """Of functions that use one class each, in a module that has as many: a worker imports it, or gets them by value."""
+    (tmp_path / "large_module.py").write_text(LARGE_MODULE)
+    monkeypatch.syspath_prepend(tmp_path)
+    imported = vars(__import__("large_module"))
+    defined = {"__name__": "__main__"}
+    exec(LARGE_MODULE, defined)
+    rows = []
+    with Runner("services", workers=1) as runner:
+        for kind, names in {"imported": imported, "defined in a script": defined}.items():
+            functions = [names[f"function{number}"] for number in range(FUNCTIONS)]
+            seconds = [timed(runner.service, function) for function in functions]
+            rows.append((kind, spread(seconds, " us", 0, 1e6)))
+    report(f"a service of each of {FUNCTIONS} functions", rows)
 
 
 # ---- whole programs --------------------------------------------------------------------------------------------------
