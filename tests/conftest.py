@@ -26,7 +26,11 @@ OTHERS = frozenset(name for name in os.listdir("/proc") if name.isdigit())
 
 
 def pytest_configure():
-    """A shell ignores SIGINT for what it starts in the background, and so would every process that a test interrupts."""
+    """As for the processes that the tests start: thousands, of which none should compile the package's sources anew.
+
+    And a shell ignores SIGINT for what it starts in the background: so would every process that a test interrupts.
+    """
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

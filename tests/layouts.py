@@ -44,9 +44,18 @@ def content(array):
         return "/".join([content(np.asarray(array.filled())), content(np.ma.getmaskarray(array)), str(array.fill_value)])
     if array.dtype.names:  # between its fields may lie anything
         return "/".join(content(array[name]) for name in array.dtype.names)
-    if array.dtype.hasobject or array.dtype.char in "gG":  # a long double has ten bytes of value and six of anything
+    if array.dtype.hasobject:
         return hashlib.sha256(repr(array.tolist()).encode()).hexdigest()[:16]
+    if array.dtype.char in "gG":
+        array = bytes_of_value(array)
     return hashlib.sha256(np.asarray(array).tobytes()).hexdigest()[:16]
+
+
+def bytes_of_value(array):
+    """Of long doubles: on x86 each has ten bytes of value and six of anything."""
+    native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
+    count = 10 if np.finfo(np.longdouble).nmant == 63 else np.longdouble().itemsize
+    return native.view(np.uint8).reshape(-1, np.longdouble().itemsize)[:, :count]
 
 
 def is_like(found, expected):
