@@ -15,10 +15,8 @@ import types
 import warnings
 from pathlib import Path
 
-import numba
 import numpy as np
 import pytest
-import threadpoolctl
 from gates import (
     PATIENCE_S,
     Gate,
@@ -41,11 +39,6 @@ from flame_fast.resources import available_cpus
 def rr(project):
     with Runner("services", workers=2) as runner:
         yield runner
-
-
-@numba.njit
-def jitted(a, b):
-    return a * b
 
 
 class Offset:
@@ -92,7 +85,6 @@ FUNCTIONS = {
     "ufunc": (np.add, (1, 2), 3),
     "NumPy function": (np.linalg.norm, ([3.0, 4.0],), 5.0),
     "array function": (np.concatenate, (([1], [2]),), [1, 2]),
-    "Numba dispatcher": (jitted, (6, 7), 42),
     "cached function": (cached_square, (9,), 81),
     "bound method": (Offset(100).add, (1,), 101),
     "class method": (Offset.name_of, (1,), "Offset1"),
@@ -101,12 +93,15 @@ FUNCTIONS = {
 
 
 def test_everything_of_the_functions_kind_runs_without_state_in_any_worker(rr):
+    from test_thread_limits import product  # here, so that no other test's worker imports Numba with this module
+
+    functions = {**FUNCTIONS, "Numba dispatcher": (product, (6, 7), 42)}
     futures = {}
-    for name, (function, args, _) in FUNCTIONS.items():
+    for name, (function, args, _) in functions.items():
         # autoscale=True is for functions and classes only: an object taken for an instance would be refused.
         futures[name] = rr.service(function, autoscale=True)(*args)
     values = rr.get(futures, timeout=60)
-    for name, (_, _, expected) in FUNCTIONS.items():
+    for name, (_, _, expected) in functions.items():
         assert np.array_equal(values[name], expected), name
 
 
@@ -772,50 +767,6 @@ def test_cpu_bounds_how_many_calls_run_at_once(rr, project):
         first.open()
         second.open()
         assert rr.get(futures) == [1, 2]
-
-
-def thread_limits():
-    """What Numba and each thread pool would use here; the libraries are loaded with this module."""
-    return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
-
-
-def test_cpu_sets_the_thread_limits_of_numba_and_blas(project):
-    cpus = available_cpus()
-    with Runner("threads", workers=1) as rr:
-        one = rr.service(thread_limits, resreq=ResourceRequirement(cpu=1))
-        all_of_them = rr.service(thread_limits, resreq=ResourceRequirement(cpu=cpus))
-        default = rr.service(thread_limits)
-        for _ in range(2):  # the worker changes service each time, and its limits with it
-            assert one().get() == (1, [1])
-            assert all_of_them().get() == (cpus, [cpus])
-            assert one().get() == (1, [1])
-            assert default().get() == (cpus, [cpus])
-    with Runner("threads", workers=2 * cpus) as rr:
-        assert rr.service(thread_limits)().get() == (1, [1])
-
-
-def test_thread_limits_hold_for_libraries_that_the_task_itself_imports(project):
-    def limits():
-        import numba
-        import numpy  # noqa: F401
-        import threadpoolctl
-
-        return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
-
-    with Runner("threads", workers=1) as rr:
-        service = rr.service(limits, resreq=ResourceRequirement(cpu=1))
-        assert [service().get() for _ in range(2)] == [(1, [1])] * 2
-
-
-def test_thread_limits_hold_for_a_function_that_travels_with_its_call(project):
-    extra = [1]
-
-    def limits():
-        return thread_limits(), len(extra)
-
-    with Runner("threads", workers=1) as rr:
-        service = rr.service(limits, resreq=ResourceRequirement(cpu=1))
-        assert [service().get() for _ in range(2)] == [((1, [1]), 1)] * 2
 
 
 # ---- sessions ------------------------------------------------------------------------------------------------------------
