@@ -7,14 +7,9 @@ import dataclasses
 import numpy as np
 import pytest
 from gates import same
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
-from hypothesis.extra import numpy as hnp
 from layouts import LITTLE, MANY, SHARED, Traffic, content, is_like, is_own, look
 
 from flame_fast import Runner
-
-QUICK = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(params=["local", "inline"])
@@ -180,9 +175,13 @@ def test_arrays_of_many_axes(rr):
 
 def test_random_arrays_on_both_sides_of_the_boundary(rr):
     """Any scalar dtype, any few values, repeated until they fill about as much as a copied value may have at most."""
+    from hypothesis import HealthCheck, given, settings  # here, since every worker imports this module
+    from hypothesis import strategies as st
+    from hypothesis.extra import numpy as hnp
+
     there, back = rr.service(look), rr.service(same)
 
-    @settings(QUICK, max_examples=150)
+    @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=150)
     @given(st.data())
     def travels(data):
         few = data.draw(hnp.arrays(hnp.scalar_dtypes(), st.integers(1, 5)))

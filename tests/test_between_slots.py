@@ -417,6 +417,7 @@ def lets_a_claimed_task_wait_again_that_is_over_and_gone_by_then(family, words):
 def says_that_it_has_the_lock(family, words):
     holder = ("header", 0, "lock_holder")
     yield words.place(*holder), lambda: family.runtime.put(b"x" * 100_000) and None
+    assert words.get("header", 0, "lock")[0] & 0xFFFFFFFF, "it says so before it has it, or when it has given it back"
     assert words.get(*holder) in (0, one_that_has_died(family))
     yield
     words.set("processes", 3, "state", words.tables.PROCESS_FREE)

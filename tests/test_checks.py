@@ -625,6 +625,19 @@ def test_slots_given_back_here_and_there_are_taken_before_new_ones(alone):
         assert max(map(slot_of, values)) <= highest + GROUP
 
 
+def test_groups_that_another_process_has_by_now_are_not_looked_at_for_ever(family):
+    """A process looks at few of those that it had before it takes a new one."""
+    values = [family.runtime.put(number) for number in range(200 * GROUP)]
+    del values
+    other = Actor(family, lambda: [family.runtime.put(number) for number in range(200 * GROUP)])
+    values = [family.runtime.put(number) for number in range(8 * GROUP)]
+    for round_ in range(100):
+        del values[round_ % 2 :: 2]
+        values += [family.runtime.put(number) for number in range(8 * GROUP - len(values))]
+    assert len({slot_of(value) // GROUP for value in values}) <= 3 * 8
+    other.end()
+
+
 def test_blocks_given_back_here_and_there_are_taken_before_new_ones(alone):
     values = [alone.runtime.put(b"x" * 1000) for _ in range(8 * GROUP)]
     room = alone.room()
@@ -655,6 +668,23 @@ def test_a_full_store_gives_out_each_block_that_comes_back():
             assert value.get() == bytes([number & 0xFF]) * size
         alone.check()
         del values, value
+        alone.check()
+    alone.close()
+
+
+def test_a_slab_that_had_other_blocks_before_gives_out_each_that_comes_back():
+    """Blocks of both sizes are cut from slabs of one size."""
+    alone = Alone(limit=15 << 16)
+    for size in (4000, 6000, 4000):
+        values = []
+        with pytest.raises(StoreFullError):
+            while True:
+                values.append(alone.runtime.put(b"x" * size))
+        assert len(values) > 100
+        for at in range(0, len(values), 7):
+            values[at] = None
+            values[at] = alone.runtime.put(b"y" * size)
+        del values
         alone.check()
     alone.close()
 

@@ -10,13 +10,9 @@ from collections import namedtuple
 import numpy as np
 import pytest
 from gates import PATIENCE_S, Gate, add, hold, same
-from hypothesis import HealthCheck, given, settings
-from hypothesis.extra import numpy as hnp
 from layouts import LITTLE, MANY, SHARED, Traffic, is_like, is_own, look, look_closely
 
 from flame_fast import Runner
-
-QUICK = settings(deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 @pytest.fixture(params=["local", "inline"])
@@ -393,12 +389,15 @@ def test_views_of_another_runner_are_copied(project):
 
 def test_random_slices_of_a_view(rr):
     """Whatever basic slicing gives, of more than 32 KiB or less, in the driver and in the task."""
+    from hypothesis import HealthCheck, given, settings  # here, since every worker imports this module
+    from hypothesis.extra import numpy as hnp
+
     whole = np.arange(30 * 40 * 50, dtype="i4").reshape(30, 40, 50)
     ref = rr.put_object(whole)
     view = ref.get()
     seen, cut = rr.service(look_closely), rr.service(lambda array, index: array[index])
 
-    @settings(QUICK, max_examples=100)
+    @settings(deadline=None, database=None, suppress_health_check=list(HealthCheck), max_examples=100)
     @given(hnp.basic_indices(whole.shape, min_dims=1, max_dims=6, allow_newaxis=True, allow_ellipsis=True))
     def passes(index):
         part = view[index]
