@@ -55,38 +55,38 @@ def libraries_of(obj: Any) -> int:
 
 def _imported_by(start: Iterable[Any]) -> int:
     """What is loaded by a worker that has some values: by what they use, and by the user's modules that it imports."""
-    modules: dict[ModuleType, None] = {}
-    found = _found_from(start, lambda value: _used_outside(value, modules))
-    todo = [*modules]
+    names: dict[str, None] = {}
+    found = _found_from(start, lambda value: _used_outside(value, names))
+    todo = [*names]
     while todo:
-        more, others = _imports_of(todo.pop())
+        more, others = _imports_of(sys.modules[todo.pop()])
         found |= more
-        todo.extend(module for module in others if module not in modules)
-        modules.update(dict.fromkeys(others))
+        todo.extend(name for name in others if name not in names)
+        names.update(dict.fromkeys(others))
     return found
 
 
 #: module of the user's: (its size and that of `sys.modules`, what its import loads, others of the user's that it imports)
-_known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[ModuleType]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[str]]] = WeakKeyDictionary()
 
 
-def _imports_of(module: ModuleType) -> tuple[int, list[ModuleType]]:
+def _imports_of(module: ModuleType) -> tuple[int, list[str]]:
     """A module is looked through for each service of its functions: what is found is kept until there is more in it."""
     size = len(vars(module)), len(sys.modules)
     known = _known.get(module)
     if known is None or known[0] != size:
-        others: dict[ModuleType, None] = {}
+        others: dict[str, None] = {}
         found = _found_from(list(vars(module).values()), lambda value: _used_outside(value, others))
         known = _known[module] = size, found, [*others]
     return known[1:]
 
 
-def _used_outside(value: Any, modules: dict[ModuleType, None]) -> Iterable[Any]:
-    """What a value uses; but what stands in a module of the user's that a worker imports stands for that module."""
-    module = _module_behind(value)
-    if module is None:
+def _used_outside(value: Any, names: dict[str, None]) -> Iterable[Any]:
+    """What a value uses; but what stands in a module of the user's that a worker imports stands for that module's name."""
+    name = _module_behind(value)
+    if name is None:
         return _used_with(value)
-    modules[module] = None
+    names[name] = None
     return ()
 
 
@@ -165,15 +165,16 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
             continue
 
 
-def _module_behind(value: Any) -> ModuleType | None:
+def _module_behind(value: Any) -> str | None:
     """The module of the user's that a worker imports in order to have a module, a function or a class."""
     kind = type(value)
-    if issubclass(kind, ModuleType):
-        return value if _is_the_users(value) else None
-    if issubclass(kind, (FunctionType, type)):
-        module = sys.modules.get(value.__module__) if isinstance(value.__module__, str) else None
-        return module if _is_the_users(module) and is_importable(value) else None
-    return None
+    if not issubclass(kind, (ModuleType, FunctionType, type)):
+        return None
+    name = value.__name__ if issubclass(kind, ModuleType) else value.__module__
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    if not issubclass(type(module), ModuleType) or not _is_the_users(module):
+        return None
+    return name if module is value or is_importable(value) else None
 
 
 def _is_the_users(module: ModuleType | None) -> bool:

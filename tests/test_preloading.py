@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import functools
+import gc
 import importlib
 import inspect
 import os
 import signal
 import subprocess
 import sys
+import weakref
 
 import numba
 import numpy as np
@@ -154,6 +156,25 @@ def test_what_modules_import_of_each_other_is_found_from_either(modules):
     for module in (second, first, third, second):
         assert libraries_of(module.function) == NUMPY
         assert libraries_of(by_value("def function(): return used()", used=module.function)) == NUMPY
+
+
+def test_a_module_goes_with_whoever_took_it_out(modules):
+    """What was found of modules keeps none of them, in whatever circle they stand."""
+    first, second = modules(("held_first", "import held_second\ndef function(): pass"), ("held_second", "import held_first"))
+    assert libraries_of(first.function) == 0
+    gone = [weakref.ref(first), weakref.ref(second)]
+    del first, second, sys.modules["held_first"], sys.modules["held_second"]
+    gc.collect()
+    assert [module() for module in gone] == [None, None]
+
+
+def test_modules_under_other_names_and_things_that_are_no_modules_are_passed_over(modules, monkeypatch):
+    (module,) = modules(("renamed", "import numpy\ndef function(): return numpy\ndef other(): pass"))
+    module.__name__ = "was_renamed"
+    assert libraries_of(module.function) == NUMPY
+    monkeypatch.setitem(sys.modules, "renamed", object())
+    assert libraries_of(module.function) == NUMPY
+    assert libraries_of(module.other) == 0
 
 
 def test_what_is_only_reached_by_value_is_looked_at(modules):
