@@ -69,7 +69,7 @@ cdef extern from *:
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, head, hint
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, current, head, hint
     cdef Lane *lane = &memory.lanes[slot.lane]
     cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
     cdef Inputs *inputs
@@ -95,8 +95,9 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                 needs.add(edges[i].input)
         if lane.ordered:
             process = ff_load32(&lane.process)
-            if process and ff_load64(&memory.processes[process - 1].current):
-                needs.add(ff_load64(&memory.processes[process - 1].current) - 1)
+            current = ff_load64(&memory.processes[process - 1].current) if process else 0
+            if current:
+                needs.add(current - 1)
             head = ff_load64(&lane.head)
             while head < ff_load64(&lane.tail):                 # the calls made before it
                 hint = ff_load64(&ring[head & RING_MASK])
@@ -108,8 +109,7 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                 head += 1
     if ff_load64(&slot.state) != state:       # it changed meanwhile: what was read may be of something else
         return set(), set()
-    needs = {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}
-    return needs, set() if any(is_finished(memory, one) for one in choice) else set(choice)
+    return {need for need in needs if not is_finished(memory, need)}, set(choice)
 
 cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:
     """Whether every one of `waited` needs, through whatever it waits for in turn, the running task `waiting`.

@@ -61,6 +61,21 @@ def look_once(family, words):
     return act
 
 
+@scene()
+def loads_a_service_ahead_while_another_is_added(family, words):
+    left = ("header", 0, "warm_left")
+    family.service(same, warmup=1)
+
+    def act():
+        acts[:] = [leave]
+        serve(family)
+
+    yield words.place(*left), act
+    family.service(same, warmup=1)
+    yield
+    assert words.get(*left) == words.get("services", 0, "warm_left") + words.get("services", 1, "warm_left")
+
+
 # ---- its places ------------------------------------------------------------------------------------------------------
 
 

@@ -262,6 +262,10 @@ class Tangle:
         self.words.set("lanes", self.log[2], "process", self.other + 1)
         self.words.set("processes", self.other, "current", slot_of(running) + 1 if running else 0)
 
+    def has_no_process(self):
+        """The instance, whose process has ended, or was not asked for yet."""
+        self.words.set("lanes", self.log[2], "process", 0)
+
     def failed_before(self):
         """A call of the instance that has failed and gone, and left its place in the queue; its slot is the next one's."""
         promise = self.promise()
@@ -330,6 +334,12 @@ def behind_one_whose_slot_is_another_s(tangle):
     return behind[1]
 
 
+def of_an_instance_without_a_process(tangle):
+    noted = tangle.noted()
+    tangle.has_no_process()
+    return noted
+
+
 def of_an_instance_that_runs(tangle, running):
     tangle.runs_elsewhere(running)
     return tangle.noted()
@@ -365,6 +375,7 @@ ENDING = {
     "one that waits for me or one that is over": lambda t: t.any_of(slot_of(t.me), slot_of(t.done)),
     "one of a ring": lambda t: t.ring(),
     "one of an instance that runs nothing": lambda t: behind_one_that_needs_me(t),
+    "one of an instance without a process": of_an_instance_without_a_process,
     "one of an instance that runs another": lambda t: of_an_instance_that_runs(t, t.promise()),
     "one before one that needs me": before_one_that_needs_me,
     "one behind one whose slot is another's": behind_one_whose_slot_is_another_s,

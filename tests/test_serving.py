@@ -454,9 +454,10 @@ class Telling:
 
 def test_an_instance_s_process_loads_its_own_service_before_the_first_call(kin, words):
     """And nothing else: neither another instance, nor what is closed, nor what the pool shall load ahead."""
+    services = [kin.service(Telling(1), INSTANCE, ("__call__",))]
     kin.service(Telling(4), warmup=1)
-    services = [kin.service(Telling(number), INSTANCE, ("__call__",)) for number in (3, 1, 2)]
-    services.append(services.pop(0))
+    services += [kin.service(Telling(number), INSTANCE, ("__call__",)) for number in (3, 2)]
+    services.append(services.pop(1))
     for service in services[:2]:
         kin.runtime.start_instance(service[0])
     words.set("services", services[2][0], "lane", services[1][2])
@@ -1639,6 +1640,20 @@ def test_a_task_runs_what_it_waits_for_though_that_has_the_first_slot(kin, many)
     assert future.get(0) == worker.pid
 
 
+def test_a_task_that_runs_all_that_it_waits_for_is_never_blocked(kin):
+    """Though the first of them has the first slot: the zygote hears of nobody who is."""
+    places = [kin.runtime.put(0) for _ in range(62)]
+    worker = kin.fork_worker()
+    first = kin.call(kin.service(stand), 0)
+    doors[0].entered()
+    del places
+    last = kin.call(kin.service(ask_from_first_slot), kin.service(pid))
+    doors[0].open()
+    assert last.get(PATIENCE_S) == [(slots, [worker.pid] * 3) for slots in ([0, 1, 2], [1, 2, 0], [2, 0, 1])]
+    assert first.get(0) == worker.pid
+    assert not rung(kin)
+
+
 def test_a_task_runs_what_it_waits_for_behind_something_else_though_that_has_the_first_slot(kin):
     places = [kin.runtime.put(0) for _ in range(62)]
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
@@ -1657,6 +1672,17 @@ def ask_behind(after, log, service):
     call = here[0].call
     future = call(service, 1)
     return slot_of(future), here[0].runtime.get_many([call(after, call(log)), future])
+
+
+def ask_from_first_slot(service):
+    """Waits for three at once, of which the first, the second, the last made has the first slot."""
+    found = []
+    for turned in range(3):
+        futures = [here[0].call(service) for _ in range(3)]
+        futures = futures[turned:] + futures[:turned]
+        found.append(([slot_of(future) for future in futures], here[0].runtime.get_many(futures)))
+        del futures
+    return found
 
 
 def ask_in_first_slot(service, many):
