@@ -190,7 +190,7 @@ def test_ratios_chain(report):
 FUNCTIONS = 200
 LARGE_MODULE = "import json, re\n" + "".join(
     f"class Class{number}:\n    def text(self): return json.dumps(re.sub('a', 'b', repr(self)))\n"
-    f"def function{number}(value): return Class{number}().text(value)\n"
+    f"def function{number}(value): return Class{number}().text() + value\n"
     for number in range(FUNCTIONS)
 )
 

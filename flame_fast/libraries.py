@@ -59,7 +59,7 @@ def _imported_by(start: Iterable[Any]) -> int:
     found = _found_from(start, lambda value: _used_outside(value, names))
     todo = [*names]
     while todo:
-        more, others = _imports_of(sys.modules[todo.pop()])
+        more, others = _imports_of(todo.pop())
         found |= more
         todo.extend(name for name in others if name not in names)
         names.update(dict.fromkeys(others))
@@ -70,8 +70,11 @@ def _imported_by(start: Iterable[Any]) -> int:
 _known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[str]]] = WeakKeyDictionary()
 
 
-def _imports_of(module: ModuleType) -> tuple[int, list[str]]:
+def _imports_of(name: str) -> tuple[int, list[str]]:
     """A module is looked through for each service of its functions: what is found is kept until there is more in it."""
+    module = _module_called(name)
+    if module is None:  # it was taken out since somebody was found to import it
+        return 0, []
     size = len(vars(module)), len(sys.modules)
     known = _known.get(module)
     if known is None or known[0] != size:
@@ -171,10 +174,16 @@ def _module_behind(value: Any) -> str | None:
     if not issubclass(kind, (ModuleType, FunctionType, type)):
         return None
     name = value.__name__ if issubclass(kind, ModuleType) else value.__module__
-    module = sys.modules.get(name) if isinstance(name, str) else None
-    if not issubclass(type(module), ModuleType) or not _is_the_users(module):
+    module = _module_called(name)
+    if module is None or not _is_the_users(module):
         return None
     return name if module is value or is_importable(value) else None
+
+
+def _module_called(name: object) -> ModuleType | None:
+    """None where there is none, or something that stands for one."""
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return module if issubclass(type(module), ModuleType) else None
 
 
 def _is_the_users(module: ModuleType | None) -> bool:

@@ -172,7 +172,11 @@ def test_modules_under_other_names_and_things_that_are_no_modules_are_passed_ove
     (module,) = modules(("renamed", "import numpy\ndef function(): return numpy\ndef other(): pass"))
     module.__name__ = "was_renamed"
     assert libraries_of(module.function) == NUMPY
+    module.__name__ = "renamed"
+    user = modules(("uses_renamed", "import renamed\ndef function(): pass"))[-1]
+    assert libraries_of(user.function) == NUMPY
     monkeypatch.setitem(sys.modules, "renamed", object())
+    assert libraries_of(user.function) == 0
     assert libraries_of(module.function) == NUMPY
     assert libraries_of(module.other) == 0
 
