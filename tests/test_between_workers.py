@@ -104,6 +104,16 @@ def becomes_a_spinner_while_another_does(family, words):
 
 
 @scene()
+def begins_and_ends_to_spin_while_another_of_its_threads_does(family, words):
+    spinning = ("processes", 2, "spinning")
+    yield words.place(*spinning), look_once(family, words)
+    words.add(*spinning, 1)
+    yield
+    assert words.get(*spinning) == 1
+    words.set(*spinning, 0)
+
+
+@scene()
 def takes_itself_off_the_sleepers_while_it_is_called(family, words):
     calls, sleepers = ("header", 0, "pool_wake"), ("header", 0, "pool_sleepers")
     at, before = words.place(*calls)[0], words.get(*calls)

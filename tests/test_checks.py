@@ -449,6 +449,7 @@ def test_threads_that_wait_at_once_are_each_counted(family):
     finally:
         os.sched_setaffinity(0, before)
     assert words.get("processes", words.tables.DRIVER_INDEX, "waiters") == 0
+    assert words.get("processes", words.tables.DRIVER_INDEX, "spinning") == 0
     family.check()
 
 
