@@ -26,9 +26,9 @@ OTHERS = frozenset(name for name in os.listdir("/proc") if name.isdigit())
 
 
 def pytest_configure():
-    """As for the processes that the tests start: thousands, of which none should compile the package's sources anew.
+    """Of the thousands of processes that tests start none compiles the package's sources anew, and each hears SIGINT.
 
-    And a shell ignores SIGINT for what it starts in the background: so would every process that a test interrupts.
+    A shell ignores that for what it starts in the background, and all that is started by it would, too.
     """
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
