@@ -109,7 +109,8 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
                 head += 1
     if ff_load64(&slot.state) != state:       # it changed meanwhile: what was read may be of something else
         return set(), set()
-    return {need for need in needs if not is_finished(memory, need)}, set(choice)
+    # Where loads may change places, as on ARM, what was read may be of something else all the same: no number is out of bounds.
+    return {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}, set(choice)
 
 cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:
     """Whether every one of `waited` needs, through whatever it waits for in turn, the running task `waiting`.
