@@ -47,36 +47,59 @@ if switched_on("FLAME_FAST_WERROR"):
 
 #: What says how the words of a segment are laid out and packed. A process of another build must not read them.
 LAYOUT = ("layout.pxi", "memory.pxi", "lock.pxi", "slots.pxi", "lanes.pxi")
-macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join(Path("kernels", name).read_bytes() for name in LAYOUT)))))
+RUNTIME = Path("kernels", "runtime")
+macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join((RUNTIME / name).read_bytes() for name in LAYOUT)))))
+
+#: For all native files, those that others cimport too: a comment at the top of a .pyx holds for that file alone.
+DIRECTIVES = {
+    "language_level": 3,
+    "boundscheck": False,
+    "wraparound": False,
+    "cdivision": True,
+    "initializedcheck": False,
+    "embedsignature": True,
+}
 
 
 def recorded_switches() -> str:
     """A file that is newer than what was built with other switches: the compiler's arguments, written when they change."""
     path = Path("build", "switches")
-    said = repr((compile_args, link_args, [name for name, _ in macros]))
+    said = repr((compile_args, link_args, [name for name, _ in macros], DIRECTIVES))
     if not path.exists() or path.read_text() != said:
         path.parent.mkdir(exist_ok=True)
         path.write_text(said)
     return str(path)
 
 
-def extension(name: str, *patterns: str, include_dirs: list[str]) -> Extension:
-    """An extension out of `kernels/<name>.pyx` and what that includes: files of `kernels/` that match `patterns`."""
-    included = sorted(str(path) for pattern in patterns for path in Path("kernels").glob(pattern))
-    return Extension(
-        f"flame_fast.kernels.{name}",
-        [f"kernels/{name}.pyx"],
-        depends=[*included, recorded_switches()],
-        include_dirs=["kernels", *include_dirs],
+def package_for_cython() -> str:
+    """A directory with `flame_fast/kernels` in it, where Cython looks modules up by their names."""
+    package = Path("build", "cython", "flame_fast")
+    package.mkdir(parents=True, exist_ok=True)
+    (package / "__init__.pxd").touch()
+    kernels = package / "kernels"
+    if not kernels.is_symlink():
+        kernels.symlink_to(Path("..", "..", "..", "kernels"))
+    return str(package.parent)
+
+
+def extension(folder: str, *include_dirs: str) -> Extension:
+    """The extension of a folder of `kernels/`: `_native.pyx`, and what that includes and cimports."""
+    sources = Path("kernels", folder)
+    others = sorted(str(path) for kind in ("pxi", "pxd", "h") for path in sources.rglob(f"*.{kind}"))
+    made = Extension(
+        f"flame_fast.kernels.{folder}._native",
+        [str(sources / "_native.pyx")],
+        depends=[*others, recorded_switches()],
+        include_dirs=list(include_dirs),
         define_macros=macros,
         extra_compile_args=compile_args,
         extra_link_args=link_args,
     )
+    made.cython_include_dirs = [package_for_cython()]
+    made.cython_directives = DIRECTIVES
+    return made
 
 
 setup(
-    ext_modules=[
-        extension("runtime", "*.pxi", "*.h", include_dirs=[numpy.get_include()]),
-        extension("archive", "packing/*", include_dirs=["kernels/packing"]),
-    ]
+    ext_modules=[extension("runtime", "kernels/runtime/core", numpy.get_include()), extension("archive", "kernels/archive")]
 )

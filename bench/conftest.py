@@ -8,16 +8,20 @@ import subprocess
 import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
-from contenders import WORKERS
-from measuring import BENCH, foreign_seconds
+
+sys.path.insert(0, str(Path(__file__).parent / "harness"))
+
+from contenders import WORKERS  # noqa: E402
+from measuring import HARNESS, foreign_seconds  # noqa: E402
 
 PACKAGES = ("flame_fast", "numpy", "joblib", "mpire")
 
 
 def pytest_report_header():
-    described = ["git", "-C", BENCH, "describe", "--always", "--dirty"]
+    described = ["git", "-C", HARNESS, "describe", "--always", "--dirty"]
     commit = subprocess.run(described, capture_output=True, text=True).stdout.strip() or "unknown"
     versions = []
     for package in PACKAGES:

@@ -11,10 +11,19 @@ Names are loaded when first used: importing the package loads neither NumPy nor 
 
 from __future__ import annotations
 
+from flame_fast._lazy import lazy_names
 from flame_fast._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flame_fast.application.registry import Application as Application
+    from flame_fast.application.registry import ApplicationAttributes as ApplicationAttributes
+    from flame_fast.application.registry import get_application as get_application
+    from flame_fast.application.registry import list_applications as list_applications
+    from flame_fast.application.registry import register_application as register_application
+    from flame_fast.application.registry import unregister_application as unregister_application
+    from flame_fast.calls.service import RunnerService as RunnerService
+    from flame_fast.calls.session import SessionContext as SessionContext
     from flame_fast.config import FlameContext as FlameContext
     from flame_fast.config import FlamePackage as FlamePackage
     from flame_fast.errors import FlameError as FlameError
@@ -25,20 +34,12 @@ if TYPE_CHECKING:
     from flame_fast.errors import WorkerDiedError as WorkerDiedError
     from flame_fast.kernels.runtime import ObjectFuture as ObjectFuture
     from flame_fast.kernels.runtime import ObjectRef as ObjectRef
-    from flame_fast.registry import Application as Application
-    from flame_fast.registry import ApplicationAttributes as ApplicationAttributes
-    from flame_fast.registry import get_application as get_application
-    from flame_fast.registry import list_applications as list_applications
-    from flame_fast.registry import register_application as register_application
-    from flame_fast.registry import unregister_application as unregister_application
     from flame_fast.resources import ResourceRequirement as ResourceRequirement
     from flame_fast.runner import Runner as Runner
-    from flame_fast.service import RunnerService as RunnerService
-    from flame_fast.session import SessionContext as SessionContext
 
 _HOME_OF = {
-    "Application": "registry",
-    "ApplicationAttributes": "registry",
+    "Application": "application.registry",
+    "ApplicationAttributes": "application.registry",
     "FlameContext": "config",
     "FlameError": "errors",
     "FlameErrorCode": "errors",
@@ -48,28 +49,26 @@ _HOME_OF = {
     "RemoteTraceback": "errors",
     "ResourceRequirement": "resources",
     "Runner": "runner",
-    "RunnerService": "service",
-    "SessionContext": "session",
+    "RunnerService": "calls.service",
+    "SessionContext": "calls.session",
     "StoreFullError": "errors",
     "TaskError": "errors",
     "WorkerDiedError": "errors",
-    "get_application": "registry",
-    "list_applications": "registry",
-    "register_application": "registry",
-    "unregister_application": "registry",
+    "get_application": "application.registry",
+    "list_applications": "application.registry",
+    "register_application": "application.registry",
+    "unregister_application": "application.registry",
 }
 
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
 
-def __getattr__(name: str) -> object:
-    home = _HOME_OF.get(name)
-    if home is None:
-        raise AttributeError(f"module 'flame_fast' has no attribute {name!r}")
-    from importlib import import_module
+_load, __dir__ = lazy_names(globals(), _HOME_OF)
 
+
+def __getattr__(name: str) -> object:
     try:
-        value: object = getattr(import_module(f"flame_fast.{home}"), name)
+        return _load(name)
     except ModuleNotFoundError as error:
         if error.name != "flame_fast.kernels":
             raise
@@ -77,9 +76,3 @@ def __getattr__(name: str) -> object:
             f"flame_fast at {__path__[0]} has no native part: a clone's source tree shadows the installed package here; "
             "run from another directory, or install the clone with `pip install -e .`"
         ) from error
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_HOME_OF})

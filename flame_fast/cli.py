@@ -60,7 +60,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _dump(options: argparse.Namespace) -> int:
-    from flame_fast.dump import dump
+    from flame_fast.inspection.dump import dump
 
     for line in dump(options.pid, everything=options.all, as_json=options.json):
         print(line)

@@ -7,14 +7,10 @@ import warnings
 import weakref
 from functools import partial
 
-from flame_fast import future as shapes
-from flame_fast.application import check_nested, enter_application
-from flame_fast.config import FlameContext
-from flame_fast.engine import context as engine_context
-from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.registry import check_name
-from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
-from flame_fast.service import (
+from flame_fast.application.lifecycle import check_nested, enter_application
+from flame_fast.application.registry import check_name
+from flame_fast.calls import gather as shapes
+from flame_fast.calls.service import (
     RunnerService,
     check_options,
     example_method,
@@ -22,8 +18,12 @@ from flame_fast.service import (
     stands_for_call,
     when_closed,
 )
-from flame_fast.session import named_session
-from flame_fast.statistics import statistics_of
+from flame_fast.calls.session import named_session
+from flame_fast.calls.statistics import statistics_of
+from flame_fast.config import FlameContext
+from flame_fast.engine import current
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from flame_fast.application import Tenancy
+    from flame_fast.application.lifecycle import Tenancy
+    from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
-    from flame_fast.statistics import Statistics
 
 ENGINES = ("inline", "local")
 
@@ -113,9 +113,9 @@ class Runner:
         self._closed = False
         self._how: list[str] = []  # not empty once it ends by close()
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
-        outer = engine_context.serving_engine()
+        outer = current.serving_engine()
         if outer is not None:
-            if engine_context.is_importing():
+            if current.is_importing():
                 raise FlameError(
                     FlameErrorCode.INVALID_STATE,
                     f"runner {name!r} is made by a module while a worker imports that module for a service, which goes on "
@@ -126,7 +126,7 @@ class Runner:
             self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
             return
         self._engine = _start_engine(engine, name, workers, cpus, limit, arrays == "readonly")
-        engine_context.register(self._engine)
+        current.register(self._engine)
         try:
             tenancy = enter_application(
                 name,
@@ -256,7 +256,7 @@ class Runner:
         return self._engine.runtime.put(obj)
 
     def statistics(self) -> Statistics:
-        """What the runner holds and has moved, at this moment: see `flame_fast.statistics.Statistics`.
+        """What the runner holds and has moved, at this moment: see `flame_fast.calls.statistics.Statistics`.
 
         Looks at every slot that was ever used: about a millisecond per hundred thousand calls that were open at once.
         """
@@ -312,15 +312,15 @@ class Runner:
 
 def _attach(session: int, name: str) -> Runner:
     """The runner again, in a task of it."""
-    engine = engine_context.serving_engine()
+    engine = current.serving_engine()
     if engine is None or engine.runtime.session != session:
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {name!r} is not at work in this process")
-    importing = engine_context.is_importing()
-    engine_context.set_importing(False)  # a function that closes over a Runner is no module that makes one
+    importing = current.is_importing()
+    current.set_importing(False)  # a function that closes over a Runner is no module that makes one
     try:
         return Runner(name)
     finally:
-        engine_context.set_importing(importing)
+        current.set_importing(importing)
 
 
 def _of_process() -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The native half of flame_fast: shared memory, tasks and values (`runtime`, `pickling`), and the kernels of Monte Carlo.
+"""The native half of flame_fast: shared memory and tasks (`runtime`), packing (`archive`), the kernels of Monte Carlo.
 
     from flame_fast.kernels import estimate_batch  # how many of so many random points lie in the quarter circle
     from flame_fast.kernels import rng  # streams of random numbers for nopython code
@@ -8,6 +8,8 @@ Numba is loaded by `rng` and `sampling`, and by the first call of `estimate_batc
 """
 
 from __future__ import annotations
+
+from flame_fast._lazy import lazy_names
 
 try:
     from flame_fast.kernels import runtime as runtime
@@ -23,22 +25,6 @@ if TYPE_CHECKING:
     from flame_fast.kernels.montecarlo import estimate_batch_numpy as estimate_batch_numpy
     from flame_fast.kernels.rng import GENERATOR as GENERATOR
 
-_PLACES = {
-    "GENERATOR": "rng",
-    "estimate_batch": "montecarlo",
-    "estimate_batch_numpy": "montecarlo",
-}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+__getattr__, __dir__ = lazy_names(
+    globals(), {"GENERATOR": "rng", "estimate_batch": "montecarlo", "estimate_batch_numpy": "montecarlo"}
+)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from flame_fast.kernels.arguments import whole_number
+from flame_fast.kernels.jit.arguments import whole_number
 
 #: Samples that one call can count.
 MOST_SAMPLES = 1 << 62, "2**62"
@@ -39,7 +39,7 @@ def estimate_batch(num_samples: int, seed: int | None = None) -> int:
     the method.
     """
     points = whole_number("num_samples", num_samples, MOST_SAMPLES)
-    from flame_fast.kernels.quarter_circle import count_inside
+    from flame_fast.kernels.jit.quarter_circle import count_inside
 
     return count_inside(points, seed)
 

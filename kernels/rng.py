@@ -35,10 +35,10 @@ from __future__ import annotations
 import os
 
 import numpy as np
-from flame_fast.kernels.arguments import whole_number
-from flame_fast.kernels.caching import compiled, inlined
-from flame_fast.kernels.elementary import logarithm, sine_and_cosine
-from flame_fast.kernels.simd import counter, like, loader, rotate_left, square_root, store, to_floats
+from flame_fast.kernels.jit.arguments import whole_number
+from flame_fast.kernels.jit.cache import compiled, inlined
+from flame_fast.kernels.jit.simd import counter, like, loader, rotate_left, square_root, store, to_floats
+from flame_fast.kernels.jit.vector_math import logarithm, sine_and_cosine
 from numba import types
 
 #: What draws: the generator of a lane, the lanes of a stream, what seeds them.

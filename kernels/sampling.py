@@ -12,11 +12,11 @@ from __future__ import annotations
 
 import numpy as np
 from flame_fast.kernels import rng
-from flame_fast.kernels.arguments import whole_number
-from flame_fast.kernels.caching import compiled, inlined
+from flame_fast.kernels.jit.arguments import whole_number
+from flame_fast.kernels.jit.cache import compiled, inlined
+from flame_fast.kernels.jit.parallel import run_blocks
+from flame_fast.kernels.jit.simd import add_atomically
 from flame_fast.kernels.rng import ARRAY_DOMAIN
-from flame_fast.kernels.simd import add_atomically
-from flame_fast.kernels.threads import run_blocks
 from numba import prange
 
 TYPE_CHECKING = False

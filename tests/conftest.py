@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from made_up import made_up_module
+from modules_in_memory import made_up_module
 
 #: What a test may take to let go of what it started: ten times what the contract promises.
 LEAVE_S = 20.0
@@ -80,7 +80,6 @@ def wind(monkeypatch):
     """Has every counter of the runners made later come round after so many more."""
 
     def wind_up(back):
-        import alone
 
         from flame_fast.engine import inline, local
 
@@ -128,7 +127,7 @@ def nothing_left(request, places, monkeypatch, tests_over):
 @pytest.fixture
 def alone():
     """A runtime in this process alone; its tables are looked through when the test is over."""
-    from alone import Alone
+    from runtime_harness import Alone
 
     made = Alone()
     yield made
@@ -140,7 +139,7 @@ def alone():
 @pytest.fixture
 def family(nothing_left):
     """One with relatives; when the test is over all of them leave, and the tables are looked through."""
-    from alone import Family
+    from runtime_harness import Family
 
     made = Family(workers=2, cpus=2)
     yield made

@@ -9,11 +9,10 @@ from __future__ import annotations
 import os
 import threading
 
-from flame_fast.engine import context
-from flame_fast.engine.host import Host
-from flame_fast.kernels import pickling
-from flame_fast.kernels.definitions import use_in_thread
-from flame_fast.kernels.runtime import Runtime
+from flame_fast.engine.current import set_serving_engine
+from flame_fast.engine.task_host import Host
+from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.kernels.runtime.serialization.definitions import use_in_thread
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,7 +29,7 @@ class InlineEngine:
         self.cpus = cpus
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
-        self.runtime.pickling = pickling
+        self.runtime.pickling = serialization
         self.runtime.serve_inline()
         self._host = Host(self.runtime, enter=use_in_thread)
         self._turn = threading.RLock()
@@ -41,20 +40,20 @@ class InlineEngine:
 
     def after_submit(self) -> None:
         with self._turn:
-            before = context.set_serving_engine(self)
+            before = set_serving_engine(self)
             outer = use_in_thread(None)
             try:
                 self.runtime.run_queued(self._host)
             finally:
                 use_in_thread(outer)
-                context.set_serving_engine(before)
+                set_serving_engine(before)
 
     def close(self, ending: str = "was closed") -> int:
         if not self._closed:
             self._closed = True
             self.runtime.announce_close()
             self.runtime.mark_closed(ending)
-            pickling.release(self.runtime)
+            serialization.release(self.runtime)
             self.runtime.give_back_memory()
             os.close(self._doorbell)
             os.close(self.runtime.fd)

@@ -14,10 +14,9 @@ import socket
 import threading
 import time
 
-from flame_fast.engine import processes
+from flame_fast.engine import spawn
 from flame_fast.engine.output import OutputPump
-from flame_fast.kernels import pickling
-from flame_fast.kernels.runtime import Runtime
+from flame_fast.kernels.runtime import Runtime, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ class LocalEngine:
         except BaseException:
             os.close(self._doorbell)
             raise
-        self.runtime.pickling = pickling
+        self.runtime.pickling = serialization
         self._zygote_pid = -1
         self._zygote_started = 0.0
         self._early_ends = 0
@@ -79,9 +78,7 @@ class LocalEngine:
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = processes.start_zygote(
-                self.runtime.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover
-            )
+            pid = spawn.start_zygote(self.runtime.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover)
         self._zygote_pid = pid
         self._zygote_started = time.monotonic()
         return ours, os.pidfd_open(pid)
@@ -133,7 +130,7 @@ class LocalEngine:
             self._end_zygote()
         finally:  # whatever interrupts this, nobody may wait for ever
             self.runtime.mark_closed(ending)
-            pickling.release(self.runtime)
+            serialization.release(self.runtime)
             self.runtime.give_back_memory()
             try:
                 self._output.finish(OUTPUT_PATIENCE_S)

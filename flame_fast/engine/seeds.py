@@ -10,7 +10,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from flame_fast.engine.libraries import Libraries
+    from flame_fast.engine.thread_limits import Libraries
     from flame_fast.kernels.runtime import Runtime
 
 

@@ -10,15 +10,15 @@ import pickle
 import signal
 import sys
 
-from flame_fast.engine import context
-from flame_fast.engine.host import Host
-from flame_fast.engine.libraries import Libraries
-from flame_fast.engine.processes import start_time
+from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.seeds import Seeds, reseed
+from flame_fast.engine.spawn import start_time
+from flame_fast.engine.task_host import Host
+from flame_fast.engine.thread_limits import Libraries
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.kernels.carried import never_unlink_attached
-from flame_fast.kernels.definitions import Namespace
 from flame_fast.kernels.runtime import Runtime, die_with_parent
+from flame_fast.kernels.runtime.serialization.carried import never_unlink_attached
+from flame_fast.kernels.runtime.serialization.definitions import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,14 +77,14 @@ class Project:
         plan = pickle.loads(setup) if setup else None
         if plan is None:
             return
-        from flame_fast.package import import_path
+        from flame_fast.package import sys_path
 
         sys.argv[:] = plan["argv"]
         if plan["authkey"]:
             self._libraries.when_loaded("multiprocessing.process", lambda: _take_key(plan["authkey"]))
         self._directory = plan["directory"]
         try:
-            self._unpacked = import_path.prepare(plan)
+            self._unpacked = sys_path.prepare(plan)
         except OSError as error:
             raise FlameError(
                 FlameErrorCode.INTERNAL,
@@ -132,8 +132,8 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
     sys.stdout = LineStream(1, host.partial)
     sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
     engine = WorkerEngine(runtime)
-    context.register(engine)
-    context.set_serving_engine(engine)
+    register(engine)
+    set_serving_engine(engine)
     _serve(runtime, host)
 
 
@@ -148,7 +148,7 @@ def _serve(runtime: Runtime, host: Host) -> None:
 
 
 def share_compiled_code(unpacked: str, directory: str, home: str) -> None:
-    from flame_fast.kernels.caching import share_cache
+    from flame_fast.kernels.jit.cache import share_cache
 
     share_cache(unpacked, directory, home)
 

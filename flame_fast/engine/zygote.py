@@ -24,12 +24,11 @@ import sys
 import time
 
 from flame_fast.engine import worker
-from flame_fast.engine.base import ServiceSpec
-from flame_fast.engine.preloading import Preloading
-from flame_fast.engine.processes import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
+from flame_fast.engine.preload import Preloading
+from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
+from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, WorkerDiedError
-from flame_fast.kernels import pickling
-from flame_fast.kernels.runtime import ZYGOTE, Runtime
+from flame_fast.kernels.runtime import ZYGOTE, Runtime, serialization
 
 REQUESTED, LIVE, STARTING = 2, 3, 4
 POOL, INSTANCE = 3, 4
@@ -96,7 +95,7 @@ class Zygote:
                 else:
                     kill(child)
                     left.append(child)
-        self.runtime.bury(ZYGOTE, pickling.dump_error(WorkerDiedError("the process that supervises the workers died")))
+        self.runtime.bury(ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died")))
         for index in dead:
             self.runtime.bury(index, self.epitaph(index, WITH_SUPERVISOR))
         deadline = time.monotonic() + RECOVER_S
@@ -258,7 +257,7 @@ class Zygote:
             if instance
             else "the call it ran is lost (and any that waited in the same process for it), no other is"
         )
-        return pickling.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
+        return serialization.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
 
     def end(self) -> None:
         """Every worker ends: the idle by themselves, the busy by force."""
@@ -353,7 +352,7 @@ def release_application(setup: bytes | None) -> None:
     """Undoes, for a driver that no longer can, what entering the application did."""
     project = pickle.loads(setup) if setup else None
     if project:
-        from flame_fast.application import release_owner
+        from flame_fast.application.lifecycle import release_owner
 
         release_owner(project["home"], project["token"])
 
@@ -367,7 +366,7 @@ def main(argument: str) -> None:
     for fd in (SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD):
         os.set_inheritable(fd, False)
     runtime = Runtime.attach(SEGMENT_FD, ZYGOTE, options["name"], DOORBELL_FD)
-    runtime.pickling = pickling
+    runtime.pickling = serialization
     gc.collect()
     gc.freeze()
     zygote = Zygote(runtime, options["recover"])

@@ -8,6 +8,8 @@ On the command line, ``python -m flame_fast package``.
 
 from __future__ import annotations
 
+from flame_fast._lazy import lazy_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flame_fast.package.explanation import Explanation as Explanation
@@ -15,18 +17,6 @@ if TYPE_CHECKING:
     from flame_fast.package.packing import PackageInfo as PackageInfo
     from flame_fast.package.packing import pack as pack
 
-_PLACES = {"Explanation": "explanation", "explain": "explanation", "PackageInfo": "packing", "pack": "packing"}
-
-
-def __getattr__(name: str) -> object:
-    if name not in _PLACES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    import importlib
-
-    value = getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *_PLACES})
+__getattr__, __dir__ = lazy_names(
+    globals(), {"Explanation": "explanation", "explain": "explanation", "PackageInfo": "packing", "pack": "packing"}
+)

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 
+from flame_fast.application.storage import open_storage
 from flame_fast.config import FlameContext, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
 from flame_fast.package.notices import printable
 from flame_fast.package.packing import PackageInfo, name_of, pack, project_file_for
 from flame_fast.package.snapshot import Snapshot, rule_for
-from flame_fast.storage import open_storage
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

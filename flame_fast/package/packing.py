@@ -2,7 +2,7 @@
 
     directory --Snapshot--> members --plan_blocks--> blocks --BlockReader--> tar --SHA-256, deflate--> file
                                |                        ^                                              |
-                            reuse.py: unchanged? <------+---- the same blocks of the stored package <--+
+                            stored_index.py: unchanged? <------+---- the same blocks of the stored package <--+
 
 The same tree gives the same bytes, whoever packs it, where, when, on how many threads, and whatever was packed before:
 members are sorted, of what the file system knows about a file only its name, content, kind and owner's execute bit go in,
@@ -20,8 +20,8 @@ import time
 
 from flame_fast.config import DEFAULT_LIMIT, home_directory
 from flame_fast.kernels import archive
-from flame_fast.package import reuse
-from flame_fast.package.blocks import (
+from flame_fast.package import stored_index
+from flame_fast.package.block_format import (
     FIRST_PIECE,
     LATER_PIECE,
     WHOLE,
@@ -33,10 +33,10 @@ from flame_fast.package.blocks import (
     hasher,
     write_all,
 )
-from flame_fast.package.parallel import in_order, threads_for
+from flame_fast.package.ordered_pool import in_order, threads_for
 from flame_fast.package.progress import Progress
-from flame_fast.package.reuse import Block, Contents, Stored
 from flame_fast.package.snapshot import Snapshot, most_files_for, rule_for
+from flame_fast.package.stored_index import Block, Contents, Stored
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -159,15 +159,15 @@ def pack(
     # What an earlier packing has written into the directory stays out.
     excludes, never = [*excludes, *_rules_against(directory, out, name)], [*never, home, out]
     with Snapshot(directory, excludes, project_file, never, most_files) as snapshot, contextlib.ExitStack() as held:
-        key = reuse.key_of(snapshot.root, project_file if snapshot.generated else b"")
-        stored = reuse.load(home, key)
+        key = stored_index.key_of(snapshot.root, project_file if snapshot.generated else b"")
+        stored = stored_index.load(home, key)
         if stored is not None:
             held.enter_context(stored)
         unchanged = stored is not None and stored.is_for(snapshot.members) and not readable_again(snapshot)
         if not unchanged:
             changes = _Changes(snapshot, stored)
             snapshot.find_secrets(changes.known)
-            snapshot.members.mark_racy(began_ns - reuse.RACY_NS)
+            snapshot.members.mark_racy(began_ns - stored_index.RACY_NS)
         snapshot.check_limits(limit, most_files)
         with _temporary_in(out) as temporary:
             if unchanged:
@@ -181,7 +181,7 @@ def pack(
             if not unchanged:
                 # Under the name that nobody else knows: the other may be somebody else's package a moment later.
                 with contextlib.suppress(OSError):  # then it is made anew the next time
-                    reuse.store(home, key, snapshot.members, contents, temporary)
+                    stored_index.store(home, key, snapshot.members, contents, temporary)
             os.rename(temporary, path)
         notices = snapshot.notices()
     if dependencies and not snapshot.generated:

@@ -9,7 +9,7 @@ import sys
 from flame_fast.config import DEFAULT_LIMIT, DEFAULT_MAX_FILES
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
-from flame_fast.package.ignore import IGNORE_FILE, IgnoreRules, split_lines
+from flame_fast.package.gitignore import IGNORE_FILE, IgnoreRules, split_lines
 from flame_fast.package.notices import Notices, named_with_sizes
 
 TYPE_CHECKING = False

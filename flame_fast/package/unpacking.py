@@ -29,8 +29,8 @@ import zlib
 
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
-from flame_fast.package import reuse
-from flame_fast.package.blocks import (
+from flame_fast.package import stored_index
+from flame_fast.package.block_format import (
     END,
     FIRST_PIECE,
     HEADER_BYTES,
@@ -42,8 +42,8 @@ from flame_fast.package.blocks import (
     hasher,
     read_header,
 )
-from flame_fast.package.locks import exclusive
-from flame_fast.package.parallel import in_order, threads_for
+from flame_fast.package.file_lock import exclusive
+from flame_fast.package.ordered_pool import in_order, threads_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -281,7 +281,7 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
             FlameErrorCode.NOT_FOUND, f"the package {archive_path!r} is not there; was its Runner closed?"
         ) from error
     except (BadHeader, archive.BadBlock) as error:
-        reuse.forget(os.path.dirname(cache), digest)  # else the next Runner would find the same
+        stored_index.forget(os.path.dirname(cache), digest)  # else the next Runner would find the same
         raise FlameError(
             FlameErrorCode.INTERNAL,
             f"the package {archive_path!r} is damaged: {error}; remove it and start the Runner again",

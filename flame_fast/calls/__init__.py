@@ -1,0 +1,1 @@
+"""Calls: services, what travels with a call, and futures in shapes."""

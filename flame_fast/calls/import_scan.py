@@ -1,0 +1,201 @@
+"""Which libraries a service's workers will import: those the zygote had better load once for all of them.
+
+A guess that can only cost time: what is missed, each worker imports by itself; what is not needed after all, was loaded for
+nothing.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import sys
+from importlib.machinery import PathFinder
+from types import CodeType, FunctionType, MethodType, ModuleType
+from weakref import WeakKeyDictionary
+
+from flame_fast.engine.preload import COMPILER, KERNELS, NUMBA, NUMPY
+from flame_fast.kernels.runtime.serialization.definitions import is_importable
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+#: Modules, and what their import loads. A name counts for the modules below it.
+LOADS = {
+    "numpy": NUMPY,
+    "numba": NUMPY | NUMBA | COMPILER,
+    "flame_fast.kernels.jit.quarter_circle": NUMPY | NUMBA | KERNELS,
+    "flame_fast.kernels.rng": NUMPY | NUMBA | COMPILER,
+    "flame_fast.kernels.sampling": NUMPY | NUMBA,
+    "flame_fast.kernels.estimate_batch": NUMPY | NUMBA | KERNELS,
+    "flame_fast.kernels.estimate_batch_numpy": NUMPY,
+}
+
+#: Its names are imported like modules.
+OUR_KERNELS = "flame_fast.kernels"
+
+#: Parts of the paths below which Python's own modules and installed ones lie.
+INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
+
+
+def libraries_of(obj: Any) -> int:
+    """The libraries that loading an execution object in a worker, or calling it, imports: bits of `engine.preloading`.
+
+    Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called. Numba's
+    compiler is for what the object uses: that there are compiled functions in its module does not call them.
+    """
+    start = [obj, *_attributes(obj)]
+    found = _imported_by(start)
+    if found & COMPILER and not _found_from(start, _used_with) & COMPILER:
+        found &= ~COMPILER
+    needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
+    return found if all(_is_installed(name) for name in needed) else 0
+
+
+def _imported_by(start: Iterable[Any]) -> int:
+    """What is loaded by a worker that has some values: by what they use, and by the user's modules that it imports."""
+    names: dict[str, None] = {}
+    found = _found_from(start, lambda value: _used_outside(value, names))
+    todo = [*names]
+    while todo:
+        more, others = _imports_of(todo.pop())
+        found |= more
+        todo.extend(name for name in others if name not in names)
+        names.update(dict.fromkeys(others))
+    return found
+
+
+#: module of the user's: (its size and that of `sys.modules`, what its import loads, others of the user's that it imports)
+_known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[str]]] = WeakKeyDictionary()
+
+
+def _imports_of(name: str) -> tuple[int, list[str]]:
+    """A module is looked through for each service of its functions: what is found is kept until there is more in it."""
+    module = _module_called(name)
+    if module is None:  # it was taken out since somebody was found to import it
+        return 0, []
+    size = len(vars(module)), len(sys.modules)
+    known = _known.get(module)
+    if known is None or known[0] != size:
+        others: dict[str, None] = {}
+        found = _found_from(list(vars(module).values()), lambda value: _used_outside(value, others))
+        known = _known[module] = size, found, [*others]
+    return known[1:]
+
+
+def _used_outside(value: Any, names: dict[str, None]) -> Iterable[Any]:
+    """What a value uses; but what stands in a module of the user's that a worker imports stands for that module's name."""
+    name = _module_behind(value)
+    if name is None:
+        return _used_with(value)
+    names[name] = None
+    return ()
+
+
+def _found_from(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]]) -> int:
+    """What some values and all that is behind them load."""
+    found = 0
+    seen: dict[int, Any] = {}
+    todo = [*start]
+    while todo:
+        value = todo.pop()
+        if id(value) not in seen:
+            seen[id(value)] = value
+            found |= _loaded_by(_module_of(value)) | _loaded_by(type(value).__module__)
+            todo.extend(behind(value))
+    return found
+
+
+def _loaded_by(module: object) -> int:
+    """What the import of a module loads, by its name."""
+    if not isinstance(module, str):
+        return 0
+    return LOADS.get(module) or LOADS.get(module.partition(".")[0], 0)
+
+
+def _module_of(value: Any) -> object:
+    kind = type(value)
+    if issubclass(kind, ModuleType):
+        return value.__name__
+    return value.__module__ if issubclass(kind, (FunctionType, type)) else None
+
+
+def _attributes(obj: Any) -> Iterator[Any]:
+    """What an instance carries with it, and its class."""
+    if not issubclass(type(obj), (FunctionType, type)):
+        yield type(obj)
+        yield from getattr(obj, "__dict__", {}).values()
+
+
+def _used_with(value: Any) -> Iterator[Any]:
+    """What a value uses."""
+    kind = type(value)
+    if issubclass(kind, functools.partial):
+        yield value.func
+    elif issubclass(kind, MethodType):
+        yield value.__func__
+        yield type(value.__self__)
+    elif issubclass(kind, FunctionType):
+        yield from _used_by(value.__code__, value.__globals__)
+        yield from _enclosed(value)
+    elif issubclass(kind, type):
+        if _is_the_users(sys.modules.get(value.__module__)):
+            yield from (part for base in value.__mro__[:-1] for part in vars(base).values() if type(part) is FunctionType)
+    elif issubclass(kind, ModuleType) and _is_the_users(value):
+        yield from list(vars(value).values())
+
+
+def _used_by(code: CodeType, namespace: dict[str, Any]) -> Iterator[Any]:
+    """Values of the global names in a function's code, and modules that it imports by itself."""
+    for name in code.co_names:
+        if name in namespace:
+            yield namespace[name]
+        elif _loaded_by(name):
+            yield ModuleType(name)
+    if OUR_KERNELS in code.co_names:  # from flame_fast.kernels import rng
+        yield from (ModuleType(name) for name in LOADS if name.removeprefix(f"{OUR_KERNELS}.") in code.co_names)
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _used_by(constant, namespace)
+
+
+def _enclosed(function: FunctionType) -> Iterator[Any]:
+    for cell in function.__closure__ or ():
+        try:
+            yield cell.cell_contents
+        except ValueError:  # not filled yet
+            continue
+
+
+def _module_behind(value: Any) -> str | None:
+    """The module of the user's that a worker imports in order to have a module, a function or a class."""
+    kind = type(value)
+    if not issubclass(kind, (ModuleType, FunctionType, type)):
+        return None
+    name = value.__name__ if issubclass(kind, ModuleType) else value.__module__
+    module = _module_called(name)
+    if module is None or not _is_the_users(module):
+        return None
+    return name if module is value or is_importable(value) else None
+
+
+def _module_called(name: object) -> ModuleType | None:
+    """None where there is none, or something that stands for one."""
+    module = sys.modules.get(name) if isinstance(name, str) else None
+    return module if issubclass(type(module), ModuleType) else None
+
+
+def _is_the_users(module: ModuleType | None) -> bool:
+    """Neither Python's own nor an installed one, nor ours: those tell by their names what they load."""
+    path = getattr(module, "__file__", None)
+    if module is None or module.__name__.partition(".")[0] == "flame_fast":
+        return False
+    return isinstance(path, str) and not any(part in path for part in INSTALLED)
+
+
+def _is_installed(name: str) -> bool:
+    """Whether the zygote, which knows nothing of the project, finds the same module."""
+    spec = getattr(sys.modules.get(name), "__spec__", None) or PathFinder.find_spec(name)
+    origin = getattr(spec, "origin", None)
+    return isinstance(origin, str) and any(part in origin for part in INSTALLED)

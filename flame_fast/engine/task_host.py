@@ -1,0 +1,237 @@
+"""What runs tasks: loads services, keeps their objects, and turns what a task does into something that can travel.
+
+One `Host` per worker process (and one for the inline engine). `Runtime.serve` calls it; nothing here touches the segment.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from types import AsyncGeneratorType, CoroutineType, GeneratorType
+
+from flame_fast.calls.captures import with_state
+from flame_fast.engine.current import set_importing
+from flame_fast.engine.spec import CLASS, FUNCTION, ServiceSpec
+from flame_fast.errors import TaskError
+from flame_fast.kernels.runtime import serialization
+from flame_fast.kernels.runtime.serialization.definitions import Namespace
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from flame_fast.engine.seeds import Seeds
+    from flame_fast.engine.thread_limits import Libraries
+    from flame_fast.kernels.runtime import Runtime
+
+
+class LoadFailure(Exception):
+    """Loading a service raised: carries the error as it travels, with the user's frames."""
+
+    def __init__(self, dumped: bytes) -> None:
+        super().__init__()
+        self.dumped = dumped
+
+
+class LoadedService:
+    """A service's object in this process, or the error that loading it raised, as it travels."""
+
+    __slots__ = ("failure", "functions", "generation", "namespace", "spec")
+
+    def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
+        self.spec = spec
+        self.namespace = namespace
+        self.generation = generation
+        self.functions: list[Callable[..., Any]] = []
+        self.failure: bytes | None = None
+
+
+class Host:
+    """Loads and calls services on behalf of a `Runtime`.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        This process's attachment.
+    prepare : callable
+        Called once before the first service is loaded: makes the project importable.
+    shown_path : callable
+        Turns text with paths of the unpacked project into the user's own.
+    libraries : Libraries, optional
+        Those of this process; None leaves their threads as they are.
+    enter : callable
+        Makes a service's namespace the one that arriving definitions go by.
+    seeds : Seeds, optional
+        Keeps the global generators this process's own when imports seed them; None leaves them alone.
+    """
+
+    def __init__(
+        self,
+        runtime: Runtime,
+        prepare: Callable[[], None] = lambda: None,
+        shown_path: Callable[[str], str] = lambda text: text,
+        libraries: Libraries | None = None,
+        enter: Callable[[Namespace], object] = lambda namespace: None,
+        seeds: Seeds | None = None,
+    ) -> None:
+        self.runtime = runtime
+        self.partial: list[Any] = []
+        self.last_resort = serialization.dump_error(TaskError("the task ended with an error that could not be described"))
+        self._prepare: Callable[[], None] | None = prepare
+        self._shown_path = shown_path
+        self._loaded: dict[int, LoadedService] = {}
+        self._current: LoadedService | None = None
+        self._suspended: list[LoadedService] = []
+        self._libraries = libraries
+        self._enter_namespace = enter
+        self._seeds = seeds
+
+    def load_ahead(self, service: int, generation: int) -> None:
+        """Loads a service before its first call; one that is closed meanwhile is not loaded."""
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation:
+            blob = self.runtime.service_blob(service)
+            if self.runtime.is_service(service, generation):  # looked at after: so it was still the service's
+                self._load(blob, service, generation)
+
+    def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
+        """The callable of a call; loads its service first. Raises what loading raised."""
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation:
+            loaded = self._load(self.runtime.service_blob(service), service, generation)
+        if loaded is not self._current:
+            self._enter(loaded)
+        if loaded.failure is not None:
+            raise LoadFailure(loaded.failure)
+        return loaded.functions[method]
+
+    def _enter(self, loaded: LoadedService) -> None:
+        self._current = loaded
+        self._enter_namespace(loaded.namespace)
+        if self._libraries is not None:
+            self._libraries.limit_threads(loaded.spec.cpu)
+
+    def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
+        """The function as it was in the driver at the call.
+
+        Its cells are changed in place, so a call inside the wait of another one of the same service gets a copy.
+        """
+        current = self._current
+        if current is not None and current in self._suspended:
+            function = serialization.load_body(current.spec.target, Namespace())
+        return with_state(function, state)  # type: ignore[no-any-return]
+
+    # ---- tasks inside the wait of another ------------------------------------------------------------------------------
+
+    def may_help(self, service: int, generation: int) -> bool:
+        """Whether a call of a service may run now, inside the running task's wait: not if it were to enter an instance
+        whose method is at work further out."""
+        loaded = self._loaded.get(service)
+        if loaded is None or loaded.generation != generation or loaded.spec.kind != CLASS:
+            return True
+        return loaded is not self._current and loaded not in self._suspended
+
+    def suspend(self) -> LoadedService | None:
+        """Another task is about to run inside the running one's wait; returns what `resume` needs."""
+        if self._current is not None:
+            self._suspended.append(self._current)
+        return self._current
+
+    def resume(self, outer: LoadedService | None) -> None:
+        """That task is over: the thread limit is the outer one's again."""
+        if outer is not None:
+            self._suspended.pop()
+            if outer is not self._current:
+                self._enter(outer)
+
+    def _load(self, blob: bytes, service: int, generation: int) -> LoadedService:
+        spec = ServiceSpec.from_blob(blob)
+        self._forget_closed()
+        namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
+        loaded = LoadedService(spec, generation, serialization.choose_namespace(spec.target, namespaces.values()))
+        self._enter(loaded)  # what loading imports has the service's thread limit
+        try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            target = self._import(spec, loaded.namespace)
+            self._enter_namespace(loaded.namespace)  # with the modules that it has now
+            if spec.kind == FUNCTION:
+                loaded.functions = [target]
+            else:
+                if spec.kind == CLASS:
+                    self.runtime.keep_state()
+                instance = target() if spec.kind == CLASS else target
+                loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
+        except BaseException as error:
+            loaded.failure = self.dump_error(error)
+        self._loaded[service] = loaded
+        return loaded
+
+    def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
+        """A service's object; what it takes is imported."""
+        if self._seeds is not None:
+            self._seeds.note()
+        set_importing(True)
+        try:
+            return serialization.load_body(spec.target, namespace)
+        finally:
+            set_importing(False)
+            if self._seeds is not None:
+                self._seeds.restore(spec.name)
+
+    def _forget_closed(self) -> None:
+        """Lets go of services that no call can come for any more."""
+        for service, loaded in list(self._loaded.items()):
+            if loaded not in self._suspended and not self.runtime.is_service(service, loaded.generation):
+                del self._loaded[service]
+
+    def settle(self, value: Any) -> Any:
+        """A task's return value as it is to travel: a coroutine is run to its end.
+
+        Raises
+        ------
+        TypeError
+            A generator: it cannot leave its process.
+        """
+        kind = type(value)
+        if kind is CoroutineType:
+            import asyncio
+
+            return asyncio.run(value)
+        if kind is GeneratorType or kind is AsyncGeneratorType:
+            raise TypeError("the task returned a generator, which cannot leave its process; return a list instead")
+        return value
+
+    def dump_error(self, error: BaseException) -> bytes:
+        if isinstance(error, LoadFailure):
+            return error.dumped
+        if isinstance(error, NameError) and self._current is not None:
+            _explain(error, self._current.namespace)
+        return serialization.dump_error(error, self._shown_path)
+
+    def end_of_fork(self, error: BaseException) -> None:
+        """Ends a process that the task forked and whose copy of the task raised: as a script would end."""
+        code: object = 1
+        if isinstance(error, SystemExit):
+            code = error.code or 0
+        else:
+            sys.excepthook(type(error), error, error.__traceback__)
+        os._exit(code if isinstance(code, int) else 1)
+
+    def flush(self) -> None:
+        """Writes out what tasks printed without ending the line."""
+        self.partial.clear()
+        for stream in (sys.stdout, sys.stderr):
+            try:
+                stream.flush()
+            except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
+                continue
+
+
+def _explain(error: NameError, namespace: Namespace) -> None:
+    """A global that is not there since it could not be sent: says so."""
+    reason = namespace.unavailable.get(getattr(error, "name", None) or "")
+    if reason is not None:
+        error.args = (f"{error}: {reason}",)

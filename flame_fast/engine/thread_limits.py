@@ -1,0 +1,119 @@
+"""What is done in a worker when a numeric library arrives: its threads are limited, and whoever waits for it is told.
+
+The limit follows the service: the worker sets it when it changes service, and once more right after a library is
+imported, which may happen in the middle of a task. Environment variables are left alone: a task's environment is the
+driver's.
+"""
+
+from __future__ import annotations
+
+import sys
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from importlib.machinery import ModuleSpec
+    from types import ModuleType
+    from typing import Any
+
+#: Modules whose import brings a library with threads of its own, and a name that each has once it is whole.
+NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg": "solve", "sklearn": "show_versions"}
+
+#: What of this package is used once Numba is there, and imports it itself: it may be what brought Numba, and not whole yet.
+AROUND_NUMBA = {"flame_fast.kernels.jit.cache": "share_cache", "flame_fast.kernels.jit.parallel": "run_blocks"}
+
+#: Modules whose global state is put right in every worker.
+WITH_STATE = {
+    "random": "_inst",
+    "numpy.random.mtrand": "_rand",
+    "multiprocessing.process": "current_process",
+    "multiprocessing.shared_memory": "SharedMemory",
+}
+
+WATCHED = NUMERIC | AROUND_NUMBA | WITH_STATE
+
+
+class Libraries:
+    """The numeric libraries of this process; one per worker."""
+
+    def __init__(self) -> None:
+        self._cpu: int | None = None
+        self._waiting: list[tuple[str, Callable[[], object]]] = []
+
+    def limit_threads(self, cpu: int) -> None:
+        """From now on libraries, loaded already or later, use at most `cpu` threads: Numba, OpenMP and BLAS."""
+        if cpu != self._cpu:
+            self._cpu = cpu
+            self._apply()
+
+    def when_loaded(self, name: str, tell: Callable[[], object]) -> None:
+        """Calls `tell` once, as soon as the library is loaded; now, if it is already."""
+        self._waiting.append((name, tell))
+        self.loaded()
+
+    def watch_imports(self) -> None:
+        """Notices libraries that are imported later."""
+        sys.meta_path.insert(0, _ImportWatch(self))
+        self.loaded()
+
+    def loaded(self) -> None:
+        """A library may have come."""
+        due = [tell for name, tell in self._waiting if _is_ready(name)]
+        self._waiting = [(name, tell) for name, tell in self._waiting if not _is_ready(name)]
+        for tell in due:
+            tell()
+        self._apply()
+
+    def _apply(self) -> None:
+        if self._cpu is None or not any(_is_whole(name) for name in NUMERIC):
+            return
+        if _is_ready("numba"):
+            from flame_fast.kernels.jit.parallel import limit_threads
+
+            limit_threads(self._cpu, self._limit_pools)
+        self._limit_pools()
+
+    def _limit_pools(self) -> None:
+        """OpenMP's and BLAS's; once more after Numba has loaded its own OpenMP and told it to use all CPUs."""
+        import threadpoolctl
+
+        threadpoolctl.threadpool_limits(limits=self._cpu)
+
+
+def _is_whole(name: str) -> bool:
+    """Whether a module is loaded, and not just being loaded."""
+    return hasattr(sys.modules.get(name), WATCHED[name])
+
+
+def _is_ready(name: str) -> bool:
+    """Whether a library is whole, and what of this package belongs to it is not just being loaded."""
+    ours = AROUND_NUMBA if name == "numba" else ()
+    return _is_whole(name) and all(_is_whole(other) for other in ours if other in sys.modules)
+
+
+class _ImportWatch:
+    """Finds what the other finders find; tells of a watched module once it is executed."""
+
+    def __init__(self, libraries: Libraries) -> None:
+        self._libraries = libraries
+
+    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
+        if name not in WATCHED:
+            return None
+        for finder in sys.meta_path:
+            found = None if finder is self else finder.find_spec(name, path, target)
+            if found is not None:
+                if found.loader is not None:
+                    _tell_after(found.loader, self._libraries)
+                return found
+        return None
+
+
+def _tell_after(loader: Any, libraries: Libraries) -> None:
+    execute = loader.exec_module
+
+    def exec_module(module: ModuleType) -> None:
+        execute(module)
+        libraries.loaded()
+
+    loader.exec_module = exec_module

@@ -1,0 +1,246 @@
+"""``python -m flame_fast dump PID``: what a runner is doing, in words, for one that hangs.
+
+`picture` finds the runner and reads it, `diagnosis` says what is wrong, this file words what was seen.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.inspection import diagnosis
+from flame_fast.inspection.picture import LOOKED_AT, UNFINISHED, Picture, counted, segments_of
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+#: Unfinished calls of each status, and entries of each lane, that are printed.
+PRINTED = 20
+#: What looks wrong must look wrong twice, so long apart: a runner at work is always in the middle of something.
+SECOND_LOOK_S = 0.2
+
+# ---- words ---------------------------------------------------------------------------------------------------------------
+
+
+def describe(picture: Picture, wrong: list[str], printed: int = PRINTED) -> Iterator[str]:
+    """The lines that tell what a picture shows; `wrong` is the end of it."""
+    yield from _runner(picture)
+    yield "processes"
+    for process in picture.processes.values():
+        yield f"  {_process(picture, process)}"
+    yield "services"
+    for service in picture.services.values():
+        kind = f" ({service['kind']})" if service["kind"] else ""
+        lane, creator = service["lane"], picture.process(service["creator"])
+        yield f"  {picture.service(service['index'])}{kind}: {service['state']}, lane {lane}, made by {creator}"
+    yield "lanes"
+    for lane in picture.lanes.values():
+        yield from _lane(picture, lane, printed)
+    yield "calls"
+    yield "  " + ", ".join(f"{count:,} {name}" for name, count in picture.counts.items() if name != "FREE")
+    for status in UNFINISHED:
+        of_status = [slot for slot in picture.slots.values() if slot["status"] == status]
+        for slot in of_status[:printed]:
+            yield f"  {_slot(picture, slot)}"
+        left = picture.counts.get(status, 0) - min(printed, len(of_status))
+        if left > 0:
+            yield f"  and {left:,} more {status}"
+    chains = diagnosis.chains(picture)
+    if chains:
+        yield "what waits for what"
+        for chain in chains[:printed]:
+            yield f"  {chain}"
+        if len(chains) > printed:
+            yield f"  and {len(chains) - printed:,} more"
+    if wrong:
+        yield "what looks wrong"
+        for line in wrong:
+            yield f"  {line}"
+    else:
+        yield "nothing looks wrong"
+
+
+def _runner(picture: Picture) -> Iterator[str]:
+    runner, holder = picture.runner, picture.runner["lock_holder"]
+    wanted, cpus = counted(runner["workers"], "worker"), counted(runner["cpus"], "CPU")
+    yield (
+        f"runner of {picture.process(0)}, session {runner['session']:016x}: "
+        f"{wanted} wanted, {cpus}, {'closing' if runner['closing'] else 'open'}"
+    )
+    yield (
+        f"  memory: {runner['live_bytes']:,} bytes in use of {runner['limit_bytes']:,} allowed, "
+        f"{runner['peak_bytes']:,} at most so far, {runner['cached_bytes']:,} kept free; "
+        f"the segment takes {picture.bytes_allocated:,} bytes of {runner['bytes_reserved']:,} addresses"
+    )
+    kinds = [f"{count:,} {name} ({size:,} bytes)" for name, (count, size) in sorted(picture.extents.items())]
+    yield f"  extents: {', '.join(kinds) or 'none'}"
+    if holder is None:
+        yield "  the lock is free"
+    else:
+        alive = picture.processes[holder]["alive"] if holder in picture.processes else "gone"
+        middle = f", in the middle of a {runner['redo']} of slot {runner['redo_slot']}" if runner["redo"] else ""
+        yield f"  the lock is held by {picture.process(holder)}, which is {alive}{middle}"
+
+
+def _process(picture: Picture, process: dict[str, Any]) -> str:
+    said = [f"{picture.process(process['index'])}: {process['alive']}"]
+    if process["state"] != "LIVE":
+        said.append(process["state"])
+    if process["lane"] is not None:
+        said.append(f"serves lane {process['lane']}")
+    if process["runs"] is not None:
+        said.append(f"runs {picture.call(process['runs'])}")
+    elif process["role"] in ("worker", "instance") and process["state"] == "LIVE":
+        said.append("runs nothing")
+    interrupted = [
+        index for index in picture.run_by(process["index"]) if index != process["runs"] and picture.slots[index]["started"]
+    ]
+    if interrupted and process["role"] != "driver":
+        said.append(f"in a wait of {', '.join(map(picture.call, interrupted[:PRINTED]))}")
+    seats = [lane["index"] for lane in picture.lanes.values() if process["index"] in lane["seats"]]
+    if seats:
+        said.append(f"has a seat at lane {', '.join(map(str, seats))}")
+    if process["blocked"]:
+        said.append("its call waits for other calls")
+    if process["waiters"]:
+        said.append(f"{process['waiters']} of its threads sleep for a future")
+    for name, words in (
+        ("sleeping", "sleeps until it is called for a call"),
+        ("seeking", "looks for calls"),
+        ("retiring", "leaves"),
+    ):
+        if process[name]:
+            said.append(words)
+    if process["spinning"]:
+        said.append("spins")
+    for name, words in (
+        ("building", "fills in slot {}"),
+        ("taking", "takes the block at {}"),
+        ("promoting", "queues slot {}"),
+        ("rotating", "moves the hint to slot {} to its lane's end"),
+        ("giving_slot", "gives an input's hold on slot {} back"),
+    ):
+        if process[name] is not None:
+            said.append(words.format(process[name]))
+    return ", ".join(said)
+
+
+def _lane(picture: Picture, lane: dict[str, Any], printed: int) -> Iterator[str]:
+    traits = [lane["state"]]
+    if lane["ordered"]:
+        traits.append(f"in order, served by {picture.process(lane['process'])}")
+    if lane["limit"]:
+        seats = ", ".join(picture.process(index) for index in lane["seats"]) or "none"
+        kept = " (they keep them)" if lane["sticky"] else ""
+        traits.append(f"at most {counted(lane['limit'], 'worker')} at a time, seats taken: {seats}{kept}")
+    if lane["sleepers"]:
+        traits.append(f"{lane['sleepers']} asleep")
+    yield f"  lane {lane['index']}: {', '.join(traits)}; head {lane['head']}, tail {lane['tail']}"
+    for position, slot, valid in lane["entries"][:printed]:
+        if slot is None:
+            yield f"    {position}: taken out, or not written yet"
+        elif valid:
+            yield f"    {position}: {picture.call(slot)}, {picture.status_of(slot)}"
+        else:
+            yield f"    {position}: slot {slot}, void ({picture.status_of(slot)} now)"
+    left = lane["tail"] - lane["head"] - min(printed, len(lane["entries"]))
+    if left < 0 or left > diagnosis.MOST_ENTRIES:
+        yield "    head and tail make no sense"
+    elif left:
+        yield f"    and {left:,} more"
+
+
+def _slot(picture: Picture, slot: dict[str, Any]) -> str:
+    said = [f"{picture.call(slot['index'])}: {slot['status']}"]
+    if slot["status"] == "RUNNING":
+        said[0] += (
+            f" in {picture.process(slot['owner'])}" if slot["started"] else f", claimed by {picture.process(slot['owner'])}"
+        )
+        if not slot["has_payload"]:
+            said.append("a promise, or its result is being written")
+    else:
+        said.append(f"lane {slot['lane']}")
+    said.append(f"made by {picture.process(slot['creator'])}")
+    if slot["map"]:
+        said.append("a chunk of a map")
+    holds = [
+        words
+        for name, words in (
+            ("held_by_creator", "its creator's future"),
+            ("held_by_lists", "its places on inputs' lists"),
+            ("dependent_pending", "a dependent that is just being added"),
+        )
+        if slot[name]
+    ]
+    if slot["dependents"]:
+        holds.append(counted(slot["dependents"], "dependent"))
+    said.append(f"held by {', '.join(holds) or 'nobody but itself'}")
+    if slot["inputs"]:
+        missing = ", ".join(map(str, slot["missing_slots"][:PRINTED]))
+        more = ", ..." if slot["missing"] > PRINTED else ""
+        said.append(
+            f"{slot['missing']:,} of {slot['inputs']:,} inputs missing" + (f": slots {missing}{more}" if missing else "")
+        )
+    if slot["submitting"]:
+        said.append("its submitter has not finished yet")
+    if slot["waits_for"]:
+        what = ", ".join(map(str, slot["waits_for"][:PRINTED])) + (", ..." if len(slot["waits_for"]) > PRINTED else "")
+        said.append(f"waits for {'any of slots' if slot['waits_for_any'] else 'slot'} {what}")
+    return "; ".join(said)
+
+
+# ---- the command ---------------------------------------------------------------------------------------------------------
+
+
+def looked_at(path: str, everything: bool) -> tuple[Picture, list[str]]:
+    """A picture of the segment at a path, and what looks wrong in it, and did so a moment before."""
+    most = (1 << 31) - 1 if everything else LOOKED_AT
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError as error:
+        raise FlameError(FlameErrorCode.NOT_FOUND, "the process ended meanwhile") from error
+    try:
+        picture = Picture(fd, most)
+        wrong = diagnosis.wrong(picture)
+        if wrong:
+            time.sleep(SECOND_LOOK_S)
+            picture = Picture(fd, most)
+            before, wrong = wrong, diagnosis.wrong(picture)
+            wrong = {key: line for key, line in wrong.items() if key in before}
+        return picture, list(wrong.values())
+    except ValueError as error:
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"cannot read {path}: {error}") from error
+    finally:
+        os.close(fd)
+
+
+def dump(pid: int, *, everything: bool = False, as_json: bool = False) -> Iterator[str]:
+    """The lines that tell what the runners of a process are doing.
+
+    Parameters
+    ----------
+    pid : int
+        Any process of a runner: the driver, the supervisor, a worker.
+    everything : bool
+        Look at all calls and print them, not the first ones.
+    as_json : bool
+        One line for each runner, a JSON object, in place of words.
+
+    Raises
+    ------
+    FlameError
+        There is no such process, it may not be looked at, it is no runner's, or of another build of flame_fast.
+    """
+    for number, path in enumerate(segments_of(pid)):
+        picture, wrong = looked_at(path, everything)
+        if as_json:
+            import json
+
+            yield json.dumps(picture.as_dict() | {"wrong": wrong})
+            continue
+        if number:
+            yield ""
+        yield from describe(picture, wrong, diagnosis.MOST_ENTRIES if everything else PRINTED)

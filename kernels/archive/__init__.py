@@ -1,0 +1,33 @@
+"""Packing and unpacking, natively; the documentation stands in `_native.pyx`."""
+
+from flame_fast.kernels.archive._native import CHANGED as CHANGED
+from flame_fast.kernels.archive._native import DOUBTFUL as DOUBTFUL
+from flame_fast.kernels.archive._native import ENTRY_BYTES as ENTRY_BYTES
+from flame_fast.kernels.archive._native import EXECUTABLE as EXECUTABLE
+from flame_fast.kernels.archive._native import GENERATED as GENERATED
+from flame_fast.kernels.archive._native import GONE as GONE
+from flame_fast.kernels.archive._native import LEFT_OUT as LEFT_OUT
+from flame_fast.kernels.archive._native import NOTE_ENVIRONMENT as NOTE_ENVIRONMENT
+from flame_fast.kernels.archive._native import NOTE_NEVER as NOTE_NEVER
+from flame_fast.kernels.archive._native import NOTE_OUTSIDE as NOTE_OUTSIDE
+from flame_fast.kernels.archive._native import NOTE_RULE as NOTE_RULE
+from flame_fast.kernels.archive._native import NOTE_SECRET as NOTE_SECRET
+from flame_fast.kernels.archive._native import NOTE_SPECIAL as NOTE_SPECIAL
+from flame_fast.kernels.archive._native import NOTE_UNREADABLE as NOTE_UNREADABLE
+from flame_fast.kernels.archive._native import PIECE_BYTES as PIECE_BYTES
+from flame_fast.kernels.archive._native import RACY as RACY
+from flame_fast.kernels.archive._native import SECRET as SECRET
+from flame_fast.kernels.archive._native import SPECIAL as SPECIAL
+from flame_fast.kernels.archive._native import UNREADABLE as UNREADABLE
+from flame_fast.kernels.archive._native import USUAL_BYTES as USUAL_BYTES
+from flame_fast.kernels.archive._native import BadBlock as BadBlock
+from flame_fast.kernels.archive._native import BlockReader as BlockReader
+from flame_fast.kernels.archive._native import Buffer as Buffer
+from flame_fast.kernels.archive._native import Extractor as Extractor
+from flame_fast.kernels.archive._native import Matcher as Matcher
+from flame_fast.kernels.archive._native import Members as Members
+from flame_fast.kernels.archive._native import Walk as Walk
+from flame_fast.kernels.archive._native import follow_one_another as follow_one_another
+from flame_fast.kernels.archive._native import leaves_on_its_way as leaves_on_its_way
+from flame_fast.kernels.archive._native import open_below as open_below
+from flame_fast.kernels.archive._native import plan_blocks as plan_blocks

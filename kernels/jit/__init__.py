@@ -1,0 +1,1 @@
+"""What the kernels are made of: vectors in nopython code, compiled code kept on disk, threads."""

@@ -1,0 +1,18 @@
+"""One process's attachment to a runner's segment of shared memory; PROTOCOL.md tells how its words change."""
+
+from flame_fast.kernels.runtime._native import DRIVER as DRIVER
+from flame_fast.kernels.runtime._native import UNCALLABLE as UNCALLABLE
+from flame_fast.kernels.runtime._native import ZYGOTE as ZYGOTE
+from flame_fast.kernels.runtime._native import CallTarget as CallTarget
+from flame_fast.kernels.runtime._native import DefinitionHold as DefinitionHold
+from flame_fast.kernels.runtime._native import MapResults as MapResults
+from flame_fast.kernels.runtime._native import ObjectFuture as ObjectFuture
+from flame_fast.kernels.runtime._native import ObjectRef as ObjectRef
+from flame_fast.kernels.runtime._native import Runtime as Runtime
+from flame_fast.kernels.runtime._native import SegmentReader as SegmentReader
+from flame_fast.kernels.runtime._native import Selector as Selector
+from flame_fast.kernels.runtime._native import call_without_frames as call_without_frames
+from flame_fast.kernels.runtime._native import check_timeout as check_timeout
+from flame_fast.kernels.runtime._native import die_with_parent as die_with_parent
+from flame_fast.kernels.runtime._native import forget_layouts as forget_layouts
+from flame_fast.kernels.runtime._native import scan_pages as scan_pages

@@ -1,0 +1,220 @@
+"""How values that the native codec does not take travel, and what a worker's error becomes: what the native runtime calls.
+
+Futures in a call become inputs of the task; in a value (a result, `put_object`) they are waited for and replaced by their
+value. `picklers.py` writes, `unpickling.py` reads.
+"""
+
+from __future__ import annotations
+
+import pickle
+import re
+import threading
+import traceback
+
+from flame_fast.kernels.runtime import ObjectFuture, forget_layouts
+from flame_fast.kernels.runtime.serialization.carried import is_guard
+from flame_fast.kernels.runtime.serialization.definitions import definitions
+from flame_fast.kernels.runtime.serialization.picklers import PROTOCOL, dump_body, dump_service, layout_of, write
+from flame_fast.kernels.runtime.serialization.unpickling import choose_namespace, definition, load, load_body, unreadable
+
+from flame_fast.errors import FlameError, RemoteTraceback, TaskError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from flame_fast.kernels.runtime import Runtime
+
+#: Exceptions that would end or confuse the driver if they were raised there as themselves.
+NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
+
+
+class Unpicklable(TypeError):
+    """A value that cannot leave its process."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A task's result was it: the driver gets a `TaskError`."""
+        return (TaskError, (f"the task's result cannot be sent to the driver: {self}",))
+
+
+# ---- calls -----------------------------------------------------------------------------------------------------------
+
+
+def dump_call(
+    runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
+) -> tuple[bytes, list[Any], list[Any], list[Any]]:
+    """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
+
+    Returns the pickle, buffers out of band, arrays beside it, and holds on the bodies that it refers to.
+
+    Raises
+    ------
+    TypeError
+        Something in it cannot be pickled: names the argument.
+    """
+    try:
+        dump = write(runtime, (args, kwargs) if state is None else (state, args, kwargs), inputs)
+        return dump.data, dump.buffers, dump.arrays, dump.holds
+    except Exception as error:
+        if _is_own(error):
+            raise
+        culprit = _culprit(runtime, args, kwargs)
+        raise TypeError(f"{culprit} cannot be pickled and sent to a worker: {error}") from error
+
+
+def _is_own(error: BaseException) -> bool:
+    """An error that tells its own story: of a future met on the way, of the store, of a foreign service."""
+    return isinstance(error, (FlameError, KeyboardInterrupt))
+
+
+def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+    named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
+    named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
+    for label, value in named:
+        try:
+            write(runtime, value, {})
+        except Exception:
+            return f"{label} (of type {type(value).__qualname__})"
+    return "something that the function has bound or closes over"
+
+
+def adopt(runtime: Runtime, future: Any) -> ObjectFuture:
+    """A future of `runtime` with the value, or the error, of one of another runner.
+
+    One that is not finished yet is waited for in a thread of its own, since submitting never blocks.
+    """
+    if future.done():
+        local = runtime.promise()
+        _pass_on(runtime, local, future)
+        return local
+    if future.is_lost():
+        future.get()  # raises INVALID_STATE
+    local = runtime.promise()
+    threading.Thread(target=_pass_on, args=(runtime, local, future), name="flame-adopt", daemon=True).start()
+    return local
+
+
+def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
+    try:
+        value = future.get()
+    except BaseException as error:
+        runtime.fulfil(local, None, dump_error(error))
+        return
+    try:
+        runtime.fulfil(local, value)
+    except BaseException as error:
+        runtime.fulfil(local, None, dump_error(error))
+
+
+# ---- values ----------------------------------------------------------------------------------------------------------
+
+
+def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any], list[Any]]:
+    """Pickles a value, as `dump_call` does a call; futures in it are replaced by their values.
+
+    Raises
+    ------
+    Unpicklable
+        It cannot be pickled: names its type.
+    """
+    try:
+        dump = write(runtime, value, None)
+        return dump.data, dump.buffers, dump.arrays, dump.holds
+    except Exception as error:
+        if _is_own(error):
+            raise
+        raise Unpicklable(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
+
+
+def release(runtime: Runtime) -> None:
+    """A runner ends: its segment keeps no body any more that this process wrote."""
+    definitions.leave(runtime.session)
+    forget_layouts(runtime)
+
+
+# ---- errors ----------------------------------------------------------------------------------------------------------
+
+
+def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes:
+    """An exception with its traceback's text, as `load_error` rebuilds it.
+
+    Parameters
+    ----------
+    error : BaseException
+        What the task raised. One that cannot be pickled or rebuilt, and one of `NOT_RAISED_AS_THEMSELVES`, becomes a
+        `TaskError` with its text.
+    shown : callable
+        Turns paths in the traceback's text into the user's own.
+    """
+    text = shown("".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__))))
+    data = None
+    if not isinstance(error, NOT_RAISED_AS_THEMSELVES):
+        data = _pickled_exception(error)
+    if data is None:
+        summary = "".join(traceback.format_exception_only(type(error), error)).strip()
+        data = pickle.dumps(TaskError(f"the task raised {summary}; its traceback is the cause of this error"), PROTOCOL)
+    return _pair(data, text)
+
+
+def _users_frames(frames: Any) -> Any:
+    """The traceback without the runtime's frames in front of the user's; all of it when there is nothing else."""
+    inner = frames
+    while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith("flame_fast."):
+        inner = inner.tb_next
+    return inner or frames
+
+
+def _pickled_exception(error: BaseException) -> bytes | None:
+    """Bytes that give an equal exception back, None if there are none: it is not about a lock if that is another one."""
+    try:
+        if any(map(is_guard, error.args)):
+            return None
+        data = dump_body(error)
+        copy = load_body(data)
+        if isinstance(error, Unpicklable):
+            return data
+        same = type(copy) is type(error) and _without_addresses(copy) == _without_addresses(error)
+        return data if same and isinstance(copy, BaseException) else None
+    except Exception:
+        return None
+
+
+def _without_addresses(error: BaseException) -> str:
+    """Its text; what it says of objects without a text of their own is where they lie."""
+    return re.sub(r"\bat 0x[0-9a-fA-F]+", "at", str(error))
+
+
+def _pair(data: bytes, text: str) -> bytes:
+    """The tuple (bytes, str) in the native codec."""
+    encoded = text.encode("utf-8", "backslashreplace")
+    size = (2).to_bytes(8, "little")
+    return b"(" + size + b"b" + len(data).to_bytes(8, "little") + data + b"s" + len(encoded).to_bytes(8, "little") + encoded
+
+
+def load_error(data: bytes, text: str) -> BaseException:
+    """A fresh copy of a task's exception, the worker's traceback as its cause."""
+    try:
+        error = load_body(data)
+    except Exception as problem:
+        error = TaskError(f"the task's exception cannot be rebuilt here: {type(problem).__qualname__}: {problem}")
+    error.__cause__ = RemoteTraceback(text) if text else None
+    return error  # type: ignore[no-any-return]
+
+
+__all__ = [
+    "adopt",
+    "choose_namespace",
+    "definition",
+    "dump_body",
+    "dump_call",
+    "dump_error",
+    "dump_service",
+    "dump_value",
+    "layout_of",
+    "load",
+    "load_body",
+    "load_error",
+    "release",
+    "unreadable",
+]

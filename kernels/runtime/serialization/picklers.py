@@ -1,0 +1,443 @@
+"""The picklers: values with what lies beside them, and bodies of definitions and services.
+
+Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only for what it alone knows.
+Plain pickle would write a reference to `__main__` without complaint, so the reducer below looks at every function and class
+it meets: what a worker cannot import is a definition (`definitions.py`). A value refers to definitions by their identity; a
+*body*, of a definition or of a service, holds them (`bodies.py`).
+
+Futures are found by the pickler wherever they are, not by walking the arguments. NumPy arrays are written beside the pickle:
+natively where the codec can, else by `array_pickling`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copyreg
+import functools
+import importlib
+import io
+import pickle
+import sys
+import weakref
+from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
+
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
+from flame_fast.kernels.runtime.serialization import arrays, bodies, building, carried, unpickling
+from flame_fast.kernels.runtime.serialization.definitions import (
+    Place,
+    Written,
+    can_be_imported,
+    definitions,
+    is_importable,
+    is_named,
+    new_identity,
+)
+
+from flame_fast.errors import FlameError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from flame_fast.kernels.runtime import DefinitionHold, Runtime
+    from flame_fast.kernels.runtime.serialization.definitions import Record
+
+PROTOCOL = 5
+
+
+class _NeedsCloudpickle(Exception):
+    """Something that plain pickle would write wrongly or not at all."""
+
+
+#: What pickle writes by itself, without a name.
+SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
+
+#: Compiled types of which some objects go by their name.
+NAMED_SOMETIMES = (BuiltinFunctionType, MethodWrapperType)
+
+#: Types that pickle needs no help with: compiled ones, and imported classes without a reduction of their own.
+_ordinary: set[type] = set()
+
+#: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
+CACHED = type(functools.lru_cache(lambda: None))
+
+
+class _Reducer:
+    """What both picklers do with the objects that are special here."""
+
+    runtime: Runtime | None  # None: a body; arrays in it stay as they are
+    beside: Dump  # where what lies beside the pickle is gathered
+
+    def special(self, obj: Any) -> Any:
+        kind = type(obj)
+        if kind in _ordinary:
+            return NotImplemented
+        if kind is ObjectFuture or kind is ObjectRef:
+            return self.reduce_future(obj)
+        if kind is CellType:
+            return (building.new_cell, ())  # its content travels with the functions that have it
+        reducer = carried.REDUCERS.get((kind.__module__, kind.__qualname__))
+        if reducer is None and self.runtime is None:
+            reducer = carried.REDUCERS_IN_BODIES.get((kind.__module__, kind.__qualname__))
+        if reducer is not None:
+            reduced = reducer(obj)
+            if reduced is not NotImplemented:
+                return reduced
+        if isinstance(obj, ModuleType):
+            return self.reduce_module(obj)
+        if isinstance(obj, CACHED) and not is_importable(obj):
+            if is_named(obj) or definitions.known_record(obj) is not None:
+                return self.reduce_with_body(obj, bodies.write_cached)
+            return (unpickling.rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
+        if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
+            return _reduce_compiled(obj)
+        numpy = sys.modules.get("numpy") if self.runtime is not None else None
+        if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
+            return self.reduce_array(obj, numpy)
+        if isinstance(obj, BaseException):
+            return carried.reduce_exception(obj)
+        if bodies.is_enum(kind):
+            return bodies.reduce_member(obj)
+        if bodies.overrides(kind, "__reduce_ex__") or bodies.overrides(kind, "__reduce__"):
+            return self.reduce_by_its_own(obj, kind)
+        return _note_ordinary(kind)
+
+    def reduce_by_its_own(self, obj: Any, kind: type) -> Any:
+        """Objects with a reduction of their own: it may be no more than a name in a module that no worker can import."""
+        if kind in copyreg.dispatch_table or (kind in getattr(self, "dispatch_table", ()) and not bodies.is_of_typing(kind)):
+            return NotImplemented
+        managers = sys.modules.get("multiprocessing.managers")
+        if managers is not None and isinstance(obj, managers.BaseProxy):
+            return carried.reduce_manager_proxy(obj)
+        reduced = obj.__reduce_ex__(PROTOCOL)
+        if not isinstance(reduced, str):
+            return reduced if kind.__flags__ & bodies.HEAP_TYPE or kind in NAMED_SOMETIMES else _note_ordinary(kind)
+        name = reduced
+        module = pickle.whichmodule(obj, name)  # type: ignore[attr-defined]
+        is_there = getattr(sys.modules.get(module), name, None) is obj
+        if not is_there and bodies.is_of_typing(kind):  # of a function, or of a class's parameters
+            return self.reduce_with_body(obj, functools.partial(bodies.write_named, "", module))
+        if module in sys.modules and can_be_imported(sys.modules[module]):
+            return name
+        if not is_there and definitions.known_record(obj) is None:
+            raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
+        return self.reduce_with_body(obj, functools.partial(bodies.write_named, name, module))
+
+    def reduce_module(self, module: ModuleType) -> Any:
+        if can_be_imported(module):
+            return (importlib.import_module, (module.__name__,))
+        if module.__name__ == "__main__":
+            return (building.module_named, ("__main__",))
+        return self.reduce_with_body(module, bodies.write_module)
+
+    def reduce_with_body(self, obj: Any, write: Callable[[Any, Record, bodies.Body], tuple[Any, ...]]) -> tuple[Any, ...]:
+        """Something with an identity: a reference in a value, the body in a body."""
+        if self.runtime is not None:
+            return self.reference(obj)
+        record = definitions.record_of(obj, bodies.parts_of)
+        return (bytes, (record.identity,)) if self.beside.marking else write(obj, record, self.beside.body)
+
+    def reduce_definition(self, obj: Any) -> Any:
+        """A function or class: by name, by identity, or with its body."""
+        if obj in SINGLETON_TYPES or is_importable(obj):
+            return NotImplemented
+        if isinstance(obj, type):
+            if not obj.__flags__ & bodies.HEAP_TYPE:
+                raise _NeedsCloudpickle
+            return self.reduce_with_body(obj, bodies.write_class)
+        if not obj.__closure__ or is_named(obj) or definitions.known_record(obj) is not None:
+            return self.reduce_with_body(obj, bodies.write_function)
+        return bodies.write_function(obj, None, self.beside.body, loose=self.runtime is not None)
+
+    def reference(self, obj: Any) -> tuple[Any, ...]:
+        """A definition by its identity, and where its body lies."""
+        assert self.runtime is not None
+        _, place = placed(self.runtime, obj)
+        hold = place.hold or self.runtime.hold_definition(place.identity, place.offset, place.nbytes)
+        if hold is None:  # gone just now
+            return self.reference(obj)
+        self.beside.holds.append(hold)
+        return (unpickling.resolve, (place.identity, place.offset, place.nbytes))
+
+    def reduce_array(self, array: Any, numpy: Any) -> Any:
+        assert self.runtime is not None
+        if type(array) is numpy.ndarray and self.runtime.takes_array(array):
+            self.beside.arrays.append(array)
+            return (unpickling.array_beside, (len(self.beside.arrays) - 1,))
+        return arrays.reduce_array(array, self.runtime.arrays_read_only)
+
+    def reduce_future(self, future: Any) -> Any:
+        if self.beside.inputs is None:
+            return (unpickling.identity, (future.get(),))
+        assert self.runtime is not None
+        if not self.runtime.owns(future):
+            future = self.runtime.pickling.adopt(self.runtime, future)
+        return (unpickling.input_value, (self.runtime.number_input(self.beside.inputs, future),))
+
+
+def _note_ordinary(kind: type) -> Any:
+    """Remembers that pickle needs no help with such objects, if that holds for all of them, in values and in bodies."""
+    name = kind.__module__, kind.__qualname__
+    is_special = name in carried.REDUCERS or name in carried.REDUCERS_IN_BODIES or hasattr(kind, "__array_finalize__")
+    if not is_special and is_importable(kind):
+        _ordinary.add(kind)
+    return NotImplemented
+
+
+def _reduce_compiled(compiled: Any) -> Any:
+    """What Numba compiled goes by name where it can: Numba would send a copy, which its module's cache does not know."""
+    if is_importable(compiled):
+        return compiled.__qualname__
+    if type(getattr(compiled, "_cache", None)).__name__ in ("NoneType", "NullCache"):
+        return NotImplemented
+    return (unpickling.rebuild_compiled, compiled.__reduce__()[:2])
+
+
+class _PlainPickler(pickle.Pickler, _Reducer):
+    def __init__(self, file: Any, dump: Dump) -> None:
+        super().__init__(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
+        self.beside = dump
+        self.runtime = dump.runtime
+
+    def reducer_override(self, obj: Any) -> Any:
+        if isinstance(obj, (FunctionType, type)):
+            return self.reduce_definition(obj)
+        return self.special(obj)
+
+
+class Dump:
+    """One value, or body, being pickled, and what lies beside its pickle."""
+
+    def __init__(
+        self,
+        runtime: Runtime | None,
+        inputs: dict[int, Any] | None,
+        unavailable: dict[tuple[int, str], str],
+        marking: bool = False,
+    ) -> None:
+        self.marking = marking
+        self.runtime = runtime
+        self.inputs = inputs
+        self.unavailable = unavailable
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets what an attempt that failed has left."""
+        if self.inputs:
+            self.inputs.clear()
+        self.buffers: list[Any] = []
+        self.arrays: list[Any] = []
+        self.holds: list[DefinitionHold] = []
+        self._body: bodies.Body | None = None
+
+    @property
+    def body(self) -> bodies.Body:
+        """What is gathered of definitions, from the first on."""
+        if self._body is None:
+            self._body = bodies.Body(self.unavailable)
+        return self._body
+
+    def write(self, value: Any) -> None:
+        file = io.BytesIO()
+        try:
+            _PlainPickler(file, self).dump(self._whole(value))
+            self.data = file.getvalue()
+            return
+        except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
+            self.begin()
+        file = io.BytesIO()
+        _cloud_pickler(file, self).dump(self._whole(value))
+        self.data = file.getvalue()
+
+    def _whole(self, value: Any) -> Any:
+        return bodies.Whole(value, self.body) if self.runtime is None else value
+
+
+def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
+    """Buffers out of band, as flat bytes; in band where there is no arena to put them in."""
+    if runtime is None:
+        return None
+
+    def keep(buffer: pickle.PickleBuffer) -> bool:
+        buffers.append(buffer.raw())
+        return False  # out of band
+
+    return keep
+
+
+def _cloud_pickler(file: Any, dump: Dump) -> pickle.Pickler:
+    """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
+    import cloudpickle
+
+    class CloudPickler(cloudpickle.Pickler, _Reducer):  # type: ignore[misc]
+        def reducer_override(self, obj: Any) -> Any:
+            if isinstance(obj, (FunctionType, type)):
+                with contextlib.suppress(_NeedsCloudpickle):
+                    return self.reduce_definition(obj)
+                return super().reducer_override(obj)
+            if isinstance(obj, CodeType):
+                return NotImplemented
+            reduced = self.special(obj)
+            return super().reducer_override(obj) if reduced is NotImplemented else reduced
+
+    pickler = CloudPickler(file, protocol=PROTOCOL, buffer_callback=_buffer_keeper(dump.runtime, dump.buffers))
+    pickler.beside = dump
+    pickler.runtime = dump.runtime
+    return pickler
+
+
+def write(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> Dump:
+    """Pickles a value; without a runtime, as a body. Globals that cannot be pickled are left out, with the reason."""
+    unavailable: dict[tuple[int, str], str] = {}
+    while True:
+        dump = Dump(runtime, inputs, unavailable)
+        try:
+            dump.write(value)
+            return dump
+        except (FlameError, KeyboardInterrupt):
+            raise
+        except Exception:
+            if not _find_unavailable(dump.body, unavailable, set()):
+                raise
+
+
+def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str], visited: set[tuple[int, str]]) -> bool:
+    """Looks which of the globals that functions use cannot be pickled; false if none of them is at fault.
+
+    One that fails only for what it uses itself, a class whose method names a connection, is not at fault.
+    """
+    found = False
+    for key, (holder, value) in list(body.seen.items()):
+        if key in unavailable or key in visited or isinstance(value, (FunctionType, ModuleType)):
+            continue
+        visited.add(key)
+        trial = Dump(None, None, unavailable)
+        try:
+            trial.write(value)
+        except Exception as error:
+            found = True
+            if not _find_unavailable(trial.body, unavailable, visited):
+                unavailable[key] = (
+                    f"{body.chain(holder, key[1])}: {str(error) or type(error).__name__}; "
+                    "make it inside the function, or in the task that uses it"
+                )
+    return found
+
+
+# ---- bodies ----------------------------------------------------------------------------------------------------------
+
+#: Services of more than so many bytes share no namespace: comparing their globals would cost more than it is worth.
+MARKED_BYTES = 1 << 20
+
+
+def dump_body(value: Any) -> bytes:
+    """A value with the bodies of all definitions in it: one byte string, arrays in band."""
+    return _with_names(write(None, value, None), {})
+
+
+def dump_definition(obj: Any) -> tuple[bytes, Written]:
+    """A definition, with what tells where it arrives whether the globals there are those that it was sent with."""
+    dump = write(None, obj, None)
+    marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
+    body = _with_names(dump, marks)
+    users = [(weakref.ref(holder), name) for (_, name), (holder, _) in dump.body.seen.items()]
+    return body, Written(_digest(body), marks, users)
+
+
+def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+    """The body of a service, with what the workers' `__main__` shall have; and the globals in it, by name."""
+    dump = write(None, target, None)
+    dump.body.note_module("__main__")
+    marks = {**_marks_of_sent(), **_marks_of(dump.body)} if len(dump.data) <= MARKED_BYTES else None
+    return _with_names(dump, marks), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
+
+
+def _with_names(dump: Dump, marks: dict[Any, bytes] | None) -> bytes:
+    body = dump.body
+    if not (body.names or body.modules or body.sources):
+        return dump.data
+    return unpickling.BODY_MARK + pickle.dumps((body.names, body.modules, body.sources, marks, dump.data), PROTOCOL)
+
+
+def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
+    """What tells whether a global, or the state of a class, is as another service found it."""
+    marks = _marks_of_globals(body)
+    for obj, identity in body.definitions:
+        if isinstance(obj, type):
+            marks[identity] = _mark(bodies.class_data(obj))
+    return marks
+
+
+def _marks_of_sent() -> dict[Any, bytes]:
+    """What the classes that values have brought find in their modules now. Bodies that say something else are written anew.
+
+    So a service that is made now shares no namespace with one where their globals were others, whatever it uses itself.
+    """
+    marks: dict[Any, bytes] = {}
+    for cls, record in definitions.sent_classes():
+        written = record.written
+        if written is None or not written.is_current():
+            with contextlib.suppress(Exception):  # it cannot be written any more: who sends it is told
+                _, record.written = dump_definition(cls)
+                if written is None or record.written.digest != written.digest:
+                    record.places = {}
+                    forget_layouts()
+        marks.update((record.written and record.written.marks) or {})
+    return marks
+
+
+def _marks_of_globals(body: bodies.Body) -> dict[Any, bytes]:
+    marks: dict[Any, bytes] = {}
+    for (namespace, name), (_, value) in body.seen.items():
+        module = body.module_of(namespace)
+        if module is not None:
+            marks[module, name] = _mark(value)
+    return marks
+
+
+def _digest(data: bytes) -> bytes:
+    import hashlib
+
+    return hashlib.blake2b(data, digest_size=16).digest()
+
+
+def _mark(value: Any) -> bytes:
+    try:
+        dump = Dump(None, None, {}, marking=True)
+        dump.write(value)
+    except Exception:  # equal to nothing
+        return new_identity()
+    return _digest(dump.data)
+
+
+def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
+    """A definition's record, and the place of its body in the runner's segment: written there once per version."""
+    record = definitions.record_of(obj, bodies.parts_of)
+    if isinstance(obj, FunctionType) and record.parts is not None:
+        bodies.follow_changes(obj)
+    place = record.places.get(runtime.session)
+    if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
+        identity = record.identity
+        body, record.written = dump_definition(obj)
+        hold = runtime.put_definition(identity, body)
+        place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
+    return record, place
+
+
+def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
+    """How the native codec writes instances of a class; None if a worker can import it, or pickle does more than copy
+    attributes.
+
+    Returns
+    -------
+    tuple
+        Identity, this process's hold on the body or None, its place, the form, names of slots, whether the version is fixed.
+    """
+    if is_importable(kind) or not kind.__flags__ & bodies.HEAP_TYPE:
+        return None
+    form, slots = bodies.plain_form(kind)
+    if not form:
+        return None
+    record, place = placed(runtime, kind)
+    return place.identity, place.hold, place.offset, place.nbytes, form, slots, record.parts is None

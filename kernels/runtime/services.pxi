@@ -1,0 +1,230 @@
+# Services and their lanes: made, started, closed, and given back once no call of theirs is left.
+
+cdef enum:
+    CALL_SPINS = 1000           # looks at a process that makes a call, which takes less than a microsecond
+
+cdef bint is_calling(Memory *memory) noexcept nogil:
+    """Whether a process may just be making a call of a service that it found open before that was closed.
+
+    It names a slot, by a full barrier, before it looks at the service, until the call is published. One that names it anew looks anew.
+    """
+    cdef uint32_t i, looks
+    cdef uint64_t building
+    for i in range(ff_load32(&memory.header.process_high)):
+        building = ff_load64(&memory.processes[i].building)
+        looks = 0
+        while building and ff_load64(&memory.processes[i].building) == building:
+            looks += 1
+            if looks == CALL_SPINS:
+                return True
+            ff_pause()
+    return False
+
+cdef class ServiceTable(Segment):
+    """A process's view of the services: see `Runtime`."""
+
+    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0, uint32_t preload=0):
+        """Registers a service; returns (service, generation, lane).
+
+        Parameters
+        ----------
+        blob : bytes
+            What a worker's host needs to load it.
+        instance : bool
+            A lane and a process of its own, calls strictly in order.
+        limit : int
+            Workers that may serve it at the same time; 0: all.
+        sticky : bool
+            With a limit: a worker that served it once goes on doing so.
+        warmup : int
+            Workers that load it before its first call.
+        preload : int
+            Libraries that the zygote shall load for it; see `flame_fast.engine.preload`.
+        """
+        cdef uint32_t i, lane = 0, service
+        cdef Lane *entry
+        cdef uint64_t block
+        self.check()
+        self.reap_services()
+        if preload & ~ff_load32(&self.memory.header.preload) and not self.inline:
+            self._ask_preload(preload)
+        block = self.store(blob)
+        try:
+            if instance or limit:
+                lane = self._take_lane(instance)
+                entry = &self.memory.lanes[lane]
+                entry.ordered = instance
+                entry.limit = min(limit, SEAT_COUNT)
+                entry.sticky = sticky
+                entry.process = 0
+                entry.sleepers = 0
+                memset(entry.seats, 0, sizeof(entry.seats))
+            service = self._take_service()
+        except BaseException:
+            block_settled(&self.memory)     # first: what is given back must not be named any more
+            block_free(&self.memory, block)
+            if lane:
+                ff_store32(&self.memory.lanes[lane].state, LANE_FREE)
+            raise
+        self.memory.services[service].lane = lane
+        self.memory.services[service].creator = self.me
+        self.memory.services[service].blob = block
+        self.memory.services[service].blob_bytes = len(blob)
+        block_settled(&self.memory)
+        self.memory.services[service].warm_left = 0 if instance else warmup
+        ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)   # an open lane is always some service's, or 0: see _bury_services
+        ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
+        if warmup and not instance:
+            ff_add32(&self.memory.header.warm_left, warmup)
+            wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
+        elif warmup:
+            self.start_instance(service)
+        return service, self.memory.services[service].generation, lane
+
+    cdef void _ask_preload(self, uint32_t libraries) noexcept:
+        """Has the zygote load them, and idle workers without them leave for others that are forked with them; one that holds a class
+        service's object stays."""
+        cdef uint32_t i
+        cdef Process *process
+        ff_or32(&self.memory.header.preload, libraries)
+        for i in range(2, ff_load32(&self.memory.header.process_high)):
+            process = &self.memory.processes[i]
+            if process.role == ROLE_POOL and not process.stateful and libraries & ~process.preloaded:
+                ff_store32(&process.retiring, 1)
+        wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
+        ring_bell(self.doorbell)
+
+    cdef uint32_t _take_lane(self, bint instance) except 0:
+        cdef uint32_t i
+        for i in range(POOL_LANES if instance else 1, LANE_COUNT if instance else POOL_LANES):
+            if not instance:
+                ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
+            if ff_load32(&self.memory.lanes[i].state) == LANE_FREE and \
+                    ff_cas32(&self.memory.lanes[i].state, LANE_FREE, RESERVED + self.me):
+                return i
+        kind, most = ("instance services", LANE_COUNT - POOL_LANES) if instance else ("limited services", POOL_LANES - 1)
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {most} {kind} open; close some first")
+
+    cdef int64_t _take_service(self) except -1:
+        cdef uint32_t i
+        for i in range(SERVICE_COUNT):
+            ff_cas32(&self.memory.header.service_high, i, i + 1)    # first: a burial looks no further
+            if ff_load32(&self.memory.services[i].state) == SERVICE_FREE and \
+                    ff_cas32(&self.memory.services[i].state, SERVICE_FREE, RESERVED + self.me):
+                self.memory.services[i].generation += 1
+                return i
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {SERVICE_COUNT} services open; close some first")
+
+    def start_instance(self, uint32_t service):
+        """Asks the zygote for the process of an instance service, once."""
+        cdef uint32_t lane = self.memory.services[service].lane, process
+        if self.inline:
+            ff_cas32(&self.memory.lanes[lane].process, 0, self.me + 1)
+        if ff_load32(&self.memory.lanes[lane].process):
+            return
+        process = self.request_process(ROLE_INSTANCE, lane)
+        if ff_cas32(&self.memory.lanes[lane].process, 0, process + 1):
+            ff_store32(&self.memory.processes[process].state, PROCESS_REQUESTED)
+            ring_bell(self.doorbell)
+        else:
+            ff_store32(&self.memory.processes[process].state, PROCESS_FREE)
+
+    def request_process(self, uint32_t role, uint32_t lane):
+        """A process table entry nobody else has, still RESERVED."""
+        cdef uint32_t i
+        cdef Process *process
+        for i in range(2, PROCESS_COUNT):
+            process = &self.memory.processes[i]
+            ff_cas32(&self.memory.header.process_high, i, i + 1)
+            if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, RESERVED + self.me):
+                process.role = role
+                process.lane = lane
+                process.born = 0
+                process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
+                process.sleeping = process.retiring = process.stateful = 0
+                process.current = process.building = process.taking = process.giving_edge = 0
+                process.promoting = process.rotating = 0
+                process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
+                return i
+        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
+
+    def service_blob(self, uint32_t service):
+        cdef Service *entry = &self.memory.services[service]
+        return PyBytes_FromStringAndSize(self.memory.base + entry.blob, entry.blob_bytes)
+
+    def is_service(self, uint32_t service, uint64_t generation):
+        """Whether calls of a service may still come to a worker."""
+        cdef Service *entry = &self.memory.services[service]
+        return ff_load32(&entry.state) in (SERVICE_OPEN, SERVICE_CLOSING) and entry.generation == generation
+
+    def close_service(self, uint32_t service, uint64_t generation):
+        """No new calls; those made go on. Its entry is given back once none of them is left."""
+        cdef Service *entry = &self.memory.services[service]
+        if not self.is_mine() or self.closed or entry.generation != generation:
+            return
+        if ff_cas32(&entry.state, SERVICE_OPEN, SERVICE_CLOSING):
+            self._stop_warming(entry)
+            if self.reap_services():
+                ring_bell(self.doorbell)
+
+    cdef void _stop_warming(self, Service *entry) noexcept:
+        ff_add32(&self.memory.header.warm_left, -ff_exchange32(&entry.warm_left, 0))
+
+    def reap_services(self):
+        """Gives back what closed services had, where no unfinished task names them any more, nor one that is just being made;
+        returns how many are left."""
+        cdef uint32_t i
+        cdef int left = 0
+        cdef Service *entry
+        closing = [i for i in range(ff_load32(&self.memory.header.service_high))
+                   if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
+        if not closing:
+            return 0
+        if is_calling(&self.memory):            # after the list: what closes later is not looked at
+            return len(closing)
+        busy = self._busy_services()            # after that: whoever made a call has published it
+        for i in closing:
+            entry = &self.memory.services[i]
+            if i in busy:
+                left += 1
+            elif ff_cas32(&entry.state, SERVICE_CLOSING, RESERVED + self.me):
+                self._empty_service(entry)
+        return left
+
+    cdef void _empty_service(self, Service *entry) noexcept:
+        """Gives back what a reserved entry has, and itself. May be said twice."""
+        cdef uint64_t blob = entry.blob
+        self._give_back_lane(entry.lane)
+        entry.lane = 0
+        entry.blob = 0
+        if blob:
+            block_free(&self.memory, blob)
+        ff_store32(&entry.state, SERVICE_FREE)
+
+    cdef set _busy_services(self):
+        cdef uint32_t i, status
+        busy = set()
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            if WAITING <= status <= RUNNING:
+                busy.add(self.memory.slots[i].service)
+        return busy
+
+    cdef void _give_back_lane(self, uint32_t index) noexcept:
+        cdef Lane *lane = &self.memory.lanes[index]
+        if index == 0:
+            return
+        if lane.process and not self.inline and ff_cas32(&lane.state, LANE_OPEN, LANE_CLOSING):
+            # The zygote frees it when the process has ended.
+            ff_add32(&lane.wake, 1)
+            ff_futex_wake(&lane.wake, PROCESS_COUNT)
+            return
+        self._free_lane(lane)
+
+    cdef void _free_lane(self, Lane *lane) noexcept:
+        cdef uint64_t error = lane.error
+        lane.process = 0
+        lane.error = 0
+        if error:
+            block_free(&self.memory, error)
+        ff_store32(&lane.state, LANE_FREE)

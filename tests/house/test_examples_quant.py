@@ -1,0 +1,572 @@
+"""The examples of finance: what they print, that its figures belong together and are right, and what they refuse."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import re
+import sys
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from example_sandbox import EXAMPLES, ROOT, Sandbox, nothing_left_by_examples
+
+QUANT = EXAMPLES / "quant"
+SCRIPTS = ("european", "asian", "value_at_risk")
+BAND = 1.96
+
+NUMBER = r"-?\d[\d,]*(?:\.\d*)?(?:e[+-]\d+)?"
+
+
+@pytest.fixture(scope="module")
+def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
+    """One for all tests here: what the first run compiles, the others load."""
+    return Sandbox(tmp_path_factory.mktemp("quant"))
+
+
+@pytest.fixture
+def sandbox(shared_sandbox: Sandbox) -> Iterator[Sandbox]:
+    with nothing_left_by_examples(shared_sandbox):
+        yield shared_sandbox
+
+
+class Quant:
+    """The examples' modules, imported by name."""
+
+    def __getattr__(self, name: str) -> ModuleType:
+        return import_module(name)
+
+
+@pytest.fixture
+def quant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quant]:
+    """The examples' modules, in this process for as long as the test; Numba's ones would compile, and are left alone."""
+    before = set(sys.modules)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    monkeypatch.syspath_prepend(str(QUANT))
+    yield Quant()
+    for name in set(sys.modules) - before:
+        if (QUANT / f"{name}.py").exists():
+            del sys.modules[name]
+
+
+def read(text: str) -> float:
+    return float(text.replace(",", "").removeprefix("x "))
+
+
+class Row:
+    """A line of a table: what a script says of one quantity."""
+
+    def __init__(self, cells: list[str]) -> None:
+        self.name, value, error, interval, reference, off, *factors = cells
+        self.value, self.error, self.reference, self.off = map(read, (value, error, reference, off))
+        self.low, self.high = map(read, interval.split(" to "))
+        self.factors = [read(factor) for factor in factors]
+        self.digit = self.unit_of(value)
+
+    @staticmethod
+    def unit_of(text: str) -> float:
+        """What the last printed digit of a number is worth."""
+        return 10.0 ** -len(text.partition(".")[2])
+
+    def check(self, symmetric: bool = True) -> None:
+        """The figures belong together, as far as they are printed."""
+        rounding = 2 * self.digit + BAND * 0.05 * self.error  # the standard error has two digits
+        if symmetric:
+            assert abs(self.value - BAND * self.error - self.low) <= rounding
+            assert abs(self.value + BAND * self.error - self.high) <= rounding
+        assert self.low <= self.value <= self.high
+        assert abs(self.value - self.reference - self.off * self.error) <= rounding + 0.05 * abs(self.off) * self.error
+
+
+def rows_of(table: list[str], header: list[str]) -> dict[str, Row]:
+    """A table's rows by their names; its columns are set apart by at least two spaces."""
+    assert re.split(r"\s{2,}", table[0].strip()) == header
+    rows = [Row(re.split(r"\s{2,}", line)) for line in table[1:]]
+    return {row.name: row for row in rows}
+
+
+def is_png(path: Path) -> bool:
+    return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path = ROOT) -> list[str]:
+    """The lines that a script prints with its defaults: the same with 1 worker and with as many as there are CPUs, with a
+    picture and without, from the root and from another directory."""
+    path = f"examples/quant/{script}.py"
+    first = sandbox.output([path, "--picture", str(picture)])
+    assert is_png(picture)
+    assert sandbox.output([str((ROOT / path).relative_to(elsewhere)), "--workers", "1"], cwd=elsewhere) == first
+    return first.splitlines()
+
+
+# ---- what they print -----------------------------------------------------------------------------------------------------
+
+
+def test_european(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
+    title, parameters, empty, *table, note, empty_too, last = run_everywhere(sandbox, "european", tmp_path / "a.png", QUANT)
+    assert title == "European call and put by Monte Carlo, with the discounted price of the asset as control variate"
+    assert parameters == (
+        "spot 100, strike 100, rate 0.05, volatility 0.2, maturity 1; 4,000,000 paths in antithetic pairs, seed 1"
+    )
+    assert empty == empty_too == ""
+    assert note == "(antithetic and with control: by what factor the variance falls, for as many paths)"
+    columns = ["estimate", "std. error", "95 % confidence", "Black-Scholes", "off by", "antithetic", "with control"]
+    rows = rows_of(table, columns)
+
+    option = quant.closed_forms.Option(100.0, 100.0, 0.05, 0.2, 1.0)
+    exact = {
+        f"{kind} {name}": value
+        for kind, values in (
+            ("call", quant.closed_forms.black_scholes_call(option)),
+            ("put", quant.closed_forms.black_scholes_put(option)),
+        )
+        for name, value in values._asdict().items()
+    }
+    assert set(rows) == set(exact)
+    for name, row in rows.items():
+        row.check()
+        assert row.reference == pytest.approx(exact[name], rel=1e-6)
+        assert abs(row.off) < 5
+        assert len(row.factors) == 2
+        assert min(row.factors) > 1
+    assert rows["call price"].factors[1] > 20  # the control variate follows a call closely
+    # The control variate makes the estimates satisfy put-call parity, not only the formulas.
+    parity = 100.0 - 100.0 * math.exp(-0.05)
+    assert rows["call price"].value - rows["put price"].value == pytest.approx(parity, abs=1e-5)
+    assert rows["call delta"].value - rows["put delta"].value == pytest.approx(1.0, abs=1e-6)
+
+    match = re.fullmatch(
+        rf"Checked: the call's price, ({NUMBER}), and the other 7 estimates are within 5 standard errors of "
+        rf"Black-Scholes, at most ({NUMBER}) off\.",
+        last,
+    )
+    assert match, last
+    assert float(match[1]) == pytest.approx(rows["call price"].value, abs=1e-5)
+    assert float(match[2]) == max(abs(row.off) for row in rows.values())
+
+
+def test_asian(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
+    lines = run_everywhere(sandbox, "asian", tmp_path / "a.png")
+    assert lines[0] == "Asian call by Monte Carlo, with the call on the geometric average as control variate"
+    assert lines[1] == (
+        "spot 100, strike 100, rate 0.05, volatility 0.2, maturity 1, 50 dates; 400,000 paths in antithetic pairs, seed 1"
+    )
+    assert lines[2] == lines[8] == lines[13] == ""
+    assert lines[7] == "(antithetic and with control: by what factor the variance falls, for as many paths)"
+    columns = ["estimate", "std. error", "95 % confidence"]
+    arithmetic = rows_of(
+        lines[3:7], ["arithmetic average", *columns, "plain estimate", "off by", "antithetic", "with control"]
+    )
+    geometric = rows_of(lines[9:13], ["geometric average", *columns, "closed form", "off by"])
+
+    exact = quant.closed_forms.geometric_asian_call(quant.closed_forms.Option(100.0, 100.0, 0.05, 0.2, 1.0), 50)
+    assert set(arithmetic) == set(geometric) == {"price", "delta", "vega"}
+    for name, row in geometric.items():
+        row.check()
+        assert row.reference == pytest.approx(getattr(exact, name), rel=1e-6)
+        assert abs(row.off) < 5
+    for row in arithmetic.values():
+        assert abs(row.off) < 5
+        assert row.high - row.low == pytest.approx(2 * BAND * row.error, rel=0.06, abs=2 * row.digit)
+        assert row.factors[1] > row.factors[0] > 1
+    assert arithmetic["price"].factors[1] > 500  # it is what Kemna and Vorst are known for
+    assert arithmetic["price"].value > exact.price  # no geometric average is above the arithmetic one
+
+    match = re.fullmatch(
+        r"Checked: the geometric average is within 5 standard errors of its closed form, at most (\S+) off;\n"
+        r"the arithmetic average, price (\S+), of its plain estimate, at most (\S+) off\.",
+        "\n".join(lines[14:]),
+    )
+    assert match, lines[14:]
+    assert float(match[1]) == max(abs(row.off) for row in geometric.values())
+    assert float(match[2]) == pytest.approx(arithmetic["price"].value, abs=1e-5)
+    assert float(match[3]) == max(abs(row.off) for row in arithmetic.values())
+
+
+def value_at_risk_tables(lines: list[str]) -> tuple[dict[str, Row], dict[str, Row]]:
+    """The rows of both tables, checked; and that the last lines say what the tables do."""
+    assert lines[0] == "Value at risk by Monte Carlo, from returns whose covariance matrix all tasks share; amounts in euros"
+    assert lines[2] == lines[6] == lines[10] == ""
+    columns = ["estimate", "std. error", "95 % confidence"]
+    shares = rows_of(lines[3:6], ["shares", *columns, "closed form", "off by"])
+    everything = rows_of(lines[7:10], ["shares and options", *columns, "by deltas alone", "off by"])
+    for rows in (shares, everything):
+        assert set(rows) == {"value at risk", "expected shortfall"}
+        rows["value at risk"].check(symmetric=False)
+        rows["expected shortfall"].check()
+        assert rows["expected shortfall"].value > rows["value at risk"].value
+    match = re.fullmatch(
+        r"Checked: the shares' value at risk, (\S+), and expected shortfall are within 5 standard errors of\n"
+        r"their closed forms, at most (\S+) off; the expected loss of shares and options, (\S+), of quadrature, (\S+) off\.",
+        "\n".join(lines[11:]),
+    )
+    assert match, lines[11:]
+    assert read(match[1]) == shares["value at risk"].value
+    assert float(match[2]) == max(abs(row.off) for row in shares.values()) < 5
+    assert abs(float(match[4])) < 5
+    return shares, everything
+
+
+def test_value_at_risk(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
+    lines = run_everywhere(sandbox, "value_at_risk", tmp_path / "a.png")
+    assert lines[1] == "assets 120, options 24, days 10, confidence 0.99; 200,000 scenarios, seed 1"
+    shares, _ = value_at_risk_tables(lines)
+    covariance = 10 * quant.portfolio.made_up_covariance(120)
+    holdings = quant.portfolio.made_up_book(covariance).holdings
+    spread = math.sqrt(holdings @ covariance @ holdings)
+    assert shares["value at risk"].reference == pytest.approx(2.3263479 * spread, rel=1e-6)
+    assert shares["expected shortfall"].reference == pytest.approx(2.6652142 * spread, rel=1e-6)
+
+
+def test_value_at_risk_of_a_covariance_matrix_of_ones_own(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
+    """With parameters of its own too; and where matplotlib is none, which nobody asks for."""
+    covariance = np.array([[4e-4, 1e-4, 0.0], [1e-4, 1e-4, -5e-5], [0.0, -5e-5, 9e-4]])
+    np.savetxt(tmp_path / "covariance.csv", covariance, delimiter=",")
+    parameters = ["--days", "5", "--confidence", "0.95", "--scenarios", "20000", "--seed", "2"]
+    without = {"PYTHONPATH": str(without_matplotlib(tmp_path))}
+    script = "examples/quant/value_at_risk.py"
+    lines = sandbox.output([script, "--covariance", str(tmp_path / "covariance.csv"), *parameters], without).splitlines()
+    assert lines[1] == "assets 3, options 1, days 5, confidence 0.95; 20,000 scenarios, seed 2"
+    shares, _ = value_at_risk_tables(lines)
+    holdings = quant.portfolio.made_up_book(covariance).holdings
+    spread = math.sqrt(5 * holdings @ covariance @ holdings)
+    assert shares["value at risk"].reference == pytest.approx(1.6448536 * spread, rel=1e-5)
+
+    np.save(tmp_path / "covariance.npy", covariance)
+    np.testing.assert_array_equal(quant.portfolio.read_covariance(str(tmp_path / "covariance.npy")), covariance)
+
+
+def test_an_asian_call_on_two_dates_is_an_integral(sandbox: Sandbox, quant: Quant) -> None:
+    """With the price s at the first date, it is half a European call on the strike 2 K - s; over all s, by quadrature."""
+    spot, strike, rate, volatility, maturity = 90.0, 95.0, 0.03, 0.4, 2.0
+    nodes, weights = np.polynomial.hermite_e.hermegauss(201)
+    first = spot * np.exp((rate - volatility**2 / 2) * maturity / 2 + volatility * math.sqrt(maturity / 2) * nodes)
+    exact = 0.0
+    for price, weight in zip(first, weights / weights.sum(), strict=True):
+        if 2 * strike > price:
+            call = quant.closed_forms.black_scholes_call(
+                quant.closed_forms.Option(price, 2 * strike - price, rate, volatility, maturity / 2)
+            )
+            later = call.price
+        else:
+            later = price - (2 * strike - price) * math.exp(-rate * maturity / 2)
+        exact += weight * math.exp(-rate * maturity / 2) * later / 2
+
+    names = ("spot", "strike", "rate", "volatility", "maturity")
+    values = (spot, strike, rate, volatility, maturity)
+    parameters = itertools.chain.from_iterable((f"--{n}", str(v)) for n, v in zip(names, values, strict=True))
+    lines = sandbox.output(
+        ["examples/quant/asian.py", "--steps", "2", "--seed", "5", "--paths", "100000", *parameters]
+    ).splitlines()
+    assert lines[1].startswith("spot 90, strike 95, rate 0.03, volatility 0.4, maturity 2, 2 dates; 100,000 paths")
+    row = Row(re.split(r"\s{2,}", lines[4]))
+    assert abs(row.value - exact) < 5 * row.error
+    assert row.error < 1e-3 * exact
+
+
+# ---- what they refuse ----------------------------------------------------------------------------------------------------
+
+
+def without_matplotlib(path: Path) -> Path:
+    """A directory for PYTHONPATH that makes matplotlib one that is not installed."""
+    directory = path / "hiding"
+    directory.mkdir()
+    (directory / "matplotlib.py").write_text("raise ModuleNotFoundError(\"No module named 'matplotlib'\")\n")
+    return directory
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_without_matplotlib_a_picture_is_refused_at_once(sandbox: Sandbox, script: str, tmp_path: Path) -> None:
+    without = {"PYTHONPATH": str(without_matplotlib(tmp_path))}
+    result = sandbox.run([f"examples/quant/{script}.py", "--picture", "a.png"], without)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == (
+        f"{script}.py: error: argument --picture: expected matplotlib to draw 'a.png' with, "
+        "got No module named 'matplotlib'; install it with `pip install matplotlib`"
+    )
+
+
+def test_a_matrix_that_is_no_covariance_matrix(sandbox: Sandbox, tmp_path: Path) -> None:
+    """The task that makes its Cholesky factor says so, as do all that depend on it."""
+    (tmp_path / "matrix.csv").write_text("1, 2\n2, 1\n")
+    result = sandbox.run(["examples/quant/value_at_risk.py", "--covariance", str(tmp_path / "matrix.csv")])
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == (
+        "value_at_risk.py: error: argument --covariance: expected a positive definite matrix, "
+        "got one whose smallest eigenvalue is -1"
+    )
+
+
+POSITIVE = "expected a number from 0.001 to 1e+09"
+PATHS = "expected an even whole number from 10,000 to 1,000,000,000,000"
+SEED = "expected a whole number from 0 to below 2**128"
+WORKERS = "expected a whole number from 1 to 1,024"
+FRACTION = "expected a number above 0 and below 1"
+DAYS = "expected a whole number from 1 to 100"
+
+REFUSED = [
+    *((script, "seed", value, SEED) for script in SCRIPTS for value in ("-1", "1.5", "x", str(2**128))),
+    *((script, "workers", value, WORKERS) for script in SCRIPTS for value in ("0", "-2", "many")),
+    *((script, "spot", value, POSITIVE) for script in SCRIPTS[:2] for value in ("0", "-100", "nan", "inf", "x", "")),
+    *((script, "strike", value, POSITIVE) for script in SCRIPTS[:2] for value in ("0", "-1")),
+    *((script, "rate", value, "expected a number from -1 to 1") for script in SCRIPTS[:2] for value in ("5", "nan")),
+    *((s, "volatility", value, "expected a number from 0.001 to 10") for s in SCRIPTS[:2] for value in ("0", "-0.2", "nan")),
+    *((s, "maturity", value, "expected a number from 0.001 to 100") for s in SCRIPTS[:2] for value in ("0", "-1", "inf")),
+    *((script, "paths", value, PATHS) for script in SCRIPTS[:2] for value in ("0", "-2", "10001", "1e6", "x")),
+    *(("asian", "steps", value, "expected a whole number from 1 to 100,000") for value in ("0", "-1", "2.5", "x")),
+    *(("value_at_risk", "confidence", value, FRACTION) for value in ("0", "1", "-0.5", "99", "nan", "x")),
+    *(("value_at_risk", "days", value, DAYS) for value in ("0", "101", "1.5")),
+    *(("value_at_risk", "scenarios", v, "expected a whole number from 10,000 to 100,000,000") for v in ("0", "9999")),
+    *(("value_at_risk", "assets", v, "expected a whole number from 1 to 2,000") for v in ("0", "2001", "x")),
+]
+
+
+def refusal(quant: Quant, capsys: pytest.CaptureFixture[str], script: str, arguments: list[str]) -> str:
+    """What a script that refuses its arguments says last."""
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as raised:
+        patch.setattr(sys, "argv", [f"{script}.py", *arguments])
+        getattr(quant, script).main()
+    assert raised.value.code == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    return captured.err.splitlines()[-1].removeprefix(f"{script}.py: error: ")
+
+
+def test_bad_parameters(quant: Quant, capsys: pytest.CaptureFixture[str]) -> None:
+    for script, name, value, expected in REFUSED:
+        said = refusal(quant, capsys, script, [f"--{name}={value}"])
+        assert said == f"argument --{name}: {expected}, got {value!r}"
+
+
+@pytest.mark.parametrize(
+    ("script", "arguments", "said"),
+    [
+        (
+            "european",
+            "--strike 1000",
+            "argument --strike: expected at least 1000 of 4,000,000 paths to end above it, got 1000, where about 0 would; "
+            "give more paths or another strike",
+        ),
+        (
+            "european",
+            "--strike 50 --paths 100000",
+            "argument --strike: expected at least 1000 of 100,000 paths to end below it, got 50, where about 15 would; "
+            "give more paths or another strike",
+        ),
+        (
+            "asian",
+            "--strike 200",
+            "argument --strike: expected at least 1000 of 400,000 paths to average above it, got 200, where about 0 would; "
+            "give more paths or another strike",
+        ),
+        (
+            "asian",
+            "--volatility 0.8 --maturity 4",
+            "argument --volatility: expected volatility * sqrt(maturity) to be at most 1.5, got 1.6",
+        ),
+        (
+            "european",
+            "--rate -1 --maturity 20",
+            "argument --rate: expected rate * maturity from -10 to 10, got -20",
+        ),
+        (
+            "value_at_risk",
+            "--confidence 0.9999",
+            "argument --confidence: expected at least 100 of 200,000 scenarios on either side of the value at risk, "
+            "got 0.9999, which leaves 20; give more scenarios or another one",
+        ),
+        (
+            "european",
+            "--picture a.jpeg2",
+            "argument --picture: expected a file name that ends with .pdf, .png, .svg, got 'a.jpeg2'",
+        ),
+        (
+            "asian",
+            "--picture no/such/a.png",
+            "argument --picture: expected a file in a directory that can be written to, got 'no/such/a.png'",
+        ),
+        ("value_at_risk", "--assets 3 --covariance a", "argument --covariance: not allowed with argument --assets"),
+        ("value_at_risk", "--covariance a.csv", "argument --covariance: expected a matrix in 'a.csv', got a.csv not found."),
+    ],
+)
+def test_parameters_that_do_not_go_together(
+    quant: Quant, capsys: pytest.CaptureFixture[str], script: str, arguments: str, said: str
+) -> None:
+    assert refusal(quant, capsys, script, arguments.split()) == said
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("1,2\n", "expected a square matrix in 'm.csv', got one of shape (1, 2)"),
+        ("1,x\n", "expected a matrix in 'm.csv', got could not convert string 'x' to float64 at row 0, column 2."),
+        ("1,nan\nnan,1\n", "expected finite numbers in 'm.csv', got nan"),
+        ("1,0.5\n0.4,1\n", "expected a symmetric matrix in 'm.csv', got 0.5 in row 1, column 2, and 0.4 in row 2, column 1"),
+        ("1,0\n0,-1\n", "expected variances above 0 on the diagonal in 'm.csv', got -1"),
+    ],
+)
+def test_files_that_hold_no_covariance_matrix(quant: Quant, project: Path, text: str, said: str) -> None:
+    (project / "m.csv").write_text(text)
+    with pytest.raises(ValueError, match=".") as raised:
+        quant.portfolio.read_covariance("m.csv")
+    assert str(raised.value) == said
+
+
+def test_an_estimate_that_is_wrong_ends_the_program(quant: Quant) -> None:
+    quant.reports.check(["price", "delta"], np.array([-5.0, 5.0]))
+    for wrong, said in ((5.1, "+5.1"), (-7.0, "-7.0"), (math.nan, "+nan"), (math.inf, "+inf")):
+        with pytest.raises(SystemExit) as raised:
+            quant.reports.check(["price", "delta"], np.array([0.0, wrong]))
+        assert raised.value.code == f"delta: expected to be off by at most 5 standard errors, got {said}"
+
+
+# ---- closed forms --------------------------------------------------------------------------------------------------------
+
+
+def test_black_scholes_against_textbooks(quant: Quant) -> None:
+    forms = quant.closed_forms
+    option = forms.Option(100.0, 100.0, 0.05, 0.2, 1.0)
+    assert forms.black_scholes_call(option) == pytest.approx((10.4506, 0.6368, 37.524, 0.01876), rel=1e-4, abs=1e-4)
+    assert forms.black_scholes_put(option) == pytest.approx((5.5735, -0.3632, 37.524, 0.01876), rel=1e-4, abs=1e-4)
+    hull = forms.Option(42.0, 40.0, 0.1, 0.2, 0.5)  # Options, Futures and Other Derivatives, example 15.6
+    assert forms.black_scholes_call(hull).price == pytest.approx(4.76, abs=0.005)
+    assert forms.black_scholes_put(hull).price == pytest.approx(0.81, abs=0.005)
+
+
+OPTIONS = [
+    (100.0, 100.0, 0.05, 0.2, 1.0),
+    (80.0, 120.0, -0.02, 0.6, 2.5),
+    (1e-2, 1.01e-2, 0.3, 0.05, 0.1),
+    (2e6, 1.5e6, 0.0, 1.2, 0.4),
+]
+
+
+@pytest.mark.parametrize("numbers", OPTIONS)
+def test_put_call_parity(quant: Quant, numbers: tuple[float, ...]) -> None:
+    option = quant.closed_forms.Option(*numbers)
+    call, put = quant.closed_forms.black_scholes_call(option), quant.closed_forms.black_scholes_put(option)
+    forward = option.spot - option.strike * math.exp(-option.rate * option.maturity)
+    assert call.price - put.price == pytest.approx(forward, rel=1e-9, abs=1e-9 * option.spot)
+    assert call.delta - put.delta == pytest.approx(1.0)
+    assert (call.vega, call.gamma) == pytest.approx((put.vega, put.gamma))
+
+
+@pytest.mark.parametrize("numbers", OPTIONS)
+@pytest.mark.parametrize("kind", ["call", "put", "geometric average"])
+def test_greeks_are_derivatives_of_the_price(quant: Quant, kind: str, numbers: tuple[float, ...]) -> None:
+    forms = quant.closed_forms
+    option = forms.Option(*numbers)
+
+    def valued(**changed: float) -> tuple[float, ...]:
+        moved = option._replace(**changed)
+        if kind == "geometric average":
+            return forms.geometric_asian_call(moved, 12)
+        return forms.black_scholes_call(moved) if kind == "call" else forms.black_scholes_put(moved)
+
+    price, delta, vega, gamma = valued()
+    step = 1e-4 * option.spot * option.volatility
+    up, down = valued(spot=option.spot + step), valued(spot=option.spot - step)
+    assert delta == pytest.approx((up.price - down.price) / (2 * step), rel=1e-5, abs=1e-7)
+    assert gamma == pytest.approx((up.delta - down.delta) / (2 * step), rel=1e-5)
+    step = 1e-5 * option.volatility
+    up, down = valued(volatility=option.volatility + step), valued(volatility=option.volatility - step)
+    assert vega == pytest.approx((up.price - down.price) / (2 * step), rel=1e-5)
+    assert price > 0
+
+
+@pytest.mark.parametrize("numbers", OPTIONS)
+def test_the_geometric_average_of_one_date_is_the_price(quant: Quant, numbers: tuple[float, ...]) -> None:
+    option = quant.closed_forms.Option(*numbers)
+    assert quant.closed_forms.geometric_asian_call(option, 1) == pytest.approx(quant.closed_forms.black_scholes_call(option))
+
+
+def test_the_geometric_average_of_many_dates_is_the_one_of_kemna_and_vorst(quant: Quant) -> None:
+    """Their formula has the volatility over the square root of 3, and half of (r - volatility**2 / 6) for growth."""
+    option = quant.closed_forms.Option(100.0, 95.0, 0.08, 0.3, 0.75)
+    spread = 0.3 / math.sqrt(3) * math.sqrt(0.75)
+    growth = (0.08 - 0.3**2 / 6) / 2 * 0.75
+    normal = quant.closed_forms.NORMAL
+    d1 = (math.log(100 / 95) + growth + spread**2 / 2) / spread
+    continuous = math.exp(-0.06) * (100 * math.exp(growth) * normal.cdf(d1) - 95 * normal.cdf(d1 - spread))
+    assert quant.closed_forms.geometric_asian_call(option, 1_000_000).price == pytest.approx(continuous, rel=1e-5)
+
+
+# ---- moments -------------------------------------------------------------------------------------------------------------
+
+
+def moments_of(quant: Quant, samples: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
+    """As `moments_kernel.moments_of`, by NumPy: of samples of shape (quantities, 3, pairs)."""
+    pairs = samples.shape[2]
+    products = np.array([np.cov(columns) * (pairs - 1) for columns in samples])
+    return quant.moments.Moments(pairs, samples.mean(axis=2), products)
+
+
+def drawn_samples(pairs: int) -> np.ndarray:
+    """Two quantities whose control variates, of the expectation 7, have much to do with them."""
+    rng = np.random.default_rng(11)
+    control = rng.normal(7.0, 2.0, size=(2, pairs))
+    paired = 3.0 * control + rng.normal(size=(2, pairs)) + 1e6  # far from zero, where squares would lose digits
+    return np.stack([paired + rng.normal(size=(2, pairs)), paired, control], axis=1)
+
+
+def test_merged_blocks_have_the_moments_of_the_whole(quant: Quant) -> None:
+    samples = drawn_samples(1000)
+    blocks = [moments_of(quant, samples[:, :, low:high]) for low, high in itertools.pairwise((0, 2, 300, 301 + 2, 1000))]
+    *_, merged = itertools.accumulate(blocks, quant.moments.merge)
+    whole = moments_of(quant, samples)
+    assert merged.pairs == 1000
+    np.testing.assert_allclose(merged.means, whole.means, rtol=1e-13)
+    np.testing.assert_allclose(merged.products, whole.products, rtol=1e-9)
+
+
+def test_a_control_variate_is_a_regression(quant: Quant) -> None:
+    samples = drawn_samples(500)
+    found = quant.moments.controlled(moments_of(quant, samples), np.array([7.0, 7.0]))
+    for quantity, (_, paired, control) in enumerate(samples):
+        slope, intercept = np.polyfit(control - 7.0, paired, 1)
+        residuals = paired - intercept - slope * (control - 7.0)
+        assert found.values[quantity] == pytest.approx(intercept, rel=1e-12)
+        assert found.errors[quantity] == pytest.approx(math.sqrt((residuals**2).sum() / 498 / 500), rel=1e-6)
+
+
+def test_estimates_of_the_same_paths_are_compared_with_their_joint_error(quant: Quant) -> None:
+    samples = drawn_samples(500)
+    moments = moments_of(quant, samples)
+    apart = quant.moments.controlled_less_plain(moments, np.array([7.0, 7.0]))
+    for quantity, (slope, (plain, paired, control)) in enumerate(
+        zip(quant.moments.coefficients(moments), samples, strict=True)
+    ):
+        differences = paired - slope * (control - 7.0) - plain
+        assert apart.values[quantity] == pytest.approx(differences.mean(), rel=1e-6)
+        assert apart.errors[quantity] == pytest.approx(differences.std(ddof=1) / math.sqrt(500), rel=1e-6)
+
+
+def test_a_control_variate_that_never_varies_corrects_nothing(quant: Quant) -> None:
+    samples = drawn_samples(100)
+    samples[:, 2] = 0.0
+    moments = moments_of(quant, samples)
+    np.testing.assert_array_equal(quant.moments.controlled(moments, np.array([7.0, 7.0])).values, moments.means[:, 1])
+
+
+@pytest.mark.parametrize("blocks", [1, 2, 21, 200])
+def test_thinned_moments_end_with_the_last(quant: Quant, blocks: int) -> None:
+    running = [quant.moments.Moments(1024 * (i + 1), np.zeros((1, 3)), np.zeros((1, 3, 3))) for i in range(blocks)]
+    kept = [moments.pairs for moments in quant.moments.thinned(running)]
+    assert kept[0] == 1024
+    assert kept[-1] == 1024 * blocks
+    assert all(later >= 1.05 * earlier for earlier, later in itertools.pairwise(kept[:-1]))
+    assert list(quant.moments.thinned([])) == []
+
+
+def test_tail_risk_of_known_losses(quant: Quant) -> None:
+    losses = np.random.default_rng(3).permutation(np.arange(1.0, 1001.0))
+    estimates, ((low, high), _) = quant.tail_risk.tail_risk(losses, 0.99)
+    assert estimates.values == pytest.approx([990.0, 995.5])
+    margin = BAND * math.sqrt(1000 * 0.99 * 0.01)
+    assert (low, high) == (math.floor(990 - margin), math.ceil(990 + margin) + 1)
+    assert estimates.errors[0] == pytest.approx((high - low) / (2 * BAND))
+    assert estimates.errors[1] == pytest.approx(math.sqrt((np.arange(10).var() + 0.99 * 5.5**2) / 10))

@@ -1,0 +1,65 @@
+"""Examples run as a user runs them: in subprocesses, with a home and a data directory of their own."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+EXAMPLES = ROOT / "examples"
+Settings = dict[str, str]
+NONE: Settings = {}
+Completed = subprocess.CompletedProcess[str]
+LIST_APPLICATIONS = "import json, flame_fast as f; print(json.dumps([a.name for a in f.list_applications()]))"
+
+
+class Sandbox:
+    """A home and a data directory of its own, for programs run in subprocesses."""
+
+    def __init__(self, path: Path) -> None:
+        self.home = path / "home"
+        self.data = path / "data"
+        self.storage = self.data / "packages"  # where packages go when no configuration says otherwise
+        self.home.mkdir()
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PI_", "FLAME_"))}
+        self.environment = inherited | {
+            "HOME": str(self.home),
+            "FLAME_FAST_HOME": str(self.data),
+            "PYTHONDONTWRITEBYTECODE": "1",  # beside an example, that would be Python's doing and not its own
+        }
+
+    def run(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> Completed:
+        """Run Python with `arguments`; a process left behind holds the pipes open: a timeout."""
+        return subprocess.run(
+            [sys.executable, *arguments],
+            cwd=cwd,
+            env=self.environment | settings,
+            capture_output=True,
+            text=True,
+            timeout=60,
+        )
+
+    def output(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> str:
+        """What a run that succeeds and does not complain prints."""
+        result = self.run(arguments, settings, cwd)
+        assert (result.returncode, result.stderr) == (0, "")
+        return result.stdout
+
+
+def files_of_examples() -> set[Path]:
+    return set(EXAMPLES.rglob("*"))
+
+
+@contextmanager
+def nothing_left_by_examples(sandbox: Sandbox) -> Iterator[None]:
+    """Afterwards, nothing may be left in storage, in the registry or beside the examples."""
+    before = files_of_examples()
+    yield
+    assert list(sandbox.storage.rglob("*")) == []
+    assert json.loads(sandbox.output(["-c", LIST_APPLICATIONS], cwd=sandbox.home)) == ["flmrun"]
+    assert files_of_examples() == before

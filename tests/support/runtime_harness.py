@@ -1,0 +1,217 @@
+"""The native runtime without its engines: alone in one process, or with forked relatives, to test the tables themselves."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pickle
+import select
+import signal
+import sys
+import time
+import traceback
+
+import audit
+from flame_fast.kernels.runtime import CallTarget, Runtime, serialization
+from gates import PATIENCE_S
+
+from flame_fast import StoreFullError
+from flame_fast.engine.spawn import start_time
+from flame_fast.engine.spec import FUNCTION, INSTANCE, ServiceSpec
+from flame_fast.engine.task_host import Host
+
+REQUESTED = 2
+POOL = 3
+#: And an instance's process.
+INSTANCE_ROLE = 4
+
+
+class Alone:
+    """A runtime whose tasks run when `work` is called."""
+
+    #: A death costs a count here and there, which only debug builds have.
+    counts_blocks = True
+
+    def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=()):
+        self.bell = os.eventfd(0, os.EFD_NONBLOCK)
+        self.runtime = Runtime.create("alone", self.bell, workers, cpus, limit, cgroups)
+        self.runtime.pickling = serialization
+        self.host = Host(self.runtime)
+        self.serve()
+
+    def serve(self):
+        self.runtime.serve_inline()
+
+    def service(self, target, kind=FUNCTION, methods=(), **options):
+        spec = ServiceSpec("s", kind, pickle.dumps(target), methods, 1, "s-1", "a")
+        return self.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE, **options)
+
+    def target(self, service, method=0):
+        target = CallTarget()
+        target.bind(self.runtime, service, method)
+        return target
+
+    def call(self, service, *args, method=0, **kwargs):
+        return self.target(service, method)(*args, **kwargs)
+
+    def work(self):
+        self.runtime.run_queued(self.host)
+
+    def in_use(self):
+        """(slots, bytes of values and arguments): as before once everything is dropped."""
+        counters = self.runtime.counters()
+        balanced(counters)
+        return counters["slots"], counters["bytes"]
+
+    def room(self):
+        """Bytes of whole extents still to be had, as the store says when it refuses a value.
+
+        Unlike `in_use` it shows memory that no value lies in and that nobody can take all the same.
+        """
+        try:
+            self.runtime.put(bytes(self.runtime.counters()["limit"] + 1))
+        except StoreFullError as error:
+            return error.free
+        raise AssertionError("a value larger than the store found room")
+
+    def check(self):
+        """While nothing goes on: the tables are what they should be."""
+        assert not (faults := audit.faults(self.runtime)), "\n".join(faults)
+        counters = self.runtime.counters()
+        if "blocks_taken" in counters and self.counts_blocks:
+            assert counters["blocks_taken"] - counters["blocks_freed"] == audit.blocks_in_use(self.runtime)
+
+    def close(self):
+        self.runtime.mark_closed()
+        os.close(self.runtime.fd)
+        os.close(self.bell)
+
+
+def balanced(counters):
+    """Debug builds count what is taken and given back."""
+    if "slots_taken" in counters:
+        assert counters["slots_taken"] - counters["slots_freed"] == counters["slots"]
+
+
+class Death(Exception):
+    """What becomes of the calls of a relative that died."""
+
+
+class Relative:
+    """A forked process with an entry in the process table."""
+
+    def __init__(self, index, pid):
+        self.index = index
+        self.pid = pid
+        self.pidfd = os.pidfd_open(pid)
+
+    def kill(self):
+        signal.pidfd_send_signal(self.pidfd, signal.SIGKILL)
+
+    def has_ended(self, timeout_s=0.0):
+        waiting = select.poll()
+        waiting.register(self.pidfd, select.POLLIN)
+        return bool(waiting.poll(timeout_s * 1000))
+
+
+class Family(Alone):
+    """A runtime with relatives: this process is their driver and their zygote, and runs tasks itself if `inline`."""
+
+    counts_blocks = False
+
+    def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=(), inline=False):
+        self.inline = inline
+        self.relatives = []
+        super().__init__(limit, workers, cpus, cgroups)
+
+    def serve(self):
+        if self.inline:
+            super().serve()
+
+    def in_use(self):
+        """The same, without a look at what the debug build counts: relatives are in the middle of something."""
+        counters = self.runtime.counters()
+        return counters["slots"], counters["bytes"]
+
+    def wait_until_in_use(self, expected):
+        """Returns once the relatives have given back what they have finished with."""
+        deadline = time.monotonic() + PATIENCE_S
+        while self.in_use() != expected:
+            assert time.monotonic() < deadline, f"(slots, bytes) in use: {self.in_use()}, not {expected}"
+            time.sleep(0.001)
+
+    def fork(self, life, index=None):
+        """A relative that lives `life()`; `index` is its entry in the process table, None: a new one."""
+        if index is None:
+            index = self.runtime.request_process(POOL, 0)
+        sys.stdout.flush()
+        token = self.runtime.start(index)
+        pid = os.fork()
+        if pid == 0:
+            code = 1
+            try:
+                self.runtime._become(index, "alone", self.bell)
+                assert self.runtime.take_entry(token, os.getpid(), start_time(os.getpid()))
+                life()
+                code = 0
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(code)
+        relative = Relative(index, pid)
+        self.relatives.append(relative)
+        return relative
+
+    def take_in_children(self, index, tokens):
+        """Which of some tokens lets a process that was just forked take an entry, one after the other."""
+        took = []
+        for token in tokens:
+            pid = os.fork()
+            if pid == 0:
+                self.runtime._become(index, "alone", self.bell)
+                os._exit(self.runtime.take_entry(token, os.getpid(), start_time(os.getpid())))
+            took.append(os.waitpid(pid, 0)[1] != 0)
+        return took
+
+    def fork_worker(self, index=None):
+        return self.fork(lambda: self.runtime.serve(Host(self.runtime)), index)
+
+    def fork_requested(self):
+        """Workers for the instances that ask for one."""
+        return [self.fork_worker(entry[0]) for entry in self.runtime.processes() if entry[1] == REQUESTED]
+
+    def wait_until_idle(self):
+        """Returns once every call has ended."""
+        deadline = time.monotonic() + PATIENCE_S
+        while True:
+            counters = self.runtime.counters()
+            unfinished = {name: counters[name] for name in ("waiting", "queued", "running") if counters[name]}
+            if not unfinished:
+                return
+            assert time.monotonic() < deadline, f"calls that do not end: {unfinished}"
+            time.sleep(0.001)
+
+    def bury(self, relative, error=None):
+        """Waits for a relative's end and settles what it left; returns its exit code."""
+        code = self.forget(relative)
+        self.runtime.bury(relative.index, serialization.dump_error(error or Death()))
+        return code
+
+    def forget(self, relative):
+        """Waits for the end of a relative that somebody else buries; returns its exit code."""
+        if not relative.has_ended(PATIENCE_S):
+            relative.kill()
+            raise AssertionError(f"relative {relative.index} does not end")
+        code = os.waitstatus_to_exitcode(os.waitpid(relative.pid, 0)[1])
+        os.close(relative.pidfd)
+        self.relatives.remove(relative)
+        return code
+
+    def close(self):
+        for relative in self.relatives:
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it may have ended, and been noticed elsewhere
+                relative.kill()
+                os.waitpid(relative.pid, 0)
+            os.close(relative.pidfd)
+        super().close()
