@@ -1,4 +1,8 @@
-"""The Runner: a parallel application's whole life. It delegates; here the two wings meet, calls and the application."""
+"""The Runner: the front of a parallel application, from its start to its end.
+
+Here the two wings meet: calls (an engine, `calls.service`, `calls.gather`) and the application (`application.lifecycle`).
+The runner delegates to both, and its `Lifetime` undoes both.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +13,7 @@ from functools import partial
 
 from flame_fast.application.lifecycle import check_nested, enter_application
 from flame_fast.application.registry import check_name
-from flame_fast.calls import gather as shapes
+from flame_fast.calls import gather
 from flame_fast.calls.service import (
     RunnerService,
     check_options,
@@ -19,25 +23,39 @@ from flame_fast.calls.service import (
     when_closed,
 )
 from flame_fast.calls.session import named_session
-from flame_fast.calls.statistics import statistics_of
+from flame_fast.calls.statistics import Statistics
 from flame_fast.config import FlameContext
 from flame_fast.engine import current
+from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
     from types import TracebackType
     from typing import Any
 
     from flame_fast.application.lifecycle import Tenancy
-    from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
 
-ENGINES = ("inline", "local")
+
+def _inline(options: EngineOptions) -> Engine:
+    from flame_fast.engine.inline import InlineEngine
+
+    return InlineEngine(options)
+
+
+def _local(options: EngineOptions) -> Engine:
+    from flame_fast.engine.local import LocalEngine
+
+    return LocalEngine(options)
+
+
+#: Engines by the names that users choose them by; each is imported by the first runner that asks for it.
+ENGINES: dict[str, Callable[[EngineOptions], Engine]] = {"inline": _inline, "local": _local}
 
 #: How arrays arrive: as each receiver's own, or with WRITEABLE cleared.
 ARRAYS = ("copy-on-write", "readonly")
@@ -45,6 +63,30 @@ ARRAYS = ("copy-on-write", "readonly")
 #: How a runner ends, in messages after its name.
 CLOSED = "was closed"
 UNCLOSED = "was dropped without close() (nobody held the Runner any more, or the program ended)"
+
+
+class Lifetime:
+    """A runner's time from its start to its end; the end undoes the start once.
+
+    The end comes by `close()`, by the garbage collection of the runner, or by the interpreter's exit.
+
+    Parameters
+    ----------
+    runner : Runner
+        The lifetime holds no reference to it.
+    undo : callable
+        Takes how the runner ended; returns how many unfinished calls that dropped.
+    """
+
+    def __init__(self, runner: Runner, undo: Callable[[str], int]) -> None:
+        self.is_over = False
+        self._undo = undo
+        self._finalizer = weakref.finalize(runner, undo, UNCLOSED)
+
+    def close(self) -> int:
+        """End it; return how many unfinished calls that dropped. Idempotent."""
+        self.is_over = True
+        return 0 if self._finalizer.detach() is None else self._undo(CLOSED)
 
 
 class Runner:
@@ -100,50 +142,32 @@ class Runner:
         arrays: str = "copy-on-write",
     ) -> None:
         check_name(name)
-        _check_known("engine", engine, ENGINES)
-        _check_known("arrays", arrays, ARRAYS)
-        if context is not None and not isinstance(context, FlameContext):
-            raise FlameError(
-                FlameErrorCode.INVALID_ARGUMENT, f"context must be a FlameContext, got {context!r}; write FlameContext(path)"
-            )
+        _check_choice("engine", engine, tuple(ENGINES))
+        _check_choice("arrays", arrays, ARRAYS)
+        _check_context(context)
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
         limit = check_memory(memory)
         self.name = name
-        self._closed = False
-        self._how: list[str] = []  # not empty once it ends by close()
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
         outer = current.serving_engine()
         if outer is not None:
-            if current.is_importing():
-                raise FlameError(
-                    FlameErrorCode.INVALID_STATE,
-                    f"runner {name!r} is made by a module while a worker imports that module for a service, which goes on "
-                    "without end; make it in a function, or under `if __name__ == '__main__':`",
-                )
-            check_nested(name, outer.runtime.name, fail_if_exists, dependencies, python_version)
-            self._engine: Engine = outer
-            self._end: weakref.finalize[..., Runner] = weakref.finalize(self, _leave_nested, self._sessions)
+            _check_not_importing(name)
+            check_nested(name, outer.name, fail_if_exists, dependencies, python_version)
+            self._engine = outer
+            self._lifetime = Lifetime(self, partial(_leave_nested, self._sessions))
             return
-        self._engine = _start_engine(engine, name, workers, cpus, limit, arrays == "readonly")
-        current.register(self._engine)
-        try:
-            tenancy = enter_application(
-                name,
-                fail_if_exists=fail_if_exists,
-                dependencies=dependencies,
-                python_version=python_version,
-                context=context,
-            )
-            try:
-                self._engine.set_project({**tenancy.unpack_plan(sys.path), **_of_process()})
-            except BaseException:
-                tenancy.release()
-                raise
-        except BaseException:
-            self._engine.close()
-            raise
-        self._end = weakref.finalize(self, _shut_down, self._engine, tenancy, name, self._how)
+        options = EngineOptions(name, workers, cpus, limit, memory_cgroups(), arrays == "readonly")
+        self._engine = _start_engine(ENGINES[engine], options)
+        tenancy = _enter(
+            self._engine,
+            name,
+            fail_if_exists=fail_if_exists,
+            dependencies=dependencies,
+            python_version=python_version,
+            context=context,
+        )
+        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, tenancy, name))
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -154,7 +178,7 @@ class Runner:
         warmup: int = 0,
         resreq: ResourceRequirement | None = None,
     ) -> RunnerService:
-        """Makes a function, class or instance a service of this runner.
+        """Make a function, class or instance a service of this runner.
 
         Parameters
         ----------
@@ -175,7 +199,8 @@ class Runner:
         TypeError
             The object cannot be pickled.
         FlameError
-            `INVALID_STATE`: closed. `INVALID_ARGUMENT`: more CPUs than there are; a session id in use by another object.
+            `INVALID_STATE`: the runner is closed. `INVALID_ARGUMENT`: more CPUs than this process may use; a session id that
+            another object has.
         """
         self._check_open()
         named = named_session(execution_object)
@@ -196,12 +221,12 @@ class Runner:
     # ---- futures -----------------------------------------------------------------------------------------------------
 
     def get(self, futures: Any, timeout: float | None = None) -> Any:
-        """The values of futures and refs, in the shape given.
+        """Return the values of futures and refs, in the shape given.
 
         Parameters
         ----------
         futures : future, ref, list, tuple, dict, generator, or a function service
-            Nested as you like; a generator, another iterator or a set gives a list; what is no future passes through. A
+            Nested at any depth. A generator, another iterator or a set gives a list; what is no future passes through. A
             function service stands for one call of it without arguments, as a list of one.
         timeout : float, optional
             Seconds for all of them together.
@@ -215,70 +240,66 @@ class Runner:
         """
         self._check_open()
         futures = _one_call(futures)
-        if type(futures) is list and futures and self._engine.runtime.owns_all(futures):
-            return self._engine.runtime.get_many(futures, timeout)
-        return shapes.get(futures, timeout)
+        if type(futures) is list and futures and self._engine.owns_all(futures):
+            return self._engine.get_many(futures, timeout)
+        return gather.get(futures, timeout)
 
     def wait(self, futures: Any, timeout: float | None = None) -> None:
-        """As `get`, without the values: returns when all have completed, raises the first error."""
+        """Wait as `get`, without reading the values: return when all have completed, raise the first error."""
         self._check_open()
-        shapes.wait(_one_call(futures), timeout)
+        gather.wait(_one_call(futures), timeout)
 
     def ref(self, futures: Any) -> Any:
-        """As `get`, with an `ObjectRef` in place of each value."""
+        """Wait as `get`; return an `ObjectRef` in place of each value."""
         self._check_open()
-        return shapes.ref(_one_call(futures))
+        return gather.ref(_one_call(futures))
 
     def select(self, futures: Any, timeout: float | None = None) -> Iterator[ObjectFuture | ObjectRef]:
-        """An iterator over futures as they complete, each once, failed ones too.
+        """Return an iterator over futures as they complete, each once, failed ones too.
 
         Raises
         ------
         TimeoutError
             From the iterator: none has completed in the time left.
         TypeError
-            Something that is no future.
+            An item is no future.
         """
         self._check_open()
-        return shapes.select(_one_call(futures), timeout)
+        return gather.select(_one_call(futures), timeout)
 
     def put_object(self, obj: Any) -> ObjectRef:
-        """Stores a value once; the ref is an argument for any task of this runner.
+        """Store a value once; the ref is an argument for any task of this runner.
 
         Raises
         ------
         TypeError
-            It cannot be pickled.
+            The value cannot be pickled.
         StoreFullError
-            No room for it.
+            The store has no room for the value.
         """
         self._check_open()
-        return self._engine.runtime.put(obj)
+        return self._engine.put(obj)  # type: ignore[return-value]
 
     def statistics(self) -> Statistics:
-        """What the runner holds and has moved, at this moment: see `flame_fast.calls.statistics.Statistics`.
+        """Return what the runner holds now and has moved so far: see `flame_fast.calls.statistics.Statistics`.
 
-        Looks at every slot that was ever used: about a millisecond per hundred thousand calls that were open at once.
+        Takes about a millisecond per hundred thousand calls that were open at once: it reads every slot that was ever used.
         """
         self._check_open()
-        return statistics_of(self._engine.runtime)
+        return Statistics(self._engine.statistics())
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
     def close(self) -> None:
-        """Ends the services and processes, unregisters the application, deletes the package. May be called twice.
+        """End the services and processes, unregister the application, delete the package. Idempotent.
 
         Takes at most 2 seconds, also while calls still run: they are dropped, with a warning that says how many.
         """
         self._close(stacklevel=3)
 
     def _close(self, stacklevel: int) -> None:
-        if self._closed:
-            return
-        self._closed = True
-        self._how.append(CLOSED)
-        unfinished = self._end()
-        self._sessions.clear()  # whoever holds a service would hold the others, and the user's objects
+        unfinished = self._lifetime.close()
+        self._sessions.clear()  # else one service that the user keeps would keep the others, and the user's objects
         if unfinished:
             warnings.warn(_dropped(self.name, CLOSED, unfinished), stacklevel=stacklevel)
 
@@ -289,31 +310,31 @@ class Runner:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
         try:
             self._close(stacklevel=3)
-        except UserWarning as dropped:  # warnings are errors here; the body's own error comes first
+        except UserWarning as dropped:  # where warnings are errors, the body's own error comes first
             if error is None:
                 raise
             error.add_note(str(dropped))
 
     def _check_open(self) -> None:
-        if self._closed:
+        if self._lifetime.is_over:
             raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} is closed; make a new Runner")
-        if self._engine.runtime.is_foreign:
+        if self._engine.is_foreign:
             raise FlameError(
                 FlameErrorCode.INVALID_STATE,
                 f"runner {self.name!r} belongs to the parent of this forked process; make a new Runner here",
             )
 
     def __repr__(self) -> str:
-        return f"<Runner {self.name!r}, {self._engine.workers} workers{', closed' * self._closed}>"
+        return f"<Runner {self.name!r}, {self._engine.workers} workers{', closed' * self._lifetime.is_over}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_attach, (self._engine.runtime.session, self.name))
+        return (_attach, (self._engine.session, self.name))
 
 
 def _attach(session: int, name: str) -> Runner:
-    """The runner again, in a task of it."""
+    """Rebuild a runner in a task of it."""
     engine = current.serving_engine()
-    if engine is None or engine.runtime.session != session:
+    if engine is None or engine.session != session:
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {name!r} is not at work in this process")
     importing = current.is_importing()
     current.set_importing(False)  # a function that closes over a Runner is no module that makes one
@@ -323,8 +344,61 @@ def _attach(session: int, name: str) -> Runner:
         current.set_importing(importing)
 
 
+# ---- the start -------------------------------------------------------------------------------------------------------
+
+
+def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT, f"{what}: expected {' or '.join(map(repr, choices))}, got {value!r}"
+        )
+
+
+def _check_context(context: FlameContext | None) -> None:
+    if context is not None and not isinstance(context, FlameContext):
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT, f"context: expected a FlameContext, got {context!r}; write FlameContext(path)"
+        )
+
+
+def _check_not_importing(name: str) -> None:
+    if current.is_importing():
+        raise FlameError(
+            FlameErrorCode.INVALID_STATE,
+            f"runner {name!r} is made by a module while a worker imports that module for a service, which goes on "
+            "without end; make it in a function, or under `if __name__ == '__main__':`",
+        )
+
+
+def _start_engine(start: Callable[[EngineOptions], Engine], options: EngineOptions) -> Engine:
+    try:
+        engine = start(options)
+    except OSError as error:
+        raise FlameError(
+            FlameErrorCode.INTERNAL,
+            f"starting the processes of runner {options.name!r}: {error}; are its limits (ulimit -a) too low?",
+        ) from error
+    current.register(engine)
+    return engine
+
+
+def _enter(engine: Engine, name: str, **options: Any) -> Tenancy:
+    """Enter the application, and tell the engine where its workers find the project; undo everything at a failure."""
+    try:
+        tenancy = enter_application(name, **options)
+        try:
+            engine.set_project({**tenancy.unpack_plan(sys.path), **_of_process()})
+        except BaseException:
+            tenancy.release()
+            raise
+    except BaseException:
+        engine.close(CLOSED)
+        raise
+    return tenancy
+
+
 def _of_process() -> dict[str, Any]:
-    """What workers take over from this process beside its environment."""
+    """Return what workers take over from this process beside its environment."""
     process = sys.modules.get("multiprocessing.process")
     return {
         "argv": getattr(sys, "argv", [""]),
@@ -332,43 +406,26 @@ def _of_process() -> dict[str, Any]:
     }
 
 
-def _check_known(what: str, value: str, known: tuple[str, ...]) -> None:
-    if value not in known:
-        raise FlameError(
-            FlameErrorCode.INVALID_ARGUMENT, f"unknown {what} {value!r}; known are {', '.join(map(repr, known))}"
-        )
-
-
-def _start_engine(engine: str, name: str, workers: int, cpus: int, limit: int, arrays_read_only: bool) -> Engine:
-    cgroups = memory_cgroups()
-    try:
-        if engine == "inline":
-            from flame_fast.engine.inline import InlineEngine
-
-            return InlineEngine(name, workers, cpus, limit, cgroups, arrays_read_only)
-        from flame_fast.engine.local import LocalEngine
-
-        return LocalEngine(name, workers, cpus, limit, cgroups, arrays_read_only)
-    except OSError as error:
-        raise FlameError(
-            FlameErrorCode.INTERNAL,
-            f"starting the processes of runner {name!r}: {error}; are its limits (ulimit -a) too low?",
-        ) from error
+# ---- arguments -------------------------------------------------------------------------------------------------------
 
 
 def _one_call(futures: Any) -> Any:
-    """A function service in place of futures stands for one call of it, as a list of one."""
+    """Return one call of a function service, as a list of one, in its place; anything else as it is."""
     if not isinstance(futures, RunnerService):
         return futures
     if stands_for_call(futures):
         return [futures()]
     raise TypeError(
-        f"{futures!r} is no future; call one of its methods and pass what that returns, as in "
-        f"rr.get(service.{example_method(futures)}(...))"
+        f"futures: expected futures or a function service, got {futures!r}; call one of its methods and pass what that "
+        f"returns, as in rr.get(service.{example_method(futures)}(...))"
     )
 
 
-def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]]) -> int:
+# ---- the end ---------------------------------------------------------------------------------------------------------
+
+
+def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]], ending: str) -> int:
+    """Close the services of a runner in a task: the outer runner has everything else."""
     for _, service in list(sessions.values()):
         service.close()
     return 0
@@ -379,11 +436,10 @@ def _dropped(name: str, how: str, unfinished: int) -> str:
     return f"runner {name!r} {how} with {calls}, dropped; get or wait for their futures before it ends"
 
 
-def _shut_down(engine: Engine, tenancy: Tenancy, name: str, how: list[str]) -> int:
-    """Undoes everything; returns the number of calls dropped. Runs at close, at garbage collection or at exit."""
-    if engine.runtime.is_foreign:
+def _shut_down(engine: Engine, tenancy: Tenancy, name: str, ending: str) -> int:
+    """Undo everything that the start of a top-level runner did; return how many unfinished calls were dropped."""
+    if engine.is_foreign:
         return 0
-    ending = how[0] if how else UNCLOSED
     try:
         unfinished = engine.close(ending)
     finally:

@@ -1,8 +1,8 @@
-"""What a function has of its own at a call: closure cells, bound arguments, a bound object.
+"""Captures of a function's state at a call: closure cells, partial arguments, the bound instance.
 
-The function itself, with its code and the globals it uses, is pickled once, at `service()`. What is in its cells, in a
-partial's arguments or behind a bound method is taken at each call, as the user last left it: `capture` in the driver
-describes it, `with_state` in the worker puts it in place.
+`service()` pickles the function itself once, with its code and the globals it uses. Each call takes what is in its cells, in
+a partial's arguments or behind a bound method as the user last left it: `Capture` in the driver describes that, `with_state`
+in the worker puts it in place.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: What a part of a state describes: a function, or what is in a cell.
 SAME, WHOLE, PARTIAL, METHOD, CELLS, VALUE, EMPTY, WORKERS = range(8)
 
 #: The state of a function that is as it was pickled.
@@ -24,7 +25,7 @@ NOTHING = (SAME,)
 
 
 def has_state(function: Any) -> bool:
-    """Whether something of the function must be taken at each call."""
+    """Whether each call must take something of the function."""
     if isinstance(function, functools.partial):
         return True
     if isinstance(function, MethodType):
@@ -36,13 +37,13 @@ def has_state(function: Any) -> bool:
 
 
 class Capture:
-    """Describes a function's state, again and again.
+    """Describes a function's state, once for each call.
 
     Parameters
     ----------
     function : callable
-        As it is pickled now. A function that a cell holds now is part of that pickle; later only its own cells are
-        described, as long as the cell holds the same one.
+        As it is pickled now. A function that a cell holds now is part of that pickle; as long as the cell holds it, a
+        description has only its cells.
     """
 
     def __init__(self, function: Any) -> None:
@@ -61,7 +62,7 @@ class Capture:
                     self._remember(content)
 
     def state(self) -> tuple[Any, ...]:
-        """What `with_state` needs, picklable if the user's values are."""
+        """Return what `with_state` takes, picklable if the user's values are."""
         return self._describe(self.function, set())
 
     def _describe(self, function: Any, seen: set[int]) -> tuple[Any, ...]:
@@ -91,14 +92,14 @@ class Capture:
 def _content(cell: CellType) -> Any:
     try:
         return cell.cell_contents
-    except ValueError:  # empty: what it names is not there yet
+    except ValueError:  # empty: its variable has no value yet
         return None
 
 
 def with_state(function: Any, state: tuple[Any, ...]) -> Any:
-    """The worker's copy of the function with the driver's state in it.
+    """Return the worker's copy of the function with the driver's state in it.
 
-    A function's cells are changed in place: a worker runs one call at a time.
+    Changes a function's cells in place: a worker runs one call at a time.
     """
     kind = state[0]
     if kind == CELLS:
@@ -117,5 +118,5 @@ def _fill(cell: CellType, state: tuple[Any, ...]) -> None:
         cell.cell_contents = state[1]
     elif state[0] == EMPTY:
         del cell.cell_contents
-    elif state[0] != WORKERS:  # what only guards stays the worker's own
+    elif state[0] != WORKERS:  # a lock or another guard stays the worker's own
         cell.cell_contents = with_state(cell.cell_contents, state)

@@ -1,4 +1,4 @@
-"""Futures in shapes: what `Runner.get`, `wait`, `ref` and `select` do with lists, tuples, dicts and generators of them."""
+"""Gathering: `Runner.get`, `wait`, `ref` and `select` of lists, tuples, dicts and generators of futures."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import time
 from collections import deque
 from copy import copy
 
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout
+from flame_fast.engine.current import is_future
+from flame_fast.kernels.runtime import check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.engine.protocol import FutureClient
 
 #: Seconds between two looks at futures of several runners, which no single wait covers.
 MIXED_LOOK_S = 0.02
-
 
 #: Containers of futures that give a list.
 LISTED: tuple[type[Any], ...] = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
@@ -32,27 +32,23 @@ class Deadline:
         self._end = None if timeout is None else time.monotonic() + check_timeout(timeout)
 
     def left(self) -> float | None:
-        """Seconds left, None for ever."""
+        """Return the seconds left; None for ever."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
 
 
-def is_handle(obj: Any) -> bool:
-    return isinstance(obj, (ObjectFuture, ObjectRef))
-
-
-def map_handles(shape: Any, function: Callable[[Any], Any]) -> Any:
-    """The same shape with every future and ref replaced by `function` of it, left to right.
+def map_futures(shape: Any, function: Callable[[Any], Any]) -> Any:
+    """Return the same shape with every future and ref replaced by `function` of it, left to right.
 
     A list gives a list, a tuple a tuple, a dict a dict, a deque a deque, each of its own type. A generator or another
     iterator, a dict's view and a set give a list (a set would lose equal values). What is none of these passes through.
     """
-    if is_handle(shape):
+    if is_future(shape):
         return function(shape)
     kind = type(shape)
     if kind is list or _is_listed(shape):
-        return [map_handles(item, function) for item in shape]
+        return [map_futures(item, function) for item in shape]
     if isinstance(shape, tuple):
-        items = [map_handles(item, function) for item in shape]
+        items = [map_futures(item, function) for item in shape]
         return kind(*items) if hasattr(shape, "_fields") else tuple(items) if kind is tuple else kind(items)
     if isinstance(shape, (dict, list, deque)):
         return _map_container(shape, function)
@@ -60,92 +56,103 @@ def map_handles(shape: Any, function: Callable[[Any], Any]) -> Any:
 
 
 def _map_container(shape: Any, function: Callable[[Any], Any]) -> Any:
-    """A dict, or a subclass of one of the standard containers: a copy keeps what else it has, a factory or a length."""
+    """Map a dict, or a subclass of a standard container, in a copy: it keeps its attributes, a factory or a length."""
     filled = copy(shape)
     keys = shape.items() if isinstance(shape, dict) else enumerate(shape)
     for key, value in keys:
-        filled[key] = map_handles(value, function)
+        filled[key] = map_futures(value, function)
     return filled
 
 
 def _is_listed(shape: Any) -> bool:
-    """Sets and views with futures in them; generators, `map`, `zip` and the like, but no files."""
+    """Whether a shape gives a list: a set or view with futures in it, or an iterator that is no file."""
     if isinstance(shape, LISTED):
-        return any(is_handle(item) for item in shape)
+        return any(is_future(item) for item in shape)
     return hasattr(type(shape), "__next__") and not hasattr(shape, "read")
 
 
 def get(shape: Any, timeout: float | None) -> Any:
-    """One wait for all of them, where they are of one runner."""
-    shape, handles = _handles_of(shape)
-    runtime = _common_runtime(handles)
-    if runtime is None:
+    """Return the shape with values in place of futures; see `Runner.get`."""
+    shape, futures = _futures_of(shape)
+    client = _common_client(futures)
+    if client is None:
         deadline = Deadline(timeout)
-        return map_handles(shape, lambda handle: handle.get(deadline.left()))
-    values = iter(runtime.get_many(handles, timeout))
-    return map_handles(shape, lambda handle: next(values))
+        return map_futures(shape, lambda future: future.get(deadline.left()))
+    values = iter(client.get_many(futures, timeout))
+    return map_futures(shape, lambda future: next(values))
 
 
 def wait(shape: Any, timeout: float | None) -> None:
-    _, handles = _handles_of(shape)
-    runtime = _common_runtime(handles)
-    if runtime is not None:
-        runtime.wait_many(handles, timeout)
+    """Wait for all futures of a shape; see `Runner.wait`."""
+    _, futures = _futures_of(shape)
+    client = _common_client(futures)
+    if client is not None:
+        client.wait_many(futures, timeout)
         return
     deadline = Deadline(timeout)
-    for handle in handles:
-        if isinstance(handle, ObjectFuture):
-            handle.wait(deadline.left())
+    for future in futures:
+        if _is_call(future):
+            future.wait(deadline.left())
 
 
-def _handles_of(shape: Any) -> tuple[Any, list[Any]]:
-    """The shape, its generators run to their end, and every future and ref in it from left to right."""
-    handles: list[Any] = []
-
-    def note(handle: Any) -> Any:
-        handles.append(handle)
-        return handle
-
-    return map_handles(shape, note), handles
+def _is_call(future: Any) -> bool:
+    """Whether it is the future of a call, and no ref: a ref's value is there."""
+    return hasattr(future, "ref")
 
 
-def _common_runtime(handles: list[Any]) -> Runtime | None:
-    """The runtime of all of them; None if there is no such one."""
-    runtime: Runtime | None = handles[0].runtime_of() if handles else None
-    return runtime if runtime is not None and runtime.owns_all(handles) else None
+def _futures_of(shape: Any) -> tuple[Any, list[Any]]:
+    """Return the shape with its iterators exhausted, and every future and ref in it from left to right."""
+    futures: list[Any] = []
+
+    def note(future: Any) -> Any:
+        futures.append(future)
+        return future
+
+    return map_futures(shape, note), futures
+
+
+def _client_of(future: Any) -> FutureClient:
+    return future.runtime_of()  # type: ignore[no-any-return]
+
+
+def _common_client(futures: list[Any]) -> FutureClient | None:
+    """Return the client of all of them; None if no client has them all."""
+    client = _client_of(futures[0]) if futures else None
+    return client if client is not None and client.owns_all(futures) else None
 
 
 def ref(shape: Any) -> Any:
-    return map_handles(shape, lambda handle: handle.ref() if isinstance(handle, ObjectFuture) else handle)
+    """Return the shape with refs in place of futures; see `Runner.ref`."""
+    return map_futures(shape, lambda future: future.ref() if _is_call(future) else future)
 
 
-def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | ObjectRef]:
-    """Each future once, as it completes.
+def select(futures: Any, timeout: float | None) -> Iterator[Any]:
+    """Return an iterator over the futures as they complete, each once; see `Runner.select`.
 
     Raises
     ------
     TypeError
-        Something that is no future, before anything is yielded.
+        An item is no future. Raised before the iterator exists.
     """
     pending: list[Any] = []
     seen: set[int] = set()
-    for future in [futures] if is_handle(futures) else futures:
-        if not is_handle(future):
-            raise TypeError(f"select takes futures, got a {type(future).__name__}: {str(future)[:60]}")
+    for future in [futures] if is_future(futures) else futures:
+        if not is_future(future):
+            raise TypeError(f"select: expected futures, got a {type(future).__name__}: {str(future)[:60]}")
         if id(future) not in seen:
             seen.add(id(future))
             pending.append(future)
     return _select(pending, Deadline(timeout))
 
 
-def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
+def _select(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
     if not pending:
         return
-    runtime: Runtime = pending[0].runtime_of()
-    if not runtime.owns_all(pending):
+    client = _client_of(pending[0])
+    if not client.owns_all(pending):
         yield from _select_mixed(pending, deadline)
         return
-    selector = runtime.selector(pending)
+    selector = client.selector(pending)
     left = len(pending)
     while left:
         for position in selector.take(deadline.left()):
@@ -155,8 +162,8 @@ def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | O
             del future
 
 
-def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
-    """Futures of several runners, which no single wait covers."""
+def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
+    """Select from futures of several runners: no single wait covers them."""
     while pending:
         ready = [future for future in pending if future.done()]
         if ready:
@@ -167,5 +174,5 @@ def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFutu
             if future.is_lost():
                 future.get()  # raises INVALID_STATE
         if deadline.left() == 0.0:
-            raise TimeoutError("none of the calls has finished in time; they go on")
+            raise TimeoutError("no call has finished in time; the calls go on")
         time.sleep(MIXED_LOOK_S)

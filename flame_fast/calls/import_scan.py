@@ -1,7 +1,6 @@
-"""Which libraries a service's workers will import: those the zygote had better load once for all of them.
+"""Import scan: predict which libraries a service's workers import, so that the zygote loads them once for all.
 
-A guess that can only cost time: what is missed, each worker imports by itself; what is not needed after all, was loaded for
-nothing.
+A wrong prediction only costs time: each worker imports a missed library by itself, and an unneeded one was loaded in vain.
 """
 
 from __future__ import annotations
@@ -40,10 +39,10 @@ INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.s
 
 
 def libraries_of(obj: Any) -> int:
-    """The libraries that loading an execution object in a worker, or calling it, imports: bits of `engine.preloading`.
+    """Return the libraries that loading or calling an execution object in a worker imports: bits of `engine.preload`.
 
-    Followed are modules, functions and classes, not what lies in containers. Nothing of the user's is called. Numba's
-    compiler is for what the object uses: that there are compiled functions in its module does not call them.
+    Follows modules, functions and classes, not the contents of containers. Calls nothing of the user's. Numba's compiler
+    counts for what the object itself uses: compiled functions elsewhere in its module are not called.
     """
     start = [obj, *_attributes(obj)]
     found = _imported_by(start)
@@ -54,7 +53,7 @@ def libraries_of(obj: Any) -> int:
 
 
 def _imported_by(start: Iterable[Any]) -> int:
-    """What is loaded by a worker that has some values: by what they use, and by the user's modules that it imports."""
+    """Return what a worker with some values loads: through what they use, and through the user's modules it imports."""
     names: dict[str, None] = {}
     found = _found_from(start, lambda value: _used_outside(value, names))
     todo = [*names]
@@ -66,14 +65,14 @@ def _imported_by(start: Iterable[Any]) -> int:
     return found
 
 
-#: module of the user's: (its size and that of `sys.modules`, what its import loads, others of the user's that it imports)
+#: A module of the user's -> (its size and that of `sys.modules`, what its import loads, the user's modules it imports).
 _known: WeakKeyDictionary[ModuleType, tuple[tuple[int, int], int, list[str]]] = WeakKeyDictionary()
 
 
 def _imports_of(name: str) -> tuple[int, list[str]]:
-    """A module is looked through for each service of its functions: what is found is kept until there is more in it."""
+    """Return what the import of a module loads, and the user's modules it imports; cached until the module grows."""
     module = _module_called(name)
-    if module is None:  # it was taken out since somebody was found to import it
+    if module is None:  # taken out of sys.modules since the scan found it
         return 0, []
     size = len(vars(module)), len(sys.modules)
     known = _known.get(module)
@@ -85,7 +84,7 @@ def _imports_of(name: str) -> tuple[int, list[str]]:
 
 
 def _used_outside(value: Any, names: dict[str, None]) -> Iterable[Any]:
-    """What a value uses; but what stands in a module of the user's that a worker imports stands for that module's name."""
+    """Return what a value uses; note the module's name instead for what a worker gets by importing a user's module."""
     name = _module_behind(value)
     if name is None:
         return _used_with(value)
@@ -94,7 +93,7 @@ def _used_outside(value: Any, names: dict[str, None]) -> Iterable[Any]:
 
 
 def _found_from(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]]) -> int:
-    """What some values and all that is behind them load."""
+    """Return what some values, and all values behind them, load."""
     found = 0
     seen: dict[int, Any] = {}
     todo = [*start]
@@ -108,7 +107,7 @@ def _found_from(start: Iterable[Any], behind: Callable[[Any], Iterable[Any]]) ->
 
 
 def _loaded_by(module: object) -> int:
-    """What the import of a module loads, by its name."""
+    """Return what the import of a module loads, by its name."""
     if not isinstance(module, str):
         return 0
     return LOADS.get(module) or LOADS.get(module.partition(".")[0], 0)
@@ -122,14 +121,14 @@ def _module_of(value: Any) -> object:
 
 
 def _attributes(obj: Any) -> Iterator[Any]:
-    """What an instance carries with it, and its class."""
+    """Yield an instance's class and attributes."""
     if not issubclass(type(obj), (FunctionType, type)):
         yield type(obj)
         yield from getattr(obj, "__dict__", {}).values()
 
 
 def _used_with(value: Any) -> Iterator[Any]:
-    """What a value uses."""
+    """Yield what a value uses."""
     kind = type(value)
     if issubclass(kind, functools.partial):
         yield value.func
@@ -147,7 +146,7 @@ def _used_with(value: Any) -> Iterator[Any]:
 
 
 def _used_by(code: CodeType, namespace: dict[str, Any]) -> Iterator[Any]:
-    """Values of the global names in a function's code, and modules that it imports by itself."""
+    """Yield values of the global names in a function's code, and modules that it imports by itself."""
     for name in code.co_names:
         if name in namespace:
             yield namespace[name]
@@ -164,12 +163,12 @@ def _enclosed(function: FunctionType) -> Iterator[Any]:
     for cell in function.__closure__ or ():
         try:
             yield cell.cell_contents
-        except ValueError:  # not filled yet
+        except ValueError:  # empty: its variable has no value yet
             continue
 
 
 def _module_behind(value: Any) -> str | None:
-    """The module of the user's that a worker imports in order to have a module, a function or a class."""
+    """Return the name of the user's module that a worker imports for a module, function or class; None if there is none."""
     kind = type(value)
     if not issubclass(kind, (ModuleType, FunctionType, type)):
         return None
@@ -181,13 +180,13 @@ def _module_behind(value: Any) -> str | None:
 
 
 def _module_called(name: object) -> ModuleType | None:
-    """None where there is none, or something that stands for one."""
+    """Return a loaded module; None if there is none of this name, or only a stand-in for one."""
     module = sys.modules.get(name) if isinstance(name, str) else None
     return module if issubclass(type(module), ModuleType) else None
 
 
 def _is_the_users(module: ModuleType | None) -> bool:
-    """Neither Python's own nor an installed one, nor ours: those tell by their names what they load."""
+    """Whether a module is the user's: not Python's, installed or ours, whose names tell what they load."""
     path = getattr(module, "__file__", None)
     if module is None or module.__name__.partition(".")[0] == "flame_fast":
         return False
@@ -195,7 +194,7 @@ def _is_the_users(module: ModuleType | None) -> bool:
 
 
 def _is_installed(name: str) -> bool:
-    """Whether the zygote, which knows nothing of the project, finds the same module."""
+    """Whether the zygote finds the same module: it does not know the project."""
     spec = getattr(sys.modules.get(name), "__spec__", None) or PathFinder.find_spec(name)
     origin = getattr(spec, "origin", None)
     return isinstance(origin, str) and any(part in origin for part in INSTALLED)

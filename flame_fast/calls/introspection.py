@@ -1,4 +1,4 @@
-"""What kind of service an execution object makes, and what of it a worker needs."""
+"""Introspection of execution objects: the kind of service one makes, its public methods, its name."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ RESERVED = frozenset({"close", "map", "options", "call", "name", "session_id"})
 
 
 def kind_of(obj: Any) -> str:
-    """`"function"`, `"class"` or `"instance"`."""
+    """Return `"function"`, `"class"` or `"instance"`."""
     if isinstance(obj, type):
         return CLASS
     if isinstance(obj, (*ROUTINES, functools.partial)) or _is_numeric_function(obj) or _has_its_own_name(obj):
@@ -45,7 +45,7 @@ def kind_of(obj: Any) -> str:
 
 
 def _is_numeric_function(obj: Any) -> bool:
-    """A NumPy ufunc or a Numba dispatcher; neither library is loaded to find out."""
+    """Whether it is a NumPy ufunc or a Numba dispatcher; loads neither library."""
     numpy = sys.modules.get("numpy")
     if numpy is not None and isinstance(obj, getattr(numpy, "ufunc", ())):
         return True
@@ -54,7 +54,7 @@ def _is_numeric_function(obj: Any) -> bool:
 
 
 def _has_its_own_name(obj: Any) -> bool:
-    """A callable that its module has under its own qualified name: a cached or otherwise wrapped function."""
+    """Whether its module has a callable under the callable's own qualified name: a cached or wrapped function."""
     if not callable(obj) or not isinstance(getattr(obj, "__qualname__", None), str):
         return False
     found: Any = sys.modules.get(getattr(obj, "__module__", None) or "")
@@ -64,7 +64,7 @@ def _has_its_own_name(obj: Any) -> bool:
 
 
 def method_names(obj: Any) -> tuple[str, ...]:
-    """Public methods of a class or an instance, `""` for a callable instance itself. Properties are not evaluated."""
+    """Return the public methods of a class or instance, `""` for a callable instance itself. Evaluates no property."""
     is_class = isinstance(obj, type)
     names: dict[str, bool] = {}
     for base in reversed((obj if is_class else type(obj)).__mro__):
@@ -85,7 +85,7 @@ def _is_method(value: Any) -> bool:
 
 
 def name_of(obj: Any) -> str:
-    """For messages."""
+    """Return an execution object's name, for messages."""
     if isinstance(obj, functools.partial):
         return f"partial({name_of(obj.func)})"
     return str(getattr(obj, "__qualname__", None) or type(obj).__qualname__)

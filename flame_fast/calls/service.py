@@ -1,4 +1,4 @@
-"""A service: a function, class or object whose calls run in the runner's workers and return futures."""
+"""Services: functions, classes and objects whose calls run in the runner's workers and return futures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, g
 from flame_fast.engine.current import engine_of
 from flame_fast.engine.spec import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, MapResults, call_without_frames, serialization
+from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, call_without_frames, serialization
 from flame_fast.resources import ResourceRequirement
 
 TYPE_CHECKING = False
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from flame_fast.engine.protocol import Engine
+    from flame_fast.engine.protocol import Engine, ServiceKey
     from flame_fast.kernels.runtime import ObjectFuture
 
 
@@ -63,7 +63,7 @@ class RunnerService(CallTarget):
         self,
         engine: Engine,
         spec: ServiceSpec,
-        ids: tuple[int, int, int],
+        key: ServiceKey,
         capture: Capture | None = None,
         generators: list[tuple[str, Any]] | None = None,
     ) -> None:
@@ -71,36 +71,41 @@ class RunnerService(CallTarget):
         self.session_id = spec.session_id
         self._engine = engine
         self._spec = spec
-        self._ids = ids
+        self._key = key
         self._capture = capture
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
-        after = engine.after_submit if engine.runtime.inline else None
         numbers = {name: number for number, name in enumerate(spec.methods)}
-        own = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
-        state = None if capture is None else capture.state
+        self._own_method = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
+        self._bind_plainly()
         if generators:
-            state = DrawnAlike(self.name, generators, state, partial(_bind_plainly, weakref.ref(self), own, after)).state
-        self.bind(engine.runtime, ids, own, state, after)
+            state = None if capture is None else capture.state
+            watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
+            engine.bind(self, key, self._own_method, watch.state)
         self._methods: dict[str, Method] = {}
         for name, number in numbers.items():
             if name:
                 method = self._methods[name] = Method(self, name)
-                method.bind(engine.runtime, ids, number, None, after)
+                engine.bind(method, key, number, None)
                 if name not in RESERVED:
                     setattr(self, name, method)
 
+    def _bind_plainly(self) -> None:
+        """Bind the service's own call, without a watch over its generators."""
+        state = None if self._capture is None else self._capture.state
+        self._engine.bind(self, self._key, self._own_method, state)
+
     def refuse(self) -> None:
-        """A call of what cannot be called."""
+        """Raise TypeError: a call of the service enters here if its object cannot be called."""
         raise TypeError(
             f"the {self._spec.kind} service {self.name!r} is not callable; call one of its methods: "
             f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
         )
 
     def map(self, iterable: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        """Calls the service once for each item; an iterator over the results, in order.
+        """Call the service once for each item; return an iterator over the results, in order.
 
-        Many items travel in one call. Results come lazily: a bounded number of items is taken ahead of what the iterator has
-        given out, so that the iterable may be endless.
+        Many items travel in one call. Results come lazily: the iterator takes a bounded number of items ahead of what it has
+        given out, so the iterable may be endless.
 
         Parameters
         ----------
@@ -112,22 +117,22 @@ class RunnerService(CallTarget):
         Raises
         ------
         ValueError
-            A chunksize that is no integer of at least 1.
+            The chunksize is no integer of at least 1.
         TypeError
             The service is not callable.
         Exception
-            From the iterator, in its turn: what the call of an item, or the iterable itself, raised. Nothing follows it.
+            From the iterator, in its turn: what the call of an item, or the iterable itself, raised. Then the iterator ends.
 
         Notes
         -----
         The iterator is for one thread at a time. The first items are queued at once.
         """
         if chunksize is not None and (isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1):
-            raise ValueError(f"chunksize must be an integer of at least 1, or None, got {chunksize!r}")
-        return MapResults(self, iterable, chunksize)
+            raise ValueError(f"chunksize: expected an integer of at least 1, or None, got {chunksize!r}")
+        return self._engine.map(self, iterable, chunksize)
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture:
-        """Calls a method by its name: for one whose name the service uses itself.
+        """Call a method by its name: one whose name the service uses itself.
 
         Raises
         ------
@@ -139,8 +144,8 @@ class RunnerService(CallTarget):
         return self._methods[method](*args, **kwargs)
 
     def close(self) -> None:
-        """No new calls; those made go on to their end. May be called twice."""
-        self._engine.runtime.close_service(*self._ids[:2])
+        """Refuse new calls; those made go on to their end. Idempotent."""
+        self._engine.close_service(self._key)
         self._forget()
 
     def __getattr__(self, name: str) -> Any:
@@ -156,16 +161,15 @@ class RunnerService(CallTarget):
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             _attach,
-            (self._engine.runtime.session, self._spec.to_blob(), self._ids, self._capture and self._capture.function),
+            (self._engine.session, self._spec.to_blob(), self._key, self._capture and self._capture.function),
         )
 
 
-def _bind_plainly(reference: weakref.ref[RunnerService], own: int, after: Callable[[], object] | None) -> None:
-    """A service's generators need no look any more."""
+def _stop_watching(reference: weakref.ref[RunnerService]) -> None:
+    """Take the watch over a service's generators away."""
     service = reference()
     if service is not None:
-        capture = service._capture
-        service.bind(service._engine.runtime, service._ids, own, None if capture is None else capture.state, after)
+        service._bind_plainly()
 
 
 def _method_of(service: RunnerService, name: str) -> Method:
@@ -178,19 +182,19 @@ def stands_for_call(service: RunnerService) -> bool:
 
 
 def example_method(service: RunnerService) -> str:
-    """Some method of a service, for messages."""
+    """Return some method of a service, for messages."""
     return next((name for name in service._spec.methods if name), "method")
 
 
-def _attach(session: int, blob: bytes, ids: tuple[int, int, int], function: Any) -> RunnerService:
-    """The service again, in a task of its runner."""
+def _attach(session: int, blob: bytes, key: ServiceKey, function: Any) -> RunnerService:
+    """Rebuild a service in a task of its runner."""
     engine = engine_of(session)
     spec = ServiceSpec.from_blob(blob)
     if engine is None:
         raise FlameError(
             FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to a runner that is not at work in this process"
         )
-    return RunnerService(engine, spec, ids, function and Capture(function))
+    return RunnerService(engine, spec, key, function and Capture(function))
 
 
 def make_service(
@@ -201,10 +205,10 @@ def make_service(
     warmup: int,
     resreq: ResourceRequirement | None,
 ) -> RunnerService:
-    """Registers an execution object with an engine; see `Runner.service`."""
+    """Add an execution object to an engine; see `Runner.service`."""
     kind = kind_of(obj)
     warmup, cpu = check_options(obj, autoscale, warmup, resreq, engine)
-    limit, sticky = _seats(kind, autoscale, warmup, cpu, engine)
+    limit, sticky = _worker_limit(kind, autoscale, warmup, cpu, engine)
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
         warnings.warn(
@@ -223,18 +227,11 @@ def make_service(
         session_id=session_id,
         application=application,
     )
-    ids = engine.runtime.add_service(
-        spec.to_blob(),
-        instance=kind == INSTANCE,
-        limit=limit,
-        sticky=sticky,
-        warmup=warmup,
-        preload=libraries_of(obj),
-    )
+    key = engine.add_service(spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(obj))
     generators = carried_generators(obj) if kind == FUNCTION else []
-    if kind == FUNCTION and engine.workers > 1 and not engine.runtime.inline:
+    if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
-    return RunnerService(engine, spec, ids, capture, generators)
+    return RunnerService(engine, spec, key, capture, generators)
 
 
 def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -249,9 +246,9 @@ def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
 def check_options(
     obj: Any, autoscale: bool | None, warmup: int, resreq: ResourceRequirement | None, engine: Engine
 ) -> tuple[int, int | None]:
-    """(warmup as it holds here, CPUs a call takes or None) of the options of `Runner.service`; raises as it does."""
+    """Check the options of `Runner.service`; return (warmup cut to the workers, CPUs a call takes or None)."""
     if autoscale is not None and not isinstance(autoscale, bool):
-        raise ValueError(f"autoscale must be True, False or None, got {autoscale!r}.")
+        raise ValueError(f"autoscale: expected True, False or None, got {autoscale!r}")
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError("warmup must be a non-negative integer.")
     if kind_of(obj) == INSTANCE:
@@ -272,19 +269,19 @@ def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
         return None
     if not isinstance(resreq, ResourceRequirement):
         raise TypeError(
-            f"resreq must be a ResourceRequirement, got {resreq!r}; "
+            f"resreq: expected a ResourceRequirement, got {resreq!r}; "
             "for text write ResourceRequirement.from_string('cpu=2,mem=1g')"
         )
     if resreq.cpu > cpus:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT,
-            f"resreq asks for {resreq.cpu} CPUs a call, this process may use {cpus}",
+            f"resreq: expected at most {cpus} CPUs a call, which this process may use, got {resreq.cpu}",
         )
     return resreq.cpu
 
 
-def _seats(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engine: Engine) -> tuple[int, bool]:
-    """(workers that may serve it at the same time, 0 for all; whether always the same ones)."""
+def _worker_limit(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engine: Engine) -> tuple[int, bool]:
+    """Return (workers that may serve a service at the same time, 0 for all; whether they stay the same ones)."""
     if kind == INSTANCE:
         return 0, False
     bounds = []
@@ -296,7 +293,7 @@ def _seats(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engi
 
 
 def when_closed(service: RunnerService, forget: Callable[[], object]) -> None:
-    """Calls `forget` when the service is closed."""
+    """Call `forget` when the service is closed."""
     service._forget = forget
 
 

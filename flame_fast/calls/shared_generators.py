@@ -1,4 +1,4 @@
-"""Generators of random numbers that calls carry: the same one in several calls draws the same numbers in each."""
+"""Shared random generators: warn when several calls carry one generator in one state and so draw the same numbers."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ if TYPE_CHECKING:
 #: Frames between the warning and the user's call.
 STACKLEVEL = 2
 
-#: After so many calls a global generator has been seen in every state in which workers get it.
+#: After so many calls the watch has seen a global generator in every state in which workers get it.
 ENOUGH_CALLS = 2
 
 
 def generator_in(value: Any) -> Any:
-    """The user's own generator that a value is, or is a bound method of; None for anything else."""
+    """Return the user's own generator that a value is, or is a bound method of; None for anything else."""
     for found in (value, getattr(value, "__self__", None)):
         if is_generator(found) and not is_global_generator(found):
             return found
@@ -31,14 +31,14 @@ def generator_in(value: Any) -> Any:
 
 
 def carried_generators(function: Any) -> list[tuple[str, Any]]:
-    """(name, generator) of those that each call of a function brings along: in its closure, or bound by a partial."""
+    """Return (name, generator) for each generator that every call of a function carries: in its closure or a partial."""
     found: list[tuple[str, Any]] = []
     if isinstance(function, functools.partial):
         found += [(f"argument {number}", value) for number, value in enumerate(function.args, 1)]
         found += [*function.keywords.items(), *carried_generators(function.func)]
     elif isinstance(function, FunctionType):
         for name, cell in zip(function.__code__.co_freevars, function.__closure__ or (), strict=True):
-            with contextlib.suppress(ValueError):  # not filled yet
+            with contextlib.suppress(ValueError):  # empty: its variable has no value yet
                 found.append((name, cell.cell_contents))
     elif hasattr(function, "__self__"):
         found.append((getattr(function, "__name__", "it"), function))
@@ -46,19 +46,19 @@ def carried_generators(function: Any) -> list[tuple[str, Any]]:
 
 
 class DrawnAlike:
-    """Warns, once, when calls of a function service carry the same generator in the same state.
+    """Warns once when calls of a function service carry the same generator in the same state.
 
     Parameters
     ----------
     service : str
         Its name.
     generators : list of (str, object)
-        What the function calls them, and they.
+        Generators by the names that the function has for them.
     state : callable, optional
-        The function's state at a call, see `captures.Capture.state`; None if it has none: then each worker has a
+        The function's state at a call, see `captures.Capture.state`. None if it has none: then each worker has a
         copy of the generators, made at `service()`.
     done : callable
-        Called when there is nothing left to look at.
+        Called when there is nothing left to watch.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class DrawnAlike:
         self._calls = 0
 
     def state(self) -> tuple[Any, ...]:
-        """Looks at the generators of the call that is being made; returns the function's state at it."""
+        """Look at the generators of the call that is being made; return the function's state at it."""
         now = [_state_of(generator) for _, generator in self._generators]
         alike = [name for (name, _), old, new in zip(self._generators, self._before, now, strict=False) if old == new]
         self._before = now

@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from flame_fast.kernels.runtime import Runtime
-
 
 class Statistics:
     """One look at a runner's store and table. Immutable.
@@ -73,7 +69,3 @@ class Statistics:
 
     def __repr__(self) -> str:
         return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in self.__slots__)})"
-
-
-def statistics_of(runtime: Runtime) -> Statistics:
-    return Statistics(runtime.counters())

@@ -1,1 +1,1 @@
-"""Where calls run: `local` (worker processes) and `inline` (the driver itself) behind one protocol, `base.Engine`."""
+"""Engines: where calls run. `local` (worker processes) and `inline` (the driver itself) behind `protocol.Engine`."""

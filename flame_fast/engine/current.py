@@ -1,4 +1,4 @@
-"""The engines of this process: the one it serves in a worker, the driver's own by their sessions."""
+"""Registry of this process's engines: the one whose task it runs, and all of them by their sessions."""
 
 from __future__ import annotations
 
@@ -11,28 +11,35 @@ if TYPE_CHECKING:
 _serving: Engine | None = None
 _importing = False
 _known: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
+_future_types: set[type] = set()
 
 
 def serving_engine() -> Engine | None:
-    """The engine whose task this process is running; None outside of any task."""
+    """Return the engine whose task this process is running; None outside of any task."""
     return _serving
 
 
 def set_serving_engine(engine: Engine | None) -> Engine | None:
-    """Sets it; returns the one before."""
+    """Set the engine whose task this process is running; return the one before."""
     global _serving
     before, _serving = _serving, engine
     return before
 
 
 def register(engine: Engine) -> None:
-    """Makes an engine known by its session, for what arrives in this process and belongs to it."""
-    _known[engine.runtime.session] = engine
+    """Make an engine known by its session, and its futures by their types."""
+    _known[engine.session] = engine
+    _future_types.update(engine.future_types)
 
 
 def engine_of(session: int) -> Engine | None:
-    """The engine of a session that is at work in this process."""
+    """Return the engine of a session that is at work in this process; None if there is none."""
     return _known.get(session)
+
+
+def is_future(obj: object) -> bool:
+    """Whether an object is a future or ref of an engine that this process knows or has known."""
+    return type(obj) in _future_types
 
 
 def is_importing() -> bool:
@@ -41,5 +48,6 @@ def is_importing() -> bool:
 
 
 def set_importing(importing: bool) -> None:
+    """Say whether this worker is importing what a service needs."""
     global _importing
     _importing = importing

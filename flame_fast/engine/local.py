@@ -1,6 +1,6 @@
-"""The local engine: the runner's own worker processes over one segment of shared memory.
+"""Local engine: the runner's own worker processes over one segment of shared memory.
 
-The driver's side only starts and ends things; calls and values go through `Runtime`, deaths are the zygote's business.
+The driver's side starts and ends processes; calls and values go through the segment, and the zygote handles deaths.
 """
 
 from __future__ import annotations
@@ -16,98 +16,80 @@ import time
 
 from flame_fast.engine import spawn
 from flame_fast.engine.output import OutputPump
-from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.engine.segment import DriverEngine
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from flame_fast.engine.spec import EngineOptions
+
 #: Seconds the zygote gets to end all workers and itself.
 ZYGOTE_PATIENCE_S = 1.0
-#: A zygote that ends within so many seconds has not come to work; after so many of them in a row nothing is tried any more.
+
+#: A zygote that ends within so many seconds of its start never came to work.
 YOUNG_S = 1.0
+
+#: After so many such ends in a row the driver starts no other zygote.
 EARLY_ENDS = 5
+
+#: How a zygote ended that somebody killed.
 KILLED = "by signal 9"
-#: Seconds for output that a process left behind by a task might still write.
+
+#: Seconds for output from a process that a task left behind.
 OUTPUT_PATIENCE_S = 0.3
 
 
-class LocalEngine:
-    """Worker processes of a runner; see `flame_fast.engine.protocol.Engine`.
+class LocalEngine(DriverEngine):
+    """Runs calls in worker processes; see `flame_fast.engine.protocol.Engine`."""
 
-    Parameters
-    ----------
-    name : str
-        The runner's.
-    workers : int
-        Pool workers.
-    cpus : int
-        CPUs this process may use.
-    limit : int
-        Bytes of values allowed at the same time.
-    cgroups : list of (str, str, str)
-        Files with the limit, the use, and what it is made of, of each cgroup above this process.
-    arrays_read_only : bool
-        Arrays arrive with WRITEABLE cleared.
-    """
-
-    def __init__(
-        self, name: str, workers: int, cpus: int, limit: int, cgroups: list[tuple[str, str, str]], arrays_read_only: bool
-    ) -> None:
-        self.workers = workers
-        self.cpus = cpus
-        self._lock = threading.RLock()  # garbage collected under it may be this very runner's
+    def __init__(self, options: EngineOptions) -> None:
+        super().__init__(options)
+        self._lock = threading.RLock()  # reentrant: under it a garbage collection may close this very runner
         self._unfinished: int | None = None
-        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        try:
-            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
-        except BaseException:
-            os.close(self._doorbell)
-            raise
-        self.runtime.pickling = serialization
         self._zygote_pid = -1
         self._zygote_started = 0.0
         self._early_ends = 0
         try:
             control, pidfd = self._start_zygote(recover=False)
         except BaseException:
-            self._close_own()
+            self._close_descriptors()
             raise
-        self._output = OutputPump(control, pidfd, self._zygote_ended)
+        self._output = OutputPump(control, pidfd, self._replace_zygote)
 
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = spawn.start_zygote(self.runtime.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover)
+            pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover)
         self._zygote_pid = pid
         self._zygote_started = time.monotonic()
         return ours, os.pidfd_open(pid)
 
-    def _zygote_ended(self) -> tuple[socket.socket, int] | None:
-        """In the output thread: a zygote that ended of itself is replaced."""
+    def _replace_zygote(self) -> tuple[socket.socket, int] | None:
+        """Start another zygote after one ended, in the output thread; return None when the runner ends or is broken."""
         with self._lock:
             if self._unfinished is not None:
                 return None
             how = self._reap_zygote()
-            # One that somebody killed might have worked: only ends of its own tell that it cannot.
+            # A killed zygote might have worked: only an end of its own counts as one that cannot.
             young = time.monotonic() - self._zygote_started < YOUNG_S and how != KILLED
             self._early_ends = self._early_ends + 1 if young else 0
             if self._early_ends < EARLY_ENDS:
                 try:
                     return self._start_zygote(recover=True)
-                except OSError as error:  # no process or descriptor to be had
+                except OSError as error:  # no process or descriptor left
                     how = f"{how}, and no other can be started: {error}"
             self.runtime.mark_broken(
-                f"the process that supervises the workers of runner {self.runtime.name!r} ended {how}, and nothing more is "
+                f"the process that supervises the workers of runner {self.name!r} ended {how}, and nothing more is "
                 "tried; standard error tells why (is the installation whole? `pip install --force-reinstall flame_fast`)"
             )
             return None
 
     def _reap_zygote(self) -> str:
-        """Takes the ended zygote from the kernel; says how it ended."""
+        """Reap the ended zygote; return how it ended, in words."""
         try:
             _, status = os.waitpid(self._zygote_pid, 0)
-        except ChildProcessError:  # somebody else's wait() has taken it
+        except ChildProcessError:  # another wait() of this process has reaped it
             return "for an unknown reason"
         code = os.waitstatus_to_exitcode(status)
         return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
@@ -115,27 +97,22 @@ class LocalEngine:
     def set_project(self, project: dict[str, Any]) -> None:
         self.runtime.set_setup(pickle.dumps(project, 5))
 
-    def after_submit(self) -> None:
-        pass
-
-    def close(self, ending: str = "was closed") -> int:
+    def close(self, ending: str) -> int:
         with self._lock:
             if self._unfinished is not None:
                 return self._unfinished
-            if self.runtime.is_foreign:  # a forked child must not end its parent's workers
+            if self.is_foreign:  # a forked child must not end its parent's workers
                 self._unfinished = 0
                 return 0
             self._unfinished = self.runtime.announce_close()
         try:
             self._end_zygote()
-        finally:  # whatever interrupts this, nobody may wait for ever
-            self.runtime.mark_closed(ending)
-            serialization.release(self.runtime)
-            self.runtime.give_back_memory()
+        finally:  # after any interruption too: else threads would wait for ever
+            self._abandon_calls(ending)
             try:
                 self._output.finish(OUTPUT_PATIENCE_S)
             finally:
-                self._close_own()
+                self._close_descriptors()
         return self._unfinished
 
     def _end_zygote(self) -> None:
@@ -149,7 +126,3 @@ class LocalEngine:
             finally:
                 os.close(pidfd)
         self._reap_zygote()
-
-    def _close_own(self) -> None:
-        os.close(self._doorbell)
-        os.close(self.runtime.fd)

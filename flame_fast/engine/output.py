@@ -1,7 +1,7 @@
-"""What workers print, line by line on the driver's `sys.stdout` and `sys.stderr`; and the watch over the zygote.
+"""Output forwarding: one driver thread copies workers' output to `sys.stdout` and `sys.stderr`, and watches the zygote.
 
-One thread per runner. The zygote sends the read ends of each new worker's two pipes; whatever the worker, native code
-in it or a process it starts writes to them comes out here in whole lines. Nothing on a task's path passes here.
+The zygote sends the read ends of each new worker's two pipes. What the worker, native code in it or a process it starts
+writes to them comes out here in whole lines. No call or value passes through this thread.
 """
 
 from __future__ import annotations
@@ -18,9 +18,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Bytes of one line kept while its end is awaited; a longer one is shown in pieces.
+#: Bytes of one line kept until its end arrives; a longer line is shown in pieces.
 LINE_LIMIT = 1 << 20
-CHUNK = 1 << 16
+
+#: Bytes read at once.
+CHUNK_BYTES = 1 << 16
 
 
 class Stream:
@@ -39,16 +41,16 @@ def _none_follows() -> None:
 
 
 class OutputPump:
-    """Forwards workers' output until told that there will be no more.
+    """Forwards workers' output until `finish` says that no more comes.
 
     Parameters
     ----------
     control : socket
-        The zygote's end sends `(pid, [stdout, stderr])`.
+        Receives `(pid, [stdout, stderr])` from the zygote.
     zygote_pidfd : int
         Readable once the zygote has ended.
     zygote_ended : callable
-        Called in this thread when that happens; gives the new zygote's (control, pidfd), None for none.
+        Returns the new zygote's (control, pidfd), or None. The thread calls it when the zygote has ended.
     """
 
     def __init__(
@@ -64,7 +66,7 @@ class OutputPump:
         self._zygote_ended = zygote_ended
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._patience_s = 0.0
-        self._deadline: float | None = None  # set once there will be no more
+        self._deadline: float | None = None  # set by `finish`
         self._watch(control, zygote_pidfd)
         self._poller.register(self._stop, select.POLLIN)
         self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
@@ -76,20 +78,20 @@ class OutputPump:
         self._poller.register(pidfd, select.POLLIN)
 
     def finish(self, patience_s: float) -> None:
-        """Shows what is still in the pipes, then closes everything. The workers have ended before.
+        """Show what is still in the pipes, then close everything. The workers have ended before.
 
         Parameters
         ----------
         patience_s : float
-            How long to wait for pipes that somebody else holds open (a process that a task left behind).
+            Seconds to wait for a pipe that a process holds open which a task left behind.
         """
         self._patience_s = patience_s
         os.eventfd_write(self._stop, 1)
-        if threading.current_thread() is not self._thread:  # which may collect an unclosed runner as garbage
+        if threading.current_thread() is not self._thread:  # it may itself collect an unclosed runner as garbage
             self._thread.join(patience_s + 1.0)
         if not self._thread.is_alive():
             os.close(self._stop)
-        self._zygote_ended = _none_follows  # the engine's refers to the engine: its segment would wait for the collector
+        self._zygote_ended = _none_follows  # breaks a cycle with the engine: its segment goes at once
 
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
@@ -108,7 +110,7 @@ class OutputPump:
         self._close()
 
     def _accept(self) -> bool:
-        """Takes one worker's pipes; False when the zygote's end is closed or there is nothing."""
+        """Receive one worker's pipes; return False when there are none, or the zygote has closed its end."""
         try:
             message, fds, flags, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
         except OSError:
@@ -142,7 +144,7 @@ class OutputPump:
 
     def _read(self, stream: Stream) -> None:
         try:
-            data = os.read(stream.fd, CHUNK)
+            data = os.read(stream.fd, CHUNK_BYTES)
         except BlockingIOError:
             return
         except OSError:
@@ -162,7 +164,7 @@ class OutputPump:
 
     def _show(self, stream: Stream, data: bytes) -> None:
         target = getattr(sys, stream.name)
-        with contextlib.suppress(Exception):  # None, closed or broken: there is nowhere to show it
+        with contextlib.suppress(Exception):  # the stream is None, closed or broken
             target.write(data.decode("utf-8", "replace"))
             target.flush()
 

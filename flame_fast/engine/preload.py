@@ -1,13 +1,13 @@
-"""Libraries that the zygote loads once for all of its workers: NumPy, Numba, the package's own kernels.
+"""Preloading: the zygote imports NumPy, Numba and the package's kernels once for all of its workers.
 
     service() --bits--> Header.preload, doorbell --> zygote: a thread imports --> forks again
 
-Which ones a service needs, the driver sees from the object (`calls.import_scan`). While the import runs, in a thread of
-its own, the zygote watches and buries as always, but forks nobody: a process with two threads is not safe to fork. Workers
-that were forked before leave as soon as they are idle, so that none of them imports by itself.
+The driver sees from the object what a service needs (`calls.import_scan`). While the import runs, in a thread of its own,
+the zygote goes on watching its workers but forks none: forking a process with two threads is not safe. Workers from before
+the import leave as soon as they are idle, so that none of them imports by itself.
 
-Rejected: a second process that imports and forks, as its workers' deaths would then have to be told to the zygote, or the
-workers be given to it by way of an orphanage.
+Rejected: a second process that imports and forks, since it would have to tell the zygote of its workers' deaths, or pass
+the workers on to the zygote as a subreaper.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ if TYPE_CHECKING:
     import threading
     from collections.abc import Callable
 
+#: Libraries, as bits.
 NUMPY, NUMBA, KERNELS, COMPILER = 1, 2, 4, 8
 
-#: What each bit stands for, in the order of loading. Numba's compiler is what Numba itself loads only when it first
-#: compiles: half as much again as its import, which kernels that lie compiled on the disk do without.
+#: The module of each bit, in the order of loading. Numba loads its compiler only when it first compiles, which takes half
+#: as long again as its import; kernels that are compiled on disk do without.
 MODULES = {
     NUMPY: "numpy",
     NUMBA: "numba",
@@ -31,17 +32,17 @@ MODULES = {
     COMPILER: "numba.core.registry",
 }
 
-#: Libraries start as many threads as there are CPUs when they are loaded; here none may be left running.
+#: Libraries start one thread per CPU when they are loaded; none may run when the zygote forks.
 SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
 
 
 class Preloading:
-    """What the zygote has loaded, and is loading.
+    """The zygote's imports, done and in progress.
 
     Parameters
     ----------
     ring : callable
-        Wakes the zygote; called from the importing thread as its last act.
+        Wakes the zygote. The importing thread calls it as its last act.
     """
 
     def __init__(self, ring: Callable[[], object]) -> None:
@@ -52,14 +53,14 @@ class Preloading:
         self._finished = False
 
     def is_busy(self, wanted: int) -> bool:
-        """Whether an import runs, one for what is `wanted` and not loaded yet being started: nobody may be forked."""
+        """Start an import of what is `wanted` and not loaded yet; return whether one runs: then the zygote may not fork."""
         if self._thread is not None:
             if not self._finished:
                 return True
-            self._thread.join()  # it has rung, and does nothing more
+            self._thread.join()  # it has rung: its last act
             self._thread = None
             self.loaded |= self._wanted
-            gc.freeze()  # these objects stay: workers share their pages
+            gc.freeze()  # workers share the pages of these objects: the collector must not write there
             gc.enable()
         if wanted & ~self.loaded:
             import threading
@@ -67,7 +68,7 @@ class Preloading:
             self._wanted = wanted
             self._finished = False
             missing = wanted & ~self.loaded
-            gc.disable()  # looking through them takes a fifth of the import
+            gc.disable()  # collections would take a fifth of the import
             self._thread = threading.Thread(target=self._load, args=(missing,), name="flame-preload", daemon=True)
             self._thread.start()
             return True
@@ -98,5 +99,5 @@ def _import_whole(name: str) -> None:
         if name == MODULES[COMPILER]:
             module.cpu_target.target_context.refresh()
             module.cpu_target.typing_context.refresh()
-    except Exception:  # the worker that needs it says what is wrong, to the user's face
+    except Exception:  # the worker that needs it imports it again, and the user sees its error
         pass

@@ -1,32 +1,227 @@
-"""What the upper floors ask of an engine. For type checkers and readers: nothing imports it at run time."""
+"""Engine protocols: what a runner asks of an engine, and what the native server asks of its task host.
+
+    Runner, RunnerService, gather  ->  Engine (an engine), Future, Ref, FutureClient, Selector (its futures)
+    Runtime.serve, run_queued      ->  TaskHost (task_host.Host)  ->  ServiceSource (Runtime)
+
+An engine owes the runner nothing else: it may have a segment of shared memory (`engine.segment`) or none. Type checkers and
+readers use this module; no module imports it at run time, since `typing` costs a third of the interpreter's start.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
-    from flame_fast.kernels.runtime import Runtime
+    from collections.abc import Callable, Iterable, Iterator
+
+    from flame_fast.engine.spec import ServiceSpec
+    from flame_fast.kernels.runtime import CallTarget
+
+#: A service's key in its engine: picklable, since services travel to tasks. The engine alone looks inside.
+ServiceKey: TypeAlias = Any
 
 
-class Engine(Protocol):
-    """Runs the calls of one runner.
+# ---- futures ---------------------------------------------------------------------------------------------------------
 
-    Its `runtime` holds the segment: services, calls, futures and values are the same for every engine. An engine only
-    sees to it that somebody serves them.
+
+class Ref(Protocol):
+    """A stored value, as `Runner.put_object` and `Future.ref` return it."""
+
+    def get(self, timeout: float | None = None) -> Any:
+        """Return the value, a new object at each call; raise the task's error, or TimeoutError."""
+
+    def done(self) -> bool:
+        """Whether the value, or the error, is there."""
+
+    def is_lost(self) -> bool:
+        """Whether the value will never be there: its runner was closed before the call finished."""
+
+    def runtime_of(self) -> FutureClient:
+        """Return the client that waits for this future together with others of the same client."""
+
+
+class Future(Ref, Protocol):
+    """The outcome of one call."""
+
+    def wait(self, timeout: float | None = None) -> None:
+        """Wait until the call has finished; raise its error, or TimeoutError."""
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """Return the call's error, a new object at each call; None if it succeeded."""
+
+    def ref(self) -> Ref:
+        """Wait for the call; return a ref of its value."""
+
+
+class Selector(Protocol):
+    """A list of futures, given out in the order in which they finish."""
+
+    def take(self, timeout: float | None = None) -> list[int]:
+        """Return the positions of futures that finished since the last call, at least one; raise TimeoutError."""
+
+
+class FutureClient(Protocol):
+    """Waits for many futures of one runner in one wait. Every engine is one; its futures may name another object."""
+
+    def owns_all(self, objects: list[Any]) -> bool:
+        """Whether each object is a future or ref of this client."""
+
+    def get_many(self, handles: list[Any], timeout: float | None = None) -> list[Any]:
+        """Return the values in order; raise the first failure in this order as soon as all before it are done."""
+
+    def wait_many(self, handles: list[Any], timeout: float | None = None) -> None:
+        """Wait as `get_many`, without reading the values."""
+
+    def selector(self, handles: list[Any]) -> Selector:
+        """Return a selector of these handles, all of this client."""
+
+
+# ---- engines ---------------------------------------------------------------------------------------------------------
+
+
+class Engine(FutureClient, Protocol):
+    """Runs the calls of one runner, and stores its values.
+
+    Every method is safe from any thread. After `close`, finished values stay readable and everything else raises
+    `FlameError(INVALID_STATE)`.
     """
 
-    runtime: Runtime
-    workers: int
-    cpus: int
+    @property
+    def name(self) -> str:
+        """The runner's name."""
+
+    @property
+    def session(self) -> int:
+        """A number that no other engine on this machine has: services and runners that travel find their engine by it."""
+
+    @property
+    def workers(self) -> int:
+        """How many calls may run at the same time; a warmup is cut to it."""
+
+    @property
+    def cpus(self) -> int:
+        """CPUs that this process may use; a call may take as many."""
+
+    @property
+    def is_parallel(self) -> bool:
+        """Whether several copies of a service's function may exist, one for each worker."""
+
+    @property
+    def is_foreign(self) -> bool:
+        """Whether this process is a forked child of the engine's: it must neither use nor close the engine."""
+
+    @property
+    def future_types(self) -> tuple[type, ...]:
+        """The types of its futures and refs: exactly these, no subclasses."""
 
     def set_project(self, project: dict[str, Any]) -> None:
-        """Tells workers where the project lies; called once, before the first service."""
+        """Tell workers where the project lies. The runner calls it once, before its first service."""
 
-    def after_submit(self) -> None:
-        """A call was queued."""
+    def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int) -> ServiceKey:
+        """Add a service.
 
-    def close(self, ending: str = "was closed") -> int:
-        """Ends every process and drops unfinished calls; returns how many. Within 2 seconds; may be called twice.
-
-        `ending` says what happened, in the errors of those calls.
+        Parameters
+        ----------
+        spec : ServiceSpec
+        limit : int
+            Workers that may run its calls at the same time; 0 for all.
+        sticky : bool
+            Whether those workers stay the same ones.
+        warmup : int
+            Workers that load the service now.
+        preload : int
+            Libraries that loading or calling it imports: bits of `engine.preload`. An engine may ignore it.
         """
+
+    def bind(self, target: CallTarget, key: ServiceKey, method: int, state: Callable[[], Any] | None) -> None:
+        """Make `target(...)` submit a call and return its `Future`, without blocking.
+
+        An engine over a segment calls `CallTarget.bind`, and a call enters natively; another one calls
+        `CallTarget.bind_submit`.
+
+        Parameters
+        ----------
+        target : CallTarget
+        key : ServiceKey
+            As `add_service` returned it.
+        method : int
+            The position in `ServiceSpec.methods`; 0 for a function; `UNCALLABLE`: a call runs `target.refuse()`.
+        state : callable, optional
+            Returns what the function has of its own at each call; `calls.captures.with_state` puts it in place.
+        """
+
+    def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
+        """Return an iterator over the results of `target(item)`; see `RunnerService.map`."""
+
+    def close_service(self, key: ServiceKey) -> None:
+        """Refuse new calls of a service; finish those made. Idempotent."""
+
+    def put(self, value: Any) -> Ref:
+        """Store a copy of a value."""
+
+    def statistics(self) -> dict[str, int]:
+        """Return the counters that `calls.statistics.Statistics` shows."""
+
+    def close(self, ending: str) -> int:
+        """End every process and drop unfinished calls, within 2 seconds; return how many were dropped. Idempotent.
+
+        Parameters
+        ----------
+        ending : str
+            The end of the runner, for the errors of those calls: follows its name in a sentence.
+        """
+
+
+# ---- tasks -----------------------------------------------------------------------------------------------------------
+
+
+class ServiceSource(Protocol):
+    """Where a task host finds the services that it loads."""
+
+    def service_blob(self, service: int) -> bytes:
+        """Return `ServiceSpec.to_blob()` of a service."""
+
+    def is_service(self, service: int, generation: int) -> bool:
+        """Whether the number still means this service: the next service may have it."""
+
+    def keep_state(self) -> None:
+        """Note that this process has a class service's instance now, which a restart would lose."""
+
+
+class TaskHost(Protocol):
+    """What `Runtime.serve` and `Runtime.run_queued` call, by these names, to run tasks."""
+
+    #: Streams that hold part of a line; the server calls `flush` before it publishes an outcome.
+    partial: list[Any]
+    #: A dumped error, for a task whose own error `dump_error` cannot dump.
+    last_resort: bytes
+
+    def load_ahead(self, service: int, generation: int) -> None:
+        """Load a service before its first call."""
+
+    def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
+        """Return the callable of a call; raise what loading its service raised."""
+
+    def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
+        """Return the function as it was in the submitter at the call."""
+
+    def settle(self, value: Any) -> Any:
+        """Return a task's value as it travels: run a coroutine, refuse a generator."""
+
+    def dump_error(self, error: BaseException) -> bytes:
+        """Return a task's error as it travels."""
+
+    def end_of_fork(self, error: BaseException) -> None:
+        """End a process that the task forked and whose copy of the task raised."""
+
+    def flush(self) -> None:
+        """Write out unfinished lines."""
+
+    def may_help(self, service: int, generation: int) -> bool:
+        """Whether a call of the service may run inside the running task's wait."""
+
+    def suspend(self) -> Any:
+        """Prepare for a task inside the running task's wait; return what `resume` takes."""
+
+    def resume(self, outer: Any) -> None:
+        """Return to the outer task."""

@@ -1,4 +1,4 @@
-"""The global generators of a worker, Python's and NumPy's: its own, whatever modules do to them when they are imported."""
+"""Global random generators of a worker, Python's and NumPy's: keep them its own when imports seed them."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ if TYPE_CHECKING:
 
 
 class Seeds:
-    """Notices imports that seed a global generator, and seeds it anew: else every worker would draw the same numbers.
+    """Notices imports that seed a global generator, and seeds it anew: else all workers would draw the same numbers.
 
     Parameters
     ----------
     runtime : Runtime
-        One warning for all workers of it.
+        Counts warnings: all its workers together give one.
     libraries : Libraries
-        Tells when the generators' modules arrive.
+        Calls back when the generators' modules are imported.
     """
 
     def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
@@ -34,7 +34,7 @@ class Seeds:
         libraries.when_loaded("numpy.random.mtrand", self._note_numpy)
 
     def note(self) -> None:
-        """Before imports: what the generators' states are."""
+        """Note the generators' states, before imports."""
         self._modules = set(sys.modules)
         self._note_python()
         self._note_numpy()
@@ -46,7 +46,7 @@ class Seeds:
         self._numpy = _numpy_key()
 
     def restore(self, service: str) -> None:
-        """After imports, for `service`: generators that were seeded meanwhile are seeded anew, from the system."""
+        """Seed generators that an import for `service` has seeded anew, from the system; warn once."""
         seeded = [name for name, before, now in self._keys() if before is not None and before != now]
         if not seeded:
             return
@@ -66,7 +66,7 @@ class Seeds:
 
 
 def _mentions_seed(module: Any) -> bool:
-    """Whether a module's own source calls something named seed: those of the libraries that have it do so in functions."""
+    """Whether a user's module mentions `seed(` in its source; libraries mention it only in functions."""
     path = getattr(module, "__file__", None) or ""
     if not path.endswith(".py") or "-packages" in path or path.startswith(os.path.dirname(os.__file__)):
         return False
@@ -76,7 +76,7 @@ def _mentions_seed(module: Any) -> bool:
 
 
 def _python_key() -> Any:
-    """The Mersenne twister's words without the position in them, which drawing a few numbers changes."""
+    """Return the Mersenne twister's words without the position in them, which a draw changes."""
     random = sys.modules.get("random")
     return random._inst.getstate()[1][:-1] if hasattr(random, "_inst") else None  # type: ignore[union-attr]
 
@@ -90,7 +90,7 @@ def _numpy_key() -> Any:
 
 
 def reseed() -> None:
-    """Seeds the global generators from the system: forked copies would draw identical streams."""
+    """Seed the global generators from the system: forked copies would draw identical streams."""
     random = sys.modules.get("random")
     if random is not None:
         random.seed()

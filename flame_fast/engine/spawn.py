@@ -1,4 +1,4 @@
-"""Starting the zygote by exec, from a driver that may have threads."""
+"""Spawning the zygote by exec, safe in a driver that has threads."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import json
 import os
 import sys
 
-#: Where the zygote finds what the driver hands down: the segment, the eventfd, the control socket, a pidfd of the driver.
+#: The zygote's descriptors from the driver: the segment, the eventfd, the control socket, a pidfd of the driver.
 SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 
-#: Where the handed-down descriptors lie before they are put into their fixed places, so that none overwrites another.
+#: The driver duplicates them above this number first, so that moving one to its fixed place overwrites no other.
 ABOVE_FIXED = 16
 
-#: `-P` keeps the current directory, where a user's `random.py` may lie, out of the zygote's own imports.
+#: The zygote's program. `-P` keeps the current directory out of its imports: a user's `random.py` may lie there.
 BOOTSTRAP = """\
 import sys
 try:
@@ -26,7 +26,7 @@ zygote.main(sys.argv[1])
 
 
 def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recover: bool) -> int:
-    """Starts a zygote; returns its pid.
+    """Start a zygote; return its pid.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recove
     segment, doorbell, control : int
         Descriptors of the segment, the eventfd and the zygote's end of the control socket.
     recover : bool
-        There was another one before; its workers are to be buried.
+        Another zygote was there before: this one recovers what its workers left.
     """
     driver = os.pidfd_open(os.getpid())
     try:
@@ -54,13 +54,19 @@ def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recove
 
 
 def start_time(pid: int) -> int:
-    """When a process started, in ticks since the system did: its number and this are its own. FileNotFoundError: gone."""
+    """Return a process's start, in ticks since boot: with its pid it names the process for ever.
+
+    Raises
+    ------
+    FileNotFoundError
+        The process is gone.
+    """
     with open(f"/proc/{pid}/stat", "rb") as file:
         return int(file.read().rpartition(b")")[2].split()[19])
 
 
 def _interpreter_flags() -> list[str]:
-    """The options of the driver's interpreter that change what a task does: -O, -W, -X, -s."""
+    """Return the options of the driver's interpreter that change what a task does: -O, -W, -X, -s."""
     flags = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
     flags += [f"-W{option}" for option in sys.warnoptions]
     flags += [f"-X{key}" if value is True else f"-X{key}={value}" for key, value in sys._xoptions.items()]
@@ -75,7 +81,7 @@ def _spawn(name: str, handed: dict[int, int], recover: bool) -> int:
     try:
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in raised.items()]
         nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
-        silent = (os.POSIX_SPAWN_DUP2, 2, 1)  # what the zygote itself has to say is for standard error
+        silent = (os.POSIX_SPAWN_DUP2, 2, 1)  # the zygote's own messages go to standard error
         return os.posix_spawn(
             sys.executable,
             command,

@@ -1,4 +1,4 @@
-"""How a service is described to an engine's workers."""
+"""Service and engine descriptions: what an engine's workers know of a service, and what a runner asks of an engine."""
 
 from __future__ import annotations
 
@@ -6,13 +6,52 @@ import json
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
 
 
+class EngineOptions:
+    """What a runner asks of its engine.
+
+    Parameters
+    ----------
+    name : str
+        The runner's name.
+    workers : int
+        Calls that may run at the same time.
+    cpus : int
+        CPUs that this process may use.
+    memory : int
+        Bytes of values allowed at the same time.
+    cgroups : sequence of (str, str, str)
+        Files with the limit, the use, and the parts of the use, of each memory cgroup of this process.
+    arrays_read_only : bool
+        Whether arrays arrive with WRITEABLE cleared.
+    """
+
+    __slots__ = ("arrays_read_only", "cgroups", "cpus", "memory", "name", "workers")
+
+    def __init__(
+        self,
+        name: str,
+        workers: int,
+        cpus: int,
+        memory: int,
+        cgroups: Sequence[tuple[str, str, str]] = (),
+        arrays_read_only: bool = False,
+    ) -> None:
+        self.name = name
+        self.workers = workers
+        self.cpus = cpus
+        self.memory = memory
+        self.cgroups = cgroups
+        self.arrays_read_only = arrays_read_only
+
+
 class ServiceSpec:
-    """A service as a worker needs to know it; travels as a blob in the segment.
+    """A service as its workers know it; the segment holds it as a blob.
 
     Parameters
     ----------
@@ -50,9 +89,9 @@ class ServiceSpec:
         self.application = application
 
     def to_blob(self) -> bytes:
-        """Everything but the target comes first, as JSON: a `dump` of the runner reads it without unpickling anything."""
+        """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""
         described = json.dumps([getattr(self, name) for name in DESCRIBED]).encode()
-        return len(described).to_bytes(HEAD, "little") + described + self.target
+        return len(described).to_bytes(HEAD_BYTES, "little") + described + self.target
 
     @classmethod
     def from_blob(cls, blob: bytes) -> ServiceSpec:
@@ -61,17 +100,23 @@ class ServiceSpec:
         return cls(target=target, **fields)
 
 
+#: The fields of a spec in its JSON, in this order.
 DESCRIBED = tuple(name for name in ServiceSpec.__slots__ if name != "target")
-HEAD = 4  # bytes of the length of the description
+
+#: Bytes of the JSON's length, in front of it.
+HEAD_BYTES = 4
 
 
 def described_by(blob: bytes) -> tuple[dict[str, Any], bytes]:
-    """A blob's fields but for the target, and the target's bytes. ValueError if it is none.
+    """Return a blob's fields but for the target, and the target's bytes. Safe to call with any bytes.
 
-    Safe to call with bytes that anybody wrote.
+    Raises
+    ------
+    ValueError
+        The bytes are no blob.
     """
-    end = HEAD + int.from_bytes(blob[:HEAD], "little")
-    fields = json.loads(blob[HEAD:end])
+    end = HEAD_BYTES + int.from_bytes(blob[:HEAD_BYTES], "little")
+    fields = json.loads(blob[HEAD_BYTES:end])
     if not isinstance(fields, list):
-        raise ValueError("a description is a list")
+        raise ValueError(f"description of a service: expected a list, got a {type(fields).__name__}")
     return dict(zip(DESCRIBED, fields, strict=True)), blob[end:]

@@ -1,6 +1,6 @@
-"""What runs tasks: loads services, keeps their objects, and turns what a task does into something that can travel.
+"""Task host: loads services, keeps their objects, and prepares results and errors of tasks for transfer.
 
-One `Host` per worker process (and one for the inline engine). `Runtime.serve` calls it; nothing here touches the segment.
+One `Host` per worker process, and one for the inline engine. `Runtime.serve` calls it; it does not touch the segment.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from flame_fast.engine.protocol import ServiceSource
     from flame_fast.engine.seeds import Seeds
     from flame_fast.engine.thread_limits import Libraries
-    from flame_fast.kernels.runtime import Runtime
 
 
 class LoadFailure(Exception):
-    """Loading a service raised: carries the error as it travels, with the user's frames."""
+    """Loading a service raised: carries the dumped error, with the user's frames."""
 
     def __init__(self, dumped: bytes) -> None:
         super().__init__()
@@ -35,7 +35,7 @@ class LoadFailure(Exception):
 
 
 class LoadedService:
-    """A service's object in this process, or the error that loading it raised, as it travels."""
+    """A service's callables in this process, or the dumped error that loading it raised."""
 
     __slots__ = ("failure", "functions", "generation", "namespace", "spec")
 
@@ -48,34 +48,34 @@ class LoadedService:
 
 
 class Host:
-    """Loads and calls services on behalf of a `Runtime`.
+    """Loads services and runs their tasks; see `flame_fast.engine.protocol.TaskHost`.
 
     Parameters
     ----------
-    runtime : Runtime
-        This process's attachment.
+    source : ServiceSource
+        Where the services are: this process's `Runtime`.
     prepare : callable
-        Called once before the first service is loaded: makes the project importable.
+        Makes the project importable. The host calls it once, before it loads the first service.
     shown_path : callable
-        Turns text with paths of the unpacked project into the user's own.
+        Turns paths of the unpacked project in a text into the user's own.
     libraries : Libraries, optional
-        Those of this process; None leaves their threads as they are.
+        The numeric libraries of this process; None leaves their threads as they are.
     enter : callable
-        Makes a service's namespace the one that arriving definitions go by.
+        Makes a service's namespace the one in which arriving definitions find their globals.
     seeds : Seeds, optional
         Keeps the global generators this process's own when imports seed them; None leaves them alone.
     """
 
     def __init__(
         self,
-        runtime: Runtime,
+        source: ServiceSource,
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,
         enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
     ) -> None:
-        self.runtime = runtime
+        self._source = source
         self.partial: list[Any] = []
         self.last_resort = serialization.dump_error(TaskError("the task ended with an error that could not be described"))
         self._prepare: Callable[[], None] | None = prepare
@@ -88,18 +88,18 @@ class Host:
         self._seeds = seeds
 
     def load_ahead(self, service: int, generation: int) -> None:
-        """Loads a service before its first call; one that is closed meanwhile is not loaded."""
+        """Load a service before its first call; do nothing if it was closed meanwhile."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            blob = self.runtime.service_blob(service)
-            if self.runtime.is_service(service, generation):  # looked at after: so it was still the service's
+            blob = self._source.service_blob(service)
+            if self._source.is_service(service, generation):  # checked after the read: the blob was the service's
                 self._load(blob, service, generation)
 
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
-        """The callable of a call; loads its service first. Raises what loading raised."""
+        """Return the callable of a call; load its service if need be. Raises what loading raised."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            loaded = self._load(self.runtime.service_blob(service), service, generation)
+            loaded = self._load(self._source.service_blob(service), service, generation)
         if loaded is not self._current:
             self._enter(loaded)
         if loaded.failure is not None:
@@ -113,9 +113,9 @@ class Host:
             self._libraries.limit_threads(loaded.spec.cpu)
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
-        """The function as it was in the driver at the call.
+        """Return the function as it was in the submitter at the call.
 
-        Its cells are changed in place, so a call inside the wait of another one of the same service gets a copy.
+        Changes its cells in place, so a call inside the wait of another call of the same service gets a copy.
         """
         current = self._current
         if current is not None and current in self._suspended:
@@ -125,21 +125,23 @@ class Host:
     # ---- tasks inside the wait of another ------------------------------------------------------------------------------
 
     def may_help(self, service: int, generation: int) -> bool:
-        """Whether a call of a service may run now, inside the running task's wait: not if it were to enter an instance
-        whose method is at work further out."""
+        """Whether a call of a service may run now, inside the running task's wait.
+
+        It may not enter an instance of which a method is at work in an outer task.
+        """
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation or loaded.spec.kind != CLASS:
             return True
         return loaded is not self._current and loaded not in self._suspended
 
     def suspend(self) -> LoadedService | None:
-        """Another task is about to run inside the running one's wait; returns what `resume` needs."""
+        """Prepare for a task inside the running task's wait; return what `resume` takes."""
         if self._current is not None:
             self._suspended.append(self._current)
         return self._current
 
     def resume(self, outer: LoadedService | None) -> None:
-        """That task is over: the thread limit is the outer one's again."""
+        """Return to the outer task: its namespace and thread limit hold again."""
         if outer is not None:
             self._suspended.pop()
             if outer is not self._current:
@@ -150,7 +152,7 @@ class Host:
         self._forget_closed()
         namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
         loaded = LoadedService(spec, generation, serialization.choose_namespace(spec.target, namespaces.values()))
-        self._enter(loaded)  # what loading imports has the service's thread limit
+        self._enter(loaded)  # the service's thread limit holds for what loading imports
         try:
             if self._prepare is not None:
                 self._prepare()
@@ -161,7 +163,7 @@ class Host:
                 loaded.functions = [target]
             else:
                 if spec.kind == CLASS:
-                    self.runtime.keep_state()
+                    self._source.keep_state()
                 instance = target() if spec.kind == CLASS else target
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
@@ -170,7 +172,7 @@ class Host:
         return loaded
 
     def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
-        """A service's object; what it takes is imported."""
+        """Import what a service needs; return its object."""
         if self._seeds is not None:
             self._seeds.note()
         set_importing(True)
@@ -182,18 +184,18 @@ class Host:
                 self._seeds.restore(spec.name)
 
     def _forget_closed(self) -> None:
-        """Lets go of services that no call can come for any more."""
+        """Drop closed services: no call of them can come any more."""
         for service, loaded in list(self._loaded.items()):
-            if loaded not in self._suspended and not self.runtime.is_service(service, loaded.generation):
+            if loaded not in self._suspended and not self._source.is_service(service, loaded.generation):
                 del self._loaded[service]
 
     def settle(self, value: Any) -> Any:
-        """A task's return value as it is to travel: a coroutine is run to its end.
+        """Return a task's value as it travels: run a coroutine to its end.
 
         Raises
         ------
         TypeError
-            A generator: it cannot leave its process.
+            The value is a generator, which cannot leave its process.
         """
         kind = type(value)
         if kind is CoroutineType:
@@ -205,6 +207,7 @@ class Host:
         return value
 
     def dump_error(self, error: BaseException) -> bytes:
+        """Return a task's error as it travels."""
         if isinstance(error, LoadFailure):
             return error.dumped
         if isinstance(error, NameError) and self._current is not None:
@@ -212,7 +215,7 @@ class Host:
         return serialization.dump_error(error, self._shown_path)
 
     def end_of_fork(self, error: BaseException) -> None:
-        """Ends a process that the task forked and whose copy of the task raised: as a script would end."""
+        """End a process that the task forked and whose copy of the task raised, as a script would end."""
         code: object = 1
         if isinstance(error, SystemExit):
             code = error.code or 0
@@ -221,7 +224,7 @@ class Host:
         os._exit(code if isinstance(code, int) else 1)
 
     def flush(self) -> None:
-        """Writes out what tasks printed without ending the line."""
+        """Write out what tasks printed without ending the line."""
         self.partial.clear()
         for stream in (sys.stdout, sys.stderr):
             try:
@@ -231,7 +234,7 @@ class Host:
 
 
 def _explain(error: NameError, namespace: Namespace) -> None:
-    """A global that is not there since it could not be sent: says so."""
+    """Add to a NameError why the global is missing, if it could not be sent."""
     reason = namespace.unavailable.get(getattr(error, "name", None) or "")
     if reason is not None:
         error.args = (f"{error}: {reason}",)

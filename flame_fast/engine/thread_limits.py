@@ -1,8 +1,7 @@
-"""What is done in a worker when a numeric library arrives: its threads are limited, and whoever waits for it is told.
+"""Thread limits: import hooks that limit the threads of NumPy, Numba and BLAS in a worker, and call back after imports.
 
-The limit follows the service: the worker sets it when it changes service, and once more right after a library is
-imported, which may happen in the middle of a task. Environment variables are left alone: a task's environment is the
-driver's.
+The limit follows the service: the worker sets it when it changes service, and once more right after it imports a library,
+perhaps in the middle of a task. It leaves environment variables alone: a task's environment is the driver's.
 """
 
 from __future__ import annotations
@@ -19,10 +18,10 @@ if TYPE_CHECKING:
 #: Modules whose import brings a library with threads of its own, and a name that each has once it is whole.
 NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg": "solve", "sklearn": "show_versions"}
 
-#: What of this package is used once Numba is there, and imports it itself: it may be what brought Numba, and not whole yet.
+#: Modules of this package that import Numba: one of them may have brought Numba, and not be whole yet.
 AROUND_NUMBA = {"flame_fast.kernels.jit.cache": "share_cache", "flame_fast.kernels.jit.parallel": "run_blocks"}
 
-#: Modules whose global state is put right in every worker.
+#: Modules whose global state every worker corrects.
 WITH_STATE = {
     "random": "_inst",
     "numpy.random.mtrand": "_rand",
@@ -34,30 +33,30 @@ WATCHED = NUMERIC | AROUND_NUMBA | WITH_STATE
 
 
 class Libraries:
-    """The numeric libraries of this process; one per worker."""
+    """The numeric libraries of this process: their thread limit, and callbacks for their imports. One per worker."""
 
     def __init__(self) -> None:
         self._cpu: int | None = None
         self._waiting: list[tuple[str, Callable[[], object]]] = []
 
     def limit_threads(self, cpu: int) -> None:
-        """From now on libraries, loaded already or later, use at most `cpu` threads: Numba, OpenMP and BLAS."""
+        """Limit Numba, OpenMP and BLAS to `cpu` threads from now on, whether loaded now or later."""
         if cpu != self._cpu:
             self._cpu = cpu
             self._apply()
 
     def when_loaded(self, name: str, tell: Callable[[], object]) -> None:
-        """Calls `tell` once, as soon as the library is loaded; now, if it is already."""
+        """Call `tell` once, as soon as the library is loaded; now, if it is already."""
         self._waiting.append((name, tell))
         self.loaded()
 
     def watch_imports(self) -> None:
-        """Notices libraries that are imported later."""
+        """Notice libraries that are imported later."""
         sys.meta_path.insert(0, _ImportWatch(self))
         self.loaded()
 
     def loaded(self) -> None:
-        """A library may have come."""
+        """Call back for libraries that are loaded now, and limit their threads."""
         due = [tell for name, tell in self._waiting if _is_ready(name)]
         self._waiting = [(name, tell) for name, tell in self._waiting if not _is_ready(name)]
         for tell in due:
@@ -74,25 +73,25 @@ class Libraries:
         self._limit_pools()
 
     def _limit_pools(self) -> None:
-        """OpenMP's and BLAS's; once more after Numba has loaded its own OpenMP and told it to use all CPUs."""
+        """Limit OpenMP and BLAS; Numba calls this again after it has told its own OpenMP to use all CPUs."""
         import threadpoolctl
 
         threadpoolctl.threadpool_limits(limits=self._cpu)
 
 
 def _is_whole(name: str) -> bool:
-    """Whether a module is loaded, and not just being loaded."""
+    """Whether a module is loaded to its end."""
     return hasattr(sys.modules.get(name), WATCHED[name])
 
 
 def _is_ready(name: str) -> bool:
-    """Whether a library is whole, and what of this package belongs to it is not just being loaded."""
+    """Whether a library is whole, and the modules of this package around it are."""
     ours = AROUND_NUMBA if name == "numba" else ()
     return _is_whole(name) and all(_is_whole(other) for other in ours if other in sys.modules)
 
 
 class _ImportWatch:
-    """Finds what the other finders find; tells of a watched module once it is executed."""
+    """A finder that finds what the other finders find, and calls back once a watched module has run."""
 
     def __init__(self, libraries: Libraries) -> None:
         self._libraries = libraries

@@ -1,4 +1,4 @@
-"""A worker's life: from the fork out of the zygote to the end of `Runtime.serve`."""
+"""Worker process: from the zygote's fork to the end of `Runtime.serve`."""
 
 from __future__ import annotations
 
@@ -12,11 +12,12 @@ import sys
 
 from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.seeds import Seeds, reseed
+from flame_fast.engine.segment import SegmentEngine
 from flame_fast.engine.spawn import start_time
 from flame_fast.engine.task_host import Host
 from flame_fast.engine.thread_limits import Libraries
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.kernels.runtime import Runtime, die_with_parent
+from flame_fast.kernels.runtime import die_with_parent
 from flame_fast.kernels.runtime.serialization.carried import never_unlink_attached
 from flame_fast.kernels.runtime.serialization.definitions import Namespace
 
@@ -25,29 +26,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from flame_fast.kernels.runtime import Runtime
 
-class WorkerEngine:
-    """The engine as a task sees it: services it makes and calls it queues are served by the outer runner's processes."""
 
-    def __init__(self, runtime: Runtime) -> None:
-        self.runtime = runtime
-        self.workers = runtime.workers
-        self.cpus = runtime.cpus
+class WorkerEngine(SegmentEngine):
+    """The engine as a task sees it: the outer runner's processes serve its services and calls."""
 
     def set_project(self, project: dict[str, Any]) -> None:
         raise AssertionError("a nested runner has the outer runner's project")
 
-    def after_submit(self) -> None:
-        pass
-
-    def close(self, ending: str = "was closed") -> int:
+    def close(self, ending: str) -> int:
+        """Do nothing: the outer runner ends the processes."""
         return 0
 
 
 class LineStream(io.TextIOWrapper):
-    """A text stream to the driver that writes whole lines, and notes when it holds part of one.
+    """A text stream to the driver that writes whole lines, and notes when it holds part of a line.
 
-    `shown` turns text into what the user is to see: paths of the unpacked project into his own.
+    Parameters
+    ----------
+    fd : int
+        The pipe's write end.
+    partial : list
+        Gets the stream when it holds part of a line.
+    shown : callable
+        Turns paths of the unpacked project in a text into the user's own.
     """
 
     def __init__(self, fd: int, partial: list[Any], shown: Callable[[str], str] = str) -> None:
@@ -57,7 +60,7 @@ class LineStream(io.TextIOWrapper):
         self._shown = shown
 
     def write(self, text: str) -> int:
-        with contextlib.suppress(BrokenPipeError):  # the driver has no descriptors left for it, and says so
+        with contextlib.suppress(BrokenPipeError):  # the driver had no descriptor left for the pipe, and says so
             super().write(self._shown(text))
         if text and not text.endswith("\n"):
             self._partial.append(self)
@@ -65,7 +68,7 @@ class LineStream(io.TextIOWrapper):
 
 
 class Project:
-    """Where this worker imports the user's code from; made ready by the first service it loads."""
+    """The unpacked package that this worker imports the user's code from; the first service it loads unpacks it."""
 
     def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
         self._runtime = runtime
@@ -73,6 +76,7 @@ class Project:
         self._unpacked = self._directory = ""
 
     def prepare(self) -> None:
+        """Unpack the project if no process has yet, and make it importable."""
         setup = self._runtime.get_setup()
         plan = pickle.loads(setup) if setup else None
         if plan is None:
@@ -93,18 +97,19 @@ class Project:
         self._libraries.when_loaded("numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"]))
 
     def shown(self, text: str) -> str:
+        """Return a text with the user's paths in place of the unpacked project's."""
         return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
 
 
 def _take_key(key: bytes) -> None:
-    """Managers of the driver's know their clients by it."""
+    """Set the driver's authentication key: its `multiprocessing` managers know their clients by it."""
     from multiprocessing import process
 
     process.current_process().authkey = key
 
 
 def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
-    """Serves as process `index`; the caller has just forked and ends the process afterwards."""
+    """Serve as process `index`; the caller has just forked, and ends the process afterwards."""
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
         return
@@ -154,7 +159,7 @@ def share_compiled_code(unpacked: str, directory: str, home: str) -> None:
 
 
 def run_and_exit(start: Callable[[], None]) -> None:
-    """Runs a forked child's whole life; never returns into the zygote's."""
+    """Run a forked child from start to exit; never return into the zygote's frames."""
     code = 1
     try:
         start()

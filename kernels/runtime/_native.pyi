@@ -38,6 +38,12 @@ class CallTarget:
         state: Callable[[], Any] | None = None,
         after: Callable[[], object] | None = None,
     ) -> None: ...
+    def bind_submit(
+        self,
+        submit: Callable[[int, Any, tuple[Any, ...], dict[str, Any]], Any],
+        method: int,
+        state: Callable[[], Any] | None = None,
+    ) -> None: ...
     def __call__(self, *args: Any, **kwargs: Any) -> ObjectFuture: ...
 
 class MapResults(Iterator[Any]):

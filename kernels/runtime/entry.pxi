@@ -27,6 +27,7 @@ cdef class CallTarget:
     cdef uint64_t generation
     cdef object state           # a function: what the user's function has of its own at this call; None: nothing
     cdef object after           # called after each call; None: nothing
+    cdef object submit          # an engine without a segment: called in place of the runtime
 
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
@@ -47,17 +48,34 @@ cdef class CallTarget:
             Called after each call was queued.
         """
         self.runtime = runtime
+        self.submit = None
         self.service, self.generation, self.lane = ids
         self.method = method
         self.state = state
         self.after = after
+
+    def bind_submit(self, submit, uint32_t method, state=None):
+        """Bind to an engine without a segment, whose calls enter Python.
+
+        Parameters
+        ----------
+        submit : callable
+            Called as `submit(method, state, args, kwargs)` with what `state()` returned, or None; returns the call's future.
+        method, state
+            As for `bind`.
+        """
+        self.runtime = None
+        self.submit = submit
+        self.method = method
+        self.state = state
+        self.after = None
 
     def __call__(self, *args, **kwargs):
         names = tuple(kwargs)
         values = args + tuple(kwargs.values())
         return self.queue(values, len(args), names, 0)
 
-    cdef ObjectFuture queue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
+    cdef object queue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
         return call_vector_of(self, (<PyTupleObject *> values).ob_item, count, <PyObject *> names, flags)
 
 cdef extern from "Python.h":
@@ -67,15 +85,24 @@ cdef extern from "Python.h":
 cdef object call_vector(CallTarget self, PyObject *const *args, size_t nargsf, PyObject *names):
     return call_vector_of(self, args, PyVectorcall_NARGS(nargsf), names, 0)
 
-cdef ObjectFuture call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags):
+cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags):
     cdef ObjectFuture future
     if self.method == NO_METHOD or self.runtime is None:
-        self.refuse()
+        return call_elsewhere(self, args, count, names)
     future = self.runtime.call(self.service, self.generation, self.lane, self.method, flags, args, count, names,
                                None if self.state is None else self.state())
     if self.after is not None:
         self.after()
     return future
+
+cdef object call_elsewhere(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names):
+    """A call that no segment takes: an engine without one does, or it makes no sense."""
+    cdef Py_ssize_t i
+    if self.method == NO_METHOD or self.submit is None:
+        return self.refuse()
+    values = tuple([<object> args[i] for i in range(count)])
+    named = {} if names == NULL else {name: <object> args[count + i] for i, name in enumerate(<tuple> names)}
+    return self.submit(self.method, None if self.state is None else self.state(), values, named)
 
 cdef Py_ssize_t vectorcall_offset():
     cdef CallTarget one = CallTarget.__new__(CallTarget)

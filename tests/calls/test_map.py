@@ -335,7 +335,7 @@ def test_services_of_few_workers(local):
 def test_a_chunksize_that_is_none_is_refused(rr):
     service, source = rr.service(same), Source(range(10))
     for chunksize in (0, -1, True, False, 1.0, 2.5, "3", b"", [1], float("inf")):
-        with pytest.raises(ValueError, match="chunksize must be an integer of at least 1") as caught:
+        with pytest.raises(ValueError, match="chunksize: expected an integer of at least 1") as caught:
             service.map(source, chunksize=chunksize)
         assert repr(chunksize) in str(caught.value)
     assert source.taken == 0

@@ -1000,7 +1000,7 @@ def test_functions_and_classes_of_a_module_made_in_memory_travel_by_value(rr, mo
 
 @pytest.mark.parametrize("autoscale", ["no", 0, [], 1])
 def test_an_autoscale_that_is_no_truth_value_is_a_value_error(rr, autoscale):
-    with pytest.raises(ValueError, match="autoscale must be True, False or None"):
+    with pytest.raises(ValueError, match="autoscale: expected True, False or None"):
         rr.service(math.sqrt, autoscale=autoscale)
 
 

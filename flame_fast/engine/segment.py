@@ -1,0 +1,115 @@
+"""Engines over a segment of shared memory: the verbs of `protocol.Engine` as calls of the native runtime.
+
+`SegmentEngine` has the verbs, also for the engine that a task sees (`engine.worker`). `DriverEngine` also creates the
+segment and closes it (`engine.local`, `engine.inline`).
+"""
+
+from __future__ import annotations
+
+import os
+
+from flame_fast.engine.spec import INSTANCE
+from flame_fast.kernels.runtime import MapResults, ObjectFuture, ObjectRef, Runtime, serialization
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from typing import Any
+
+    from flame_fast.engine.spec import EngineOptions, ServiceSpec
+    from flame_fast.kernels.runtime import CallTarget, Selector
+
+    #: (service, generation, lane) as the native runtime numbers them.
+    Key = tuple[int, int, int]
+
+
+class SegmentEngine:
+    """An engine whose calls, futures and values are slots of a segment; see `flame_fast.engine.protocol.Engine`.
+
+    Parameters
+    ----------
+    runtime : Runtime
+        This process's attachment to the segment.
+    """
+
+    future_types = (ObjectFuture, ObjectRef)
+
+    def __init__(self, runtime: Runtime) -> None:
+        self.runtime = runtime
+        self.name = runtime.name
+        self.session = runtime.session
+        self.workers = runtime.workers
+        self.cpus = runtime.cpus
+
+    @property
+    def is_parallel(self) -> bool:
+        return self.workers > 1
+
+    @property
+    def is_foreign(self) -> bool:
+        return self.runtime.is_foreign
+
+    def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int) -> Key:
+        return self.runtime.add_service(
+            spec.to_blob(), instance=spec.kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup, preload=preload
+        )
+
+    def bind(self, target: CallTarget, key: Key, method: int, state: Callable[[], Any] | None) -> None:
+        target.bind(self.runtime, key, method, state)
+
+    def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
+        return MapResults(target, iterable, chunksize)
+
+    def close_service(self, key: Key) -> None:
+        service, generation, _ = key
+        self.runtime.close_service(service, generation)
+
+    def put(self, value: Any) -> ObjectRef:
+        return self.runtime.put(value)
+
+    def owns_all(self, objects: list[Any]) -> bool:
+        return self.runtime.owns_all(objects)
+
+    def get_many(self, handles: list[Any], timeout: float | None = None) -> list[Any]:
+        return self.runtime.get_many(handles, timeout)
+
+    def wait_many(self, handles: list[Any], timeout: float | None = None) -> None:
+        self.runtime.wait_many(handles, timeout)
+
+    def selector(self, handles: list[Any]) -> Selector:
+        return self.runtime.selector(handles)
+
+    def statistics(self) -> dict[str, int]:
+        return self.runtime.counters()
+
+
+class DriverEngine(SegmentEngine):
+    """An engine that owns its segment and the doorbell of the processes that share it."""
+
+    def __init__(self, options: EngineOptions) -> None:
+        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        try:
+            runtime = Runtime.create(
+                options.name,
+                self._doorbell,
+                options.workers,
+                options.cpus,
+                options.memory,
+                options.cgroups,
+                options.arrays_read_only,
+            )
+        except BaseException:
+            os.close(self._doorbell)
+            raise
+        runtime.pickling = serialization
+        super().__init__(runtime)
+
+    def _abandon_calls(self, ending: str) -> None:
+        """Make every wait for an unfinished call raise, and give back the memory that no value takes."""
+        self.runtime.mark_closed(ending)
+        serialization.release(self.runtime)
+        self.runtime.give_back_memory()
+
+    def _close_descriptors(self) -> None:
+        os.close(self._doorbell)
+        os.close(self.runtime.fd)
