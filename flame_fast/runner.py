@@ -278,7 +278,7 @@ class Runner:
             The store has no room for the value.
         """
         self._check_open()
-        return self._engine.put(obj)  # type: ignore[return-value]
+        return self._engine.put(obj)
 
     def statistics(self) -> Statistics:
         """Return what the runner holds now and has moved so far: see `flame_fast.calls.statistics.Statistics`.

@@ -6,8 +6,7 @@ import time
 from collections import deque
 from copy import copy
 
-from flame_fast.engine.current import is_future
-from flame_fast.kernels.runtime import check_timeout
+from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -34,6 +33,11 @@ class Deadline:
     def left(self) -> float | None:
         """Return the seconds left; None for ever."""
         return None if self._end is None else max(0.0, self._end - time.monotonic())
+
+
+def is_future(obj: Any) -> bool:
+    """Whether an object is a future or ref of any engine."""
+    return isinstance(obj, (ObjectFuture, ObjectRef))
 
 
 def map_futures(shape: Any, function: Callable[[Any], Any]) -> Any:
@@ -91,13 +95,8 @@ def wait(shape: Any, timeout: float | None) -> None:
         return
     deadline = Deadline(timeout)
     for future in futures:
-        if _is_call(future):
+        if isinstance(future, ObjectFuture):
             future.wait(deadline.left())
-
-
-def _is_call(future: Any) -> bool:
-    """Whether it is the future of a call, and no ref: a ref's value is there."""
-    return hasattr(future, "ref")
 
 
 def _futures_of(shape: Any) -> tuple[Any, list[Any]]:
@@ -123,10 +122,10 @@ def _common_client(futures: list[Any]) -> FutureClient | None:
 
 def ref(shape: Any) -> Any:
     """Return the shape with refs in place of futures; see `Runner.ref`."""
-    return map_futures(shape, lambda future: future.ref() if _is_call(future) else future)
+    return map_futures(shape, lambda future: future.ref() if isinstance(future, ObjectFuture) else future)
 
 
-def select(futures: Any, timeout: float | None) -> Iterator[Any]:
+def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | ObjectRef]:
     """Return an iterator over the futures as they complete, each once; see `Runner.select`.
 
     Raises
@@ -145,7 +144,7 @@ def select(futures: Any, timeout: float | None) -> Iterator[Any]:
     return _select(pending, Deadline(timeout))
 
 
-def _select(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
+def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
     if not pending:
         return
     client = _client_of(pending[0])
@@ -162,7 +161,7 @@ def _select(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
             del future
 
 
-def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
+def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
     """Select from futures of several runners: no single wait covers them."""
     while pending:
         ready = [future for future in pending if future.done()]

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
 _serving: Engine | None = None
 _importing = False
 _known: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
-_future_types: set[type] = set()
 
 
 def serving_engine() -> Engine | None:
@@ -27,19 +26,13 @@ def set_serving_engine(engine: Engine | None) -> Engine | None:
 
 
 def register(engine: Engine) -> None:
-    """Make an engine known by its session, and its futures by their types."""
+    """Make an engine known by its session, for services and runners that arrive in this process."""
     _known[engine.session] = engine
-    _future_types.update(engine.future_types)
 
 
 def engine_of(session: int) -> Engine | None:
     """Return the engine of a session that is at work in this process; None if there is none."""
     return _known.get(session)
-
-
-def is_future(obj: object) -> bool:
-    """Whether an object is a future or ref of an engine that this process knows or has known."""
-    return type(obj) in _future_types
 
 
 def is_importing() -> bool:

@@ -56,5 +56,6 @@ class InlineEngine(DriverEngine):
             self._closed = True
             self.runtime.announce_close()
             self._abandon_calls(ending)
+            self._host.drop_services()
             self._close_descriptors()
         return 0

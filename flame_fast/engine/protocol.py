@@ -15,13 +15,17 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
     from flame_fast.engine.spec import ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget
+    from flame_fast.kernels.runtime import CallTarget, ObjectRef
 
 #: A service's key in its engine: picklable, since services travel to tasks. The engine alone looks inside.
 ServiceKey: TypeAlias = Any
 
 
 # ---- futures ---------------------------------------------------------------------------------------------------------
+#
+# Users know futures and refs as `ObjectFuture` and `ObjectRef`. Those of an engine without a segment derive from these types
+# and override every method, `__init__` and `__repr__` too: the native methods read a slot of a segment. The picklers find
+# futures by these types, wherever they are in an argument.
 
 
 class Ref(Protocol):
@@ -110,10 +114,6 @@ class Engine(FutureClient, Protocol):
     def is_foreign(self) -> bool:
         """Whether this process is a forked child of the engine's: it must neither use nor close the engine."""
 
-    @property
-    def future_types(self) -> tuple[type, ...]:
-        """The types of its futures and refs: exactly these, no subclasses."""
-
     def set_project(self, project: dict[str, Any]) -> None:
         """Tell workers where the project lies. The runner calls it once, before its first service."""
 
@@ -156,7 +156,7 @@ class Engine(FutureClient, Protocol):
     def close_service(self, key: ServiceKey) -> None:
         """Refuse new calls of a service; finish those made. Idempotent."""
 
-    def put(self, value: Any) -> Ref:
+    def put(self, value: Any) -> ObjectRef:
         """Store a copy of a value."""
 
     def statistics(self) -> dict[str, int]:

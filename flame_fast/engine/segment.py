@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from flame_fast.engine.spec import INSTANCE
-from flame_fast.kernels.runtime import MapResults, ObjectFuture, ObjectRef, Runtime, serialization
+from flame_fast.kernels.runtime import MapResults, Runtime, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.engine.spec import EngineOptions, ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget, Selector
+    from flame_fast.kernels.runtime import CallTarget, ObjectRef, Selector
 
     #: (service, generation, lane) as the native runtime numbers them.
     Key = tuple[int, int, int]
@@ -31,8 +31,6 @@ class SegmentEngine:
     runtime : Runtime
         This process's attachment to the segment.
     """
-
-    future_types = (ObjectFuture, ObjectRef)
 
     def __init__(self, runtime: Runtime) -> None:
         self.runtime = runtime

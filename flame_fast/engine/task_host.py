@@ -189,6 +189,11 @@ class Host:
             if loaded not in self._suspended and not self._source.is_service(service, loaded.generation):
                 del self._loaded[service]
 
+    def drop_services(self) -> None:
+        """Drop every loaded service: its function may hold a nested runner, which holds the engine and this host."""
+        self._loaded.clear()
+        self._current = None
+
     def settle(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine to its end.
 

@@ -132,6 +132,12 @@ def test_the_wings_do_not_know_each_other(module):
         assert len(wings) < 2 or module == "runner" or (module, imported) in DOORS, f"{module} imports {imported}"
 
 
+@pytest.mark.parametrize("module", sorted(name for name in modules() if not name.startswith(("engine", "kernels"))))
+def test_only_engines_know_that_there_is_a_segment(module):
+    """What else they ask of an engine, `engine.protocol` declares."""
+    assert "engine.runtime" not in modules()[module].read_text()
+
+
 def test_every_door_is_used():
     for module, imported in DOORS:
         assert imported in imports_of(modules()[module])

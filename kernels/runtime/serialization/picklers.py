@@ -73,7 +73,7 @@ class _Reducer:
         kind = type(obj)
         if kind in _ordinary:
             return NotImplemented
-        if kind is ObjectFuture or kind is ObjectRef:
+        if issubclass(kind, (ObjectFuture, ObjectRef)):
             return self.reduce_future(obj)
         if kind is CellType:
             return (building.new_cell, ())  # its content travels with the functions that have it

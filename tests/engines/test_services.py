@@ -1,15 +1,13 @@
-"""RunnerService: what becomes which kind of service, where its calls run, what state they see, and how it ends."""
+"""RunnerService: what becomes which kind of service, what state its calls see, its options, sessions, and its end."""
 
 from __future__ import annotations
 
 import functools
-import json
 import math
 import operator
 import os
 import re
 import sys
-import textwrap
 import threading
 import types
 import warnings
@@ -17,28 +15,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from engines import concurrent
 from gates import (
     PATIENCE_S,
     Gate,
     add,
     cached_square,
     hold,
-    meet,
-    new_module,
-    run_script,
     same,
-    start_workers,
-    wait_until,
 )
 
 from flame_fast import FlameError, FlameErrorCode, ResourceRequirement, Runner, RunnerService, SessionContext
 from flame_fast.resources import available_cpus
-
-
-@pytest.fixture
-def rr(project):
-    with Runner("services", workers=2) as runner:
-        yield runner
 
 
 class Offset:
@@ -93,7 +81,7 @@ FUNCTIONS = {
 
 
 def test_everything_of_the_functions_kind_runs_without_state_in_any_worker(rr):
-    from test_thread_limits import product  # here, so that no other test's worker imports Numba with this module
+    from compiled_product import product  # here, so that no other test's worker imports Numba with this module
 
     functions = {**FUNCTIONS, "Numba dispatcher": (product, (6, 7), 42)}
     futures = {}
@@ -119,112 +107,6 @@ def test_service_returns_a_runner_service_with_its_name(rr):
     assert rr.service(Offset(1)).name == "Offset"
 
 
-def test_functions_classes_and_instances_of_main_work_without_a_guard(project):
-    text = run_script(
-        project,
-        """
-        import dataclasses, functools, json
-        from flame_fast import Runner
-
-        class Oops(Exception):
-            def __init__(self, number):
-                super().__init__(number)
-                self.number = number
-
-        @dataclasses.dataclass
-        class Point:
-            x: int
-            y: int = 0
-
-        def move(point, by=1):
-            return Point(point.x + by, point.y)
-
-        class Counter:
-            def __init__(self):
-                self.count = 10
-            def up(self):
-                self.count += 1
-                return self.count
-
-        class Adder:
-            def __init__(self, base):
-                self.base = base
-            def __call__(self, number):
-                return self.base + number
-
-        def oops(number):
-            raise Oops(number)
-
-        @functools.lru_cache
-        def cached(number):
-            return helper(number)
-
-        def helper(number):
-            return number + FACTOR
-
-        FACTOR = 7
-
-        with Runner("main", workers=2) as rr:
-            moved = rr.service(move)(Point(1), by=4).get()
-            adder = rr.service(Adder(5))
-            up = rr.service(Counter)
-            errors = []
-            try:
-                rr.service(oops)(3).get()
-            except Oops as error:
-                errors.append(error.number)
-            service = rr.service(helper)
-            before = service(1).get()
-            FACTOR = 100
-            after = service(1).get()
-            print(json.dumps({
-                "moved": [type(moved) is Point, moved.x, moved.y],
-                "adder": adder(1).get(),
-                "up": up.up().get(),
-                "errors": errors,
-                "cached": rr.service(cached)(1).get(),
-                "lambda": rr.service(lambda: Point(3)).__call__().get() == Point(3),
-                "globals": [before, after],
-            }))
-        """,
-    )
-    assert json.loads(text) == {
-        "moved": [True, 5, 0],
-        "adder": 6,
-        "up": 11,
-        "errors": [3],
-        "cached": 101,
-        "lambda": True,
-        "globals": [8, 8],
-    }
-
-
-def test_globals_of_main_are_taken_at_service_and_closures_at_the_call(project):
-    text = run_script(
-        project,
-        """
-        from flame_fast import Runner
-
-        SETTING = "before"
-
-        def make():
-            inner = ["before"]
-            def look():
-                return SETTING, inner[0]
-            return look, inner
-
-        with Runner("main", workers=2) as rr:
-            look, inner = make()
-            service = rr.service(look)
-            first = service()
-            SETTING = "after"
-            inner[0] = "after"
-            print(*first.get(), *service().get())
-        """,
-    )
-    assert text.split() == ["before", "before", "before", "after"]
-
-
 # ---- classes -------------------------------------------------------------------------------------------------------------
 
 
@@ -236,27 +118,18 @@ class Tally:
 
     def up(self):
         self.count += 1
-        return os.getpid(), self.count
-
-    def meet(self, *args):
-        return meet(*args)
+        return self.count
 
 
-def test_a_class_has_one_instance_per_worker_with_state_of_its_own(rr, project):
-    service = rr.service(Tally)
-    pids = rr.get([service.meet(str(project / "meeting"), 2, number) for number in range(2)], timeout=PATIENCE_S)
-    assert len(set(pids)) == 2
-    counts = rr.get([service.up() for _ in range(100)])
-    for pid in set(pids):
-        own = sorted(count for who, count in counts if who == pid)
-        assert own == list(range(1, len(own) + 1))
-    assert {who for who, _ in counts} <= set(pids)
-
-
-def test_two_services_of_one_class_have_instances_of_their_own(project):
-    with Runner("one", workers=1) as rr:
+def test_two_services_of_one_class_have_instances_of_their_own(project, engine):
+    with Runner("one", workers=1, engine=engine) as rr:
         first, second = rr.service(Tally), rr.service(Tally)
-        assert [first.up().get()[1], first.up().get()[1], second.up().get()[1]] == [1, 2, 1]
+        assert [first.up().get(), first.up().get(), second.up().get()] == [1, 2, 1]
+
+
+def test_a_class_that_runs_on_one_worker_has_one_state(rr):
+    service = rr.service(Tally, autoscale=False)
+    assert [future.get() for future in [service.up() for _ in range(20)]] == list(range(1, 21))
 
 
 def test_calling_a_class_service_is_a_type_error(rr):
@@ -304,37 +177,6 @@ def test_an_init_with_arguments_fails_every_call(rr):
 # ---- what cannot be loaded -----------------------------------------------------------------------------------------------
 
 
-def test_a_module_that_fails_in_the_worker_fails_the_calls_with_its_error(project, monkeypatch):
-    text = """
-        import os
-        if "FRAGILE" not in os.environ:
-            raise ZeroDivisionError("not here")
-        def function():
-            return 1
-        class Class:
-            def method(self):
-                return 1
-    """
-    Path("fragile_one.py").write_text(textwrap.dedent(text))
-    monkeypatch.syspath_prepend(str(project))
-    with Runner("fragile", workers=2) as rr:
-        monkeypatch.setenv("FRAGILE", "1")  # too late for the workers: theirs is the environment at creation
-        module = new_module(monkeypatch, project, text, "fragile_one")
-        calls = [rr.service(module.function), rr.service(module.Class).method, rr.service(module.Class()).method]
-        for future in [call() for call in calls for _ in range(2)]:
-            with pytest.raises(ZeroDivisionError, match="not here") as caught:
-                future.get(timeout=PATIENCE_S)
-            assert str(project / "fragile_one.py") in str(caught.value.__cause__)
-        assert rr.service(add)(1, 2).get() == 3
-
-
-def test_a_module_left_out_of_the_package_is_missing_in_the_worker(project, monkeypatch):
-    Path(".flameignore").write_text("left_out_module.py\n")
-    module = new_module(monkeypatch, project, "def function(): return 1", "left_out_module")
-    with Runner("left-out", workers=2) as rr, pytest.raises(ModuleNotFoundError, match="left_out_module"):
-        rr.service(module.function)().get(timeout=PATIENCE_S)
-
-
 # ---- instances -----------------------------------------------------------------------------------------------------------
 
 
@@ -355,17 +197,7 @@ class Account:
         self.log.append("held")
 
     def look(self):
-        return self.balance, list(self.log), os.getpid()
-
-
-def test_an_instance_keeps_its_state_in_a_process_of_its_own(rr, project):
-    pool = start_workers(rr, project / "meeting")
-    account, other = Account(), Account()
-    service, service_of_other = rr.service(account), rr.service(other)
-    assert rr.get([service.add(5), service.add(6), service_of_other.add(1)]) == [5, 11, 1]
-    pid, pid_of_other = service.look().get()[2], service_of_other.look().get()[2]
-    assert len({pid, pid_of_other, os.getpid(), *pool}) == 5
-    assert (account.balance, account.log) == (0, [])
+        return self.balance, list(self.log)
 
 
 def test_an_instance_starts_from_the_state_at_service(rr):
@@ -380,7 +212,7 @@ def test_the_state_stays_as_an_exception_left_it(rr):
     service = rr.service(Account())
     with pytest.raises(RuntimeError, match="after the change"):
         service.add(5, fail=True).get()
-    assert service.look().get()[:2] == (5, [5])
+    assert service.look().get() == (5, [5])
 
 
 def test_calls_of_an_instance_run_in_the_order_made(rr):
@@ -390,6 +222,7 @@ def test_calls_of_an_instance_run_in_the_order_made(rr):
     assert service.look().get()[1] == list(range(500))
 
 
+@concurrent
 def test_calls_of_an_instance_keep_their_order_when_an_input_is_late(rr):
     service = rr.service(Account())
     with Gate() as gate:
@@ -402,6 +235,7 @@ def test_calls_of_an_instance_keep_their_order_when_an_input_is_late(rr):
         assert service.look().get()[1] == [1, 2]
 
 
+@concurrent
 def test_a_running_call_of_an_instance_holds_back_the_next_one(rr):
     service = rr.service(Account())
     with Gate() as gate:
@@ -627,85 +461,6 @@ def test_stateful_is_no_argument(rr):
         rr.service(add, stateful=False)
 
 
-def busy_pid(rounds=2000):
-    for _ in range(rounds):
-        pass
-    return os.getpid()
-
-
-def test_autoscale_uses_all_workers_by_default(rr, project):
-    for number, service in enumerate((rr.service(meet), rr.service(meet, autoscale=True), rr.service(Tally).meet)):
-        pids = rr.get([service(str(project / f"meeting{number}"), 2, i) for i in range(2)], timeout=PATIENCE_S)
-        assert len(set(pids)) == 2
-
-
-def test_without_autoscale_a_function_stays_on_one_worker(rr, project):
-    start_workers(rr, project / "meeting")
-    service = rr.service(busy_pid, autoscale=False)
-    assert len(set(rr.get([service() for _ in range(300)]))) == 1
-
-
-def test_without_autoscale_a_class_has_one_instance(rr, project):
-    start_workers(rr, project / "meeting")
-    service = rr.service(Tally, autoscale=False)
-    counts = rr.get([service.up() for _ in range(300)])
-    assert sorted(count for _, count in counts) == list(range(1, 301))
-
-
-def test_without_autoscale_warmup_is_the_number_of_workers(project):
-    with Runner("three", workers=3) as rr:
-        start_workers(rr, project / "meeting", 3)
-        service = rr.service(busy_pid, autoscale=False, warmup=2)
-        assert len(set(rr.get([service() for _ in range(300)]))) <= 2
-        meeting = rr.service(meet, autoscale=False, warmup=2)
-        assert len(set(rr.get([meeting(str(project / "two"), 2, i) for i in range(2)], timeout=PATIENCE_S))) == 2
-
-
-def test_a_warmup_above_the_workers_is_cut_with_a_warning(rr, project):
-    with pytest.warns(UserWarning, match="warmup=5.* 2 workers") as caught:
-        service = rr.service(meet, warmup=5)
-    assert [warning.filename for warning in caught] == [__file__]
-    assert len(set(rr.get([service(str(project / "m"), 2, i) for i in range(2)], timeout=PATIENCE_S))) == 2
-
-
-class Announcing:
-    def __init__(self):
-        Path(f"loaded-{os.getpid()}").touch()
-
-    def __getstate__(self):
-        return {"x": 1}
-
-    def __setstate__(self, state):
-        Path(f"rebuilt-{os.getpid()}").touch()
-
-    def run(self):
-        return 1
-
-
-def test_warmup_loads_before_the_first_call(rr, project):
-    rr.service(Announcing, warmup=2)
-    wait_until(lambda: len(list(project.glob("loaded-*"))) == 2, "warming up two workers")
-
-
-def test_warmup_of_an_instance_starts_its_process(rr, project):
-    rr.service(Announcing(), warmup=1)
-    wait_until(lambda: list(project.glob("rebuilt-*")), "warming up an instance")
-
-
-def test_without_warmup_nothing_is_loaded_before_the_first_call(rr, project):
-    service = rr.service(Announcing)
-    start_workers(rr, project / "meeting")
-    assert not list(project.glob("loaded-*"))
-    assert service.run().get() == 1
-    assert list(project.glob("loaded-*"))
-
-
-def test_warmup_works_with_workers_that_are_idle_already(rr, project):
-    start_workers(rr, project / "meeting")
-    rr.service(Announcing, warmup=1)
-    wait_until(lambda: list(project.glob("loaded-*")), "warming up an idle worker")
-
-
 # ---- resources -----------------------------------------------------------------------------------------------------------
 
 
@@ -754,21 +509,6 @@ def test_memory_and_gpu_are_only_recorded(rr):
     assert rr.service(add, resreq=ResourceRequirement(cpu=1, memory=1 << 50, gpu=64))(1, 2).get() == 3
 
 
-def test_cpu_bounds_how_many_calls_run_at_once(rr, project):
-    start_workers(rr, project / "meeting")
-    service = rr.service(hold, resreq=ResourceRequirement(cpu=available_cpus()))
-    with Gate() as first, Gate() as second:
-        futures = [service(first, 1)]
-        first.entered()
-        futures.append(service(second, 2))
-        for number in range(50):  # the other worker is free, and looks for work each time
-            assert rr.service(add)(number).get(timeout=PATIENCE_S) == number
-        assert not second._try_enter()
-        first.open()
-        second.open()
-        assert rr.get(futures) == [1, 2]
-
-
 # ---- sessions ------------------------------------------------------------------------------------------------------------
 
 
@@ -789,8 +529,8 @@ def test_a_session_context_names_the_session(rr):
 
 def test_the_default_session_id_is_made_of_the_application(rr):
     first, second = rr.service(add), rr.service(add)
-    assert re.fullmatch(r"services-[a-zA-Z0-9]{6}", first.session_id)
-    assert re.fullmatch(r"services-[a-zA-Z0-9]{6}", second.session_id)
+    assert re.fullmatch(r"conformance-[a-zA-Z0-9]{6}", first.session_id)
+    assert re.fullmatch(r"conformance-[a-zA-Z0-9]{6}", second.session_id)
     assert first.session_id != second.session_id
 
 
@@ -813,7 +553,7 @@ def test_a_session_context_of_another_type_is_ignored_with_a_warning(rr):
     account._session_context = "the-session"
     with pytest.warns(UserWarning, match="_session_context"):
         service = rr.service(account)
-    assert re.fullmatch(r"services-\w{6}", service.session_id)
+    assert re.fullmatch(r"conformance-\w{6}", service.session_id)
     assert service.add(1).get() == 1
 
 
@@ -858,6 +598,7 @@ def test_closures_are_taken_as_they_are_at_the_call(rr):
     assert rr.get(futures) == [(1, []), (2, ["x"])]
 
 
+@concurrent
 def test_arguments_are_taken_as_they_are_at_the_call(rr):
     service = rr.service(same)
     items, array = [1], np.arange(5)
@@ -920,6 +661,7 @@ def test_a_lock_that_a_function_closes_over_is_the_workers_own(rr):
 # ---- the end -------------------------------------------------------------------------------------------------------------
 
 
+@concurrent
 @pytest.mark.parametrize("kind", ["function", "class", "instance"])
 def test_a_closed_service_takes_no_calls_but_finishes_those_made(rr, kind):
     target = {"function": hold, "class": Account, "instance": Account()}[kind]
@@ -969,15 +711,8 @@ def test_many_services_one_after_the_other(rr):
         service.close()
 
 
-def test_a_closed_instance_service_ends_its_process(rr):
-    service = rr.service(Account())
-    pid = service.look().get()[2]
-    service.close()
-    wait_until(lambda: not Path(f"/proc/{pid}").exists(), "the end of the instance's process")
-
-
-def test_services_of_a_closed_runner_take_no_calls(project):
-    with Runner("closing", workers=2) as rr:
+def test_services_of_a_closed_runner_take_no_calls(project, engine):
+    with Runner("closing", workers=2, engine=engine) as rr:
         services = [rr.service(add), rr.service(Account()).add, rr.service(Tally).up]
     for call in services:
         with pytest.raises(FlameError) as caught:
@@ -1035,9 +770,9 @@ def test_a_service_asked_for_again_by_its_session_checks_its_options_again(rr):
         rr.service(named, warmup=-1)
 
 
-def test_the_function_of_a_call_is_the_one_called(project):
+def test_the_function_of_a_call_is_the_one_called(project, engine):
     """A worker remembers the function of the call before."""
-    with Runner("functions", workers=1) as rr:
+    with Runner("functions", workers=1, engine=engine) as rr:
         outer_done = rr.service(lambda: "inner")
 
         def waits():
@@ -1050,3 +785,21 @@ def test_the_function_of_a_call_is_the_one_called(project):
             service = rr.service(lambda number=number: number)
             assert service().get() == number
             service.close()
+
+
+def test_the_end(project, engine):
+    with Runner("ending", workers=1, engine=engine) as rr:
+        service, closed = rr.service(add), rr.service(Account())
+        future, ref = service(1), rr.put_object([2])
+        large = rr.service(same)(np.arange(100_000))
+        rr.wait([future, large])
+        closed.close()
+        with pytest.raises(FlameError) as caught:
+            closed.add(1)
+        assert caught.value.code is FlameErrorCode.INVALID_STATE
+    assert (future.get(), ref.get(), large.get()[-1]) == (1, [2], 99_999)
+    for use in (lambda: service(1), lambda: rr.put_object(1), lambda: rr.get(future), lambda: rr.service(add)):
+        with pytest.raises(FlameError) as caught:
+            use()
+        assert caught.value.code is FlameErrorCode.INVALID_STATE
+    rr.close()

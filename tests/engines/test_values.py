@@ -16,19 +16,12 @@ import uuid
 
 import numpy as np
 import pytest
+from engines import in_a_segment
 from gates import PATIENCE_S, same
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
-from flame_fast import Runner
-
 LARGE = 300_000
-
-
-@pytest.fixture
-def rr(project):
-    with Runner("values", workers=2) as runner:
-        yield runner
 
 
 def identical(left, right):
@@ -619,6 +612,7 @@ def test_a_service_that_a_task_returns_works_in_the_driver(rr):
     assert rr.service(lambda: service)().get()(3).get() == 3
 
 
+@in_a_segment
 def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
     """Arrays lie in line in a service's body, beside the pickle in a value; global generators go by reference in both."""
     table, generator = np.arange(10_000), np.random.RandomState(7)
@@ -628,3 +622,27 @@ def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
     assert bodies[1]({"table": table}).get()["table"].sum() == table.sum()
     assert rr.statistics().shared_bytes > before
     assert rr.service(np.random.rand)().get() != rr.service(np.random.rand)().get()
+
+
+def test_values_are_copies_and_arrays_the_receivers_own(rr):
+    items, array = [1], np.arange(5)
+
+    def look(items, array):
+        items.append(2)
+        array[1] = 7
+        return items, array
+
+    future = rr.service(look)(items, array)
+    items.append("later")
+    array[0] = 9
+    first, second = future.get(), future.get()
+    assert first[0] == second[0] == [1, 2]
+    assert first[0] is not second[0]
+    first[1][2] = 8
+    assert first[1].tolist() == [0, 7, 8, 3, 4]
+    assert second[1].tolist() == [0, 7, 2, 3, 4]
+    assert array.tolist() == [9, 1, 2, 3, 4]
+    assert items == [1, "later"]
+    ref = rr.put_object(array)
+    array[0] = 0
+    assert ref.get()[0] == 9

@@ -12,7 +12,8 @@ import traceback
 from pathlib import Path
 
 import pytest
-from gates import PATIENCE_S, add, fail, new_module, run_script, same
+from engines import in_a_segment
+from gates import PATIENCE_S, add, fail, new_module, same
 
 from flame_fast import (
     FlameError,
@@ -22,12 +23,6 @@ from flame_fast import (
     TaskError,
     WorkerDiedError,
 )
-
-
-@pytest.fixture
-def rr(project):
-    with Runner("errors", workers=2) as runner:
-        yield runner
 
 
 def error_of(future, kind=BaseException):
@@ -140,12 +135,12 @@ STEPS = """
 """
 
 
-def test_the_cause_is_the_workers_traceback_in_the_users_file_names(project, monkeypatch):
+def test_the_cause_is_the_workers_traceback_in_the_users_file_names(project, monkeypatch, engine):
     (project / "package").mkdir()
     module = new_module(monkeypatch, project, STEPS)
     file = module.__file__
     assert Path(file).parent == project
-    with Runner("tracebacks", workers=2) as rr:
+    with Runner("tracebacks", workers=2, engine=engine) as rr:
         error = error_of(rr.service(module.outer)(2), module.Own)
         text = str(error.__cause__)
         assert text.startswith("Traceback (most recent call last):\n")
@@ -175,27 +170,6 @@ def test_a_failed_inputs_traceback_travels_on(rr):
     assert "in fail" in text
     assert "gates.py" in text
     assert str(error_of(rr.service(same)([failed])).__cause__) == text
-
-
-def test_the_traceback_of_a_function_of_main(project):
-    done = run_script(
-        project,
-        """
-        from flame_fast import Runner
-
-        def broken(number):
-            return 1 / number
-
-        with Runner("main", workers=1) as rr:
-            rr.service(broken)(0).get()
-        """,
-        check=False,
-    )
-    assert done.returncode == 1
-    assert done.stderr.count("ZeroDivisionError: division by zero") == 2
-    assert "in broken" in done.stderr
-    assert done.stderr.count(", line 5, in broken") == 1
-    assert "script_" in done.stderr.split("in broken")[0].splitlines()[-1]
 
 
 # ---- exceptions that cannot travel ---------------------------------------------------------------------------------------
@@ -274,19 +248,6 @@ def test_an_exception_that_cannot_travel_is_a_task_error(rr):
             assert text in cause
         assert rr.service(add)(1, 2).get() == 3
         assert type(error_of(rr.service(add)(future))) is TaskError
-
-
-def test_sys_exit_in_a_task_ends_neither_worker_nor_driver(project):
-    with Runner("exits", workers=1) as rr:
-
-        def leave():
-            import sys
-
-            sys.exit("leaving")
-
-        pid = rr.service(os.getpid)().get()
-        assert "leaving" in str(error_of(rr.service(leave)(), TaskError))
-        assert rr.service(os.getpid)().get() == pid
 
 
 # ---- values that cannot travel -------------------------------------------------------------------------------------------
@@ -463,9 +424,10 @@ def test_they_travel_out_of_a_task(rr):
         assert (error.code, error.message) == (sent.code, sent.message)
 
 
-def test_more_than_there_is_room_for_is_a_store_full_error(project):
+@in_a_segment
+def test_more_than_there_is_room_for_is_a_store_full_error(project, engine):
     limit = 64 << 20
-    with Runner("full", workers=1, memory=limit) as rr:
+    with Runner("full", workers=1, memory=limit, engine=engine) as rr:
         service = rr.service(same)
         make = rr.service(lambda size: bytes(size))
         too_much = bytes(limit + 1)

@@ -1,4 +1,4 @@
-"""Futures and refs: waiting, shapes, futures as arguments, select, and what is left of them after the end."""
+"""Futures and refs: waits, shapes, futures as arguments, select, several runners, and the end."""
 
 from __future__ import annotations
 
@@ -7,10 +7,7 @@ import dataclasses
 import gc
 import math
 import os
-import signal
-import subprocess
-import sys
-import textwrap
+import pickle
 import threading
 import time
 import types
@@ -18,15 +15,10 @@ import weakref
 
 import numpy as np
 import pytest
+from engines import ENGINES, concurrent
 from gates import PATIENCE_S, Gate, add, fail, hold, meet, same, start_workers, wait_until
 
 from flame_fast import FlameError, FlameErrorCode, ObjectFuture, ObjectRef, Runner
-
-
-@pytest.fixture
-def rr(project):
-    with Runner("futures", workers=2) as runner:
-        yield runner
 
 
 class Held:
@@ -86,6 +78,7 @@ def test_a_failed_call(rr):
     assert future.exception().args == ("gone",)
 
 
+@concurrent
 def test_an_unfinished_call(rr):
     with Held(rr, 7) as held:
         assert held.future.done() is False
@@ -103,6 +96,7 @@ def test_an_unfinished_call(rr):
         assert held.future.get() == 7
 
 
+@concurrent
 def test_a_timeout_is_kept(rr):
     with Held(rr) as held:
         for timeout in (0.05, 0.3):
@@ -112,6 +106,7 @@ def test_a_timeout_is_kept(rr):
             assert timeout <= time.monotonic() - begin < timeout + 5
 
 
+@concurrent
 def test_the_timeout_of_many_is_for_all_together(rr):
     with Held(rr) as first, Held(rr) as second:
         begin = time.monotonic()
@@ -129,8 +124,6 @@ def test_each_get_gives_an_object_of_its_own(rr):
 
 
 def test_futures_and_refs_are_not_made_by_hand_nor_pickled(rr):
-    import pickle
-
     for kind in (ObjectFuture, ObjectRef):
         with pytest.raises(TypeError):
             kind()
@@ -223,6 +216,7 @@ def test_a_future_in_a_closure_arrives_as_its_value(rr):
     assert rr.service(lambda: one + 1)().get() == 2
 
 
+@concurrent
 def test_a_task_waits_for_its_inputs(rr):
     with Held(rr, 5) as held:
         chained = rr.service(add)(held.future, 1)
@@ -239,6 +233,7 @@ def nested_sum(rr, nested):
     return rr.service(lambda items: items[0]["a"])(nested)
 
 
+@concurrent
 def test_waiting_for_inputs_costs_no_worker(rr, project):
     with Held(rr, 5) as held:
         blocked = [rr.service(add)(held.future, number) for number in range(20)]
@@ -277,6 +272,7 @@ def test_a_diamond(rr):
     assert plus(left, right).get() == 114
 
 
+@concurrent
 def test_many_inputs(rr):
     plus = rr.service(add)
     for count in (62, 63, 64, 65, 70, 5000):
@@ -288,6 +284,7 @@ def test_many_inputs(rr):
             assert (total.get(), spread.get()) == (count * (count - 1) // 2,) * 2
 
 
+@concurrent
 def test_one_input_of_many_tasks(rr):
     with Held(rr, 1) as held:
         futures = [rr.service(add)(held.future, number) for number in range(2000)]
@@ -305,6 +302,7 @@ def test_a_failed_input_fails_the_task_with_the_same_error(rr):
         assert "in fail" in str(caught.value.__cause__)
 
 
+@concurrent
 def test_a_failed_input_fails_the_task_at_once_while_all_workers_are_busy(rr):
     failed = rr.service(fail)(ValueError("failed"))
     failed.exception()
@@ -318,6 +316,7 @@ def test_a_failed_input_fails_the_task_at_once_while_all_workers_are_busy(rr):
         assert not second.future.done()
 
 
+@concurrent
 def test_a_failing_input_fails_waiting_tasks_though_another_input_is_not_ready(rr):
     with Held(rr) as never, Held(rr, ValueError("late")) as failing:
         waiting = rr.service(same)([never.future, failing.future])
@@ -329,6 +328,7 @@ def test_a_failing_input_fails_waiting_tasks_though_another_input_is_not_ready(r
         assert not never.future.done()
 
 
+@concurrent
 def test_a_failed_input_does_not_run_the_task(rr, project):
     def touch(path, _):
         open(path, "w").close()
@@ -400,6 +400,7 @@ def test_get_of_the_same_future_twice(rr):
     assert rr.get([future, future]) == [1, 1]
 
 
+@concurrent
 def test_wait_waits_for_all_and_raises_errors(rr):
     with Held(rr, 1) as held:
         other = rr.service(add)(1)
@@ -424,6 +425,7 @@ def test_ref_keeps_the_shape(rr):
         rr.ref([plus(1), rr.service(fail)(KeyError())])
 
 
+@concurrent
 def test_the_first_failure_in_input_order_is_raised(rr):
     with Held(rr, 1) as held:
         later = rr.service(fail)(KeyError("later"))
@@ -447,6 +449,7 @@ def test_the_first_failure_in_input_order_is_raised(rr):
             rr.get([held.future, later], timeout=0.05)
 
 
+@concurrent
 def test_get_waits_on_all_at_once(rr, project):
     """A thread that waits for two calls that wait for each other."""
     service = rr.service(meet)
@@ -457,6 +460,7 @@ def test_get_waits_on_all_at_once(rr, project):
 # ---- select --------------------------------------------------------------------------------------------------------------
 
 
+@concurrent
 def test_select_yields_each_future_once_as_it_completes(rr):
     with Held(rr, "slow") as held:
         quick = [rr.service(add)(number) for number in range(5)]
@@ -470,6 +474,7 @@ def test_select_yields_each_future_once_as_it_completes(rr):
             next(selected)
 
 
+@concurrent
 def test_select_yields_in_order_of_completion(rr):
     with Held(rr, 0) as first, Held(rr, 1) as second:
         selected = rr.select([first.future, second.future])
@@ -505,6 +510,7 @@ def test_select_yields_a_future_given_twice_once(rr):
     assert list(rr.select([future, future])) == [future]
 
 
+@concurrent
 def test_select_runs_out_of_time(rr):
     with Held(rr) as held:
         done = rr.service(add)(1)
@@ -566,8 +572,8 @@ def test_a_class_or_instance_service_does_not(rr):
 
 
 @pytest.fixture
-def other(project):
-    with Runner("other", workers=1) as runner:
+def other(project, engine):
+    with Runner("other", workers=1, engine=engine) as runner:
         yield runner
 
 
@@ -581,6 +587,7 @@ def test_a_future_of_another_runner_is_passed_as_its_value(rr, other):
         plus(other.service(fail)(KeyError("k"))).get()
 
 
+@concurrent
 def test_an_unfinished_future_of_another_runner_does_not_hold_up_the_caller(rr, other):
     with Held(other, 5) as held:
         future = rr.service(add)(held.future, 1)
@@ -596,8 +603,9 @@ def test_futures_of_several_runners_together(rr, other):
     assert sorted(future.get() for future in rr.select(futures, timeout=PATIENCE_S)) == [1, 2, 3]
 
 
-def test_a_future_of_a_closed_runner_as_an_argument(rr):
-    with pytest.warns(UserWarning, match="1 unfinished"), Runner("closing", workers=1) as closing:
+@concurrent
+def test_a_future_of_a_closed_runner_as_an_argument(rr, engine):
+    with pytest.warns(UserWarning, match="1 unfinished"), Runner("closing", workers=1, engine=engine) as closing:
         ready, ref = closing.service(add)(1, 2), closing.put_object(4)
         ready.wait()
         gate = Gate()
@@ -618,8 +626,8 @@ def test_a_future_of_a_closed_runner_as_an_argument(rr):
 # ---- the end -------------------------------------------------------------------------------------------------------------
 
 
-def test_use_after_close(project):
-    with Runner("closing", workers=2) as rr:
+def test_use_after_close(project, engine):
+    with Runner("closing", workers=2, engine=engine) as rr:
         plus = rr.service(add)
         future = plus(1)
         future.wait()
@@ -641,9 +649,9 @@ def test_use_after_close(project):
     rr.close()
 
 
-def test_ready_values_are_readable_after_close(project):
+def test_ready_values_are_readable_after_close(project, engine):
     large = np.arange(300_000)
-    with Runner("closing", workers=2) as rr:
+    with Runner("closing", workers=2, engine=engine) as rr:
         futures = [rr.service(same)(value) for value in (1, "text" * 1000, large, {"a": [large]})]
         failed = rr.service(fail)(KeyError("kept"))
         ref, put = rr.service(same)(large).ref(), rr.put_object(large)
@@ -665,8 +673,9 @@ def test_ready_values_are_readable_after_close(project):
     assert np.array_equal(got, large)
 
 
-def test_unfinished_futures_raise_after_close(project):
-    with pytest.warns(UserWarning, match="2 unfinished"), Runner("closing", workers=1) as rr, Gate() as gate:
+@concurrent
+def test_unfinished_futures_raise_after_close(project, engine):
+    with pytest.warns(UserWarning, match="2 unfinished"), Runner("closing", workers=1, engine=engine) as rr, Gate() as gate:
         running = rr.service(hold)(gate)
         queued = rr.service(add)(running)
         gate.entered()
@@ -678,7 +687,8 @@ def test_unfinished_futures_raise_after_close(project):
         assert future.done() is False
 
 
-def test_close_wakes_threads_that_wait(project):
+@concurrent
+def test_close_wakes_threads_that_wait(project, engine):
     errors, waiting = [], threading.Barrier(3)
 
     def wait_in(outcome):
@@ -688,7 +698,7 @@ def test_close_wakes_threads_that_wait(project):
         except FlameError as error:
             errors.append(error.code)
 
-    with pytest.warns(UserWarning, match="1 unfinished"), Runner("closing", workers=1) as rr, Gate() as gate:
+    with pytest.warns(UserWarning, match="1 unfinished"), Runner("closing", workers=1, engine=engine) as rr, Gate() as gate:
         future = rr.service(hold)(gate)
         gate.entered()
         selected = rr.select([future])
@@ -702,6 +712,7 @@ def test_close_wakes_threads_that_wait(project):
     assert errors == [FlameErrorCode.INVALID_STATE] * 2
 
 
+@concurrent
 def test_dropped_futures_are_run_all_the_same(rr, project):
     def touch(name):
         open(os.path.join(str(directory), str(name)), "w").close()
@@ -718,6 +729,7 @@ def test_dropped_futures_are_run_all_the_same(rr, project):
         wait_until(lambda: len(list(directory.iterdir())) == 51, "the running of dropped calls")
 
 
+@concurrent
 def test_a_dropped_input_stays_until_the_task_has_it(rr):
     with Held(rr, 1) as held:
         made = rr.service(lambda _: np.ones(200_000))(held.future)
@@ -728,18 +740,6 @@ def test_a_dropped_input_stays_until_the_task_has_it(rr):
         gc.collect()
         held.open()
         assert (total.get(), total_of_ref.get()) == (2e5, 2e5)
-
-
-def test_dropped_futures_give_their_memory_back(rr):
-    service = rr.service(lambda number: np.full(1_000_000, number, dtype=np.float64))
-    for number in range(100):
-        assert service(number).get()[-1] == number
-    plus = rr.service(add)
-    for _ in range(20):
-        rr.get([plus(number) for number in range(2000)])
-    gc.collect()
-    counters = wait_until(lambda: (c := rr._engine.runtime.counters())["bytes"] < 8_000_000 and c, "giving memory back")
-    assert counters["slots"] < 100
 
 
 def test_a_future_is_collected_with_its_last_reference(rr):
@@ -792,6 +792,7 @@ def test_submitting_and_waiting_from_many_threads(rr):
         assert [item for item in noted if item[0] == number] == [(number, i) for i in range(20)]
 
 
+@concurrent
 def test_one_future_waited_for_by_many_threads(rr):
     with Held(rr, 9) as held:
         values, ready = [], threading.Barrier(9)
@@ -810,6 +811,7 @@ def test_one_future_waited_for_by_many_threads(rr):
         assert values == [9] * 8
 
 
+@concurrent
 def test_submitting_does_not_block_while_all_workers_are_busy(rr):
     with Held(rr, 1) as first, Held(rr, 2) as second:
         futures = [rr.service(same)([number] * 1000) for number in range(1000)]
@@ -820,58 +822,7 @@ def test_submitting_does_not_block_while_all_workers_are_busy(rr):
         assert rr.get(futures)[-2:] == [3, 3]
 
 
-INTERRUPTED = """
-    import sys
-    from flame_fast import Runner
-
-    def forever(path):
-        open(path).read()
-
-    with Runner("interrupted", workers=1) as rr:
-        future = rr.service(forever)("gate")
-        select = rr.select([future])
-        try:
-            print("waiting", flush=True)
-            {wait}
-        except KeyboardInterrupt:
-            print("interrupted", future.done(), flush=True)
-        sys.stdin.readline()
-        open("gate", "w").close()
-        print(future.get(timeout=20), rr.service(len)("12345").get(timeout=20))
-"""
-
-
-@pytest.mark.parametrize(
-    "wait", ["future.get()", "future.get(timeout=60)", "rr.get([future])", "future.wait()", "next(select)"]
-)
-def test_ctrl_c_interrupts_a_wait_and_nothing_else(project, wait):
-    os.mkfifo("gate")
-    (project / "script.py").write_text(textwrap.dedent(INTERRUPTED.format(wait=wait)))
-    driver = subprocess.Popen(
-        [sys.executable, "script.py"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
-    )
-    try:
-        assert driver.stdout.readline() == "waiting\n"
-        wait_until(lambda: waits_or_sleeps(driver.pid), "the driver's sleeping")
-        os.killpg(driver.pid, signal.SIGINT)  # as the terminal does: to the whole group
-        assert driver.stdout.readline() == "interrupted False\n"
-        driver.stdin.write("\n")
-        driver.stdin.flush()
-        assert driver.stdout.readline() == "None 5\n"
-        assert driver.wait(PATIENCE_S) == 0
-    finally:
-        driver.kill()
-        driver.wait()
-        driver.stdin.close()
-        driver.stdout.close()
-
-
-def waits_or_sleeps(pid):
-    """Whether the main thread of a process sleeps in a futex."""
-    with open(f"/proc/{pid}/syscall") as file:
-        return file.read().split()[0] == str({"x86_64": 202, "aarch64": 98}[os.uname().machine])
-
-
+@concurrent
 def test_math_of_the_clock_is_not_confused_by_odd_timeouts(rr):
     future = rr.service(add)(1)
     assert future.get(timeout=1e18) == 1
@@ -929,3 +880,17 @@ def test_a_timeout_that_is_no_number_is_named(rr, timeout):
 
 def test_a_timeout_beyond_every_float_is_long_enough(rr):
     assert rr.service(same)(1).get(10**400) == 1
+
+
+@pytest.mark.parametrize("of", ENGINES)
+def test_a_future_of_another_engine_is_passed_as_its_value(rr, of):
+    with Runner("foreign", workers=1, engine=of) as other:
+        foreign, failed = other.service(same)([1]), other.service(fail)(KeyError("k"))
+        foreign.wait()
+        failed.exception()
+        assert rr.service(same)((foreign, other.put_object({"a": 2}))).get() == ([1], {"a": 2})
+        with pytest.raises(KeyError, match="k"):
+            rr.service(same)([failed]).get()
+        own = rr.service(add)(1)
+        assert rr.get([own, foreign]) == [1, [1]]
+        assert {id(future) for future in rr.select([own, foreign, failed])} == {id(own), id(foreign), id(failed)}

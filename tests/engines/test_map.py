@@ -10,6 +10,7 @@ import threading
 
 import numpy as np
 import pytest
+from engines import concurrent, in_a_segment
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
 from process_events import die, pid_of_worker
 
@@ -18,23 +19,10 @@ from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, TaskE
 #: Whoever drops a map half-way, or closes the runner then, drops calls that were queued ahead.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unfinished call")
 
-ENGINES = ["local", "inline"]
 WORKERS = 2
 
 #: Chunks that may be taken ahead of what was given out: somewhat more than the house takes.
 MOST_AHEAD = 5 * WORKERS
-
-
-@pytest.fixture(params=ENGINES)
-def rr(project, request):
-    with Runner("map", workers=WORKERS, engine=request.param) as runner:
-        yield runner
-
-
-@pytest.fixture
-def local(project):
-    with Runner("map", workers=WORKERS) as runner:
-        yield runner
 
 
 class Source:
@@ -133,6 +121,7 @@ def test_it_is_an_iterator(rr):
     assert list(iterator) == [2]
 
 
+@in_a_segment
 def test_two_hundred_thousand_items(rr):
     for chunksize in (None, 700):
         expected = itertools.count()
@@ -141,15 +130,17 @@ def test_two_hundred_thousand_items(rr):
         assert next(expected) == 200_000
 
 
-def test_many_items_travel_in_few_calls(local):
+@concurrent
+def test_many_items_travel_in_few_calls(rr):
     """A thousand items of one chunk: one call, and so one worker."""
-    pids = list(local.service(pid_of_worker).map(range(1000), chunksize=1000))
+    pids = list(rr.service(pid_of_worker).map(range(1000), chunksize=1000))
     assert len(pids) == 1000
     assert len(set(pids)) == 1
     assert os.getpid() not in pids
 
 
-def test_items_run_on_all_workers(local, project):
+@concurrent
+def test_items_run_on_all_workers(rr, project):
     """Two chunks of one item each meet: neither returns before the other runs."""
 
     def meet(number):
@@ -158,16 +149,17 @@ def test_items_run_on_all_workers(local, project):
         return meet(str(directory), WORKERS, number)
 
     directory = project / "meeting"
-    assert len(set(local.service(meet).map(range(WORKERS), chunksize=1))) == WORKERS
+    assert len(set(rr.service(meet).map(range(WORKERS), chunksize=1))) == WORKERS
 
 
-def test_the_first_items_run_before_anybody_asks(local, project):
+@concurrent
+def test_the_first_items_run_before_anybody_asks(rr, project):
     def touch(number):
         (directory / str(number)).touch()
 
     directory = project / "touched"
     directory.mkdir()
-    iterator = local.service(touch).map(itertools.count())
+    iterator = rr.service(touch).map(itertools.count())
     wait_until(lambda: (directory / "0").exists(), "the first item's running")
     del iterator
 
@@ -193,10 +185,11 @@ def test_futures_among_the_items_arrive_as_their_values(rr):
         assert list(rr.service(same).map(items, chunksize)) == [1, 2, 3, [4], {"a": (5, [6])}, 7]
 
 
-def test_an_unfinished_future_among_the_items_is_not_waited_for_by_the_caller(local):
+@concurrent
+def test_an_unfinished_future_among_the_items_is_not_waited_for_by_the_caller(rr):
     with Gate() as gate:
-        future = local.service(hold)(gate, 5)
-        iterator = local.service(same).map([future, 6], chunksize=1)
+        future = rr.service(hold)(gate, 5)
+        iterator = rr.service(same).map([future, 6], chunksize=1)
         assert not future.done()
         gate.open()
         assert list(iterator) == [5, 6]
@@ -218,13 +211,14 @@ def test_arrays_among_the_items_and_the_values(rr):
         assert rr.statistics().copied_bytes - before.copied_bytes < 40_000
 
 
-def test_large_values_are_born_where_they_lie(local):
-    service = local.service(lambda number: np.full(100_000, number))
+@concurrent
+def test_large_values_are_born_where_they_lie(rr):
+    service = rr.service(lambda number: np.full(100_000, number))
     list(service.map(range(4), chunksize=1))
-    before = local.statistics()
+    before = rr.statistics()
     got = list(service.map(range(8), chunksize=4))
     assert [int(value[-1]) for value in got] == list(range(8))
-    assert local.statistics().copied_bytes - before.copied_bytes < 40_000
+    assert rr.statistics().copied_bytes - before.copied_bytes < 40_000
 
 
 # ---- which services ------------------------------------------------------------------------------------------------------
@@ -253,8 +247,8 @@ def test_integers_as_items_of_a_function_with_state(rr):
     assert list(service.map(range(100), chunksize=30)) == list(range(10, 110))
 
 
-def test_values_that_are_read_in_place_stay_when_the_runner_closes(project):
-    with Runner("map", workers=1) as rr:
+def test_values_that_are_read_in_place_stay_when_the_runner_closes(project, engine):
+    with Runner("map", workers=1, engine=engine) as rr:
         results = rr.service(same).map(range(1000), chunksize=1000)
         assert next(results) == 0
     assert next(results) == 1
@@ -327,8 +321,9 @@ def test_a_callable_instance_takes_the_items_in_order(rr):
         assert service.up().get() == 132
 
 
-def test_services_of_few_workers(local):
-    service = local.service(pid_of_worker, autoscale=False)
+@concurrent
+def test_services_of_few_workers(rr):
+    service = rr.service(pid_of_worker, autoscale=False)
     assert len(set(service.map(range(20), chunksize=1))) == 1
 
 
@@ -364,12 +359,13 @@ def test_an_endless_source_is_taken_a_bounded_way_ahead(rr):
         assert source.taken == taken
 
 
-def test_nothing_more_is_taken_while_nobody_asks(local):
+@concurrent
+def test_nothing_more_is_taken_while_nobody_asks(rr):
     source = Source(itertools.count())
-    iterator = local.service(same).map(source)
+    iterator = rr.service(same).map(source)
     next(iterator)
     taken = source.taken
-    wait_until(lambda: local.statistics().queued + local.statistics().running == 0, "the running of what was queued")
+    wait_until(lambda: rr.statistics().queued + rr.statistics().running == 0, "the running of what was queued")
     assert source.taken == taken
     del iterator
 
@@ -401,6 +397,7 @@ def test_items_that_take_long_are_not_taken_far_ahead(rr):
     del iterator
 
 
+@in_a_segment
 def test_a_short_source_is_shared_out(rr):
     """As quick as its items are, no chunk takes so many that a worker would have nothing to do."""
 
@@ -416,14 +413,15 @@ def test_a_short_source_is_shared_out(rr):
             assert source.taken - given <= 700
 
 
-def test_values_let_go_of_are_freed_on_the_way(local):
+@concurrent
+def test_values_let_go_of_are_freed_on_the_way(rr):
     """A hundred values of four megabytes: never more of them in memory than are ahead."""
-    service = local.service(lambda number: np.full(1 << 22, number % 256, dtype="u1"))
+    service = rr.service(lambda number: np.full(1 << 22, number % 256, dtype="u1"))
     for number, value in enumerate(service.map(range(100), chunksize=1)):
         assert value[-1] == number % 256
-        assert local.statistics().bytes <= (MOST_AHEAD + 4) << 22
+        assert rr.statistics().bytes <= (MOST_AHEAD + 4) << 22
     del value
-    assert local.statistics().bytes < 1 << 20
+    assert rr.statistics().bytes < 1 << 20
 
 
 def test_dropping_the_iterator_half_way_leaves_nothing(rr):
@@ -535,7 +533,7 @@ def test_a_value_that_cannot_be_pickled_fails_in_its_turn(rr):
         assert "lock" in str(found[3])
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@in_a_segment
 def test_a_value_that_does_not_fit_fails_in_its_turn(project, engine):
     with Runner("small", workers=1, memory="32m", engine=engine) as rr:
         service = rr.service(lambda number: number if number != 3 else bytes(64 << 20))
@@ -545,7 +543,7 @@ def test_a_value_that_does_not_fit_fails_in_its_turn(project, engine):
             assert [type(error) for error in found[3:]] == [StoreFullError]
 
 
-@pytest.mark.parametrize("engine", ENGINES)
+@in_a_segment
 def test_an_item_that_does_not_fit_fails_in_its_turn(project, engine):
     """Refused like any other argument; what was taken before it comes first."""
     with Runner("small", workers=1, memory="32m", engine=engine) as rr:
@@ -587,7 +585,8 @@ def test_after_an_error_the_rest_leaves_nothing(rr):
     assert list(iterator) == []
 
 
-def test_a_worker_that_dies_in_the_middle(local):
+@concurrent
+def test_a_worker_that_dies_in_the_middle(rr):
     """The values before it, the death in its turn, nothing after it; the service goes on."""
 
     def work(number):
@@ -595,7 +594,7 @@ def test_a_worker_that_dies_in_the_middle(local):
             die("SIGKILL")
         return number
 
-    service = local.service(work)
+    service = rr.service(work)
     found = outcomes(service.map(range(10), chunksize=1))
     assert found[:3] == [0, 1, 2]
     assert [type(error) for error in found[3:]] == [WorkerDiedError]
@@ -603,14 +602,15 @@ def test_a_worker_that_dies_in_the_middle(local):
     assert list(service.map([4, 5])) == [4, 5]
 
 
-def test_an_instance_that_dies_in_the_middle(local):
+@concurrent
+def test_an_instance_that_dies_in_the_middle(rr):
     class Mortal:
         def __call__(self, number):
             if number == 3:
                 die("SIGKILL")
             return number
 
-    found = outcomes(local.service(Mortal()).map(range(10), chunksize=1))
+    found = outcomes(rr.service(Mortal()).map(range(10), chunksize=1))
     assert found[:3] == [0, 1, 2]
     assert [type(error) for error in found[3:]] == [WorkerDiedError]
 
@@ -638,7 +638,6 @@ def test_a_closed_service_maps_nothing(rr):
         list(service.map([1, 2]))
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_a_closed_runner_maps_nothing(project, engine):
     with Runner("closing", workers=1, engine=engine) as rr:
         service = rr.service(same)
@@ -660,7 +659,6 @@ def test_closing_the_service_half_way(rr):
     assert found[-1].code is FlameErrorCode.INVALID_STATE
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 def test_closing_the_runner_half_way(project, engine):
     with Runner("closing", workers=1, engine=engine) as rr:
         iterator = rr.service(same).map(itertools.count(), chunksize=1)
@@ -672,7 +670,8 @@ def test_closing_the_runner_half_way(project, engine):
                 assert value < 3 + MOST_AHEAD
 
 
-def test_closing_the_runner_wakes_who_waits_for_the_next_value(project):
+@concurrent
+def test_closing_the_runner_wakes_who_waits_for_the_next_value(project, engine):
     errors = []
 
     def wait():
@@ -681,7 +680,7 @@ def test_closing_the_runner_wakes_who_waits_for_the_next_value(project):
         except FlameError as error:
             errors.append(error.code)
 
-    with Runner("closing", workers=1) as rr, Gate() as gate:
+    with Runner("closing", workers=1, engine=engine) as rr, Gate() as gate:
         iterator = rr.service(hold).map([gate])
         gate.entered()
         thread = threading.Thread(target=wait)
@@ -695,7 +694,6 @@ def test_closing_the_runner_wakes_who_waits_for_the_next_value(project):
 # ---- in a task, and beside others ----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("workers", [1, 2])
 def test_map_in_a_task(project, engine, workers):
     """With one worker as well: the task that waits makes room."""

@@ -1,0 +1,14 @@
+"""The engines that the conformance suite runs with, and marks for tests that only some of them can pass."""
+
+from __future__ import annotations
+
+import pytest
+
+#: Engines of the package; and one without a segment, which only tests have.
+ENGINES = ("local", "inline", "plain")
+
+#: A call may be unfinished when `service(...)` returns: the driver goes on beside it.
+concurrent = pytest.mark.parametrize("engine", ["local"], indirect=True)
+
+#: Values lie in one segment, of bounded size, and counters tell what lies there.
+in_a_segment = pytest.mark.parametrize("engine", ["local", "inline"], indirect=True)
