@@ -62,7 +62,7 @@ ARRAYS = ("copy-on-write", "readonly")
 
 #: How a runner ends, in messages after its name.
 CLOSED = "was closed"
-UNCLOSED = "was dropped without close() (nobody held the Runner any more, or the program ended)"
+UNCLOSED = "was dropped without close() (no reference to the Runner was left, or the program ended)"
 
 
 class Lifetime:

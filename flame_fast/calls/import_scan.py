@@ -34,7 +34,7 @@ LOADS = {
 #: Its names are imported like modules.
 OUR_KERNELS = "flame_fast.kernels"
 
-#: Parts of the paths below which Python's own modules and installed ones lie.
+#: Parts of the paths of Python's own modules and of installed ones.
 INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
 

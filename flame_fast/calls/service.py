@@ -30,17 +30,17 @@ if TYPE_CHECKING:
 class Method(CallTarget):
     """One public method of a class or instance service."""
 
-    __slots__ = ("__name__", "_owner")
+    __slots__ = ("__name__", "_service")
 
-    def __init__(self, owner: RunnerService, name: str) -> None:
-        self._owner = owner
+    def __init__(self, service: RunnerService, name: str) -> None:
+        self._service = service
         self.__name__ = name
 
     def __repr__(self) -> str:
-        return f"<method {self.__name__!r} of {self._owner!r}>"
+        return f"<method {self.__name__!r} of {self._service!r}>"
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (_method_of, (self._owner, self.__name__))
+        return (_method_of, (self._service, self.__name__))
 
 
 @call_without_frames

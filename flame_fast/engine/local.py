@@ -33,7 +33,7 @@ YOUNG_S = 1.0
 #: After so many such ends in a row the driver starts no other zygote.
 EARLY_ENDS = 5
 
-#: How a zygote ended that somebody killed.
+#: The end of a zygote that got SIGKILL, in words.
 KILLED = "by signal 9"
 
 #: Seconds for output from a process that a task left behind.

@@ -115,7 +115,7 @@ class Engine(FutureClient, Protocol):
         """Whether this process is a forked child of the engine's: it must neither use nor close the engine."""
 
     def set_project(self, project: dict[str, Any]) -> None:
-        """Tell workers where the project lies. The runner calls it once, before its first service."""
+        """Tell workers where the project is. The runner calls it once, before its first service."""
 
     def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int) -> ServiceKey:
         """Add a service.

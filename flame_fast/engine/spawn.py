@@ -13,7 +13,7 @@ SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 #: The driver duplicates them above this number first, so that moving one to its fixed place overwrites no other.
 ABOVE_FIXED = 16
 
-#: The zygote's program. `-P` keeps the current directory out of its imports: a user's `random.py` may lie there.
+#: The zygote's program. `-P` keeps the current directory out of its imports: a user may have a `random.py` there.
 BOOTSTRAP = """\
 import sys
 try:

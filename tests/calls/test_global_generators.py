@@ -7,6 +7,7 @@ import os
 import random
 import warnings
 
+import gates
 import numpy as np
 import pytest
 from gates import PATIENCE_S, meet, new_module, run_script, same, start_workers
@@ -348,7 +349,7 @@ def test_a_module_that_seeds_at_its_import_warns_once(project, tmp_path):
         project,
         f"""
         import sys
-        sys.path.append({os.path.dirname(os.path.abspath(__file__))!r})
+        sys.path.append({os.path.dirname(gates.__file__)!r})
         import seeding_module
         from flame_fast import Runner
         with Runner("seeding", workers=2) as rr:
