@@ -238,11 +238,10 @@ class Runner:
         Exception
             The first failure in input order, as soon as all before it are done.
         """
+        if type(futures) is list and futures and not self._lifetime.is_over and self._engine.owns_all(futures):
+            return self._engine.get_many(futures, timeout)  # the usual case; it refuses a forked child by itself
         self._check_open()
-        futures = _one_call(futures)
-        if type(futures) is list and futures and self._engine.owns_all(futures):
-            return self._engine.get_many(futures, timeout)
-        return gather.get(futures, timeout)
+        return gather.get(_one_call(futures), timeout)
 
     def wait(self, futures: Any, timeout: float | None = None) -> None:
         """Wait as `get`, without reading the values: return when all have completed, raise the first error."""
@@ -277,8 +276,9 @@ class Runner:
         StoreFullError
             The store has no room for the value.
         """
-        self._check_open()
-        return self._engine.put(obj)
+        if self._lifetime.is_over:
+            self._check_open()
+        return self._engine.put(obj)  # refuses a forked child by itself
 
     def statistics(self) -> Statistics:
         """Return what the runner holds now and has moved so far: see `flame_fast.calls.statistics.Statistics`.

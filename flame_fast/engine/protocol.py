@@ -87,7 +87,7 @@ class Engine(FutureClient, Protocol):
     """Runs the calls of one runner, and stores its values.
 
     Every method is safe from any thread. After `close`, finished values stay readable and everything else raises
-    `FlameError(INVALID_STATE)`.
+    `FlameError(INVALID_STATE)`; so does everything in a forked child.
     """
 
     @property
