@@ -75,7 +75,7 @@ class Host:
         enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
     ) -> None:
-        self._source = source
+        self.source = source
         self.partial: list[Any] = []
         self.last_resort = serialization.dump_error(TaskError("the task ended with an error that could not be described"))
         self._prepare: Callable[[], None] | None = prepare
@@ -91,15 +91,15 @@ class Host:
         """Load a service before its first call; do nothing if it was closed meanwhile."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            blob = self._source.service_blob(service)
-            if self._source.is_service(service, generation):  # checked after the read: the blob was the service's
+            blob = self.source.service_blob(service)
+            if self.source.is_service(service, generation):  # checked after the read: the blob was the service's
                 self._load(blob, service, generation)
 
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """Return the callable of a call; load its service if need be. Raises what loading raised."""
         loaded = self._loaded.get(service)
         if loaded is None or loaded.generation != generation:
-            loaded = self._load(self._source.service_blob(service), service, generation)
+            loaded = self._load(self.source.service_blob(service), service, generation)
         if loaded is not self._current:
             self._enter(loaded)
         if loaded.failure is not None:
@@ -163,7 +163,7 @@ class Host:
                 loaded.functions = [target]
             else:
                 if spec.kind == CLASS:
-                    self._source.keep_state()
+                    self.source.keep_state()
                 instance = target() if spec.kind == CLASS else target
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
@@ -186,7 +186,7 @@ class Host:
     def _forget_closed(self) -> None:
         """Drop closed services: no call of them can come any more."""
         for service, loaded in list(self._loaded.items()):
-            if loaded not in self._suspended and not self._source.is_service(service, loaded.generation):
+            if loaded not in self._suspended and not self.source.is_service(service, loaded.generation):
                 del self._loaded[service]
 
     def drop_services(self) -> None:

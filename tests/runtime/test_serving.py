@@ -1258,8 +1258,8 @@ class Late(Host):
     def may_help(self, service, generation):
         marks[1] += 1
         if marks[1] == 1:
-            words = Words(self.runtime)
-            (slot,) = [slot for slot in words.slots_of(self.runtime.index) if words.get("slots", slot, "service") == service]
+            words = Words(self.source)
+            (slot,) = [slot for slot in words.slots_of(self.source.index) if words.get("slots", slot, "service") == service]
             words.set_state(slot, words.tables.RUNNING, words.tables.DRIVER_INDEX)
         return super().may_help(service, generation)
 
