@@ -46,9 +46,9 @@ if switched_on("FLAME_FAST_WERROR"):
     compile_args.append("-Werror")
 
 #: What says how the words of a segment are laid out and packed. A process of another build must not read them.
-LAYOUT = ("layout.pxi", "memory.pxi", "lock.pxi", "slots.pxi", "lanes.pxi")
-RUNTIME = Path("kernels", "runtime")
-macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join((RUNTIME / name).read_bytes() for name in LAYOUT)))))
+LAYOUT = ("layout", "regions", "lookup", "run_queue", "wakeup")
+CORE = Path("kernels", "runtime", "core")
+macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join((CORE / f"{name}.pxd").read_bytes() for name in LAYOUT)))))
 
 #: For all native files, those that others cimport too: a comment at the top of a .pyx holds for that file alone.
 DIRECTIVES = {

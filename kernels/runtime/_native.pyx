@@ -12,25 +12,34 @@ the order of the steps of each operation in `PROTOCOL.md`.
 
 cimport cython
 
-include "layout.pxi"
+from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
+from .core.externs cimport *
+from .core.layout cimport *
+from .core.regions cimport *
+from .core.size_classes cimport *
+from .core.lookup cimport *
+from .core.system_memory cimport *
+from .core.spinning cimport *
+from .core.wakeup cimport *
+from .core.permits cimport *
+from .core.locked cimport *
+from .core.repair cimport *
+from .core.lock cimport *
+from .core.extents cimport *
+from .core.groups cimport *
+from .core.references cimport *
+from .core.blocks cimport *
+from .core.slots cimport *
+from .core.run_queue cimport *
+from .core.dependencies cimport *
+from .core.completion cimport *
+from .core.recovery cimport *
+from .core.wraparound cimport *
+
 
 from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcmp, memcpy, memset
 
-include "memory.pxi"
-include "lock.pxi"
-include "groups.pxi"
-include "growth.pxi"
-include "extents.pxi"
-include "arena.pxi"
-include "slots.pxi"
-include "lanes.pxi"
-include "waking.pxi"
-include "inputs.pxi"
-include "finishing.pxi"
-include "burial.pxi"
-include "waiting.pxi"
-include "winding.pxi"
 
 import gc
 import os
@@ -77,6 +86,7 @@ include "arrays.pxi"
 include "codec.pxi"
 include "instances.pxi"
 include "future.pxi"
+include "deadlock.pxi"
 include "waits.pxi"
 include "calls.pxi"
 include "entry.pxi"

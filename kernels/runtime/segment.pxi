@@ -78,7 +78,8 @@ cdef class Segment:
         self.name = name
         self.doorbell = doorbell
         self.generation = fork_generation
-        memory_own(&self.memory, index, doorbell)
+        if not memory_own(&self.memory, index, doorbell):
+            raise MemoryError
         self.pins = []
         attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
 

@@ -122,7 +122,8 @@ cdef class Supervision(Serving):
             for i in range(high):
                 release_bits(&self.memory, i, HOLD_BURIAL)
             bury_memory(&self.memory, index)
-            memory_own(&self.memory, self.me, self.doorbell)
+            if not memory_own(&self.memory, self.me, self.doorbell):
+                raise MemoryError
             wake_everybody(&self.memory)
             return
         for i in range(high):

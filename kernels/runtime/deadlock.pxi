@@ -1,70 +1,7 @@
-# Waiting: spin briefly, then sleep on a futex; and knowing when a wait can never end.
-#
-# A spin round trip costs half a microsecond, waking a sleeper about ninety. But a spinner without a core of its own starves
-# whoever it waits for, so at most cpus - 1 processes spin for long, by a token in the header; others spin only for as long as
-# a hand-over takes. Whether there is a core to spare nobody says: other programs may have them all, and then the one woken
-# waits for the spinner's. So spinning that has failed twice in a row is not tried but for every sixteenth time.
-
-from posix.unistd cimport write as posix_write
+# Waits that can never end: a search for cycles among what tasks wait for.
 
 cdef extern from "Python.h":
     int PyErr_CheckSignals() except -1
-
-cdef enum:
-    SPIN_NS = 120_000           # somewhat above the price of a wake-up: whoever is waited for may have had to be woken
-    SPIN_FREE_NS = 5_000        # without a token
-    SPIN_SHORT_NS = 2_000       # after failures
-    SPIN_FAILURES = 2
-    SPIN_AGAIN = 16
-    SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
-    IDLE_NS = 60_000_000_000    # a sleeping worker: every burial wakes all of them, since a call may have died with the dead
-    PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
-
-cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:
-    cdef uint32_t count = ff_load32(&memory.header.spinners)
-    if count + 1 >= memory.header.cpus or not ff_cas32(&memory.header.spinners, count, count + 1):
-        return 0
-    ff_add32(&memory.processes[me].spinning, 1)
-    return 1
-
-cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
-    ff_add32(&memory.processes[me].spinning, <uint32_t> -1)
-    ff_add32(&memory.header.spinners, <uint32_t> -1)
-
-cdef inline int64_t spin_budget(Spin *spin) noexcept nogil:
-    """Nanoseconds that are worth spinning with a token."""
-    cdef uint32_t failures = ff_load32(&spin.failures)
-    if failures < SPIN_FAILURES or failures % SPIN_AGAIN == 0:
-        return SPIN_NS
-    return SPIN_SHORT_NS
-
-cdef inline void spin_ended(Spin *spin, int found) noexcept nogil:
-    """Threads of a process may count at the same time, without the GIL: that loses a count, and does no harm."""
-    ff_store32(&spin.failures, 0 if found else ff_load32(&spin.failures) + 1)
-
-cdef inline int is_finished(Memory *memory, uint32_t index) noexcept nogil:
-    return status_of(ff_load64(&memory.slots[index].state)) >= DONE
-
-cdef int sleep_for_futures(Memory *memory, uint32_t me, uint32_t seen, int64_t timeout_ns) noexcept nogil:
-    """Sleeps until `wake` of this process is no more `seen`, or for the time given. Returns the errno of the futex."""
-    cdef Process *process = &memory.processes[me]
-    cdef int code
-    ff_add32(&process.waiters, 1)
-    code = ff_futex_wait(&process.wake, seen, timeout_ns)
-    ff_add32(&process.waiters, <uint32_t> -1)
-    return code
-
-cdef void ring_bell(int doorbell) noexcept nogil:
-    cdef uint64_t one = 1
-    posix_write(doorbell, &one, 8)
-
-# What a task waits for, told in Slot.waits_for: 0 nothing, slot + 1 one future, or WAITS_FOR_ANY with the offset of a block
-# (u64 count, u64 slots) of which any one is enough.
-cdef extern from *:
-    """
-    #define WAITS_FOR_ANY (UINT64_C(1) << 63)
-    """
-    const uint64_t WAITS_FOR_ANY
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""

@@ -8,33 +8,7 @@
 # Words marked [cas] change in one atomic step; [owner] have one writer at a time, named there; [lock] change only under
 # the lock (lock.pxi), and are put right after its holder's death (extents.pxi).
 
-from libc.stdint cimport int64_t, uint8_t, uint16_t, uint32_t, uint64_t
-
-cdef extern from "atomics.h" nogil:
-    uint32_t ff_load32(const uint32_t *p) noexcept
-    void ff_store32(uint32_t *p, uint32_t v) noexcept
-    int ff_cas32(uint32_t *p, uint32_t expected, uint32_t desired) noexcept
-    uint32_t ff_exchange32(uint32_t *p, uint32_t v) noexcept
-    uint32_t ff_add32(uint32_t *p, uint32_t v) noexcept
-    uint32_t ff_and32(uint32_t *p, uint32_t v) noexcept
-    uint32_t ff_or32(uint32_t *p, uint32_t v) noexcept
-    uint64_t ff_load64(const uint64_t *p) noexcept
-    void ff_store64(uint64_t *p, uint64_t v) noexcept
-    int ff_cas64(uint64_t *p, uint64_t expected, uint64_t desired) noexcept
-    uint64_t ff_exchange64(uint64_t *p, uint64_t v) noexcept
-    uint64_t ff_add64(uint64_t *p, uint64_t v) noexcept
-    uint64_t ff_and64(uint64_t *p, uint64_t v) noexcept
-    uint64_t ff_or64(uint64_t *p, uint64_t v) noexcept
-    void ff_fence() noexcept
-    int clz64(uint64_t v) noexcept
-    int ctz64(uint64_t v) noexcept
-    int popcount64(uint64_t v) noexcept
-    int FF_DEBUG
-    void ff_count(uint64_t *counter) noexcept
-    void ff_pause() noexcept
-    int64_t ff_now_ns() noexcept
-    int ff_futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns) noexcept
-    void ff_futex_wake(uint32_t *word, int count) noexcept
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
 cdef enum:
     MAGIC = 0x464C4D47          # "FLMG"
@@ -339,3 +313,23 @@ cdef struct Inputs:
     uint32_t orphaned           # [owner: zygote] its submitter died before it stood on all of its inputs' lists
     uint32_t pad
     uint64_t level_at[4]        # byte offset of each level inside the block
+
+cdef extern from *:
+    """
+    #define GROUP_CLAIMED (UINT64_C(1) << 63)
+    #define GROUP_CURRENT (UINT64_C(1) << 62)
+    #define GROUP_MEMBERS (GROUP_CURRENT - 1)
+    """
+    const uint64_t GROUP_CLAIMED, GROUP_CURRENT, GROUP_MEMBERS
+
+# What a task waits for, told in Slot.waits_for: 0 nothing, slot + 1 one future, or WAITS_FOR_ANY with the offset of a block
+# (u64 count, u64 slots) of which any one is enough.
+cdef extern from *:
+    """
+    #define WAITS_FOR_ANY (UINT64_C(1) << 63)
+    """
+    const uint64_t WAITS_FOR_ANY
+
+cdef enum:
+    OWNER_SHIFT = 4
+    GENERATION_SHIFT = 16

@@ -1,5 +1,13 @@
 # Where the regions of the segment lie, and what a process keeps for itself about them.
 
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from .layout cimport (
+    EXTENT_COUNT, GRANULE, GROUP_COUNT, LANE_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, SERVICE_COUNT, SLAB_CLASSES,
+    SLOT_COUNT, Extent, Header, Lane, Process, Service, Slot, SlotGroup,
+)
+
 cdef struct Pool:               # groups that this process takes members from
     uint32_t *ids
     uint32_t count
@@ -40,7 +48,7 @@ cdef struct Memory:
 cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
     return (value + to - 1) & ~(to - 1)
 
-cdef uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nogil:
+cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nogil:
     """Points `memory` at the regions of the segment at `base`; returns the arena's first offset."""
     cdef uint64_t at = align_up(sizeof(Header), PAGE)
     memory.base = base
@@ -64,20 +72,21 @@ cdef uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nog
     memory.rings = <uint64_t *> (base + at)
     return align_up(at + <uint64_t> LANE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
 
-cdef int memory_own(Memory *memory, uint32_t me, int doorbell) except -1:
-    """What process `me` keeps for itself, fresh: a fork must not go on with its parent's."""
+cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept nogil:
+    """What process `me` keeps for itself, fresh: a fork must not go on with its parent's. 0 when there is no memory for it."""
     memory_disown(memory)
     memory.me = me
     memory.doorbell = doorbell
     # One after the other; touched, and so paid for, where used.
     memory.viewed = <void **> calloc(EXTENT_COUNT * (sizeof(void *) + sizeof(uint32_t) + 1) + GROUP_COUNT, 1)
     if memory.viewed == NULL:
-        raise MemoryError
+        return 0
     memory.local = <uint32_t *> (memory.viewed + EXTENT_COUNT)
     memory.listed = <uint8_t *> (memory.local + EXTENT_COUNT)
     memory.slots_listed = memory.listed + EXTENT_COUNT
+    return 1
 
-cdef void memory_disown(Memory *memory) noexcept:
+cdef inline void memory_disown(Memory *memory) noexcept nogil:
     cdef int i
     free(memory.viewed)             # and the other three, which lie behind it
     for i in range(POOL_COUNT):

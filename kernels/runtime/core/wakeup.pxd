@@ -4,6 +4,20 @@
 # task that a seeker finds anyway: a worker that looks for tasks and says so in Header.seeker. When it stops looking, whatever it
 # found, it calls as many as there are tasks left. A seeker that was stopped or lost its core is told by Header.sought_ns.
 
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.unistd cimport write as posix_write
+from .externs cimport (
+    ff_add32, ff_add64, ff_cas32, ff_cas64, ff_exchange32, ff_fence, ff_futex_wait, ff_futex_wake, ff_load32, ff_load64,
+    ff_now_ns, ff_store64,
+)
+from .layout cimport LANE_COUNT, LANE_FREE, LOG_COUNT, POOL_LANES, PROCESS_COUNT, SLOT_BITS, Lane, Process
+from .regions cimport Memory
+
+cdef enum:
+    SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
+    IDLE_NS = 60_000_000_000    # a sleeping worker: every burial wakes all of them, since a call may have died with the dead
+    PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
+
 cdef enum:
     SOUGHT_NS = 20_000          # a seeker that has not looked for so long may be anywhere
 
@@ -11,7 +25,7 @@ cdef inline uint64_t *sleepers_word(uint32_t *wake) noexcept nogil:
     """A futex and the count of those asleep on it, which change together: calls:32, then sleepers:32."""
     return <uint64_t *> wake
 
-cdef void wake_sleepers(uint32_t *wake, uint32_t most) noexcept nogil:
+cdef inline void wake_sleepers(uint32_t *wake, uint32_t most) noexcept nogil:
     """Calls up to `most` of those asleep on a futex. The waker takes the sleepers off the count, so that a burst of pushes makes
     one system call per sleeper, not one per push. Pairs with the recheck between counting oneself and sleeping."""
     cdef uint64_t *word = sleepers_word(wake)
@@ -61,11 +75,11 @@ cdef inline void seek_on(Memory *memory, int64_t now) noexcept nogil:
     if now - <int64_t> memory.header.sought_ns > SOUGHT_NS // 4:        # seldom: those who queue tasks read it
         ff_store64(&memory.header.sought_ns, <uint64_t> now)
 
-cdef void seek_end(Memory *memory) noexcept nogil:
+cdef inline void seek_end(Memory *memory) noexcept nogil:
     ff_exchange32(&memory.header.seeker, 0)
     call_for_queued(memory)
 
-cdef void call_for_queued(Memory *memory) noexcept nogil:
+cdef inline void call_for_queued(Memory *memory) noexcept nogil:
     """Calls a sleeper for each task that stands in a pool lane, void ones too."""
     cdef int64_t count = 0
     cdef uint32_t i
@@ -76,7 +90,7 @@ cdef void call_for_queued(Memory *memory) noexcept nogil:
     if count:
         wake_sleepers(&memory.header.pool_wake, <uint32_t> min(count, <int64_t> PROCESS_COUNT))
 
-cdef void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
+cdef inline void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
     cdef Lane *lane = &memory.lanes[lane_index]
     if lane_index >= POOL_LANES:
         wake_sleepers(&lane.wake, 1)
@@ -85,7 +99,7 @@ cdef void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
     elif needs_call(memory):
         wake_sleepers(&memory.header.pool_wake, 1)
 
-cdef void wake_everybody(Memory *memory) noexcept nogil:
+cdef inline void wake_everybody(Memory *memory) noexcept nogil:
     """Calls every idle worker, those too that a dead process had taken off the count and not called."""
     cdef uint32_t i
     wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
@@ -96,7 +110,7 @@ cdef void wake_everybody(Memory *memory) noexcept nogil:
             ff_add32(&memory.lanes[i].wake, 1)
             ff_futex_wake(&memory.lanes[i].wake, PROCESS_COUNT)
 
-cdef void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
+cdef inline void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     """Wakes every thread of `process` that sleeps for a future."""
     ff_add32(&memory.processes[process].wake, 1)    # a full barrier, too
     if ff_load32(&memory.processes[process].waiters):
@@ -109,8 +123,21 @@ cdef inline uint64_t log_lap(uint64_t position) noexcept nogil:
 cdef inline uint64_t log_entry(uint64_t position, uint32_t index) noexcept nogil:
     return log_lap(position) | (index + 1)
 
-cdef void log_finished(Memory *memory, uint32_t process, uint32_t index) noexcept nogil:
+cdef inline void log_finished(Memory *memory, uint32_t process, uint32_t index) noexcept nogil:
     """Tells a process's log of a finished slot that it watches. A death in between leaves a hole: readers look for themselves
     now and then."""
     cdef uint64_t position = ff_add64(&memory.processes[process].log_tail, 1)
     ff_store64(&memory.logs[<uint64_t> process * LOG_COUNT + position % LOG_COUNT], log_entry(position, index))
+
+cdef inline int sleep_for_futures(Memory *memory, uint32_t me, uint32_t seen, int64_t timeout_ns) noexcept nogil:
+    """Sleeps until `wake` of this process is no more `seen`, or for the time given. Returns the errno of the futex."""
+    cdef Process *process = &memory.processes[me]
+    cdef int code
+    ff_add32(&process.waiters, 1)
+    code = ff_futex_wait(&process.wake, seen, timeout_ns)
+    ff_add32(&process.waiters, <uint32_t> -1)
+    return code
+
+cdef inline void ring_bell(int doorbell) noexcept nogil:
+    cdef uint64_t one = 1
+    posix_write(doorbell, &one, 8)

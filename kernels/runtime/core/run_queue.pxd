@@ -12,6 +12,12 @@
 # Rejected: Vyukov's ring (reserve, then publish): a producer killed in between stalls every consumer for ever. Bits of the slot's
 # generation in the hint: they come round in seconds, and then a hint is to whatever the slot has.
 
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from .externs cimport ff_cas64, ff_load64, ff_store64
+from .layout cimport READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, Lane, Slot
+from .regions cimport Memory
+from .lookup cimport status_of, with_status
+
 cdef enum:
     CLAIM_EMPTY = -1
 
@@ -37,7 +43,7 @@ cdef inline int is_void(Memory *memory, uint32_t lane_index, uint64_t position, 
         return 1
     return not is_here(memory, lane_index, position, index)
 
-cdef int lane_push(Memory *memory, uint32_t lane_index, uint32_t index) noexcept nogil:
+cdef inline int lane_push(Memory *memory, uint32_t lane_index, uint32_t index) noexcept nogil:
     """Adds a hint to a slot; 0 when the ring of an instance's lane is full of void hints."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
@@ -58,7 +64,7 @@ cdef int lane_push(Memory *memory, uint32_t lane_index, uint32_t index) noexcept
                 return 0
             lane_rotate(memory, lane_index)
 
-cdef void lane_rotate(Memory *memory, uint32_t lane_index) noexcept nogil:
+cdef inline void lane_rotate(Memory *memory, uint32_t lane_index) noexcept nogil:
     """Makes room in a full ring: its first hint goes to the end."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
@@ -73,7 +79,7 @@ cdef void lane_rotate(Memory *memory, uint32_t lane_index) noexcept nogil:
         lane_push(memory, lane_index, index)
     ff_store64(rotating, outer)
 
-cdef int lane_trim(Memory *memory, uint32_t lane_index) noexcept nogil:
+cdef inline int lane_trim(Memory *memory, uint32_t lane_index) noexcept nogil:
     """Takes void hints out from the lane's head on; how many."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
@@ -92,7 +98,7 @@ cdef inline int lane_drop(Lane *lane, uint64_t *ring, uint64_t head, uint64_t hi
     ff_cas64(&lane.head, head, head + 1)
     return dropped
 
-cdef int64_t lane_claim(Memory *memory, uint32_t lane_index) noexcept nogil:
+cdef inline int64_t lane_claim(Memory *memory, uint32_t lane_index) noexcept nogil:
     """Claims the first READY task of a lane for this process: its slot's index, or CLAIM_EMPTY."""
     cdef Lane *lane = &memory.lanes[lane_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> lane_index * SLOT_COUNT
@@ -122,29 +128,3 @@ cdef int64_t lane_claim(Memory *memory, uint32_t lane_index) noexcept nogil:
 cdef inline int lane_empty(Memory *memory, uint32_t lane_index) noexcept nogil:
     cdef Lane *lane = &memory.lanes[lane_index]
     return ff_load64(&lane.head) == ff_load64(&lane.tail)
-
-cdef int has_seat(Memory *memory, uint32_t lane_index) noexcept nogil:
-    cdef uint32_t seat
-    for seat in range(memory.lanes[lane_index].limit):
-        if ff_load32(&memory.lanes[lane_index].seats[seat]) == memory.me + 1:
-            return 1
-    return 0
-
-cdef int seat_take(Memory *memory, uint32_t lane_index) noexcept nogil:
-    """A seat at a limited lane for this worker, or 0. One whose holder is blocked may be taken over: it is not running."""
-    cdef Lane *lane = &memory.lanes[lane_index]
-    cdef uint32_t seat, holder, me = memory.me
-    if has_seat(memory, lane_index):
-        return 1
-    for seat in range(lane.limit):
-        holder = ff_load32(&lane.seats[seat])
-        if holder == 0 or memory.processes[holder - 1].blocked:
-            if ff_cas32(&lane.seats[seat], holder, me + 1):
-                return 1
-    return 0
-
-cdef void seat_leave(Memory *memory, uint32_t lane_index, uint32_t me) noexcept nogil:
-    cdef Lane *lane = &memory.lanes[lane_index]
-    cdef uint32_t seat
-    for seat in range(lane.limit):
-        ff_cas32(&lane.seats[seat], me + 1, 0)

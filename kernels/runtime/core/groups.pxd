@@ -7,25 +7,21 @@
 # back to all: whoever empties it claims it by GROUP_CLAIMED. Both stand in the word itself, so one excludes the other; as long as
 # a group is current nobody else can have it.
 
-cdef extern from *:
-    """
-    #define GROUP_CLAIMED (UINT64_C(1) << 63)
-    #define GROUP_CURRENT (UINT64_C(1) << 62)
-    #define GROUP_MEMBERS (GROUP_CURRENT - 1)
-    """
-    const uint64_t GROUP_CLAIMED, GROUP_CURRENT, GROUP_MEMBERS
+from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport realloc
+from .externs cimport ctz64, ff_and64, ff_cas64, ff_load32, ff_load64, ff_store32, ff_store64, popcount64
+from .layout cimport (
+    EXTENT_SLAB, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, GROUP_MEMBERS, SLOT_COUNT, SLOT_SPARE, Group, Header,
+)
+from .regions cimport SLOT_POOL, Memory, Pool
+from .size_classes cimport size_of_class, slab_blocks
+from .lookup cimport empty_group, group_of
+from .locked cimport claimed_to_free
+from .lock cimport lock_give, lock_take
+from .extents cimport extent_empty, extent_take
 
 cdef enum:
     PROBES = 4                  # groups of its own that a process looks at before it asks for another
-
-cdef inline Group *group_of(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
-    return &memory.groups[id].group if pool == SLOT_POOL else &memory.extents[id].group
-
-cdef inline uint64_t empty_group(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
-    """The word of a group none of whose members is taken: what a slab has no block for counts as taken for good."""
-    if pool == SLOT_POOL:
-        return 0
-    return GROUP_MEMBERS & ~((<uint64_t> 1 << slab_blocks(memory.extents[id].block_size)) - 1)
 
 cdef inline int is_mine_to_take(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef Group *group = group_of(memory, pool, id)
@@ -39,7 +35,7 @@ cdef inline void note_taking(Memory *memory, uint32_t pool, uint32_t id, uint32_
     else:
         ff_store64(&memory.processes[memory.me].taking, memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
 
-cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
+cdef inline int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
     """A member nobody else has, as id * 64 + bit; -1 when there is none and no more may be had."""
     cdef Group *group
     cdef uint64_t used, vacant
@@ -60,21 +56,21 @@ cdef int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
         if not next_group(memory, pool):
             return -1
 
-cdef void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
+cdef inline void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
     group_clear(memory, pool, id, <uint64_t> 1 << bit)
 
-cdef void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_t bits) noexcept nogil:
+cdef inline void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_t bits) noexcept nogil:
     """Clears bits of a group, and gives it back if that leaves nothing."""
     cdef uint64_t empty = empty_group(memory, pool, id)     # before: afterwards the slab may be something else already
     if ff_and64(&group_of(memory, pool, id).used, ~bits) & ~bits == empty:
         group_claim(memory, pool, id, empty)
 
-cdef void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
+cdef inline void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
     """Gives an empty group back, unless somebody else does or its owner takes from it again."""
     if ff_cas64(&group_of(memory, pool, id).used, empty, empty | GROUP_CLAIMED):
         group_give_claimed(memory, pool, id)
 
-cdef void group_give_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+cdef inline void group_give_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef int leaving
     lock_take(memory)
     leaving = claimed_to_free(memory, pool, id)
@@ -82,23 +78,7 @@ cdef void group_give_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcep
     if leaving:
         extent_empty(memory, id)
 
-cdef int claimed_to_free(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
-    """With the lock: a claimed group becomes free; 1 if `extent_empty` shall follow. May be said twice."""
-    cdef Group *group = group_of(memory, pool, id)
-    if not ff_load64(&group.used) & GROUP_CLAIMED:
-        return 0
-    if pool == SLOT_POOL:
-        if group.owner:
-            ff_store32(&group.owner, 0)
-            group.next = memory.header.free_groups
-            memory.header.free_groups = id + 1
-        return 0
-    if memory.extents[id].kind != EXTENT_SLAB:
-        return 0
-    ff_store32(&group.owner, 0)
-    return extent_give_back(memory, id, 0)
-
-cdef int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
+cdef inline int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
     """Makes another group the current one: one of its own with room, else a new one. 0 when there is none."""
     cdef Pool *pool = &memory.pools[pool_id]
     cdef int64_t id
@@ -114,7 +94,7 @@ cdef int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
     pool.current = <uint32_t> id + 1
     return pool_list(memory, pool_id, <uint32_t> id)
 
-cdef int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t share) noexcept nogil:
+cdef inline int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t share) noexcept nogil:
     """Looks at up to `most` of its own groups for one of which at least one part in `share` is free."""
     cdef Pool *pool = &memory.pools[pool_id]
     cdef Group *group
@@ -137,7 +117,7 @@ cdef int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t 
             return 1
     return 0
 
-cdef int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64_t used) noexcept nogil:
+cdef inline int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64_t used) noexcept nogil:
     """Makes a group current; 0 when it is, or has just become, somebody else's."""
     if not ff_cas64(&group_of(memory, pool_id, id).used, used, used | GROUP_CURRENT):
         return 0
@@ -146,7 +126,7 @@ cdef int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64_t used
     group_clear(memory, pool_id, id, GROUP_CURRENT)
     return 0
 
-cdef int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcept nogil:
+cdef inline int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcept nogil:
     cdef Pool *pool = &memory.pools[pool_id]
     cdef uint8_t *listed = memory.slots_listed if pool_id == SLOT_POOL else memory.listed
     cdef uint32_t *larger
@@ -165,7 +145,7 @@ cdef int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcept nogil
     listed[id] = pool_id + 1
     return 1
 
-cdef void pool_unlist(Memory *memory, uint32_t pool_id, uint32_t at) noexcept nogil:
+cdef inline void pool_unlist(Memory *memory, uint32_t pool_id, uint32_t at) noexcept nogil:
     cdef Pool *pool = &memory.pools[pool_id]
     cdef uint8_t *listed = memory.slots_listed if pool_id == SLOT_POOL else memory.listed
     if listed[pool.ids[at]] == pool_id + 1:
@@ -173,13 +153,13 @@ cdef void pool_unlist(Memory *memory, uint32_t pool_id, uint32_t at) noexcept no
     pool.count -= 1
     pool.ids[at] = pool.ids[pool.count]
 
-cdef int64_t group_new(Memory *memory, uint32_t pool_id) noexcept nogil:
+cdef inline int64_t group_new(Memory *memory, uint32_t pool_id) noexcept nogil:
     """A group that now belongs to this process, current already; -1 when there is none."""
     if pool_id == SLOT_POOL:
         return slot_group_new(memory)
     return slab_new(memory, <uint32_t> size_of_class(pool_id))
 
-cdef int64_t slot_group_new(Memory *memory) noexcept nogil:
+cdef inline int64_t slot_group_new(Memory *memory) noexcept nogil:
     cdef Header *header = memory.header
     cdef int64_t id = -1
     cdef Group *group
@@ -198,3 +178,6 @@ cdef int64_t slot_group_new(Memory *memory) noexcept nogil:
             ff_store32(&header.group_high, <uint32_t> id + 1)
     lock_give(memory)
     return id
+
+cdef inline int64_t slab_new(Memory *memory, uint32_t block_size) noexcept nogil:
+    return extent_take(memory, <uint64_t> block_size * slab_blocks(block_size), EXTENT_SLAB, block_size, 0)

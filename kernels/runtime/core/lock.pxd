@@ -7,37 +7,17 @@
 # Rejected: a word with the holder's number, given on by who buries the holder. Those who wait for it must ask whether the holder
 # lives, by a process number that may be another process's by then; and the zygote may wait for a holder that it has to bury.
 
-cdef extern from *:
-    """
-    #include <errno.h>
-    #include <pthread.h>
-
-    _Static_assert(sizeof(pthread_mutex_t) <= 48, "Header.lock has 48 bytes");
-
-    static int ff_lock_make(void *at) {
-        pthread_mutexattr_t how;
-        int code = pthread_mutexattr_init(&how);
-        if (code == 0) code = pthread_mutexattr_setpshared(&how, PTHREAD_PROCESS_SHARED);
-        if (code == 0) code = pthread_mutexattr_setrobust(&how, PTHREAD_MUTEX_ROBUST);
-        if (code == 0) code = pthread_mutex_init((pthread_mutex_t *)at, &how);
-        return code;
-    }
-    """
-    int ff_lock_make(void *at) noexcept nogil
-    int EBUSY, EOWNERDEAD
-
-cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_mutex_t:
-        pass
-    int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_consistent(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
+from .externs cimport (
+    EBUSY, EOWNERDEAD, ff_pause, ff_store32, pthread_mutex_consistent, pthread_mutex_lock, pthread_mutex_t,
+    pthread_mutex_trylock, pthread_mutex_unlock,
+)
+from .regions cimport Memory
+from .repair cimport repair
 
 cdef enum:
     LOCK_SPINS = 100
 
-cdef void lock_take(Memory *memory) noexcept nogil:
+cdef inline void lock_take(Memory *memory) noexcept nogil:
     cdef pthread_mutex_t *lock = <pthread_mutex_t *> memory.header.lock
     cdef int i, code = EBUSY
     for i in range(LOCK_SPINS):
@@ -52,11 +32,11 @@ cdef void lock_take(Memory *memory) noexcept nogil:
         repair(memory)
         pthread_mutex_consistent(lock)
 
-cdef void lock_repair(Memory *memory) noexcept nogil:
+cdef inline void lock_repair(Memory *memory) noexcept nogil:
     """What the last holder left half done is put right when this returns: before anybody looks at slots of a dead process."""
     lock_take(memory)
     lock_give(memory)
 
-cdef void lock_give(Memory *memory) noexcept nogil:
+cdef inline void lock_give(Memory *memory) noexcept nogil:
     ff_store32(&memory.header.lock_holder, 0)
     pthread_mutex_unlock(<pthread_mutex_t *> memory.header.lock)

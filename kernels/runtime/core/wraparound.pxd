@@ -1,17 +1,23 @@
 # A door for tests: everything that counts up stands shortly before it comes round.
 
+from libc.stdint cimport uint32_t, uint64_t
+from .layout cimport GENERATION_SHIFT, LANE_COUNT, LOG_COUNT, PROCESS_COUNT, SLOT_COUNT, Process
+from .regions cimport Memory
+from .wakeup cimport log_lap
+from .run_queue cimport lap_of
+
 cdef enum:
     WOUND_SLOTS = 1 << 13       # that tests use; the others begin at 0
     WOUND_SERVICES = 1 << 10
 
-cdef void wind_slots(Memory *memory, uint64_t back) noexcept nogil:
+cdef inline void wind_slots(Memory *memory, uint64_t back) noexcept nogil:
     cdef uint32_t i
     for i in range(WOUND_SLOTS):
         memory.slots[i].state = (0 - back) << GENERATION_SHIFT
     for i in range(WOUND_SERVICES):
         memory.services[i].generation = 0 - back
 
-cdef void wind_lanes(Memory *memory, uint64_t back) noexcept nogil:
+cdef inline void wind_lanes(Memory *memory, uint64_t back) noexcept nogil:
     cdef uint64_t position
     cdef uint32_t i
     for i in range(LANE_COUNT):
@@ -20,7 +26,7 @@ cdef void wind_lanes(Memory *memory, uint64_t back) noexcept nogil:
         for position in range(SLOT_COUNT - back, SLOT_COUNT):
             memory.rings[<uint64_t> i * SLOT_COUNT + position] = lap_of(0 - back)
 
-cdef void wind_processes(Memory *memory, uint64_t back) noexcept nogil:
+cdef inline void wind_processes(Memory *memory, uint64_t back) noexcept nogil:
     """2**64 is 2 modulo the highest number of a drop's mark: that comes round two drops later."""
     cdef Process *process
     cdef uint64_t position

@@ -1,12 +1,27 @@
 # Publishing an outcome: the slot, then everything that waited for it.
 
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc, realloc
+from libc.string cimport memcpy
+from .externs cimport ff_cas64, ff_exchange64, ff_load32, ff_load64
+from .layout cimport (
+    DONE, FAILED, HOLD_EDGES, HOLD_RUN, INLINE_BYTES, KIND_NATIVE, PAYLOAD, READY, RESULT, RUNNING, WAITERS_CLOSED,
+    WAITING, Edge, Slot,
+)
+from .regions cimport Memory
+from .lookup cimport data_of, status_of, with_status
+from .wakeup cimport log_finished, wake_lane, wake_waiters
+from .blocks cimport block_take
+from .slots cimport give_back_inputs, release_bits, slot_release, slot_store
+from .dependencies cimport input_arrived
+
 cdef struct Finishing:          # one call of `finish`
     uint32_t *failed            # tasks that fail with what failed, to be finished in their turn
     uint32_t count
     uint32_t room
     int64_t *kept               # where a task goes that became ready and that this process runs next; NULL: nowhere
 
-cdef void write_result(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
+cdef inline void write_result(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
     """Copies an error into a slot that this process owns. A full store leaves an empty one, which reads as StoreFullError."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t block = 0
@@ -23,10 +38,10 @@ cdef void write_result(Memory *memory, uint32_t index, const char *data, uint64_
             memcpy(memory.base + block, data, nbytes)
     slot_store(memory, index, RESULT, block, nbytes, KIND_NATIVE)
 
-cdef void pass_error(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
+cdef inline void pass_error(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
     write_result(memory, index, data_of(memory, &memory.slots[cause], RESULT), memory.slots[cause].result_bytes)
 
-cdef void fail_with(Memory *memory, uint32_t index, uint32_t cause, Finishing *finishing) noexcept nogil:
+cdef inline void fail_with(Memory *memory, uint32_t index, uint32_t cause, Finishing *finishing) noexcept nogil:
     """Gives a task that has not started the error of its failed input, and notes it as one to be finished."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
@@ -47,7 +62,7 @@ cdef void fail_with(Memory *memory, uint32_t index, uint32_t cause, Finishing *f
             return
         state = ff_load64(&slot.state)
 
-cdef void fail_unstarted(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
+cdef inline void fail_unstarted(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
     """Ends a task that nobody has started; one that somebody claims meanwhile goes on."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
@@ -60,7 +75,7 @@ cdef void fail_unstarted(Memory *memory, uint32_t index, const char *data, uint6
             return
         state = ff_load64(&slot.state)
 
-cdef void finish(Memory *memory, uint32_t index, uint32_t status, int64_t *kept) noexcept nogil:
+cdef inline void finish(Memory *memory, uint32_t index, uint32_t status, int64_t *kept) noexcept nogil:
     """Publishes the outcome of a task that this process owns, and of everything below it that fails with it.
 
     1 state -> DONE/FAILED; 2 close the waiter list and clear this input's bit in each task on it; 3 give back the task's own
@@ -85,7 +100,7 @@ cdef void finish(Memory *memory, uint32_t index, uint32_t status, int64_t *kept)
         finish_one(memory, finishing.failed[finishing.count], FAILED, &finishing)
     free(finishing.failed)
 
-cdef void finish_one(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
+cdef inline void finish_one(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t watched, creator = slot.creator
     ff_exchange64(&slot.state, with_status(slot.state, status, memory.me))
@@ -100,7 +115,7 @@ cdef void finish_one(Memory *memory, uint32_t index, uint32_t status, Finishing 
     if watched or (status == FAILED and ff_load32(&memory.processes[creator].watching)):
         wake_waiters(memory, creator)
 
-cdef void tell_dependents(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
+cdef inline void tell_dependents(Memory *memory, uint32_t index, uint32_t status, Finishing *finishing) noexcept nogil:
     """Clears this input's bit in every task that stands on its waiter list, and closes the list."""
     cdef Slot *slot = &memory.slots[index]
     cdef Edge *edge

@@ -2,23 +2,20 @@
 #
 # The table is the truth about a task; the lanes, the logs and the processes' notes are hints.
 
-cdef enum:
-    OWNER_SHIFT = 4
-    GENERATION_SHIFT = 16
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from .externs cimport ff_and32, ff_cas64, ff_count, ff_exchange32, ff_load32, ff_load64, ff_store32, ff_store64
+from .layout cimport (
+    DONE, FAILED, FREE, GENERATION_SHIFT, GIVING_BITS, GROUP_BITS, HOLD_CREATOR, HOLD_RUN, KIND_EXTENT, KIND_HANDLES,
+    KIND_LINKED, LEAVING, NO_INPUT, NO_SERVICE, PAYLOAD, RESULT, Edge, Inputs, Process, Slot,
+)
+from .regions cimport SLOT_POOL, Memory
+from .lookup cimport block_of, edges_of, extent_of, generation_of, is_extent, kind_of, status_of, with_status
+from .extents cimport extent_drop
+from .groups cimport member_free, member_take
+from .references cimport slot_link, slot_unlink
+from .blocks cimport block_free, block_settled, slab_free
 
-cdef inline uint32_t status_of(uint64_t state) noexcept nogil:
-    return <uint32_t> (state & 0xF)
-
-cdef inline uint32_t owner_of(uint64_t state) noexcept nogil:
-    return <uint32_t> ((state >> OWNER_SHIFT) & 0xFFF)
-
-cdef inline uint64_t generation_of(uint64_t state) noexcept nogil:
-    return state >> GENERATION_SHIFT
-
-cdef inline uint64_t with_status(uint64_t state, uint32_t status, uint32_t owner) noexcept nogil:
-    return generation_of(state) << GENERATION_SHIFT | <uint64_t> owner << OWNER_SHIFT | status
-
-cdef int64_t slot_take(Memory *memory) noexcept nogil:
+cdef inline int64_t slot_take(Memory *memory) noexcept nogil:
     """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
     cdef int64_t member = member_take(memory, SLOT_POOL)
     if member < 0:
@@ -26,7 +23,7 @@ cdef int64_t slot_take(Memory *memory) noexcept nogil:
     ff_count(&memory.header.slots_taken)
     return (member >> 6) * GROUP_BITS + (member & 63)
 
-cdef void slot_leave(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
+cdef inline void slot_leave(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
     """Nobody holds a slot any more: whoever claims it then gives it back. `held`: its state when the caller held it still."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
@@ -34,7 +31,7 @@ cdef void slot_leave(Memory *memory, uint32_t index, uint64_t held) noexcept nog
             and ff_cas64(&slot.state, state, with_status(state, LEAVING, memory.me)):
         slot_return(memory, index)
 
-cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     """Gives back the blocks of a slot that is this process's, LEAVING or FREE, and then itself.
 
     Its generation goes up, so that who has read its state before cannot claim it. It names who freed it, should its bit stay.
@@ -51,7 +48,7 @@ cdef void slot_return(Memory *memory, uint32_t index) noexcept nogil:
     ff_store64(&slot.state, with_status((generation_of(slot.state) + 1) << GENERATION_SHIFT, FREE, memory.me))
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
 
-cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     """Makes a taken slot its creator's. It has no value and no inputs: whoever had it before has given those back."""
     cdef Slot *slot = &memory.slots[index]
     slot.waiters = 0
@@ -62,7 +59,7 @@ cdef void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     slot.lane = 0
     ff_store32(&slot.holds, HOLD_CREATOR | HOLD_RUN)    # last: a burial looks at them first, and only then whose they are
 
-cdef void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
+cdef inline void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
     """Makes a filled block, and what the value in it lies in, the slot's payload or result. `block` 0: it is in `data` already."""
     cdef Slot *slot = &memory.slots[index]
     if block and is_extent(memory, block):
@@ -80,7 +77,7 @@ cdef void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t bl
         if kind & KIND_EXTENT:
             extent_drop(memory, <uint32_t> extent_of(memory, block))
 
-cdef void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+cdef inline void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     """Gives back what a payload or result takes, beyond its slot."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t block = block_of(slot, which)
@@ -95,14 +92,14 @@ cdef void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept 
         slab_free(memory, <uint32_t> extent_of(memory, block), block)
     kind_of(slot, which)[0] = 0
 
-cdef void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
+cdef inline void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
     """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
     cdef uint64_t held = ff_load64(&memory.slots[index].state)
     cdef uint32_t before = ff_and32(&memory.slots[index].holds, ~bits)
     if before & bits and not before & ~bits:
         slot_leave(memory, index, held)
 
-cdef void number_drop(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline void number_drop(Memory *memory, uint32_t index) noexcept nogil:
     """Numbers this process's next drop, of a hold on a slot, so that its mark is not the one that the slot has already.
 
     Numbers come round after 2**GIVING_BITS drops. That is harmless: only this process leaves its marks, so as long as the
@@ -115,7 +112,7 @@ cdef void number_drop(Memory *memory, uint32_t index) noexcept nogil:
     ff_store64(&process.giving_slot, index)     # first: see drop_was_done
     ff_store64(&process.giving, giving)
 
-cdef void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
+cdef inline void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
     """Takes one off the count, and leaves there whose drop it was, and which of his: so a death right before and one right after
     can be told apart.
 
@@ -157,6 +154,25 @@ cdef inline void drop_was_done(Memory *memory, uint32_t index, uint32_t giver) n
     while <int64_t> (giving - given) > 0 and not ff_cas64(&process.given, given, giving):
         given = ff_load64(&process.given)
 
-cdef inline uint32_t slots_used(Memory *memory) noexcept nogil:
-    """Slots from here on were never used."""
-    return ff_load32(&memory.header.group_high) * GROUP_BITS
+cdef inline void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
+    """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
+    cdef Inputs *inputs = <Inputs *> (memory.base + slot.inputs)
+    cdef Edge *edges = edges_of(inputs)
+    cdef uint32_t i
+    if not slot.inputs:
+        return
+    for i in range(inputs.count):
+        give_back_input(memory, &edges[i])
+
+cdef inline void give_back_input(Memory *memory, Edge *edge) noexcept nogil:
+    cdef Process *process = &memory.processes[memory.me]
+    cdef uint32_t held
+    held = ff_load32(&edge.input)
+    if held == NO_INPUT:
+        return
+    number_drop(memory, held)
+    ff_store64(&process.giving_edge, <uint64_t> (<char *> edge - memory.base))
+    held = ff_exchange32(&edge.input, NO_INPUT)
+    if held != NO_INPUT:
+        drop_count(memory, held, memory.me)
+    ff_store64(&process.giving_edge, 0)

@@ -1,8 +1,33 @@
 # What the zygote does in the table about a process that has ended: see `Supervision.bury`.
 
-cdef int64_t WALK_NS = 20_000_000
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from .externs cimport (
+    ff_and64, ff_cas32, ff_cas64, ff_exchange64, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32, ff_store64,
+)
+from .layout cimport (
+    DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, HOLD_BURIAL, HOLD_EDGES,
+    HOLD_PENDING, HOLD_RUN, LANE_COUNT, LEAVING, NO_INPUT, ORPHAN, POOL_LANES, READY, RESULT, WAITING, WAITS_FOR_ANY,
+    Edge, Extent, Group, Inputs, Process, Slot,
+)
+from .regions cimport SLOT_POOL, Memory
+from .lookup cimport data_of, edges_of, empty_group, generation_of, group_of, owner_of, slots_used, status_of, with_status
+from .wakeup cimport log_finished, wake_waiters
+from .locked cimport claimed_to_free, clear_holder
+from .lock cimport lock_give, lock_take
+from .extents cimport extent_empty
+from .groups cimport member_free
+from .blocks cimport block_abandon, block_free
+from .slots cimport drop_count, give_back_inputs, giver_of, release_bits, slot_leave, slot_return
+from .run_queue cimport lane_push
+from .dependencies cimport (
+    all_arrived, clear_again, cleared_by, input_arrived, inputs_top, is_missing, promote_if_there, stand_on, stands_on,
+)
+from .completion cimport Finishing, fail_unstarted, finish, tell_dependents, write_result
 
-cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
+cdef enum:
+    WALK_NS = 20_000_000        # how long a walk over a waiter list is awaited
+
+cdef inline int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
     """Holds a slot that the zygote only came across, if it is still of `state`'s generation; give HOLD_BURIAL back.
 
     A bit, not a count: the zygote that follows a dead one finds it and takes it off.
@@ -18,7 +43,7 @@ cdef int hold_again(Memory *memory, uint32_t index, uint64_t state) noexcept nog
         holds = ff_load32(&slot.holds)
     return 0
 
-cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
     """Does what a process that died in `finish` may have left undone after it published an outcome.
 
     Until then the slot stays: nobody else clears its HOLD_RUN. Its holds are looked at first: a use of it that the dead one has
@@ -39,7 +64,7 @@ cdef void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept n
     release_bits(memory, index, HOLD_RUN)
     wake_waiters(memory, creator)
 
-cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
+cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
     """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
 
     Only of those: a living finisher still has the task's edge before it, and must find the task there.
@@ -69,7 +94,7 @@ cdef void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const ch
         all_arrived(memory, index, NULL)
     release_bits(memory, index, HOLD_BURIAL)
 
-cdef void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
+cdef inline void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
     """A task whose submitter died before it stood on all of its inputs' lists fails; and what it holds comes back.
 
     Of an input that is just being finished nobody can say whether the task is on its list before the list has been walked. If
@@ -95,7 +120,7 @@ cdef void adopt(Memory *memory, uint32_t index, const char *error, uint64_t nbyt
         input_arrived(memory, index, i, NULL)
     input_arrived(memory, index, inputs.count, NULL)
 
-cdef int is_walked(Slot *input) noexcept nogil:
+cdef inline int is_walked(Slot *input) noexcept nogil:
     """Whether the finisher of an input has told everybody on its list; waits a while for one that is about it."""
     cdef int64_t deadline = ff_now_ns() + WALK_NS
     while ff_load32(&input.holds) & HOLD_RUN:
@@ -104,7 +129,7 @@ cdef int is_walked(Slot *input) noexcept nogil:
         ff_pause()
     return 1
 
-cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
+cdef inline void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
     """A task that a dead process had claimed: one that had begun fails, another is for somebody else.
 
     One that it had claimed only to pass an input's error on waits again: `repair_waiting` does what is to be done.
@@ -129,7 +154,7 @@ cdef void bury_task(Memory *memory, uint32_t index, const char *error, uint64_t 
     lane_push(memory, lane, index)
     memory.processes[memory.me].promoting = 0
 
-cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
+cdef inline void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
     """A hold on an input that the dead process had crossed out in the edge, and perhaps not taken off the count."""
     cdef Process *process = &memory.processes[dead]
     cdef Edge *edge = <Edge *> (memory.base + process.giving_edge)
@@ -142,7 +167,7 @@ cdef void bury_giving(Memory *memory, uint32_t dead) noexcept nogil:
             drop_count(memory, index, dead)
     ff_store64(&process.giving_edge, 0)
 
-cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
+cdef inline void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     """The slot and the block that a dead process was taking, filling or about to put down somewhere."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
     cdef uint32_t index = <uint32_t> building - 1       # NO_INPUT for none
@@ -159,7 +184,7 @@ cdef void bury_building(Memory *memory, uint32_t dead) noexcept nogil:
     if taking:
         block_abandon(memory, taking)
 
-cdef void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
+cdef inline void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
     """A slot that a dead process was giving back, or of which it had the last hold and no more than that."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
@@ -174,7 +199,7 @@ cdef void bury_leaving(Memory *memory, uint32_t index, uint32_t dead) noexcept n
 cdef inline int is_taken(Memory *memory, uint32_t index) noexcept nogil:
     return ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1
 
-cdef int is_built(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline int is_built(Memory *memory, uint32_t index) noexcept nogil:
     """Whether a process is taking or filling a slot."""
     cdef uint32_t i
     for i in range(ff_load32(&memory.header.process_high)):
@@ -182,7 +207,7 @@ cdef int is_built(Memory *memory, uint32_t index) noexcept nogil:
             return 1
     return 0
 
-cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
+cdef inline void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
     """A hold on an input that the dead process had taken and perhaps not written into the task that it was filling."""
     cdef uint32_t i, at
     cdef int written
@@ -197,7 +222,7 @@ cdef void bury_pending(Memory *memory, uint32_t dead, uint32_t building) noexcep
                 written |= edges_of(inputs)[at].input == i
         drop_pending(memory, i, 0 if written else 1)
 
-cdef void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
+cdef inline void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
     """Takes HOLD_PENDING off, and the hold that was pending: in one step, since whoever does it may die before it says so.
 
     If nobody holds the slot then, `bury_leaving` finds it.
@@ -207,7 +232,7 @@ cdef void drop_pending(Memory *memory, uint32_t index, uint32_t count) noexcept 
     while not ff_cas32(holds, before, (before & ~<uint32_t> HOLD_PENDING) - count):
         before = ff_load32(holds)
 
-cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
+cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     """Whether a block has a place: a dead process may have put it down and not said so any more."""
     cdef uint32_t i
     cdef Slot *slot
@@ -224,3 +249,42 @@ cdef int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
         if memory.lanes[i].error == block:
             return 1
     return 0
+
+cdef inline void bury_memory(Memory *memory, uint32_t dead) noexcept nogil:
+    """What a dead process held is held no more; what it owned is nobody's, and free once it is empty."""
+    cdef uint32_t id
+    cdef int leaving
+    cdef Extent *extent
+    for id in range(ff_load32(&memory.header.extent_high)):
+        extent = &memory.extents[id]
+        if ff_load64(&extent.held[dead >> 6]) >> (dead & 63) & 1:
+            lock_take(memory)
+            leaving = clear_holder(memory, id, dead)
+            lock_give(memory)
+            if leaving:
+                extent_empty(memory, id)
+        elif ff_load32(&extent.kind) == EXTENT_LEAVING and ff_load32(&extent.group.owner) == dead + 1:
+            extent_empty(memory, id)
+        elif ff_load32(&extent.kind) == EXTENT_SLAB:
+            orphan(memory, 0, id, dead)
+    for id in range(ff_load32(&memory.header.group_high)):
+        orphan(memory, SLOT_POOL, id, dead)
+
+cdef inline void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noexcept nogil:
+    """A dead process's group: nobody takes from it any more, and whoever frees its last member gives it back. Of another's group
+    it may have freed the last member, and then got no further."""
+    cdef Group *group = group_of(memory, pool, id)
+    cdef uint64_t empty = empty_group(memory, pool, id)
+    cdef int leaving
+    if not group.owner or (ff_load32(&group.owner) != dead + 1 and ff_load64(&group.used) & ~GROUP_CLAIMED != empty):
+        return
+    lock_take(memory)
+    empty = empty_group(memory, pool, id)       # it may be another's by now, in use or claimed
+    if group.owner == dead + 1:
+        ff_store32(&group.owner, ORPHAN)
+        ff_and64(&group.used, ~GROUP_CURRENT)
+    ff_cas64(&group.used, empty, empty | GROUP_CLAIMED)
+    leaving = claimed_to_free(memory, pool, id)
+    lock_give(memory)
+    if leaving:
+        extent_empty(memory, id)

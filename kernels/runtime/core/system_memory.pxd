@@ -1,5 +1,6 @@
 # How much memory the machine, and every cgroup above this process, have left. Read in any process that makes the store grow.
 
+from libc.stdint cimport uint64_t
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as posix_open
 from posix.unistd cimport close as posix_close, read as posix_read
 
@@ -10,7 +11,7 @@ cdef extern from "string.h" nogil:
     const char *strstr(const char *text, const char *what) noexcept
     size_t strlen(const char *text) noexcept
 
-cdef int read_text(const char *path, char *text, int room) noexcept nogil:
+cdef inline int read_text(const char *path, char *text, int room) noexcept nogil:
     """Reads the beginning of a small file; 0 if it cannot be read."""
     cdef int fd = posix_open(path, O_RDONLY | O_CLOEXEC)
     cdef Py_ssize_t count
@@ -23,7 +24,7 @@ cdef int read_text(const char *path, char *text, int room) noexcept nogil:
     text[count] = 0
     return 1
 
-cdef uint64_t number_after(const char *text, const char *name) noexcept nogil:
+cdef inline uint64_t number_after(const char *text, const char *name) noexcept nogil:
     """The number behind the last occurrence of a name in a text; 0 if there is none. (Hierarchical sums of version 1 come last.)"""
     cdef const char *found = strstr(text, name)
     cdef uint64_t number = 0
@@ -32,7 +33,7 @@ cdef uint64_t number_after(const char *text, const char *name) noexcept nogil:
         found = strstr(found + 1, name)
     return number
 
-cdef uint64_t memory_left(const char *cgroups) noexcept nogil:
+cdef inline uint64_t memory_left(const char *cgroups) noexcept nogil:
     """Bytes that may still be taken. `cgroups`: see Header.cgroups. What cannot be read bounds nothing."""
     cdef char text[8192]
     cdef uint64_t left = <uint64_t> -1, limit, used
