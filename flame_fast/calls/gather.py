@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Client
 
 #: Seconds between two looks at futures of several runners, which no single wait covers.
 MIXED_LOOK_S = 0.02
@@ -109,9 +109,9 @@ def _handles_of(shape: Any) -> tuple[Any, list[Any]]:
     return map_handles(shape, note), handles
 
 
-def _common_runtime(handles: list[Any]) -> Runtime | None:
+def _common_runtime(handles: list[Any]) -> Client | None:
     """The runtime of all of them; None if there is no such one."""
-    runtime: Runtime | None = handles[0].runtime_of() if handles else None
+    runtime: Client | None = handles[0].runtime_of() if handles else None
     return runtime if runtime is not None and runtime.owns_all(handles) else None
 
 
@@ -141,7 +141,7 @@ def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | Objec
 def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
     if not pending:
         return
-    runtime: Runtime = pending[0].runtime_of()
+    runtime: Client = pending[0].runtime_of()
     if not runtime.owns_all(pending):
         yield from _select_mixed(pending, deadline)
         return

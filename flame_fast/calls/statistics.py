@@ -4,7 +4,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Client
 
 
 class Statistics:
@@ -75,5 +75,5 @@ class Statistics:
         return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in self.__slots__)})"
 
 
-def statistics_of(runtime: Runtime) -> Statistics:
+def statistics_of(runtime: Client) -> Statistics:
     return Statistics(runtime.counters())

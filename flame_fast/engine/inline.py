@@ -11,7 +11,7 @@ import threading
 
 from flame_fast.engine.current import set_serving_engine
 from flame_fast.engine.task_host import Host
-from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.kernels.runtime import Worker, serialization
 from flame_fast.kernels.runtime.serialization.definitions import use_in_thread
 
 TYPE_CHECKING = False
@@ -28,7 +28,7 @@ class InlineEngine:
         self.workers = workers
         self.cpus = cpus
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
+        self.runtime = Worker.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
         self.runtime.pickling = serialization
         self.runtime.serve_inline()
         self._host = Host(self.runtime, enter=use_in_thread)

@@ -1,6 +1,6 @@
 """The local engine: the runner's own worker processes over one segment of shared memory.
 
-The driver's side only starts and ends things; calls and values go through `Runtime`, deaths are the zygote's business.
+The driver's side only starts and ends things; calls and values go through `Client`, deaths are the zygote's business.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import time
 
 from flame_fast.engine import spawn
 from flame_fast.engine.output import OutputPump
-from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.kernels.runtime import Client, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class LocalEngine:
         self._unfinished: int | None = None
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            self.runtime = Runtime.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
+            self.runtime = Client.create(name, self._doorbell, workers, cpus, limit, cgroups, arrays_read_only)
         except BaseException:
             os.close(self._doorbell)
             raise

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Client
 
 
 class Engine(Protocol):
@@ -15,7 +15,9 @@ class Engine(Protocol):
     sees to it that somebody serves them.
     """
 
-    runtime: Runtime
+    @property
+    def runtime(self) -> Client: ...
+
     workers: int
     cpus: int
 

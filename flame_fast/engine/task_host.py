@@ -1,6 +1,6 @@
 """What runs tasks: loads services, keeps their objects, and turns what a task does into something that can travel.
 
-One `Host` per worker process (and one for the inline engine). `Runtime.serve` calls it; nothing here touches the segment.
+One `Host` per worker process (and one for the inline engine). `Worker.serve` calls it; nothing here touches the segment.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from flame_fast.engine.seeds import Seeds
     from flame_fast.engine.thread_limits import Libraries
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Worker
 
 
 class LoadFailure(Exception):
@@ -48,11 +48,11 @@ class LoadedService:
 
 
 class Host:
-    """Loads and calls services on behalf of a `Runtime`.
+    """Loads and calls services on behalf of a `Worker`.
 
     Parameters
     ----------
-    runtime : Runtime
+    runtime : Worker
         This process's attachment.
     prepare : callable
         Called once before the first service is loaded: makes the project importable.
@@ -68,7 +68,7 @@ class Host:
 
     def __init__(
         self,
-        runtime: Runtime,
+        runtime: Worker,
         prepare: Callable[[], None] = lambda: None,
         shown_path: Callable[[str], str] = lambda text: text,
         libraries: Libraries | None = None,

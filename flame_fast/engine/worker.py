@@ -1,4 +1,4 @@
-"""A worker's life: from the fork out of the zygote to the end of `Runtime.serve`."""
+"""A worker's life: from the fork out of the zygote to the end of `Worker.serve`."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from flame_fast.engine.spawn import start_time
 from flame_fast.engine.task_host import Host
 from flame_fast.engine.thread_limits import Libraries
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.kernels.runtime import Runtime, die_with_parent
+from flame_fast.kernels.runtime import Worker, die_with_parent
 from flame_fast.kernels.runtime.serialization.carried import never_unlink_attached
 from flame_fast.kernels.runtime.serialization.definitions import Namespace
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 class WorkerEngine:
     """The engine as a task sees it: services it makes and calls it queues are served by the outer runner's processes."""
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Worker) -> None:
         self.runtime = runtime
         self.workers = runtime.workers
         self.cpus = runtime.cpus
@@ -67,7 +67,7 @@ class LineStream(io.TextIOWrapper):
 class Project:
     """Where this worker imports the user's code from; made ready by the first service it loads."""
 
-    def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
+    def __init__(self, runtime: Worker, libraries: Libraries) -> None:
         self._runtime = runtime
         self._libraries = libraries
         self._unpacked = self._directory = ""
@@ -103,7 +103,7 @@ def _take_key(key: bytes) -> None:
     process.current_process().authkey = key
 
 
-def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
+def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Worker) -> None:
     """Serves as process `index`; the caller has just forked and ends the process afterwards."""
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
@@ -137,7 +137,7 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
     _serve(runtime, host)
 
 
-def _serve(runtime: Runtime, host: Host) -> None:
+def _serve(runtime: Worker, host: Host) -> None:
     while True:
         try:
             runtime.serve(host)

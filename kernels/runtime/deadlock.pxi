@@ -1,7 +1,12 @@
 # Waits that can never end: a search for cycles among what tasks wait for.
+# uses: nothing
 
-cdef extern from "Python.h":
-    int PyErr_CheckSignals() except -1
+from libc.stdint cimport uint32_t, uint64_t
+from .core.externs cimport ff_load32, ff_load64
+from .core.layout cimport READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, WAITS_FOR_ANY, Edge, Inputs, Lane, Slot
+from .core.regions cimport Memory
+from .core.lookup cimport edges_of, is_finished, status_of
+from .core.run_queue cimport is_void, lap_of
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""

@@ -93,7 +93,7 @@ FUNCTIONS = {
 
 
 def test_everything_of_the_functions_kind_runs_without_state_in_any_worker(rr):
-    from test_thread_limits import product  # here, so that no other test's worker imports Numba with this module
+    from compiled_functions import product  # here, so that no other test's worker imports Numba with this module
 
     functions = {**FUNCTIONS, "Numba dispatcher": (product, (6, 7), 42)}
     futures = {}

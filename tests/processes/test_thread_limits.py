@@ -9,11 +9,6 @@ from flame_fast import ResourceRequirement, Runner
 from flame_fast.resources import available_cpus
 
 
-@numba.njit
-def product(a, b):
-    return a * b
-
-
 def thread_limits():
     """What Numba and each thread pool would use here; the libraries are loaded with this module."""
     return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})

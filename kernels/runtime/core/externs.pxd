@@ -56,8 +56,12 @@ cdef extern from "pthread.h" nogil:
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
 
 cdef extern from "sys/mman.h" nogil:
+    void *mmap(void *addr, size_t length, int prot, int flags, int fd, long offset) noexcept
+    int munmap(void *addr, size_t length) noexcept
     int madvise(void *addr, size_t length, int advice) noexcept
-    int MADV_REMOVE, MADV_DONTDUMP
+    int PROT_READ, PROT_WRITE, MAP_SHARED, MAP_PRIVATE, MAP_FIXED, MAP_NORESERVE, MAP_ANONYMOUS
+    int MADV_REMOVE, MADV_DONTDUMP, MADV_DONTNEED
+    void *MAP_FAILED
 
 cdef extern from *:
     """
@@ -66,3 +70,12 @@ cdef extern from *:
     #endif
     """
     int MADV_POPULATE_WRITE
+
+cdef extern from *:
+    """
+    /* setup.py hashes the files that say how words are laid out and packed. */
+    #ifndef FF_LAYOUT
+    #error "FF_LAYOUT is not defined: build by setup.py"
+    #endif
+    """
+    const uint32_t FF_LAYOUT

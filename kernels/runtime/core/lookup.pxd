@@ -5,7 +5,7 @@ from libc.string cimport memcpy
 from .externs cimport ff_load32, ff_load64
 from .layout cimport (
     DONE, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_MEMBERS, KIND_HANDLES, OWNER_SHIFT, Edge, Group,
-    Inputs, Slot,
+    Inputs, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .size_classes cimport slab_blocks
@@ -66,3 +66,7 @@ cdef inline const char *body_of(Memory *memory, Slot *slot, uint32_t which) noex
 
 cdef inline Edge *edges_of(Inputs *inputs) noexcept nogil:
     return <Edge *> (<char *> inputs + sizeof(Inputs))
+
+cdef inline uint64_t *process_word(Process *process) noexcept nogil:
+    """Its state and its pid, which change together."""
+    return <uint64_t *> &process.state

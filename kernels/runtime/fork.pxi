@@ -4,6 +4,12 @@
 # lives: the child keeps the writing end of a pipe, and its end, or its exec, is the end of file that the parent finds when it
 # looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `keep_to_itself` (arrays.pxi)
 # makes its mapping private, and it touches their pages before the parent goes on, which waits for that.
+# uses: python_api, segment, array_allocator
+
+from libc.stdint cimport uint32_t, uint64_t
+from .core.externs cimport ff_add32, ff_load32
+from .core.layout cimport PAGE, ZYGOTE_INDEX
+from .core.extents cimport extent_drop
 
 cdef extern from *:
     """
@@ -11,7 +17,6 @@ cdef extern from *:
     """
     ctypedef char volatile_char "ff_volatile_char"
 
-cdef list attachments = []      # weak references to the attachments of this process
 cdef dict forking = {}          # thread -> what `_before_fork` made
 
 def _before_fork():

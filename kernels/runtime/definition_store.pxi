@@ -1,6 +1,16 @@
 # Bodies of definitions in the segment: an extent each, identity first, kept by the process that wrote it and by values that refer to it.
 #
 # Who has read a body does not keep it: so it is gone once its definition is, and those who still have the object find out.
+# uses: segment
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from .core.layout cimport EXTENT_VALUE, Extent
+from .core.lookup cimport extent_of
+from .core.locked cimport extent_hold_locked
+from .core.lock cimport lock_give, lock_take
+from .core.extents cimport extent_drop, extent_take
 
 cdef enum:
     IDENTITY_BYTES = 16

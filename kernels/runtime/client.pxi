@@ -1,27 +1,104 @@
-# Calls and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
+# Client and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
+# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector
 
-cdef object out_of_time():
-    return TimeoutError("the calls waited for have not finished in time; they go on")
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
+from .core.externs cimport (
+    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_load32, ff_load64, ff_lock_make, ff_or32,
+    ff_store32, ff_store64, madvise,
+)
+from .core.layout cimport (
+    CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, HOLD_EDGES, HOLD_PENDING, HOLD_RUN, INLINE_BYTES, KIND_HANDLES,
+    KIND_NATIVE, KIND_PICKLE, KIND_STATE, LANE_DEAD, LANE_OPEN, LEAVING, MAGIC, NO_INPUT, PAYLOAD, PROCESS_FREE,
+    PROCESS_LIVE, READY, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED,
+    WAITING, ZYGOTE_INDEX, Edge, Header, Inputs, Lane, Slot,
+)
+from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of, with_status
+from .core.wakeup cimport ring_bell, wake_everybody, wake_lane, wake_waiters
+from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
+from .core.blocks cimport block_discard, block_keep, block_settled, block_take
+from .core.slots cimport release_bits, slot_prepare, slot_return, slot_store, slot_take
+from .core.run_queue cimport lane_push
+from .core.dependencies cimport input_arrived, inputs_bytes, inputs_clear, inputs_fill, stand_on
+from .core.completion cimport fail_unstarted, finish, write_result
 
+cdef class Client(Outcomes):
+    """What a driver and a task use: submitting calls, storing values, waiting for outcomes, and ending a runner.
 
-cdef object endless_wait():
-    return FlameError(
-        FlameErrorCode.INVALID_STATE,
-        "this wait can never end: the call waited for needs the one that waits (a method that waits for a call of its own "
-        "instance, or a ring of such); wait outside of the instance's methods, or ask another instance",
-    )
+    Made by `create` (the driver's) or `attach`. Safe from any thread of its process. A child that a user forks must not use it: every
+    call raises `INVALID_STATE`.
+    """
 
+    @classmethod
+    def create(cls, str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=(), bint arrays_read_only=False):
+        """A new segment with this process as its driver.
 
-cdef struct Known:              # a class or a member of an enum that the value being read names
-    const char *place           # where
-    PyObject *named             # this process's own, with a reference
+        Parameters
+        ----------
+        name : str
+            The runner's, for error messages.
+        doorbell : int
+            An eventfd that the supervisor polls.
+        workers, cpus : int
+            Pool workers wanted; CPUs there are, which bounds how many processes may spin.
+        limit : int
+            Bytes of values allowed at the same time.
+        cgroups : sequence of (str, str, str)
+            Files with the memory limit, the memory used, and what that is made of, of each cgroup above this process.
+        arrays_read_only : bool
+            Arrays arrive with WRITEABLE cleared.
+        """
+        cdef Client client = cls.__new__(cls)
+        import fcntl
+        client.name = name
+        fd = os.memfd_create("flame_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            client._reserve(fd, limit + LEAST_RESERVED_BYTES)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        except BaseException:
+            os.close(fd)
+            raise
+        client._fill_header(workers, cpus, limit, cgroups, arrays_read_only)
+        client._enroll_first_processes()
+        client.memory.header.layout = FF_LAYOUT
+        client.memory.header.magic = MAGIC
+        client._become(DRIVER_INDEX, name, doorbell)
+        return client
 
+    cdef int _fill_header(self, int workers, int cpus, uint64_t limit, cgroups, bint arrays_read_only) except -1:
+        cdef Header *header = self.memory.header
+        if ff_lock_make(header.lock):
+            raise FlameError(FlameErrorCode.INTERNAL, "this system makes no robust mutex that processes share")
+        header.cpus = cpus
+        header.workers = workers
+        header.size = self.mapped_bytes
+        header.limit = limit
+        header.arrays_read_only = arrays_read_only
+        header.arena_next = self.arena - self.memory.base
+        header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
+        header.cache_limit = limit // 2
+        names = b"".join(os.fsencode(name) + b"\0" for files in cgroups for name in files)
+        if len(names) < CGROUP_BYTES:
+            memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
+        header.session = int.from_bytes(os.urandom(8), "little")
+        return 0
 
-cdef class Calls(ServiceTable):
-    """Submitting calls, storing values, waiting for outcomes: see `Runtime`."""
-    cdef Known known[PARTS_NOTED]       # by `part_place` of the address
-    cdef int known_count
-    cdef unsigned long known_by         # the thread that reads
+    cdef void _enroll_first_processes(self) noexcept:
+        """The driver, and an entry for the supervisor to come; the lane that every pool worker serves."""
+        self.memory.header.process_high = 2
+        self.memory.header.pool_lane_high = 1
+        self.memory.lanes[0].state = LANE_OPEN
+        self.memory.processes[DRIVER_INDEX].state = PROCESS_LIVE
+        self.memory.processes[DRIVER_INDEX].role = ROLE_DRIVER
+        self.memory.processes[DRIVER_INDEX].pid = getpid()
+        self.memory.processes[ZYGOTE_INDEX].state = PROCESS_LIVE
+        self.memory.processes[ZYGOTE_INDEX].role = ROLE_ZYGOTE
 
     cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t lane, uint32_t method, uint32_t flags,
                            PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
@@ -279,78 +356,6 @@ cdef class Calls(ServiceTable):
             self.give_scratch(scratch)
         return index
 
-    # ---- outcomes ----------------------------------------------------------------------------------------------------
-
-    cdef object value_of(self, uint32_t index):
-        """The value of a finished slot that the caller holds, or its error raised."""
-        cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at
-        if status_of(slot.state) == FAILED:
-            raise self.error_of(index)
-        at = body_of(&self.memory, slot, RESULT)
-        if slot.result_kind & KIND_NATIVE:
-            return self.read(&at, None)
-        try:
-            return self.read(&at, None)
-        except Exception as error:
-            raise self.pickling.unreadable(error) from error
-
-    cdef object read(self, const char **at, list values):
-        """A value at an address, or a call's arguments. What it named is not kept beyond."""
-        try:
-            return decode_native(at, self, values)
-        finally:
-            if self.known_count:
-                self.forget_known()
-
-    cdef object known_at(self, const char *place):
-        """What the value being read names there; None: not known any more."""
-        cdef Known *known = &self.known[part_place(place)]
-        if known.place != place or self.known_by != PyThread_get_thread_ident():
-            return None
-        return None if known.named == NULL else <object> known.named
-
-    cdef int note_known(self, const char *place, named) except -1:
-        cdef Known *known = &self.known[part_place(place)]
-        if self.known_by != PyThread_get_thread_ident():
-            self.forget_known()
-            self.known_by = PyThread_get_thread_ident()
-        known.place = place
-        replace(&known.named, <PyObject *> named)
-        self.known_count += 1
-        return 0
-
-    cdef void forget_known(self) noexcept:
-        cdef int i
-        self.known_count = 0
-        for i in range(PARTS_NOTED):
-            self.known[i].place = NULL
-            replace(&self.known[i].named, NULL)
-
-    cdef object error_of(self, uint32_t index):
-        cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at = data_of(&self.memory, slot, RESULT)
-        if slot.result_bytes == 0:
-            return self.full(0)
-        return self.pickling.load_error(*decode_native(&at, self, None))
-
-    cdef int check_waitable(self) except -1:
-        """Raises when nothing unfinished will ever finish here."""
-        if self.closed and self.is_mine():
-            raise FlameError(FlameErrorCode.INVALID_STATE,
-                             f"this call had not finished when its runner {self.name!r} {self.ending}; it was dropped")
-        return self.check()
-
-    cdef int wait_one(self, Handle handle, int64_t deadline) except -1:
-        """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
-        cdef OneWait wait
-        if self.is_mine() and is_finished(&self.memory, handle.index):
-            return 0
-        wait = OneWait.__new__(OneWait)
-        wait.memory = &self.memory
-        wait.index = handle.index
-        return self.wait_for(wait, deadline)
-
     def get_many(self, list handles, timeout=None):
         """The values of handles of this runtime, in order; the first failure in this order is raised."""
         return self._collect(handles, deadline_of(timeout), True)
@@ -384,92 +389,6 @@ cdef class Calls(ServiceTable):
         """A `Selector` of these handles, all of this runtime."""
         return new_selector(self, handles)
 
-    cdef int wait_for(self, Wait wait, int64_t deadline) except -1:
-        """Returns once the wait is over: spins, then sleeps. In a task it runs meanwhile what it waits for, or asks for a worker."""
-        cdef int found
-        cdef bint in_task = self.memory.processes[self.me].current != 0 and self.task_thread == PyThread_get_thread_ident()
-        if self.is_mine() and wait.ready():
-            return 0
-        self.check_waitable()
-        if deadline >= 0 and ff_now_ns() >= deadline:
-            raise out_of_time()
-        if not in_task:
-            with nogil:
-                found = spin_for(&self.memory, wait)
-            if found and wait.ready():
-                return 0
-        wait.watch()
-        try:
-            return self._sleep_until(wait, deadline, in_task)
-        finally:
-            wait.unwatch()
-
-    cdef int _sleep_until(self, Wait wait, int64_t deadline, bint in_task) except -1:
-        cdef Process *process = &self.memory.processes[self.me]
-        cdef uint64_t current = process.current
-        cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False
-        cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
-        cdef uint32_t seen
-        try:
-            while True:
-                seen = ff_load32(&process.wake)
-                if wait.ready():
-                    return 0
-                self.check_waitable()
-                if in_task and deadline < 0:
-                    if wait.tell(self, current - 1) and self._never_ends(current - 1, wait.waited()):
-                        raise endless_wait()
-                    if needs_help and self._help_unblocked(wait, blocked):
-                        continue
-                left = slice_ns
-                if deadline >= 0:
-                    left = min(left, deadline - ff_now_ns())
-                    if left <= 0:
-                        raise out_of_time()
-                with nogil:
-                    if sleep_for_futures(&self.memory, self.me, seen, left):
-                        call_for_queued(&self.memory)       # the seeker may have been stopped
-                PyErr_CheckSignals()
-                wait.look_again()
-                if needs_help and not blocked and not wait.ready():
-                    blocked = True
-                    slice_ns = SLICE_NS
-                    self.set_blocked(True)
-        finally:
-            if in_task:
-                wait.untell(self, current - 1)
-            if blocked:
-                self.set_blocked(False)
-
-    cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
-        """While it runs something, this process is not blocked: nobody may take over its seat."""
-        if blocked:
-            ff_exchange32(&self.memory.processes[self.me].blocked, 0)
-        try:
-            return self.help(wait)
-        finally:
-            if blocked:
-                ff_exchange32(&self.memory.processes[self.me].blocked, 1)
-
-    cdef bint help(self, Wait wait) except -1:
-        """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""
-        return False
-
-    cdef bint _never_ends(self, uint32_t current, list waited) except -1:
-        """Looked at twice: the first look may have met a task in the middle of a change."""
-        return never_ends(&self.memory, current, waited) and never_ends(&self.memory, current, waited)
-
-    cdef set_blocked(self, bint blocked):
-        """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""
-        cdef bint before = self.blocked_threads > 0
-        self.blocked_threads += 1 if blocked else -1
-        if (self.blocked_threads > 0) == before:
-            return
-        ff_exchange32(&self.memory.processes[self.me].blocked, blocked)
-        if blocked:
-            wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
-        ring_bell(self.doorbell)
-
     def owns(self, obj):
         """Whether something is a future or ref of this runtime."""
         return isinstance(obj, Handle) and (<Handle> obj).runtime is self
@@ -486,6 +405,77 @@ cdef class Calls(ServiceTable):
         """For the pickler: the input number of a future met inside an argument."""
         return input_number(inputs, handle)
 
-    def takes_array(self, array):
-        """For the pickler: whether an ndarray's dtype is one that is written natively."""
-        return is_array(array) and is_numeric(<PyArrayObject *> array)
+    def set_setup(self, bytes data):
+        cdef uint64_t block = self.store(data)
+        self.memory.header.setup_bytes = len(data)
+        ff_store64(&self.memory.header.setup, block)
+        block_settled(&self.memory)
+
+    def counters(self):
+        """What is in use: a dict of counts and bytes, see `flame_fast.calls.statistics`.
+
+        A debug build adds how many blocks and slots were ever taken and given back.
+        """
+        cdef Header *header = self.memory.header
+        cdef uint32_t i, status
+        cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
+        cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
+        settle_pins(self)
+        by_status = [0] * (LEAVING + 1)
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            by_status[status] += 1
+        for i in range(ff_load32(&header.process_high)):
+            if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
+                copied += self.memory.processes[i].copied_bytes
+                shared += self.memory.processes[i].shared_bytes
+                definitions += self.memory.processes[i].definitions
+                definition_bytes += self.memory.processes[i].definition_bytes
+        counted = {
+            "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
+            "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
+            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
+            "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
+        }
+        if FF_DEBUG:
+            counted.update(
+                blocks_taken=header.blocks_taken, blocks_freed=header.blocks_freed,
+                slots_taken=header.slots_taken, slots_freed=header.slots_freed,
+            )
+        return counted
+
+    def announce_close(self):
+        """Tells every process to leave. Returns how many calls are unfinished."""
+        cdef uint32_t i, unfinished = 0, status
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            if WAITING <= status <= RUNNING:
+                unfinished += 1
+        ff_store32(&self.memory.header.closing, 1)
+        wake_everybody(&self.memory)
+        ring_bell(self.doorbell)
+        return unfinished
+
+    def mark_broken(self, str reason):
+        """Nothing will run any more: unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`."""
+        self.broken = reason
+        wake_waiters(&self.memory, self.me)
+
+    def mark_closed(self, str ending="was closed"):
+        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so.
+
+        `ending` says what happened to the runner, after its name.
+        """
+        self.ending = ending
+        self.closed = True
+        wake_waiters(&self.memory, self.me)
+
+    def give_back_memory(self):
+        """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
+        cdef char *rings = <char *> self.memory.rings
+        settle_pins(self, forget=True)
+        self.memory.doorbell = -1           # its number may be another file's soon
+        self.memory.header.cache_limit = 0
+        with nogil:
+            extents_trim(&self.memory)
+            madvise(rings, <size_t> (self.arena - rings), MADV_REMOVE)

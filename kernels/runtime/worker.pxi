@@ -1,4 +1,26 @@
 # A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
+# uses: python_api, views, array_allocator, fork, integer_list, arrays, decode, waits, deadlock, client
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from .core.externs cimport (
+    ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32,
+    ff_store64,
+)
+from .core.layout cimport (
+    DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, LANE_CLOSING, LANE_COUNT, LANE_FREE, PAYLOAD, POOL_LANES,
+    PROCESS_LIVE, PROCESS_STARTING, READY, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Edge, Inputs,
+    Lane, Process, Service, Slot,
+)
+from .core.lookup cimport body_of, edges_of, process_word, status_of, with_status
+from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_give, token_take
+from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, wake_lane
+from .core.permits cimport has_seat, seat_leave, seat_take
+from .core.slots cimport slot_release
+from .core.run_queue cimport CLAIM_EMPTY, lane_claim, lane_empty, lane_trim
+from .core.completion cimport finish, write_result
 
 cdef extern from "Python.h":
     int PyCoro_CheckExact(object value)
@@ -21,8 +43,8 @@ cdef bint is_deep() except -1:
         frame = frame.f_back
     return frame is not None
 
-cdef class Serving(Calls):
-    """Running tasks: see `Runtime`."""
+cdef class Worker(Client):
+    """What runs tasks: a worker process, or the driver itself with the inline engine."""
     cdef object host
     cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
@@ -31,9 +53,34 @@ cdef class Serving(Calls):
     cdef uint64_t function_generation
     cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
     cdef uint32_t passed_slot
+    cdef uint32_t next_lane
+    cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
+    cdef set warmed                     # services it has counted as loaded
+    cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
+    cdef set busy_lanes                 # inline: instances that a task of theirs is running on
 
     def __cinit__(self):
         self.kept = -1
+
+    def take_entry(self, uint32_t token, uint32_t pid, uint64_t born):
+        """Makes the entry of this process, which has just been forked, its own; false if it was called off: it must leave.
+
+        `born` : when the process started, see `flame_fast.engine.spawn.start_time`.
+        """
+        cdef Process *process = &self.memory.processes[self.me]
+        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
+            return False
+        ff_store64(&process.born, born)
+        return True
+
+    def bear_arrays(self):
+        """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
+        bear_arrays(self)
+        self.handler_due = True
+
+    def is_first_warning(self):
+        """Whether no other process of this runner has warned of generators that imports seed."""
+        return bool(ff_cas32(&self.memory.header.warned, 0, 1))
 
     def serve(self, host):
         """Runs the tasks of this process's lanes until told to leave.
@@ -229,8 +276,6 @@ cdef class Serving(Calls):
                     wake_lane(&self.memory, entry.lane)
         return 0
 
-    # ---- one task ----------------------------------------------------------------------------------------------------
-
     cdef _run(self, host, uint32_t index):
         """Executes a claimed task and finishes it, whatever happens."""
         cdef Slot *slot = &self.memory.slots[index]
@@ -386,8 +431,6 @@ cdef class Serving(Calls):
         value, self.passed_on = self.passed_on, None
         take_up(self, value)
         return value
-
-    # ---- helping -----------------------------------------------------------------------------------------------------
 
     cdef bint help(self, Wait wait) except -1:
         """Runs one task that the wait needs, if it is queued for the pool, inside the waiting one.

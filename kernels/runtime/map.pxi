@@ -2,6 +2,13 @@
 #
 # A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, so that the cost of a task is
 # spread over enough items, and no further, so that the workers end at about the same time.
+# uses: integer_list, decode, timeouts, future, client, vectorcall
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+from .core.layout cimport FAILED, KIND_MAP, KIND_NATIVE, RESULT, Slot
+from .core.lookup cimport body_of, status_of
 
 cdef enum:
     CHUNK_NS = 1_000_000
@@ -9,7 +16,6 @@ cdef enum:
     CHUNK_GROWTH = 8            # at most, from one measure to the next
     AHEAD_PER_WORKER = 2        # chunks queued or running, per worker, before the oldest is waited for
     NUMBER_BYTES = 9            # of an integer as the codec writes it
-
 
 cdef class MapResults:
     """The iterator that `service.map` returns. Not safe for several threads at a time."""
@@ -135,19 +141,19 @@ cdef class MapResults:
         cdef const char *at
         self.position = self.count = 0
         self.values = self.future = None
-        future.runtime.wait_one(future, deadline_of(None))
+        self.target.runtime.wait_one(future, deadline_of(None))
         if not is_uniform_chunk(future):
-            nanoseconds, self.values, self.error = future.runtime.value_of(future.index)
+            nanoseconds, self.values, self.error = self.target.runtime.value_of(future.index)
             self.count = len(self.values)
         else:
             at = body_of(&future.runtime.memory, &future.runtime.memory.slots[future.index], RESULT) + TUPLE_HEAD
-            nanoseconds = decode_native(&at, future.runtime, None)
+            nanoseconds = decode_native(&at, self.target.runtime, None)
             self.integers = at[0] == b'q'
             memcpy(&self.count, at + 1, 8)
             self.numbers = at + 9
             self.future = future
             at = self.numbers + 8 * self.count
-            self.error = decode_native(&at, future.runtime, None)
+            self.error = decode_native(&at, self.target.runtime, None)
         if not self.fixed:
             self.measure(nanoseconds)
         return 0
@@ -165,7 +171,6 @@ cdef class MapResults:
             best = <Py_ssize_t> (CHUNK_NS * <double> self.count / max(nanoseconds, 1))
             self.chunk = max(1, min(best, self.chunk * CHUNK_GROWTH, self.share))
 
-
 cdef bint is_uniform_chunk(ObjectFuture future):
     """Whether a finished chunk's values are all integers or all floats, written one after the other."""
     cdef Slot *slot = &future.runtime.memory.slots[future.index]
@@ -175,7 +180,6 @@ cdef bint is_uniform_chunk(ObjectFuture future):
     tag = (body_of(&future.runtime.memory, slot, RESULT) + TUPLE_HEAD + NUMBER_BYTES)[0]
     return tag == b'q' or tag == b'd'
 
-
-cdef tuple read_error(Calls runtime, bytes error):
+cdef tuple read_error(Client runtime, bytes error):
     cdef const char *at = PyBytes_AS_STRING(error)
     return decode_native(&at, runtime, None)

@@ -1,4 +1,9 @@
 # The entry of a call: what `service(x)` runs into, without a Python frame in between.
+# uses: future, client
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport uint32_t, uint64_t
+from .core.layout cimport NO_METHOD
 
 cdef extern from "Python.h":
     ctypedef PyObject *(*vectorcallfunc)(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *names)
@@ -15,14 +20,13 @@ cdef extern from *:
     """
     void ff_has_vectorcall(PyTypeObject *type, Py_ssize_t offset)
 
-
 cdef class CallTarget:
     """Something of a service that is called: each call returns an `ObjectFuture` at once. The base of services and methods.
 
     Safe from any thread.
     """
     cdef vectorcallfunc vectorcall
-    cdef Calls runtime
+    cdef Client runtime
     cdef uint32_t service, lane, method
     cdef uint64_t generation
     cdef object state           # a function: what the user's function has of its own at this call; None: nothing
@@ -31,7 +35,7 @@ cdef class CallTarget:
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
 
-    def bind(self, Calls runtime, ids, uint32_t method, state=None, after=None):
+    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None):
         """Says what is called.
 
         Parameters

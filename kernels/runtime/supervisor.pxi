@@ -1,14 +1,60 @@
 # What the zygote does in the table, and how a runner ends.
+# uses: services
 
-cdef inline uint64_t *process_word(Process *process) noexcept nogil:
-    """Its state and its pid, which change together."""
-    return <uint64_t *> &process.state
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy
+from .core.externs cimport ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_load32, ff_load64, ff_store32
+from .core.layout cimport (
+    FAILED, HOLD_BURIAL, HOLD_CREATOR, LANE_CLOSING, LANE_COUNT, LANE_DEAD, LANE_FREE, LANE_OPEN, NO_METHOD,
+    PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING, READY, RESERVED, ROLE_INSTANCE,
+    RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Lane, Process, Service,
+)
+from .core.regions cimport Memory, memory_own
+from .core.lookup cimport owner_of, process_word, slots_used, status_of, with_status
+from .core.wakeup cimport wake_everybody, wake_sleepers
+from .core.permits cimport seat_leave
+from .core.lock cimport lock_repair
+from .core.extents cimport extents_trim
+from .core.blocks cimport block_keep, block_settled
+from .core.slots cimport release_bits
+from .core.run_queue cimport lane_push
+from .core.dependencies cimport promote_if_there
+from .core.completion cimport finish, write_result
+from .core.recovery cimport bury_building, bury_giving, bury_leaving, bury_memory, bury_task, finish_again, repair_waiting
 
-cdef class Supervision(Serving):
-    """Starting, retiring and burying processes: see `Runtime`."""
+cdef class ProcessInfo:
+    """An entry of the process table, as it was at one moment."""
+    cdef readonly uint32_t index, state, role, lane, pid
+    cdef readonly bint blocked, idle
+
+    def __repr__(self):
+        return f"ProcessInfo({self.index}, state={self.state}, role={self.role}, pid={self.pid}, idle={self.idle})"
+
+cdef ProcessInfo process_info(uint32_t index, uint32_t state, Process *process):
+    cdef ProcessInfo info = ProcessInfo.__new__(ProcessInfo)
+    info.index, info.state, info.role, info.lane, info.pid = index, state, process.role, process.lane, process.pid
+    info.blocked, info.idle = process.blocked != 0, process.current == 0
+    return info
+
+cdef class Supervisor:
+    """What the supervisor does in the tables, of a segment that its process is attached to: starting and retiring processes, and
+    recovery after their deaths.
+
+    Parameters
+    ----------
+    services : Services
+        The attachment. It may be a `Worker`'s, which forked processes go on with as their own.
+    """
+    cdef Services services
+    cdef Memory *memory
+
+    def __init__(self, Services services not None):
+        self.services = services
+        self.memory = &services.memory
 
     def processes(self):
-        """The process table, without what others are just filling in: a list of (index, state, role, lane, pid, blocked, idle)."""
+        """The process table, without what others are just filling in: a list of `ProcessInfo`."""
         cdef uint32_t i
         cdef Process *process
         table = []
@@ -16,7 +62,7 @@ cdef class Supervision(Serving):
             process = &self.memory.processes[i]
             state = ff_load32(&process.state)
             if state in (PROCESS_REQUESTED, PROCESS_STARTING, PROCESS_LIVE):
-                table.append((i, state, process.role, process.lane, process.pid, process.blocked, process.current == 0))
+                table.append(process_info(i, state, process))
         return table
 
     def start(self, uint32_t index, uint32_t libraries=0):
@@ -26,17 +72,6 @@ cdef class Supervision(Serving):
         process.starts += 1
         ff_exchange64(process_word(process), <uint64_t> process.starts << 32 | PROCESS_STARTING)
         return process.starts
-
-    def take_entry(self, uint32_t token, uint32_t pid, uint64_t born):
-        """Makes the entry of this process, which has just been forked, its own; false if it was called off: it must leave.
-
-        `born` : when the process started, see `flame_fast.engine.spawn.start_time`.
-        """
-        cdef Process *process = &self.memory.processes[self.me]
-        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
-            return False
-        ff_store64(&process.born, born)
-        return True
 
     def call_off(self, uint32_t index):
         """Undoes `start`: whoever was forked will not take the entry any more. False if it has taken it, or nobody was to."""
@@ -60,8 +95,8 @@ cdef class Supervision(Serving):
 
     def take_post(self, uint32_t pid):
         """This process is the zygote from now on; returns the pid of the one before, 0 for none."""
-        before = self.memory.processes[ZYGOTE].pid
-        self.memory.processes[ZYGOTE].pid = pid
+        before = self.memory.processes[ZYGOTE_INDEX].pid
+        self.memory.processes[ZYGOTE_INDEX].pid = pid
         return before
 
     @property
@@ -100,49 +135,49 @@ cdef class Supervision(Serving):
         cdef const char *data = PyBytes_AS_STRING(error)
         cdef uint64_t nbytes = len(error), state
         cdef uint32_t i, high
-        lock_repair(&self.memory)
-        bury_giving(&self.memory, index)
-        bury_building(&self.memory, index)
-        high = slots_used(&self.memory)
+        lock_repair(self.memory)
+        bury_giving(self.memory, index)
+        bury_building(self.memory, index)
+        high = slots_used(self.memory)
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
             if status_of(state) == RUNNING and owner_of(state) == index:
-                bury_task(&self.memory, i, data, nbytes)
+                bury_task(self.memory, i, data, nbytes)
         for i in range(high):
-            finish_again(&self.memory, i, index)
+            finish_again(self.memory, i, index)
         for i in range(high):
-            repair_waiting(&self.memory, i, index, data, nbytes)
+            repair_waiting(self.memory, i, index, data, nbytes)
         self._queue_again(&process.promoting)
         self._queue_again(&process.rotating)
         for i in range(high):
-            bury_leaving(&self.memory, i, index)
+            bury_leaving(self.memory, i, index)
         self._bury_services(index)
         self._bury_requests(index)
-        if index == self.me:                # the zygote before this one: the entry goes on
+        if index == self.memory.me:                # the zygote before this one: the entry goes on
             for i in range(high):
-                release_bits(&self.memory, i, HOLD_BURIAL)
-            bury_memory(&self.memory, index)
-            if not memory_own(&self.memory, self.me, self.doorbell):
+                release_bits(self.memory, i, HOLD_BURIAL)
+            bury_memory(self.memory, index)
+            if not memory_own(self.memory, self.memory.me, self.services.doorbell):
                 raise MemoryError
-            wake_everybody(&self.memory)
+            wake_everybody(self.memory)
             return
         for i in range(high):
             if ff_load32(&self.memory.slots[i].holds) & HOLD_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
-                release_bits(&self.memory, i, HOLD_CREATOR)
+                release_bits(self.memory, i, HOLD_CREATOR)
         self._bury_places(process, index)
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
-                    self._stop_warming(&self.memory.services[i])
+                    self.services._stop_warming(&self.memory.services[i])
         self._bury_lane(index, error, high)
-        bury_memory(&self.memory, index)
+        bury_memory(self.memory, index)
         self.memory.header.copied_bytes += process.copied_bytes
         self.memory.header.definitions += process.definitions
         self.memory.header.definition_bytes += process.definition_bytes
         self.memory.header.shared_bytes += process.shared_bytes
         ff_exchange64(process_word(process), PROCESS_FREE)
-        self.reap_services()
-        wake_everybody(&self.memory)
+        self.services.reap_services()
+        wake_everybody(self.memory)
 
     cdef void _queue_again(self, uint64_t *note) noexcept:
         """Queues the task that a dead process was queueing, perhaps once more: one hint of the two is void. Or it was to wait again."""
@@ -150,15 +185,15 @@ cdef class Supervision(Serving):
         if note[0]:
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
                     and not self.memory.lanes[self.memory.slots[index].lane].ordered:
-                lane_push(&self.memory, self.memory.slots[index].lane, index)
-            promote_if_there(&self.memory, index)
+                lane_push(self.memory, self.memory.slots[index].lane, index)
+            promote_if_there(self.memory, index)
             note[0] = 0
 
     cdef void _bury_places(self, Process *process, uint32_t index) noexcept:
         """Seats, the spinner's token, the seeker's place. Whoever sleeps for one of them is called at the burial's end."""
         cdef uint32_t i
         for i in range(1, ff_load32(&self.memory.header.pool_lane_high)):
-            seat_leave(&self.memory, i, index)
+            seat_leave(self.memory, i, index)
         ff_add32(&self.memory.header.spinners, -process.spinning)
         process.spinning = 0
         ff_cas32(&self.memory.header.seeker, index + 1, 0)
@@ -173,7 +208,7 @@ cdef class Supervision(Serving):
                 lane = ff_load32(&self.memory.lanes[entry.lane].state)
                 if lane not in (LANE_OPEN, LANE_DEAD) or self._is_others_lane(entry.lane, i):
                     entry.lane = 0          # it had given it back already, and somebody else may have taken it
-                self._empty_service(entry)
+                self.services._empty_service(entry)
         for i in range(1, LANE_COUNT):
             ff_cas32(&self.memory.lanes[i].state, RESERVED + index, LANE_FREE)
 
@@ -201,60 +236,56 @@ cdef class Supervision(Serving):
         if not lane.error:
             self._keep_error(lane, error)
         if not ff_cas32(&lane.state, LANE_OPEN, LANE_DEAD) and ff_load32(&lane.state) == LANE_CLOSING:
-            self._free_lane(lane)
+            self.services._free_lane(lane)
             return
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
             if self.memory.slots[i].lane == lane_index and (status_of(state) == READY or status_of(state) == WAITING) \
-                    and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.me)):
-                write_result(&self.memory, i, PyBytes_AS_STRING(error), len(error))
-                finish(&self.memory, i, FAILED, NULL)
+                    and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
+                write_result(self.memory, i, PyBytes_AS_STRING(error), len(error))
+                finish(self.memory, i, FAILED, NULL)
 
     cdef void _keep_error(self, Lane *lane, bytes error) noexcept:
         """For a dead lane's calls. A full store: they fail with StoreFullError."""
-        cdef uint64_t block = block_keep(&self.memory, len(error))
+        cdef uint64_t block = block_keep(self.memory, len(error))
         if block:
             memcpy(self.memory.base + block, PyBytes_AS_STRING(error), len(error))
         lane.error_bytes = len(error) if block else 0
         lane.error = block
-        block_settled(&self.memory)
+        block_settled(self.memory)
 
     @property
     def closing(self):
         return bool(ff_load32(&self.memory.header.closing))
 
-    def announce_close(self):
-        """Tells every process to leave. Returns how many calls are unfinished."""
-        cdef uint32_t i, unfinished = 0, status
-        for i in range(slots_used(&self.memory)):
-            status = status_of(ff_load64(&self.memory.slots[i].state))
-            if WAITING <= status <= RUNNING:
-                unfinished += 1
-        ff_store32(&self.memory.header.closing, 1)
-        wake_everybody(&self.memory)
-        ring_bell(self.doorbell)
-        return unfinished
-
-    def mark_broken(self, str reason):
-        """Nothing will run any more: unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`."""
-        self.broken = reason
-        wake_waiters(&self.memory, self.me)
-
-    def mark_closed(self, str ending="was closed"):
-        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so.
-
-        `ending` says what happened to the runner, after its name.
-        """
-        self.ending = ending
-        self.closed = True
-        wake_waiters(&self.memory, self.me)
-
-    def give_back_memory(self):
-        """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
-        cdef char *rings = <char *> self.memory.rings
-        settle_pins(self, forget=True)
-        self.memory.doorbell = -1           # its number may be another file's soon
-        self.memory.header.cache_limit = 0
+    def trim(self):
+        """Gives the memory of everything that is kept free back to the system."""
         with nogil:
-            extents_trim(&self.memory)
-            madvise(rings, <size_t> (self.arena - rings), MADV_REMOVE)
+            extents_trim(self.memory)
+
+    def idle_memory(self):
+        """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
+        return self.memory.header.cached_bytes, self.memory.header.takes
+
+    @property
+    def name(self):
+        return self.services.name
+
+    @property
+    def workers(self):
+        """Pool workers wanted, blocked ones not counted."""
+        return self.services.workers
+
+    def get_setup(self):
+        return self.services.get_setup()
+
+    def request_process(self, uint32_t role, uint32_t lane):
+        """A process table entry nobody else has, still RESERVED."""
+        return self.services.request_process(role, lane)
+
+    def service_blob(self, uint32_t service):
+        return self.services.service_blob(service)
+
+    def reap_services(self):
+        """See `Services.reap_services`."""
+        return self.services.reap_services()
