@@ -7,8 +7,8 @@ import warnings
 import weakref
 from functools import partial
 
-from flame_fast.application.lifecycle import check_nested, enter_application
-from flame_fast.application.registry import check_name
+from flame_fast.application.lifecycle import acquire_application, check_nested
+from flame_fast.application.registry.validation import check_name
 from flame_fast.calls import gather as shapes
 from flame_fast.calls.service import (
     RunnerService,
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from flame_fast.application.lifecycle import Tenancy
+    from flame_fast.application.lifecycle import ApplicationLease
     from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
@@ -128,7 +128,7 @@ class Runner:
         self._engine = _start_engine(engine, name, workers, cpus, limit, arrays == "readonly")
         current.register(self._engine)
         try:
-            tenancy = enter_application(
+            lease = acquire_application(
                 name,
                 fail_if_exists=fail_if_exists,
                 dependencies=dependencies,
@@ -136,14 +136,14 @@ class Runner:
                 context=context,
             )
             try:
-                self._engine.set_project({**tenancy.unpack_plan(sys.path), **_of_process()})
+                self._engine.set_project({**lease.unpack_plan(sys.path), **_of_process()})
             except BaseException:
-                tenancy.release()
+                lease.release()
                 raise
         except BaseException:
             self._engine.close()
             raise
-        self._end = weakref.finalize(self, _shut_down, self._engine, tenancy, name, self._how)
+        self._end = weakref.finalize(self, _shut_down, self._engine, lease, name, self._how)
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -379,7 +379,7 @@ def _dropped(name: str, how: str, unfinished: int) -> str:
     return f"runner {name!r} {how} with {calls}, dropped; get or wait for their futures before it ends"
 
 
-def _shut_down(engine: Engine, tenancy: Tenancy, name: str, how: list[str]) -> int:
+def _shut_down(engine: Engine, lease: ApplicationLease, name: str, how: list[str]) -> int:
     """Undoes everything; returns the number of calls dropped. Runs at close, at garbage collection or at exit."""
     if engine.runtime.is_foreign:
         return 0
@@ -387,7 +387,7 @@ def _shut_down(engine: Engine, tenancy: Tenancy, name: str, how: list[str]) -> i
     try:
         unfinished = engine.close(ending)
     finally:
-        tenancy.release()
+        lease.release()
     if unfinished and ending == UNCLOSED:
         warnings.warn(_dropped(name, ending, unfinished), stacklevel=1)
     return unfinished

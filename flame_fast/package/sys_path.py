@@ -56,7 +56,7 @@ def _relative(path: str, directory: str) -> str | None:
 
 
 def prepare(plan: dict[str, Any]) -> str:
-    """Make this process import as a `Tenancy.unpack_plan` says; return the tree it imports from."""
+    """Make this process import as an `ApplicationLease.unpack_plan` says; return the tree it imports from."""
     import sys
 
     from flame_fast.package.unpacking import ensure_unpacked
