@@ -20,13 +20,13 @@ MOST_WORKERS = 1024
 
 
 def parse_size(value: object) -> int | None:
-    """Parse a size in bytes: an integer, or text like ``500 MB``, ``2g`` or ``64KiB``.
+    """Parse a size in bytes: an integer, or text like ``500 MB``, ``2g`` or ``1.5 GiB``.
 
     Parameters
     ----------
     value : object
-        Text is a whole number, perhaps with a suffix k, m, g, t or p in either case. A suffix is binary in every spelling:
-        ``k``, ``KB`` and ``KiB`` are 1024.
+        Text is a number, perhaps with a suffix k, m, g, t or p in either case. A suffix is binary in every spelling: ``k``,
+        ``KB`` and ``KiB`` are 1024. With one the number may have a decimal point; part of a byte is cut off.
 
     Returns
     -------
@@ -35,8 +35,11 @@ def parse_size(value: object) -> int | None:
     """
     if isinstance(value, str):
         # Twenty digits write 2**64; `int` refuses text of thousands.
-        match = re.fullmatch(r"([0-9]{1,20}) *(?:([kmgtp])i?)?b?", value.strip().lower())
-        return int(match[1]) << 10 * " kmgtp".index(match[2] or " ") if match else None
+        match = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,20})(?= *[kmgtp]))? *(?:([kmgtp])i?)?b?", value.strip().lower())
+        if match is None:
+            return None
+        decimals = match[2] or ""
+        return (int(match[1] + decimals) << 10 * " kmgtp".index(match[3] or " ")) // 10 ** len(decimals)
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     size: int = value.__index__()

@@ -45,6 +45,9 @@ class Indexed:
         ("2 gi", 2 << 30),
         ("1tb", 1 << 40),
         ("3p", 3 << 50),
+        ("1.5 GiB", 3 << 29),
+        ("0.1k", 102),
+        ("2.50 MB", 5 << 19),
     ],
 )
 def test_a_size_is_an_integer_or_text_with_a_binary_suffix(value: object, size: int) -> None:
@@ -53,7 +56,7 @@ def test_a_size_is_an_integer_or_text_with_a_binary_suffix(value: object, size: 
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "g", "b", "-1", "+1", "1.5g", "1.5 GiB", "1e6", "1_000", "1,000", "0x10", "2x", "2kk", "2 k b", "1 2", "2ib",
+    ["", " ", "g", "b", "-1", "+1", "1.5", "1.5 b", "1.g", ".5g", "1.5.5g", "1e6", "1_000", "1,000", "0x10", "2x", "2kk", "2 k b", "1 2", "2ib",
      "2i", "2e", "٣", "²", "9" * 5000, -1, True, 1.0, None, b"1k", [1]],
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
@@ -116,3 +119,10 @@ def test_a_number_of_workers_out_of_bounds_is_refused(workers: object) -> None:
     with pytest.raises(FlameError, match="workers: expected an integer from 1 to 1,024, got ") as caught:
         check_workers(workers, 4)
     assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
+
+
+@given(thousandths=st.integers(0, 10**9), suffix=st.sampled_from(SUFFIXES))
+def test_a_fraction_of_a_suffix_is_exact(thousandths: int, suffix: str) -> None:
+    whole, rest = divmod(thousandths, 1000)
+    shift = 10 * (1 + SUFFIXES.index(suffix))
+    assert parse_size(f"{whole}.{rest:03}{suffix}") == (thousandths << shift) // 1000

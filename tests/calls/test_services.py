@@ -729,7 +729,7 @@ def test_resources_are_read_from_text(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "cpu", "cpu=", "cpu=x", "cpu=-1", "cpu=0", "cpu=1.5", "mem=1.5g", "mem=-1", "mem=1x", "gpu=-1", "gpu=1g", "cpu=1k",
+    ["", "cpu", "cpu=", "cpu=x", "cpu=-1", "cpu=0", "cpu=1.5", "mem=1.5", "mem=-1", "mem=1x", "gpu=-1", "gpu=1g", "cpu=1k",
      "disk=1", "cpu=1,cpu=2", "cpu=1;mem=1g", "cpu=1,,mem=1g", 3, None],
 )  # fmt: skip
 def test_bad_resource_text_is_a_value_error(text):
