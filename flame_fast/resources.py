@@ -39,7 +39,8 @@ def parse_size(value: object) -> int | None:
         if match is None:
             return None
         decimals = match[2] or ""
-        return (int(match[1] + decimals) << 10 * " kmgtp".index(match[3] or " ")) // 10 ** len(decimals)
+        shift = 10 * " kmgtp".index(match[3] or " ")
+        return (int(match[1] + decimals) << shift) // int("1" + "0" * len(decimals))
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         return None
     size: int = value.__index__()
