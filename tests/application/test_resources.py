@@ -56,7 +56,8 @@ def test_a_size_is_an_integer_or_text_with_a_binary_suffix(value: object, size: 
 
 @pytest.mark.parametrize(
     "value",
-    ["", " ", "g", "b", "-1", "+1", "1.5", "1.5 b", "1.g", ".5g", "1.5.5g", "1e6", "1_000", "1,000", "0x10", "2x", "2kk", "2 k b", "1 2", "2ib",
+    ["", " ", "g", "b", "-1", "+1", "1.5", "1.5 b", "1.g", ".5g", "1.5.5g",
+     "1e6", "1_000", "1,000", "0x10", "2x", "2kk", "2 k b", "1 2", "2ib",
      "2i", "2e", "٣", "²", "9" * 5000, -1, True, 1.0, None, b"1k", [1]],
     ids=lambda value: repr(value)[:20],
 )  # fmt: skip
