@@ -16,6 +16,8 @@ take here.
 
 from __future__ import annotations
 
+from flame_fast.kernels import archive
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -24,22 +26,18 @@ if TYPE_CHECKING:
 
 IGNORE_FILE = b".flameignore"
 
-# What becomes of an entry; as in kernels/archive/matching.pxi, and so is what follows.
-KEEP = 0
-OMIT = 1
-SECRET = 2
-SECRET_IF_KEY = 3
-"""A secret if there is a private key in it, which only its content tells."""
-
-_ANY_KIND, _DIRECTORIES_ONLY, _FILES_ONLY = 0, 1, 2
-_BYTES, _ANY, _SET, _STAR, _DEEP, _DIRECTORIES = range(6)
 _WILDCARDS = b"*?[\\"
 
+_OMITTED = (
+    b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox node_modules *.pyc *.pyo .DS_Store"
+)
+_SECRETS = b".env id_rsa id_ed25519"
+
+#: Names and verdicts of the built-in rules.
 _BUILT_IN = [
-    *[(name, OMIT) for name in b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox".split()],
-    *[(name, OMIT) for name in b"node_modules *.pyc *.pyo .DS_Store".split()],
-    *[(name, SECRET) for name in b".env id_rsa id_ed25519".split()],
-    (b"*.pem", SECRET_IF_KEY),
+    *[(name, archive.VERDICT_OMIT) for name in _OMITTED.split()],
+    *[(name, archive.VERDICT_SECRET) for name in _SECRETS.split()],
+    (b"*.pem", archive.VERDICT_SECRET_IF_KEY),
 ]
 
 
@@ -60,12 +58,12 @@ class IgnoreRules:
     __slots__ = ("matcher", "_rules")
 
     def __init__(self, lines: Iterable[tuple[str, bytes]] = ()) -> None:
-        from flame_fast.kernels.archive import Matcher
-
         rules = [rule for origin, line in lines if (rule := parse_rule(line, origin)) is not None]
         self._rules = [rule for rule in rules if rule.tokens is not None]  # the user's; few ask about the others
         built_in = [(verdict, True, _about(verdict), tokenize(name, whole_path=False)) for name, verdict in _BUILT_IN]
-        self.matcher = Matcher(built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules])
+        self.matcher = archive.Matcher(
+            built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules]
+        )
 
     def __getitem__(self, number: int) -> Rule:
         """The rule of a number that the matcher gave."""
@@ -88,9 +86,9 @@ class IgnoreRules:
         return self[number] if number >= 0 else None
 
     def judge(self, path: bytes, is_directory: bool) -> int:
-        """Say what becomes of an entry: ``KEEP``, ``OMIT``, ``SECRET`` or ``SECRET_IF_KEY``."""
+        """Say what becomes of an entry: ``VERDICT_KEEP``, ``_OMIT``, ``_SECRET`` or ``_SECRET_IF_KEY``."""
         rule = self.deciding(path, is_directory)
-        return rule.verdict if rule else KEEP
+        return rule.verdict if rule else archive.VERDICT_KEEP
 
 
 class Rule:
@@ -122,7 +120,7 @@ class Rule:
 
 
 def _about(verdict: int) -> int:
-    return _FILES_ONLY if verdict == SECRET_IF_KEY else _ANY_KIND
+    return archive.ABOUT_FILES if verdict == archive.VERDICT_SECRET_IF_KEY else archive.ABOUT_ANY_KIND
 
 
 def split_lines(text: bytes) -> list[bytes]:
@@ -148,8 +146,8 @@ def parse_rule(line: bytes, origin: str = "") -> Rule | None:
         text.removeprefix(b"/"),
         line=line,
         origin=origin,
-        verdict=KEEP if negated else OMIT,
-        about=_DIRECTORIES_ONLY if directories_only else _ANY_KIND,
+        verdict=archive.VERDICT_KEEP if negated else archive.VERDICT_OMIT,
+        about=archive.ABOUT_DIRECTORIES if directories_only else archive.ABOUT_ANY_KIND,
         by_name=b"/" not in text,
     )
 
@@ -165,6 +163,7 @@ def _trim_trailing_spaces(line: bytes) -> bytes:
     return line[: end + backslashes % 2]
 
 
+#: Character classes as pairs of a first and a last byte.
 _CLASSES = {
     b"alnum": b"09AZaz",
     b"alpha": b"AZaz",
@@ -179,7 +178,6 @@ _CLASSES = {
     b"upper": b"AZ",
     b"xdigit": b"09AFaf",
 }
-"""Pairs of a first and a last byte."""
 
 
 def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
@@ -201,7 +199,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     # `**` there counts as one at the beginning.
     begin = _literal_end(text, 0)
     if begin == len(text):
-        return [(_BYTES, text)]
+        return [(archive.TOKEN_BYTES, text)]
     out: list[Token] = []
     at = 0
     while at < len(text):
@@ -212,7 +210,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
             _add_literal(text[at + 1 : at + 2], out)
             at += 2
         elif byte == 0x3F:  # ?
-            out.append((_ANY, b""))
+            out.append((archive.TOKEN_ANY, b""))
             at += 1
         elif byte == 0x2A:  # *
             at = _tokenize_stars(text, at, begin, whole_path, out)
@@ -221,7 +219,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
             if bracket is None:
                 return None
             members, at = bracket
-            out.append((_SET, members))
+            out.append((archive.TOKEN_SET, members))
         else:
             end = _literal_end(text, at)
             _add_literal(text[at:end], out)
@@ -239,8 +237,8 @@ def _literal_end(text: bytes, at: int) -> int:
 
 
 def _add_literal(literal: bytes, out: list[Token]) -> None:
-    before = out.pop()[1] if out and out[-1][0] == _BYTES else b""
-    out.append((_BYTES, before + literal))
+    before = out.pop()[1] if out and out[-1][0] == archive.TOKEN_BYTES else b""
+    out.append((archive.TOKEN_BYTES, before + literal))
 
 
 def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: list[Token]) -> int:
@@ -253,11 +251,11 @@ def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: lis
     closed = not rest or rest[0] == 0x2F or rest.startswith(b"\\/")
     if whole_path and end - at > 1 and alone and closed:
         if rest.startswith(b"/"):
-            out.append((_DIRECTORIES, b""))  # `**/` also matches no directory at all
+            out.append((archive.TOKEN_DIRECTORIES, b""))  # `**/` also matches no directory at all
             return end + 1
-        out.append((_DEEP, b""))
+        out.append((archive.TOKEN_DEEP, b""))
     else:
-        out.append((_STAR, b""))
+        out.append((archive.TOKEN_STAR, b""))
     return end
 
 

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from flame_fast.cli import main
 from flame_fast.package import explain, pack, packing, stored_index
-from flame_fast.package.gitignore import OMIT, IgnoreRules, split_lines
+from flame_fast.package.gitignore import IgnoreRules, split_lines
 from flame_fast.package.snapshot import rule_for
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -471,7 +471,7 @@ def neighbours(name: bytes) -> set[bytes]:
 def test_a_rule_for_one_path_matches_no_other(name: bytes) -> None:
     rules = IgnoreRules([("", line) for line in split_lines(os.fsencode(rule_for(b"sub/" + name)))])
     built_in = IgnoreRules()
-    assert rules.judge(b"sub/" + name, False) == OMIT
+    assert rules.judge(b"sub/" + name, False) == archive.VERDICT_OMIT
     for other in neighbours(name):
         for path in (other, b"sub/" + other, b"sub/sub/" + name):
             assert rules.judge(path, False) == built_in.judge(path, False)

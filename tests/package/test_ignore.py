@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 from flame_fast.kernels import archive
+from flame_fast.kernels.archive import VERDICT_KEEP as KEEP
+from flame_fast.kernels.archive import VERDICT_OMIT as OMIT
+from flame_fast.kernels.archive import VERDICT_SECRET as SECRET
+from flame_fast.kernels.archive import VERDICT_SECRET_IF_KEY as SECRET_IF_KEY
 from gates import passes_in_child
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flame_fast.package.gitignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
+from flame_fast.package.gitignore import IgnoreRules, parse_rule, split_lines
 
 
 def rules_of(lines: Iterable[bytes]) -> IgnoreRules:
