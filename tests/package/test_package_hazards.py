@@ -65,7 +65,7 @@ def test_a_child_forked_while_a_package_is_stored_keeps_nobody_waiting(
     """It inherits the lock's descriptor; it has to be taken off, not only closed."""
     leave, told = os.pipe()
     children = []
-    for module, name in ((stored_index, "_write_index"), (unpacking, "_write_manifest")):
+    for module, name in ((stored_index, "_write_index"), (unpacking, "write_manifest")):
         whole = getattr(module, name)
 
         def forking(*arguments: object, whole: object = whole) -> None:

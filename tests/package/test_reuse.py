@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.package import PackageInfo, pack, packing, stored_index
+from flame_fast.package import PackageInfo, archive_writer, pack, packing, stored_index
 from flame_fast.package.block_format import SMALL_PACKAGE, Compressor
 from flame_fast.package.snapshot import Snapshot
 from flame_fast.package.stored_index import Contents
@@ -148,13 +148,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of all blocks that have been compressed."""
     found: list[int] = []
-    compress = packing.compress
+    compress = archive_writer.compress
 
     def record(kind: int, raw: object, length: int, *others: object) -> tuple[bytes, bytes]:
         found.append(length)
         return compress(kind, raw, length, *others)
 
-    monkeypatch.setattr(packing, "compress", record)
+    monkeypatch.setattr(archive_writer, "compress", record)
     return found
 
 
@@ -220,7 +220,7 @@ def test_the_package_of_an_unchanged_tree_is_the_stored_one(
     def fail(*_: object) -> None:
         raise AssertionError("there is nothing to be done")
 
-    for module, name in ((packing, "compress"), (archive, "plan_blocks"), (stored_index, "store")):
+    for module, name in ((archive_writer, "compress"), (archive, "plan_blocks"), (stored_index, "store")):
         monkeypatch.setattr(module, name, fail)
     elsewhere = pack(tree, tree.parent / "elsewhere.tar.gz")
     in_place = packed(tree)
@@ -269,7 +269,7 @@ def test_times_that_say_nothing_about_content_cost_no_compression(
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
     """How many threads make blocks; one of several copies what lies before the first of them."""
-    monkeypatch.setattr(packing, "threads_for", lambda pieces: request.param)
+    monkeypatch.setattr(archive_writer, "threads_for", lambda pieces: request.param)
     return request.param
 
 
@@ -453,7 +453,7 @@ def test_the_blocks_of_another_compressor_are_made_anew(
     tree: Path, read: list[str], settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "Compressor", AnotherCompressor)
+        patch.setattr(archive_writer, "Compressor", AnotherCompressor)
         before = packed(tree)
         assert content(before, "large") == (tree / "large").read_bytes()
         others = bytes_of(before)
@@ -671,7 +671,7 @@ def test_an_unreadable_file_stays_remembered_until_it_can_be_read(
     if not ROOT:  # who may read everything sees no change but that
         path.chmod(0o600)
     if compressor == "another compressor":
-        monkeypatch.setattr(packing, "Compressor", AnotherCompressor)
+        monkeypatch.setattr(archive_writer, "Compressor", AnotherCompressor)
     info, messages = warned(tree)
     assert messages == []
     assert info.holds(name)
