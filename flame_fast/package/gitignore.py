@@ -1,13 +1,12 @@
-"""What stays out of a package: built-in names, and the user's rules in gitignore's syntax.
+"""Ignore rules of a package: built-in names, and the user's rules in gitignore's syntax.
 
-An entry is judged once, when the walk meets it; what is left out and a directory is not entered. So a rule
-need only say whether it matches this very entry, never whether it matches something above it. The last rule
-that matches decides; the built-in names stand before the first of the user's rules, so `!.env` brings back
-what they leave out.
+The walk judges an entry once, when it meets it, and does not enter a directory that is left out. So a rule only says
+whether it matches this very entry, never whether it matches something above it. The last rule that matches
+decides; the built-in names stand before the first of the user's rules, so `!.env` brings back what they leave out.
 
 The user's rules mean what git's own code makes of them (``dir.c`` and ``wildmatch.c``), byte by byte: names
-need not be UTF-8. A property test compares them with ``git check-ignore``. They are read here, once, and
-matched natively, in a time bounded by pattern times path.
+need not be UTF-8. A property test compares them with ``git check-ignore``. This module parses them once; the
+native `Matcher` matches them, in a time bounded by pattern times path.
 
 Rejected: pathspec. It judges a path together with all that lies below it, which differs from git for
 ``!keep`` inside ``keep/*`` and for ``a/**``, and its import costs 30 ms, three times what a whole start may
@@ -66,14 +65,14 @@ class IgnoreRules:
         )
 
     def __getitem__(self, number: int) -> Rule:
-        """The rule of a number that the matcher gave."""
+        """Return the rule with a number that the matcher gave."""
         if number >= len(_BUILT_IN):
             return self._rules[number - len(_BUILT_IN)]
         name, verdict = _BUILT_IN[number]
         return Rule(name, line=name, origin="built in", verdict=verdict, about=_about(verdict), by_name=True)
 
     def deciding(self, path: bytes, is_directory: bool) -> Rule | None:
-        """The rule that decides about an entry, None when none says anything: then it is packed.
+        """Return the rule that decides about an entry; None when no rule matches: then it is packed.
 
         Parameters
         ----------
@@ -86,7 +85,7 @@ class IgnoreRules:
         return self[number] if number >= 0 else None
 
     def judge(self, path: bytes, is_directory: bool) -> int:
-        """Say what becomes of an entry: ``VERDICT_KEEP``, ``_OMIT``, ``_SECRET`` or ``_SECRET_IF_KEY``."""
+        """Return the verdict on an entry, one of ``archive.VERDICT_...``."""
         rule = self.deciding(path, is_directory)
         return rule.verdict if rule else archive.VERDICT_KEEP
 
@@ -101,7 +100,9 @@ class Rule:
     origin : str
         Where it stands.
     tokens : list or None
-        What the matcher runs; None for a pattern that can match nothing.
+        The matcher's program; None for a pattern that can match nothing.
+    by_name : bool
+        True: the rule is compared with the last part of a path, at any depth. False: with the whole path.
     """
 
     __slots__ = ("line", "origin", "verdict", "about", "by_name", "tokens")
@@ -112,7 +113,6 @@ class Rule:
         self.verdict = verdict
         self.about = about
         self.by_name = by_name
-        """Compare the last part of the path alone, at any depth; else the whole path."""
         self.tokens = tokenize(text, whole_path=not by_name)
 
     def __str__(self) -> str:
@@ -124,13 +124,13 @@ def _about(verdict: int) -> int:
 
 
 def split_lines(text: bytes) -> list[bytes]:
-    """The lines of an ignore file as git takes them, without byte order mark and carriage returns."""
+    """Return the lines of an ignore file as git takes them, without byte order mark and carriage returns."""
     lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return [line.removesuffix(b"\r") for line in lines]
 
 
 def parse_rule(line: bytes, origin: str = "") -> Rule | None:
-    """Read one line; None for a comment, a blank line, and what git too makes nothing of."""
+    """Parse one line; None for a comment, a blank line, and a line that git ignores, too."""
     if line.startswith(b"#"):
         return None
     text = _trim_trailing_spaces(line)
@@ -153,7 +153,7 @@ def parse_rule(line: bytes, origin: str = "") -> Rule | None:
 
 
 def _trim_trailing_spaces(line: bytes) -> bytes:
-    """Without the spaces at the end, except those that a backslash stands before."""
+    """Return a line without the spaces at its end, except those behind a backslash."""
     end = len(line)
     while end and line[end - 1] == 0x20:
         end -= 1
@@ -188,7 +188,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     text : bytes
         The pattern, without ``!``, leading and trailing slash.
     whole_path : bool
-        Whether it is compared with a path, in which ``*`` stops at ``/`` and ``**`` between slashes does not.
+        True: the pattern is compared with a path, in which ``*`` stops at ``/`` and ``**`` between slashes does not.
 
     Returns
     -------
@@ -228,7 +228,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
 
 
 def _literal_end(text: bytes, at: int) -> int:
-    """Where the bytes that stand for themselves end."""
+    """Return where the bytes that stand for themselves end."""
     end = len(text)
     for wildcard in _WILDCARDS:
         found = text.find(wildcard, at, end)
@@ -242,7 +242,7 @@ def _add_literal(literal: bytes, out: list[Token]) -> None:
 
 
 def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: list[Token]) -> int:
-    """Append what a run of stars means; where the pattern goes on."""
+    """Append the token of a run of stars; return where the pattern goes on."""
     end = at
     while end < len(text) and text[end] == 0x2A:
         end += 1
@@ -260,7 +260,7 @@ def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: lis
 
 
 def _read_bracket(text: bytes, at: int) -> tuple[bytes, int] | None:
-    """The set that opens at `at`, as a bit per byte, and where the pattern goes on; None when git takes it for malformed."""
+    """Return the set that opens at `at`, a bit for each byte, and where the pattern goes on; None for a malformed one."""
     at += 1
     negated = text[at : at + 1] in (b"!", b"^")
     if negated:
@@ -318,5 +318,5 @@ _ALL = (1 << 256) - 1
 
 
 def _bits(low: int, high: int) -> int:
-    """A bit for each byte from one to the other, both included."""
+    """Return a bit for each byte from one to the other, both included."""
     return (2 << high) - (1 << low) if low <= high else 0

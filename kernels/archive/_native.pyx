@@ -4,8 +4,12 @@
     tar, block by block -> Extractor -> files
 
 Guarantees: the tree may change at any time: nothing outside it is read or written, no link is followed, a block is whole and
-says how it differs from what the walk saw. The GIL is released for all of it. Compression, storing and policy are
-`flame_fast.package`'s. Errors are raised where Python called; below, functions answer 0 or -1 and leave errno.
+says how it differs from what the walk saw. Native code releases the GIL for all of it. Compression, storing and policy are
+`flame_fast.package`'s. Methods that Python calls raise errors; functions below them return 0 or -1 and leave errno.
+
+`core/` has the parts without Python objects, header-only; the files included here have the classes. Each names what it uses:
+of `core/` by cimports, of the other included files in its line `# uses:`, all of which are included before it. `FORMAT.md`
+tells the formats byte by byte.
 """
 
 include "buffers.pxi"

@@ -44,12 +44,12 @@ cdef enum:
 
 cdef enum:
     ENTRIES_BYTES = 32768   # of one reading of a directory
-    MOST_LINK = 3000        # path and target: beyond, nobody can say where it leads once it is unpacked elsewhere
-    MOST_PATH = 65536       # nothing else can reach what lies deeper, and a header must stay within a block
+    MOST_LINK = 3000        # path and target: a longer one may not resolve where it is unpacked
+    MOST_PATH = 65536       # other programs cannot open a deeper one, and a header must stay within a block
     LONGEST_TARGET = 4096
 
 cdef struct Listing:        # what was read of a directory
-    size_t reader           # who has it
+    size_t reader           # number of the reader that has it
     size_t first, count     # its entries
     size_t notes, notes_end # its bytes of `notes`
     bint packed             # true: it is a member itself
@@ -107,7 +107,7 @@ cdef class DirectoryReader:
         return self.entries.length // sizeof(Chosen)
 
     cdef int note(self, int what, int rule) noexcept nogil:
-        """Note why what lies at the path is left out."""
+        """Note why the entry at the path is left out."""
         cdef uint32_t[3] head
         head[0] = what
         head[1] = <uint32_t> rule

@@ -212,7 +212,7 @@ cdef class Members:
         return found
 
     cdef bint is_sound(self) noexcept:
-        """Return whether every path and target lies in `names`."""
+        """Return whether `names` holds every path and target."""
         cdef Py_ssize_t number
         cdef Member *member
         cdef uint64_t end

@@ -19,7 +19,7 @@ cdef enum:                  # kinds; those of tar's type flag
 cdef enum Flag:             # a member's flags
     EXECUTABLE = 1          # by its owner
     DOUBTFUL = 2            # a secret if there is a private key in it
-    GENERATED = 4           # content that lies in no file, but where a link has its target
+    GENERATED = 4           # its content is in `names`, where a link has its target
 
 cdef enum State:            # a member's state: what is known beyond its record
     RACY = 1                # changed so recently that it may change again without a trace: to be read again

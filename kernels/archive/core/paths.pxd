@@ -28,7 +28,7 @@ cdef inline bint is_project_file(const char *name, size_t length) noexcept nogil
 
 
 cdef inline bint climbs_out(const char *path, size_t parent, const char *target) noexcept nogil:
-    """Return whether a link's text leaves the tree on its way: then the link may only be packed with another target.
+    """Return whether a link's text leaves the tree on its way; such a link needs another target to be packed.
 
     `parent` is the length of the path of the link's directory.
     """
