@@ -120,7 +120,7 @@ def explain(
     limit: int | None = None,
     home: str | None = None,
 ) -> Explanation:
-    """Say what a Runner would package of a directory, and why.
+    """Explain what a Runner would package of a directory, and why.
 
     Parameters
     ----------

@@ -233,7 +233,7 @@ cdef class BlockReader(Buffer):
         got = read_all(opened, self.bytes.data + self.bytes.length, promised + 1)
         same = got == <size_t> member.size and is_as_walked(opened, member)
         close(opened)
-        if not same and member.flags & DOUBTFUL:    # what was looked at was no secret; this may be one
+        if not same and member.flags & DOUBTFUL:    # the secret check saw another content; this may be a secret
             return self.take_back(number, begin, promised, SECRET | RACY)
         if not same:
             self.members.state(number)[0] |= CHANGED | RACY
@@ -276,7 +276,7 @@ cdef class BlockReader(Buffer):
             same = is_as_walked(opened, member)
             close(opened)
         if not same and member.flags & DOUBTFUL:
-            got = 0             # what was looked at was no secret; this may be one
+            got = 0             # the secret check saw another content; this may be a secret
         self.bytes.length += got
         if append_zeros(&self.bytes, padded(length) - got):
             return OUT_OF_MEMORY

@@ -8,7 +8,7 @@ from .core.buffers cimport Bytes, reserve
 
 
 cdef class Buffer:
-    """Native bytes, read by all that take a buffer. Nobody may let them grow while a view of them exists."""
+    """Native bytes, read by all that take a buffer. They must not grow while a view of them exists."""
     cdef Bytes bytes
     cdef Py_ssize_t views
 

@@ -2,7 +2,7 @@
 #
 #     entries -> judged by their names -> stat -> sorted
 #
-# Guarantees: no symbolic link is followed, whatever is moved meanwhile.
+# Guarantees: no symbolic link is followed, whatever other processes move meanwhile.
 # uses: matcher
 
 cimport cython

@@ -3,8 +3,8 @@
 #     directories that wait -> readers, on a few threads -> listings -> when all are read: depth first -> members
 #          ^------------- the directories in them -----------'
 #
-# Guarantees: what is left out is not entered; the depth of the tree costs neither descriptors nor native stack; the members
-# are the same on any number of threads.
+# Guarantees: the walk does not enter what is left out; the depth of the tree costs neither descriptors nor native stack; the
+# members are the same on any number of threads.
 # uses: matcher, members, directory_reader
 
 cimport cython

@@ -50,7 +50,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints that succeeds and does not complain."""
+    """Return the output of a command that succeeds and does not complain."""
 
     def say(*arguments: str) -> str:
         assert main(["package", *arguments]) == 0
@@ -350,7 +350,7 @@ def test_what_cannot_be_read_is_not_in_the_package(project: Path) -> None:
 
 
 def test_an_excluded_directory_is_not_entered(project: Path) -> None:
-    """What lies in it is not met, however much it is."""
+    """The walk does not meet its content, however large."""
     write(project, {"a.py": 1, "node/modules/b/c": 1, "out/x": 1})
     (project / ".flameignore").write_text("/node\n/out\n!/out/x\n")
     entered = []

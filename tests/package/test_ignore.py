@@ -184,7 +184,7 @@ class Git:
         return path
 
     def deciding_lines(self, paths: list[bytes]) -> list[int]:
-        """For each path the line of the ignore file that decides about it or what it lies in, 0 for none."""
+        """Return, for each path, the line of the ignore file that decides about it or a directory above it; 0 for none."""
         self._running.stdin.write(b"".join(path + b"\0" for path in paths))
         self._running.stdin.flush()
         answers = []
@@ -253,7 +253,7 @@ def paths_of(tree: dict[bytes, object], below: bytes = b"") -> dict[bytes, bool]
 
 
 def instead_of(byte: int) -> st.SearchStrategy[bytes]:
-    """What may stand for this byte of a path in a rule that is to match it, or just not."""
+    """Draw text that may stand for a byte of a path in a rule that matches it, or just not."""
     one = bytes([byte])
     return st.sampled_from(
         [one] * 8

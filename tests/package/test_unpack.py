@@ -83,7 +83,7 @@ def package(tmp_path: Path, tree: Path) -> PackageInfo:
 
 
 def listing(root: str | bytes | Path) -> dict[bytes, object]:
-    """What is below a directory: of files their content and mode, of links their targets."""
+    """Return the entries below a directory: of files their content and mode, of links their targets."""
     found: dict[bytes, object] = {}
     top = os.fsencode(root)
 
@@ -111,7 +111,7 @@ def packed_listing(root: str | bytes | Path) -> dict[bytes, object]:
 
 
 def cached(home: str) -> list[str]:
-    """What lies where trees do, but for the locks of single trees."""
+    """Return the names in the cache of trees, but for the locks of single trees."""
     return sorted(name for name in os.listdir(os.path.join(home, "unpacked")) if name == ".lock" or name[-5:] != ".lock")
 
 
@@ -1056,7 +1056,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 class Scratch:
-    """A directory to extract into, with ways out of it, and what lies outside."""
+    """A directory to extract into, with ways out of it, and files outside."""
 
     def __enter__(self) -> Scratch:
         self.base = tempfile.mkdtemp()

@@ -42,7 +42,7 @@ cdef struct Member:
     uint8_t flags
     uint16_t unused
 
-cdef struct Chosen:         # what is chosen of a directory
+cdef struct Chosen:         # an entry of a directory that is to be packed
     Member member           # its path's length is its name's
     size_t text_at          # its name, in the reader's text; a link's target, or generated content, follows
     size_t directory        # which one it is to the walk
