@@ -28,6 +28,8 @@ import contextlib
 import fcntl
 import os
 
+from flame_fast.package.file_lock import still_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -73,7 +75,7 @@ def acquire(home: str) -> str:
             descriptor = _open_lock(path)
             fcntl.lockf(descriptor, fcntl.LOCK_EX)  # waits only for a clean-up that is about to unlink the file
             _held[token] = descriptor
-            if _is_file(path, descriptor):
+            if still_names(path, descriptor):
                 return token
             os.close(descriptor)
             _held[token] = -1
@@ -89,15 +91,6 @@ def _open_lock(path: str) -> int:
     except FileNotFoundError:
         os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
         return os.open(path, flags, 0o600)
-
-
-def _is_file(path: str, descriptor: int) -> bool:
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(descriptor)
-    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def holds(token: str) -> bool:

@@ -1,36 +1,30 @@
-# The walk: goes through a tree once, by directory descriptors, and lists what is to be packed, in the archive's order.
+# Tree walk: one pass by directory descriptors that lists what is to be packed, in the archive's order.
 #
 #     directories that wait -> readers, on a few threads -> listings -> when all are read: depth first -> members
 #          ^------------- the directories in them -----------'
 #
-# Guarantees: what is left out is not entered; the depth of the tree costs neither descriptors nor native stack; the members
-# are the same on any number of threads.
+# Guarantees: the walk does not enter what is left out; the depth of the tree costs neither descriptors nor native stack; the
+# members are the same on any number of threads.
+# uses: matcher, members, directory_reader
 
-cdef extern from "pthread.h" nogil:
-    ctypedef struct pthread_t:
-        pass
-    ctypedef struct pthread_mutex_t:
-        pass
-    ctypedef struct pthread_cond_t:
-        pass
-    int pthread_create(pthread_t *thread, const void *attributes, void *(*run)(void *) noexcept nogil, void *argument) noexcept
-    int pthread_join(pthread_t thread, void **result) noexcept
-    int pthread_mutex_init(pthread_mutex_t *mutex, const void *attributes) noexcept
-    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_destroy(pthread_mutex_t *mutex) noexcept
-    int pthread_cond_init(pthread_cond_t *condition, const void *attributes) noexcept
-    int pthread_cond_wait(pthread_cond_t *condition, pthread_mutex_t *mutex) noexcept
-    int pthread_cond_signal(pthread_cond_t *condition) noexcept
-    int pthread_cond_broadcast(pthread_cond_t *condition) noexcept
-    int pthread_cond_destroy(pthread_cond_t *condition) noexcept
+cimport cython
 
-cdef extern from "signal.h" nogil:
-    ctypedef struct sigset_t:
-        pass
-    int SIG_SETMASK
-    int sigfillset(sigset_t *signals) noexcept
-    int pthread_sigmask(int how, const sigset_t *signals, sigset_t *former) noexcept
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc cimport errno
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy, memset
+
+from .core.buffers cimport Bytes, append, reserve
+from .core.externs cimport (
+    SIG_SETMASK, pthread_cond_broadcast, pthread_cond_destroy, pthread_cond_init, pthread_cond_signal, pthread_cond_t,
+    pthread_cond_wait, pthread_create, pthread_join, pthread_mutex_destroy, pthread_mutex_init, pthread_mutex_lock,
+    pthread_mutex_t, pthread_mutex_unlock, pthread_sigmask, pthread_t, sigfillset, sigset_t,
+)
+from .core.members cimport DIRECTORY, Chosen, Member, is_users_file
+from .core.status cimport DONE, FAILED, OUT_OF_MEMORY, TOO_MANY
+
+import os
 
 cdef enum:
     MOST_READERS = 4        # more would contend for the process's table of descriptors
@@ -62,8 +56,8 @@ cdef class Walk:
     project_file : bytes or None
         What ``pyproject.toml`` holds, unless the directory has a project file of its own.
     resolve_link : callable
-        Asked about a link that may lead out, by its path and target: the target to be packed, None to leave it out. It may be
-        called on any of the threads.
+        Decides about a link that may lead out, by its path and target: returns the target to be packed, None to leave
+        the link out. Any of the threads may call it.
     explaining : bool
         Whether to note what the rules leave out.
     threads : int
@@ -129,7 +123,7 @@ cdef class Walk:
         free(self.listings.data)
 
     def run(self):
-        """Goes through the tree; to be called once.
+        """Walk through the tree; to be called once.
 
         Raises
         ------
@@ -139,7 +133,7 @@ cdef class Walk:
         cdef DirectoryReader reader
         with nogil:
             self.status = self.add_directory(&self.path, b"", 0)
-            self.read_all()
+            self.read_directories()
             if self.status == DONE or self.status == TOO_MANY:
                 if self.put_together() < 0:
                     self.status = OUT_OF_MEMORY
@@ -154,7 +148,7 @@ cdef class Walk:
         self.too_many = self.status == TOO_MANY
 
     def noted(self):
-        """What was left out: a list of (note, number of the rule, path)."""
+        """Return what was left out: a list of (note, number of the rule, path)."""
         cdef size_t at = 0
         cdef uint32_t *head
         found = []
@@ -167,14 +161,14 @@ cdef class Walk:
 
     # Directories are read, on a few threads
 
-    cdef void read_all(self) noexcept nogil:
+    cdef void read_directories(self) noexcept nogil:
         cdef size_t number
         self.work()
         for number in range(self.helper_count):
             pthread_join(self.helpers[number], NULL)
 
     cdef void work(self) noexcept nogil:
-        """Takes part until all directories are read, or one of the readers cannot go on."""
+        """Read directories until all are read, or one of the readers cannot go on."""
         cdef size_t number
         pthread_mutex_lock(&self.lock)
         number = self.working
@@ -187,7 +181,7 @@ cdef class Walk:
         pthread_mutex_unlock(&self.lock)
 
     cdef bint await_work(self) noexcept nogil:
-        """Whether there is a directory to be read; not before that is certain."""
+        """Wait for a directory to be read; false when there will be none."""
         while self.status == DONE and not self.waiting_count and self.busy:
             self.idle += 1
             pthread_cond_wait(&self.change, &self.lock)
@@ -214,7 +208,7 @@ cdef class Walk:
             self.error = error
 
     cdef int hand_in(self, DirectoryReader reader, size_t directory, Listing *listing) noexcept nogil:
-        """Keeps what was read of a directory; the directories in it are to be read, too."""
+        """Keep what was read of a directory, and queue the directories in it."""
         cdef size_t number
         cdef Chosen *entry
         for number in range(listing.first, listing.first + listing.count):
@@ -225,12 +219,12 @@ cdef class Walk:
                 if self.add_directory(&reader.path, reader.text.data + entry.text_at, entry.member.path_length) < 0:
                     return OUT_OF_MEMORY
         self.listing(directory)[0] = listing[0]
-        for number in range(1, min(self.waiting_count, self.idle + 1)):     # who reads on takes one of them
+        for number in range(1, min(self.waiting_count, self.idle + 1)):     # the caller, which reads on, takes one of them
             pthread_cond_signal(&self.change)
         return TOO_MANY if self.files > self.most_files else DONE
 
     cdef int add_directory(self, const Bytes *parent, const char *name, size_t length) noexcept nogil:
-        """A further directory, which waits to be read."""
+        """Queue a further directory."""
         cdef Listing unread
         cdef Waiting waiting
         cdef size_t before = self.waiting.length
@@ -247,7 +241,7 @@ cdef class Walk:
         return DONE
 
     cdef int take_directory(self, Bytes *path, size_t *directory) noexcept nogil:
-        """Gives the directory that waits the shortest its turn; its path, and a zero, into `path`."""
+        """Take the directory that was queued last; its path, and a zero, go into `path`."""
         cdef Waiting waiting
         self.waiting_count -= 1
         self.waiting.length -= sizeof(waiting)
@@ -261,7 +255,7 @@ cdef class Walk:
         return DONE
 
     cdef void start_helpers(self) noexcept nogil:
-        """A thread for every few directories that wait, if it may be had; signals are not for it."""
+        """Start a thread for every few directories that wait, as far as the system has threads; they block all signals."""
         cdef size_t wanted = min(self.most_helpers, self.waiting_count // WORTH_A_THREAD)
         cdef sigset_t every, former
         if self.helper_count >= wanted or self.idle:
@@ -278,10 +272,12 @@ cdef class Walk:
     # When all are read
 
     cdef int put_together(self) noexcept nogil:
-        """Makes the members, depth first; -1 without memory."""
+        """Make the members, depth first; -1 without memory."""
         cdef Place *place
         cdef Listing *listing
-        if reserve(&self.members.records.bytes, self.count_entries() * sizeof(Member)) < 0 or self.put_directory(0, NULL) < 0:
+        if reserve(&self.members.records.bytes, self.count_entries() * sizeof(Member)) < 0:
+            return OUT_OF_MEMORY
+        if self.put_directory(0, NULL) < 0:
             return OUT_OF_MEMORY
         while self.places.length:
             place = <Place *> (self.places.data + self.places.length) - 1
@@ -316,7 +312,7 @@ cdef class Walk:
         return self.put_member(&entry.member, name + entry.member.path_length)
 
     cdef int put_directory(self, size_t directory, const Member *itself) noexcept nogil:
-        """Begins a directory, whose path stands in `path`."""
+        """Begin a directory, whose path is in `path`."""
         cdef Listing *listing = self.listing(directory)
         cdef Place place
         if self.put_notes(<DirectoryReader> self.reader_at[listing.reader], listing) < 0:

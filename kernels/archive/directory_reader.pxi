@@ -1,10 +1,35 @@
-# One directory: what is in it, judged by name, and what is to be packed of it.
+# Directory reader: what is in one directory, judged by name, and what is to be packed of it.
 #
 #     entries -> judged by their names -> stat -> sorted
 #
-# Guarantees: no symbolic link is followed, whoever moves what meanwhile.
+# Guarantees: no symbolic link is followed, whatever other processes move meanwhile.
+# uses: matcher
 
-cpdef enum:                 # notes: what there is to say about what is left out
+cimport cython
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc cimport errno
+from libc.errno cimport ELOOP, ENOENT, ENOTDIR
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memset, strcmp, strlen
+
+from .core.buffers cimport Bytes, append, reserve
+from .core.externs cimport (
+    AT_SYMLINK_NOFOLLOW, DT_DIR, DT_UNKNOWN, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_ISDIR, S_ISLNK, S_ISREG, close,
+    directory_entry, fstat, fstatat, open_beneath, read_directory, readlinkat, stat_t, stays_beneath,
+)
+from .core.file_io cimport is_shortage
+from .core.members cimport (
+    DIRECTORY, DOUBTFUL, FILE, GENERATED, LINK, Chosen, fill_file, is_users_file, sort_chosen,
+)
+from .core.paths cimport climbs_out, is_project_file
+from .core.patterns cimport VERDICT_OMIT, VERDICT_SECRET, VERDICT_SECRET_IF_KEY
+from .core.status cimport DONE, FAILED, OUT_OF_MEMORY, RAISED, TOO_MANY
+
+import os
+
+cpdef enum:                 # notes: why an entry is left out
     NOTE_RULE = 0
     NOTE_SECRET = 1
     NOTE_SPECIAL = 2
@@ -14,37 +39,24 @@ cpdef enum:                 # notes: what there is to say about what is left out
     NOTE_ENVIRONMENT = 6
 
 cdef enum:
-    NOTHING = -1            # to say
+    NOTHING = -1            # to note
     NO_RULE = -1
 
 cdef enum:
-    DONE = 0
-    OUT_OF_MEMORY = -1
-    RAISED = -2
-    TOO_MANY = -3
-    FAILED = -4             # errno says why
-
-cdef enum:
     ENTRIES_BYTES = 32768   # of one reading of a directory
-    MOST_LINK = 3000        # path and target: beyond, nobody can say where it leads once it is unpacked elsewhere
-    MOST_PATH = 65536       # nothing else can reach what lies deeper, and a header must stay within a block
+    MOST_LINK = 3000        # path and target: a longer one may not resolve where it is unpacked
+    MOST_PATH = 65536       # other programs cannot open a deeper one, and a header must stay within a block
     LONGEST_TARGET = 4096
 
-cdef struct Chosen:         # what is chosen of a directory
-    Member member           # its path's length is its name's
-    size_t text_at          # its name, in `text`; a link's target, or generated content, follows
-    size_t directory        # which one it is to the walk
-    const char *name        # while entries are sorted
-
 cdef struct Listing:        # what was read of a directory
-    size_t reader           # who has it
+    size_t reader           # number of the reader that has it
     size_t first, count     # its entries
     size_t notes, notes_end # its bytes of `notes`
-    bint packed             # whether it is a member itself
+    bint packed             # true: it is a member itself
 
 
 def open_below(int root, path):
-    """Opens a file below a directory for reading, following no link and waiting for nothing; returns the descriptor."""
+    """Open a file below a directory for reading, following no link and waiting for nothing; return the descriptor."""
     cdef int opened = open_beneath(root, <const char *> path, O_RDONLY | O_NOFOLLOW | O_NONBLOCK, 0)
     if opened < 0:
         raise OSError(errno.errno, os.strerror(errno.errno), os.fsdecode(path))
@@ -53,7 +65,7 @@ def open_below(int root, path):
 
 @cython.final
 cdef class DirectoryReader:
-    """Reads directories, one after the other, and keeps what it found. For one thread at a time.
+    """Reads directories, one after the other, and keeps what they hold. For one thread at a time.
 
     Parameters
     ----------
@@ -95,7 +107,7 @@ cdef class DirectoryReader:
         return self.entries.length // sizeof(Chosen)
 
     cdef int note(self, int what, int rule) noexcept nogil:
-        """Notes something about what lies at the path."""
+        """Note why the entry at the path is left out."""
         cdef uint32_t[3] head
         head[0] = what
         head[1] = <uint32_t> rule
@@ -105,7 +117,7 @@ cdef class DirectoryReader:
         return append(&self.notes, b"\0\0\0", -self.path.length & 3)
 
     cdef int read(self, Listing *listing) noexcept nogil:
-        """Reads the directory at the path. `TOO_MANY` if it alone has too many files; some of them are listed then."""
+        """Read the directory at the path. `TOO_MANY` if it alone has too many files; some of them are listed then."""
         cdef size_t parent = self.path.length, text = self.text.length
         cdef int left_out = NOTHING
         cdef int status
@@ -149,7 +161,7 @@ cdef class DirectoryReader:
         return status
 
     cdef int refused(self) noexcept nogil:
-        """The directory cannot be read: it is gone, or not ours to read."""
+        """Note a directory that cannot be read; one that is gone meanwhile is no part of the snapshot."""
         if not self.path.length or is_shortage(errno.errno):
             return FAILED
         if errno.errno == ENOENT or errno.errno == ENOTDIR or errno.errno == ELOOP:
@@ -203,18 +215,17 @@ cdef class DirectoryReader:
             self.path.data[length] = 0
 
     cdef int choose(self, int directory, directory_entry *entry, size_t parent, size_t stem) noexcept nogil:
-        """Judges an entry, whose whole path stands in `path`, its name from `stem` on; what is to be packed is listed."""
+        """Judge the entry at the path, whose name begins at `stem`, and list it if it is to be packed."""
         cdef stat_t found
         cdef Chosen chosen
         cdef int rule, verdict
-        cdef bint known = entry.type != DT_UNKNOWN
+        cdef bint known = entry.type != DT_UNKNOWN, is_directory
         if self.path.length > MOST_PATH:
             return self.note(NOTE_UNREADABLE, NO_RULE)
         if not known and fstatat(directory, entry.name, &found, AT_SYMLINK_NOFOLLOW) < 0:
             return self.not_there()
-        rule = self.matcher.deciding(
-            self.path.data, self.path.length, stem, entry.type == DT_DIR if known else S_ISDIR(found.st_mode), self.states.data
-        )
+        is_directory = entry.type == DT_DIR if known else S_ISDIR(found.st_mode)
+        rule = self.matcher.deciding(self.path.data, self.path.length, stem, is_directory, self.states.data)
         verdict = self.matcher.verdict(rule)
         if verdict == VERDICT_OMIT:
             return self.note(NOTE_RULE, rule) if self.explaining else DONE
@@ -231,14 +242,14 @@ cdef class DirectoryReader:
             return self.choose_link(directory, entry.name, parent)
         elif S_ISREG(found.st_mode):
             fill_file(&chosen.member, &found)
-            if verdict == VERDICT_DOUBT:
+            if verdict == VERDICT_SECRET_IF_KEY:
                 chosen.member.flags |= DOUBTFUL
         else:
             return self.note(NOTE_SPECIAL, NO_RULE)
         return self.add(&chosen, entry.name, NULL)
 
     cdef int not_there(self) noexcept nogil:
-        """An entry of which nothing can be learned: if it vanished, it is no part of the snapshot."""
+        """Note an entry that has no stat; one that vanished is no part of the snapshot."""
         return DONE if errno.errno == ENOENT else self.note(NOTE_UNREADABLE, NO_RULE)
 
     cdef int add(self, Chosen *chosen, const char *name, const char *target) noexcept nogil:
@@ -254,7 +265,7 @@ cdef class DirectoryReader:
         return TOO_MANY if self.files > self.most_files else DONE
 
     cdef int choose_link(self, int directory, const char *name, size_t parent) noexcept nogil:
-        """A link goes in as a link; one that may lead out is the caller's to decide."""
+        """List a link as a link; if it may lead out, `resolve_link` decides."""
         cdef char[LONGEST_TARGET] target
         cdef Chosen chosen
         cdef Py_ssize_t length = readlinkat(directory, name, target, LONGEST_TARGET - 1)
@@ -281,7 +292,7 @@ cdef class DirectoryReader:
                 return RAISED
 
     cdef int add_project_file(self, size_t first) noexcept nogil:
-        """A project file for a directory that packs none of its own."""
+        """List a generated project file if the directory packs none of its own."""
         cdef size_t number
         cdef Chosen *entry
         cdef Chosen made
@@ -301,87 +312,11 @@ cdef class DirectoryReader:
             made.member.target_length = <uint32_t> len(content)
             return self.add(&made, b"pyproject.toml", <const char *> content)
 
-    cdef void sort_from(self, size_t first_number) noexcept nogil:
-        cdef Chosen *first = self.entry(first_number)
-        cdef Chosen *end = self.entry(self.count())
-        cdef Chosen *entry = first
-        if end - first < 2:
-            return
-        while entry < end:
-            entry.name = self.text.data + entry.text_at
-            entry += 1
-        qsort(first, end - first, sizeof(Chosen), compare_entries)
-        entry = first + 1
-        while entry < end:      # a name that moved while the directory was read may have been met twice
-            if compare_entries(first, entry) != 0:
-                first += 1
-                first[0] = entry[0]
-            entry += 1
-        self.entries.length = <char *> (first + 1) - self.entries.data
-
-
-cdef int compare_entries(const void *one, const void *other) noexcept nogil:
-    cdef Chosen *a = <Chosen *> one
-    cdef Chosen *b = <Chosen *> other
-    return compare_paths(a.name, a.member.path_length, a.member.kind == DIRECTORY,
-                         b.name, b.member.path_length, b.member.kind == DIRECTORY)
-
-
-cdef inline bint is_users_file(Member *member) noexcept nogil:
-    """Whether a member counts against the limit of files."""
-    return member.kind != DIRECTORY and not member.flags & GENERATED
-
-
-cdef bint is_shortage(int problem) noexcept nogil:
-    """Whether an error is the system's or this process's, not the file's: then the packing fails."""
-    return problem == EMFILE or problem == ENFILE or problem == ENOMEM
-
-
-cdef void fill_file(Member *member, const stat_t *found) noexcept nogil:
-    member.kind = FILE
-    member.flags = EXECUTABLE if found.st_mode & S_IXUSR else 0
-    member.size = found.st_size
-    member.inode = found.st_ino
-    member.mtime_ns = nanoseconds(found.st_mtim)
-    member.ctime_ns = nanoseconds(found.st_ctim)
-
-
-cdef inline int64_t nanoseconds(timespec time) noexcept nogil:
-    return <int64_t> time.tv_sec * 1_000_000_000 + time.tv_nsec
-
-
-cdef bint is_project_file(const char *name, size_t length) noexcept nogil:
-    if length == 14:
-        return memcmp(name, b"pyproject.toml", 14) == 0
-    if length == 8:
-        return memcmp(name, b"setup.py", 8) == 0
-    return length == 9 and memcmp(name, b"setup.cfg", 9) == 0
+    cdef void sort_from(self, size_t first) noexcept nogil:
+        cdef Chosen *end = sort_chosen(self.entry(first), self.entry(self.count()), self.text.data)
+        self.entries.length = <char *> end - self.entries.data
 
 
 def leaves_on_its_way(path, target):
-    """Whether the target of the link at a path, read letter by letter, leaves the tree."""
+    """Return whether the text of a link's target, seen from the link's path, leaves the tree on its way."""
     return climbs_out(<const char *> path, max(path.rfind(b"/"), 0), <const char *> target)
-
-
-cdef bint climbs_out(const char *path, size_t parent, const char *target) noexcept nogil:
-    """Whether a link, read letter by letter, leaves the tree on its way: then it may only be packed with another target."""
-    cdef Py_ssize_t depth = 1 if parent else 0
-    cdef size_t i
-    cdef const char *part = target
-    cdef size_t length
-    if target[0] == c"/":
-        return True
-    for i in range(parent):
-        depth += path[i] == c"/"
-    while part[0]:
-        length = strcspn(part, b"/")
-        if length == 2 and part[0] == c"." and part[1] == c".":
-            depth -= 1
-            if depth < 0:
-                return True
-        elif length and not (length == 1 and part[0] == c"."):
-            depth += 1
-        part += length
-        if part[0] == c"/":
-            part += 1
-    return False

@@ -1,13 +1,18 @@
-# Headers of POSIX's interchange format (pax, IEEE Std 1003.1, "pax Interchange Format"): ustar blocks, with extended headers where
-# those do not hold a name, a link's target or a size.
+# Tar headers, written: POSIX's pax interchange format (IEEE Std 1003.1, "pax Interchange Format"). Each member has a ustar
+# header, behind an extended header where ustar cannot hold a name, a link's target or a size.
+
+from libc.stdint cimport int64_t, uint64_t
+from libc.stdio cimport snprintf
+from libc.string cimport memcpy, memset, strlen
+
+from .buffers cimport Bytes, append, append_zeros, reserve
 
 cdef enum:
     BLOCK = 512
     NAME_BYTES = 100
     PREFIX_BYTES = 155
+    SIZE_DIGITS = 11                # octal ones, of a size field
     EXTENDED = 0x78                 # the type flag of an extended header
-
-cdef int64_t MOST_OCTAL = (<int64_t> 1 << 33) - 1       # what a size field's 11 digits hold
 
 cdef struct Ustar:
     char[100] name
@@ -31,8 +36,8 @@ cdef inline size_t padded(size_t size) noexcept nogil:
     return (size + BLOCK - 1) & ~<size_t> (BLOCK - 1)
 
 
-cdef void write_octal(char *field, int digits, uint64_t value) noexcept nogil:
-    """So many digits, and a zero byte."""
+cdef inline void write_octal(char *field, int digits, uint64_t value) noexcept nogil:
+    """Write a number as `digits` octal digits and a zero byte."""
     field[digits] = 0
     while digits:
         digits -= 1
@@ -40,8 +45,8 @@ cdef void write_octal(char *field, int digits, uint64_t value) noexcept nogil:
         value >>= 3
 
 
-cdef unsigned int checksum_of(const Ustar *header) noexcept nogil:
-    """The sum of a header's bytes, its checksum's field taken for spaces."""
+cdef inline unsigned int checksum_of(const Ustar *header) noexcept nogil:
+    """Return the sum of a header's bytes, with spaces in place of its checksum field."""
     cdef const unsigned char *data = <const unsigned char *> header
     cdef unsigned int total = 8 * 32
     cdef size_t i
@@ -52,27 +57,27 @@ cdef unsigned int checksum_of(const Ustar *header) noexcept nogil:
     return total
 
 
-cdef void write_ustar(Ustar *header, int kind, int mode, uint64_t size) noexcept nogil:
-    """A header but for its names and checksum: owner and times are always zero."""
+cdef inline void write_ustar(Ustar *header, int kind, int mode, uint64_t size) noexcept nogil:
+    """Fill a header but for its names and checksum. Owner and times are always zero."""
     memset(header, 0, sizeof(Ustar))
     write_octal(header.mode, 7, mode)
     write_octal(header.user, 7, 0)
     write_octal(header.group, 7, 0)
-    write_octal(header.size, 11, size)
-    write_octal(header.mtime, 11, 0)
+    write_octal(header.size, SIZE_DIGITS, size)
+    write_octal(header.mtime, SIZE_DIGITS, 0)
     header.kind[0] = <char> kind
     memcpy(header.magic, b"ustar\0" b"00", 8)
     write_octal(header.device, 7, 0)
     write_octal(header.device + 8, 7, 0)
 
 
-cdef void seal(Ustar *header) noexcept nogil:
+cdef inline void seal(Ustar *header) noexcept nogil:
     write_octal(header.checksum, 6, checksum_of(header))
     header.checksum[7] = c" "
 
 
-cdef size_t split_at(const char *name, size_t length) noexcept nogil:
-    """Where a name divides into prefix and name, 0 if it fits undivided, `length` if it does not fit at all."""
+cdef inline size_t split_at(const char *name, size_t length) noexcept nogil:
+    """Return where a name divides into prefix and name: 0 if it fits undivided, `length` if it does not fit at all."""
     cdef size_t at
     if length <= NAME_BYTES:
         return 0
@@ -84,7 +89,7 @@ cdef size_t split_at(const char *name, size_t length) noexcept nogil:
     return length
 
 
-cdef bint is_ascii(const char *text, size_t length) noexcept nogil:
+cdef inline bint is_ascii(const char *text, size_t length) noexcept nogil:
     cdef size_t i
     for i in range(length):
         if <unsigned char> text[i] >= 0x80:
@@ -92,8 +97,8 @@ cdef bint is_ascii(const char *text, size_t length) noexcept nogil:
     return True
 
 
-cdef bint is_utf8(const char *text, size_t length) noexcept nogil:
-    """Whether bytes are UTF-8 (RFC 3629: shortest forms, no surrogates)."""
+cdef inline bint is_utf8(const char *text, size_t length) noexcept nogil:
+    """Return whether bytes are UTF-8 (RFC 3629: shortest forms, no surrogates)."""
     cdef const unsigned char *at = <const unsigned char *> text
     cdef const unsigned char *end = at + length
     cdef unsigned char lead, least, most
@@ -117,7 +122,7 @@ cdef bint is_utf8(const char *text, size_t length) noexcept nogil:
     return True
 
 
-cdef struct Naming:                 # what an extended header has to say of a member
+cdef struct Naming:                 # what an extended header says of a member
     const char *name                # with the slash behind a directory's
     size_t length
     const char *target
@@ -128,7 +133,8 @@ cdef struct Naming:                 # what an extended header has to say of a me
     bint binary
 
 
-cdef Naming naming_of(const char *name, size_t length, const char *target, size_t target_length, int64_t size) noexcept nogil:
+cdef inline Naming naming_of(const char *name, size_t length, const char *target, size_t target_length,
+                             int64_t size) noexcept nogil:
     cdef Naming naming
     naming.name = name
     naming.length = length
@@ -136,13 +142,16 @@ cdef Naming naming_of(const char *name, size_t length, const char *target, size_
     naming.target_length = target_length
     naming.path = not is_ascii(name, length) or split_at(name, length) == length
     naming.linkpath = target_length > NAME_BYTES or not is_ascii(target, target_length)
-    naming.size = size > MOST_OCTAL
+    naming.size = (size >> (3 * SIZE_DIGITS)) != 0
     naming.binary = not is_utf8(name, length) or not is_utf8(target, target_length)
     return naming
 
 
-cdef size_t record_length(size_t content) noexcept nogil:
-    """Of "length keyword=value\n", whose length counts itself; `content` is what stands behind the first space."""
+cdef inline size_t record_length(size_t content) noexcept nogil:
+    """Return the length of a record "length keyword=value\n", its own digits included.
+
+    `content` counts the bytes behind the first space.
+    """
     cdef size_t digits = 1, power = 10
     while content + 1 + digits >= power:
         digits += 1
@@ -150,7 +159,7 @@ cdef size_t record_length(size_t content) noexcept nogil:
     return content + 1 + digits
 
 
-cdef int append_record(Bytes *out, const char *keyword, const char *value, size_t length) noexcept nogil:
+cdef inline int append_record(Bytes *out, const char *keyword, const char *value, size_t length) noexcept nogil:
     cdef char[24] number
     cdef size_t total = record_length(strlen(keyword) + 1 + length + 1)
     snprintf(number, sizeof(number), b"%zu ", total)
@@ -163,8 +172,8 @@ cdef int append_record(Bytes *out, const char *keyword, const char *value, size_
     return append(out, b"\n", 1)
 
 
-cdef int append_extended(Bytes *out, Naming *naming, int64_t size) noexcept nogil:
-    """The extended header that a member needs, if any."""
+cdef inline int append_extended(Bytes *out, Naming *naming, int64_t size) noexcept nogil:
+    """Append the extended header that a member needs, if any; -1 without memory."""
     cdef char[24] number
     cdef size_t begin = out.length, length
     cdef Ustar header
@@ -194,16 +203,8 @@ cdef int append_extended(Bytes *out, Naming *naming, int64_t size) noexcept nogi
     return 0
 
 
-cdef int append_zeros(Bytes *out, size_t count) noexcept nogil:
-    if reserve(out, count) < 0:
-        return -1
-    memset(out.data + out.length, 0, count)
-    out.length += count
-    return 0
-
-
-cdef int append_header(Bytes *out, Naming *naming, int kind, int mode, int64_t size) noexcept nogil:
-    """A member's header, behind the extended one if it needs that."""
+cdef inline int append_header(Bytes *out, Naming *naming, int kind, int mode, int64_t size) noexcept nogil:
+    """Append a member's header, behind the extended one if it needs that; -1 without memory."""
     cdef Ustar header
     cdef size_t cut = 0
     cdef size_t length = naming.length
@@ -221,8 +222,8 @@ cdef int append_header(Bytes *out, Naming *naming, int kind, int mode, int64_t s
     return append(out, &header, BLOCK)
 
 
-cdef size_t header_length(Naming *naming, int64_t size) noexcept nogil:
-    """What `append_header` will append."""
+cdef inline size_t header_length(Naming *naming, int64_t size) noexcept nogil:
+    """Return how many bytes `append_header` appends."""
     cdef char[24] number
     cdef size_t records = 0
     if naming.path:
