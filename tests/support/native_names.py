@@ -97,15 +97,19 @@ def declared_by(code: str) -> set[str]:
 def used_in(text: str) -> set[str]:
     """Names that stand in the code, but not behind a dot, and not as what the code declares or assigns to itself."""
     code = CIMPORT.sub("", code_of(text))
-    code = re.sub(r"\.\s*\w+", "", code)
     code = re.sub(r"^(include|import|from) .*$", "", code, flags=re.M)
-    local = set(re.findall(r"^    \s*cdef (?:\w+ )+\**(\w+)(?: =|$|,)", code, re.M))
-    local |= set(re.findall(r"^\s+(\w+)(?:, \w+)* = ", code, re.M)) | set(re.findall(r"\bfor (\w+)\b", code))
-    for declared in re.findall(
-        r"^(?:cdef|cpdef|def|    cdef|    def) (?!class )[^\n]*?\(((?:[^()]|\([^()]*\))*)\)[^\n]*:$", code, re.M
-    ):
-        local |= {part.split("=")[0].split()[-1].lstrip("*") for part in declared.split(",") if part.split("=")[0].split()}
-    return set(WORD.findall(code)) - local
+    return set(WORD.findall(re.sub(r"\.\s*\w+", "", code))) - local_names(code)
+
+
+def local_names(code: str) -> set[str]:
+    """Variables, parameters and methods."""
+    found = set(re.findall(r"^    \s*cdef (?:\w+ )+\**(\w+)(?: =|$|,)", code, re.M))
+    found |= set(re.findall(r"^\s+(\w+)(?:, \w+)* = ", code, re.M)) | set(re.findall(r"\bfor (\w+)\b", code))
+    found |= set(re.findall(r"^    (?:cdef|cpdef|def) [^\n(]*?(\w+)\(", code, re.M))
+    for declared in PARAMETERS.findall(code):
+        parts = [part.partition("=")[0].split() for part in declared.split(",")]
+        found |= {words[-1].lstrip("*") for words in parts if words}
+    return found
 
 
 def native_files(folder: Path) -> dict[str, Path]:
