@@ -105,7 +105,7 @@ def local_names(code: str) -> set[str]:
     """Variables, parameters and methods."""
     found = set(re.findall(r"^    \s*cdef (?:\w+ )+\**(\w+)(?: =|$|,)", code, re.M))
     found |= set(re.findall(r"^\s+(\w+)(?:, \w+)* = ", code, re.M)) | set(re.findall(r"\bfor (\w+)\b", code))
-    found |= set(re.findall(r"^    (?:cdef|cpdef|def) [^\n(]*?(\w+)\(", code, re.M))
+    found |= set(re.findall(r"^    (?:cdef|cpdef|def) [^\n(=]*?(\w+)\(", code, re.M))
     for declared in PARAMETERS.findall(code):
         parts = [part.partition("=")[0].split() for part in declared.split(",")]
         found |= {words[-1].lstrip("*") for words in parts if words}
