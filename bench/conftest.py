@@ -42,7 +42,7 @@ def private_home(tmp_path_factory):
 
 @pytest.fixture
 def report(capsys):
-    """Prints a heading and rows of (what, the measured figure, the promised one); to be called when the contenders are gone.
+    """Print a heading and rows of (what, the measured figure, the promised one); to be called when the contenders are gone.
 
     The heading says how much of the machine others took meanwhile: beyond a few percent the figures are theirs as well.
     """

@@ -58,7 +58,7 @@ def warm(contender, array):
 
 
 def pass_array(contender, array):
-    """Marked, so that a stale copy is noticed."""
+    """Return a marked array, so that a stale copy is noticed."""
     array[0] += 1
     assert contender.call(first, array) == array[0]
 

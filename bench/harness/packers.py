@@ -81,15 +81,15 @@ class Trees:
         return self._one(name, name, MAKERS[name])
 
     def to_change(self, name):
-        """A copy that may be changed."""
+        """Make a copy that may be changed."""
         return self._one(f"{name}, to be changed", name, lambda path: shutil.copytree(self[name].path, path, symlinks=True))
 
     def new_folder(self):
-        """An empty one beside the trees."""
+        """Make an empty folder beside the trees."""
         return _numbered(self._folder)
 
     def new_target(self):
-        """An empty folder to unpack into."""
+        """Make an empty folder to unpack into."""
         return _numbered(self._targets)
 
     def _one(self, key, name, make):
@@ -137,7 +137,7 @@ def make_large_file(path):
 
 
 def _pseudo_text():
-    """A generator of random numbers, and some megabytes of lines, of words that are as frequent as words are."""
+    """Return a generator of random numbers, and some megabytes of lines, of words that are as frequent as words are."""
     from random import Random
 
     random = Random(5)
@@ -155,7 +155,7 @@ MAKERS = {
 
 
 def native_walk(folder):
-    """What counts the entries of a tree in C, built into a folder; None without a compiler."""
+    """Build the C program that counts the entries of a tree; return None without a compiler."""
     library = Path(folder, "walk.so")
     command = ["cc", "-O3", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).parents[1] / "reference" / "walk.c")]
     try:
@@ -235,7 +235,7 @@ class Unchanged(Contender):
         self._index = self.index()
 
     def index(self):
-        """Identifies what it knows."""
+        """Return what identifies the packer's state."""
         (path,) = self.home.glob("packed/*.index")
         return path.stat().st_ino
 
@@ -277,7 +277,7 @@ class Changed(Contender):
         self.info = pack(self.tree.path, self.out, self.home)
 
     def its_block(self):
-        """What reads, hashes and compresses the block that the changed file is in, as `run` does."""
+        """Return a function that reads, hashes and compresses the block of the changed file, as `run` does."""
         from flame_fast.kernels import archive
 
         from flame_fast.package import block_format
@@ -372,7 +372,7 @@ CONTENDERS = {contender.name: contender for contender in (*OURS, *PEERS)}
 
 
 def missing(contender):
-    """The commands that a contender needs and that are not installed."""
+    """Return the commands that a contender needs and that are not installed."""
     return [command for command in contender.needs if shutil.which(command) is None]
 
 
@@ -479,6 +479,6 @@ def peak_of_unpacking(archive, digest, home):
 
 
 def peak_bytes():
-    """The most memory that this process has had so far, its libraries included."""
+    """Return the most memory that this process has had so far, its libraries included."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))
