@@ -1,7 +1,7 @@
 """What a large array costs: as an argument, shared by many tasks, along a chain.
 
     pytest bench/arrays/test_arrays.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-    pytest bench/arrays/test_arrays.py -k ratios
+    pytest bench/arrays/test_arrays.py -m ratios
 
 Two physical limits are measured in the same run: one warm memcpy of the array, and the same arithmetic in one NumPy process.
 The first call with a large array touches fresh memory everywhere, which is a figure of its own ("cold").

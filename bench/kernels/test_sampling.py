@@ -1,7 +1,7 @@
 """What a random number costs: arrays of them beside NumPy's generators, and the two that could have been the kernels' own.
 
 pytest bench/kernels/test_sampling.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-pytest bench/kernels/test_sampling.py -k ratios
+pytest bench/kernels/test_sampling.py -m ratios
 """
 
 from __future__ import annotations
