@@ -81,6 +81,7 @@ def wind(monkeypatch):
 
     def wind_up(back):
         import runtime_harness
+
         from flame_fast.engine import inline, local
 
         for module in (runtime_harness, inline, local):
