@@ -1,4 +1,4 @@
-"""Builds the native part; everything else is declared in pyproject.toml. CONTRIBUTING.md says how to build it again.
+"""Build the native part; everything else is declared in pyproject.toml. CONTRIBUTING.md says how to build it again.
 
 Environment switches; a build with others than the last one compiles everything anew:
   FLAME_FAST_DEBUG=1     no optimisation, the runtime's own counters on

@@ -94,18 +94,14 @@ def names(tmp_path):
     }
 
 
-@pytest.mark.parametrize("name", [name for name, text in DOCUMENTED.items() if ">>>" in text])
-def test_doctests_pass(name, names):
+@pytest.mark.parametrize("name", [name for name, text in DOCUMENTED.items() if ">>>" in text or code_of(text)])
+def test_examples_in_docstrings_run(name, names):
+    for block in code_of(DOCUMENTED[name]):
+        exec(compile(block, f"<docstring of {name}>", "exec"), names)
     test = doctest.DocTestParser().get_doctest(DOCUMENTED[name], names, name, None, None)
     report: list[str] = []
     doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE | doctest.ELLIPSIS).run(test, out=report.append)
     assert not report, "".join(report)
-
-
-@pytest.mark.parametrize("name", [name for name, text in DOCUMENTED.items() if code_of(text)])
-def test_code_in_docstrings_runs(name, names):
-    for block in code_of(DOCUMENTED[name]):
-        exec(compile(block, f"<docstring of {name}>", "exec"), names)
 
 
 def test_examples_are_found():
