@@ -79,7 +79,6 @@ def wind(monkeypatch):
     """Has every counter of the runners made later come round after so many more."""
 
     def wind_up(back):
-
         import runtime_harness
 
         from flame_fast.engine import inline, local
