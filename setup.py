@@ -1,4 +1,4 @@
-"""Builds the native part; everything else is declared in pyproject.toml. CONTRIBUTING.md says how to build it again.
+"""Build the native part; everything else is declared in pyproject.toml. CONTRIBUTING.md says how to build it again.
 
 Environment switches; a build with others than the last one compiles everything anew:
   FLAME_FAST_DEBUG=1     no optimisation, the runtime's own counters on
@@ -46,9 +46,9 @@ if switched_on("FLAME_FAST_WERROR"):
     compile_args.append("-Werror")
 
 #: What says how the words of a segment are laid out and packed. A process of another build must not read them.
-LAYOUT = ("layout.pxi", "memory.pxi", "lock.pxi", "slots.pxi", "lanes.pxi")
-RUNTIME = Path("kernels", "runtime")
-macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join((RUNTIME / name).read_bytes() for name in LAYOUT)))))
+LAYOUT = ("layout", "regions", "lookup", "run_queue", "wakeup")
+CORE = Path("kernels", "runtime", "core")
+macros.append(("FF_LAYOUT", hex(zlib.crc32(b"".join((CORE / f"{name}.pxd").read_bytes() for name in LAYOUT)))))
 
 #: For all native files, those that others cimport too: a comment at the top of a .pyx holds for that file alone.
 DIRECTIVES = {
@@ -62,7 +62,7 @@ DIRECTIVES = {
 
 
 def recorded_switches() -> str:
-    """A file that is newer than what was built with other switches: the compiler's arguments, written when they change."""
+    """Return a file that is newer than any build with other switches: it holds the compiler's arguments."""
     path = Path("build", "switches")
     said = repr((compile_args, link_args, [name for name, _ in macros], DIRECTIVES))
     if not path.exists() or path.read_text() != said:
@@ -72,7 +72,7 @@ def recorded_switches() -> str:
 
 
 def package_for_cython() -> str:
-    """A directory with `flame_fast/kernels` in it, where Cython looks modules up by their names."""
+    """Return a directory with `flame_fast/kernels` in it, where Cython looks modules up by their names."""
     package = Path("build", "cython", "flame_fast")
     package.mkdir(parents=True, exist_ok=True)
     (package / "__init__.pxd").touch()
@@ -83,7 +83,7 @@ def package_for_cython() -> str:
 
 
 def extension(folder: str, *include_dirs: str) -> Extension:
-    """The extension of a folder of `kernels/`: `_native.pyx`, and what that includes and cimports."""
+    """Return the extension of a folder of `kernels/`: `_native.pyx`, and what that includes and cimports."""
     sources = Path("kernels", folder)
     others = sorted(str(path) for kind in ("pxi", "pxd", "h") for path in sources.rglob(f"*.{kind}"))
     made = Extension(

@@ -31,6 +31,13 @@ def pytest_report_header():
     return f"bench: {WORKERS} workers, {machine}, commit {commit}, {', '.join(versions)}"
 
 
+def pytest_collection_modifyitems(items):
+    """Mark what prints ratios: its name begins with `test_ratios`, so `-m ratios` and `-k ratios` select the same."""
+    for item in items:
+        if item.name.startswith("test_ratios"):
+            item.add_marker(pytest.mark.ratios)
+
+
 @pytest.fixture(autouse=True, scope="session")
 def private_home(tmp_path_factory):
     os.environ["FLAME_FAST_HOME"] = str(tmp_path_factory.mktemp("home"))
@@ -42,7 +49,7 @@ def private_home(tmp_path_factory):
 
 @pytest.fixture
 def report(capsys):
-    """Prints a heading and rows of (what, the measured figure, the promised one); to be called when the contenders are gone.
+    """Print a heading and rows of (what, the measured figure, the promised one); to be called when the contenders are gone.
 
     The heading says how much of the machine others took meanwhile: beyond a few percent the figures are theirs as well.
     """

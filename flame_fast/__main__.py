@@ -1,4 +1,4 @@
-"""``python -m flame_fast``."""
+"""Entry point of ``python -m flame_fast``."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""The command line: ``python -m flame_fast package`` and ``python -m flame_fast dump``."""
+"""Command line: ``python -m flame_fast package`` and ``python -m flame_fast dump``."""
 
 from __future__ import annotations
 
@@ -14,19 +14,24 @@ if TYPE_CHECKING:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run a command; its exit status: 0, 1 if it failed, 2 for arguments that make no sense.
+    """Run a command.
 
     Parameters
     ----------
     arguments : sequence of str, optional
         By default those of the process.
+
+    Returns
+    -------
+    int
+        The exit status: 0, or 1 if the command failed; `argparse` exits with 2 for arguments that make no sense.
     """
     options = _parser().parse_args(arguments)
     try:
         status = COMMANDS[options.command](options)
         sys.stdout.flush()
         return status
-    except BrokenPipeError:  # whoever reads this has seen enough; the interpreter would complain at its end
+    except BrokenPipeError:  # the reader has seen enough; flushing at its end, the interpreter would complain
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except FlameError as error:
         print(f"flame_fast: {error.message}", file=sys.stderr)
@@ -73,7 +78,7 @@ def _package(options: argparse.Namespace) -> int:
 
     explanation = explain(options.directory)
     for path in options.why:
-        # As a shell completes it: from the current directory; or as the list names it.
+        # A shell completes a path from the current directory; `--list` names it from the packaged one.
         here = os.path.abspath(path)
         print(explanation.why(here if os.path.lexists(here) else path))
     if options.list:
@@ -100,4 +105,5 @@ def _write(directory: str, output: str) -> None:
     print(f"{printable(os.fsencode(info.path))}: {info.files:,} files, {info.size:,} bytes, {info.compressed:,} compressed")
 
 
+#: Each command's name, and the function that runs it and returns its exit status.
 COMMANDS = {"dump": _dump, "package": _package}

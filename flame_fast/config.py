@@ -1,18 +1,20 @@
-"""Where the user's settings come from, and where flame_fast keeps its data.
+"""Configuration: the user's settings, and the directory that flame_fast keeps its data in.
 
-The settings are Flame's own file: the path given to `FlameContext`, else ``$FLAME_CONF``, else
-``~/.flame/flame.yaml``. Only the last may be missing. A key this package uses must have its type; every
-other key belongs to the cluster and is ignored.
+The settings stand in Flame's own file: the path given to `FlameContext`, else ``$FLAME_CONF``, else ``~/.flame/flame.yaml``.
+Only the last may be missing. A key this package uses must have its type; every other key belongs to the cluster and is
+ignored.
 
-This module is on the path of every start, so it imports nothing that may not be needed: PyYAML only when
-there is a file to read, pathlib only when somebody asks for a `Path`.
+This module is on the path of every start, so it imports late what a start may not need: PyYAML only when there is a file to
+read, pathlib only when a caller asks for a `Path`.
 """
 
 from __future__ import annotations
 
 import os
 
+from flame_fast._records import record
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.resources import parse_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,17 +22,17 @@ if TYPE_CHECKING:
     from pathlib import Path
     from typing import Any
 
+#: Most bytes a package may hold before compression, unless ``package.limit`` says otherwise.
 DEFAULT_LIMIT = 500 * 1024**2
-"""Most bytes a package may hold before compression, unless ``package.limit`` says otherwise."""
 
+#: Most files a package may hold; a ``package.limit`` above its default raises this in proportion.
 DEFAULT_MAX_FILES = 100_000
-"""Most files a package may hold; a ``package.limit`` above its default raises this in proportion."""
 
+#: The application whose attributes a Runner starts from, unless ``runner.template`` says otherwise.
 DEFAULT_TEMPLATE = "flmrun"
 
-_UNITS = {"": 1, "k": 1024, "m": 1024**2, "g": 1024**3, "t": 1024**4}
 
-
+@record
 class FlamePackage:
     """How the package of an application is made and where it is kept.
 
@@ -41,29 +43,21 @@ class FlamePackage:
     excludes : iterable of str
         Further rules in gitignore's syntax, applied after the built-in ones.
     limit : int
-        Most bytes a package may hold before compression. Above the default it also raises the number of
-        files allowed, in proportion (100,000 at the default of 500 MB).
+        Most bytes a package may hold before compression. Above the default it also raises the number of files allowed, in
+        proportion (100,000 at the default of 500 MB).
     """
 
-    __slots__ = ("storage", "excludes", "limit")
+    storage: str | None
+    excludes: tuple[str, ...]
+    limit: int
 
     def __init__(self, storage: str | None = None, excludes: Iterable[str] = (), limit: int = DEFAULT_LIMIT) -> None:
         self.storage = storage
         self.excludes = tuple(excludes)
         self.limit = limit
 
-    def __repr__(self) -> str:
-        return f"FlamePackage(storage={self.storage!r}, excludes={self.excludes!r}, limit={self.limit!r})"
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, FlamePackage):
-            return NotImplemented
-        mine = (self.storage, self.excludes, self.limit)
-        return mine == (other.storage, other.excludes, other.limit)
-
-    __hash__ = None  # type: ignore[assignment]
-
-
+@record
 class FlameRunnerConfig:
     """How a Runner registers its application.
 
@@ -73,18 +67,7 @@ class FlameRunnerConfig:
         The registered application whose attributes a Runner starts from.
     """
 
-    __slots__ = ("template",)
-
-    def __init__(self, template: str = DEFAULT_TEMPLATE) -> None:
-        self.template = template
-
-    def __repr__(self) -> str:
-        return f"FlameRunnerConfig(template={self.template!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return self.template == other.template if isinstance(other, FlameRunnerConfig) else NotImplemented
-
-    __hash__ = None  # type: ignore[assignment]
+    template: str = DEFAULT_TEMPLATE
 
 
 class FlameContext:
@@ -93,8 +76,8 @@ class FlameContext:
     Parameters
     ----------
     path : str or path-like, optional
-        The file to read. By default ``$FLAME_CONF`` if it is set, else ``~/.flame/flame.yaml`` if it
-        exists, else the defaults.
+        The file to read. By default ``$FLAME_CONF`` if it is set, else ``~/.flame/flame.yaml`` if it exists, else the
+        defaults.
 
     Attributes
     ----------
@@ -108,8 +91,8 @@ class FlameContext:
     Raises
     ------
     FlameError
-        ``INVALID_CONFIG``, naming file, line or key: a named file that is missing, what is no YAML, an
-        empty file, a null or wrongly typed key, an unknown context.
+        ``INVALID_CONFIG``, naming file, line or key: a named file that is missing, what is no YAML, an empty file, a null or
+        wrongly typed key, an unknown context.
     """
 
     __slots__ = ("name", "package", "runner", "path")
@@ -161,8 +144,8 @@ def data_home() -> Path:
     Returns
     -------
     pathlib.Path
-        ``$FLAME_FAST_HOME``, else ``flame_fast`` in the platform's user data directory; readable by the
-        user alone when made here.
+        ``$FLAME_FAST_HOME``, else ``flame_fast`` in the platform's user data directory; readable by the user alone when
+        made here.
     """
     from pathlib import Path
 
@@ -170,7 +153,7 @@ def data_home() -> Path:
 
 
 def home_directory() -> str:
-    """`data_home` as a string: the form that the rest of the package uses, for it costs no import."""
+    """Return `data_home` as a string: the form that the rest of the package uses, since it costs no import."""
     home = os.environ.get("FLAME_FAST_HOME") or ""
     named_by = "named by $FLAME_FAST_HOME"
     if not home:
@@ -185,9 +168,9 @@ def home_directory() -> str:
 
 
 def _platform_home() -> str:
-    """The XDG base directory specification's place for user data; a relative $XDG_DATA_HOME is to be ignored, it says."""
+    """Return the directory for user data of the XDG base directory specification."""
     base = os.environ.get("XDG_DATA_HOME", "")
-    if not os.path.isabs(base):
+    if not os.path.isabs(base):  # the specification: a relative one is ignored
         base = os.path.expanduser("~/.local/share")
     return os.path.join(base, "flame_fast")
 
@@ -216,7 +199,7 @@ def _parse(path: str, text: bytes) -> object:
 
 
 def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
-    """The key and the value of the context that is in force."""
+    """Return the key and the value of the context in force."""
     known = []
     for index, value in enumerate(document.items("contexts")):
         key = f"contexts[{index}]"
@@ -224,14 +207,12 @@ def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
         if name == wanted:
             return key, value
         known.append(name)
-    raise _invalid(
-        f"current-context in {document.path!r} is {wanted!r}, which contexts does not list; known: "
-        + (", ".join(map(repr, known)) or "none")
-    )
+    listed = ", ".join(map(repr, known)) or "none, since contexts is empty"
+    raise _invalid(f"current-context in {document.path!r}: expected a name that contexts lists ({listed}), got {wanted!r}")
 
 
 class _Section:
-    """A mapping of the file, with the place it stands at, so that each complaint can name its key."""
+    """A mapping of the file, with its path and key for error messages."""
 
     __slots__ = ("path", "key", "values")
 
@@ -274,8 +255,8 @@ class _Section:
         if name not in self.values:
             return default
         value = self.values[name]
-        size = value if isinstance(value, int) and not isinstance(value, bool) else _parse_size(value)
-        if size is None or size < 1:
+        size = parse_size(value)
+        if not size:
             raise self._wrong(self._full(name), "a number of bytes of at least 1, or text like '2g'", value)
         return size
 
@@ -293,19 +274,3 @@ class _Section:
             got = f"{type(value).__name__} {repr(value)[:60]}"
         what = f"{key} in {self.path!r}" if key else f"the configuration file {self.path!r}"
         return _invalid(f"{what}: expected {expected}, got {got}")
-
-
-def _parse_size(value: object) -> int | None:
-    """Bytes from text like ``2g``, ``500 MB`` or ``64KiB`` (all binary), None when it is no such text."""
-    if not isinstance(value, str):
-        return None
-    text = value.strip().lower()
-    digits = text.rstrip("abcdefghijklmnopqrstuvwxyz ")
-    unit = text[len(digits) :].strip()
-    if unit.endswith("b"):
-        unit = unit[:-1]
-    if len(unit) == 2 and unit.endswith("i"):
-        unit = unit[:-1]
-    if not (digits.isascii() and digits.isdigit()) or unit not in _UNITS:
-        return None
-    return int(digits) * _UNITS[unit]

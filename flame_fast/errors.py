@@ -1,10 +1,11 @@
-"""Every error flame_fast raises of its own.
+"""Errors that flame_fast raises of its own.
 
-Three kinds of fault, told apart by `FlameErrorCode`: the caller's (`INVALID_ARGUMENT`, `INVALID_STATE`, `ALREADY_EXISTS`,
-`NOT_FOUND`), the configuration's (`INVALID_CONFIG`), and what happened underneath (`INTERNAL`, with a subclass for each
-thing a caller may want to catch). The codes and their numbers are those of Flame (xflops/flame, `flamepy.core.types`).
+`FlameErrorCode` tells whose fault it is: the caller's (`INVALID_ARGUMENT`, `INVALID_STATE`, `ALREADY_EXISTS`, `NOT_FOUND`),
+the configuration's (`INVALID_CONFIG`), or the runtime's (`INTERNAL`, with a subclass for each case that a caller may want to
+catch). The codes and their numbers are those of Flame (xflops/flame, `flamepy.core.types`).
 
-A message says what happened, to which name, and what to do about it: lower case, no full stop.
+A message says what happened, to which name, and what to do about it: lower case, no full stop. About a value it says "name:
+expected X, got Y".
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class FlameErrorCode(IntEnum):
-    """What kind of fault a `FlameError` tells of."""
+    """Kinds of fault that a `FlameError` tells of."""
 
     INVALID_CONFIG = 0
     INVALID_STATE = 1
@@ -48,7 +49,7 @@ class FlameError(Exception):
 
 
 class WorkerDiedError(FlameError):
-    """The process that ran the call ended before the call did: the call failed, nothing else."""
+    """The process that ran the call ended before the call did: only this call failed."""
 
     def __init__(self, message: str) -> None:
         super().__init__(FlameErrorCode.INTERNAL, message)
@@ -58,7 +59,7 @@ class WorkerDiedError(FlameError):
 
 
 class TaskError(FlameError):
-    """A task's exception or result that could not travel: carries its text and traceback instead."""
+    """A task's exception or result that cannot be transferred: its text and traceback instead."""
 
     def __init__(self, message: str) -> None:
         super().__init__(FlameErrorCode.INTERNAL, message)
@@ -68,14 +69,14 @@ class TaskError(FlameError):
 
 
 class StoreFullError(FlameError, MemoryError):
-    """More shared memory was asked for than there is.
+    """The store is full: more shared memory was asked for than there is.
 
     Parameters
     ----------
     asked, free, limit : int
         Bytes asked for, bytes still free, and the most the store may take.
     what : str, optional
-        What ran out, when it is not bytes of values.
+        What ran out, if not bytes of values.
     """
 
     def __init__(self, asked: int, free: int, limit: int, what: str = "shared memory") -> None:
@@ -94,7 +95,7 @@ class StoreFullError(FlameError, MemoryError):
 
 
 class RemoteTraceback(Exception):
-    """The `__cause__` of a task's exception: its text is the traceback as the worker saw it."""
+    """The `__cause__` of a task's exception: its text is the worker's traceback."""
 
     def __init__(self, text: str) -> None:
         super().__init__(text)

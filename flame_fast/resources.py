@@ -1,28 +1,55 @@
-"""CPUs and memory: what this process may really use, and what a call asks for."""
+"""Resources: the CPUs and memory that this process may really use, and those that a call asks for."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import re
 
+from flame_fast._records import record
 from flame_fast.errors import FlameError, FlameErrorCode
 
 #: Share of the memory available now that a runner's values may take.
 MEMORY_SHARE = 0.8
 
-#: Bounds of what `Runner(memory=...)` may say: a little room for every process's blocks; the addresses reserved.
+#: Bounds of `Runner(memory=...)`: enough for every process's blocks; the addresses that a segment reserves.
 LEAST_MEMORY = 16 << 20
 MOST_MEMORY = 1 << 39
 
-#: The process table has room for as many again, for instances and for workers beside waiting tasks.
+#: Most workers. The process table has as many entries again, for instances and for workers beside waiting tasks.
 MOST_WORKERS = 1024
 
-SUFFIXES = {"": 1, "k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40, "p": 1 << 50}
+
+def parse_size(value: object) -> int | None:
+    """Parse a size in bytes: an integer, or text like ``500 MB``, ``2g`` or ``1.5 GiB``.
+
+    Parameters
+    ----------
+    value : object
+        Text is a number, perhaps with a suffix k, m, g, t or p in either case. A suffix is binary in every spelling: ``k``,
+        ``KB`` and ``KiB`` are 1024. With one the number may have a decimal point; part of a byte is cut off.
+
+    Returns
+    -------
+    int or None
+        None if the value is neither, or negative.
+    """
+    if isinstance(value, str):
+        # Twenty digits write 2**64; `int` refuses text of thousands.
+        match = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,20})(?= *[kmgtp]))? *(?:([kmgtp])i?)?b?", value.strip().lower())
+        if match is None:
+            return None
+        decimals = match[2] or ""
+        shift = 10 * " kmgtp".index(match[3] or " ")
+        return (int(match[1] + decimals) << shift) // int("1" + "0" * len(decimals))
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        return None
+    size: int = value.__index__()
+    return size if size >= 0 else None
 
 
+@record
 class ResourceRequirement:
-    """What one call of a service takes.
+    """Resources that one call of a service takes.
 
     Parameters
     ----------
@@ -39,92 +66,74 @@ class ResourceRequirement:
         Something that is no integer, or out of range.
     """
 
-    __slots__ = ("cpu", "gpu", "memory")
+    cpu: int = 1
+    memory: int = 0
+    gpu: int = 0
 
-    def __init__(self, cpu: int = 1, memory: int = 0, gpu: int = 0) -> None:
-        for name, value, least in (("cpu", cpu, 1), ("memory", memory, 0), ("gpu", gpu, 0)):
+    def __post_init__(self) -> None:
+        for name, value, least in (("cpu", self.cpu, 1), ("memory", self.memory, 0), ("gpu", self.gpu, 0)):
             if isinstance(value, bool) or not isinstance(value, int) or value < least:
-                raise ValueError(f"{name} must be an integer of at least {least}, got {value!r}")
-        self.cpu = cpu
-        self.memory = memory
-        self.gpu = gpu
+                raise ValueError(f"{name}: expected an integer of at least {least}, got {value!r}")
 
     @classmethod
     def from_string(cls, text: str) -> ResourceRequirement:
-        """Reads `"cpu=2,mem=1g,gpu=0"`: integers, `mem` (or `memory`) with a binary suffix k, m, g, t, p.
+        """Parse text like ``cpu=2,mem=1g,gpu=0``: integers, `mem` (or `memory`) a size as of `parse_size`.
 
         Raises
         ------
         ValueError
-            Says which part is wrong and what is expected.
+            Names the part that is wrong.
         """
         if not isinstance(text, str):
-            raise ValueError(f"expected text like 'cpu=2,mem=1g', got {text!r}")
+            raise ValueError(f"resreq: expected text like 'cpu=2,mem=1g', got {text!r}")
         values: dict[str, int] = {}
         for part in text.split(","):
             key, equals, number = (piece.strip().lower() for piece in part.partition("="))
             key = {"mem": "memory"}.get(key, key)
-            if not equals or key not in cls.__slots__:
-                raise ValueError(f"expected cpu=, mem= or gpu= in {text!r}, got {part.strip()!r}")
+            if not equals or key not in ("cpu", "memory", "gpu"):
+                raise ValueError(f"resreq {text!r}: expected cpu=, mem= or gpu=, got {part.strip()!r}")
             if key in values:
-                raise ValueError(f"{key} is given twice in {text!r}")
-            values[key] = _amount(number, text, suffixed=key == "memory")
+                raise ValueError(f"resreq {text!r}: expected {key} once, got it twice")
+            amount = parse_size(number) if key == "memory" or number.isdigit() else None
+            if amount is None:
+                expected = "a whole number, perhaps with k, m, g, t or p" if key == "memory" else "a whole number"
+                raise ValueError(f"{key} in resreq {text!r}: expected {expected}, got {number!r}")
+            values[key] = amount
         return cls(**values)
-
-    def __repr__(self) -> str:
-        return f"ResourceRequirement(cpu={self.cpu}, memory={self.memory}, gpu={self.gpu})"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, ResourceRequirement):
-            return NotImplemented
-        return (self.cpu, self.memory, self.gpu) == (other.cpu, other.memory, other.gpu)
 
     def __hash__(self) -> int:
         return hash((self.cpu, self.memory, self.gpu))
 
 
-def _amount(number: str, text: str, *, suffixed: bool) -> int:
-    match = re.fullmatch(r"(\d+)(?:([kmgtp])(?:i?b)?)?", number)
-    if match is None or (match[2] and not suffixed):
-        wanted = "an integer with k, m, g, t or p" if suffixed else "an integer"
-        raise ValueError(f"expected {wanted}, got {number!r} in {text!r}")
-    return int(match[1]) * SUFFIXES[match[2] or ""]
-
-
 def available_cpus() -> int:
-    """CPUs this process may really use: its affinity, and the quota of its cgroup."""
+    """Return the CPUs that this process may really use: its affinity, and the quota of its cgroup."""
     cpus = len(os.sched_getaffinity(0))
     quota = _cgroup_cpu_quota()
     return max(1, min(cpus, int(quota))) if quota is not None else cpus
 
 
 def check_memory(memory: object) -> int:
-    """Bytes of values a runner may hold: what the user asked for, by default a share of what is free now.
+    """Return the bytes of values that a runner may hold: those asked for, by default a share of what is free now.
 
     Raises
     ------
     FlameError
-        `INVALID_ARGUMENT`: no integer of at least `LEAST_MEMORY`, nor text as of `ResourceRequirement`'s `mem`.
+        `INVALID_ARGUMENT`: no size as of `parse_size`, or one out of bounds.
     """
     if memory is None:
         return default_memory_limit()
-    amount = -1
-    if isinstance(memory, str):
-        with contextlib.suppress(ValueError):
-            amount = _amount(memory.strip().lower(), memory, suffixed=True)
-    elif not isinstance(memory, bool) and hasattr(memory, "__index__"):
-        amount = memory.__index__()
-    if not LEAST_MEMORY <= amount <= MOST_MEMORY:
+    amount = parse_size(memory)
+    if amount is None or not LEAST_MEMORY <= amount <= MOST_MEMORY:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT,
-            f"memory must be a number of bytes from {LEAST_MEMORY:,} to {MOST_MEMORY:,}, or text like '512m' or '4g', got "
+            f"memory: expected a number of bytes from {LEAST_MEMORY:,} to {MOST_MEMORY:,}, or text like '512m' or '4g', got "
             f"{memory!r}; leave it out for {MEMORY_SHARE:.0%} of what is free ({default_memory_limit():,} here)",
         )
     return amount
 
 
 def default_memory_limit() -> int:
-    """A share of what the machine and the cgroup have free now, in bytes."""
+    """Return a share of the bytes that the machine and the cgroup have free now."""
     free = _meminfo_available()
     cgroup = _cgroup_memory_left()
     if cgroup is not None:
@@ -133,7 +142,7 @@ def default_memory_limit() -> int:
 
 
 def check_workers(workers: object, cpus: int) -> int:
-    """The number of worker processes: what the user asked for, or one per CPU.
+    """Return the number of worker processes: the number asked for, by default one per CPU.
 
     Raises
     ------
@@ -146,7 +155,7 @@ def check_workers(workers: object, cpus: int) -> int:
     if not 1 <= count <= MOST_WORKERS:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT,
-            f"workers must be an integer from 1 to {MOST_WORKERS:,}, got {workers!r}; "
+            f"workers: expected an integer from 1 to {MOST_WORKERS:,}, got {workers!r}; "
             f"leave it out for one per CPU ({cpus} here)",
         )
     return count
@@ -164,7 +173,7 @@ def _read(path: str) -> str | None:
 
 
 def _cgroup_directories(controller: str) -> list[str]:
-    """This process's cgroup and its ancestors, as far as they are visible."""
+    """Return this process's cgroup and its ancestors, as far as they are visible."""
     found = []
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         number, controllers, path = line.split(":", 2)
@@ -195,7 +204,7 @@ def _cgroup_cpu_quota() -> float | None:
 
 
 def memory_cgroups() -> list[tuple[str, str, str]]:
-    """Files with the memory limit, the use and what the use is made of, for each cgroup above this process with a limit."""
+    """Return, for each cgroup above this process with a memory limit, its files: limit, use, and statistics of the use."""
     found = []
     for directory in _cgroup_directories("memory"):
         for limit_name, usage_name in (

@@ -11,8 +11,8 @@ import warnings
 import weakref
 from functools import partial
 
-from flame_fast.application.lifecycle import check_nested, enter_application
-from flame_fast.application.registry import check_name
+from flame_fast.application.lifecycle import acquire_application, check_nested
+from flame_fast.application.registry.validation import check_name
 from flame_fast.calls import gather
 from flame_fast.calls.service import (
     RunnerService,
@@ -23,7 +23,7 @@ from flame_fast.calls.service import (
     when_closed,
 )
 from flame_fast.calls.session import named_session
-from flame_fast.calls.statistics import Statistics
+from flame_fast.calls.statistics import statistics_of
 from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
@@ -36,7 +36,8 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any
 
-    from flame_fast.application.lifecycle import Tenancy
+    from flame_fast.application.lifecycle import ApplicationLease
+    from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
     from flame_fast.resources import ResourceRequirement
@@ -159,7 +160,7 @@ class Runner:
             return
         options = EngineOptions(name, workers, cpus, limit, memory_cgroups(), arrays == "readonly")
         self._engine = _start_engine(ENGINES[engine], options)
-        tenancy = _enter(
+        lease = _enter(
             self._engine,
             name,
             fail_if_exists=fail_if_exists,
@@ -167,7 +168,7 @@ class Runner:
             python_version=python_version,
             context=context,
         )
-        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, tenancy, name))
+        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, lease, name))
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -286,7 +287,7 @@ class Runner:
         Takes about a millisecond per hundred thousand calls that were open at once: it reads every slot that was ever used.
         """
         self._check_open()
-        return Statistics(self._engine.statistics())
+        return statistics_of(self._engine.statistics())
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 
@@ -382,19 +383,19 @@ def _start_engine(start: Callable[[EngineOptions], Engine], options: EngineOptio
     return engine
 
 
-def _enter(engine: Engine, name: str, **options: Any) -> Tenancy:
+def _enter(engine: Engine, name: str, **options: Any) -> ApplicationLease:
     """Enter the application, and tell the engine where its workers find the project; undo everything at a failure."""
     try:
-        tenancy = enter_application(name, **options)
+        lease = acquire_application(name, **options)
         try:
-            engine.set_project({**tenancy.unpack_plan(sys.path), **_of_process()})
+            engine.set_project({**lease.unpack_plan(sys.path), **_of_process()})
         except BaseException:
-            tenancy.release()
+            lease.release()
             raise
     except BaseException:
         engine.close(CLOSED)
         raise
-    return tenancy
+    return lease
 
 
 def _of_process() -> dict[str, Any]:
@@ -436,14 +437,14 @@ def _dropped(name: str, how: str, unfinished: int) -> str:
     return f"runner {name!r} {how} with {calls}, dropped; get or wait for their futures before it ends"
 
 
-def _shut_down(engine: Engine, tenancy: Tenancy, name: str, ending: str) -> int:
+def _shut_down(engine: Engine, lease: ApplicationLease, name: str, ending: str) -> int:
     """Undo everything that the start of a top-level runner did; return how many unfinished calls were dropped."""
     if engine.is_foreign:
         return 0
     try:
         unfinished = engine.close(ending)
     finally:
-        tenancy.release()
+        lease.release()
     if unfinished and ending == UNCLOSED:
         warnings.warn(_dropped(name, ending, unfinished), stacklevel=1)
     return unfinished

@@ -58,15 +58,14 @@ def places(tmp_path_factory):
 
 
 class Wound:
-    """Stands for `Runtime` where engines make theirs: whatever counts up in those comes round after `back` more."""
+    """Stands for a class of the runtime where engines make theirs: what counts up comes round after `back` more."""
 
-    def __init__(self, back):
+    def __init__(self, made, back):
+        self.made = made
         self.back = back
 
     def create(self, *arguments):
-        from flame_fast.kernels.runtime import Runtime
-
-        runtime = Runtime.create(*arguments)
+        runtime = self.made.create(*arguments)
         runtime.wind(self.back)
         return runtime
 
@@ -82,10 +81,10 @@ def wind(monkeypatch):
     def wind_up(back):
         import runtime_harness
 
-        from flame_fast.engine import segment
+        from flame_fast.engine import inline, local
 
-        for module in (runtime_harness, segment):
-            monkeypatch.setattr(module, "Runtime", Wound(back))
+        for module, name in ((runtime_harness, "Worker"), (inline, "Worker"), (local, "Client")):
+            monkeypatch.setattr(module, name, Wound(getattr(module, name), back))
 
     return wind_up
 

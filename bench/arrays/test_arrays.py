@@ -1,7 +1,7 @@
 """What a large array costs: as an argument, shared by many tasks, along a chain.
 
     pytest bench/arrays/test_arrays.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-    pytest bench/arrays/test_arrays.py -k ratios
+    pytest bench/arrays/test_arrays.py -m ratios
 
 Two physical limits are measured in the same run: one warm memcpy of the array, and the same arithmetic in one NumPy process.
 The first call with a large array touches fresh memory everywhere, which is a figure of its own ("cold").
@@ -58,7 +58,7 @@ def warm(contender, array):
 
 
 def pass_array(contender, array):
-    """Marked, so that a stale copy is noticed."""
+    """Return a marked array, so that a stale copy is noticed."""
     array[0] += 1
     assert contender.call(first, array) == array[0]
 

@@ -1,6 +1,6 @@
 """What a call costs that carries an instance of a class of the script itself, in and out, in a stream of calls.
 
-pytest bench/calls/test_definitions.py -k ratios
+pytest bench/calls/test_definitions.py -m ratios
 """
 
 from __future__ import annotations

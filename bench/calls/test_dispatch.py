@@ -1,7 +1,7 @@
 """What a call costs: one by one, in a batch, as a round trip, in a chain; a service; a program's start to its first result.
 
     pytest bench/calls/test_dispatch.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-    pytest bench/calls/test_dispatch.py -k ratios
+    pytest bench/calls/test_dispatch.py -m ratios
 
 The benchmark groups run one contender after the other. The `ratios` tests interleave them and print each figure with its
 spread, as a ratio pair by pair, beside the figure that flame_fast promises.

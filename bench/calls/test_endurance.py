@@ -1,6 +1,6 @@
 """What flame_fast costs over time: a long queue, an idle runner, ten million calls.
 
-    pytest bench/calls/test_endurance.py -k ratios
+    pytest bench/calls/test_endurance.py -m ratios
 
 Each figure comes from a fresh process, a driver of its own, and from /proc; beside it stand those of peers that do the same.
 """

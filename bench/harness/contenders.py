@@ -47,7 +47,7 @@ class Contender:
         return stored
 
     def reach_all_workers(self, function, argument):
-        """A call in each worker, where it lasts long enough for the others to be reached as well."""
+        """Run a call in each worker; it lasts long enough for the others to be reached as well."""
         self.map(function, [argument] * WORKERS, 1)
 
 
@@ -83,7 +83,7 @@ class FlameFast(Contender):
         return self.collect([service(stored) for _ in range(count)])
 
     def last_of(self, functions, stored):
-        """The future of a chain's last call."""
+        """Return the future of a chain's last call."""
         for function in functions:
             stored = self.service(function)(stored)
         return stored

@@ -37,7 +37,7 @@ def queue(contender, count, repeats):
 
 
 def idle(contender, seconds):
-    """(processes, their processor seconds over the idle ones, the workers' private bytes) once it has worked and rested."""
+    """Return (processes, their processor seconds over the idle ones, the workers' private bytes) after work and rest."""
     running = contender()
     running.many(contender.calls)
     time.sleep(REST_S)

@@ -40,7 +40,7 @@ def timed_with_cpu(function, *args):
 
 
 def interleaved(measures, rounds=ROUNDS):
-    """The values of each measure by name. The order turns with each round, so that nobody always follows the same one."""
+    """Return the values of each measure by name. The order turns with each round: none always follows the same one."""
     names = list(measures)
     values = {name: [] for name in names}
     for number in range(rounds):
@@ -61,7 +61,7 @@ def percentile(values, share):
 
 
 def spread(values, unit="", digits=1, scale=1):
-    """The median and, in brackets, the lowest and the highest."""
+    """Return the median and, in brackets, the lowest and the highest."""
     middle, low, high = (f"{value * scale:,.{digits}f}" for value in (median(values), min(values), max(values)))
     return f"{middle}{unit} ({low} to {high})"
 
@@ -81,7 +81,7 @@ def busy_cores():
 
 
 def in_fresh_process(function, *args):
-    """A module-level function's result, from a driver of its own: this one's heap and threads are not in its figures."""
+    """Run a module-level function in a driver of its own: this driver's heap and threads are not in its figures."""
     program = (
         f"import pickle, sys; sys.path.insert(0, {HARNESS!r})\n"
         "function, args = pickle.load(sys.stdin.buffer)\n"
@@ -111,7 +111,7 @@ def children_of():
 
 
 def tree(root):
-    """A process and all of its descendants."""
+    """Return a process and all of its descendants."""
     children, found = children_of(), [root]
     for pid in found:
         found += children.get(pid, [])
@@ -145,12 +145,12 @@ def cpu_seconds(pids):
 
 
 def private_bytes(pids):
-    """What would be free if these processes ended."""
+    """Return the bytes that would be free if these processes ended."""
     return sum(sizes["Private_Clean"] + sizes["Private_Dirty"] for sizes in map(_rollup, pids))
 
 
 def shared_bytes(pids):
-    """What these processes share, counted once."""
+    """Return the bytes that these processes share, counted once."""
     return sum(map(_rollup_field("Pss"), pids)) - private_bytes(pids)
 
 
@@ -161,7 +161,7 @@ def resident_bytes(pid="self"):
 
 
 def anonymous_bytes(pid="self"):
-    """What is a process's own: heap, and pages that it has copied of what it shares with others. Exact, page by page."""
+    """Return a process's private bytes: heap, and its copies of shared pages. Exact, page by page."""
     return _rollup(pid)["Anonymous"]
 
 

@@ -1,9 +1,9 @@
-"""What is packed, by whom, and who unpacks it again: flame_fast, Python's tarfile, GNU tar with several compressors.
+"""Contenders of packing and unpacking, and their trees: flame_fast, Python's tarfile, GNU tar with several compressors.
 
-Every contender packs the same files into one file, and does all that its user would wait for. Measured is `run` alone: what
-makes the next run possible (an empty data directory, a changed file) is `prepare`.
+Every contender packs the same files into one file, and does all that its user would wait for. Benchmarks measure `run`
+alone; `prepare` makes the next run possible (an empty data directory, a changed file).
 
-Some functions here run in processes whose memory is measured, so what only the others need is imported by them.
+Some functions here run in processes whose memory is measured. So the others import what only they need.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ LARGE_FILE = "one 1 GB file"
 EXCLUDES = ["!venv", "!*.pem"]
 LIMIT = 2 << 30
 
-#: After the last change of a tree, in seconds: nothing of it is racy any more.
+#: So many seconds after its last change, no file of a tree is racy any more.
 SETTLED_S = 2.1
 
 
@@ -43,9 +43,9 @@ class Tree:
     files, entries : int
         Without and with its directories.
     size : int
-        The files' bytes.
+        Bytes of its files.
     middle : Path
-        The file that is neither small nor large among the others.
+        The file of median size.
     """
 
     def __init__(self, path):
@@ -59,7 +59,7 @@ class Tree:
         self.middle = median_low(sized)[1]
 
     def settle(self):
-        """Until its files' times say that they have not changed since."""
+        """Wait until no file of the tree is racy any more."""
         time.sleep(max(0, self.made + SETTLED_S - time.monotonic()))
 
 
@@ -81,15 +81,15 @@ class Trees:
         return self._one(name, name, MAKERS[name])
 
     def to_change(self, name):
-        """A copy that may be changed."""
+        """Return a copy of a tree that may be changed."""
         return self._one(f"{name}, to be changed", name, lambda path: shutil.copytree(self[name].path, path, symlinks=True))
 
     def new_folder(self):
-        """An empty one beside the trees."""
+        """Return an empty folder beside the trees."""
         return _numbered(self._folder)
 
     def new_target(self):
-        """An empty folder to unpack into."""
+        """Return an empty folder to unpack into."""
         return _numbered(self._targets)
 
     def _one(self, key, name, make):
@@ -114,7 +114,7 @@ def make_standard_library(path):
 
 
 def make_small_files(path):
-    """Of 200 bytes to 4 KB, small ones more often than large."""
+    """Make files of 200 bytes to 4 KB, small ones more often than large."""
     random, text = _pseudo_text()
     for number in range(200):
         folder = path / f"part{number // 20}" / f"folder{number}"
@@ -126,7 +126,7 @@ def make_small_files(path):
 
 
 def make_large_file(path):
-    """Text and random bytes in turns; no two pieces are equal."""
+    """Make a file of text and random bytes in turns; no two pieces are equal."""
     random, text = _pseudo_text()
     path.mkdir()
     half = 4_000_000
@@ -137,7 +137,7 @@ def make_large_file(path):
 
 
 def _pseudo_text():
-    """A generator of random numbers, and some megabytes of lines, of words that are as frequent as words are."""
+    """Return a generator of random numbers, and some megabytes of text, its words as frequent as in a language."""
     from random import Random
 
     random = Random(5)
@@ -155,7 +155,7 @@ MAKERS = {
 
 
 def native_walk(folder):
-    """What counts the entries of a tree in C, built into a folder; None without a compiler."""
+    """Return a function that counts the entries of a tree in C, built into a folder; None without a compiler."""
     library = Path(folder, "walk.so")
     command = ["cc", "-O3", "-shared", "-fPIC", "-o", str(library), str(Path(__file__).parents[1] / "reference" / "walk.c")]
     try:
@@ -172,14 +172,14 @@ def native_walk(folder):
 
 
 def pack(tree, out, home):
-    """As a Runner packs."""
+    """Pack as a Runner does."""
     from flame_fast.package import pack
 
     return pack(tree, out, excludes=EXCLUDES, limit=LIMIT, home=str(home))
 
 
 class Contender:
-    """Who packs a tree into `out`.
+    """Packs a tree into `out`.
 
     Attributes
     ----------
@@ -209,7 +209,7 @@ class Contender:
 
 
 class Cold(Contender):
-    """Nothing is known of the tree."""
+    """flame_fast packs a tree for the first time."""
 
     name = "flame_fast, cold"
 
@@ -223,7 +223,7 @@ class Cold(Contender):
 
 
 class Unchanged(Contender):
-    """It was packed before, and is what it was."""
+    """flame_fast packs a tree again that has not changed."""
 
     name = "flame_fast, unchanged"
 
@@ -235,7 +235,7 @@ class Unchanged(Contender):
         self._index = self.index()
 
     def index(self):
-        """Identifies what it knows."""
+        """Return the inode of the stored index."""
         (path,) = self.home.glob("packed/*.index")
         return path.stat().st_ino
 
@@ -249,7 +249,7 @@ class Unchanged(Contender):
 
 
 class Changed(Contender):
-    """One file of it has changed: each time what is known is how the tree was before the first change."""
+    """flame_fast packs a tree again after one file has changed, each time from the package before the first change."""
 
     name = "flame_fast, one file changed"
     changes = True
@@ -267,7 +267,7 @@ class Changed(Contender):
     def prepare(self):
         super().prepare()
         shutil.rmtree(self.home, ignore_errors=True)
-        shutil.copytree(self.first_home, self.home, copy_function=os.link)  # packages are told by their inodes
+        shutil.copytree(self.first_home, self.home, copy_function=os.link)  # an index names its package by inode
         data = bytearray(self.file.read_bytes()[-1:])
         with open(self.file, "r+b") as file:
             file.seek(-1, os.SEEK_END)
@@ -277,7 +277,7 @@ class Changed(Contender):
         self.info = pack(self.tree.path, self.out, self.home)
 
     def its_block(self):
-        """What reads, hashes and compresses the block that the changed file is in, as `run` does."""
+        """Return a function that reads, hashes and compresses the block of the changed file, as `run` does."""
         from flame_fast.kernels import archive
 
         from flame_fast.package import block_format
@@ -372,12 +372,12 @@ CONTENDERS = {contender.name: contender for contender in (*OURS, *PEERS)}
 
 
 def missing(contender):
-    """The commands that a contender needs and that are not installed."""
+    """Return the commands that a contender needs and that are not installed."""
     return [command for command in contender.needs if shutil.which(command) is None]
 
 
 def environment():
-    """Python keeps byte code, as it does for users."""
+    """Return an environment in which Python keeps byte code, as it does for users."""
     return {name: value for name, value in os.environ.items() if name != "PYTHONDONTWRITEBYTECODE"}
 
 
@@ -385,7 +385,7 @@ def environment():
 
 
 class Unpacking(Contender):
-    """Who unpacks what we have packed into an empty directory."""
+    """Unpacks a package of flame_fast into an empty directory."""
 
     def __init__(self, trees, tree):
         super().__init__(trees, tree)
@@ -398,7 +398,7 @@ class Unpacking(Contender):
         self.target.mkdir()
 
     def unpacked(self):
-        """Where."""
+        """Return the unpacked tree."""
         return self.target
 
 
@@ -413,7 +413,7 @@ class OursFresh(Unpacking):
 
 
 class OursAfterPrevious(OursFresh):
-    """What it was before one of its files has changed is there."""
+    """flame_fast unpacks beside the tree of the version before one file changed."""
 
     name = "flame_fast, the previous version there"
     changes = True
@@ -451,7 +451,7 @@ UNPACKERS = {unpacker.name: unpacker for unpacker in (OursFresh, OursAfterPrevio
 
 
 def ensure_unpacked(info, home):
-    """As a worker unpacks, but that nothing keeps the tree."""
+    """Unpack as a worker does, but keep no lock on the tree."""
     from flame_fast.package import unpacking
 
     tree = unpacking.ensure_unpacked(info.path, info.digest, home)
@@ -463,14 +463,14 @@ def ensure_unpacked(info, home):
 
 
 def peak_of_packing(tree, out, home):
-    """(bytes before, at most)."""
+    """Return the process's peak memory in bytes before and after."""
     before = peak_bytes()
     pack(tree, out, home)
     return before, peak_bytes()
 
 
 def peak_of_unpacking(archive, digest, home):
-    """(bytes before, at most)."""
+    """Return the process's peak memory in bytes before and after."""
     from flame_fast.package.unpacking import ensure_unpacked
 
     before = peak_bytes()
@@ -479,6 +479,6 @@ def peak_of_unpacking(archive, digest, home):
 
 
 def peak_bytes():
-    """The most memory that this process has had so far, its libraries included."""
+    """Return the peak memory of this process so far, its libraries included."""
     lines = Path("/proc/self/status").read_text().splitlines()
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:"))

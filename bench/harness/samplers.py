@@ -67,7 +67,7 @@ def numba_prange(points):
 
 
 def by_hand(folder):
-    """The kernel in C with intrinsics, built into a folder: counts like `estimate_batch(points, seed)`, on one thread.
+    """Build the kernel in C with intrinsics: it counts like `estimate_batch(points, seed)`, on one thread.
 
     Returns None where there is no compiler, or neither AVX-512 nor AVX2.
     """

@@ -31,7 +31,7 @@ def pause_with_numpy(seconds):
 
 
 def of_inherited(function):
-    """What a function makes of the inherited array; an array takes its place, so that the next task finds it there."""
+    """Apply a function to the inherited array; an array takes its place, so that the next task finds it there."""
     result = function(inherited)
     if getattr(result, "shape", None) != inherited.shape:
         return result
@@ -85,7 +85,7 @@ def copy_and_write(value):
 
 
 def done(function, value):
-    """A task that returns nothing of what it did."""
+    """Run a task that returns nothing of what it did."""
     function(value)
 
 

@@ -1,7 +1,7 @@
 """What a random point costs: the kernel beside NumPy, Numba's own generator and the same kernel by hand; the pi example.
 
     pytest bench/kernels/test_kernels.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-    pytest bench/kernels/test_kernels.py -k ratios
+    pytest bench/kernels/test_kernels.py -m ratios
 
 The benchmark groups run one contender after the other. The `ratios` tests interleave them and print each figure with its
 spread, as a ratio pair by pair, beside the figure that flame_fast promises.

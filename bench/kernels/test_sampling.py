@@ -1,7 +1,7 @@
 """What a random number costs: arrays of them beside NumPy's generators, and the two that could have been the kernels' own.
 
 pytest bench/kernels/test_sampling.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
-pytest bench/kernels/test_sampling.py -k ratios
+pytest bench/kernels/test_sampling.py -m ratios
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def test_ratios_arrays(report):
 
 @numba.njit
 def by_state(key, out):
-    """The generator that was taken: lanes of xoshiro256++."""
+    """Draw from the generator that was taken: lanes of xoshiro256++."""
     s0, s1, s2, s3 = lanes_of(key, 0, PI_DOMAIN)
     for start in range(0, out.size, LANES):
         words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
@@ -86,7 +86,7 @@ def by_state(key, out):
 
 @numba.njit
 def by_counter(key, out):
-    """The other one: the cipher itself, of a counter; four vectors of words a time."""
+    """Draw from the other one: the cipher itself, of a counter; four vectors of words a time."""
     lanes = LANE_NUMBERS()
     for step in range(out.size // (4 * LANES)):
         place = like(lanes, np.uint64(step))

@@ -1,4 +1,4 @@
-"""What packaging costs: a directory packed and unpacked, by flame_fast, by Python's tarfile, by GNU tar and compressors.
+"""Packaging speed: a directory packed and unpacked by flame_fast, by Python's tarfile, by GNU tar and compressors.
 
     pytest bench/package/test_packaging.py --benchmark-group-by=group --benchmark-columns=min,median,max,rounds
     pytest bench/package/test_packaging.py -k ratios
@@ -60,13 +60,13 @@ def trees(tmp_path_factory):
 
 
 def in_memory():
-    """Whether there is a file system in memory for what is unpacked."""
+    """Return whether there is a file system in memory to unpack into."""
     return os.path.isdir(MEMORY) and shutil.disk_usage(MEMORY).free > 4 << 30
 
 
 @pytest.fixture(scope="module")
 def level_9(trees):
-    """Tarfile at level 9, measured once for each tree: its seconds, and the package's bytes."""
+    """Measure tarfile at level 9, once for each tree; return its seconds, and the package's bytes."""
 
     @cache
     def packed(tree):
@@ -83,7 +83,7 @@ def started(known, name, trees, tree):
 
 
 def installed(known, names, trees, tree):
-    """Contenders by name, without those that cannot run here."""
+    """Return contenders by name, without those that cannot run here."""
     return {name: known[name](trees, tree) for name in names if not packers.missing(known[name])}
 
 
@@ -92,7 +92,7 @@ def rounds_of(name, tree):
 
 
 def measured(contenders, tree):
-    """Seconds by name: those of as many rounds are interleaved, the fast ones first."""
+    """Return seconds by name. Contenders with equally many rounds are interleaved, the fast ones first."""
     seconds = {}
     for rounds in sorted({rounds_of(name, tree) for name in contenders}, reverse=True):
         together = {name: one.seconds for name, one in contenders.items() if rounds_of(name, tree) == rounds}
@@ -101,7 +101,7 @@ def measured(contenders, tree):
 
 
 def over(upper, lower):
-    """Ratios, pair by pair, or with the median of whoever had fewer rounds."""
+    """Return ratios, pair by pair, or with the median of the contender that had fewer rounds."""
     if len(upper) < len(lower):
         upper = [median(upper)] * len(lower)
     elif len(lower) < len(upper):
@@ -139,7 +139,7 @@ def test_unpacking(benchmark, trees, tree, name):
 
 
 def names_in(package):
-    """Of the files in it; the project file that we add does not count."""
+    """Return the paths of a package's files, without the project file that flame_fast adds."""
     with tarfile.open(package) as tar:
         return {os.path.normpath(member.name) for member in tar if not member.isdir()} - {"pyproject.toml"}
 
@@ -273,7 +273,7 @@ runpy.run_path(script, run_name="__main__")
 
 
 def entering(folder, directory, script, known):
-    """Seconds in `pack` of a start of the pi example, in a fresh data directory unless another start is `known`."""
+    """Return the seconds in `pack` at a start of the pi example, in a fresh data directory or, if `known`, in a used one."""
     home = folder / "known" if known else Path(tempfile.mkdtemp(dir=folder))
     settings = {"FLAME_FAST_HOME": str(home), "PI_NUM_BATCHES": "1", "PI_SAMPLES_PER_BATCH": "1"}
     command = [sys.executable, "-c", ENTERING, folder / "seconds", script]
@@ -323,7 +323,7 @@ SAMPLE_BYTES = 16 << 20
 
 
 def libraries():
-    """What deflates a block, by name; None for what is not installed."""
+    """Return functions that deflate a block, by name; None for a library that is not installed."""
 
     def of(module, make):
         try:
@@ -353,7 +353,7 @@ def libraries():
 
 
 def sample(path, length):
-    """Blocks of a tar of a directory, from all over it."""
+    """Return blocks of a tar of a directory, spread over all of it."""
     buffer = io.BytesIO()
     with tarfile.open(fileobj=buffer, mode="w") as tar:
         tar.add(path, arcname="")
@@ -363,7 +363,7 @@ def sample(path, length):
 
 
 def test_libraries(trees, report):
-    """One after the other on one core, each block on its own, as we compress."""
+    """Libraries run one after the other on one core, each block on its own, as flame_fast compresses."""
     noise = Random(6).randbytes(SAMPLE_BYTES)
     known = libraries()
     compressors = {name: compress for name, compress in known.items() if compress is not None}

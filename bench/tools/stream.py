@@ -21,7 +21,7 @@ BLOCKS_AT_ONCE = 32
 
 @njit
 def fill_blocks(key, first, out):
-    """Fills `out` with the words of consecutive streams."""
+    """Fill `out` with the words of consecutive streams."""
     for block in range(out.size // BLOCK_WORDS):
         rng.fill_words(rng.stream(key, first + block), out[block * BLOCK_WORDS : (block + 1) * BLOCK_WORDS])
 

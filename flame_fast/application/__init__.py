@@ -1,1 +1,1 @@
-"""An application's life: registered on entry, undone on exit; who is alive, and where packages are kept."""
+"""Applications: their lifecycle, their registry, the liveness of their owners, the storage of their packages."""

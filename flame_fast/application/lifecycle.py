@@ -1,19 +1,18 @@
-"""An application's life: enter, and leave nothing behind.
+"""Lifecycle of an application: acquire a lease on it, release the lease, leave nothing behind.
 
     check arguments | own a token | write it down | package | write that down | upload | register
-                      ownership     registry        package   registry          storage  registry
+                      liveness      registry        package   registry          storage  registry
 
-Whatever is made is named in the registry before it is made (its package, its temporary directory by its
-token), so whoever looks later finds it: `Tenancy.release` at the end, `release_owner` in a process that saw
-the owner die, or the next one to enter. All three do the same, in the same order, and may do it at once or
-again after one of them was cut off anywhere:
+The registry names what an owner makes before the owner makes it (its package, its temporary directory by its token). So the
+clean-up finds everything, wherever it runs: `ApplicationLease.release` at the end, `release_owner` in a process that saw the
+owner die, or the next `acquire_application`. All three take the same steps in the same order. Two may run at once, and one
+that is cut off anywhere is done again:
 
-    1. one transaction: the owner's row goes, the application's with the last owner, the package with the
-    last that has it.
-       The file is removed inside the transaction: who wants to upload the same package waits, and puts it
-       there anew
-    2. the temporary directory
-    3. the lock file; while it is there, the next one to enter still looks for what is left of 1 and 2
+    1. one transaction: the owner's row goes; with the last owner the application's row; with the last owner of a package its
+       file. The file is removed inside the transaction: an owner that is about to upload the same package waits, then
+       uploads it anew
+    2. the temporary directory goes
+    3. the lock file goes; as long as it is there, the next `acquire_application` repeats 1 and 2
 """
 
 from __future__ import annotations
@@ -24,8 +23,9 @@ import functools
 import os
 
 from flame_fast.application import liveness
-from flame_fast.application.registry import ApplicationAttributes, Registry, get_application
-from flame_fast.application.registry import check_name as check_name
+from flame_fast.application.registry import ApplicationAttributes, get_application
+from flame_fast.application.registry.database import Registry
+from flame_fast.application.registry.validation import check_name
 from flame_fast.application.storage import Storage, open_storage
 from flame_fast.config import FlameContext, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from flame_fast.package.packing import PackageInfo
 
 
-class Tenancy:
-    """One Runner's stay in an application, made by `enter_application`.
+class ApplicationLease:
+    """One Runner's lease on an application, made by `acquire_application`.
 
     Attributes
     ----------
@@ -60,11 +60,11 @@ class Tenancy:
     home : str
         The data directory.
     attributes : ApplicationAttributes
-        What this owner registers; in an application that it joined, what it would have registered.
+        What this owner registers; if it joined the application, what it would have registered.
 
     Notes
     -----
-    `release` may be called from any thread; in a forked child it does nothing, for the child owns nothing.
+    `release` may be called from any thread; in a forked child it does nothing, since the child owns nothing.
     """
 
     __slots__ = ("name", "directory", "archive", "digest", "token", "home", "attributes", "_package", "_lock")
@@ -81,10 +81,10 @@ class Tenancy:
         self._lock = _thread.allocate_lock()
 
     def __repr__(self) -> str:
-        return f"Tenancy(name={self.name!r}, token={self.token!r}, archive={self.archive!r})"
+        return f"ApplicationLease(name={self.name!r}, token={self.token!r}, archive={self.archive!r})"
 
     def unpack_plan(self, sys_path: Iterable[str]) -> dict[str, Any]:
-        """Say what a worker needs in order to import what the driver imports.
+        """Return what a worker needs to import what the driver imports.
 
         Parameters
         ----------
@@ -94,9 +94,8 @@ class Tenancy:
         Returns
         -------
         dict
-            For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Also names the
-            owner, for `release_owner`: keys ``home``, ``token``, ``name``, ``directory``, ``archive``,
-            ``digest``, ``sys_path``.
+            For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Keys: ``home`` and
+            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``sys_path``.
         """
         assert self._package is not None
         parts = split_sys_path(sys_path, self.directory, self._package.holds)
@@ -111,9 +110,9 @@ class Tenancy:
         }
 
     def release(self) -> None:
-        """Leave: the application goes with its last owner, the package with the last that has it.
+        """Release the lease: the application goes with its last owner, the package with its last one.
 
-        May be called again. Does nothing in a forked child.
+        Idempotent. Does nothing in a forked child.
         """
         with self._lock:
             if not liveness.holds(self.token):
@@ -123,18 +122,18 @@ class Tenancy:
                     _remove(registry, self.token)
                 _remove_temporary(self.home, self.token)
             finally:
-                # Also when the registry failed: what is left is then reclaimed as a dead owner's.
+                # Also when the registry failed: the next owner then reclaims what is left.
                 liveness.release(self.home, self.token)
 
 
-def enter_application(
+def acquire_application(
     name: str,
     *,
     fail_if_exists: bool = False,
     dependencies: Iterable[str] | None = None,
     python_version: str | None = None,
     context: FlameContext | None = None,
-) -> Tenancy:
+) -> ApplicationLease:
     """Package the current directory, upload it, and register the application or join it.
 
     Parameters
@@ -142,7 +141,7 @@ def enter_application(
     name : str
         1 to 253 characters; none of ``/ \\ ..``, no control characters, not starting with ``.`` or ``-``.
     fail_if_exists : bool
-        Whether an application of that name, unless its owners are all dead, is an error.
+        Whether an application of that name is an error, unless its owners are all dead.
     dependencies : iterable of str, optional
         Requirements that must be installed.
     python_version : str, optional
@@ -152,15 +151,14 @@ def enter_application(
 
     Returns
     -------
-    Tenancy
-        To be given back by `Tenancy.release`; should the process end without that, by the next to enter.
+    ApplicationLease
+        `ApplicationLease.release` gives it back; if the process ends without that, the next `acquire_application` does.
 
     Raises
     ------
     FlameError
-        ``INVALID_ARGUMENT`` and ``NOT_FOUND`` about the arguments, before anything is written;
-        ``INVALID_CONFIG``; ``ALREADY_EXISTS``. What fails after that names its step (packaging, uploading,
-        registering); nothing is left.
+        ``INVALID_ARGUMENT`` and ``NOT_FOUND`` about the arguments, before anything is written; ``INVALID_CONFIG``;
+        ``ALREADY_EXISTS``. A later failure names its step (packaging, uploading, registering); nothing is left.
     """
     check_name(name)
     listed = check_dependencies(dependencies, python_version)
@@ -171,22 +169,22 @@ def enter_application(
     with _step("packaging", name):
         directory = _current_directory()
         _check_directory(directory, home, storage)
-    tenancy = Tenancy(name, directory, home, liveness.acquire(home))
+    lease = ApplicationLease(name, directory, home, liveness.acquire(home))
     try:
-        _enter(tenancy, context, storage, listed, fail_if_exists)
+        _acquire(lease, context, storage, listed, fail_if_exists)
     except BaseException:
-        tenancy.release()
+        lease.release()
         raise
-    return tenancy
+    return lease
 
 
 def check_nested(name: str, outer: str, fail_if_exists: bool, dependencies: Any, python_version: Any) -> None:
-    """What a Runner inside a task asks for, as far as it means something there: it enters nothing itself.
+    """Check the arguments of a Runner inside a task, which acquires no application.
 
     Raises
     ------
     FlameError
-        ``ALREADY_EXISTS``, ``NOT_FOUND`` or ``INVALID_ARGUMENT``, as `enter_application` does.
+        ``ALREADY_EXISTS``, ``NOT_FOUND`` or ``INVALID_ARGUMENT``, as `acquire_application` does.
     """
     check_dependencies(dependencies, python_version)
     if fail_if_exists and (name == outer or get_application(name) is not None):
@@ -197,26 +195,26 @@ def check_nested(name: str, outer: str, fail_if_exists: bool, dependencies: Any,
 
 
 def release_owner(home: str, token: str) -> None:
-    """Clean up after an owner that has died; nothing happens if it lives, or if somebody did it already.
+    """Clean up after a dead owner. Idempotent; does nothing while the owner lives.
 
     Parameters
     ----------
     home, token : str
-        Those of its `Tenancy`.
+        Those of its `ApplicationLease`.
     """
     if not liveness.is_alive(home, token):
         with Registry(home) as registry:
-            _bury(registry, [token])
+            _reap(registry, [token])
 
 
-def _enter(
-    tenancy: Tenancy,
+def _acquire(
+    lease: ApplicationLease,
     context: FlameContext,
     storage: Storage,
     dependencies: list[str],
     fail_if_exists: bool,
 ) -> None:
-    name, home, token = tenancy.name, tenancy.home, tenancy.token
+    name, home, token = lease.name, lease.home, lease.token
     with Registry(home) as registry:
         with _step("registering", name):
             _reclaim(registry)
@@ -224,12 +222,12 @@ def _enter(
                 registry.check_free(name, fail_if_exists)  # the answer that counts is enroll's
                 attributes = _template(registry, context.runner.template)
                 default = context.package.storage is None
-                registry.add_owner(token, name, tenancy.directory, None if default else storage.directory)
+                registry.add_owner(token, name, lease.directory, None if default else storage.directory)
         with _step("packaging", name):
             temporary = _temporary(home, token)
             os.makedirs(temporary, mode=0o700)
             package = pack(
-                tenancy.directory,
+                lease.directory,
                 temporary,
                 name=name,
                 excludes=context.package.excludes,
@@ -245,18 +243,18 @@ def _enter(
             _upload(storage, package, token)
             _remove_temporary(home, token)
         attributes.url = url
-        attributes.working_directory = tenancy.directory
+        attributes.working_directory = lease.directory
         with _step("registering", name), registry.transaction():
             registry.enroll(token, name, attributes, fail_if_exists=fail_if_exists)
-    tenancy.archive = os.path.join(storage.directory, package.name)
-    tenancy.digest = package.digest
-    tenancy.attributes = attributes
-    tenancy._package = package
+    lease.archive = os.path.join(storage.directory, package.name)
+    lease.digest = package.digest
+    lease.attributes = attributes
+    lease._package = package
 
 
 @contextlib.contextmanager
 def _step(step: str, name: str) -> Iterator[None]:
-    """Let what goes wrong say at which step it did."""
+    """Name the step in front of an error's message."""
     try:
         yield
     except FlameError as error:
@@ -276,7 +274,7 @@ def _current_directory() -> str:
 
 
 def _check_directory(directory: str, home: str, storage: Storage) -> None:
-    """Refuse to package our own directories."""
+    """Refuse to package the directories that flame_fast keeps."""
     for what, path in (("data directory", home), ("storage directory", storage.directory)):
         if os.path.realpath(path) == os.path.realpath(directory):
             raise FlameError(
@@ -308,30 +306,31 @@ def _upload(storage: Storage, package: PackageInfo, token: str) -> None:
         ) from error
 
 
-# Clean-up
+# ---- clean-up -------------------------------------------------------------------------------------------------------
 
 
 def _reclaim(registry: Registry) -> None:
-    """Clean up after every owner that has died, whatever its application."""
+    """Clean up after every dead owner, whatever its application."""
     home = registry.home
     # Rows first, locks second: an owner has its lock before its row, so one that has a row and no lock is dead for good.
     owners = {owner.token for owner in registry.owners()}
     dead = [token for token in owners if not liveness.is_alive(home, token)]
     if dead:
-        _bury(registry, dead)
-    # A lock file without a row: just made, or left by one that died on its way in or out.
+        _reap(registry, dead)
+    # A lock file without a row: just made, or left by an owner that died while it entered or left.
     for token in liveness.tokens(home):
         if token not in owners and not liveness.is_alive(home, token):
-            liveness.bury(home, token, functools.partial(_remove_temporary, home, token))
+            liveness.reap(home, token, functools.partial(_remove_temporary, home, token))
 
 
-def _bury(registry: Registry, tokens: list[str]) -> None:
+def _reap(registry: Registry, tokens: list[str]) -> None:
+    """Remove what dead owners have left: see the top of this file."""
     with registry.transaction():
         for token in tokens:
             _remove(registry, token)
     for token in tokens:
         _remove_temporary(registry.home, token)
-        liveness.bury(registry.home, token)
+        liveness.reap(registry.home, token)
 
 
 def _remove(registry: Registry, token: str) -> None:
@@ -342,10 +341,10 @@ def _remove(registry: Registry, token: str) -> None:
         storage = Storage(owner.storage) if owner.storage is not None else open_storage(None, registry.home)
         storage.discard(owner.package, token)
         if not registry.is_package_used(owner):
-            # Before the transaction ends: whoever wants to upload the same one waits for that end.
+            # Before the transaction ends: an owner that wants to upload the same package waits for that end.
             storage.remove(owner.package)
     except OSError as error:
-        # The rest of the clean-up matters more than one file that somebody made undeletable.
+        # The rest of the clean-up matters more than one file that a user made undeletable.
         warn_user(f"cannot delete the package {owner.url!r}: {error.strerror}; delete it by hand")
 
 
@@ -354,7 +353,7 @@ def _temporary(home: str, token: str) -> str:
 
 
 def _remove_temporary(home: str, token: str) -> None:
-    """Remove what `pack` may have left; only files lie in there."""
+    """Remove what `pack` may have left: a directory of files only."""
     directory = _temporary(home, token)
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(directory):

@@ -1,23 +1,24 @@
-"""Who is alive: one lock file per owner, held for as long as its process lives.
+"""Liveness of owners: one lock file per owner, locked for as long as its process lives.
 
-An owner is a Runner of some process. It holds a POSIX record lock on ``<home>/owners/<token>.lock``; the
-kernel drops the lock when the process ends, however it ends, and shows it to every process of this kernel
-that sees the file. So an owner in another container is seen alive, where its process id would say nothing.
+An owner is a Runner of some process. It holds a POSIX record lock on ``<home>/owners/<token>.lock``. The kernel drops the
+lock when the process ends, however it ends, and shows it to every process of this kernel that sees the file. So an owner in
+another container is seen alive, where its process id would say nothing.
 
 Guarantees
-    A token of a living process is alive to everybody; that of a dead one is dead at the latest when its
-    process is reaped. A forked child holds nothing of its parent's.
+    A living process's token is alive to every process; a dead process's token is dead at the latest when the process is
+    reaped. A forked child holds no lock of its parent.
 Assumes
-    A file system whose record locks work between those who share it (all local ones; NFS with its lock
-    daemon).
+    A file system whose record locks work between the processes that share it (all local ones; NFS with its lock daemon).
 Rejected
-    ``flock``: it is inherited by fork, so a user's child would keep its dead parent alive. The process id
-    with its start time: another container's number means nothing here.
+    ``flock``: it is inherited by fork, so a user's child would keep its dead parent alive. The process id with its start
+    time: another container's number means nothing here.
 
-Two traps, and what is done about them. A process loses its record locks on a file when it closes *any*
-descriptor of that file: so a process never opens the lock files of its own tokens (`_held`). A lock file
-exists for a moment before it is locked: so whoever removes one that nobody registered takes its lock first,
-and the maker looks, once it has the lock, whether its file is still there.
+Two traps:
+
+- A process loses its record locks on a file when it closes *any* descriptor of that file. So a process never opens the lock
+  files of its own tokens (`_held`).
+- A lock file exists for a moment before it is locked. So the clean-up takes a file's lock before it removes the file, and
+  the owner, once it has the lock, checks that its file is still there.
 """
 
 from __future__ import annotations
@@ -27,15 +28,17 @@ import contextlib
 import fcntl
 import os
 
+from flame_fast.package.file_lock import still_names
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: This process's own tokens, and the descriptor that holds each lock (-1 while it is being made).
 _held: dict[str, int] = {}
-"""This process's own tokens and the descriptor that holds each lock (-1 while it is being made)."""
 
+#: Held while another owner's lock file is open: another thread's close would drop the lock that `reap` took.
 _looking = _thread.allocate_lock()
-"""Held while somebody else's lock file is open: another thread's close would drop what `bury` took."""
 
 
 def _forget_parent() -> None:
@@ -52,25 +55,27 @@ os.register_at_fork(after_in_child=_forget_parent)
 
 
 def owners_directory(home: str) -> str:
+    """Return the directory of the lock files."""
     return os.path.join(home, "owners")
 
 
 def lock_path(home: str, token: str) -> str:
-    return os.path.join(home, "owners", token + ".lock")
+    """Return a token's lock file."""
+    return os.path.join(owners_directory(home), token + ".lock")
 
 
 def acquire(home: str) -> str:
-    """Become an owner: return a fresh token whose lock this process holds until `release` or its end."""
+    """Return a fresh token whose lock this process holds until `release`, or until its end."""
     token = os.urandom(12).hex()
     path = lock_path(home, token)
-    # Before the file exists, so that another thread's sweep, which lists files first, finds the token here.
+    # Before the file exists, so that another thread's clean-up, which lists files first, finds the token here.
     _held[token] = -1
     try:
         while True:
             descriptor = _open_lock(path)
-            fcntl.lockf(descriptor, fcntl.LOCK_EX)  # waits only for a sweep that is about to unlink the file
+            fcntl.lockf(descriptor, fcntl.LOCK_EX)  # waits only for a clean-up that is about to unlink the file
             _held[token] = descriptor
-            if _is_file(path, descriptor):
+            if still_names(path, descriptor):
                 return token
             os.close(descriptor)
             _held[token] = -1
@@ -88,26 +93,17 @@ def _open_lock(path: str) -> int:
         return os.open(path, flags, 0o600)
 
 
-def _is_file(path: str, descriptor: int) -> bool:
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(descriptor)
-    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
-
-
 def holds(token: str) -> bool:
-    """Whether this very process is the owner (a forked child is not)."""
+    """Return whether this very process is the owner (a forked child is not)."""
     return token in _held
 
 
 def release(home: str, token: str) -> None:
-    """Stop being an owner; a token that is not this process's, or no longer, is left alone."""
+    """Give a token's lock back; a token that this process does not hold is left alone."""
     descriptor = _held.get(token)
     if descriptor is None:
         return
-    # The file goes before the lock does: nobody can see the token dead and its file there.
+    # The file goes before the lock does: no process can see the token dead and its file there.
     _unlink(lock_path(home, token))
     if descriptor >= 0:
         os.close(descriptor)
@@ -115,7 +111,7 @@ def release(home: str, token: str) -> None:
 
 
 def is_alive(home: str, token: str) -> bool:
-    """Whether the token's owner lives: here, on this kernel, or wherever the file system's locks reach."""
+    """Return whether the token's owner lives: here, on this kernel, or wherever the file system's locks reach."""
     if token in _held:
         return True
     with _looking:
@@ -124,7 +120,7 @@ def is_alive(home: str, token: str) -> bool:
         except FileNotFoundError:
             return False
         except PermissionError:
-            return True  # somebody else's file in a shared directory: not ours to bury
+            return True  # another user's file in a shared directory: not ours to reap
         try:
             return _is_locked(descriptor)
         finally:
@@ -132,11 +128,10 @@ def is_alive(home: str, token: str) -> bool:
 
 
 def _is_locked(descriptor: int) -> bool:
-    """Ask, without taking: a look that took the lock would make a dead owner seem alive to the next look."""
+    """Ask without taking: a look that took the lock would make a dead owner seem alive to the next look."""
     import struct
 
-    # struct flock of 64-bit Linux: type, whence, start, length (0: all), pid; "0q" adds the padding at its
-    # end.
+    # struct flock of 64-bit Linux: type, whence, start, length (0: all), pid; "0q" adds the padding at its end.
     layout = "hhqqi0q"
     answer = fcntl.fcntl(descriptor, fcntl.F_GETLK, struct.pack(layout, fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0))
     kind: int = struct.unpack(layout, answer)[0]
@@ -144,7 +139,7 @@ def _is_locked(descriptor: int) -> bool:
 
 
 def tokens(home: str) -> list[str]:
-    """The tokens that have a lock file, dead ones too."""
+    """Return the tokens that have a lock file, those of dead owners too."""
     try:
         names = os.listdir(owners_directory(home))
     except FileNotFoundError:
@@ -152,19 +147,19 @@ def tokens(home: str) -> list[str]:
     return [name[: -len(".lock")] for name in names if name.endswith(".lock")]
 
 
-def bury(home: str, token: str, clean: Callable[[], None] | None = None) -> bool:
+def reap(home: str, token: str, clean: Callable[[], None] | None = None) -> bool:
     """Remove the lock file of a dead owner.
 
     Parameters
     ----------
     home, token : str
     clean : callable, optional
-        What to do first, while nobody can become the owner.
+        Called first, while no process can become the owner.
 
     Returns
     -------
     bool
-        False, and nothing done, when the owner turns out to live.
+        False, and nothing done, if the owner lives after all.
     """
     if token in _held:
         return False
@@ -173,13 +168,13 @@ def bury(home: str, token: str, clean: Callable[[], None] | None = None) -> bool
         try:
             descriptor = os.open(path, os.O_RDWR | os.O_CLOEXEC)
         except OSError as error:
-            # Gone: whoever removed it has cleaned first, and a maker may be at it again.
+            # Gone: the process that removed it has cleaned first, and an owner may be making it again.
             return isinstance(error, FileNotFoundError)
         try:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if clean is not None:
                 clean()
-            # With the lock: a maker between its open and its lock waits for us, then sees its file gone.
+            # With the lock: an owner between its open and its lock waits for us, then sees its file gone.
             _unlink(path)
         except OSError:
             return False

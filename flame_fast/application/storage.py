@@ -1,4 +1,4 @@
-"""Where packages are kept: a directory, named by a ``file://`` URL, or the one in the data directory."""
+"""Storage of packages: a directory that a ``file://`` URL names, or the one in the data directory."""
 
 from __future__ import annotations
 
@@ -18,8 +18,9 @@ class Storage:
     directory : str
         The directory, absolute.
 
-    Notes ----- Safe from many processes at once: a package appears whole or not at all, and putting it
-    there twice changes nothing.
+    Notes
+    -----
+    Safe from many processes at once: a package appears whole or not at all, and putting it there twice changes nothing.
     """
 
     __slots__ = ("directory",)
@@ -28,7 +29,7 @@ class Storage:
         self.directory = directory
 
     def url(self, name: str) -> str:
-        """The URL that the package of this name has here."""
+        """Return the URL that a package of this name has here."""
         return _SCHEME + os.path.join(self.directory, name)
 
     def upload(self, path: str, name: str, tag: str = "") -> str:
@@ -37,11 +38,11 @@ class Storage:
         Parameters
         ----------
         path : str
-            The file; it stays where it is.
+            The file; it stays in its place.
         name : str
-            Its name here; what is there under that name is replaced.
+            Its name here; a package that has that name is replaced.
         tag : str
-            Tells the unfinished copies of several processes apart, and lets `discard` find this one.
+            Tells the unfinished copies of several processes apart; `discard` finds this one by it.
 
         Returns
         -------
@@ -65,15 +66,15 @@ class Storage:
         return self.url(name)
 
     def delete(self, url: str) -> None:
-        """Remove a package by its URL; one that is not there is no error."""
+        """Remove a package by its URL, if it is there."""
         self.remove(os.path.basename(url))
 
     def remove(self, name: str) -> None:
-        """Remove a package by its name; one that is not there is no error."""
+        """Remove a package by its name, if it is there."""
         _unlink(os.path.join(self.directory, name))
 
     def discard(self, name: str, tag: str) -> None:
-        """Remove what an upload that was cut off has left."""
+        """Remove the unfinished copy of an upload that was cut off."""
         _unlink(self._part(name, tag))
 
     def _part(self, name: str, tag: str) -> str:
@@ -86,16 +87,14 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     Parameters
     ----------
     url : str or None
-        ``file://DIR``, an existing directory; None for the default, ``packages`` in the data directory,
-        which is made.
+        ``file://DIR``, an existing directory; None for the default, ``packages`` in the data directory, which is made.
     home : str or path-like
         The data directory.
 
     Raises
     ------
     FlameError
-        ``INVALID_CONFIG``: an unknown scheme, a directory that is missing or none, a path that is not
-        absolute.
+        ``INVALID_CONFIG``: an unknown scheme, a directory that is missing or none, a path that is not absolute.
     """
     if url is None:
         directory = os.path.join(os.fspath(home), "packages")
@@ -103,10 +102,10 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
         return Storage(directory)
     if not url.startswith(_SCHEME):
         hint = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
-        raise _invalid(f"package.storage {url!r} has an unknown scheme; known: file://DIR{hint}")
+        raise _invalid(f"package.storage: expected {_SCHEME}DIR, got {url!r}{hint}")
     directory = os.path.expanduser(url.removeprefix(_SCHEME).removeprefix("localhost"))
     if not os.path.isabs(directory):
-        raise _invalid(f"package.storage {url!r} names no absolute path; write file:///, the path, and nothing else")
+        raise _invalid(f"package.storage: expected {_SCHEME} and an absolute path, got {url!r}")
     if "%" in directory and not os.path.isdir(directory):
         from urllib.parse import unquote
 
@@ -114,7 +113,7 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise _invalid(f"package.storage {url!r}: {directory!r} {what}; make it, or name another directory")
-    # One spelling for one directory: packages are compared by where they lie.
+    # One spelling for one directory: the registry compares packages by their directory.
     return Storage(os.path.realpath(directory))
 
 

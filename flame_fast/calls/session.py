@@ -1,4 +1,4 @@
-"""Names for a service's session: chosen by the object, or made up."""
+"""Session names of a service: chosen by its object, or made up."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: Most characters of a session's name.
 LONGEST_NAME = 128
-ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"  # 32 of them, none easily taken for another
+
+#: Characters of a name made up: 32, none easily taken for another.
+ALPHABET = "abcdefghijkmnpqrstuvwxyz23456789"
 
 
 class SessionContext:
-    """Put on an execution object as `_session_context` to name its session.
+    """Names of an execution object's session, as the object's attribute `_session_context`.
 
     Parameters
     ----------
@@ -36,9 +39,9 @@ class SessionContext:
             if value is None:
                 continue
             if not isinstance(value, str):
-                raise ValueError(f"{name} must be a string, got {value!r}")
+                raise ValueError(f"{name}: expected a string, got {value!r}")
             if not 1 <= len(value) <= LONGEST_NAME:
-                raise ValueError(f"{name} must have 1 to {LONGEST_NAME} characters, got {len(value)}")
+                raise ValueError(f"{name}: expected 1 to {LONGEST_NAME} characters, got {len(value)}")
         self.session_id = session_id
         self.application_name = application_name
 
@@ -47,17 +50,20 @@ class SessionContext:
 
 
 def named_session(execution_object: Any) -> str | None:
-    """The session id that an execution object asks for, None if it leaves it to the runner."""
+    """Return the session id that an execution object asks for, None if it leaves it to the runner."""
     context = getattr(execution_object, "_session_context", None)
     return context.session_id if isinstance(context, SessionContext) else None
 
 
 def session_of(execution_object: Any, application: str) -> tuple[str, str]:
-    """(session id, application name) of an execution object; an attribute of another type is ignored with a warning."""
+    """Return (session id, application name) of an execution object.
+
+    An attribute `_session_context` of another type is ignored with a warning.
+    """
     context = getattr(execution_object, "_session_context", None)
     if context is not None and not isinstance(context, SessionContext):
         warnings.warn(
-            f"_session_context of {execution_object!r} is a {type(context).__name__}, not a SessionContext: ignored",
+            f"_session_context of {execution_object!r}: expected a SessionContext, got a {type(context).__name__}; ignored",
             stacklevel=4,
         )
     elif context is not None and context.application_name:

@@ -1,10 +1,13 @@
-"""What a runner holds and has moved: `Runner.statistics`."""
+"""Statistics of a runner's store and task table: `Runner.statistics`."""
 
 from __future__ import annotations
 
+from flame_fast._records import fields, frozen
 
+
+@frozen
 class Statistics:
-    """One look at a runner's store and table. Immutable.
+    """Statistics of a runner at one moment. Immutable.
 
     Attributes
     ----------
@@ -15,57 +18,53 @@ class Statistics:
     bytes : int
         Bytes of shared memory that values and arguments take beyond their slots.
     peak_bytes : int
-        The most at any time, in whole slabs and extents.
+        Most bytes taken at any time, in whole slabs and extents.
     cached_bytes : int
         Bytes kept free and warm for the next values; given back after five seconds without use.
     limit_bytes : int
-        The most allowed.
+        Most bytes allowed.
     definitions, definition_bytes : int
-        Since the start, in all processes: bodies of functions and classes that no worker can import, written for values that
-        refer to them, and their bytes.
+        Since the start, in all processes: bodies of functions and classes that no worker can import, written for values
+        that refer to them, and their bytes.
     copied_bytes, shared_bytes : int
-        Since the start, in all processes: bytes copied into shared memory or out of it, and bytes passed on or read where
-        they lie. Values that ride in a slot count as neither.
+        Since the start, in all processes: bytes copied into shared memory or out of it, and bytes passed on or read in
+        place. Values inside a slot count as neither.
     """
 
-    __slots__ = (
-        "bytes",
-        "cached_bytes",
-        "copied_bytes",
-        "definition_bytes",
-        "definitions",
-        "done",
-        "failed",
-        "limit_bytes",
-        "objects",
-        "peak_bytes",
-        "queued",
-        "running",
-        "shared_bytes",
-        "waiting",
-    )
-
-    def __init__(self, counters: dict[str, int]) -> None:
-        found = {
-            "objects": counters["done"] + counters["failed"],
-            "bytes": counters["bytes"],
-            "peak_bytes": max(counters["peak"], counters["bytes"]),
-            "cached_bytes": counters["cached"],
-            "limit_bytes": counters["limit"],
-            "copied_bytes": counters["copied"],
-            "shared_bytes": counters["shared"],
-            "definitions": counters["definitions"],
-            "definition_bytes": counters["definition_bytes"],
-            **{name: counters[name] for name in ("waiting", "queued", "running", "done", "failed")},
-        }
-        for name, value in found.items():
-            object.__setattr__(self, name, value)
-
-    def __setattr__(self, name: str, value: object) -> None:
-        raise AttributeError("statistics are a record of one moment; ask again for another")
-
-    def __delattr__(self, name: str) -> None:
-        raise AttributeError("statistics are a record of one moment")
+    bytes: int
+    cached_bytes: int
+    copied_bytes: int
+    definition_bytes: int
+    definitions: int
+    done: int
+    failed: int
+    limit_bytes: int
+    objects: int
+    peak_bytes: int
+    queued: int
+    running: int
+    shared_bytes: int
+    waiting: int
 
     def __repr__(self) -> str:
-        return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in self.__slots__)})"
+        return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in fields(Statistics))})"
+
+
+def statistics_of(counters: dict[str, int]) -> Statistics:
+    """Return the statistics that an engine's counters, which it sums over all processes, make."""
+    return Statistics(
+        bytes=counters["bytes"],
+        cached_bytes=counters["cached"],
+        copied_bytes=counters["copied"],
+        definition_bytes=counters["definition_bytes"],
+        definitions=counters["definitions"],
+        done=counters["done"],
+        failed=counters["failed"],
+        limit_bytes=counters["limit"],
+        objects=counters["done"] + counters["failed"],
+        peak_bytes=max(counters["peak"], counters["bytes"]),
+        queued=counters["queued"],
+        running=counters["running"],
+        shared_bytes=counters["shared"],
+        waiting=counters["waiting"],
+    )

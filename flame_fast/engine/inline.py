@@ -11,6 +11,7 @@ import threading
 from flame_fast.engine.current import set_serving_engine
 from flame_fast.engine.segment import DriverEngine
 from flame_fast.engine.task_host import Host
+from flame_fast.kernels.runtime import Worker
 from flame_fast.kernels.runtime.serialization.definitions import use_in_thread
 
 TYPE_CHECKING = False
@@ -27,9 +28,10 @@ class InlineEngine(DriverEngine):
     """Runs calls in the driver's own process; see `flame_fast.engine.protocol.Engine`."""
 
     is_parallel = False
+    runtime: Worker
 
     def __init__(self, options: EngineOptions) -> None:
-        super().__init__(options)
+        super().__init__(options, Worker)
         self.runtime.serve_inline()
         self._host = Host(self.runtime, enter=use_in_thread)
         self._turn = threading.RLock()

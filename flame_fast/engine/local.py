@@ -17,6 +17,7 @@ import time
 from flame_fast.engine import spawn
 from flame_fast.engine.output import OutputPump
 from flame_fast.engine.segment import DriverEngine
+from flame_fast.kernels.runtime import Client
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ class LocalEngine(DriverEngine):
     """Runs calls in worker processes; see `flame_fast.engine.protocol.Engine`."""
 
     def __init__(self, options: EngineOptions) -> None:
-        super().__init__(options)
+        super().__init__(options, Client)
         self._lock = threading.RLock()  # reentrant: under it a garbage collection may close this very runner
         self._unfinished: int | None = None
         self._zygote_pid = -1

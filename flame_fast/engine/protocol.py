@@ -1,7 +1,7 @@
 """Engine protocols: what a runner asks of an engine, and what the native server asks of its task host.
 
     Runner, RunnerService, gather  ->  Engine (an engine), Future, Ref, FutureClient, Selector (its futures)
-    Runtime.serve, run_queued      ->  TaskHost (task_host.Host)  ->  ServiceSource (Runtime)
+    Worker.serve, run_queued      ->  TaskHost (task_host.Host)  ->  ServiceSource (Worker)
 
 An engine owes the runner nothing else: it may have a segment of shared memory (`engine.segment`) or none. Type checkers and
 readers use this module; no module imports it at run time, since `typing` costs a third of the interpreter's start.
@@ -189,7 +189,7 @@ class ServiceSource(Protocol):
 
 
 class TaskHost(Protocol):
-    """What `Runtime.serve` and `Runtime.run_queued` call, by these names, to run tasks."""
+    """What `Worker.serve` and `Worker.run_queued` call, by these names, to run tasks."""
 
     #: Streams that hold part of a line; the server calls `flush` before it publishes an outcome.
     partial: list[Any]

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.engine.thread_limits import Libraries
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Worker
 
 
 class Seeds:
@@ -19,13 +19,13 @@ class Seeds:
 
     Parameters
     ----------
-    runtime : Runtime
+    runtime : Worker
         Counts warnings: all its workers together give one.
     libraries : Libraries
         Calls back when the generators' modules are imported.
     """
 
-    def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
+    def __init__(self, runtime: Worker, libraries: Libraries) -> None:
         self._runtime = runtime
         self._python: Any = None
         self._numpy: Any = None

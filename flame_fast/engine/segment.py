@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from flame_fast.engine.spec import INSTANCE
-from flame_fast.kernels.runtime import MapResults, Runtime, serialization
+from flame_fast.kernels.runtime import MapResults, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.engine.spec import EngineOptions, ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget
+    from flame_fast.kernels.runtime import CallTarget, Client
 
     #: (service, generation, lane) as the native runtime numbers them.
     Key = tuple[int, int, int]
@@ -28,11 +28,11 @@ class SegmentEngine:
 
     Parameters
     ----------
-    runtime : Runtime
+    runtime : Client
         This process's attachment to the segment.
     """
 
-    def __init__(self, runtime: Runtime) -> None:
+    def __init__(self, runtime: Client) -> None:
         self.runtime = runtime
         self.name = runtime.name
         self.session = runtime.session
@@ -71,12 +71,19 @@ class SegmentEngine:
 
 
 class DriverEngine(SegmentEngine):
-    """An engine that owns its segment and the doorbell of the processes that share it."""
+    """An engine that owns its segment and the doorbell of the processes that share it.
 
-    def __init__(self, options: EngineOptions) -> None:
+    Parameters
+    ----------
+    options : EngineOptions
+    role : type
+        What this process does with the segment: `Client`, or `Worker` if it also runs its tasks.
+    """
+
+    def __init__(self, options: EngineOptions, role: type[Client]) -> None:
         self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         try:
-            runtime = Runtime.create(
+            runtime = role.create(
                 options.name,
                 self._doorbell,
                 options.workers,

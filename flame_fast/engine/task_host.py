@@ -1,6 +1,6 @@
 """Task host: loads services, keeps their objects, and prepares results and errors of tasks for transfer.
 
-One `Host` per worker process, and one for the inline engine. `Runtime.serve` calls it; it does not touch the segment.
+One `Host` per worker process, and one for the inline engine. `Worker.serve` calls it; it does not touch the segment.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class Host:
     Parameters
     ----------
     source : ServiceSource
-        Where the services are: this process's `Runtime`.
+        Where the services are: this process's `Worker`.
     prepare : callable
         Makes the project importable. The host calls it once, before it loads the first service.
     shown_path : callable

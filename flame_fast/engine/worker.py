@@ -1,4 +1,4 @@
-"""Worker process: from the zygote's fork to the end of `Runtime.serve`."""
+"""Worker process: from the zygote's fork to the end of `Worker.serve`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Worker
 
 
 class WorkerEngine(SegmentEngine):
@@ -70,7 +70,7 @@ class LineStream(io.TextIOWrapper):
 class Project:
     """The unpacked package that this worker imports the user's code from; the first service it loads unpacks it."""
 
-    def __init__(self, runtime: Runtime, libraries: Libraries) -> None:
+    def __init__(self, runtime: Worker, libraries: Libraries) -> None:
         self._runtime = runtime
         self._libraries = libraries
         self._unpacked = self._directory = ""
@@ -108,7 +108,7 @@ def _take_key(key: bytes) -> None:
     process.current_process().authkey = key
 
 
-def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Runtime) -> None:
+def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Worker) -> None:
     """Serve as process `index`; the caller has just forked, and ends the process afterwards."""
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
@@ -142,7 +142,7 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
     _serve(runtime, host)
 
 
-def _serve(runtime: Runtime, host: Host) -> None:
+def _serve(runtime: Worker, host: Host) -> None:
     while True:
         try:
             runtime.serve(host)

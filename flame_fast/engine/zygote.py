@@ -28,10 +28,7 @@ from flame_fast.engine.preload import Preloading
 from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
 from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, WorkerDiedError
-from flame_fast.kernels.runtime import ZYGOTE, Runtime, serialization
-
-REQUESTED, LIVE, STARTING = 2, 3, 4
-POOL, INSTANCE = 3, 4
+from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, Worker, serialization
 
 #: Seconds a pool worker beyond the number wanted stays, in case it is wanted again.
 SURPLUS_S = 1.0
@@ -62,8 +59,19 @@ class Child:
 
 
 class Zygote:
-    def __init__(self, runtime: Runtime, recover: bool) -> None:
-        self.runtime = runtime
+    """The supervisor's process.
+
+    Parameters
+    ----------
+    template : Worker
+        What each forked worker goes on with as its own; not used here.
+    recover : bool
+        Another supervisor was there before.
+    """
+
+    def __init__(self, template: Worker, recover: bool) -> None:
+        self.template = template
+        self.supervisor = Supervisor(template)
         self.control = socket.socket(fileno=CONTROL_FD)
         self.control.settimeout(5.0)
         self.children: dict[int, Child] = {}  # by pidfd
@@ -74,7 +82,7 @@ class Zygote:
         self.surplus_since: float | None = None
         self.memory_takes = -1
         self.memory_since = 0.0
-        before = runtime.take_post(os.getpid())
+        before = self.supervisor.take_post(os.getpid())
         if recover:
             self.recover(before)
 
@@ -83,21 +91,23 @@ class Zygote:
 
         A worker that does not end in time, in a system call that nothing interrupts, is buried when it does.
         """
-        for index, state, *_ in self.runtime.processes():
-            if state == STARTING:
-                self.runtime.call_off(index)
+        for process in self.supervisor.processes():
+            if process.state == ProcessState.STARTING:
+                self.supervisor.call_off(process.index)
         dead, left = [], []
-        for index, state, role, _, pid, _, _ in self.runtime.processes():
-            if state == LIVE:
-                child = worker_left(index, role, pid, self.runtime.birth(index), before)
+        for process in self.supervisor.processes():
+            if process.state == ProcessState.LIVE:
+                child = worker_left(process.index, process.role, process.pid, self.supervisor.birth(process.index), before)
                 if child is None:
-                    dead.append(index)
+                    dead.append(process.index)
                 else:
                     kill(child)
                     left.append(child)
-        self.runtime.bury(ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died")))
+        self.supervisor.bury(
+            ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died"))
+        )
         for index in dead:
-            self.runtime.bury(index, self.epitaph(index, WITH_SUPERVISOR))
+            self.supervisor.bury(index, self.epitaph(index, WITH_SUPERVISOR))
         deadline = time.monotonic() + RECOVER_S
         for child in left:
             self.watch(child)
@@ -110,7 +120,7 @@ class Zygote:
             ready = dict(self.poller.poll(None if timeout is None else timeout * 1000))
             if DRIVER_FD in ready:
                 self.end()
-                release_application(self.runtime.get_setup())
+                release_application(self.supervisor.get_setup())
                 return
             if DOORBELL_FD in ready:
                 with contextlib.suppress(BlockingIOError):
@@ -118,10 +128,10 @@ class Zygote:
             for pidfd in ready:
                 if pidfd in self.children:
                     self.reap(self.children[pidfd])
-            if self.runtime.closing:
+            if self.supervisor.closing:
                 self.end()
                 return
-            closing = self.runtime.reap_services()
+            closing = self.supervisor.reap_services()
             timeout = self.staff()
             if closing:
                 timeout = REAP_S if timeout is None else min(timeout, REAP_S)
@@ -134,7 +144,7 @@ class Zygote:
 
         Whoever keeps the first piece of it rings the bell.
         """
-        kept, takes = self.runtime.idle_memory()
+        kept, takes = self.supervisor.idle_memory()
         now = time.monotonic()
         if not kept:
             self.memory_takes = -1
@@ -145,32 +155,32 @@ class Zygote:
         left = self.memory_since + IDLE_S - now
         if left > 0:
             return left
-        self.runtime.trim()
+        self.supervisor.trim()
         return None
 
     # ---- staffing ----------------------------------------------------------------------------------------------------
 
     def staff(self) -> float | None:
         """Forks who is missing and retires who is too many; returns the seconds until it wants to look again."""
-        if self.preloading.is_busy(self.runtime.preload):
+        if self.preloading.is_busy(self.supervisor.preload):
             return None
         pool = blocked = 0
         idle: list[int] = []
         requested: list[tuple[int, int]] = []
-        for index, state, role, _, _, is_blocked, is_idle in self.runtime.processes():
-            if state == REQUESTED:
-                requested.append((index, role))
-            elif role == POOL:
+        for process in self.supervisor.processes():
+            if process.state == ProcessState.REQUESTED:
+                requested.append((process.index, process.role))
+            elif process.role == Role.POOL:
                 pool += 1
-                blocked += bool(is_blocked)
-                if is_idle:
-                    idle.append(index)
-        missing = self.runtime.workers + blocked - pool
+                blocked += process.blocked
+                if process.idle:
+                    idle.append(process.index)
+        missing = self.supervisor.workers + blocked - pool
         try:
             for index, role in requested:
                 self.fork(role, index)
             for _ in range(missing):
-                self.fork(POOL)
+                self.fork(Role.POOL)
         except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
             print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
             return RETRY_S
@@ -185,7 +195,7 @@ class Zygote:
             return left
         self.surplus_since = None
         for index in idle[missing:]:  # the youngest: an older one may hold a class service's state
-            self.runtime.retire(index)
+            self.supervisor.retire(index)
         return None
 
     def fork(self, role: int, requested: int | None = None) -> None:
@@ -194,12 +204,12 @@ class Zygote:
         with contextlib.ExitStack() as closing:
             out_read, out_write = open_pipe(closing)
             err_read, err_write = open_pipe(closing)
-            index = self.runtime.request_process(role, 0) if requested is None else requested
-            token = self.runtime.start(index, self.preloading.loaded)
+            index = self.supervisor.request_process(role, 0) if requested is None else requested
+            token = self.supervisor.start(index, self.preloading.loaded)
             try:
                 pid = os.fork()
             except OSError:
-                self.runtime.call_off(index)
+                self.supervisor.call_off(index)
                 raise
             if pid == 0:
                 worker.run_and_exit(lambda: self.become_worker(index, token, out_write, err_write, me, (out_read, err_read)))
@@ -208,8 +218,8 @@ class Zygote:
             except OSError:  # no descriptor to watch it by
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                if not self.runtime.call_off(index):
-                    self.runtime.bury(index, self.epitaph(index, "at its start: there was no descriptor to watch it by"))
+                if not self.supervisor.call_off(index):
+                    self.supervisor.bury(index, self.epitaph(index, "at its start: there was no descriptor to watch it by"))
                 raise
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
@@ -225,7 +235,7 @@ class Zygote:
             os.close(child.pidfd)
         self.control.close()
         os.close(DRIVER_FD)
-        worker.run(index, token, stdout, stderr, zygote, self.runtime)
+        worker.run(index, token, stdout, stderr, zygote, self.template)
 
     # ---- deaths ------------------------------------------------------------------------------------------------------
 
@@ -239,17 +249,17 @@ class Zygote:
         self.poller.unregister(child.pidfd)
         os.close(child.pidfd)
         del self.children[child.pidfd]
-        self.runtime.bury(child.index, self.epitaph(child.index, how))
+        self.supervisor.bury(child.index, self.epitaph(child.index, how))
 
     def epitaph(self, index: int, how: str) -> bytes:
         """The error of what a dead process was running; of an instance's process, of all its calls."""
         what = "a worker process"
-        instance = any(entry[0] == index and entry[2] == INSTANCE for entry in self.runtime.processes())
+        instance = any(one.index == index and one.role == Role.INSTANCE for one in self.supervisor.processes())
         with contextlib.suppress(Exception):  # its service may be closed and gone just now
-            found = self.runtime.running_service(index)
+            found = self.supervisor.running_service(index)
             if found is not None:
                 service, method = found
-                spec = ServiceSpec.from_blob(self.runtime.service_blob(service))
+                spec = ServiceSpec.from_blob(self.supervisor.service_blob(service))
                 name = spec.methods[method] if method < len(spec.methods) else ""
                 what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
         lost = (
@@ -261,9 +271,9 @@ class Zygote:
 
     def end(self) -> None:
         """Every worker ends: the idle by themselves, the busy by force."""
-        busy = {index for index, _, _, _, _, _, is_idle in self.runtime.processes() if not is_idle}
+        busy = {process.index for process in self.supervisor.processes() if not process.idle}
         for child in self.children.values():
-            if child.index in busy or not self.runtime.closing:
+            if child.index in busy or not self.supervisor.closing:
                 kill(child)
         deadline = time.monotonic() + LEAVE_S
         waiting = select.poll()
@@ -365,11 +375,11 @@ def main(argument: str) -> None:
     os.closerange(DRIVER_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
     for fd in (SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD):
         os.set_inheritable(fd, False)
-    runtime = Runtime.attach(SEGMENT_FD, ZYGOTE, options["name"], DOORBELL_FD)
-    runtime.pickling = serialization
+    template = Worker.attach(SEGMENT_FD, ZYGOTE, options["name"], DOORBELL_FD)
+    template.pickling = serialization
     gc.collect()
     gc.freeze()
-    zygote = Zygote(runtime, options["recover"])
+    zygote = Zygote(template, options["recover"])
     try:
         zygote.run()
     finally:

@@ -1,4 +1,4 @@
-"""Packages: a directory as one archive, and what of it is new.
+"""Packages: a directory as one archive, packed incrementally.
 
     flame_fast.package.pack(directory, out)  # what a Runner does on entry
     flame_fast.package.explain(directory)  # what would be in it, how large, and which rule leaves out what

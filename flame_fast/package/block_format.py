@@ -1,16 +1,16 @@
-"""The archive as it lies in its file: a gzip member for each block of tar.
+"""The archive's file format: a gzip member for each block of tar (`kernels/archive/FORMAT.md`).
 
     1f 8b 08 04 | no time | extra field: "FF", kind, lengths, SHA-256 of the tar | deflate | CRC-32, length
     ... and, last, a member with the two empty blocks that end a tar.
 
-To a reader of gzip it is one stream (RFC 1952, 2.2: members follow one another; extra fields are passed over). To us, each
-block can be found, told apart, decompressed and used again without the others. The package's digest is the SHA-256 of
-its blocks' own, so it speaks for all content before compression, and is known without decompressing anything.
+A reader of gzip sees one stream (RFC 1952, 2.2: members follow one another; readers skip extra fields). This package finds,
+compares, decompresses and uses again each block without the others. The package's digest is the SHA-256 of its blocks'
+SHA-256: it covers all content before compression, and is known without decompressing anything.
 
 Compression is ISA-L's, level 2 with a small buffer. Measured (`pytest bench/package/test_packaging.py -k libraries`):
 fewer bytes than its level 1 at about the same speed, and several times as fast as zlib-ng and libdeflate at their fastest,
-on text and on incompressible data. Loading it takes longer than all else when a small project is packed for the first time;
-such are compressed by Python's zlib.
+on text and on incompressible data. Loading ISA-L takes longer than all else in the first packing of a small project, so
+Python's zlib compresses small ones.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 
     from _typeshed import ReadableBuffer
 
+#: Kinds of blocks: whole members; the first piece of a large file, with its header; a later one; the end of the archive.
 WHOLE, FIRST_PIECE, LATER_PIECE, END = range(4)
-"""Kinds of blocks: whole members; the first piece of a large file, with its header; a later one; the end of the archive."""
 
+#: No block is longer before compression: a piece, and the headers of the longest names.
 MOST_RAW = 2 << 20
-"""No block is longer before compression: a piece, and the headers of the longest names."""
 
 _GZIP = struct.Struct("<4s4s2sH")
 _EXTRA = struct.Struct("<2sHBII32s")
@@ -41,21 +41,21 @@ HEADER_BYTES = _GZIP.size + _EXTRA.size
 
 _LEVEL = 2
 _SMALL_LEVEL = 1
+#: zlib's memory level, 1 to 9, by default 8: larger tables cost more to allocate than they save here.
 _SMALL_MEMORY = 6
-"""Of zlib's levels from 1 to 9, by default 8: here larger tables take longer to come by than they save."""
 
+#: Up to so many bytes, zlib is done before ISA-L is loaded.
 SMALL_PACKAGE = 32 << 10
-"""Up to so many bytes, zlib is done before ISA-L is loaded."""
 
+#: Up to so many bytes, Python's own SHA-256 is done before OpenSSL's is loaded.
 _HASHED_SLOWLY = 1 << 20
-"""Likewise, Python's own SHA-256 before OpenSSL's is."""
 
 #: The two empty blocks deflated, and their CRC-32 and length: bytes that are always the same need no compressor.
 _END = bytes.fromhex("631805a360148c580000 2eafb5ef 00040000")
 
 
 class BadHeader(Exception):
-    """What lies there is no block."""
+    """Bytes that are no block, or a damaged one."""
 
 
 class Header:
@@ -64,10 +64,11 @@ class Header:
     Attributes
     ----------
     kind : int
+        ``WHOLE``, ``FIRST_PIECE``, ``LATER_PIECE`` or ``END``.
     length : int
-        Of the whole gzip member, in bytes.
+        Bytes of the whole gzip member.
     raw : int
-        Of the tar in it.
+        Bytes of the tar in it.
     hash : bytes
         SHA-256 of the tar.
     """
@@ -99,12 +100,17 @@ def read_header(data: bytes) -> Header:
 
 
 class Compressor:
-    """What deflates the blocks of a package that holds so many bytes.
+    """Deflates the blocks of one package.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of the package's content.
 
     Attributes
     ----------
     version : str
-        What the compressed bytes, though not the digest, depend on.
+        Names the library and level, on which the compressed bytes depend, though not the digest.
     """
 
     __slots__ = ("version", "_small")
@@ -119,7 +125,7 @@ class Compressor:
             self.version = f"isal {isal.__version__} level {_LEVEL}"
 
     def deflate(self, raw: ReadableBuffer, length: int) -> bytes:
-        """Deflate so many bytes; their CRC-32 and length follow."""
+        """Deflate `length` bytes; append their CRC-32 and length."""
         if self._small:
             stream = zlib.compressobj(_SMALL_LEVEL, zlib.DEFLATED, -zlib.MAX_WBITS, _SMALL_MEMORY)
             return b"".join((stream.compress(raw), stream.flush(), _TRAILER.pack(zlib.crc32(raw), length)))
@@ -129,13 +135,13 @@ class Compressor:
 
 
 def compress(kind: int, raw: ReadableBuffer, length: int, hash: bytes, compressor: Compressor) -> tuple[bytes, bytes]:
-    """Make a block: its header, and the deflated tar with what follows it."""
+    """Make a block: return its header, and the deflated tar with its trailer."""
     body = compressor.deflate(raw, length)
     return Header(kind, HEADER_BYTES + len(body), length, hash).pack(), body
 
 
 def decompress(header: Header, member: memoryview) -> bytes:
-    """The tar of a block; `BadHeader` if it is not what the header says."""
+    """Return the tar of a block; `BadHeader` if it is not what the header says."""
     raw = _inflate(member[HEADER_BYTES : -_TRAILER.size], header.raw)
     if len(raw) != header.raw or hasher(header.raw)(raw).digest() != header.hash:
         raise BadHeader("a block is damaged: its content has another digest")
@@ -143,7 +149,7 @@ def decompress(header: Header, member: memoryview) -> bytes:
 
 
 def _inflate(deflated: memoryview, length: int) -> bytes:
-    """Inflate what should be so many bytes; of more there is one too many, which tells."""
+    """Inflate what should be `length` bytes; of longer content, return one byte more, which tells the caller."""
     if length <= SMALL_PACKAGE:
         try:
             return zlib.decompressobj(-zlib.MAX_WBITS).decompress(deflated, length + 1)
@@ -159,19 +165,19 @@ def _inflate(deflated: memoryview, length: int) -> bytes:
 
 
 def end_block() -> bytes:
-    """The block that ends every archive; it is no part of the digest."""
+    """Return the block that ends every archive; it is no part of the digest."""
     return Header(END, HEADER_BYTES + len(_END), 1024, bytes(32)).pack() + _END
 
 
 def digest_of(hashes: Iterable[bytes]) -> str:
-    """A package's digest by the hashes of its blocks: 32 hexadecimal digits."""
+    """Return a package's digest by the hashes of its blocks: 32 hexadecimal digits."""
     joined = b"".join(hashes)
     digest: str = hasher(len(joined))(joined).hexdigest()
     return digest[:32]
 
 
 def hasher(size: int) -> Callable[[ReadableBuffer], Any]:
-    """SHA-256 for so many bytes: OpenSSL's is fast, but loading it takes longer than packing a small project."""
+    """Return a SHA-256 for `size` bytes: OpenSSL's is fast, but loading it takes longer than packing a small project."""
     if size < _HASHED_SLOWLY and "_hashlib" not in sys.modules:
         if sys.version_info >= (3, 12):
             from _sha2 import sha256
@@ -184,7 +190,7 @@ def hasher(size: int) -> Callable[[ReadableBuffer], Any]:
 
 
 def copy_range(source: int, target: int, begin: int, end: int) -> None:
-    """Copy bytes of one file to where another is written, in the kernel if it can."""
+    """Copy a range of bytes of one file to the current offset of another, in the kernel if it can."""
     while begin < end:
         try:
             copied = os.copy_file_range(source, target, end - begin, begin)

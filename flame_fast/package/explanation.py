@@ -1,4 +1,4 @@
-"""What is in a package and why: for whoever wonders about its size, or about a file that is missing in it."""
+"""Explain a package: its members, their sizes, and the reason for each entry that is left out."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _KINDS = {b"0": "file", b"2": "link", b"5": "directory"}
 
 
 class Explanation:
-    """What is in the package of a directory, and what is not.
+    """The members of a directory's package, and what was left out.
 
     Attributes
     ----------
@@ -36,9 +36,9 @@ class Explanation:
     members : list of (str, str, int)
         Path, ``"file"``, ``"link"`` or ``"directory"``, and bytes, in the archive's order.
     excluded : list of (str, str)
-        Path and reason of what was met and left out; what lies in an excluded directory is not met.
+        Path and reason of each entry that the walk met and left out. It does not enter an excluded directory.
     problem : str
-        Why a Runner would refuse this package; empty if it would not.
+        Why a Runner would refuse this package; empty if it would take it.
     """
 
     __slots__ = ("directory", "files", "size", "compressed", "members", "excluded", "problem", "_generated")
@@ -64,20 +64,20 @@ class Explanation:
         )
 
     def add_package(self, info: PackageInfo) -> None:
-        """Take over what only the packing finds out."""
+        """Add what only the packing finds out."""
         self.files, self.size, self.compressed = info.files, info.size, info.compressed
         unreadable = set(info.unreadable)
         self.members = [member for member in self.members if member[0] not in unreadable]
         self.excluded = sorted([*self.excluded, *((path, _UNREADABLE) for path in unreadable)])
 
     def largest(self, count: int = 10) -> list[tuple[str, int, str]]:
-        """The largest of the user's files: path, bytes, and the rule that would leave it out."""
+        """Return the largest of the user's files: path, bytes, and the rule that would leave it out."""
         made = "pyproject.toml" if self._generated else ""
         files = sorted((-size, path) for path, kind, size in self.members if kind == "file" and path != made)
         return [(path, -size, rule_for(os.fsencode(path))) for size, path in files[:count]]
 
     def why(self, path: str | os.PathLike[str]) -> str:
-        """Why a path is in the package, or not.
+        """Return why a path is in the package, or not.
 
         Parameters
         ----------
@@ -99,7 +99,7 @@ class Explanation:
         return f"{shown} is left out: it appeared while this was looked at" if there else f"{shown} is not there"
 
     def __str__(self) -> str:
-        """A report of some lines."""
+        """Return a report of some lines."""
         compressed = f", {self.compressed:,} compressed" if self.compressed is not None else ""
         lines = [f"{printable(os.fsencode(self.directory))}: {self.files:,} files, {self.size:,} bytes{compressed}"]
         if self.problem:
@@ -120,7 +120,7 @@ def explain(
     limit: int | None = None,
     home: str | None = None,
 ) -> Explanation:
-    """Say what a Runner would package of a directory, and why.
+    """Explain what a Runner would package of a directory, and why.
 
     Parameters
     ----------
@@ -168,7 +168,7 @@ def explain(
 
 
 def configured_never(home: str) -> list[str]:
-    """The directories that the configuration in force keeps out of every package."""
+    """Return the directories that the configuration in force keeps out of every package."""
     storage = FlameContext().package.storage
     return [home] if storage is None else [home, open_storage(storage, home).directory]
 

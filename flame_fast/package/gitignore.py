@@ -1,13 +1,12 @@
-"""What stays out of a package: built-in names, and the user's rules in gitignore's syntax.
+"""Ignore rules of a package: built-in names, and the user's rules in gitignore's syntax.
 
-An entry is judged once, when the walk meets it; what is left out and a directory is not entered. So a rule
-need only say whether it matches this very entry, never whether it matches something above it. The last rule
-that matches decides; the built-in names stand before the first of the user's rules, so `!.env` brings back
-what they leave out.
+The walk judges an entry once, when it meets it, and does not enter a directory that is left out. So a rule only says
+whether it matches this very entry, never whether it matches something above it. The last rule that matches
+decides; the built-in names stand before the first of the user's rules, so `!.env` brings back what they leave out.
 
 The user's rules mean what git's own code makes of them (``dir.c`` and ``wildmatch.c``), byte by byte: names
-need not be UTF-8. A property test compares them with ``git check-ignore``. They are read here, once, and
-matched natively, in a time bounded by pattern times path.
+need not be UTF-8. A property test compares them with ``git check-ignore``. This module parses them once; the
+native `Matcher` matches them, in a time bounded by pattern times path.
 
 Rejected: pathspec. It judges a path together with all that lies below it, which differs from git for
 ``!keep`` inside ``keep/*`` and for ``a/**``, and its import costs 30 ms, three times what a whole start may
@@ -15,6 +14,8 @@ take here.
 """
 
 from __future__ import annotations
+
+from flame_fast.kernels import archive
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,22 +25,18 @@ if TYPE_CHECKING:
 
 IGNORE_FILE = b".flameignore"
 
-# What becomes of an entry; as in kernels/archive/matching.pxi, and so is what follows.
-KEEP = 0
-OMIT = 1
-SECRET = 2
-SECRET_IF_KEY = 3
-"""A secret if there is a private key in it, which only its content tells."""
-
-_ANY_KIND, _DIRECTORIES_ONLY, _FILES_ONLY = 0, 1, 2
-_BYTES, _ANY, _SET, _STAR, _DEEP, _DIRECTORIES = range(6)
 _WILDCARDS = b"*?[\\"
 
+_OMITTED = (
+    b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox node_modules *.pyc *.pyo .DS_Store"
+)
+_SECRETS = b".env id_rsa id_ed25519"
+
+#: Names and verdicts of the built-in rules.
 _BUILT_IN = [
-    *[(name, OMIT) for name in b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox".split()],
-    *[(name, OMIT) for name in b"node_modules *.pyc *.pyo .DS_Store".split()],
-    *[(name, SECRET) for name in b".env id_rsa id_ed25519".split()],
-    (b"*.pem", SECRET_IF_KEY),
+    *[(name, archive.VERDICT_OMIT) for name in _OMITTED.split()],
+    *[(name, archive.VERDICT_SECRET) for name in _SECRETS.split()],
+    (b"*.pem", archive.VERDICT_SECRET_IF_KEY),
 ]
 
 
@@ -60,22 +57,22 @@ class IgnoreRules:
     __slots__ = ("matcher", "_rules")
 
     def __init__(self, lines: Iterable[tuple[str, bytes]] = ()) -> None:
-        from flame_fast.kernels.archive import Matcher
-
         rules = [rule for origin, line in lines if (rule := parse_rule(line, origin)) is not None]
         self._rules = [rule for rule in rules if rule.tokens is not None]  # the user's; few ask about the others
         built_in = [(verdict, True, _about(verdict), tokenize(name, whole_path=False)) for name, verdict in _BUILT_IN]
-        self.matcher = Matcher(built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules])
+        self.matcher = archive.Matcher(
+            built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules]
+        )
 
     def __getitem__(self, number: int) -> Rule:
-        """The rule of a number that the matcher gave."""
+        """Return the rule with a number that the matcher gave."""
         if number >= len(_BUILT_IN):
             return self._rules[number - len(_BUILT_IN)]
         name, verdict = _BUILT_IN[number]
         return Rule(name, line=name, origin="built in", verdict=verdict, about=_about(verdict), by_name=True)
 
     def deciding(self, path: bytes, is_directory: bool) -> Rule | None:
-        """The rule that decides about an entry, None when none says anything: then it is packed.
+        """Return the rule that decides about an entry; None when no rule matches: then it is packed.
 
         Parameters
         ----------
@@ -88,9 +85,9 @@ class IgnoreRules:
         return self[number] if number >= 0 else None
 
     def judge(self, path: bytes, is_directory: bool) -> int:
-        """Say what becomes of an entry: ``KEEP``, ``OMIT``, ``SECRET`` or ``SECRET_IF_KEY``."""
+        """Return the verdict on an entry, one of ``archive.VERDICT_...``."""
         rule = self.deciding(path, is_directory)
-        return rule.verdict if rule else KEEP
+        return rule.verdict if rule else archive.VERDICT_KEEP
 
 
 class Rule:
@@ -103,7 +100,9 @@ class Rule:
     origin : str
         Where it stands.
     tokens : list or None
-        What the matcher runs; None for a pattern that can match nothing.
+        The matcher's program; None for a pattern that can match nothing.
+    by_name : bool
+        True: the rule is compared with the last part of a path, at any depth. False: with the whole path.
     """
 
     __slots__ = ("line", "origin", "verdict", "about", "by_name", "tokens")
@@ -114,7 +113,6 @@ class Rule:
         self.verdict = verdict
         self.about = about
         self.by_name = by_name
-        """Compare the last part of the path alone, at any depth; else the whole path."""
         self.tokens = tokenize(text, whole_path=not by_name)
 
     def __str__(self) -> str:
@@ -122,17 +120,17 @@ class Rule:
 
 
 def _about(verdict: int) -> int:
-    return _FILES_ONLY if verdict == SECRET_IF_KEY else _ANY_KIND
+    return archive.ABOUT_FILES if verdict == archive.VERDICT_SECRET_IF_KEY else archive.ABOUT_ANY_KIND
 
 
 def split_lines(text: bytes) -> list[bytes]:
-    """The lines of an ignore file as git takes them, without byte order mark and carriage returns."""
+    """Return the lines of an ignore file as git takes them, without byte order mark and carriage returns."""
     lines = text.removeprefix(b"\xef\xbb\xbf").split(b"\n")
     return [line.removesuffix(b"\r") for line in lines]
 
 
 def parse_rule(line: bytes, origin: str = "") -> Rule | None:
-    """Read one line; None for a comment, a blank line, and what git too makes nothing of."""
+    """Parse one line; None for a comment, a blank line, and a line that git ignores, too."""
     if line.startswith(b"#"):
         return None
     text = _trim_trailing_spaces(line)
@@ -148,14 +146,14 @@ def parse_rule(line: bytes, origin: str = "") -> Rule | None:
         text.removeprefix(b"/"),
         line=line,
         origin=origin,
-        verdict=KEEP if negated else OMIT,
-        about=_DIRECTORIES_ONLY if directories_only else _ANY_KIND,
+        verdict=archive.VERDICT_KEEP if negated else archive.VERDICT_OMIT,
+        about=archive.ABOUT_DIRECTORIES if directories_only else archive.ABOUT_ANY_KIND,
         by_name=b"/" not in text,
     )
 
 
 def _trim_trailing_spaces(line: bytes) -> bytes:
-    """Without the spaces at the end, except those that a backslash stands before."""
+    """Return a line without the spaces at its end, except those behind a backslash."""
     end = len(line)
     while end and line[end - 1] == 0x20:
         end -= 1
@@ -165,6 +163,7 @@ def _trim_trailing_spaces(line: bytes) -> bytes:
     return line[: end + backslashes % 2]
 
 
+#: Character classes as pairs of a first and a last byte.
 _CLASSES = {
     b"alnum": b"09AZaz",
     b"alpha": b"AZaz",
@@ -179,7 +178,6 @@ _CLASSES = {
     b"upper": b"AZ",
     b"xdigit": b"09AFaf",
 }
-"""Pairs of a first and a last byte."""
 
 
 def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
@@ -190,7 +188,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     text : bytes
         The pattern, without ``!``, leading and trailing slash.
     whole_path : bool
-        Whether it is compared with a path, in which ``*`` stops at ``/`` and ``**`` between slashes does not.
+        True: the pattern is compared with a path, in which ``*`` stops at ``/`` and ``**`` between slashes does not.
 
     Returns
     -------
@@ -201,7 +199,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
     # `**` there counts as one at the beginning.
     begin = _literal_end(text, 0)
     if begin == len(text):
-        return [(_BYTES, text)]
+        return [(archive.TOKEN_BYTES, text)]
     out: list[Token] = []
     at = 0
     while at < len(text):
@@ -212,7 +210,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
             _add_literal(text[at + 1 : at + 2], out)
             at += 2
         elif byte == 0x3F:  # ?
-            out.append((_ANY, b""))
+            out.append((archive.TOKEN_ANY, b""))
             at += 1
         elif byte == 0x2A:  # *
             at = _tokenize_stars(text, at, begin, whole_path, out)
@@ -221,7 +219,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
             if bracket is None:
                 return None
             members, at = bracket
-            out.append((_SET, members))
+            out.append((archive.TOKEN_SET, members))
         else:
             end = _literal_end(text, at)
             _add_literal(text[at:end], out)
@@ -230,7 +228,7 @@ def tokenize(text: bytes, *, whole_path: bool) -> list[Token] | None:
 
 
 def _literal_end(text: bytes, at: int) -> int:
-    """Where the bytes that stand for themselves end."""
+    """Return where the bytes that stand for themselves end."""
     end = len(text)
     for wildcard in _WILDCARDS:
         found = text.find(wildcard, at, end)
@@ -239,12 +237,12 @@ def _literal_end(text: bytes, at: int) -> int:
 
 
 def _add_literal(literal: bytes, out: list[Token]) -> None:
-    before = out.pop()[1] if out and out[-1][0] == _BYTES else b""
-    out.append((_BYTES, before + literal))
+    before = out.pop()[1] if out and out[-1][0] == archive.TOKEN_BYTES else b""
+    out.append((archive.TOKEN_BYTES, before + literal))
 
 
 def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: list[Token]) -> int:
-    """Append what a run of stars means; where the pattern goes on."""
+    """Append the token of a run of stars; return where the pattern goes on."""
     end = at
     while end < len(text) and text[end] == 0x2A:
         end += 1
@@ -253,16 +251,16 @@ def _tokenize_stars(text: bytes, at: int, begin: int, whole_path: bool, out: lis
     closed = not rest or rest[0] == 0x2F or rest.startswith(b"\\/")
     if whole_path and end - at > 1 and alone and closed:
         if rest.startswith(b"/"):
-            out.append((_DIRECTORIES, b""))  # `**/` also matches no directory at all
+            out.append((archive.TOKEN_DIRECTORIES, b""))  # `**/` also matches no directory at all
             return end + 1
-        out.append((_DEEP, b""))
+        out.append((archive.TOKEN_DEEP, b""))
     else:
-        out.append((_STAR, b""))
+        out.append((archive.TOKEN_STAR, b""))
     return end
 
 
 def _read_bracket(text: bytes, at: int) -> tuple[bytes, int] | None:
-    """The set that opens at `at`, as a bit per byte, and where the pattern goes on; None when git takes it for malformed."""
+    """Return the set that opens at `at`, a bit for each byte, and where the pattern goes on; None for a malformed one."""
     at += 1
     negated = text[at : at + 1] in (b"!", b"^")
     if negated:
@@ -320,5 +318,5 @@ _ALL = (1 << 256) - 1
 
 
 def _bits(low: int, high: int) -> int:
-    """A bit for each byte from one to the other, both included."""
+    """Return a bit for each byte from one to the other, both included."""
     return (2 << high) - (1 << low) if low <= high else 0

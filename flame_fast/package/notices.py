@@ -1,4 +1,4 @@
-"""Warnings about a package: one for each reason, naming what it is about."""
+"""Warnings about a package: one for each reason, naming the paths."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ _HERE = os.path.dirname(os.path.dirname(__file__))
 
 
 class Notices:
-    """What the walk and the packing have to say, by reason.
+    """Paths and messages that the user is to be warned about, by reason.
 
     Attributes
     ----------
@@ -34,7 +34,7 @@ class Notices:
         self.plain: list[str] = []
 
     def emit(self) -> None:
-        """Give a `UserWarning` for each reason that there is."""
+        """Issue a `UserWarning` for each reason that has paths."""
         if self.secrets:
             example = "!" + os.fsdecode(os.path.basename(min(self.secrets)))
             self._say(
@@ -58,18 +58,18 @@ class Notices:
 
 
 def printable(path: bytes) -> str:
-    """A path for a message: quoted when it would break the line or the encoding."""
+    """Return a path for a message: quoted when it would break the line or the encoding."""
     text = os.fsdecode(path)
     return text if text.isprintable() else ascii(text)
 
 
 def named_with_sizes(members: Iterable[tuple[bytes, int]]) -> str:
-    """Members and their bytes, for a message."""
+    """Return members and their bytes as text for a message."""
     return ", ".join(f"{printable(path)} ({size:,} bytes)" for path, size in members)
 
 
 def warn_user(message: str) -> None:
-    """Give a `UserWarning` that points at the line outside this package that led here."""
+    """Issue a `UserWarning` that points at the caller's line, the innermost outside this package."""
     import sys
     import warnings
 

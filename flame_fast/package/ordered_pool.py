@@ -1,4 +1,4 @@
-"""Work on many pieces on several threads, its results taken in order."""
+"""Thread pool with ordered results: several threads work on many pieces, and take the results one by one."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
+#: More threads would outrun the disk, and each has memory for a block.
 MOST_THREADS = 8
-"""More would outrun the disk, and each has memory for a block."""
 
+#: Results per thread that may wait for an earlier one.
 _AHEAD = 2
-"""Results per thread that may wait for one before them."""
 
+#: How often the caller looks whether the threads have ended, in case it misses their wake-up.
 _LOOK_S = 0.1
-"""How often to look whether the threads have ended, should their call have been missed."""
 
 
 def threads_for(pieces: int) -> int:
-    """How many threads to use for so many pieces of work."""
+    """Return how many threads to use for a number of pieces of work."""
     if pieces < 2:
         return 1
     from flame_fast.resources import available_cpus
@@ -39,16 +39,16 @@ def in_order(
     Parameters
     ----------
     new_worker : callable
-        Called once on each thread; makes what does the work there, which should release the GIL.
+        Called once on each thread; returns the function that does the work there, which should release the GIL.
     count, threads : int
-        How many pieces of work, on how many threads.
+        Number of pieces of work, and of threads.
     take : callable
-        Called on any of the threads, by one at a time.
+        Called on any of the threads, one call at a time.
 
     Raises
     ------
     BaseException
-        The first that one of them raised, or a signal handler of the caller; when all threads have ended.
+        The first that a thread, or a signal handler of the caller, raised. It is raised when all threads have ended.
     """
     started: list[int] = []
     if threads > 1:
@@ -73,10 +73,11 @@ def in_order(
 
 
 class _Shared:
-    """What the threads of one `in_order` share. It changes under `condition`, which the caller's thread never takes.
+    """The shared state of one `in_order`. Threads change it under `condition`, which the caller's thread never takes.
 
-    There a signal's handler may raise between any two steps, so that the condition would stay taken; the caller only sets
-    `error`, which threads look at before each piece, and waits until they have ended: what they work with is closed then.
+    In the caller's thread a signal handler may raise between any two steps, and the condition would stay taken. So the
+    caller only sets `error`, which threads check before each piece, and waits until they have ended: only then does it close
+    the files that they use.
     """
 
     def __init__(
@@ -102,7 +103,7 @@ class _Shared:
         self._call.acquire()
 
     def wait(self, started: list[int]) -> None:
-        """Wait until so many threads have ended, whatever a signal's handler says meanwhile."""
+        """Wait until all started threads have ended, even if a signal handler raises meanwhile."""
         while len(self._ended) < len(started):
             try:
                 self._call.acquire(timeout=_LOOK_S)
@@ -110,7 +111,7 @@ class _Shared:
                 self.error = self.error or error
 
     def run(self) -> None:
-        """One thread's work."""
+        """Work on pieces until none is left; the main function of a thread."""
         try:
             work = self._new_worker()
             while (number := self._begin()) is not None:
@@ -121,13 +122,13 @@ class _Shared:
         except BaseException as error:
             self.error = self.error or error
         with self._condition:
-            self._condition.notify_all()  # those who wait for what will not come now
+            self._condition.notify_all()  # wake the threads that wait for a result that will not come
         self._ended.append(None)
-        with suppress(RuntimeError):  # one call is as good as two
+        with suppress(RuntimeError):  # another thread has released it already, which is enough
             self._call.release()
 
     def _begin(self) -> int | None:
-        """The next piece of work, None when there is none."""
+        """Return the number of the next piece of work; None when there is none."""
         with self._condition:
             while self._begun - self._taken >= self._ahead and self.error is None:
                 self._condition.wait()

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, for packings that take long."""
+"""Progress bar on a terminal, for packings that take long."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+#: The bar appears after so many seconds.
 QUIET_S = 1.0
-"""Nothing is shown before."""
 
 
 class Progress:
-    """How far a packing is; to be told from one thread at a time.
+    """The progress of a packing. One thread at a time may call `add`.
 
     Parameters
     ----------
     total : int
-        Bytes that are to be packed.
+        Bytes to pack.
     """
 
     def __init__(self, total: int) -> None:
@@ -37,7 +37,7 @@ class Progress:
             self._bar.close()
 
     def add(self, count: int) -> None:
-        """So many bytes more are packed."""
+        """Count bytes that have been packed."""
         self._done += count
         if self._bar is not None:
             self._bar.update(count)
@@ -49,7 +49,7 @@ class Progress:
 
 
 def _is_terminal(stream: Any) -> bool:
-    """Whether a stream, which programs replace by all sorts of things, shows to somebody."""
+    """Return whether a stream is a terminal. Programs replace it by objects of all kinds."""
     try:
         return bool(stream.isatty())
     except (AttributeError, ValueError):

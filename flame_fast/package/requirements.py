@@ -1,4 +1,4 @@
-"""What the environment must offer before an application starts: a Python version, installed distributions."""
+"""Requirements of an application on its environment: a Python version, installed distributions."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def check_dependencies(dependencies: Iterable[str] | None, python_version: str | None) -> list[str]:
-    """Check that what a Runner asks for is there.
+    """Check that the environment has what a Runner asks for.
 
     Parameters
     ----------
@@ -28,8 +28,8 @@ def check_dependencies(dependencies: Iterable[str] | None, python_version: str |
     Raises
     ------
     FlameError
-        ``INVALID_ARGUMENT`` for what is no requirement and for another Python; ``NOT_FOUND`` for what is
-        not installed, with the command that installs it.
+        ``INVALID_ARGUMENT`` for text that is no requirement and for another Python; ``NOT_FOUND`` for missing
+        distributions, with the command that installs them.
     """
     if python_version is not None:
         _check_python(python_version)
@@ -73,7 +73,7 @@ def _check_python(wanted: object) -> None:
 
 
 def _missing(text: str) -> str:
-    """Why a requirement is not met, nothing when it is."""
+    """Return why a requirement is not met; an empty string when it is."""
     from packaging.requirements import InvalidRequirement, Requirement
 
     try:

@@ -1,4 +1,4 @@
-"""What of a directory is packed: the rules, the walk, the limits, and what the user is told about the rest."""
+"""Snapshot of a directory to pack: rules, walk, secrets, limits, and the notices about what is left out."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.archive import Members
 
+#: Above so many bytes a warning names what could be left out.
 LARGE = 100 * 1024**2
-"""Above so many bytes a warning names what could be left out."""
 
 _NAMED_LARGE = 5
 _KEY_MARK = b"PRIVATE KEY-----"
@@ -34,17 +34,16 @@ class Snapshot:
     Parameters
     ----------
     directory : str
-        The directory.
     excludes : iterable of str
         The user's rules; those of ``.flameignore`` follow them.
     project_file : bytes or None
-        What ``pyproject.toml`` holds, unless there is a project file.
+        The content of ``pyproject.toml``, unless the directory has a project file.
     never : iterable of str
-        Directories that are left out wherever they are met, by whatever path; as are this Python's own.
+        Directories that are left out wherever the walk meets them, as are this Python's own.
     most_files : int
         More end the walk, and `too_many` is true.
     explaining : bool
-        Whether `noted` is to tell what the rules leave out, too.
+        True: `noted` also tells what the rules leave out.
 
     Attributes
     ----------
@@ -55,7 +54,7 @@ class Snapshot:
     rules : IgnoreRules
     too_many, generated : bool
     noted : list of (int, int, bytes)
-        What was left out: a note, the number of a rule or -1, a path.
+        What was left out: a note (``NOTE_...``), the number of a rule or -1, a path.
 
     Raises
     ------
@@ -107,13 +106,13 @@ class Snapshot:
         os.close(self.descriptor)
 
     def find_secrets(self, known: Any = None) -> None:
-        """Look into the files that may be secrets; those of a number in `known` (`Members.compare`) are known."""
+        """Look for private keys in files that may be secrets; skip those with a number in `known` (`Members.compare`)."""
         for number in self.members.with_flag(archive.DOUBTFUL):
             if known is None or known[number] < 0:
                 self.members.set_state(number, self._look_for_key(self.members[number][0]))
 
     def check_limits(self, limit: int, most_files: int) -> None:
-        """Refuse what is too much; `FlameError` names the largest members."""
+        """Raise a `FlameError` that names the largest members if the package would be above a limit."""
         files, size = self.members.totals()
         files, size = files - self.generated, size - self._generated_bytes  # the user's own
         if self.too_many:
@@ -131,7 +130,7 @@ class Snapshot:
         )
 
     def notices(self) -> Notices:
-        """What the user is to be told, as far as walk and members know it."""
+        """Return what the user is to be told, as far as walk and members know it."""
         notices = Notices()
         for note, _, path in self.noted:
             if note == archive.NOTE_SECRET:
@@ -161,7 +160,7 @@ class Snapshot:
         )
 
     def _resolve_link(self, path: bytes, target: bytes) -> bytes | None:
-        """A link that reaches into the tree by way of outside is made relative; one that leads out is left out."""
+        """Return a link's target as it is packed: relative if it comes back in from outside, None if it leads out."""
         full = os.path.join(self.root, path)
         if len(full) + len(target) >= _LONGEST_PATH:  # the system resolves no such path
             return None
@@ -174,7 +173,7 @@ class Snapshot:
         return target
 
     def _look_for_key(self, path: bytes) -> int:
-        """The state of a file that may be a secret. One that cannot be read is one, until it can."""
+        """Return the state of a file that may be a secret. A file that cannot be read counts as one, until it can."""
         tail = b""
         try:
             descriptor = archive.open_below(self.descriptor, path)
@@ -195,16 +194,16 @@ class Snapshot:
 
 
 def most_files_for(limit: int) -> int:
-    """How many files a package may hold whose content may have so many bytes."""
+    """Return how many files a package may hold whose content may have `limit` bytes."""
     return max(DEFAULT_MAX_FILES, DEFAULT_MAX_FILES * limit // DEFAULT_LIMIT)
 
 
-#: What stands in a rule for bytes that mean something there. No line holds its own end, so that is what no other byte is.
+#: Escapes in a rule. No line can hold a line end, so a set of all other bytes, negated, stands for it.
 _IN_A_RULE = {byte: b"\\%c" % byte for byte in b"*?[\\"} | {0x0A: b"[!\x01-\t\x0b-\xff]", 0x0D: b"[\r]"}
 
 
 def rule_for(path: bytes) -> str:
-    """The rule in gitignore's syntax that leaves out this path and nothing else."""
+    """Return the rule in gitignore's syntax that leaves out this path and nothing else."""
     escaped = b"".join(_IN_A_RULE.get(byte) or bytes([byte]) for byte in path)
     if escaped.endswith(b" "):
         escaped = escaped[:-1] + b"\\ "
@@ -236,9 +235,9 @@ def _open_ignore_file(path: Any, flags: int) -> int:
 
 
 def _identities(never: Iterable[str]) -> list[tuple[int, int]]:
-    """Directories by identity, for a path says little: links and mounts lead to the same one.
+    """Return directories as (device, inode), since links and mounts give one directory many paths.
 
-    With them, where this Python's packages lie: workers use those in their place.
+    This Python's packages are among them: workers use those in their place.
     """
     packages = [path for path in sys.path if os.path.basename(path) in ("site-packages", "dist-packages")]
     identities = []

@@ -1,19 +1,20 @@
-"""Packages that may be used again: the last one of each tree, and an index of what is in it.
+"""Incremental packing's cache: the last package of each tree, and an index of its content.
 
-    <home>/packed/<key>.index              names, sizes, times, inodes; blocks and their hashes; which package they lie in
-                  <key>-<random>.tar.gz    the package; other names of it may lie in storage
-                  .lock                    exclusive flock: whoever changes this directory, for a moment
+    <home>/packed/<key>.index              names, sizes, times, inodes; blocks and their hashes; which package holds them
+                  <key>-<random>.tar.gz    the package; a storage may have other names of the same file
+                  .lock                    exclusive flock: the process that changes this directory, for a moment
 
-An index is believed only if its checksums hold and its package is the file it was written for (size, modification
-time, inode). A file is taken for unchanged if its size, times and inode are those of the walk that packed it, and its times
-were older than `RACY_NS` then: what is written twice within one tick of a file system's clock shows but one time (git's
-"racily clean" entries; Documentation/technical/racy-git). Two seconds are the coarsest tick, that of FAT.
+`load` believes an index only if its checksums hold and its package is the file it was written for (size, modification
+time, inode). A file is unchanged if its size, times and inode are those of the walk that packed it, and its times
+were older than `RACY_NS` then: two writes within one tick of a file system's clock leave one time (git's "racily clean"
+entries; Documentation/technical/racy-git). Two seconds are the coarsest tick, that of FAT.
+`kernels/archive/FORMAT.md` has the index byte by byte.
 
 Guarantees
-    What is wrong here costs time, never correctness: a damaged or missing piece is as good as none.
+    A fault here costs time, never correctness: a damaged or missing piece counts as none.
 Assumes
-    That who changes a file's content changes its times. Writing through a shared mapping (mmap, `numpy.memmap`) need not do
-    so before the mapping is flushed or closed.
+    A program that changes a file's content changes its times. Writing through a shared mapping (mmap, `numpy.memmap`) need
+    not do so before the mapping is flushed or closed.
 """
 
 from __future__ import annotations
@@ -30,12 +31,14 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from flame_fast.kernels.archive import Members
 
+#: A file that changed less than so long before it was packed may change again without a trace.
 RACY_NS = 2_000_000_000
-KEPT = 16
-"""How many trees have a package here."""
 
+#: How many trees have a package here.
+KEPT = 16
+
+#: How many bytes the packages may have together; the one used last stays in any case.
 KEPT_BYTES = 2 << 30
-"""How many bytes they may have together; the one used last stays in any case."""
 
 _MAGIC = b"FFPACK01"
 _HEAD = struct.Struct("<8s16s8s40s3QqQ4Q2I")
@@ -48,11 +51,11 @@ class Block:
     Attributes
     ----------
     first, count, piece : int
-        What is in it, as `flame_fast.kernels.archive.plan_blocks` says.
+        Its members, as `flame_fast.kernels.archive.plan_blocks` gives them.
     files, size : int
         Members that are no directories, and their bytes.
     offset, length : int
-        Where it lies in the package; of length 0, nowhere: all of it was left out.
+        Its place in the package. A length of 0: all of its members were left out.
     hash : bytes
         SHA-256 of its tar.
     """
@@ -76,7 +79,7 @@ class Block:
 
 
 class Contents:
-    """What is in a package: enough to write an index.
+    """The content of a package, as an index needs it.
 
     Attributes
     ----------
@@ -84,7 +87,7 @@ class Contents:
     files, size : int
         As in `PackageInfo`.
     compressor : str
-        What made its bytes.
+        Names the library and level (`Compressor.version`).
     blocks : list of Block
     """
 
@@ -106,9 +109,9 @@ class Stored:
     digest, files, size, compressor :
         As in `Contents`.
     descriptor : int
-        The package.
+        The package, open.
     length : int
-        Its bytes.
+        Bytes of the package.
     records, names, states : memoryview
         Its members, as `flame_fast.kernels.archive.Members` has them.
     """
@@ -162,23 +165,23 @@ class Stored:
         os.close(self.descriptor)
 
     def is_for(self, members: Members) -> bool:
-        """Whether a walk found the very tree that was packed; then its members' states are those of the packing."""
+        """Return whether a walk found the very tree that was packed; then its members take over the packing's states."""
         return members.is_still(self.records, self.names, self.states)
 
     def check_tables(self) -> None:
-        """Raise ValueError if `records` and `names` are damaged; what equals a walk's own is not."""
+        """Raise ValueError if `records` and `names` are damaged. Those that equal a walk's need no check."""
         if zlib.crc32(self._tables) != self._tables_sum:
             raise ValueError("a damaged index")
 
     def blocks(self) -> list[Block]:
-        """Its blocks, in order."""
+        """Return its blocks, in order."""
         found = []
         for first, count, piece, files, size, offset, length, hash in _BLOCK.iter_unpack(self._blocks):
             found.append(Block(first, count, piece, files, size, offset, length, hash))
         return found
 
     def place(self, path: str) -> None:
-        """Give the package this name as well, which must be free, by a link or a copy."""
+        """Give the package a further name, which must be free, by a link or a copy."""
         try:
             os.link(self._path, path, follow_symlinks=False)
         except OSError:
@@ -190,7 +193,7 @@ class Stored:
 
 
 def load(home: str, key: str) -> Stored | None:
-    """The stored package of this key, None if there is none that can be believed."""
+    """Return the stored package of a key; None if there is none, or one that cannot be believed."""
     directory = _directory(home)
     path = os.path.join(directory, f"{key}.index")
     for _ in range(2):  # the package may just have been replaced, and the index with it
@@ -209,16 +212,16 @@ def load(home: str, key: str) -> Stored | None:
 
 
 def key_of(root: bytes, project_file: bytes) -> str:
-    """What names a tree's package: the directory, and what the generated project file would hold.
+    """Return the key of a tree's package, by the directory and the generated project file.
 
-    Two trees with one key replace each other's, no more.
+    Two trees with one key replace each other's package, which costs time only.
     """
     both = b"%b\0%b" % (root, project_file)
     return f"{zlib.crc32(both):08x}{zlib.crc32(both[::-1]):08x}"
 
 
 def store(home: str, key: str, members: Members, contents: Contents, package: str) -> None:
-    """Keep a package for the next time; the file gets a further name.
+    """Keep a package for the next packing; the file gets a further name.
 
     Raises
     ------
@@ -238,11 +241,11 @@ def store(home: str, key: str, members: Members, contents: Contents, package: st
             found = os.stat(kept)
             _write_index(os.path.join(directory, f"{key}.index"), _index(members, contents, suffix, found))
         finally:
-            _reclaim(directory)  # after a failure, half a package too
+            _reclaim(directory)  # after a failure, it removes half a package, too
 
 
 def forget(home: str, digest: str) -> None:
-    """Drop every stored package with this digest: it has turned out to be damaged."""
+    """Drop every stored package with a digest, which has turned out to be damaged."""
     directory = _directory(home)
     with contextlib.suppress(OSError), exclusive(directory):
         for name in os.listdir(directory):
@@ -314,7 +317,7 @@ def _head_in(path: str) -> bytes:
 
 
 def _reclaim(directory: str) -> None:
-    """Remove what was used least recently, and every package that no index names; the caller holds the lock."""
+    """Remove the packages used least recently, and those that no index names; the caller holds the lock."""
     names = os.listdir(directory)
     used = []
     for name in names:

@@ -1,4 +1,4 @@
-"""Where workers import from: entries of the driver's `sys.path` in the packaged directory move to its unpacked tree."""
+"""`sys.path` of workers: the driver's entries in the packaged directory move to its unpacked tree."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[str], bool]) -> list[tuple[bool, str]]:
-    """The driver's half of where a worker imports from: per entry of `sys.path` whether it moves, and its path.
+    """Return, for each entry of the driver's `sys.path`, whether it moves, and its path.
 
     Parameters
     ----------
@@ -19,9 +19,9 @@ def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[
         The driver's.
     directory : str
         The directory that was packaged. Entries inside it move, the empty one to the tree's top; entries that the package
-        leaves out, and those outside, stay as they are.
+        leaves out, and entries outside, stay as they are.
     packaged : callable
-        Whether a path relative to the directory is in the package: `PackageInfo.holds`.
+        Tells whether a path relative to the directory is in the package: `PackageInfo.holds`.
     """
     real_directory = os.path.realpath(directory)
     parts: list[tuple[bool, str]] = []
@@ -29,7 +29,7 @@ def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[
         if not isinstance(entry, str):
             continue  # the import system ignores them too
         full = os.path.normpath(os.path.join(directory, entry))
-        # As it is written, then as it resolves: the directory may have been entered by a link.
+        # As it is written, then as it resolves: the user may have entered the directory by a link.
         candidates = (
             _relative(full, os.path.normpath(directory)),
             _relative(os.path.realpath(full), real_directory),
@@ -44,7 +44,7 @@ def split_sys_path(sys_path: Iterable[str], directory: str, packaged: Callable[[
 
 
 def place_sys_path(parts: Iterable[Any], unpacked: str) -> list[str]:
-    """The worker's half: `split_sys_path`'s entries, those that move leading into the tree."""
+    """Return a worker's `sys.path` of `split_sys_path`'s entries: those that move lead into the tree."""
     return [os.path.join(unpacked, path) if moves and path else unpacked if moves else path for moves, path in parts]
 
 
@@ -56,7 +56,7 @@ def _relative(path: str, directory: str) -> str | None:
 
 
 def prepare(plan: dict[str, Any]) -> str:
-    """Make this process import as a `Tenancy.unpack_plan` says; return the tree it imports from."""
+    """Make this process import as an `ApplicationLease.unpack_plan` says; return the tree it imports from."""
     import sys
 
     from flame_fast.package.unpacking import ensure_unpacked

@@ -1,22 +1,21 @@
-"""Unpacked packages: the trees that workers import a project from.
+"""Unpack packages into a cache of trees, which workers import a project from.
 
     <home>/unpacked/<digest>/            the tree
-                    <digest>.manifest    what is in it; written last, so a tree without it is not finished
+                    <digest>.manifest    what is in it (manifest.py); written last: a tree without it is not finished
                     <digest>.lock        shared flock: a process that uses the tree; exclusive: its eviction
-                    .lock                exclusive flock: whoever builds, one at a time
-                    .<anything else>     being built or thrown away; a leftover if nobody holds .lock
+                    .lock                exclusive flock: the process that builds, one at a time
+                    .<anything else>     being built or thrown away; a leftover if no process holds .lock
 
-A tree is built beside its place, on all cores, and renamed into it, so it is there whole or not at all, to however many
-processes at once. What the tree that has most in common with it has already is linked, not decompressed. It belongs to no
-runner: the most recently used `KEPT` stay, and one that some process still uses stays in any case.
+A process builds a tree beside its place, on all cores, and renames it into place, so other processes find it whole or not at
+all. Blocks that a similar tree has already are linked, not decompressed. A tree belongs to no runner: the `KEPT` most
+recently used ones stay, and each that some process uses.
 
 Guarantees
     A tree that `ensure_unpacked` returned stays until the calling process, and all it has forked since,
     have ended.
 Assumes
-    That nobody changes a tree. What does happen (a cleaner of old files, a full disk) shows in sizes and
-    times and has the tree built anew; files that were added, Python's own caches, do no harm. Equal files of
-    several trees are one file.
+    Nobody changes a tree. What does happen (a cleaner of old files, a full disk) shows in sizes and times, and the tree is
+    built anew; files that were added, Python's own caches, do no harm. Equal files of several trees are one file.
 """
 
 from __future__ import annotations
@@ -24,8 +23,6 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
-import struct
-import zlib
 
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
@@ -42,25 +39,26 @@ from flame_fast.package.block_format import (
     hasher,
     read_header,
 )
-from flame_fast.package.file_lock import exclusive
+from flame_fast.package.file_lock import exclusive, still_names
+from flame_fast.package.manifest import PreviousTree, is_whole, write_manifest
 from flame_fast.package.ordered_pool import in_order, threads_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+#: How many trees stay when no process uses them.
 KEPT = 16
-"""How many trees stay when nobody uses them."""
 
+#: Bytes of a link's whole path and its target: the system resolves no longer ones.
 _MOST_LINK = 4000
-"""Bytes of a link's whole path and its target: the system resolves no longer ones."""
 
+#: The trees this process uses, and the descriptors whose shared locks say so: open until the process ends.
 _held: dict[str, int] = {}
-"""The trees this process uses, and the descriptors whose shared locks say so: open until the process ends."""
 
 
 def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]) -> str:
-    """Return the tree of a package, unpacked if it is not there already.
+    """Return the tree of a package; unpack it if it is not there already.
 
     Parameters
     ----------
@@ -92,9 +90,9 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
     os.makedirs(cache, mode=0o700, exist_ok=True)
     tree = os.path.join(cache, digest)
     _hold(tree)
-    if not _is_whole(tree):
+    if not is_whole(tree):
         with exclusive(cache):
-            if not _is_whole(tree):
+            if not is_whole(tree):
                 _remove_leftovers(cache)
                 _build(archive_path, digest, tree)
                 _evict(cache)
@@ -110,19 +108,10 @@ def _hold(tree: str) -> None:
     while tree not in _held:
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_SH)  # waits for no more than an eviction of this very tree
-        if not _is_file(path, descriptor) or _held.setdefault(tree, descriptor) != descriptor:
+        if not still_names(path, descriptor) or _held.setdefault(tree, descriptor) != descriptor:
             os.close(descriptor)  # it was evicted, or another thread was first
     with contextlib.suppress(OSError):
         os.utime(path)
-
-
-def _is_file(path: str, descriptor: int) -> bool:
-    try:
-        named = os.stat(path)
-    except FileNotFoundError:
-        return False
-    opened = os.fstat(descriptor)
-    return (named.st_dev, named.st_ino) == (opened.st_dev, opened.st_ino)
 
 
 def _remove_leftovers(cache: str) -> None:
@@ -132,7 +121,7 @@ def _remove_leftovers(cache: str) -> None:
 
 
 def _evict(cache: str) -> None:
-    """Remove the trees that were used least recently and that nobody uses."""
+    """Remove the trees that were used least recently and that no process uses."""
     locks = []
     for name in os.listdir(cache):
         if name.endswith(".lock") and not name.startswith("."):
@@ -157,7 +146,7 @@ def _evict(cache: str) -> None:
 
 
 def _discard(tree: str) -> None:
-    """Take a tree out of its place in one step, then remove it."""
+    """Move a tree out of its place in one step, then remove it."""
     away = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}-{os.urandom(4).hex()}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(tree, away)
@@ -178,68 +167,6 @@ def _unlink(path: str) -> None:
         os.unlink(path)
 
 
-# The manifest: a checksum; how many runs, their hashes and how long their entries are; all entries (packing/extracting.pxi)
-
-_MAGIC = b"FFTREE01"
-_COUNT = struct.Struct("<8sII")
-_BLOCK = struct.Struct("<32sI")
-
-
-class _Manifest:
-    """What is in a tree, block by block.
-
-    Attributes
-    ----------
-    entries : dict
-        Each block's entries, by its hash.
-    """
-
-    def __init__(self, data: bytes) -> None:
-        magic, checksum, count = _COUNT.unpack_from(data)
-        if magic != _MAGIC:
-            raise ValueError("another version's manifest")
-        view = memoryview(data)
-        if zlib.crc32(view[_COUNT.size :], count) != checksum:
-            raise ValueError("a damaged manifest")
-        at = _COUNT.size + count * _BLOCK.size
-        self.all = view[at:]
-        self.entries: dict[bytes, memoryview] = {}
-        for hash, length in _BLOCK.iter_unpack(view[_COUNT.size : at]):
-            self.entries[hash] = view[at : at + length]
-            at += length
-
-
-def _read_manifest(tree: str) -> _Manifest | None:
-    try:
-        with open(tree + ".manifest", "rb", buffering=0) as file:
-            return _Manifest(file.readall())
-    except (OSError, ValueError, struct.error):
-        return None
-
-
-def _is_whole(tree: str) -> bool:
-    manifest = _read_manifest(tree)
-    if manifest is None:
-        return False
-    try:
-        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
-        return False
-    try:
-        return archive.Extractor(root).verify(manifest.all)
-    finally:
-        os.close(root)
-
-
-def _write_manifest(tree: str, blocks: list[tuple[bytes, bytes]]) -> None:
-    heads = [_BLOCK.pack(hash, len(entries)) for hash, entries in blocks]
-    content = b"".join([*heads, *(entries for _, entries in blocks)])
-    temporary = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}.manifest")
-    with open(temporary, "wb") as file:
-        file.write(_COUNT.pack(_MAGIC, zlib.crc32(content, len(blocks)), len(blocks)) + content)
-    os.rename(temporary, tree + ".manifest")
-
-
 # Unpacking
 
 
@@ -251,7 +178,7 @@ def _build(archive_path: str, digest: str, tree: str) -> None:
         _unlink(tree + ".manifest")
         _discard(tree)
         os.rename(building, tree)
-        _write_manifest(tree, blocks)
+        write_manifest(tree, blocks)
     except BaseException:
         _remove_tree(building)
         raise
@@ -268,7 +195,7 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
             root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, root)
             runs = _runs_of(headers)
-            previous = _Previous(cache, {run.hash for run in runs})
+            previous = PreviousTree(cache, {run.hash for run in runs})
             opened.callback(previous.close)
             unpacking = _Unpacking(file.fileno(), runs, root, previous)
             unpacking.run()
@@ -289,7 +216,7 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
 
 
 def _read_headers(file: int) -> list[tuple[int, Header]]:
-    """Where each block lies, and its header; without the one that ends the archive."""
+    """Return each block's offset and header; without the block that ends the archive."""
     found: list[tuple[int, Header]] = []
     at = 0
     while True:
@@ -303,7 +230,7 @@ def _read_headers(file: int) -> list[tuple[int, Header]]:
 
 
 def _runs_of(headers: list[tuple[int, Header]]) -> list[_Run]:
-    """Blocks that belong together: each one alone, but a large file's pieces."""
+    """Group blocks that belong together: each is alone, but a large file's pieces."""
     runs: list[_Run] = []
     for offset, header in headers:
         if header.kind != LATER_PIECE:
@@ -315,12 +242,12 @@ def _runs_of(headers: list[tuple[int, Header]]) -> list[_Run]:
 
 
 class _Run:
-    """The blocks of some whole members, or of one large file.
+    """The block of some whole members, or the blocks of one large file.
 
     Attributes
     ----------
     blocks : list of (int, Header)
-        Where each lies, and its header.
+        Each one's offset and header.
     """
 
     __slots__ = ("blocks",)
@@ -330,7 +257,7 @@ class _Run:
 
     @property
     def hash(self) -> bytes:
-        """Names its content in manifests."""
+        """Return the hash that names the content in manifests."""
         hashes = [header.hash for _, header in self.blocks]
         if len(hashes) == 1:
             return hashes[0]
@@ -338,41 +265,8 @@ class _Run:
         return hash
 
 
-class _Previous:
-    """The tree that has most in common with the one to be made: what it has need only be linked.
-
-    Attributes
-    ----------
-    root : int
-        The tree, open; -1 when there is none.
-    entries : dict
-        Its entries by their hashes.
-    """
-
-    def __init__(self, cache: str, wanted: set[bytes]) -> None:
-        self.root = -1
-        self.entries: dict[bytes, memoryview] = {}
-        best, tree = 0, ""
-        for name in os.listdir(cache):
-            if not name.endswith(".manifest") or name.startswith("."):
-                continue
-            path = os.path.join(cache, name.removesuffix(".manifest"))
-            manifest = _read_manifest(path)
-            if manifest is not None and (common := len(wanted & manifest.entries.keys())) > best:
-                best, tree, self.entries = common, path, manifest.entries
-        if best:
-            try:
-                self.root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
-                self.entries = {}
-
-    def close(self) -> None:
-        if self.root >= 0:
-            os.close(self.root)
-
-
 class _Unpacked:
-    """What became of one run: its entries in the manifest, and the links to be made; of a large file, its path and size."""
+    """The outcome of one run: its manifest entries, and the links to be made; of a large file, its path and size."""
 
     __slots__ = ("entries", "links", "path", "size")
 
@@ -384,17 +278,17 @@ class _Unpacked:
 
 
 class _Unpacking:
-    """The unpacking of one package into an empty directory: all runs, then the later pieces of large files.
+    """Unpacks one package into an empty directory: all runs, then the later pieces of large files.
 
     Attributes
     ----------
     blocks : list of (bytes, bytes)
         Each run's hash, and its entries in the manifest.
     links : list of (bytes, bytes)
-        Symbolic links that are yet to be made: path and target.
+        Symbolic links that the caller is to make: path and target.
     """
 
-    def __init__(self, file: int, runs: list[_Run], root: int, previous: _Previous) -> None:
+    def __init__(self, file: int, runs: list[_Run], root: int, previous: PreviousTree) -> None:
         self.blocks: list[tuple[bytes, bytes]] = []
         self.links: list[tuple[bytes, bytes]] = []
         self._file = file
@@ -402,7 +296,7 @@ class _Unpacking:
         self._root = root
         self._previous = previous
         self._large: list[tuple[int, bytes]] = []  # numbers of runs, paths
-        self._pieces: list[tuple[int, Header, bytes, int, int]] = []  # offset, header, path, where in the file, its size
+        self._pieces: list[tuple[int, Header, bytes, int, int]] = []  # offset, header, path, where in the file, file's size
 
     def run(self) -> None:
         in_order(self._new_extractor, len(self._runs), threads_for(len(self._runs)), self._take)
@@ -460,7 +354,7 @@ class _Unpacking:
 
 
 def _make_links(root: int, target: str, links: list[tuple[bytes, bytes]]) -> None:
-    """Make the symbolic links: last, so nothing is ever written through one."""
+    """Make the symbolic links. They come last, so nothing is ever written through one."""
     extractor = archive.Extractor(root)
     base = os.path.realpath(os.fsencode(target))
     for path, goal in links:

@@ -1,5 +1,8 @@
-"""Packing and unpacking, natively; the documentation stands in `_native.pyx`."""
+"""Packing and unpacking, natively; `_native.pyx` and the files beside it document the names."""
 
+from flame_fast.kernels.archive._native import ABOUT_ANY_KIND as ABOUT_ANY_KIND
+from flame_fast.kernels.archive._native import ABOUT_DIRECTORIES as ABOUT_DIRECTORIES
+from flame_fast.kernels.archive._native import ABOUT_FILES as ABOUT_FILES
 from flame_fast.kernels.archive._native import CHANGED as CHANGED
 from flame_fast.kernels.archive._native import DOUBTFUL as DOUBTFUL
 from flame_fast.kernels.archive._native import ENTRY_BYTES as ENTRY_BYTES
@@ -18,8 +21,18 @@ from flame_fast.kernels.archive._native import PIECE_BYTES as PIECE_BYTES
 from flame_fast.kernels.archive._native import RACY as RACY
 from flame_fast.kernels.archive._native import SECRET as SECRET
 from flame_fast.kernels.archive._native import SPECIAL as SPECIAL
+from flame_fast.kernels.archive._native import TOKEN_ANY as TOKEN_ANY
+from flame_fast.kernels.archive._native import TOKEN_BYTES as TOKEN_BYTES
+from flame_fast.kernels.archive._native import TOKEN_DEEP as TOKEN_DEEP
+from flame_fast.kernels.archive._native import TOKEN_DIRECTORIES as TOKEN_DIRECTORIES
+from flame_fast.kernels.archive._native import TOKEN_SET as TOKEN_SET
+from flame_fast.kernels.archive._native import TOKEN_STAR as TOKEN_STAR
 from flame_fast.kernels.archive._native import UNREADABLE as UNREADABLE
 from flame_fast.kernels.archive._native import USUAL_BYTES as USUAL_BYTES
+from flame_fast.kernels.archive._native import VERDICT_KEEP as VERDICT_KEEP
+from flame_fast.kernels.archive._native import VERDICT_OMIT as VERDICT_OMIT
+from flame_fast.kernels.archive._native import VERDICT_SECRET as VERDICT_SECRET
+from flame_fast.kernels.archive._native import VERDICT_SECRET_IF_KEY as VERDICT_SECRET_IF_KEY
 from flame_fast.kernels.archive._native import BadBlock as BadBlock
 from flame_fast.kernels.archive._native import BlockReader as BlockReader
 from flame_fast.kernels.archive._native import Buffer as Buffer

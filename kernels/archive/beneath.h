@@ -1,8 +1,8 @@
-/* Opening what lies below a directory without ever following a symbolic link, and reading directories: what neither Cython nor
- * the C library can say.
+/* Opening files below a directory without ever following a symbolic link (openat2, RESOLVE_BENEATH), and reading
+ * directories: what neither Cython nor the C library offers.
  *
- * Guarantees: no component of a path is followed out of the directory, whoever renames what meanwhile.
- * openat2 is Linux 5.6; where it is missing, or forbidden, paths are gone through component by component.
+ * Guarantees: no component of a path leads out of the directory, whatever other processes rename meanwhile.
+ * openat2 is Linux 5.6; where it is missing, or forbidden, a path is opened component by component.
  */
 #ifndef FLAME_FAST_BENEATH_H
 #define FLAME_FAST_BENEATH_H
@@ -126,7 +126,7 @@ static inline int open_beneath(int directory, const char *path, int flags, int m
     }
 }
 
-/* Whether a path leads, by whatever links, to something below the directory and never leaves it on its way; false if unsure. */
+/* Whether a path and the links on it lead below the directory, and nowhere out of it on the way; false if unsure. */
 static inline int stays_beneath(int directory, const char *path)
 {
     int opened;

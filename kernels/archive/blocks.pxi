@@ -1,49 +1,51 @@
-# Blocks: the pieces an archive is compressed, stored and used again in.
-#
-# A block holds several whole members, or one piece of a large file. Where blocks begin is told by the members' paths and sizes
-# alone, and mostly by each member's own, so that a change in one place moves no borders elsewhere (content-defined chunking, as in
-# Muthitacharoen, Chen and Mazieres, "A low-bandwidth network file system", 2001, here by names in place of content).
+# Blocks: the pieces an archive is compressed, stored and used again in. One holds several whole members, or one piece of a
+# large file; `core/chunking.pxd` tells where they begin.
+# uses: buffers, members
 
-cpdef enum:
-    PIECE_BYTES = 1 << 20       # of a large file; no block of whole members is longer
-    USUAL_BYTES = 1 << 19       # of a block, on average, if nothing else ends it
+from libc cimport errno
+from libc.errno cimport ELOOP, ENOENT, ENOTDIR, ENXIO
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free
 
+from .core.buffers cimport Bytes, append, append_zeros, reserve
+from .core.chunking cimport PIECE_BYTES, begins_block, is_large, length_in_archive
+from .core.directory_cache cimport DirectoryCache, directory_of, free_cache, init_cache
+from .core.externs cimport (
+    O_CLOEXEC, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_ISREG, SEEK_SET, close, fstat, lseek, openat, stat_t,
+)
+from .core.file_io cimport is_shortage, read_all
+from .core.members cimport (
+    CHANGED, DIRECTORY, DOUBTFUL, EXECUTABLE, FILE, GENERATED, GONE, LINK, RACY, SECRET, SPECIAL, UNREADABLE, Member,
+    is_as_walked,
+)
+from .core.status cimport DONE, FAILED, OUT_OF_MEMORY
+from .core.tar cimport BLOCK, Naming, append_header, naming_of, padded
 
-cdef size_t length_in_archive(Members members, Py_ssize_t number) noexcept nogil:
-    cdef Member *member = members.member(number)
-    cdef Naming naming = naming_of(members.path(member), member.path_length + (member.kind == DIRECTORY),
-                                   members.target(member), member.target_length if member.kind == LINK else 0, member.size)
-    return header_length(&naming, member.size) + padded(member.size)
-
-
-cdef inline bint is_large(Member *member) noexcept nogil:
-    return member.size > PIECE_BYTES
+import os
 
 
 cdef Py_ssize_t block_end(Members members, Py_ssize_t first) noexcept nogil:
-    """The number behind the last member of the block that begins with this one, which is not large."""
+    """Return the number behind the last member of the block that begins with `first`, which is not large."""
     cdef Py_ssize_t number = first
     cdef size_t length = 0, more
     cdef Member *member
+    cdef const char *path
     while number < members.count():
         member = members.member(number)
         if not members.state(number)[0] & SECRET:
             if is_large(member):
                 break
-            more = length_in_archive(members, number)
-            if number > first and (length + more > PIECE_BYTES or begins_block(members.path(member), member.path_length, more)):
+            path = members.path(member)
+            more = length_in_archive(member, path, members.target(member))
+            if number > first and (length + more > PIECE_BYTES or begins_block(path, member.path_length, more)):
                 break
             length += more
         number += 1
     return number
 
 
-cdef bint begins_block(const char *path, size_t length, size_t weight) noexcept nogil:
-    return hash_path(path, length) < (<uint64_t> weight << 32) // USUAL_BYTES
-
-
 def plan_blocks(Members members):
-    """Divides members into blocks.
+    """Divide members into blocks.
 
     Returns
     -------
@@ -68,12 +70,12 @@ def plan_blocks(Members members):
 
 
 cdef class BlockReader(Buffer):
-    """Reads blocks, and is what it has read. One for each thread; all may share members, but not a block.
+    """Reads blocks, and is the buffer of the last one. One for each thread; all may share members, but not a block.
 
     Parameters
     ----------
     root : int
-        The open directory; it stays the caller's.
+        The open directory, which the caller closes.
     members : Members
     """
     cdef Members members
@@ -83,22 +85,21 @@ cdef class BlockReader(Buffer):
     cdef int64_t size, grown
 
     def __cinit__(self, *_):
-        self.directory.descriptor = -1
+        init_cache(&self.directory, -1)
 
     def __init__(self, int root, Members members not None):
         self.members = members
         self.directory.root = root
 
     def __dealloc__(self):
-        forget_directory(&self.directory)
-        free(self.directory.path.data)
+        free_cache(&self.directory)
         free(self.scratch.data)
 
     def read(self, Py_ssize_t first, Py_ssize_t count, Py_ssize_t piece):
-        """Reads one block of the plan, as tar, in place of the one before.
+        """Read one block of the plan, as tar, in place of the one before.
 
-        Members that are unreadable, gone, or no regular files any more are left out, and their state says so; as it does of
-        those that changed since the walk or while they were read.
+        Members that are unreadable, gone, or no regular files any more are left out. Their state says so, and which members
+        changed since the walk or while they were read.
 
         Returns
         -------
@@ -129,7 +130,7 @@ cdef class BlockReader(Buffer):
         return self.files, self.size
 
     def probe(self, Py_ssize_t number):
-        """Whether a file can be read at all; if not, its state says why."""
+        """Return whether a file can be read at all; if not, its state says why."""
         cdef stat_t found
         cdef char state = 0
         cdef int opened
@@ -156,7 +157,7 @@ cdef class BlockReader(Buffer):
         return failed
 
     cdef int write_plain(self, Py_ssize_t number) noexcept nogil:
-        """A directory, a link, or generated content."""
+        """Append a directory, a link, or generated content."""
         cdef Member *member = self.members.member(number)
         cdef const char *target = self.members.target(member)
         if member.flags & GENERATED:
@@ -168,7 +169,7 @@ cdef class BlockReader(Buffer):
     cdef int write_header(self, Py_ssize_t number, int64_t size) noexcept nogil:
         cdef Member *member = self.members.member(number)
         cdef const char *name = self.members.path(member)
-        cdef size_t length = member.path_length
+        cdef size_t length = member.path_length, target_length = 0
         cdef int mode = 0o755 if member.flags & EXECUTABLE else 0o644
         cdef Naming naming
         if member.kind == DIRECTORY:
@@ -183,13 +184,14 @@ cdef class BlockReader(Buffer):
             self.size += size
         if member.kind == LINK:
             mode = 0o777
-        naming = naming_of(name, length, self.members.target(member), member.target_length if member.kind == LINK else 0, size)
+            target_length = member.target_length
+        naming = naming_of(name, length, self.members.target(member), target_length, size)
         return append_header(&self.bytes, &naming, member.kind, mode, size)
 
     # Files
 
     cdef int open_member(self, Py_ssize_t number, stat_t *found, char *state) noexcept nogil:
-        """Opens a file; -1 when it cannot be, and why, as a state, which is 0 when errno says it of the system."""
+        """Open a file; -1 and a state that says why not, or state 0 when errno tells of a shortage of the system."""
         cdef Member *member = self.members.member(number)
         cdef const char *name
         cdef int opened = -1
@@ -211,14 +213,8 @@ cdef class BlockReader(Buffer):
             return -1
         return opened
 
-    cdef bint is_as_walked(self, int opened, Member *member) noexcept nogil:
-        cdef stat_t found
-        return (fstat(opened, &found) == 0 and found.st_size == member.size
-                and nanoseconds(found.st_mtim) == member.mtime_ns
-                and nanoseconds(found.st_ctim) == member.ctime_ns and <uint64_t> found.st_ino == member.inode)
-
     cdef int read_file(self, Py_ssize_t number) noexcept nogil:
-        """A small file: its size in the archive is what was read of it. It grows to at most a piece, a block by at most one."""
+        """Append a small file as long as what was read of it. It grows to at most a piece, a block by at most one."""
         cdef Member *member = self.members.member(number)
         cdef stat_t found
         cdef char state = 0
@@ -235,9 +231,9 @@ cdef class BlockReader(Buffer):
             return OUT_OF_MEMORY
         header = self.bytes.length - begin
         got = read_all(opened, self.bytes.data + self.bytes.length, promised + 1)
-        same = got == <size_t> member.size and self.is_as_walked(opened, member)
+        same = got == <size_t> member.size and is_as_walked(opened, member)
         close(opened)
-        if not same and member.flags & DOUBTFUL:    # what was looked at was no secret; this may be one
+        if not same and member.flags & DOUBTFUL:    # the secret check saw another content; this may be a secret
             return self.take_back(number, begin, promised, SECRET | RACY)
         if not same:
             self.members.state(number)[0] |= CHANGED | RACY
@@ -251,7 +247,7 @@ cdef class BlockReader(Buffer):
         return append_zeros(&self.bytes, padded(got) - got)
 
     cdef int take_back(self, Py_ssize_t number, size_t begin, int64_t size, int state) noexcept nogil:
-        """Leaves out the member that was begun."""
+        """Take the member that was begun out of the block again."""
         self.bytes.length = begin
         self.files -= 1
         self.size -= size
@@ -259,7 +255,7 @@ cdef class BlockReader(Buffer):
         return DONE
 
     cdef int read_piece(self, Py_ssize_t number, Py_ssize_t piece) noexcept nogil:
-        """A piece of a large file, exactly as long as the walk found it; zeros where it has become shorter."""
+        """Append a piece of a large file, as long as the walk found it; zeros where the file has become shorter."""
         cdef Member *member = self.members.member(number)
         cdef int64_t begin = <int64_t> piece * PIECE_BYTES
         cdef size_t length = <size_t> min(member.size - begin, <int64_t> PIECE_BYTES), got = 0
@@ -277,27 +273,13 @@ cdef class BlockReader(Buffer):
         if opened >= 0:
             if lseek(opened, begin, SEEK_SET) == begin:
                 got = read_all(opened, self.bytes.data + self.bytes.length, length)
-            same = self.is_as_walked(opened, member)
+            same = is_as_walked(opened, member)
             close(opened)
         if not same and member.flags & DOUBTFUL:
-            got = 0             # what was looked at was no secret; this may be one
+            got = 0             # the secret check saw another content; this may be a secret
         self.bytes.length += got
         if append_zeros(&self.bytes, padded(length) - got):
             return OUT_OF_MEMORY
         if not same or got < length:
             self.members.state(number)[0] |= CHANGED | RACY     # it stays in: other pieces of it are
         return DONE
-
-
-cdef size_t read_all(int descriptor, char *target, size_t length) noexcept nogil:
-    """Reads so many bytes, fewer if the file ends before, or where the device fails: what was read stands."""
-    cdef size_t got = 0
-    cdef Py_ssize_t more
-    while got < length:
-        more = read(descriptor, target + got, length - got)
-        if more < 0 and errno.errno == EINTR:
-            continue
-        if more <= 0:
-            break
-        got += more
-    return got

@@ -1,64 +1,29 @@
 # The members of a snapshot, in the order of the archive: one record each, their paths in one piece of memory.
-#
-# Records hold what tells that a file is still the same, and nothing that differs between two walks of an unchanged tree: so
-# two snapshots are equal if their bytes are.
+# uses: buffers
 
-cdef enum:                  # kinds; those of tar's type flag
-    FILE = 0x30
-    LINK = 0x32
-    DIRECTORY = 0x35
+cimport cython
 
-cpdef enum:                 # a member's flags
-    EXECUTABLE = 1          # by its owner
-    DOUBTFUL = 2            # a secret if there is a private key in it
-    GENERATED = 4           # content that lies in no file, but where a link has its target
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
 
-cpdef enum:                 # a member's state: what is known beyond its record
-    RACY = 1                # changed so recently that it may change again without a trace: to be read again
-    UNREADABLE = 2
-    GONE = 4                # when it was to be packed
-    SECRET = 8              # there is a private key in it
-    SPECIAL = 16            # no regular file any more, when it was to be packed
-    CHANGED = 32            # since the walk, or while it was read
-    LEFT_OUT = 30           # any reason not to be in the archive
-
-cdef struct Member:
-    int64_t size            # of a file
-    int64_t mtime_ns        # of a file, as are the next two
-    int64_t ctime_ns
-    uint64_t inode
-    uint32_t path_at        # in `names`; a zero ends the path, the target follows, ended likewise
-    uint32_t path_length
-    uint32_t target_length  # of a link; of generated content
-    uint8_t kind
-    uint8_t flags
-    uint16_t unused
-
-
-cdef int compare_paths(const char *one, size_t length, bint directory,
-                       const char *other, size_t other_length, bint other_directory) noexcept nogil:
-    """Compares as the archive is ordered: by bytes, a directory's path as if a slash followed, so it is before what it holds."""
-    cdef size_t common = min(length, other_length)
-    cdef int found = memcmp(one, other, common)
-    if found:
-        return found
-    return ending(one, length, directory, common) - ending(other, other_length, other_directory, common)
-
-
-cdef inline int ending(const char *path, size_t length, bint directory, size_t at) noexcept nogil:
-    if at < length:
-        return <unsigned char> path[at]
-    return c"/" if directory else 0
+from .core.buffers cimport Bytes, append
+from .core.members cimport DIRECTORY, FILE, LEFT_OUT, RACY, Member, is_same
+from .core.paths cimport compare_paths
 
 
 @cython.final
 cdef class Members:
-    """A snapshot's members.
+    """The members of a snapshot.
 
     Attributes
     ----------
-    records, names, states : Buffer
-        See `members.pxi`; `states` has one byte for each member.
+    records : Buffer
+        A `Member` struct for each (`core/members.pxd`).
+    names : Buffer
+        Their paths and targets.
+    states : Buffer
+        A byte for each: what is known beyond its record.
     """
     cdef readonly Buffer records, names, states
 
@@ -86,7 +51,7 @@ cdef class Members:
         return self.states.bytes.data + number
 
     cdef int add(self, Member member, const char *path, const char *target) noexcept nogil:
-        """Appends a member whose lengths are filled in; -1 without memory."""
+        """Append a member whose lengths are filled in; -1 without memory."""
         cdef Bytes *names = &self.names.bytes
         cdef int failed = 0
         if names.length + member.path_length + member.target_length + 2 > <size_t> 0xffffffff:
@@ -102,7 +67,7 @@ cdef class Members:
         return failed
 
     def __getitem__(self, Py_ssize_t number):
-        """A member as (path, kind, flags, size, state), its kind as tar's type flag."""
+        """Return a member as (path, kind, flags, size, state), its kind as tar's type flag."""
         cdef Member *member
         if not 0 <= number < self.count():
             raise IndexError(number)
@@ -111,7 +76,7 @@ cdef class Members:
         return path, bytes([member.kind]), member.flags, member.size, self.state(number)[0]
 
     def find(self, const unsigned char[::1] path):
-        """The number of the member with this path, -1 when there is none."""
+        """Return the number of the member with this path; -1 when there is none."""
         cdef Py_ssize_t number
         cdef Member *member
         cdef size_t length = path.shape[0]
@@ -122,7 +87,7 @@ cdef class Members:
         return -1
 
     def with_flag(self, int flag):
-        """The numbers of the members that have this flag."""
+        """Return the numbers of the members that have this flag."""
         cdef Py_ssize_t number
         found = []
         for number in range(self.count()):
@@ -131,7 +96,7 @@ cdef class Members:
         return found
 
     def with_state(self, int state):
-        """The numbers of the members in one of these states."""
+        """Return the numbers of the members in one of these states."""
         cdef Py_ssize_t number
         found = []
         for number in range(self.count()):
@@ -140,23 +105,23 @@ cdef class Members:
         return found
 
     def set_state(self, Py_ssize_t number, int state):
-        """Adds a state to what is known of a member."""
+        """Add a state to what is known of a member."""
         if not 0 <= number < self.count():
             raise IndexError(number)
         self.state(number)[0] |= <char> state
 
     def clear_state(self, Py_ssize_t number, int state):
-        """Takes a state back."""
+        """Remove a state from what is known of a member."""
         if not 0 <= number < self.count():
             raise IndexError(number)
         self.state(number)[0] &= <char> ~state
 
     def paths(self, int state):
-        """The paths of the members in one of these states."""
+        """Return the paths of the members in one of these states."""
         return [self[number][0] for number in self.with_state(state)]
 
     def largest(self, Py_ssize_t count):
-        """The numbers of the largest files, the largest first; those left out do not count."""
+        """Return the numbers of the largest files, the largest first; those left out do not count."""
         import heapq
         cdef Py_ssize_t number
         files = ((-self.member(number).size, number) for number in range(self.count())
@@ -164,7 +129,7 @@ cdef class Members:
         return [number for _, number in heapq.nsmallest(count, files)]
 
     def totals(self):
-        """How many members are no directories, and how many bytes they hold; those left out do not count."""
+        """Return how many members are no directories, and their bytes; those left out do not count."""
         cdef Py_ssize_t number, files = 0
         cdef int64_t size = 0
         with nogil:
@@ -175,7 +140,7 @@ cdef class Members:
         return files, size
 
     def listed_bytes(self):
-        """How many bytes the walk found in the members, those left out since among them."""
+        """Return how many bytes the walk found in the members, those left out since among them."""
         cdef Py_ssize_t number
         cdef int64_t size = 0
         with nogil:
@@ -184,7 +149,10 @@ cdef class Members:
         return size
 
     def is_still(self, const unsigned char[::1] records, const unsigned char[::1] names, const unsigned char[::1] states):
-        """Whether an earlier snapshot had the same members and none is to be read again; then its states are taken over."""
+        """Return whether an earlier snapshot had the same members, none of them to be read again.
+
+        If so, the members take over its states.
+        """
         cdef Py_ssize_t number
         if not (same_bytes(&self.records.bytes, records) and same_bytes(&self.names.bytes, names)):
             return False
@@ -198,7 +166,7 @@ cdef class Members:
         return True
 
     def mark_racy(self, int64_t since_ns):
-        """Marks the files that changed at this time (nanoseconds since 1970) or later."""
+        """Mark the files that changed at this time (nanoseconds since 1970) or later."""
         cdef Py_ssize_t number
         cdef Member *member
         for number in range(self.count()):
@@ -207,7 +175,7 @@ cdef class Members:
                 self.state(number)[0] |= RACY
 
     def compare(self, const unsigned char[::1] records, const unsigned char[::1] names, const unsigned char[::1] states):
-        """Compares with an earlier snapshot.
+        """Compare with an earlier snapshot.
 
         Returns
         -------
@@ -244,7 +212,7 @@ cdef class Members:
         return found
 
     cdef bint is_sound(self) noexcept:
-        """Whether every path and target lies in `names`."""
+        """Return whether `names` holds every path and target."""
         cdef Py_ssize_t number
         cdef Member *member
         cdef uint64_t end
@@ -258,7 +226,7 @@ cdef class Members:
 
 
 def follow_one_another(const int[::1] numbers, Py_ssize_t first, Py_ssize_t count):
-    """Whether so many of the numbers that `Members.compare` gives, from `first` on, are those of neighbours."""
+    """Return whether `count` numbers of `Members.compare`, from `first` on, are those of neighbours."""
     cdef Py_ssize_t at
     if first < 0 or count < 0 or first + count > numbers.shape[0]:
         raise IndexError((first, count))
@@ -271,16 +239,3 @@ def follow_one_another(const int[::1] numbers, Py_ssize_t first, Py_ssize_t coun
 cdef bint same_bytes(Bytes *mine, const unsigned char[::1] other) noexcept:
     cdef size_t length = other.shape[0]
     return mine.length == length and (not length or memcmp(mine.data, &other[0], length) == 0)
-
-
-cdef bint is_same(Member *one, const char *target, Member *other, const char *other_target) noexcept nogil:
-    return (
-        one.size == other.size
-        and one.mtime_ns == other.mtime_ns
-        and one.ctime_ns == other.ctime_ns
-        and one.inode == other.inode
-        and one.kind == other.kind
-        and one.flags == other.flags
-        and one.target_length == other.target_length
-        and (not one.target_length or memcmp(target, other_target, one.target_length) == 0)
-    )

@@ -1,104 +1,20 @@
-# NumPy arrays: plain ones of a numeric dtype natively, those of more than SHARED_BYTES where they lie; and the memory handler
-# by which a worker's arrays are born in the arena.
+# NumPy arrays: plain ones of a numeric dtype natively, those of more than SHARED_BYTES where they lie.
 #
 #   a type, dimensions, order, 0, shape, the elements in that order
 #   A type, dimensions, 0, 0, shape, strides, u64 offset of the first element in the segment
-#
-# NumPy is loaded when the first array is met, never before.
+# uses: python_api, numpy_api, segment, views, writer, shared_values
 
-cdef extern from *:
-    """
-    #define NPY_NO_DEPRECATED_API NPY_1_22_API_VERSION
-    #define NPY_TARGET_VERSION NPY_1_22_API_VERSION
-    """
-
-from cpython.object cimport Py_TYPE, PyTypeObject
-
-cdef extern from *:
-    """
-    static PyObject *ff_weak_references(PyObject *value) {
-        Py_ssize_t offset = Py_TYPE(value)->tp_weaklistoffset;
-        return offset > 0 ? *(PyObject **)((char *)value + offset) : NULL;
-    }
-    """
-    PyObject *ff_weak_references(PyObject *value) noexcept
-
-cdef extern from "numpy/arrayobject.h":
-    ctypedef struct PyArrayObject
-    ctypedef struct PyArray_Descr
-    ctypedef Py_ssize_t npy_intp
-    ctypedef struct PyDataMemAllocator:
-        void *ctx
-        void *(*malloc)(void *ctx, size_t size) noexcept
-        void *(*calloc)(void *ctx, size_t count, size_t size) noexcept
-        void *(*realloc)(void *ctx, void *old, size_t size) noexcept
-        void (*free)(void *ctx, void *old, size_t size) noexcept
-    ctypedef struct PyDataMem_Handler:
-        char name[127]
-        uint8_t version
-        PyDataMemAllocator allocator
-    int _import_array() except -1
-    int NPY_MAXDIMS, NPY_OBJECT, NPY_HALF, NPY_ARRAY_F_CONTIGUOUS, NPY_ARRAY_OWNDATA, NPY_CORDER, NPY_KEEPORDER
-    object PyDataMem_SetHandler(object handler)
-    object PyArray_NewFromDescr(PyTypeObject *subtype, PyArray_Descr *descr, int nd, const npy_intp *dims,
-                                const npy_intp *strides, void *data, int flags, PyObject *like)
-    object PyArray_NewCopy(PyArrayObject *array, int order)
-    PyArray_Descr *PyArray_DescrFromType(int type_number)
-    int PyArray_SetBaseObject(PyArrayObject *array, object base) except -1
-    void PyArray_CLEARFLAGS(PyArrayObject *array, int flags)
-    int PyArray_CopyInto(PyArrayObject *target, PyArrayObject *source) except -1
-    int PyArray_NDIM(PyArrayObject *array)
-    int PyArray_TYPE(PyArrayObject *array)
-    int PyArray_FLAGS(PyArrayObject *array)
-    int PyArray_ISNOTSWAPPED(PyArrayObject *array)
-    int PyArray_IS_C_CONTIGUOUS(PyArrayObject *array)
-    int PyArray_IS_F_CONTIGUOUS(PyArrayObject *array)
-    void *PyArray_DATA(PyArrayObject *array)
-    npy_intp *PyArray_DIMS(PyArrayObject *array)
-    npy_intp *PyArray_STRIDES(PyArrayObject *array)
-    npy_intp PyArray_NBYTES(PyArrayObject *array)
-    npy_intp PyDataType_ELSIZE(PyArray_Descr *descr)
-    PyArray_Descr *PyArray_DESCR(PyArrayObject *array)
-    PyObject *PyArray_BASE(PyArrayObject *array)
-    int NPY_ARRAY_WRITEABLE, NPY_ARRAY_CARRAY
-    PyTypeObject PyArray_Type
-
-cdef extern from "Python.h":
-    PyObject *PyImport_GetModuleDict()
-    PyObject *PyDict_GetItemString(PyObject *mapping, const char *key)
-    object PyCapsule_New(void *pointer, const char *name, void *destructor)
+from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
+from cpython.ref cimport Py_DECREF, Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from .core.layout cimport SHARED_BYTES
+from .core.lookup cimport extent_of
+from .core.extents cimport extent_hold
 
 cdef enum:
     ARRAY_HEAD = 4              # type, dimensions, order, 0
     MOST_DIMENSIONS = 64
-    CLEARED_BYTES = 1 << 28     # larger zeroed arrays are born cold: their pages come when they are touched
-
-cdef bint numpy_ready = False
-
-cdef int load_numpy() except -1:
-    global numpy_ready
-    _import_array()
-    numpy_ready = True
-    return 0
-
-cdef bint is_array(object value) except -1:
-    """Whether it is exactly an ndarray. Where nobody has loaded NumPy nothing is."""
-    if not numpy_ready:
-        if PyDict_GetItemString(PyImport_GetModuleDict(), "numpy") == NULL:
-            return False
-        load_numpy()
-    return Py_TYPE(value) == &PyArray_Type
-
-cdef inline bint is_numeric(PyArrayObject *array) noexcept:
-    """A dtype that its number alone tells: bool, integers, floats and complex ones, of native byte order."""
-    cdef int number = PyArray_TYPE(array)
-    return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
-
-cdef bint is_standard(PyArrayObject *array) noexcept:
-    """Whether its dtype is the object that NumPy itself takes for it: one without metadata."""
-    cdef PyArray_Descr *standard = PyArray_DescrFromType(PyArray_TYPE(array))
-    Py_DECREF(<object> standard)                # NumPy keeps it
-    return PyArray_DESCR(array) == standard
 
 cdef struct Span:               # which bytes an array's elements lie in, as seen from the first element
     uint64_t before
@@ -114,8 +30,6 @@ cdef Span span_of(int dimensions, const npy_intp *shape, const npy_intp *strides
         else:
             span.after += (shape[i] - 1) * strides[i]
     return span
-
-# ---- writing --------------------------------------------------------------------------------------------------------
 
 cdef int encode_array(Scratch out, Segment runtime, object value, int sole) except -1:
     """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `sole` as in encode_native."""
@@ -165,9 +79,6 @@ cdef inline void take_up(Segment runtime, value) noexcept:
     """Makes an array that was let go the reader's own."""
     (<SharedBuffer> PyArray_BASE(<PyArrayObject *> value)).left = False
     runtime.count_shared(PyArray_NBYTES(<PyArrayObject *> value))
-
-cdef inline bint has_weak_references(object value) noexcept:
-    return ff_weak_references(<PyObject *> value) != NULL
 
 cdef bint gives_up(object value, int references, uint64_t extent_bytes):
     """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
@@ -248,8 +159,6 @@ cdef int put_copied_array(Scratch out, Segment runtime, object value) except -1:
         PyArray_CopyInto(<PyArrayObject *> copy, array)
     return put_array_place(out, array, offset, PyArray_STRIDES(<PyArrayObject *> copy))
 
-# ---- reading --------------------------------------------------------------------------------------------------------
-
 cdef object array_at(int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, void *data, int flags):
     return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL)
 
@@ -325,97 +234,3 @@ cdef uint64_t item_bytes_of(int type_number):
     cdef uint64_t nbytes = PyDataType_ELSIZE(descr)
     Py_DECREF(<object> descr)
     return nbytes
-
-# ---- birth in the arena ---------------------------------------------------------------------------------------------
-#
-# NumPy asks the handler of the current context for every array's data (NEP 49). Of more than SHARED_BYTES it is an extent of
-# this process; when the store is half full, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
-# In such a child the whole mapping becomes a private one, so that what it writes into arrays is its own, as after any fork.
-
-cdef Memory *born_memory = NULL
-cdef uint64_t born_bytes = 0
-cdef int born_generation = -1
-cdef int born_fd = -1
-cdef PyDataMem_Handler arena_handler
-
-cdef inline int64_t born_extent(const void *data) noexcept nogil:
-    """The extent that begins at an address, -1 if it is ordinary memory."""
-    if <char *> data < born_memory.base or <char *> data >= born_memory.base + born_bytes:
-        return -1
-    return extent_of(born_memory, <char *> data - born_memory.base)
-
-cdef inline int64_t birth_extent(size_t nbytes, int cold) noexcept nogil:
-    """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
-    if born_memory.header.live_bytes + nbytes > born_memory.header.limit // 2:
-        return -1
-    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0, cold)
-
-cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
-    cdef int64_t id
-    if nbytes <= SHARED_BYTES or born_generation != fork_generation:
-        return malloc(nbytes)
-    id = birth_extent(nbytes, 0)
-    return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
-
-cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
-    """Clearing a warm extent costs less than the pages of a cold one; but a huge array may be meant to stay empty for the most part."""
-    cdef int64_t id
-    cdef size_t nbytes = count * size
-    if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
-        return calloc(count, size)
-    id = birth_extent(nbytes, nbytes > CLEARED_BYTES)
-    if id < 0:
-        return calloc(count, size)
-    if born_memory.extents[id].was_warm:
-        memset(born_memory.base + born_memory.extents[id].offset, 0, nbytes)
-    return born_memory.base + born_memory.extents[id].offset
-
-cdef void born_free(void *context, void *data, size_t nbytes) noexcept nogil:
-    cdef int64_t id = born_extent(data)
-    if id < 0:
-        free(data)
-    elif born_generation == fork_generation:
-        extent_drop(born_memory, <uint32_t> id)
-
-cdef void *born_realloc(void *context, void *data, size_t nbytes) noexcept nogil:
-    cdef int64_t id = born_extent(data)
-    cdef void *moved
-    if id < 0:
-        return realloc(data, nbytes)
-    if nbytes <= born_memory.extents[id].size:
-        return data
-    moved = born_malloc(context, nbytes)
-    if moved != NULL:
-        memcpy(moved, data, born_memory.extents[id].size)
-        born_free(context, data, 0)
-    return moved
-
-cdef void keep_to_itself() noexcept:
-    """In a forked child: what its parent's arrays hold from now on is not for it to change."""
-    if born_memory != NULL and born_generation == fork_generation - 1:
-        mmap(born_memory.base, born_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, born_fd, 0)
-
-cdef int bear_arrays(Segment runtime) except -1:
-    """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
-    global born_memory, born_bytes, born_generation, born_fd
-    if born_memory != NULL and born_memory != &runtime.memory and born_generation == fork_generation:
-        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are born in another segment already")
-    if not numpy_ready:
-        load_numpy()
-    born_memory = &runtime.memory
-    born_bytes = runtime.mapped_bytes
-    born_generation = fork_generation
-    born_fd = runtime.fd
-    Py_INCREF(runtime)                          # its mapping must outlive every array; never given back
-    memcpy(arena_handler.name, b"flame_fast", 11)
-    arena_handler.version = 1
-    arena_handler.allocator.malloc = born_malloc
-    arena_handler.allocator.calloc = born_calloc
-    arena_handler.allocator.realloc = born_realloc
-    arena_handler.allocator.free = born_free
-    return use_arena_handler()
-
-cdef int use_arena_handler() except -1:
-    """NumPy keeps the handler in the context: the one where NumPy was loaded may have been a copy."""
-    PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
-    return 0

@@ -5,15 +5,26 @@
 # and on one whose lock is held for good. Assumes nothing of what it reads: each struct is copied once, and each index and offset is
 # checked before it is followed, since the runner changes the segment meanwhile, or has spoilt it.
 # Rejected: attaching like a worker (an entry in the process table, and futex words that it would have to answer for).
+# uses: nothing
 
-cdef extern from *:
-    """
-    /* setup.py hashes the files that say how words are laid out and packed. */
-    #ifndef FF_LAYOUT
-    #error "FF_LAYOUT is not defined: build by setup.py"
-    #endif
-    """
-    const uint32_t FF_LAYOUT
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from libc.string cimport memset
+from posix.unistd cimport pread
+from .core.externs cimport FF_LAYOUT, ff_now_ns
+from .core.layout cimport (
+    CLEARED_SHIFT, DONE, EXTENT_COLD, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, FAILED, FREE,
+    GRANULE, GROUP_BITS, HOLD_COUNT, HOLD_CREATOR, HOLD_EDGES, HOLD_PENDING, HOLD_RUN, KIND_MAP, LANE_CLOSING, LANE_COUNT,
+    LANE_DEAD, LANE_FREE, LANE_OPEN, LEAVING, MAGIC, PAGE, PAYLOAD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE,
+    PROCESS_REQUESTED, PROCESS_STARTING, READY, REDO_LINK, REDO_NOTHING, REDO_UNLINK, RESERVED, RING_MASK, ROLE_DRIVER,
+    ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SEAT_COUNT, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE,
+    SERVICE_OPEN, SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Edge, Extent, Header, Inputs, Lane, Process, Service,
+    Slot,
+)
+from .core.regions cimport Memory, align_up, map_memory
+from .core.lookup cimport generation_of, owner_of, status_of
+from .core.run_queue cimport lap_of
 
 cdef enum:
     SLOTS_AT_ONCE = 256
@@ -21,14 +32,18 @@ cdef enum:
     BLOB_READ = 1 << 16         # of a service's description, at most
     INPUTS_NAMED = 1000         # missing inputs of one task, at most
 
-# ---- what the words say: all that knows how they are packed -------------------------------------------------------------
-
 STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING"}
+
 ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
+
 PROCESS_NAMES = {PROCESS_FREE: "FREE", PROCESS_REQUESTED: "REQUESTED", PROCESS_STARTING: "STARTING", PROCESS_LIVE: "LIVE"}
+
 LANE_NAMES = {LANE_FREE: "FREE", LANE_OPEN: "OPEN", LANE_CLOSING: "CLOSING", LANE_DEAD: "DEAD"}
+
 SERVICE_NAMES = {SERVICE_FREE: "FREE", SERVICE_OPEN: "OPEN", SERVICE_CLOSING: "CLOSING"}
+
 EXTENT_NAMES = {EXTENT_COLD: "cold", EXTENT_WARM: "warm", EXTENT_LEAVING: "leaving", EXTENT_VALUE: "value", EXTENT_SLAB: "slab"}
+
 REDO_NAMES = {REDO_NOTHING: None, REDO_LINK: "link", REDO_UNLINK: "unlink"}
 
 cdef str name_in(dict names, uint32_t word):
@@ -50,8 +65,6 @@ cdef int64_t entry_slot(uint64_t entry, uint64_t position) noexcept nogil:
 cdef bint entry_is_valid(uint64_t position, uint32_t lane, Slot *slot) noexcept nogil:
     """Whether a task is still to be run through this entry, which names `slot`: see `is_here`."""
     return status_of(slot.state) in (WAITING, READY) and slot.lane == lane and <int64_t> (position - slot.lane_tail) >= 0
-
-# ---- reading ------------------------------------------------------------------------------------------------------------
 
 cdef class SegmentReader:
     """A segment as a diagnosis needs it: plain dicts, copied without any change to it.

@@ -1,4 +1,26 @@
 # One process's view of the segment: mapping it, who this process is in it, what all parts below build on.
+# uses: page_faults
+
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport free
+from libc.string cimport memcpy
+from posix.stat cimport fstat, struct_stat
+from .core.externs cimport (
+    FF_LAYOUT, MADV_DONTDUMP, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, MAP_SHARED, PROT_READ, PROT_WRITE, ff_load64,
+    madvise, mmap, munmap,
+)
+from .core.layout cimport GRANULE, MAGIC, Header
+from .core.regions cimport Memory, map_memory, memory_disown, memory_own
+from .core.system_memory cimport memory_left
+from .core.extents cimport MARGIN
+from .core.blocks cimport block_keep
+from .core.wraparound cimport wind_lanes, wind_processes, wind_slots
+
+cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
+cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and some room beyond the limit
+cdef int fork_generation = 0
+cdef list attachments = []      # weak references to the attachments of this process
 
 cdef class Segment:
     """The mapping, this process's entry in the table, and blocks of the arena. Unmapped when the last future is gone."""
@@ -18,20 +40,26 @@ cdef class Segment:
     cdef bint closed
     cdef str ending                     # how it was closed, for what was not finished then
     cdef str broken                     # why nothing runs any more, though nobody closed it
-    cdef Scratch scratch
-    cdef unsigned long task_thread
-    cdef uint32_t next_lane
-    cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
-    cdef set warmed                     # services it has counted as loaded
-    cdef int blocked_threads            # of the running task, waiting for other tasks
     cdef readonly bint inline           # this process runs every task itself, at `run_queued`
-    cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
     cdef list pins                      # what forked children hold: see forks.pxi
     cdef object __weakref__
-    cdef set busy_lanes                 # inline: instances that a task of theirs is running on
     cdef readonly int fd
     cdef readonly str name
     cdef public object pickling         # how values that are not plain are written and read: flame_fast.kernels.runtime.serialization
+
+    def __init__(self):
+        raise TypeError(f"use {type(self).__name__}.attach")
+
+    @classmethod
+    def attach(cls, int fd, int index, str name, int doorbell):
+        """This process's view of a segment made elsewhere, as entry `index` of its process table."""
+        cdef Segment segment = cls.__new__(cls)
+        if not segment._map(fd, os.fstat(fd).st_size):
+            raise MemoryError
+        if segment.memory.header.magic != MAGIC or segment.memory.header.layout != FF_LAYOUT:
+            raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment of this build")
+        segment._become(index, name, doorbell)
+        return segment
 
     cdef int _reserve(self, int fd, uint64_t least) except -1:
         """Makes a file of at least so many bytes and maps it, twice if possible. A bound on the address space: smaller ones."""
@@ -78,7 +106,8 @@ cdef class Segment:
         self.name = name
         self.doorbell = doorbell
         self.generation = fork_generation
-        memory_own(&self.memory, index, doorbell)
+        if not memory_own(&self.memory, index, doorbell):
+            raise MemoryError
         self.pins = []
         attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
 
@@ -133,12 +162,6 @@ cdef class Segment:
         """Whether this process is a forked child of the one that attached."""
         return self.generation != fork_generation
 
-    def set_setup(self, bytes data):
-        cdef uint64_t block = self.store(data)
-        self.memory.header.setup_bytes = len(data)
-        ff_store64(&self.memory.header.setup, block)
-        block_settled(&self.memory)
-
     def get_setup(self):
         if ff_load64(&self.memory.header.setup) == 0:
             return None
@@ -164,86 +187,38 @@ cdef class Segment:
     cdef inline void count_shared(self, uint64_t nbytes) noexcept:
         self.memory.processes[self.me].shared_bytes += nbytes
 
-    cdef Scratch take_scratch(self):
-        """The scratch of this runtime, away from it: an object's destructor, or another thread, may encode meanwhile."""
-        cdef Scratch scratch = self.scratch
-        self.scratch = None
-        if scratch is None:
-            scratch = Scratch()
-            scratch.memory = &self.memory
-        return scratch
+    def wind(self, uint64_t back):
+        """For tests, at once after `create`: whatever counts up comes round after about `back` more, at most a thousand."""
+        wind_slots(&self.memory, back)
+        wind_lanes(&self.memory, back)
+        wind_processes(&self.memory, back)
 
-    cdef void give_scratch(self, Scratch scratch) noexcept:
-        scratch.clear()             # in a child that was forked meanwhile, too: its parent has pinned what it holds
-        scratch.inputs = None
-        if scratch.room <= SCRATCH_KEPT:
-            self.scratch = scratch
+    @property
+    def drops(self):
+        """For tests: the number of this process's last drop, see `number_drop`."""
+        return self.memory.processes[self.me].giving
 
-    def trim(self):
-        """Gives the memory of everything that is kept free back to the system."""
-        with nogil:
-            extents_trim(&self.memory)
+    @drops.setter
+    def drops(self, uint64_t number):
+        self.memory.processes[self.me].giving = number
 
-    def idle_memory(self):
-        """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
-        return self.memory.header.cached_bytes, self.memory.header.takes
+cdef void window_open(Segment runtime) noexcept:
+    """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""
+    cdef void *window
+    look_for_faults()
+    if page_bytes > GRANULE:
+        return
+    window = mmap(NULL, runtime.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, 0)
+    if window != MAP_FAILED:
+        madvise(window, runtime.mapped_bytes, MADV_DONTDUMP)
+        runtime.window = <char *> window
 
-    def is_first_warning(self):
-        """Whether no other process of this runner has warned of generators that imports seed."""
-        return bool(ff_cas32(&self.memory.header.warned, 0, 1))
+cdef void know_segment(Segment runtime) noexcept:
+    cdef struct_stat status
+    if fstat(runtime.fd, &status) == 0:
+        runtime.device, runtime.inode = status.st_dev, status.st_ino
 
-    def put_definition(self, bytes identity, bytes data):
-        """Stores the body of a definition; returns the `DefinitionHold` that keeps it. StoreFullError: no room."""
-        self.check()
-        return put_body(self, identity, data)
-
-    def hold_definition(self, bytes identity, uint64_t offset, uint64_t nbytes):
-        """A hold on a body that another process has written; None if it is gone."""
-        self.check()
-        return hold_body(self, identity, offset, nbytes)
-
-    def is_definition(self, bytes identity, uint64_t offset):
-        """Whether anybody keeps that body still."""
-        return not self.closed and self.is_mine() and body_is_there(self, identity, offset)
-
-    def definition_body(self, uint64_t offset, uint64_t nbytes):
-        """The body itself, which the caller's value keeps there."""
-        return PyBytes_FromStringAndSize(self.memory.base + offset + IDENTITY_BYTES, nbytes - IDENTITY_BYTES)
-
-    def bear_arrays(self):
-        """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
-        bear_arrays(self)
-        self.handler_due = True
-
-    def counters(self):
-        """What is in use: a dict of counts and bytes, see `flame_fast.calls.statistics`.
-
-        A debug build adds how many blocks and slots were ever taken and given back.
-        """
-        cdef Header *header = self.memory.header
-        cdef uint32_t i, status
-        cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
-        cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
-        settle_pins(self)
-        by_status = [0] * (LEAVING + 1)
-        for i in range(slots_used(&self.memory)):
-            status = status_of(ff_load64(&self.memory.slots[i].state))
-            by_status[status] += 1
-        for i in range(ff_load32(&header.process_high)):
-            if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
-                copied += self.memory.processes[i].copied_bytes
-                shared += self.memory.processes[i].shared_bytes
-                definitions += self.memory.processes[i].definitions
-                definition_bytes += self.memory.processes[i].definition_bytes
-        counted = {
-            "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
-            "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
-            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
-            "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
-        }
-        if FF_DEBUG:
-            counted.update(
-                blocks_taken=header.blocks_taken, blocks_freed=header.blocks_freed,
-                slots_taken=header.slots_taken, slots_freed=header.slots_freed,
-            )
-        return counted
+cdef bint has_segment(Segment runtime) noexcept:
+    """Whether the descriptor is still the segment's: `close` closes it, and so may a task, and then it may be another file."""
+    cdef struct_stat status
+    return fstat(runtime.fd, &status) == 0 and status.st_dev == runtime.device and status.st_ino == runtime.inode

@@ -1,4 +1,21 @@
 # Services and their lanes: made, started, closed, and given back once no call of theirs is left.
+# uses: segment
+
+from cpython.bytes cimport PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memset
+from .core.externs cimport (
+    ff_add32, ff_cas32, ff_exchange32, ff_futex_wake, ff_load32, ff_load64, ff_or32, ff_pause, ff_store32,
+)
+from .core.layout cimport (
+    LANE_CLOSING, LANE_COUNT, LANE_FREE, LANE_OPEN, POOL_LANES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, RESERVED,
+    ROLE_INSTANCE, ROLE_POOL, RUNNING, SEAT_COUNT, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN, WAITING,
+    Lane, Process, Service,
+)
+from .core.regions cimport Memory
+from .core.lookup cimport slots_used, status_of
+from .core.wakeup cimport ring_bell, wake_sleepers
+from .core.blocks cimport block_free, block_settled
 
 cdef enum:
     CALL_SPINS = 1000           # looks at a process that makes a call, which takes less than a microsecond
@@ -20,8 +37,8 @@ cdef bint is_calling(Memory *memory) noexcept nogil:
             ff_pause()
     return False
 
-cdef class ServiceTable(Segment):
-    """A process's view of the services: see `Runtime`."""
+cdef class Services(Segment):
+    """A process's view of the services and of the process table: what clients, workers and the supervisor share."""
 
     def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0, uint32_t preload=0):
         """Registers a service; returns (service, generation, lane).

@@ -16,24 +16,20 @@
 #
 # Rejected: a handler for SIGSEGV that copies pages (system calls like `readinto` fail with EFAULT instead of raising it, and
 # whoever installs another handler breaks it).
+# uses: page_faults, segment
 
-from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_FillInfo, PyBuffer_Release, PyObject_GetBuffer
-from cpython.object cimport PyObject
-from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
-from posix.stat cimport fstat, struct_stat
-from posix.unistd cimport close as close_file, pread
-
+from cpython.buffer cimport PyBuffer_FillInfo
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport malloc
 from libc.string cimport memmove
-
-cdef extern from "sys/mman.h" nogil:
-    int MADV_DONTNEED, MAP_ANONYMOUS
-
-cdef extern from "sys/resource.h" nogil:
-    struct rusage:
-        long ru_minflt
-        long ru_majflt
-    int getrusage(int who, rusage *usage) noexcept
-    int RUSAGE_SELF
+from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as open_file
+from posix.unistd cimport close as close_file, pread
+from .core.externs cimport (
+    MADV_DONTDUMP, MADV_DONTNEED, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
+)
+from .core.regions cimport align_up
+from .core.lookup cimport extent_of
+from .core.extents cimport extent_drop, extent_hold
 
 cdef extern from *:
     """
@@ -68,11 +64,12 @@ cdef enum:
     PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
 
 cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
+
 cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
+
 cdef uint64_t PAGE_OF_FILE = <uint64_t> 1 << 61
+
 cdef bint pages_are_scanned = True
-cdef bint faults_are_counted = False
-cdef uint64_t page_bytes = os.sysconf("SC_PAGESIZE")
 
 #: Memory.viewed: nothing is there to be shown, but copies that could not be dropped.
 cdef void *SPOILED = <void *> 1
@@ -124,19 +121,6 @@ cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbyte
 
 cdef inline char *page_start(const char *at) noexcept nogil:
     return <char *> (<uint64_t> at & ~(page_bytes - 1))
-
-# ---- the window ------------------------------------------------------------------------------------------------------
-
-cdef void window_open(Segment runtime) noexcept:
-    """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""
-    cdef void *window
-    look_for_faults()
-    if page_bytes > GRANULE:
-        return
-    window = mmap(NULL, runtime.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, 0)
-    if window != MAP_FAILED:
-        madvise(window, runtime.mapped_bytes, MADV_DONTDUMP)
-        runtime.window = <char *> window
 
 cdef void window_close(SharedBuffer view) noexcept:
     """Drops what was written, so that the next view there shows the value. Pages that were only read stay mapped."""
@@ -205,18 +189,6 @@ cdef Py_ssize_t own_index(Segment runtime, const char *data) noexcept:
             low = middle + 1
     return low
 
-cdef void know_segment(Segment runtime) noexcept:
-    cdef struct_stat status
-    if fstat(runtime.fd, &status) == 0:
-        runtime.device, runtime.inode = status.st_dev, status.st_ino
-
-cdef bint has_segment(Segment runtime) noexcept:
-    """Whether the descriptor is still the segment's: `close` closes it, and so may a task, and then it may be another file."""
-    cdef struct_stat status
-    return fstat(runtime.fd, &status) == 0 and status.st_dev == runtime.device and status.st_ino == runtime.inode
-
-# ---- what may be passed on as it lies --------------------------------------------------------------------------------
-
 cdef int64_t place_of(Segment runtime, const char *data, uint64_t nbytes) noexcept:
     """Where in the segment some bytes lie that this process holds, which never change any more and which nobody here has
     written to; -1: nowhere."""
@@ -255,24 +227,6 @@ cdef void *view_at(Segment runtime, const char *data) noexcept:
     if found == NULL or found == SPOILED or (<SharedBuffer> found).data > data:
         return NULL
     return found
-
-# ---- written or not --------------------------------------------------------------------------------------------------
-
-cdef inline uint64_t fault_count() noexcept:
-    """Page faults of this process so far, in all its threads. A write to a page that was swapped out is a major one."""
-    cdef rusage usage
-    getrusage(RUSAGE_SELF, &usage)
-    return <uint64_t> usage.ru_minflt + <uint64_t> usage.ru_majflt
-
-cdef void look_for_faults() noexcept:
-    """Finds out whether this kernel counts page faults at all: one that imitates Linux may not."""
-    global faults_are_counted
-    cdef uint64_t before = fault_count()
-    cdef char *page = <char *> mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-    if page != MAP_FAILED:
-        page[0] = 1
-        munmap(page, page_bytes)
-    faults_are_counted = fault_count() != before
 
 cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
     """Whether a page of a part of a view has been written."""

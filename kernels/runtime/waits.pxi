@@ -1,4 +1,16 @@
 # What a thread may wait for: one future, all of a list, any of a list. `Calls.wait_for` waits.
+# uses: segment, handle
+
+from cpython.tuple cimport PyTuple_GET_ITEM
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport free, malloc
+from .core.externs cimport ff_add32, ff_exchange32, ff_exchange64, ff_load64, ff_now_ns, ff_pause
+from .core.layout cimport FAILED, LOG_COUNT, POOL_LANES, READY, RING_MASK, WAITS_FOR_ANY, Slot
+from .core.regions cimport Memory
+from .core.lookup cimport is_finished, status_of
+from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_give, token_take
+from .core.wakeup cimport log_lap
+from .core.blocks cimport block_free, block_keep, block_settled
 
 cdef enum:
     REACH = 4096                # futures of a list that are waited for at once: values are read while the next ones run
@@ -23,11 +35,11 @@ cdef class Wait:
     cdef void look_again(self) noexcept:
         """After each sleep: whatever was told may have been lost with its teller."""
 
-    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
         """Publishes what `task` waits for; whether that is something new."""
         raise NotImplementedError
 
-    cdef void untell(self, Calls runtime, uint32_t task) noexcept:
+    cdef void untell(self, Segment runtime, uint32_t task) noexcept:
         ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
 
     cdef list waited(self):
@@ -41,7 +53,6 @@ cdef class Wait:
     cdef bint needs_all(self) noexcept:
         """Whether running any of them here is no detour."""
         return True
-
 
 cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
     cdef int64_t start = ff_now_ns(), budget = spin_budget(&memory.for_outcomes)
@@ -61,7 +72,6 @@ cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
     spin_ended(&memory.for_outcomes, found)
     return found
 
-
 cdef class OneWait(Wait):
     """For one future."""
     cdef uint32_t index
@@ -75,7 +85,7 @@ cdef class OneWait(Wait):
     cdef void watch(self) noexcept:
         ff_exchange32(&self.memory.slots[self.index].watched, 1)
 
-    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
         return ff_exchange64(&self.memory.slots[task].waits_for, self.index + 1) != self.index + 1
 
     cdef list waited(self):
@@ -83,7 +93,6 @@ cdef class OneWait(Wait):
 
     cdef int64_t queued(self) noexcept:
         return self.index if status_of(ff_load64(&self.memory.slots[self.index].state)) == READY else -1
-
 
 cdef class AllWait(Wait):
     """For the next stretch of a list: until its last future is finished, or one before that has failed with all before it done.
@@ -146,7 +155,7 @@ cdef class AllWait(Wait):
                 self.watch_target()
                 return
 
-    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
         cdef uint64_t told = self.slots[self.first] + 1
         return ff_exchange64(&self.memory.slots[task].waits_for, told) != told
 
@@ -163,7 +172,6 @@ cdef class AllWait(Wait):
             self.scanned += 1
         return -1
 
-
 cdef AllWait all_wait(Memory *memory, tuple handles):
     cdef AllWait wait = AllWait.__new__(AllWait)
     cdef Py_ssize_t i
@@ -173,9 +181,8 @@ cdef AllWait all_wait(Memory *memory, tuple handles):
     if wait.slots == NULL:
         raise MemoryError
     for i in range(wait.count):
-        wait.slots[i] = (<Handle> PyTuple_GET_ITEM(handles, i)).index
+        wait.slots[i] = (<SlotHandle> PyTuple_GET_ITEM(handles, i)).index
     return wait
-
 
 cdef class AnyWait(Wait):
     """For any of some futures: which of them are finished is read in this process's log, entry by entry."""
@@ -221,7 +228,7 @@ cdef class AnyWait(Wait):
             except Exception:
                 pass            # no memory just now: the next look finds the same
 
-    cdef bint tell(self, Calls runtime, uint32_t task) except -1:
+    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
         cdef uint64_t *words
         cdef uint64_t i = 1
         if self.told:
@@ -238,7 +245,7 @@ cdef class AnyWait(Wait):
         block_settled(self.memory)
         return True
 
-    cdef void untell(self, Calls runtime, uint32_t task) noexcept:
+    cdef void untell(self, Segment runtime, uint32_t task) noexcept:
         ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
         if self.told:
             block_free(self.memory, self.told)
@@ -249,36 +256,3 @@ cdef class AnyWait(Wait):
 
     cdef bint needs_all(self) noexcept:
         return False
-
-
-cdef class Selector:
-    """Some futures of one runtime, given out as they finish: each look costs what is finished, not what is waited for."""
-    cdef Calls runtime
-    cdef AnyWait wait
-
-    def __init__(self):
-        raise TypeError("a Selector is made by Runtime.selector")
-
-    def take(self, timeout=None):
-        """Positions of what has finished since the last time; waits for the first. TimeoutError when none does in time."""
-        self.runtime.wait_for(self.wait, deadline_of(timeout))
-        found, self.wait.found = self.wait.found, []
-        return found
-
-
-cdef Selector new_selector(Calls runtime, list handles):
-    cdef Selector selector = Selector.__new__(Selector)
-    cdef AnyWait wait = AnyWait.__new__(AnyWait)
-    cdef Py_ssize_t i
-    cdef uint32_t index
-    wait.memory = &runtime.memory
-    wait.pending = {}
-    wait.found = []
-    for i in range(len(handles)):
-        index = (<Handle?> handles[i]).index
-        wait.pending.setdefault(index, []).append(i)
-        ff_exchange32(&runtime.memory.slots[index].watched, 1)
-    wait.look_at_all()
-    selector.runtime = runtime
-    selector.wait = wait
-    return selector

@@ -16,15 +16,15 @@ import pytest
 from gates import in_child, passes_in_child
 
 from flame_fast.application import lifecycle, liveness, storage
-from flame_fast.application.lifecycle import Tenancy, enter_application, release_owner
+from flame_fast.application.lifecycle import ApplicationLease, acquire_application, release_owner
 from flame_fast.application.registry import (
     ApplicationAttributes,
-    Registry,
     get_application,
     list_applications,
     register_application,
     unregister_application,
 )
+from flame_fast.application.registry.database import Registry
 from flame_fast.application.storage import Storage
 from flame_fast.config import FlameContext
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -53,7 +53,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def refused(code: FlameErrorCode, *args: object, **options: object) -> str:
     with pytest.raises(FlameError) as caught:
-        enter_application(*args, **options)
+        acquire_application(*args, **options)
     assert caught.value.code == code
     return caught.value.message
 
@@ -82,10 +82,10 @@ class Elsewhere:
             os.close(self._told)
             if directory is not None:
                 os.chdir(directory)
-            tenancy = enter_application(name)
-            os.write(writer, json.dumps([tenancy.token, tenancy.archive]).encode())
+            lease = acquire_application(name)
+            os.write(writer, json.dumps([lease.token, lease.archive]).encode())
             if os.read(reader, 1):
-                tenancy.release()
+                lease.release()
 
         self.pid = in_child(stay)
         os.close(reader)
@@ -119,31 +119,31 @@ def configured(path: Path, **package: object) -> FlameContext:
 
 
 def test_entering_packages_uploads_and_registers(home: str, project: Path) -> None:
-    tenancy = enter_application("pi")
-    assert (tenancy.name, tenancy.directory, tenancy.home) == ("pi", str(project), home)
-    assert tenancy.archive == f"{home}/packages/pi-{tenancy.digest}.tar.gz"
+    lease = acquire_application("pi")
+    assert (lease.name, lease.directory, lease.home) == ("pi", str(project), home)
+    assert lease.archive == f"{home}/packages/pi-{lease.digest}.tar.gz"
     found = get_application("pi")
-    assert (found.url, found.working_directory) == (f"file://{tenancy.archive}", str(project))
+    assert (found.url, found.working_directory) == (f"file://{lease.archive}", str(project))
     template = get_application("flmrun").attributes()
     template.url, template.working_directory = found.url, found.working_directory
-    assert found.attributes() == tenancy.attributes == template
+    assert found.attributes() == lease.attributes == template
     assert left(home) == {
-        "packages": [f"pi-{tenancy.digest}.tar.gz"],
-        "owners": [f"{tenancy.token}.lock"],
-        "rows": [tenancy.token],
+        "packages": [f"pi-{lease.digest}.tar.gz"],
+        "owners": [f"{lease.token}.lock"],
+        "rows": [lease.token],
         "applications": ["pi"],
     }
-    tenancy.release()
+    lease.release()
     assert left(home) == {}
-    tenancy.release()
+    lease.release()
     assert get_application("pi") is None
 
 
 def test_workers_get_a_plan_that_travels_as_json(home: str, project: Path) -> None:
-    tenancy = enter_application("pi")
-    plan = tenancy.unpack_plan(["", str(project / "sub"), "/elsewhere"])
+    lease = acquire_application("pi")
+    plan = lease.unpack_plan(["", str(project / "sub"), "/elsewhere"])
     assert plan == json.loads(json.dumps(plan))
-    assert (plan["home"], plan["token"]) == (home, tenancy.token)
+    assert (plan["home"], plan["token"]) == (home, lease.token)
 
     def work() -> bool:
         tree = sys_path.prepare(plan)
@@ -153,38 +153,38 @@ def test_workers_get_a_plan_that_travels_as_json(home: str, project: Path) -> No
         return sys.path == [tree, f"{tree}/sub", "/elsewhere"] and mod.__file__ == f"{tree}/sub/mod.py"
 
     assert passes_in_child(work)
-    tenancy.release()
+    lease.release()
 
 
 def test_nothing_is_written_into_the_directory(project: Path) -> None:
     before = sorted(map(str, project.rglob("*")))
-    enter_application("pi").release()
+    acquire_application("pi").release()
     assert sorted(map(str, project.rglob("*"))) == before
 
 
 def test_a_hundred_runs_in_a_row(home: str) -> None:
     for _ in range(100):
-        enter_application("pi").release()
+        acquire_application("pi").release()
     assert left(home) == {}
 
 
 def test_a_configured_storage_is_used_and_cleaned(tmp_path: Path, project: Path, home: str) -> None:
     (project / "store").mkdir()  # inside the project: never packaged
     context = configured(tmp_path / "conf", storage=f"file://{project}/store", excludes=["sub/"])
-    tenancy = enter_application("pi", context=context)
-    assert os.listdir(project / "store") == [f"pi-{tenancy.digest}.tar.gz"]
+    lease = acquire_application("pi", context=context)
+    assert os.listdir(project / "store") == [f"pi-{lease.digest}.tar.gz"]
     assert not os.path.exists(os.path.join(home, "packages"))
-    assert tenancy._package.holds("main.py")
-    assert not tenancy._package.holds("store") and not tenancy._package.holds("sub")
-    tenancy.release()
+    assert lease._package.holds("main.py")
+    assert not lease._package.holds("store") and not lease._package.holds("sub")
+    lease.release()
     assert os.listdir(project / "store") == []
     assert left(home) == {}
 
 
 def test_the_data_directory_inside_the_project_is_never_packaged(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FLAME_FAST_HOME", str(project / "data"))
-    first = enter_application("pi")
-    second = enter_application("pi")
+    first = acquire_application("pi")
+    second = acquire_application("pi")
     assert not first._package.holds("data")
     assert first.digest == second.digest
     first.release()
@@ -208,21 +208,21 @@ def test_a_template_s_attributes_are_taken_over(tmp_path: Path, project: Path) -
     register_application(
         "mine", ApplicationAttributes(image="image:1", labels=["a"], url="other", working_directory="/other")
     )
-    tenancy = enter_application("pi", context=configured(tmp_path / "conf", template="mine"))
+    lease = acquire_application("pi", context=configured(tmp_path / "conf", template="mine"))
     found = get_application("pi")
     assert (found.image, found.labels) == ("image:1", ["a"])
-    assert (found.url, found.working_directory) == (f"file://{tenancy.archive}", str(project))
-    tenancy.release()
+    assert (found.url, found.working_directory) == (f"file://{lease.archive}", str(project))
+    lease.release()
 
 
 def test_a_directory_whose_name_is_no_text(tmp_path: Path, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     odd = os.fsdecode(os.fsencode(tmp_path) + b"/odd \xff")
     os.mkdir(odd)
     monkeypatch.chdir(odd)
-    tenancy = enter_application("pi")
-    assert get_application("pi").working_directory == odd == tenancy.directory
-    json.dumps(tenancy.unpack_plan([odd]))
-    tenancy.release()
+    lease = acquire_application("pi")
+    assert get_application("pi").working_directory == odd == lease.directory
+    json.dumps(lease.unpack_plan([odd]))
+    lease.release()
     assert left(home) == {}
 
 
@@ -232,18 +232,18 @@ def test_a_directory_whose_name_is_no_text(tmp_path: Path, home: str, monkeypatc
 @pytest.mark.parametrize(
     ("name", "expected"),
     [
-        ("", "has 0 characters; 1 to 253"),
-        ("x" * 254, "has 254 characters"),
-        ("a/b", "contains '/'"),
-        ("a\\b", "contains '/'"),
-        ("a..b", "contains '/', '\\' or '..'"),
-        (".a", "starts with '.'"),
-        ("-a", "starts with '-'"),
-        ("a\nb", "control character"),
-        ("a\x00", "control character"),
-        ("a\x7f", "control character"),
-        ("a\x85", "control character"),
-        ("a\ud800", "surrogate"),
+        ("", "name: expected 1 to 253 characters, got 0: ''"),
+        ("x" * 254, "name: expected 1 to 253 characters, got 254: 'xxx"),
+        ("a/b", "name: expected text without '/', '\\' and '..', got 'a/b'"),
+        ("a\\b", "name: expected text without '/'"),
+        ("a..b", "name: expected text without '/'"),
+        (".a", "name: expected a start other than '.' and '-', got '.a'"),
+        ("-a", "name: expected a start other than"),
+        ("a\nb", "name: expected text without control characters, got 'a\\nb'"),
+        ("a\x00", "control characters"),
+        ("a\x7f", "control characters"),
+        ("a\x85", "control characters"),
+        ("a\ud800", "name: expected text without halves of surrogate pairs, got 'a\\ud800'"),
         (None, "expected text, got NoneType None"),
         (b"a", "expected text, got bytes b'a'"),
         (7, "expected text, got int 7"),
@@ -256,9 +256,9 @@ def test_a_bad_name_is_refused_before_anything_is_written(name: object, expected
 
 @pytest.mark.parametrize("name", ["a", "x" * 253, "pi estimation", "é" * 200, "a.b", "a-", "名", "a'\"; DROP TABLE owners"])
 def test_any_other_name_is_taken(name: str, home: str) -> None:
-    tenancy = enter_application(name)
+    lease = acquire_application(name)
     assert get_application(name).name == name
-    tenancy.release()
+    lease.release()
     assert left(home) == {}
 
 
@@ -330,30 +330,30 @@ def test_an_interruption_undoes_too(home: str, monkeypatch: pytest.MonkeyPatch, 
         with monkeypatch.context() as patch:
             patch.setattr(owner, function, interrupt)
             with pytest.raises(error):
-                enter_application("pi")
+                acquire_application("pi")
         assert left(home) == {}
 
 
 def test_a_package_that_cannot_be_deleted_is_named_and_the_rest_goes(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tenancy = enter_application("pi")
+    lease = acquire_application("pi")
 
     def refuse(*args: object) -> None:
         raise PermissionError(13, "Permission denied")
 
     with monkeypatch.context() as patch:
         patch.setattr(Storage, "remove", refuse)
-        with pytest.warns(UserWarning, match=f"cannot delete the package 'file://{tenancy.archive}'.*by hand"):
-            tenancy.release()
-    os.unlink(tenancy.archive)
+        with pytest.warns(UserWarning, match=f"cannot delete the package 'file://{lease.archive}'.*by hand"):
+            lease.release()
+    os.unlink(lease.archive)
     assert left(home) == {}
 
 
 def test_a_storage_that_is_gone_does_not_hinder_leaving(tmp_path: Path, home: str) -> None:
     (tmp_path / "store").mkdir()
-    tenancy = enter_application("pi", context=configured(tmp_path / "conf", storage=f"file://{tmp_path}/store"))
-    os.unlink(tenancy.archive)
+    lease = acquire_application("pi", context=configured(tmp_path / "conf", storage=f"file://{tmp_path}/store"))
+    os.unlink(lease.archive)
     (tmp_path / "store").rmdir()
-    tenancy.release()
+    lease.release()
     assert left(home) == {}
 
 
@@ -365,13 +365,13 @@ def test_a_name_in_use_is_joined_or_refused(home: str) -> None:
     message = refused(FlameErrorCode.ALREADY_EXISTS, "pi", fail_if_exists=True)
     assert f"application 'pi' already exists, in use by process {other.pid} on host" in message
     assert len(left(home)["rows"]) == 1
-    tenancy = enter_application("pi")
+    lease = acquire_application("pi")
     other.leave()
     assert get_application("pi") is not None
-    assert os.path.exists(tenancy.archive)  # the same directory: the same package, which is still in use
-    tenancy.release()
+    assert os.path.exists(lease.archive)  # the same directory: the same package, which is still in use
+    lease.release()
     assert left(home) == {}
-    enter_application("pi", fail_if_exists=True).release()
+    acquire_application("pi", fail_if_exists=True).release()
 
 
 def test_a_joining_runner_runs_its_own_directory(home: str, tmp_path: Path, project: Path) -> None:
@@ -392,7 +392,7 @@ def test_a_joining_runner_runs_its_own_directory(home: str, tmp_path: Path, proj
 
 def test_two_applications_of_one_directory_share_no_package_by_accident(home: str) -> None:
     # Made safe, the names are the same; so is the generated project file, and with it the package.
-    first, second = enter_application("a b"), enter_application("a_b")
+    first, second = acquire_application("a b"), acquire_application("a_b")
     assert first.archive == second.archive
     first.release()
     assert os.path.exists(second.archive)
@@ -401,7 +401,7 @@ def test_two_applications_of_one_directory_share_no_package_by_accident(home: st
 
 
 def test_one_process_may_enter_twice(home: str) -> None:
-    first, second = enter_application("pi"), enter_application("pi")
+    first, second = acquire_application("pi"), acquire_application("pi")
     assert first.token != second.token
     refused(FlameErrorCode.ALREADY_EXISTS, "pi", fail_if_exists=True)
     first.release()
@@ -413,17 +413,17 @@ def test_one_process_may_enter_twice(home: str) -> None:
 def test_of_many_that_want_the_name_alone_one_gets_it(home: str) -> None:
     code = """
 import sys
-from flame_fast.application.lifecycle import enter_application
+from flame_fast.application.lifecycle import acquire_application
 from flame_fast.errors import FlameError
 try:
-    tenancy = enter_application("pi", fail_if_exists=True)
+    lease = acquire_application("pi", fail_if_exists=True)
 except FlameError as error:
     assert error.code.name == "ALREADY_EXISTS", error
     print("no", flush=True)
 else:
     print("yes", flush=True)
     sys.stdin.read(1)
-    tenancy.release()
+    lease.release()
 """
     running = [
         subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -442,10 +442,10 @@ def test_one_registered_by_hand_is_joined_and_stays(home: str) -> None:
     register_application("hand", by_hand)
     message = refused(FlameErrorCode.ALREADY_EXISTS, "hand", fail_if_exists=True)
     assert "application 'hand' already exists; choose another name" in message
-    tenancy = enter_application("hand")
+    lease = acquire_application("hand")
     with pytest.raises(FlameError, match="in use"):
         unregister_application("hand")
-    tenancy.release()
+    lease.release()
     assert get_application("hand").attributes() == by_hand
     assert left(home) == {"applications": ["hand"]}
     unregister_application("hand")
@@ -453,7 +453,7 @@ def test_one_registered_by_hand_is_joined_and_stays(home: str) -> None:
 
 def test_the_template_s_own_name_may_be_joined(home: str) -> None:
     refused(FlameErrorCode.ALREADY_EXISTS, "flmrun", fail_if_exists=True)
-    enter_application("flmrun").release()
+    acquire_application("flmrun").release()
     assert left(home) == {}
     assert [each.name for each in list_applications()] == ["flmrun"]
 
@@ -466,11 +466,11 @@ def test_an_application_of_a_dead_owner_is_reclaimed_never_joined(home: str, tmp
     dead = Elsewhere("pi", tmp_path / "second")
     dead.kill()
     assert os.path.exists(dead.archive)
-    tenancy = enter_application("pi", fail_if_exists=True)
-    assert get_application("pi").url == f"file://{tenancy.archive}"
+    lease = acquire_application("pi", fail_if_exists=True)
+    assert get_application("pi").url == f"file://{lease.archive}"
     assert not os.path.exists(dead.archive)
-    assert left(home)["rows"] == [tenancy.token]
-    tenancy.release()
+    assert left(home)["rows"] == [lease.token]
+    lease.release()
     assert left(home) == {}
 
 
@@ -487,26 +487,26 @@ def test_an_owner_that_dies_while_another_enters_is_not_joined(
 
     with monkeypatch.context() as patch:
         patch.setattr(lifecycle, "pack", kill_and_pack)
-        tenancy = enter_application("pi")
-    assert get_application("pi").url == f"file://{tenancy.archive}"
-    tenancy.release()
-    enter_application("other").release()
+        lease = acquire_application("pi")
+    assert get_application("pi").url == f"file://{lease.archive}"
+    lease.release()
+    acquire_application("other").release()
     assert left(home) == {}
 
 
 def test_any_entry_reclaims_every_dead_owner_s(home: str) -> None:
     for name in ("a", "b", "b", "c"):
         Elsewhere(name).kill()
-    tenancy = enter_application("other")
+    lease = acquire_application("other")
     assert left(home)["applications"] == ["other"]
-    tenancy.release()
+    lease.release()
     assert left(home) == {}
 
 
 def test_the_dead_do_not_take_the_living_with_them(home: str) -> None:
     dead, alive = Elsewhere("pi"), Elsewhere("pi")
     dead.kill()
-    enter_application("other").release()
+    acquire_application("other").release()
     assert left(home)["rows"] == [alive.token]
     assert get_application("pi") is not None
     assert os.path.exists(alive.archive)
@@ -519,7 +519,7 @@ def test_the_last_living_one_out_unregisters_though_a_dead_one_is_on_the_list(ho
     dead.kill()
     alive.leave()
     assert get_application("pi") is None
-    enter_application("other").release()
+    acquire_application("other").release()
     assert left(home) == {}
 
 
@@ -536,9 +536,9 @@ def test_another_process_cleans_up_after_a_dead_owner_once_or_twice(home: str) -
     alive.leave()
 
 
-def test_a_look_at_a_lock_file_just_made_does_not_bury_its_owner(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_look_at_a_lock_file_just_made_does_not_reap_its_owner(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """sweep: sees a file without a lock; owner: locks, enters; sweep: goes on with what it saw."""
-    enter_application("warm").release()
+    acquire_application("warm").release()
     real = liveness.is_alive
     entered: list[Elsewhere] = []
     me = os.getpid()
@@ -575,7 +575,8 @@ def test_several_clean_up_at_once(home: str) -> None:
         for each in dead:
             release_owner(home, each.token)
 
-    children = [in_child(clean) for _ in range(3)] + [in_child(lambda: enter_application("pi").release()) for _ in range(3)]
+    children = [in_child(clean) for _ in range(3)]
+    children += [in_child(lambda: acquire_application("pi").release()) for _ in range(3)]
     assert [os.waitpid(pid, 0)[1] for pid in children] == [0] * 6
     assert left(home) == {}
 
@@ -612,11 +613,11 @@ def test_killed_at_any_step_the_next_run_finds_everything(
 
     def die() -> None:
         setattr(owner, function, kill)
-        enter_application("pi").release()
+        acquire_application("pi").release()
 
     pid = in_child(die)
     assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == -signal.SIGKILL
-    enter_application("other").release()
+    acquire_application("other").release()
     assert left(home) == {}
 
 
@@ -632,31 +633,31 @@ def test_a_copy_cut_off_half_way_is_found(home: str, tmp_path: Path) -> None:
             raise OSError(18, "Invalid cross-device link")
 
         os.link, storage._copy = no_link, half
-        enter_application("pi")
+        acquire_application("pi")
 
     os.waitpid(in_child(die), 0)
     assert left(home)["packages"][0].endswith(".part")
-    enter_application("other").release()
+    acquire_application("other").release()
     assert left(home) == {}
 
 
 def test_a_forked_child_does_not_leave_for_its_parent(home: str) -> None:
-    tenancy = enter_application("pi")
-    assert passes_in_child(tenancy.release)
-    assert left(home)["rows"] == [tenancy.token]
-    assert passes_in_child(lambda: enter_application("other").release())
-    assert os.path.exists(tenancy.archive)
-    tenancy.release()
+    lease = acquire_application("pi")
+    assert passes_in_child(lease.release)
+    assert left(home)["rows"] == [lease.token]
+    assert passes_in_child(lambda: acquire_application("other").release())
+    assert os.path.exists(lease.archive)
+    lease.release()
     assert left(home) == {}
 
 
 STORM = """
 import sys, threading
-from flame_fast.application.lifecycle import enter_application
+from flame_fast.application.lifecycle import acquire_application
 def run():
     for _ in range(int(sys.argv[1])):
-        enter_application(sys.argv[2]).release()
-enter_application(sys.argv[2]).release()
+        acquire_application(sys.argv[2]).release()
+acquire_application(sys.argv[2]).release()
 print(flush=True)
 threads = [threading.Thread(target=run) for _ in range(2)]
 for thread in threads: thread.start()
@@ -681,7 +682,7 @@ def test_twenty_at_once(home: str) -> None:
 
 def test_killed_at_random_moments(home: str) -> None:
     chance = random.Random()
-    enter_application("warm").release()
+    acquire_application("warm").release()
     for _ in range(12):
         command = [sys.executable, "-c", STORM, "1000", "pi"]
         running = [subprocess.Popen(command, stdout=subprocess.PIPE) for _ in range(2)]
@@ -689,20 +690,20 @@ def test_killed_at_random_moments(home: str) -> None:
             process.stdout.readline()
         # The moment: when this process has itself entered some number of times beside them.
         for _ in range(chance.randrange(8)):
-            enter_application("pi").release()
+            acquire_application("pi").release()
         for process in running:
             process.kill()
             process.communicate()
-    enter_application("pi").release()
+    acquire_application("pi").release()
     assert left(home) == {}
 
 
 def test_release_from_several_threads_is_one_release(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    tenancy = enter_application("pi")
+    lease = acquire_application("pi")
     removed = []
     real = lifecycle._remove
     monkeypatch.setattr(lifecycle, "_remove", lambda *args: (removed.append(args), real(*args)))
-    threads = [threading.Thread(target=tenancy.release) for _ in range(8)]
+    threads = [threading.Thread(target=lease.release) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -711,8 +712,8 @@ def test_release_from_several_threads_is_one_release(home: str, monkeypatch: pyt
     assert left(home) == {}
 
 
-def test_a_tenancy_shows_itself() -> None:
-    tenancy = enter_application("pi")
-    assert isinstance(tenancy, Tenancy)
-    assert "name='pi'" in repr(tenancy)
-    tenancy.release()
+def test_a_lease_shows_itself() -> None:
+    lease = acquire_application("pi")
+    assert isinstance(lease, ApplicationLease)
+    assert "name='pi'" in repr(lease)
+    lease.release()

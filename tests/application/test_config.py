@@ -145,10 +145,13 @@ def test_a_default_file_that_is_there_must_be_right(user: Path) -> None:
             "current-context: a\ncontexts: [{name: null}]",
             "contexts[0].name in {path}: expected text, got null",
         ),
-        ("current-context: a\ncontexts: []", "known: none"),
+        (
+            "current-context: a\ncontexts: []",
+            "current-context in {path}: expected a name that contexts lists (none, since contexts is empty), got 'a'",
+        ),
         (
             "current-context: a\ncontexts: [{name: b}, {name: c}]",
-            "is 'a', which contexts does not list; known: 'b', 'c'",
+            "current-context in {path}: expected a name that contexts lists ('b', 'c'), got 'a'",
         ),
     ],
 )

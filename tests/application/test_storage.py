@@ -99,9 +99,9 @@ def test_what_an_upload_cut_off_left_is_found_by_its_tag(storage: Storage) -> No
     [
         ("file://{tmp}/missing", "'{tmp}/missing' does not exist"),
         ("file://{tmp}/file", "'{tmp}/file' is not a directory"),
-        ("file://relative/path", "names no absolute path"),
-        ("file://", "names no absolute path"),
-        ("s3://bucket/key", "'s3://bucket/key' has an unknown scheme; known: file://DIR"),
+        ("file://relative/path", "expected file:// and an absolute path, got 'file://relative/path'"),
+        ("file://", "expected file:// and an absolute path, got 'file://'"),
+        ("s3://bucket/key", "package.storage: expected file://DIR, got 's3://bucket/key'"),
         ("{tmp}", "for a directory write file://{tmp}"),
     ],
 )

@@ -36,9 +36,9 @@ from pathlib import Path
 import numpy, pytest
 from numpy._core.multiarray import get_handler_name
 from numpy.testing import extbuild
-from flame_fast.kernels.runtime import Runtime
+from flame_fast.kernels.runtime import Supervisor, Worker
 
-runtime = Runtime.create("numpy", os.eventfd(0, os.EFD_NONBLOCK), 1, 1, 1 << 32)
+runtime = Worker.create("numpy", os.eventfd(0, os.EFD_NONBLOCK), 1, 1, 1 << 32)
 runtime.bear_arrays()
 report = {"passed": 0, "failed": [], "elsewhere": []}
 
@@ -55,7 +55,7 @@ def held():
 
 class Watch:
     def pytest_collection_finish(self):
-        report["begin"] = held(), runtime.idle_memory()[1]
+        report["begin"] = held(), Supervisor(runtime).idle_memory()[1]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
@@ -86,7 +86,7 @@ options = ["-c", "empty.ini", f"--rootdir={root.parent}", *(f"--ignore={root / n
 for plugin in ("cacheprovider", "randomly", "benchmark"):
     options += ["-p", f"no:{plugin}"]
 report["code"] = pytest.main([*options, "-q", "-m", "not slow", *(str(root / name) for name in names)], [Watch()])
-report["end"] = held(), runtime.idle_memory()[1]
+report["end"] = held(), Supervisor(runtime).idle_memory()[1]
 Path("report.json").write_text(json.dumps(report))
 """
 

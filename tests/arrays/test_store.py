@@ -70,7 +70,7 @@ def test_a_limit_that_is_none_is_refused(project, nothing_left, memory):
         Runner("refused", memory=memory)
     assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
     assert repr(memory) in caught.value.message
-    assert caught.value.message.startswith("memory ")
+    assert caught.value.message.startswith("memory: expected ")
     assert not list(nothing_left.rglob("*.db"))
 
 

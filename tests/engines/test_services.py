@@ -81,7 +81,7 @@ FUNCTIONS = {
 
 
 def test_everything_of_the_functions_kind_runs_without_state_in_any_worker(rr):
-    from compiled_product import product  # here, so that no other test's worker imports Numba with this module
+    from compiled_functions import product  # here, so that no other test's worker imports Numba with this module
 
     functions = {**FUNCTIONS, "Numba dispatcher": (product, (6, 7), 42)}
     futures = {}
@@ -484,7 +484,7 @@ def test_resources_are_read_from_text(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "cpu", "cpu=", "cpu=x", "cpu=-1", "cpu=0", "cpu=1.5", "mem=1.5g", "mem=-1", "mem=1x", "gpu=-1", "gpu=1g", "cpu=1k",
+    ["", "cpu", "cpu=", "cpu=x", "cpu=-1", "cpu=0", "cpu=1.5", "mem=1.5", "mem=-1", "mem=1x", "gpu=-1", "gpu=1g", "cpu=1k",
      "disk=1", "cpu=1,cpu=2", "cpu=1;mem=1g", "cpu=1,,mem=1g", 3, None],
 )  # fmt: skip
 def test_bad_resource_text_is_a_value_error(text):

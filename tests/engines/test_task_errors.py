@@ -148,7 +148,7 @@ def test_the_cause_is_the_workers_traceback_in_the_users_file_names(project, mon
         for line in ("in outer", "in inner", "return inner(depth)", 'raise Own("deep")', f"{module.__name__}.Own: deep"):
             assert line in text
         assert "flame_fast" not in text.replace(str(project), "")  # the runtime's own frames are nobody's business
-        assert ".pxi" not in text
+        assert ".pxi" not in text and ".pxd" not in text
         shown = "".join(traceback.format_exception(error))  # what the user sees when he does not catch it
         assert text.strip() in shown
         assert "The above exception was the direct cause" in shown

@@ -12,8 +12,12 @@ from typing import NamedTuple
 
 #: What is mutated: tables and what changes them. Not the codec, views and arrays, whose values tests compare as a whole.
 CORE = (
-    *("memory", "lock", "groups", "growth", "extents", "arena", "slots", "lanes", "waking", "inputs", "finishing", "burial"),
-    *("waiting", "segment", "services", "waits", "calls", "serving", "supervision"),
+    *("core/regions.pxd", "core/size_classes.pxd", "core/lookup.pxd", "core/system_memory.pxd", "core/spinning.pxd"),
+    *("core/wakeup.pxd", "core/permits.pxd", "core/locked.pxd", "core/repair.pxd", "core/lock.pxd", "core/extents.pxd"),
+    *("core/groups.pxd", "core/references.pxd", "core/blocks.pxd", "core/slots.pxd", "core/run_queue.pxd"),
+    *("core/dependencies.pxd", "core/completion.pxd", "core/recovery.pxd"),
+    *("segment.pxi", "services.pxi", "values.pxi", "waits.pxi", "deadlock.pxi", "outcomes.pxi", "selector.pxi"),
+    *("client.pxi", "worker.pxi", "supervisor.pxi"),
 )
 
 STRING = re.compile(r'"""(?:.|\n)*?"""|"(?:\\.|[^"\\\n])*"|\'(?:\\.|[^\'\\\n])*\'')
@@ -97,6 +101,7 @@ FF_WEAK(32)
 FF_WEAK(64)
 """
 
+#: `core/mutation.pxd`; what it declares is cimported by every file with mutants.
 DECLARATIONS = """
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 
@@ -115,6 +120,11 @@ cdef extern from "mutation.h" nogil:
     uint64_t ff_weak_add64(uint64_t *p, uint64_t v) noexcept
     uint64_t ff_weak_and64(uint64_t *p, uint64_t v) noexcept
     uint64_t ff_weak_or64(uint64_t *p, uint64_t v) noexcept
+"""
+
+#: For the unit itself.
+SWITCH = """
+from .core.mutation cimport ff_mutate, ff_mutate_from_environment
 
 ff_mutate_from_environment()
 

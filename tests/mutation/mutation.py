@@ -1,7 +1,7 @@
 """Tests the native tests: builds the runtime with every mutant in it and looks which of them no test notices.
 
     python tests/mutation/mutation.py                                    # all of the core
-    python tests/mutation/mutation.py --file lanes.pxi --function lane_claim
+    python tests/mutation/mutation.py --file run_queue.pxd --function lane_claim
     python tests/mutation/mutation.py --changed-since origin/main --strict   # what stands on changed lines
     python tests/mutation/mutation.py --sample 100                       # so many, chosen by the commit's number
     python tests/mutation/mutation.py --again survived --limit 60    # those that survived, with all tests that reach them
@@ -62,6 +62,8 @@ TESTS = [
     "supervisor",
     "wraps",
 ]
+#: As setup.py has them, but for the signatures in docstrings.
+DIRECTIVES = ("boundscheck=False", "wraparound=False", "cdivision=True", "initializedcheck=False")
 #: Seconds that a test may take in a mutant: so many times what it takes in the runtime, and at least so much.
 SLOWER, LEAST_S = 6, 2.0
 #: And at most so much, when it is measured.
@@ -114,7 +116,7 @@ class Build:
             refused.update(errors)
         self.compile("runtime", "-DFLAME_FAST_DEBUG=1", "-DFF_LAYOUT=1", "-I", numpy_include())
         self.translate("archive")
-        self.compile("archive", "-I", str(self.kernels / "packing"))
+        self.compile("archive", "-I", str(self.kernels / "archive"))
         self.keep()
 
     def attempts(self):
@@ -127,7 +129,7 @@ class Build:
     def state(self):
         sources = [
             *sorted((ROOT / "kernels").rglob("*.p[xy]*")),
-            *sorted((ROOT / "kernels").glob("*.h")),
+            *sorted((ROOT / "kernels").rglob("*.h")),
             Path(mutants.__file__),
         ]
         return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()
@@ -151,43 +153,65 @@ class Build:
         shutil.copytree(ROOT / "kernels", self.kernels, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
         self.copy_python()
         self.mutants, self.places = {}, {}
+        runtime = self.kernels / "runtime"
         for name in mutants.CORE:
-            path = self.kernels / f"{name}.pxi"
+            path = runtime / name
             written = mutants.transformed(path.name, path.read_text(), len(self.mutants) + 1, refused)
-            path.write_text(written.text)
+            path.write_text(self.with_declarations(name, written.text))
             self.mutants.update(written.mutants)
             self.places.update({(path.name, line): number for line, number in written.lines.items()})
         assert len(self.mutants) < MOST_MUTANTS
-        (self.kernels / "mutation.h").write_text(mutants.HEADER)
-        runtime = self.kernels / "runtime.pyx"
-        head, begin, rest = runtime.read_text().partition('include "memory.pxi"')
-        runtime.write_text(head + mutants.DECLARATIONS + begin + rest)
+        (runtime / "core" / "mutation.h").write_text(mutants.HEADER)
+        (runtime / "core" / "mutation.pxd").write_text(mutants.DECLARATIONS)
+        unit = runtime / "_native.pyx"
+        head, begin, rest = unit.read_text().partition("cimport cython\n")
+        unit.write_text(head + begin + mutants.SWITCH + rest)
+
+    def with_declarations(self, name, text):
+        """In place of the first line, a comment, so that the others stay where they are."""
+        first, _, rest = text.partition("\n")
+        assert first.startswith("#"), f"{name} begins with no comment"
+        return f"from {'.' if name.startswith('core/') else '.core.'}mutation cimport *\n{rest}"
 
     def copy_python(self):
         for directory in ("flame_fast", "tests"):
             to = self.target / directory
             shutil.copytree(ROOT / directory, to, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
-        for path in (ROOT / "kernels").glob("*.py"):
-            (self.target / "flame_fast" / "kernels").mkdir(exist_ok=True)
-            shutil.copy(path, self.target / "flame_fast" / "kernels")
+        for path in (ROOT / "kernels").rglob("*.py"):
+            to = self.target / "flame_fast" / path.relative_to(ROOT)
+            to.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, to)
 
     def translate(self, name="runtime"):
         """Keys of the mutants that Cython refuses."""
+        package = BUILT / "cython" / "flame_fast"
+        package.mkdir(parents=True, exist_ok=True)
+        (package / "__init__.pxd").touch()
+        if not (package / "kernels").is_symlink():
+            (package / "kernels").symlink_to(self.kernels)
+        command = [
+            sys.executable,
+            "-m",
+            "cython",
+            "-3",
+            "-I",
+            package.parent,
+            "--module-name",
+            f"flame_fast.kernels.{name}._native",
+        ]
+        for directive in DIRECTIVES:
+            command += ["-X", directive]
         done = subprocess.run(
-            [sys.executable, "-m", "cython", "-3", f"{name}.pyx"],
-            cwd=self.kernels,
-            capture_output=True,
-            text=True,
-            check=False,
+            [*command, f"{name}/_native.pyx"], cwd=self.kernels, capture_output=True, text=True, check=False
         )
-        places = re.findall(r"^(?:warning: )?(\w+\.p\w+):(\d+):\d+: (.*)", done.stdout + done.stderr, re.M)
+        places = re.findall(r"^(?:warning: )?(?:\S*/)?(\w+\.p\w+):(\d+):\d+: (.*)", done.stdout + done.stderr, re.M)
         errors = [(file, int(line)) for file, line, _ in places if (file, int(line)) in self.places]
         if done.returncode and not errors:
             sys.exit(done.stdout + done.stderr)
         return {self.mutants[self.places[place]].key for place in errors} if done.returncode else set()
 
     def compile(self, name, *options):
-        module = self.target / "flame_fast" / "kernels" / (name + sysconfig.get_config_var("EXT_SUFFIX"))
+        module = self.target / "flame_fast" / "kernels" / name / ("_native" + sysconfig.get_config_var("EXT_SUFFIX"))
         flags = [
             "-shared",
             "-fPIC",
@@ -198,9 +222,9 @@ class Build:
             "-w",
             "-I",
             sysconfig.get_path("include"),
-            "-I.",
+            "-Iruntime/core",
         ]
-        subprocess.run(["gcc", *flags, *options, f"{name}.c", "-o", module], cwd=self.kernels, check=True)
+        subprocess.run(["gcc", *flags, *options, f"{name}/_native.c", "-o", module], cwd=self.kernels, check=True)
 
 
 def numpy_include():
@@ -263,9 +287,9 @@ class Bench:
     NOTE = struct.Struct("<ib")
 
     def __init__(self, items, passed_path):
-        from flame_fast.kernels import runtime
+        from flame_fast.kernels.runtime import _native
 
-        self.runtime = runtime
+        self.runtime = _native
         self.tests = [Test(number, item) for number, item in enumerate(items)]
         self.writing = self.running = -1  # in a child
         self.tests_that_pass: list[Test] = []
@@ -506,7 +530,7 @@ def table(chosen, results, statuses):
         row = [
             sum(number for (of, at), number in counts.items() if file in (of, "all") and at == status) for status in statuses
         ]
-        print(" ".join(f"{text:>12}" for text in [file.removesuffix(".pxi"), sum(row), *row]))
+        print(" ".join(f"{text:>12}" for text in [file.partition(".")[0], sum(row), *row]))
 
 
 def report(chosen, results):
@@ -606,7 +630,7 @@ def choose(made, options, results):
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--file", action="append", help="mutants of this file only, as lanes.pxi")
+    parser.add_argument("--file", action="append", help="mutants of this file only, as run_queue.pxd")
     parser.add_argument("--function", action="append", help="of this function only")
     parser.add_argument("--changed-since", metavar="REVISION", help="on lines that this revision has not got")
     parser.add_argument("--sample", type=int, help="so many of them, other ones for each commit")
@@ -697,7 +721,9 @@ def run(build, chosen, options):
     tests = build_tests(options)
     os.environ["PYTHONPATH"] = str(BUILT / "package")  # of the zygotes, too
     os.chdir(BUILT / "package")
-    sys.path[:0] = [str(BUILT / "package"), str(BUILT / "package" / "tests")]
+    tests_at = BUILT / "package" / "tests"
+    support = [tests_at / "support", tests_at / "support" / "models", tests_at / "support" / "death"]
+    sys.path[:0] = [str(BUILT / "package"), str(tests_at), *map(str, support)]
     import gates
     import scene
     from flame_fast.kernels import runtime
@@ -716,7 +742,7 @@ def run(build, chosen, options):
 
 
 def build_tests(options):
-    return [path for name in options.tests if (BUILT / "package" / (path := f"tests/test_{name}.py")).exists()]
+    return [path for name in options.tests if (BUILT / "package" / (path := f"tests/runtime/test_{name}.py")).exists()]
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ PIECES = [
 
 
 def is_composed(name: bytes) -> bool:
-    """False for names that bsdtar changes, whoever wrote them: see the last test."""
+    """Return false for names that bsdtar changes, in archives of any program: see the last test."""
     text = name.decode("utf-8", "replace")
     return unicodedata.normalize("NFC", text) == text
 
@@ -89,7 +89,7 @@ sizes = st.one_of(
 )
 files = st.tuples(st.just(FILE), sizes, st.integers(0, 2**32), st.booleans())
 links = st.tuples(st.just(LINK), st.integers(0, 99))
-#: Of each entry: where it lies, as a number of the directories there are by then; its name; what it is: None, a directory.
+#: Of each entry: the number of its directory among those made so far; its name; its content (None: a directory).
 trees = st.lists(st.tuples(st.integers(0, 99), names, st.one_of(files, st.none(), links)), max_size=7)
 
 
@@ -129,7 +129,7 @@ def content_of(size: int, seed: int) -> bytes:
 
 
 def read(root: bytes, below: bytes = b"") -> Tree:
-    """What lies below a directory, by its paths."""
+    """Return the entries below a directory, by path."""
     found: Tree = {}
     for entry in os.scandir(root):
         path = below + entry.name

@@ -21,7 +21,7 @@ from hypothesis import strategies as st
 
 from flame_fast.cli import main
 from flame_fast.package import explain, pack, packing, stored_index
-from flame_fast.package.gitignore import OMIT, IgnoreRules, split_lines
+from flame_fast.package.gitignore import IgnoreRules, split_lines
 from flame_fast.package.snapshot import rule_for
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -50,7 +50,7 @@ def run(*arguments: str, **settings: str) -> subprocess.CompletedProcess[str]:
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What a command prints that succeeds and does not complain."""
+    """Return the output of a command that succeeds and does not complain."""
 
     def say(*arguments: str) -> str:
         assert main(["package", *arguments]) == 0
@@ -350,7 +350,7 @@ def test_what_cannot_be_read_is_not_in_the_package(project: Path) -> None:
 
 
 def test_an_excluded_directory_is_not_entered(project: Path) -> None:
-    """What lies in it is not met, however much it is."""
+    """The walk does not meet its content, however large."""
     write(project, {"a.py": 1, "node/modules/b/c": 1, "out/x": 1})
     (project / ".flameignore").write_text("/node\n/out\n!/out/x\n")
     entered = []
@@ -471,7 +471,7 @@ def neighbours(name: bytes) -> set[bytes]:
 def test_a_rule_for_one_path_matches_no_other(name: bytes) -> None:
     rules = IgnoreRules([("", line) for line in split_lines(os.fsencode(rule_for(b"sub/" + name)))])
     built_in = IgnoreRules()
-    assert rules.judge(b"sub/" + name, False) == OMIT
+    assert rules.judge(b"sub/" + name, False) == archive.VERDICT_OMIT
     for other in neighbours(name):
         for path in (other, b"sub/" + other, b"sub/sub/" + name):
             assert rules.judge(path, False) == built_in.judge(path, False)

@@ -13,11 +13,15 @@ from pathlib import Path
 
 import pytest
 from flame_fast.kernels import archive
+from flame_fast.kernels.archive import VERDICT_KEEP as KEEP
+from flame_fast.kernels.archive import VERDICT_OMIT as OMIT
+from flame_fast.kernels.archive import VERDICT_SECRET as SECRET
+from flame_fast.kernels.archive import VERDICT_SECRET_IF_KEY as SECRET_IF_KEY
 from gates import passes_in_child
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from flame_fast.package.gitignore import KEEP, OMIT, SECRET, SECRET_IF_KEY, IgnoreRules, parse_rule, split_lines
+from flame_fast.package.gitignore import IgnoreRules, parse_rule, split_lines
 
 
 def rules_of(lines: Iterable[bytes]) -> IgnoreRules:
@@ -180,7 +184,7 @@ class Git:
         return path
 
     def deciding_lines(self, paths: list[bytes]) -> list[int]:
-        """For each path the line of the ignore file that decides about it or what it lies in, 0 for none."""
+        """Return, for each path, the line of the ignore file that decides about it or a directory above it; 0 for none."""
         self._running.stdin.write(b"".join(path + b"\0" for path in paths))
         self._running.stdin.flush()
         answers = []
@@ -249,7 +253,7 @@ def paths_of(tree: dict[bytes, object], below: bytes = b"") -> dict[bytes, bool]
 
 
 def instead_of(byte: int) -> st.SearchStrategy[bytes]:
-    """What may stand for this byte of a path in a rule that is to match it, or just not."""
+    """Draw text that may stand for a byte of a path in a rule that matches it, or just not."""
     one = bytes([byte])
     return st.sampled_from(
         [one] * 8

@@ -36,7 +36,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.package import PackageInfo, pack, packing, progress, snapshot
+from flame_fast.package import PackageInfo, archive_writer, pack, progress, snapshot
 from flame_fast.package.gitignore import IgnoreRules
 from flame_fast.package.packing import safe_name
 from flame_fast.package.requirements import check_dependencies
@@ -242,13 +242,13 @@ def test_the_bytes_are_the_same_whatever_the_number_of_threads(tree: Path, monke
     for threads in (1, 2, 7):
         used = set()
 
-        def compress(*args: object, used: set[int] = used, make: Callable = packing.compress) -> object:
+        def compress(*args: object, used: set[int] = used, make: Callable = archive_writer.compress) -> object:
             used.add(threading.get_ident())
             return make(*args)
 
         with monkeypatch.context() as patch:
-            patch.setattr(packing, "threads_for", lambda pieces, threads=threads: threads)
-            patch.setattr(packing, "compress", compress)
+            patch.setattr(archive_writer, "threads_for", lambda pieces, threads=threads: threads)
+            patch.setattr(archive_writer, "compress", compress)
             found[threads] = Path(packed(tree, home=str(tree.parent / f"home{threads}")).path).read_bytes()
         assert 1 <= len(used) <= threads
     assert found[1] == found[2] == found[7]
@@ -717,7 +717,7 @@ def test_a_file_that_changes_leaves_the_archive_whole(
 def test_a_large_file_that_changes_while_it_is_read(tree: Path, monkeypatch: pytest.MonkeyPatch, change: str) -> None:
     size = 3 << 20
     (tree / "a").write_bytes(b"x" * size)
-    make = packing.compress
+    make = archive_writer.compress
 
     def compress(*args: object) -> object:
         if change == "shrink":
@@ -726,8 +726,8 @@ def test_a_large_file_that_changes_while_it_is_read(tree: Path, monkeypatch: pyt
             (tree / "a").unlink(missing_ok=True)
         return make(*args)
 
-    monkeypatch.setattr(packing, "threads_for", lambda pieces: 1)  # a piece is read when the one before is compressed
-    monkeypatch.setattr(packing, "compress", compress)
+    monkeypatch.setattr(archive_writer, "threads_for", lambda pieces: 1)  # a piece is read when the one before is compressed
+    monkeypatch.setattr(archive_writer, "compress", compress)
     with pytest.warns(UserWarning, match=CHANGED):
         info = packed(tree)
     assert content(info, "a") == (b"x" * ((1 << 20) + 1000 * (change == "shrink"))).ljust(size, b"\0")
@@ -831,7 +831,7 @@ def test_a_full_disk_is_the_packing_s_failure(
 ) -> None:
     (tree / "a").write_bytes(os.urandom(4 << 20))
     (tree.parent / "out" / "file").write_text("old")
-    monkeypatch.setattr(packing, "threads_for", lambda pieces: threads)
+    monkeypatch.setattr(archive_writer, "threads_for", lambda pieces: threads)
     most, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     for out in (tree.parent / "out", tree.parent / "out" / "file"):
         resource.setrlimit(resource.RLIMIT_FSIZE, (1_500_000, hard))  # a write ends in the middle, as on a full disk

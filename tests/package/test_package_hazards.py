@@ -1,4 +1,4 @@
-"""What goes wrong around a packing: another packing, a fork, a shortage, a key that appears, its own output."""
+"""Hazards of packing: another packing, a fork, a shortage, a key that appears, its own output."""
 
 from __future__ import annotations
 
@@ -62,10 +62,10 @@ def test_two_packings_into_one_file_keep_each_its_own_package(tmp_path: Path, no
 def test_a_child_forked_while_a_package_is_stored_keeps_nobody_waiting(
     tree: Path, monkeypatch: pytest.MonkeyPatch, nothing_left: Path
 ) -> None:
-    """It inherits the lock's descriptor; it has to be taken off, not only closed."""
+    """The child inherits the lock's descriptor: so the parent must unlock it, not only close it."""
     leave, told = os.pipe()
     children = []
-    for module, name in ((stored_index, "_write_index"), (unpacking, "_write_manifest")):
+    for module, name in ((stored_index, "_write_index"), (unpacking, "write_manifest")):
         whole = getattr(module, name)
 
         def forking(*arguments: object, whole: object = whole) -> None:

@@ -1,4 +1,4 @@
-"""Packages that are used again: only what changed is read, and what is wrong with the stored ones costs time and no more."""
+"""Incremental packing: only what changed is read, and a fault of a stored package costs time and no more."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.package import PackageInfo, pack, packing, stored_index
+from flame_fast.package import PackageInfo, archive_writer, pack, packing, stored_index
 from flame_fast.package.block_format import SMALL_PACKAGE, Compressor
 from flame_fast.package.snapshot import Snapshot
 from flame_fast.package.stored_index import Contents
@@ -148,13 +148,13 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """The lengths of all blocks that have been compressed."""
     found: list[int] = []
-    compress = packing.compress
+    compress = archive_writer.compress
 
     def record(kind: int, raw: object, length: int, *others: object) -> tuple[bytes, bytes]:
         found.append(length)
         return compress(kind, raw, length, *others)
 
-    monkeypatch.setattr(packing, "compress", record)
+    monkeypatch.setattr(archive_writer, "compress", record)
     return found
 
 
@@ -220,7 +220,7 @@ def test_the_package_of_an_unchanged_tree_is_the_stored_one(
     def fail(*_: object) -> None:
         raise AssertionError("there is nothing to be done")
 
-    for module, name in ((packing, "compress"), (archive, "plan_blocks"), (stored_index, "store")):
+    for module, name in ((archive_writer, "compress"), (archive, "plan_blocks"), (stored_index, "store")):
         monkeypatch.setattr(module, name, fail)
     elsewhere = pack(tree, tree.parent / "elsewhere.tar.gz")
     in_place = packed(tree)
@@ -230,7 +230,7 @@ def test_the_package_of_an_unchanged_tree_is_the_stored_one(
     assert os.listdir(tree.parent / "out") == [one.name]  # not even the name that it had while it was made
 
 
-@pytest.mark.skipif(not ROOT, reason="nobody else can pack what its owner may not read")
+@pytest.mark.skipif(not ROOT, reason="only root can pack what its owner may not read")
 def test_an_unchanged_tree_is_packed_by_a_process_that_may_read_none_of_it(tree: Path, home: Path, settled: None) -> None:
     files = [path for path in tree.rglob("*") if path.is_file()]
     for path in files:
@@ -268,8 +268,8 @@ def test_times_that_say_nothing_about_content_cost_no_compression(
 
 @pytest.fixture(params=[1, 3])
 def threads(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> int:
-    """How many threads make blocks; one of several copies what lies before the first of them."""
-    monkeypatch.setattr(packing, "threads_for", lambda pieces: request.param)
+    """Set how many threads make blocks; one of several copies the blocks before the first of them."""
+    monkeypatch.setattr(archive_writer, "threads_for", lambda pieces: request.param)
     return request.param
 
 
@@ -303,7 +303,7 @@ def double(path: Path, tree: Path) -> None:
 
 
 def swap(path: Path, tree: Path) -> None:
-    """What came late comes early, and the other way round."""
+    """Late files come early, and the other way round."""
     last = tree / "sub" / "5.bin"
     mine, its = path.read_bytes(), last.read_bytes()
     write(path, its)
@@ -453,7 +453,7 @@ def test_the_blocks_of_another_compressor_are_made_anew(
     tree: Path, read: list[str], settled: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(packing, "Compressor", AnotherCompressor)
+        patch.setattr(archive_writer, "Compressor", AnotherCompressor)
         before = packed(tree)
         assert content(before, "large") == (tree / "large").read_bytes()
         others = bytes_of(before)
@@ -585,7 +585,7 @@ def test_a_file_of_the_same_size_and_modification_time_is_told_by_its_change_tim
 def let_no_time_pass(tree: Path, home: Path, since_ns: int) -> None:
     """Writes the index as if the tree had had the times of now when it was packed.
 
-    Change times are nobody's to set, so this has to stand for a clock that has not ticked since.
+    No program can set change times, so this stands for a clock that has not ticked since.
     """
     (index,) = indices(home)
     stored = stored_index.load(str(home), index.stem)
@@ -668,10 +668,10 @@ def test_an_unreadable_file_stays_remembered_until_it_can_be_read(
             read.clear()
 
     assert passes_in_child(pack_twice)
-    if not ROOT:  # who may read everything sees no change but that
+    if not ROOT:  # root can read it already, and would only see another change time
         path.chmod(0o600)
     if compressor == "another compressor":
-        monkeypatch.setattr(packing, "Compressor", AnotherCompressor)
+        monkeypatch.setattr(archive_writer, "Compressor", AnotherCompressor)
     info, messages = warned(tree)
     assert messages == []
     assert info.holds(name)
@@ -907,7 +907,7 @@ def test_a_damaged_package_is_forgotten(tree: Path, home: Path, settled: None, t
 
 
 def test_a_package_that_turns_out_damaged_is_made_anew(tree: Path, home: Path, settled: None) -> None:
-    """What no index can see: another byte, and the time put back."""
+    """A change that no index can see: another byte, and the time put back."""
     info = packed(tree)
     expected = bytes_of(info)
     found = os.stat(info.path)
@@ -991,7 +991,7 @@ def test_what_no_index_names_is_removed(home: Path, small: Path, settled: None) 
     for name in ("0123-4567.tar.gz", "89ab.index.new", "anything"):
         (home / "packed" / name).write_text("left by a process that was killed")
     packed(small)
-    assert len(os.listdir(home / "packed")) == len(ours) + 3  # who changes nothing tidies nothing
+    assert len(os.listdir(home / "packed")) == len(ours) + 3  # a packing that changes nothing tidies nothing
     write(small / "pyproject.toml", b"")
     packed(small)
     left = {path.name for path in (home / "packed").iterdir()}

@@ -83,7 +83,7 @@ def package(tmp_path: Path, tree: Path) -> PackageInfo:
 
 
 def listing(root: str | bytes | Path) -> dict[bytes, object]:
-    """What is below a directory: of files their content and mode, of links their targets."""
+    """Return the entries below a directory: of files their content and mode, of links their targets."""
     found: dict[bytes, object] = {}
     top = os.fsencode(root)
 
@@ -111,7 +111,7 @@ def packed_listing(root: str | bytes | Path) -> dict[bytes, object]:
 
 
 def cached(home: str) -> list[str]:
-    """What lies where trees do, but for the locks of single trees."""
+    """Return the names in the cache of trees, but for the locks of single trees."""
     return sorted(name for name in os.listdir(os.path.join(home, "unpacked")) if name == ".lock" or name[-5:] != ".lock")
 
 
@@ -798,14 +798,14 @@ def test_files_are_extracted_where_links_cannot_be_made(versions: Versions, monk
         pytest.skip("there is no other file system")
     with tempfile.TemporaryDirectory(dir="/dev/shm") as elsewhere:
         ensure_unpacked(versions.first.path, versions.first.digest, elsewhere)
-        previous = unpacking._Previous
+        previous = unpacking.PreviousTree
         used = []
 
         def look_there(_: str, wanted: set[bytes]) -> object:
             used.append(previous(os.path.join(elsewhere, "unpacked"), wanted))
             return used[-1]
 
-        monkeypatch.setattr(unpacking, "_Previous", look_there)
+        monkeypatch.setattr(unpacking, "PreviousTree", look_there)
         new = versions.unpack()
         assert len(used) == 1
         assert used[0].entries
@@ -851,7 +851,7 @@ def test_many_processes_unpack_at_once(tmp_path: Path, package: PackageInfo, tre
         ("decompress", 7),
         ("_make_links", 1),
         ("_discard", 1),
-        ("_write_manifest", 1),  # the tree is in its place, but not finished
+        ("write_manifest", 1),  # the tree is in its place, but not finished
         ("_evict", 1),
     ],
 )
@@ -944,13 +944,13 @@ def test_the_trees_used_least_recently_go_but_never_one_in_use(
 
 
 def test_threads_of_one_process_hold_a_tree_once(package: PackageInfo, home: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    is_file, together = unpacking._is_file, threading.Barrier(2, timeout=PATIENCE_S)
+    still_names, together = unpacking.still_names, threading.Barrier(2, timeout=PATIENCE_S)
 
     def wait_for_the_other(*args: object) -> bool:
         together.wait()
-        return is_file(*args)
+        return still_names(*args)
 
-    monkeypatch.setattr(unpacking, "_is_file", wait_for_the_other)
+    monkeypatch.setattr(unpacking, "still_names", wait_for_the_other)
     threads = [threading.Thread(target=ensure_unpacked, args=(package.path, package.digest, home)) for _ in range(2)]
     for thread in threads:
         thread.start()
@@ -1056,7 +1056,7 @@ def with_checksums(data: bytes) -> bytes:
 
 
 class Scratch:
-    """A directory to extract into, with ways out of it, and what lies outside."""
+    """A directory to extract into, with ways out of it, and files outside."""
 
     def __enter__(self) -> Scratch:
         self.base = tempfile.mkdtemp()

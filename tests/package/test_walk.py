@@ -1,4 +1,4 @@
-"""The walk on several threads: it finds what one thread finds (kernels/archive/walking.pxi)."""
+"""The walk on several threads: it finds what one thread finds (kernels/archive/walk.pxi)."""
 
 from __future__ import annotations
 

@@ -9,6 +9,7 @@ import threading
 import time
 
 import pytest
+from flame_fast.kernels.runtime import Supervisor
 from process_events import (
     PATIENCE_S,
     Bomb,
@@ -368,7 +369,7 @@ def _waiting_for_others(rr) -> set[int]:
     waiting: set[int] = set()
 
     def look() -> bool:
-        waiting.update(pid for _, _, _, _, pid, blocked, _ in rr._engine.runtime.processes() if blocked)
+        waiting.update(entry.pid for entry in Supervisor(rr._engine.runtime).processes() if entry.blocked)
         return bool(waiting)
 
     wait_until(look, what="a task that waits")

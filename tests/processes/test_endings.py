@@ -136,11 +136,11 @@ def test_nothing_stays_after_sigkill_and_one_more_runner(whom, nothing_left, tmp
 
 def test_sigkill_while_the_runner_starts(nothing_left, tmp_path):
     """Wherever in the constructor the driver dies, the next runner removes what it made."""
-    for stage in ("registry.Registry.enroll", "storage.Storage.upload", "ownership.acquire"):
-        module, _, name = stage.partition(".")
+    for stage in ("registry.database:Registry.enroll", "storage:Storage.upload", "liveness:acquire"):
+        module, _, name = stage.partition(":")
         driver = Driver(
             f"""
-            import flame_fast.{module} as module, flame_fast.application.lifecycle as application
+            import flame_fast.application.{module} as module, flame_fast.application.lifecycle
             owner = module{"." + name.rpartition(".")[0] if "." in name else ""}
             inner = owner.{name.rpartition(".")[2]}
             def killing(*args, **kwargs):

@@ -349,7 +349,7 @@ class Store(RuleBasedStateMachine):
     @rule()
     def trim(self):
         before = self.alone.in_use()
-        self.alone.runtime.trim()
+        self.alone.supervisor.trim()
         assert self.alone.runtime.counters()["cached"] == 0
         assert self.alone.in_use() == before
 

@@ -112,17 +112,17 @@ def asks_for_a_library_while_another_asks_for_one(family, words):
 @scene()
 def takes_its_entry_while_the_start_is_called_off(family, words):
     index = family.runtime.request_process(POOL, 0)
-    token = family.runtime.start(index)
+    token = family.supervisor.start(index)
 
     def take():
         family.runtime._become(index, "alone", family.bell)
         return family.runtime.take_entry(token, 77, 1)
 
     yield words.place(*("processes", index, "state")), take
-    off = family.runtime.call_off(index)
+    off = family.supervisor.call_off(index)
     took = yield
     assert took is not off
-    assert [entry[4] for entry in family.runtime.processes() if entry[0] == index] == ([77] if took else [])
+    assert [entry.pid for entry in family.supervisor.processes() if entry.index == index] == ([77] if took else [])
     words.set("processes", index, "state", words.tables.PROCESS_FREE)
     words.set("processes", index, "pid", 0)
 
@@ -130,14 +130,14 @@ def takes_its_entry_while_the_start_is_called_off(family, words):
 @scene()
 def calls_a_start_off_while_the_entry_is_taken(family, words):
     index = family.runtime.request_process(POOL, 0)
-    family.runtime.start(index)
-    yield words.place(*("processes", index, "state")), lambda: family.runtime.call_off(index)
+    family.supervisor.start(index)
+    yield words.place(*("processes", index, "state")), lambda: family.supervisor.call_off(index)
     if took := words.get("processes", index, "state") == words.tables.PROCESS_STARTING:
         words.set("processes", index, "pid", 77)
         words.set("processes", index, "state", words.tables.PROCESS_LIVE)
     off = yield
     assert off is not took
-    assert [entry[4] for entry in family.runtime.processes() if entry[0] == index] == ([77] if took else [])
+    assert [entry.pid for entry in family.supervisor.processes() if entry.index == index] == ([77] if took else [])
     words.set("processes", index, "state", words.tables.PROCESS_FREE)
     words.set("processes", index, "pid", 0)
 
@@ -191,7 +191,7 @@ def buries_the_maker_of_a_service_while_another_closes_it(family, words):
     dead, (service, generation, lane) = one_that_has_died(family), family.service(same, limit=1, warmup=2)
     state = ("services", service, "state")
     words.set("services", service, "creator", dead)
-    yield words.place(*state), lambda: family.runtime.bury(dead, death())
+    yield words.place(*state), lambda: family.supervisor.bury(dead, death())
     other = closed_and_made_anew(family, service, generation)
     yield
     assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
@@ -207,7 +207,7 @@ def closes_an_instance_while_its_process_is_called(family, words):
     words.add(*calls, 1)
     yield
     assert words.get(*calls) == before + 2
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
 
 
 @scene()
@@ -231,7 +231,7 @@ def closes_an_instance_while_its_dead_process_is_buried(family, words):
     (service, generation, lane), instance = instance_whose_process_has_died(family)
     state = ("lanes", lane, "state")
     yield words.place(*state), lambda: family.runtime.close_service(service, generation)
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
     yield
     assert words.get(*state) == words.tables.LANE_FREE
     assert not words.get("lanes", lane, "error")
@@ -241,7 +241,7 @@ def closes_an_instance_while_its_dead_process_is_buried(family, words):
 def buries_an_instance_s_process_while_its_service_is_closed(family, words):
     (service, generation, lane), instance = instance_whose_process_has_died(family)
     state = ("lanes", lane, "state")
-    yield words.place(*state), lambda: family.runtime.bury(instance, death())
+    yield words.place(*state), lambda: family.supervisor.bury(instance, death())
     family.runtime.close_service(service, generation)
     yield
     assert words.get(*state) == words.tables.LANE_FREE
@@ -255,7 +255,7 @@ def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
     promise = family.runtime.promise()
     future = family.call(log, promise)
     below = family.call(service, future)
-    yield words.place("slots", slot_of(future), "state"), lambda: family.runtime.bury(instance, death())
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(instance, death())
     was_done = future.done()
     family.runtime.fulfil(promise, None, serialization.dump_error(LookupError("gone")))
     first = repr(future.exception(0)) if future.done() else None
@@ -273,7 +273,7 @@ def holds_a_task_while_its_future_is_dropped(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
     holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
+    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
     del future
     yield
     assert words.get(*holds) == words.tables.HOLD_RUN | words.tables.HOLD_EDGES
@@ -287,7 +287,7 @@ def holds_a_task_while_its_slot_becomes_another_s(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
     holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
+    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
     family.runtime.fulfil(promise, None, death())
     del future
     other = family.runtime.promise()
@@ -304,7 +304,7 @@ def holds_a_task_while_its_slot_is_given_back(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
     holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
+    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
     family.runtime.fulfil(promise, None, death())
     del future
     yield
@@ -320,13 +320,13 @@ def takes_a_pending_hold_back_while_another_drops_his(family, words):
     holds = ("slots", slot_of(value), "holds")
     words.set("slots", slot_of(value), "creator", dead)
     words.add(*holds, words.tables.HOLD_PENDING + 2)
-    yield words.place(*holds), lambda: family.runtime.bury(dead, death())
+    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
     if has_dropped := words.get(*holds) > 1:
         words.add(*holds, -1)
     yield
     assert words.get(*holds) == (0 if has_dropped else 1)
     words.set(*holds, 0)
-    family.runtime.bury(one_that_has_died(family), death())
+    family.supervisor.bury(one_that_has_died(family), death())
     assert family.in_use()[0] == 0
 
 
@@ -341,7 +341,7 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
     missing = words.missing(slot_of(future)), ctypes.c_uint64
     yield (
         words.place("slots", slot_of(future), "state") if watched == "its state" else missing,
-        lambda: family.runtime.bury(dead, death()),
+        lambda: family.supervisor.bury(dead, death()),
     )
     family.runtime.fulfil(promise, 7)
     yield
@@ -356,7 +356,7 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     words.set_hints(0, 0, [words.tables.SLOT_COUNT])
     words.set("lanes", 0, "head", 1)
-    yield words.place("lanes", 0, "tail"), lambda: family.runtime.bury(dead, death())
+    yield words.place("lanes", 0, "tail"), lambda: family.supervisor.bury(dead, death())
     if words.get("lanes", 0, "tail") > 1 and words.get("slots", slot_of(future), "state") & 15 != words.tables.READY:
         words.set_hints(0, 1, [words.tables.SLOT_COUNT])
         words.set("lanes", 0, "head", 2)
@@ -372,7 +372,7 @@ def finds_a_free_slot_while_another_takes_it(family, words):
     del first
     words.set_state(slot, words.tables.FREE, dead)
     taken = []
-    yield words.place("slots", slot, "state"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot, "state"), lambda: family.supervisor.bury(dead, death())
     taken.append(family.runtime.put(7))
     assert slot_of(taken[0]) == slot
     yield
@@ -386,7 +386,7 @@ def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(fam
     future = family.call(family.service(same), promises)
     slot, block = slot_of(future), words.get("slots", slot_of(future), "inputs")
     kept = []
-    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.supervisor.bury(dead, death())
     for promise in promises:
         family.runtime.fulfil(promise, None, death())
     del future, promise
@@ -405,7 +405,7 @@ def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
     published = words.get(*state)
     words.set_state(slot_of(value), words.tables.FREE, dead)
     words.set(*building, slot_of(value) + 1)
-    yield words.place(*state), lambda: family.runtime.bury(dead, death())
+    yield words.place(*state), lambda: family.supervisor.bury(dead, death())
     words.set(*state, published)
     words.set(*building, 0)
     yield
@@ -417,7 +417,7 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
     dead, spinners = one_that_has_died(family), ("header", 0, "spinners")
     words.set("processes", dead, "spinning", 2)
     words.set(*spinners, 2)
-    yield words.place(*spinners), lambda: family.runtime.bury(dead, death())
+    yield words.place(*spinners), lambda: family.supervisor.bury(dead, death())
     words.add(*spinners, 1)
     yield
     assert words.get(*spinners) == 1
@@ -433,7 +433,7 @@ def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
     worker = family.runtime.request_process(POOL, 0)
     told, act = {
         "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
-        "leave": (("processes", worker, "retiring"), lambda: family.runtime.retire(worker)),
+        "leave": (("processes", worker, "retiring"), lambda: family.supervisor.retire(worker)),
         "close": (("header", 0, "closing"), family.runtime.announce_close),
     }[what]
     sleepers = ("header", 0, "pool_sleepers")
@@ -459,7 +459,7 @@ def asks_for_an_instance_s_process_while_the_zygote_looks(family, words):
 
 
 def asked_for(family):
-    return [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
+    return [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
 
 
 def is_called(family):
@@ -479,7 +479,7 @@ def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
     del first
     words.set("slots", slot, "creator", dead)
     taken = []
-    yield words.place("slots", slot, "creator"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot, "creator"), lambda: family.supervisor.bury(dead, death())
     taken.append(family.runtime.promise())
     assert slot_of(taken[0]) == slot
     words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
@@ -517,7 +517,7 @@ def tells_an_instance_s_process_that_its_service_is_closed(family, words):
     assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
     assert words.get("lanes", lane, "wake") == calls + 1
     yield
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
 
 
 @possible
@@ -535,8 +535,8 @@ def queues_a_task_that_a_dead_process_had_claimed(family, words):
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     words.set_hints(0, 0, [words.tables.SLOT_COUNT])
     words.set("lanes", 0, "head", 1)
-    yield words.place("slots", slot_of(future), "state"), lambda: family.runtime.bury(dead, death())
-    family.runtime.bury(dead, death())
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(dead, death())
+    family.supervisor.bury(dead, death())
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
     assert words.get("lanes", 0, "tail") > 1
 
@@ -548,7 +548,7 @@ def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, wo
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     family.runtime.fulfil(promise, 1)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.RUNNING
-    yield words.place("slots", slot_of(future), "state"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(dead, death())
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
     assert words.get("lanes", 0, "tail") >= 1
 

@@ -42,12 +42,12 @@ def gives_a_slot_back_that_becomes(family, words, what):
     slot = held_by_nobody(family, words)
     status, taken = ("slots", slot, "state"), []
     watched = "holds" if "holds" in what else "state"
-    yield words.place("slots", slot, watched), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot, watched), lambda: family.supervisor.bury(dead, death())
     is_there = words.get(*status) & 15 == words.tables.DONE
     if what == "being given back" and is_there:
         words.set_state(slot, words.tables.LEAVING, words.tables.DRIVER_INDEX)
     elif is_there:
-        family.runtime.bury(other, death())
+        family.supervisor.bury(other, death())
         taken.append(family.runtime.put(7))
         assert slot_of(taken[0]) == slot
     else:
@@ -59,7 +59,7 @@ def gives_a_slot_back_that_becomes(family, words, what):
         return
     assert words.get(*status) & 15 == words.tables.LEAVING
     words.set_state(slot, words.tables.DONE, words.tables.DRIVER_INDEX)
-    family.runtime.bury(other, death())
+    family.supervisor.bury(other, death())
     assert family.in_use()[0] == 0
 
 
@@ -70,7 +70,7 @@ def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_
     values = [family.runtime.put(None)]
     slot = slot_of(values[0])
     words.set_state(slot, words.tables.DONE, dead)
-    yield words.place("slots", slot, field), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot, field), lambda: family.supervisor.bury(dead, death())
     values.clear()
     future = family.call(service, 7)
     assert slot_of(future) == slot
@@ -92,9 +92,9 @@ def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words)
     words.set("slots", slot_of(old), "giver", mark(words, dropper, number))
     words.set("processes", dropper, "giving_slot", slot_of(old))
     known = words.get("processes", dropper, "given")
-    yield words.place("processes", dropper, "giving"), lambda: family.runtime.bury(dead, death())
+    yield words.place("processes", dropper, "giving"), lambda: family.supervisor.bury(dead, death())
     words.set("slots", of_old, "holds", 0)
-    family.runtime.bury(other, death())
+    family.supervisor.bury(other, death())
     assert words.get("slots", slot_of(old), "giver") != mark(words, dropper, number)
     yield
     assert words.get("processes", dropper, "given") == known
@@ -115,7 +115,7 @@ def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
     held_by_nobody(family, words, value)
     words.set("slots", slot_of(value), "giver", mark(words, owner, 100))
     known = words.get("processes", owner, "given")
-    yield words.place("slots", slot_of(value), "holds"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot_of(value), "holds"), lambda: family.supervisor.bury(dead, death())
     words.set("slots", slot_of(value), "giver", mark(words, words.tables.DRIVER_INDEX, 5))
     words.set("processes", owner, "giving_slot", slot_of(value))
     words.set("processes", owner, "giving", 100)
@@ -133,7 +133,7 @@ def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, w
     words.set("processes", owner, "giving_slot", slot_of(value))
     words.set("processes", owner, "giving", 100)
     words.set("processes", owner, "given", 99)
-    yield words.place("processes", owner, "given"), lambda: family.runtime.bury(dead, death())
+    yield words.place("processes", owner, "given"), lambda: family.supervisor.bury(dead, death())
     is_told = words.get("processes", owner, "given") == 100
     words.set("processes", owner, "giving", 107)
     words.set("processes", owner, "given", 107)
@@ -151,7 +151,7 @@ def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words)
     held_by_nobody(family, words)
     others = [family.runtime.put(None) for _ in range(words.tables.GROUP_BITS)]
     del others[:-1]  # the last one stands in the next group
-    yield words.place(*group), lambda: family.runtime.bury(dead, death())
+    yield words.place(*group), lambda: family.supervisor.bury(dead, death())
     is_empty = words.get(*group) == 0
     if is_empty:
         words.set(*group, CURRENT)
@@ -252,7 +252,7 @@ def queues_a_call_of_an_instance_while_its_ring_goes_round_twice(family, words):
     failed = yield
     assert not failed
     check_ring(words, lane)
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
 
 
 def full_lane(family, words):
@@ -323,7 +323,7 @@ def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
 @scene()
 def fails_a_call_of_a_dead_instance_while_another_does(family, words):
     log, instance = instance_whose_process_has_died(family)
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
     slot, free = next_slot(words), one_that_has_died(family)
     yield words.place("slots", slot, "state"), lambda: family.call(log, 1) and None
     if is_ready := words.get("slots", slot, "state") & 15 == words.tables.READY:
@@ -335,7 +335,7 @@ def fails_a_call_of_a_dead_instance_while_another_does(family, words):
         words.set_state(slot, words.tables.DONE, words.tables.DRIVER_INDEX)
         words.set("slots", slot, "waiters", words.tables.WAITERS_CLOSED)
         words.set("slots", slot, "holds", 0)
-        family.runtime.bury(free, death())
+        family.supervisor.bury(free, death())
 
 
 @scene()
@@ -352,7 +352,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
     yield
     words.set(*sleepers, 0)
     assert not is_waiting or words.get(*calls) == before + 1
-    family.runtime.bury(instance, death())
+    family.supervisor.bury(instance, death())
 
 
 @scene(at_each_look=True)
@@ -383,7 +383,7 @@ def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(fam
         os.pwrite(words.fd, bytes(8), edge)
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))  # its submitter's, too
     words.set("slots", slot_of(future), "creator", dead)
-    yield words.place("slots", slot_of(promise), "waiters"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot_of(promise), "waiters"), lambda: family.supervisor.bury(dead, death())
     if words.get("slots", slot_of(promise), "waiters") != words.tables.WAITERS_CLOSED:
         family.runtime.fulfil(promise, 1)
         os.pwrite(words.fd, (1 << 60).to_bytes(8, "little"), edge)
@@ -400,7 +400,7 @@ def lets_a_claimed_task_wait_again_that_is_over_and_gone_by_then(family, words):
     futures = [family.call(family.service(same), promise)]
     slot = slot_of(futures[0])
     words.set_state(slot, words.tables.RUNNING, dead)
-    yield words.place("slots", slot, "state"), lambda: family.runtime.bury(dead, death())
+    yield words.place("slots", slot, "state"), lambda: family.supervisor.bury(dead, death())
     if words.get("slots", slot, "state") & 15 == words.tables.WAITING:
         family.runtime.fulfil(promise, None, death())
         futures.clear()
@@ -436,7 +436,7 @@ def gives_back_memory_that_was_kept(family, words):
     family.runtime.put(b"x" * 100_000)
     extent = words.get("header", 0, "extent_high") - 1
     assert words.get("extents", extent, "kind") == words.tables.EXTENT_WARM
-    yield words.place("extents", extent, "kind"), family.runtime.trim
+    yield words.place("extents", extent, "kind"), family.supervisor.trim
 
 
 @possible

@@ -141,7 +141,7 @@ def claims_what_its_task_waits_for_while_another_runs_that(family, words):
     yield
     assert future.get(0) == first
     assert marks[1] == 1
-    family.runtime.retire(other.index)
+    family.supervisor.retire(other.index)
     assert family.bury(other) == 0
 
 
@@ -161,7 +161,7 @@ def calls_everybody_while_another_calls(family, words, whom):
     dead, (_, _, lane) = one_that_has_died(family), family.service(Log(), INSTANCE, ("note",))
     calls = ("header", 0, "pool_wake") if whom == "the pool" else ("lanes", lane, "wake")
     before = words.get(*calls)
-    yield words.place(*calls), lambda: family.runtime.bury(dead, death())
+    yield words.place(*calls), lambda: family.supervisor.bury(dead, death())
     words.add(*calls, 1)
     yield
     assert words.get(*calls) == before + 2
@@ -209,7 +209,7 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 @scene_of_a_call()
 def calls_the_pool_at_a_burial_s_end(family, words):
     dead, calls = one_that_has_died(family), words.get("header", 0, "pool_wake")
-    yield between.FUTEX, lambda: family.runtime.bury(dead, death())
+    yield between.FUTEX, lambda: family.supervisor.bury(dead, death())
     assert words.get("header", 0, "pool_wake") == calls + 1
     yield
 
@@ -266,8 +266,8 @@ def buries_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, w
     words.set_state(slot, words.tables.FREE, dead)
     words.set("processes", dead, "building", slot + 1)
     words.set("processes", dead, "taking", words.get("slots", slot, "result"))
-    yield words.place("processes", dead, note), lambda: family.runtime.bury(dead, death())
-    family.runtime.bury(dead, death())
+    yield words.place("processes", dead, note), lambda: family.supervisor.bury(dead, death())
+    family.supervisor.bury(dead, death())
     assert family.in_use() == (0, 0)
     family.check()
     del value

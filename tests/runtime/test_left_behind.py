@@ -197,8 +197,8 @@ def test_a_seat_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(fa
     assert family.call(service, 8).get(PATIENCE_S) == 8
     assert future.get(0) == 7
     words.set("processes", holder, "blocked", 0)
-    family.runtime.start(holder)
-    assert family.runtime.call_off(holder)
+    family.supervisor.start(holder)
+    assert family.supervisor.call_off(holder)
 
 
 # ---- a dead process's notes -----------------------------------------------------------------------------------------
@@ -475,7 +475,7 @@ def test_a_hold_that_the_zygote_before_had_while_it_buried_somebody_comes_back(f
     words.add("slots", slot, "holds", words.tables.HOLD_BURIAL)
     del value
     assert family.in_use()[0] == 1
-    family.runtime.bury(family.runtime.index, serialization.dump_error(LookupError()))
+    family.supervisor.bury(family.runtime.index, serialization.dump_error(LookupError()))
     assert family.in_use() == (0, 0)
 
 
@@ -593,13 +593,13 @@ def test_a_lane_that_somebody_else_has_by_now_stays_his(family, dead):
 def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_lane_names_it(family, dead):
     words = Words(family.runtime)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
-    (instance,) = [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
+    (instance,) = [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
     worker = family.runtime.request_process(POOL, 0)
     unnamed = family.runtime.request_process(4, log[2])
     for index in (instance, worker, unnamed):
         words.set("processes", index, "state", words.tables.RESERVED + dead.index)
     family.bury(dead)
-    assert [entry[0] for entry in family.runtime.processes()] == [instance]
+    assert [entry.index for entry in family.supervisor.processes()] == [instance]
     assert {family.runtime.request_process(POOL, 0) for _ in range(3)} == {worker, unnamed, dead.index}
 
 
@@ -804,8 +804,8 @@ def queued(family, idler):
     idler.words.set("header", 0, "pool_sleepers", 1)
     idler.rouse()
     assert family.runtime.get_many(futures, PATIENCE_S) == [0, 1]
-    family.runtime.start(holder)
-    assert family.runtime.call_off(holder)
+    family.supervisor.start(holder)
+    assert family.supervisor.call_off(holder)
 
 
 def test_a_worker_seeks_while_others_sleep_and_calls_as_many_as_there_are_tasks_when_it_stops(idler, queued):
@@ -875,8 +875,8 @@ def test_a_process_entry_used_again_has_nothing_of_its_former_process(family, de
     assert family.runtime.request_process(INSTANCE_ROLE, 300) == index
     assert [name for name in names if words.get("processes", index, name)] == []
     assert (words.get("processes", index, "role"), words.get("processes", index, "lane")) == (INSTANCE_ROLE, 300)
-    family.runtime.start(index)
-    assert family.runtime.call_off(index)
+    family.supervisor.start(index)
+    assert family.supervisor.call_off(index)
 
 
 def test_a_lane_used_again_has_nothing_of_its_former_service(family):
@@ -891,11 +891,11 @@ def test_a_lane_used_again_has_nothing_of_its_former_service(family):
 
 def test_an_instance_s_process_is_asked_for_once(family):
     log = family.service(Log(), INSTANCE, ("note",))
-    assert family.runtime.processes() == []
+    assert family.supervisor.processes() == []
     for _ in range(2):
         family.call(log, 1)
         family.runtime.start_instance(log[0])
-    assert [entry[1] for entry in family.runtime.processes()] == [REQUESTED]
+    assert [entry.state for entry in family.supervisor.processes()] == [REQUESTED]
     family.fork_requested()
     family.wait_until_idle()
 
@@ -918,13 +918,13 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
     family.service(same, preload=0b10)
     assert [name for name, index in indices.items() if words.get("processes", index, "retiring")] == ["without", "last"]
     assert pool(words)[0] == 0
-    assert family.runtime.preload == 0b10
+    assert family.supervisor.preload == 0b10
     words.set("processes", indices["without"], "retiring", 0)
     family.service(same, preload=0b10)
     assert not words.get("processes", indices["without"], "retiring")
     for index in indices.values():
-        family.runtime.start(index)
-        assert family.runtime.call_off(index)
+        family.supervisor.start(index)
+        assert family.supervisor.call_off(index)
 
 
 # ---- what the zygote is told ----------------------------------------------------------------------------------------
@@ -935,15 +935,15 @@ def test_the_calls_that_a_close_leaves_unfinished_are_counted():
     service = alone.service(same)
     promise, value = alone.runtime.promise(), alone.runtime.put(1)
     calls = [alone.call(service, promise), alone.call(service, 1)]
-    assert not alone.runtime.closing
+    assert not alone.supervisor.closing
     assert alone.runtime.announce_close() == 3
-    assert alone.runtime.closing
+    assert alone.supervisor.closing
     del promise, value, calls
     alone.close()
 
 
 def test_the_post_of_the_zygote_tells_who_had_it_before(alone):
-    assert [alone.runtime.take_post(pid) for pid in (11, 12)] == [0, 11]
+    assert [alone.supervisor.take_post(pid) for pid in (11, 12)] == [0, 11]
 
 
 def test_what_a_process_runs_is_told_by_service_and_method(family):
@@ -951,16 +951,16 @@ def test_what_a_process_runs_is_told_by_service_and_method(family):
     log, service = (family.service(Log(), INSTANCE, ("note", "append")) for _ in range(2))
     family.service(same)
     family.runtime.start_instance(log[0])
-    (index,) = [entry[0] for entry in family.runtime.processes()]
-    assert family.runtime.running_service(index) == (log[0], 0xFFFFFFFF)
+    (index,) = [entry.index for entry in family.supervisor.processes()]
+    assert family.supervisor.running_service(index) == (log[0], 0xFFFFFFFF)
     call = family.call(service, 1, method=1)
     words.set("processes", index, "current", slot_of(call) + 1)
-    assert family.runtime.running_service(index) == (service[0], 1)
+    assert family.supervisor.running_service(index) == (service[0], 1)
     words.set("processes", index, "current", 0)
     worker = family.runtime.request_process(POOL, 0)
-    assert family.runtime.running_service(worker) is None
-    family.runtime.start(worker)
-    assert family.runtime.call_off(worker)
+    assert family.supervisor.running_service(worker) is None
+    family.supervisor.start(worker)
+    assert family.supervisor.call_off(worker)
     family.fork_requested()
     family.wait_until_idle()
 
@@ -991,8 +991,8 @@ def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_d
     assert words.get("processes", other, "given") == expected
     assert words.get("processes", words.tables.DRIVER_INDEX, "giving_slot") == slot_of(value)
     assert words.get("slots", slot_of(value), "giver") >> words.tables.GIVING_BITS == words.tables.DRIVER_INDEX
-    alone.runtime.start(other)
-    assert alone.runtime.call_off(other)
+    alone.supervisor.start(other)
+    assert alone.supervisor.call_off(other)
 
 
 def test_a_drop_has_another_number_than_the_mark_that_is_there(alone):
@@ -1119,7 +1119,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     held = family.runtime.put(b"x" * 50_000)
     cold = [runtime.put(LARGER) for _ in range(3)]
     del cold
-    runtime.trim()
+    family.supervisor.trim()
     del free, slots[:GROUP], slots[2 * GROUP :]
     family.check()
     warm, cold = extents_of(words, "EXTENT_WARM"), extents_of(words, "EXTENT_COLD")
@@ -1352,7 +1352,7 @@ def what_is_kept(family):
     Words(family.runtime).set("header", 0, "cache_limit", 1 << 25)
     family.runtime.put(LARGER)
     yield
-    family.runtime.trim()
+    family.supervisor.trim()
 
 
 @pytest.mark.parametrize("given", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
@@ -1393,7 +1393,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     cold = runtime.put(b"x" * 200_000)
     made.append(runtime.put(LARGER))
     del cold
-    runtime.trim()
+    family.supervisor.trim()
     del made
 
     def hold(number, bits):
@@ -1420,7 +1420,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     for number in numbers:
         hold(number, 0)
     words.set("extents", mine_to_empty, "group.owner", dead.index + 1)
-    runtime.bury(dead.index, serialization.dump_error(LookupError()))  # once more
+    family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))  # once more
     assert [value.get() for value in values] == [LARGE] * 4
     family.check()
     again = runtime.put(b"x" * 200_000)
@@ -1449,7 +1449,7 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
             words.at_touches((word, lambda: None), (lock, take))
         else:
             words.at_touches((word, take), protection=mmap.PROT_READ)
-        family.runtime.bury(dead.index, serialization.dump_error(LookupError()))
+        family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))
 
     assert family.bury(family.fork(live)) == 0
     assert words.get("groups", group, "group.owner") == me + 1
@@ -1473,7 +1473,7 @@ def test_a_member_that_is_given_back_when_its_group_s_owner_is_buried_is_given_b
     def live():
         give_back = (word, lambda: words.set("extents", number, "group.used", CURRENT | 0b10))
         words.at_touches(give_back, protection=mmap.PROT_READ)
-        family.runtime.bury(dead.index, serialization.dump_error(LookupError()))
+        family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))
 
     assert family.bury(family.fork(live)) == 0
     assert words.get("extents", number, "group.owner") == words.tables.ORPHAN
@@ -1798,7 +1798,7 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
     waited = []
     for _ in range(4):
         begin = time.monotonic()
-        family.runtime.bury(dead.index, serialization.dump_error(Death()))
+        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
         waited.append(time.monotonic() - begin)
     assert min(waited) >= 0.02
     assert repr(future.exception(0)) == repr(LookupError("died"))
@@ -1821,25 +1821,29 @@ def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that
     family, role, lane_state, is_asked_for
 ):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
-    ((index, *_),) = family.runtime.processes()
+    (index,) = [entry.index for entry in family.supervisor.processes()]
     tokens = []
     for _ in range(2):
-        tokens.append(family.runtime.start(index, 0b101))
-        assert family.runtime.processes() == [(index, words.tables.PROCESS_STARTING, 4, log[2], tokens[-1], 0, True)]
+        tokens.append(family.supervisor.start(index, 0b101))
+        (entry,) = family.supervisor.processes()
+        assert (entry.index, entry.state, entry.role) == (index, words.tables.PROCESS_STARTING, INSTANCE_ROLE)
+        assert (entry.lane, entry.pid, entry.blocked, entry.idle) == (log[2], tokens[-1], False, True)
         words.set("processes", index, "current", 1)
-        assert family.runtime.processes()[0][6] is False
+        assert family.supervisor.processes()[0].idle is False
         words.set("processes", index, "current", 0)
     assert tokens[1] == tokens[0] + 1
     assert words.get("processes", index, "preloaded") == 0b101
     words.set("processes", index, "role", role)
     words.set("lanes", log[2], "state", getattr(words.tables, lane_state))
-    assert family.runtime.call_off(index)
-    assert [entry[:2] for entry in family.runtime.processes()] == ([(index, REQUESTED)] if is_asked_for else [])
+    assert family.supervisor.call_off(index)
+    assert [(entry.index, entry.state) for entry in family.supervisor.processes()] == (
+        [(index, REQUESTED)] if is_asked_for else []
+    )
     words.set("lanes", log[2], "state", words.tables.LANE_OPEN)
 
 
 def test_a_process_that_takes_its_entry_says_when_it_began(family, dead):
-    assert family.runtime.birth(dead.index) > 0
+    assert family.supervisor.birth(dead.index) > 0
 
 
 # ---- both ends of the table -----------------------------------------------------------------------------------------
@@ -1880,8 +1884,8 @@ def one_at_the_end(family, dead, end):
 
 def started(family):
     """The entry of an instance's process that the zygote has just forked."""
-    (index,) = [entry[0] for entry in family.runtime.processes() if entry[1] == REQUESTED]
-    family.runtime.start(index)
+    (index,) = [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
+    family.supervisor.start(index)
     return index
 
 
@@ -1934,7 +1938,7 @@ def test_a_pending_hold_is_found(family, dead, one_at_the_end):
 
 def test_a_hold_of_the_zygote_before_is_found(family, one_at_the_end):
     def bury():
-        family.runtime.bury(family.runtime.index, serialization.dump_error(Death()))
+        family.supervisor.bury(family.runtime.index, serialization.dump_error(Death()))
 
     one_at_the_end(lambda: family.runtime.put(None), leave(holds=0x08000000), bury, holds=0x80000000)
 
@@ -1955,7 +1959,7 @@ def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(famil
     def bury():
         family.taken[40] = None
         others.append(family.call(family.service(same), 1))
-        family.runtime.bury(index, serialization.dump_error(Death()))
+        family.supervisor.bury(index, serialization.dump_error(Death()))
 
     future = one_at_the_end(lambda: family.call(log, 1), leave(), bury, state=5)
     assert isinstance(future.exception(0), Death)
@@ -2007,7 +2011,7 @@ def test_a_task_that_somebody_is_just_submitting_is_left_alone(family, dead):
     assert whole_slot(words, slot_of(future)) == before
     words.set_state(slot_of(future), words.tables.WAITING, 0)
     words.set("processes", words.tables.DRIVER_INDEX, "building", 0)
-    family.runtime.bury(dead.index, serialization.dump_error(Death()))
+    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
 
 
@@ -2082,7 +2086,7 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
     for status in words.tables.FREE, words.tables.READY:
         os.pwrite(words.fd, b"\xff" * 8, group)
         words.set("slots", none, "state", status)
-        family.runtime.bury(dead.index, serialization.dump_error(Death()))
+        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
         assert words.get("slots", none, "state") == status
         assert words.get("lanes", 0, "tail") == 0
     assert words.get("slots", slot_of(value), "holds") == 1
@@ -2178,11 +2182,11 @@ def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_hint(family, dea
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
     assert words.get("lanes", service[2], "tail") == 1
     words.set("processes", dead.index, "promoting", slot_of(future) + 1)
-    family.runtime.bury(dead.index, serialization.dump_error(Death()))
+    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
     assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
     words.set_state(slot_of(future), words.tables.RUNNING, words.tables.DRIVER_INDEX)
     words.set("processes", dead.index, "promoting", slot_of(future) + 1)
-    family.runtime.bury(dead.index, serialization.dump_error(Death()))
+    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
     assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
     words.set_state(slot_of(future), words.tables.READY, 0)
 
@@ -2271,9 +2275,9 @@ def test_the_first_process_that_a_dead_one_was_asking_for_is_found(family):
     words = Words(family.runtime)
     first, dead = (family.runtime.request_process(POOL, 0) for _ in range(2))
     assert first == 2
-    family.runtime.start(dead)
+    family.supervisor.start(dead)
     words.set("processes", first, "state", words.tables.RESERVED + dead)
-    family.runtime.bury(dead, serialization.dump_error(Death()))
+    family.supervisor.bury(dead, serialization.dump_error(Death()))
     assert words.get("processes", first, "state") == words.tables.PROCESS_FREE
 
 
@@ -2295,7 +2299,7 @@ def test_a_lane_of_another_service_stays_whichever_comes_first(family, dead, own
     for lane in other[2], 0:
         words.set("services", mine[0], "lane", lane)
         words.set("services", mine[0], "state", words.tables.RESERVED + dead.index)
-        family.runtime.bury(dead.index, serialization.dump_error(Death()))
+        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
         assert words.get("lanes", other[2], "state") == words.tables.LANE_OPEN
         assert words.get("services", mine[0], "state") == words.tables.SERVICE_FREE
     words.set("lanes", mine[2], "state", words.tables.LANE_FREE)
@@ -2312,7 +2316,7 @@ def test_the_lane_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_
     family.bury(dead)
     assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
     assert words.get("services", service, "state") == words.tables.SERVICE_FREE
-    family.runtime.bury(index, serialization.dump_error(Death()))
+    family.supervisor.bury(index, serialization.dump_error(Death()))
     assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
     family.check()
 
@@ -2321,7 +2325,7 @@ def test_a_burial_that_is_done_again_leaves_a_dead_instance_dead(family):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
     for error in LookupError("first"), LookupError("second"):
-        family.runtime.bury(index, serialization.dump_error(error))
+        family.supervisor.bury(index, serialization.dump_error(error))
         assert words.get("lanes", log[2], "state") == words.tables.LANE_DEAD
         assert repr(family.call(log, 1).exception(0)) == repr(LookupError("first"))
         family.check()
@@ -2334,9 +2338,9 @@ def test_a_burial_that_is_done_again_costs_nobody_his_lane(family):
     index = started(family)
     family.runtime.close_service(service, generation)
     assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
-    family.runtime.bury(index, serialization.dump_error(Death()))
+    family.supervisor.bury(index, serialization.dump_error(Death()))
     assert family.service(Log(), INSTANCE, ("note",))[2] == lane
-    family.runtime.bury(index, serialization.dump_error(Death()))
+    family.supervisor.bury(index, serialization.dump_error(Death()))
     assert words.get("lanes", lane, "state") == words.tables.LANE_OPEN
     family.check()
 
@@ -2346,7 +2350,7 @@ def test_tokens_of_a_dead_process_come_back_once(family, dead):
     words.set("processes", dead.index, "spinning", 2)
     words.set("header", 0, "spinners", 5)
     family.bury(dead)
-    family.runtime.bury(dead.index, serialization.dump_error(Death()))
+    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
     assert words.get("header", 0, "spinners") == 3
     words.set("header", 0, "spinners", 0)
 
@@ -2363,7 +2367,7 @@ def test_a_service_whose_maker_died_between_the_two_ends_of_it_holds_nobody_up(f
         service = family.service(same, limit=1)
         assert service[0 if table == "services" else 2] == first + 1
         assert words.get("header", 0, high) == first + 2
-        family.bury(dead) if table == "services" else family.runtime.bury(dead.index, serialization.dump_error(Death()))
+        family.bury(dead) if table == "services" else family.supervisor.bury(dead.index, serialization.dump_error(Death()))
         assert words.get(table, first, "state") == getattr(words.tables, free)
         family.runtime.close_service(*service[:2])
         words.set("header", 0, "service_high", 0)
@@ -2381,7 +2385,7 @@ def test_an_error_for_which_a_dead_instance_finds_no_room_reads_as_a_full_store(
     queued = family.call(log, 1)
     held = [family.runtime.put(b"x" * 900_000)]
     head = os.pread(words.fd, 64, 0)
-    family.runtime.bury(index, serialization.dump_error(LookupError("x" * 300_000)))
+    family.supervisor.bury(index, serialization.dump_error(LookupError("x" * 300_000)))
     assert os.pread(words.fd, 64, 0) == head
     later = family.call(log, 1)
     for future in queued, later:
@@ -2402,7 +2406,7 @@ def test_a_zygote_that_buries_the_one_before_keeps_its_entry_and_takes_no_more_f
     arrays = [family.runtime.put(np.arange(10_000.0))]
     view = arrays[0].get()
     words.set("header", 0, "pool_sleepers", 2)
-    family.runtime.bury(me, serialization.dump_error(Death()))
+    family.supervisor.bury(me, serialization.dump_error(Death()))
     assert pool(words)[0] == 0
     assert words.get("processes", me, "state") == words.tables.PROCESS_LIVE
     tables = audit.Tables(words.fd)
@@ -2454,7 +2458,7 @@ def test_an_instance_s_process_is_told_that_its_service_is_closed(family):
     calls = words.get("lanes", lane, "wake")
     family.runtime.close_service(service, generation)
     assert words.get("lanes", lane, "wake") == calls + 1
-    family.runtime.bury(index, serialization.dump_error(Death()))
+    family.supervisor.bury(index, serialization.dump_error(Death()))
 
 
 def test_whoever_waits_is_told_that_nothing_runs_any_more():
@@ -2525,7 +2529,7 @@ def test_an_instance_that_has_a_process_asks_for_none_though_there_is_no_room_fo
     family.runtime.start_instance(log[0])
     for index in taken:
         words.set("processes", index, "state", words.tables.PROCESS_FREE)
-    family.runtime.bury(started(family), serialization.dump_error(Death()))
+    family.supervisor.bury(started(family), serialization.dump_error(Death()))
 
 
 def test_an_entry_is_another_service_s_once_it_was_given_back(family):
@@ -2566,14 +2570,14 @@ def test_workers_look_at_no_instance_s_lane_though_all_others_are_in_use(family)
 
 def test_a_runner_without_processes_loads_no_library_ahead(alone):
     alone.service(same, preload=1)
-    assert alone.runtime.preload == 0
+    assert alone.supervisor.preload == 0
 
 
 def test_an_instance_of_a_runner_without_processes_gives_its_lane_back(alone):
     words, log = Words(alone.runtime), alone.service(Log(), INSTANCE, ("note",))
     alone.runtime.start_instance(log[0])
     assert words.get("lanes", log[2], "process") == words.tables.DRIVER_INDEX + 1
-    assert alone.runtime.processes() == []
+    assert alone.supervisor.processes() == []
     alone.runtime.close_service(*log[:2])
     assert words.get("lanes", log[2], "state") == words.tables.LANE_FREE
 
@@ -2595,10 +2599,10 @@ def test_closed_services_are_counted_and_open_ones_are_not(family):
 def test_the_service_of_an_instance_s_process_is_its_own(family):
     services = [family.service(Log(), INSTANCE, ("note",), warmup=1) for _ in range(3)]
     for service in services:
-        (index,) = [entry[0] for entry in family.runtime.processes() if entry[3] == service[2]]
-        assert family.runtime.running_service(index)[0] == service[0]
-        family.runtime.start(index)
-        family.runtime.bury(index, serialization.dump_error(Death()))
+        (index,) = [entry.index for entry in family.supervisor.processes() if entry.lane == service[2]]
+        assert family.supervisor.running_service(index)[0] == service[0]
+        family.supervisor.start(index)
+        family.supervisor.bury(index, serialization.dump_error(Death()))
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 
 import pytest
-from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.kernels.runtime import Worker, serialization
 from gates import passes_in_child
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -312,7 +312,7 @@ def test_attaching_to_something_else_is_refused(alone, tmp_path):
     path = tmp_path / "no segment"
     path.write_bytes(bytes(1 << 16))
     with open(path, "r+b") as file, pytest.raises(FlameError, match="no flame_fast segment"):
-        Runtime.attach(file.fileno(), 1, "x", alone.bell)
+        Worker.attach(file.fileno(), 1, "x", alone.bell)
 
 
 plain = st.recursive(

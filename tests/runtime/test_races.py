@@ -14,10 +14,10 @@ import threading
 import time
 
 import pytest
+from flame_fast.kernels.runtime import ProcessState, Role, Supervisor
 from gates import PATIENCE_S, meet, new_module, same, wait_until
 
 from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, WorkerDiedError
-from flame_fast.engine.zygote import LIVE
 
 
 @pytest.fixture
@@ -28,7 +28,11 @@ def rr(project):
 
 def processes(runner):
     """Pids of the live ones: an entry that is only asked for has none yet."""
-    return [pid for _, state, _, _, pid, *_ in runner._engine.runtime.processes() if state == LIVE and pid]
+    return [
+        entry.pid
+        for entry in Supervisor(runner._engine.runtime).processes()
+        if entry.state == ProcessState.LIVE and entry.pid
+    ]
 
 
 def cpu_ticks(pid):
@@ -190,7 +194,7 @@ def test_an_instance_that_dies_with_the_store_full_takes_nothing_with_it(project
                 held.append(rr.put_object(b"x" * size))
             except StoreFullError:
                 size //= 2
-        pid = next(entry[4] for entry in rr._engine.runtime.processes() if entry[2] == 4)
+        pid = next(entry.pid for entry in Supervisor(rr._engine.runtime).processes() if entry.role == Role.INSTANCE)
         os.kill(pid, signal.SIGKILL)
         wait_until(lambda: pid not in processes(rr))
         assert service(2).get(PATIENCE_S) == 2

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from flame_fast.kernels.runtime import Runtime, serialization
+from flame_fast.kernels.runtime import Worker, serialization
 from gates import PATIENCE_S, Gate, in_child, passes_in_child, wait_until
 from runtime_harness import POOL, Alone
 from words import Words
@@ -136,7 +136,7 @@ def test_an_attachment_is_somebody(alone):
     """With a name, for error messages, and a bell."""
     with open(alone.runtime.fd, "rb", closefd=False) as segment:
         bell = os.eventfd(0)
-        other = Runtime.attach(segment.fileno(), 7, "other", bell)
+        other = Worker.attach(segment.fileno(), 7, "other", bell)
         assert (other.name, other.doorbell_fd, other.index) == ("other", bell, 7)
         assert (alone.runtime.name, alone.runtime.doorbell_fd, alone.runtime.index) == ("alone", alone.bell, 0)
         other.mark_closed()

@@ -218,7 +218,7 @@ def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
     worker, service, quick = kin.fork_worker(), kin.service(stand), kin.service(pid)
     held, waiting = kin.call(service, 0), kin.call(quick)
     doors[0].entered()
-    kin.runtime.retire(worker.index)
+    kin.supervisor.retire(worker.index)
     doors[0].open()
     assert kin.bury(worker) == 0
     assert held.get(0) == worker.pid
@@ -405,7 +405,7 @@ def test_who_looks_for_tasks_counts_itself_among_the_sleepers_before_it_sleeps(k
     for _ in range(5):
         wait_until(lambda: words.get("header", 0, "pool_sleepers") >= 2, "the sleep of both")
         kin.call(service).get(PATIENCE_S)
-    kin.runtime.retire(workers[0].index)
+    kin.supervisor.retire(workers[0].index)
     kin.bury(workers[0])
     wait_until(lambda: words.get("header", 0, "pool_sleepers") >= 1, "the other's sleep")
     wait_until(lambda: words.get("header", 0, "spinners") == words.get("header", 0, "seeker") == 0)
@@ -539,8 +539,8 @@ def test_a_limited_service_is_loaded_ahead_by_who_has_a_seat(kin, words, sticky)
     wait_until(lambda: marks[1] == 1, "its loading")
     await_sleep(words, worker)
     assert seats(words, limited) == [worker.index] * sticky
-    kin.runtime.start(holder)
-    assert kin.runtime.call_off(holder)
+    kin.supervisor.start(holder)
+    assert kin.supervisor.call_off(holder)
 
 
 def test_who_waits_for_a_seat_is_called_when_a_service_has_been_loaded_ahead(kin, words):
@@ -827,7 +827,7 @@ def test_what_one_lane_finishes_and_another_s_task_needs_runs_at_once(alone):
     alone.work()
     assert future.get(0) == [1]
     assert alone.runtime.inline
-    assert alone.runtime.processes() == []
+    assert alone.supervisor.processes() == []
 
 
 def test_a_task_of_the_pool_s_lane_may_run_others_of_that_lane(alone):
@@ -1172,8 +1172,8 @@ def test_a_task_without_a_seat_for_what_it_waits_for_does_not_run_that(kin, word
     assert marks[1] == 0
     words.set("lanes", limited[2], "seats", [0])
     assert future.get(PATIENCE_S) == (worker.pid, worker.pid)
-    kin.runtime.start(holder)
-    assert kin.runtime.call_off(holder)
+    kin.supervisor.start(holder)
+    assert kin.supervisor.call_off(holder)
 
 
 def test_who_waits_for_a_seat_taken_inside_a_wait_is_called_when_it_is_free(kin, words):
@@ -1400,7 +1400,7 @@ def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     future = kin.call(outer, log)
     wait_until(lambda: rung(kin), "the bell")
     assert words.get("processes", worker.index, "blocked") == 1
-    assert kin.runtime.processes()[0][5]
+    assert kin.supervisor.processes()[0].blocked
     (inner,) = words.slots_of(worker.index)
     assert words.get("slots", slot_of(future), "waits_for") == inner + 1
     (instance,) = kin.fork_requested()
@@ -1460,8 +1460,8 @@ def test_a_task_is_not_blocked_while_it_runs_another_and_is_again_after_it(kin, 
     first, last = (kin.service(Log(), INSTANCE, ("pid",)) for _ in range(2))
     future = kin.call(kin.service(ask_for_two), first, last, kin.service(blocked_now))
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
-    wait_until(lambda: len(kin.runtime.processes()) == 3)
-    requested = [entry[0] for entry in kin.runtime.processes() if entry[3] == first[2]]
+    wait_until(lambda: len(kin.supervisor.processes()) == 3)
+    requested = [entry.index for entry in kin.supervisor.processes() if entry.lane == first[2]]
     kin.fork_worker(requested[0])
     wait_until(lambda: marks[1] == 1, "the task inside")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked again")
@@ -1486,8 +1486,8 @@ def test_a_process_is_blocked_until_the_last_of_its_threads_goes_on(kin, words):
     future = kin.call(kin.service(ask_both), *logs)
     wait_until(lambda: words.get("processes", worker.index, "waiters") == 2, "the sleep of both")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
-    wait_until(lambda: len(kin.runtime.processes()) == 3)
-    kin.fork_worker([entry[0] for entry in kin.runtime.processes() if entry[3] == logs[0][2]][0])
+    wait_until(lambda: len(kin.supervisor.processes()) == 3)
+    kin.fork_worker([entry.index for entry in kin.supervisor.processes() if entry.lane == logs[0][2]][0])
     wait_until(lambda: marks[1] == 1, "the thread's end")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked still, or at last")
     (instance,) = kin.fork_requested()
@@ -1573,7 +1573,7 @@ def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, wor
     assert words.get("processes", worker.index, "taking") == 0
     second = kin.fork_worker()
     assert future.get(PATIENCE_S) == ([0, 1, 2], [second.pid] * 3, 0)
-    assert kin.runtime.processes()[0][5] == 0
+    assert kin.supervisor.processes()[0].blocked == 0
     del future
     kin.wait_until_in_use(before)
 

@@ -7,13 +7,14 @@ import os
 import signal
 
 import pytest
+from flame_fast.kernels.runtime import ProcessState, Role, Supervisor
 from process_events import PATIENCE_S, fifos, hold, open_pidfds, still_alive, wait_until, zygotes
 from runtime_harness import POOL, Family
 
 from flame_fast import Runner, WorkerDiedError
 from flame_fast.engine import spawn
 from flame_fast.engine.spawn import start_time
-from flame_fast.engine.zygote import INSTANCE, LIVE, REQUESTED, STARTING, worker_left
+from flame_fast.engine.zygote import worker_left
 
 PR_SET_PDEATHSIG = 1
 
@@ -122,7 +123,7 @@ def test_a_worker_is_started_though_the_zygote_died_right_before_the_fork(at_for
             os.kill(victim, signal.SIGKILL)
             assert isinstance(held.exception(PATIENCE_S), WorkerDiedError)
             assert rr.service(pow)(2, number).get(PATIENCE_S) == 2**number
-        assert [entry[1] for entry in rr._engine.runtime.processes()] == [LIVE]
+        assert [entry.state for entry in Supervisor(rr._engine.runtime).processes()] == [ProcessState.LIVE]
 
 
 def test_a_task_that_its_zygote_s_death_does_not_reach_is_ended_by_the_next_one(fifo):
@@ -162,17 +163,20 @@ def test_a_process_that_was_called_off_takes_no_entry():
     try:
         service, _, lane = family.service([], 2, ("append",))
         family.runtime.start_instance(service)
-        ((index, state, role, *_),) = family.runtime.processes()
-        assert (state, role) == (REQUESTED, INSTANCE)
-        first = family.runtime.start(index)
-        assert [entry[1] for entry in family.runtime.processes()] == [STARTING]
-        assert family.runtime.call_off(index)
-        assert [entry[1:4] for entry in family.runtime.processes()] == [(REQUESTED, INSTANCE, lane)]
-        second = family.runtime.start(index)
+        (process,) = family.supervisor.processes()
+        index, state, role = process.index, process.state, process.role
+        assert (state, role) == (ProcessState.REQUESTED, Role.INSTANCE)
+        first = family.supervisor.start(index)
+        assert [entry.state for entry in family.supervisor.processes()] == [ProcessState.STARTING]
+        assert family.supervisor.call_off(index)
+        assert [(entry.state, entry.role, entry.lane) for entry in family.supervisor.processes()] == [
+            (ProcessState.REQUESTED, Role.INSTANCE, lane)
+        ]
+        second = family.supervisor.start(index)
         took = family.take_in_children(index, [first, second, second])
         assert took == [False, True, False]
-        assert [entry[1] for entry in family.runtime.processes()] == [LIVE]
-        assert not family.runtime.call_off(index)
+        assert [entry.state for entry in family.supervisor.processes()] == [ProcessState.LIVE]
+        assert not family.supervisor.call_off(index)
     finally:
         family.close()
 
@@ -184,7 +188,7 @@ def test_an_entry_that_somebody_is_filling_in_is_nobody_s_yet():
         relative = family.fork(lambda: None)
         family.bury(relative)
         assert family.runtime.request_process(POOL, 0) == relative.index
-        assert family.runtime.processes() == []
+        assert family.supervisor.processes() == []
     finally:
         family.close()
 

@@ -855,9 +855,9 @@ def test_a_call_of_a_closed_service_is_not_even_written(alone):
 def test_an_instance_s_process_is_asked_for_by_its_first_call_and_a_pool_s_is_not(family):
     log, free, limited = family.service([], INSTANCE, ("append",)), family.service(shown), family.service(shown, limit=1)
     futures = [family.call(free, 1), family.call(limited, 2)]
-    assert family.runtime.processes() == []
+    assert family.supervisor.processes() == []
     futures += [family.call(log, 3), family.call(log, 4)]
-    assert len(family.runtime.processes()) == 1
+    assert len(family.supervisor.processes()) == 1
     family.fork_requested()
     family.fork_worker()
     family.runtime.wait_many(futures, PATIENCE_S)

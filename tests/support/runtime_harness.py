@@ -12,7 +12,7 @@ import time
 import traceback
 
 import audit
-from flame_fast.kernels.runtime import CallTarget, Runtime, serialization
+from flame_fast.kernels.runtime import CallTarget, ProcessState, Role, Supervisor, Worker, serialization
 from gates import PATIENCE_S
 
 from flame_fast import StoreFullError
@@ -20,10 +20,9 @@ from flame_fast.engine.spawn import start_time
 from flame_fast.engine.spec import FUNCTION, INSTANCE, ServiceSpec
 from flame_fast.engine.task_host import Host
 
-REQUESTED = 2
-POOL = 3
-#: And an instance's process.
-INSTANCE_ROLE = 4
+REQUESTED = ProcessState.REQUESTED
+POOL = Role.POOL
+INSTANCE_ROLE = Role.INSTANCE
 
 
 class Alone:
@@ -34,8 +33,9 @@ class Alone:
 
     def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=()):
         self.bell = os.eventfd(0, os.EFD_NONBLOCK)
-        self.runtime = Runtime.create("alone", self.bell, workers, cpus, limit, cgroups)
+        self.runtime = Worker.create("alone", self.bell, workers, cpus, limit, cgroups)
         self.runtime.pickling = serialization
+        self.supervisor = Supervisor(self.runtime)
         self.host = Host(self.runtime)
         self.serve()
 
@@ -145,7 +145,7 @@ class Family(Alone):
         if index is None:
             index = self.runtime.request_process(POOL, 0)
         sys.stdout.flush()
-        token = self.runtime.start(index)
+        token = self.supervisor.start(index)
         pid = os.fork()
         if pid == 0:
             code = 1
@@ -179,7 +179,7 @@ class Family(Alone):
 
     def fork_requested(self):
         """Workers for the instances that ask for one."""
-        return [self.fork_worker(entry[0]) for entry in self.runtime.processes() if entry[1] == REQUESTED]
+        return [self.fork_worker(one.index) for one in self.supervisor.processes() if one.state == REQUESTED]
 
     def wait_until_idle(self):
         """Returns once every call has ended."""
@@ -195,7 +195,7 @@ class Family(Alone):
     def bury(self, relative, error=None):
         """Waits for a relative's end and settles what it left; returns its exit code."""
         code = self.forget(relative)
-        self.runtime.bury(relative.index, serialization.dump_error(error or Death()))
+        self.supervisor.bury(relative.index, serialization.dump_error(error or Death()))
         return code
 
     def forget(self, relative):

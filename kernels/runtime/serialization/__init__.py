@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Client
 
 #: Exceptions that would end or confuse the driver if they were raised there as themselves.
 NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
@@ -42,7 +42,7 @@ class Unpicklable(TypeError):
 
 
 def dump_call(
-    runtime: Runtime, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
+    runtime: Client, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
 ) -> tuple[bytes, list[Any], list[Any], list[Any]]:
     """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
 
@@ -68,7 +68,7 @@ def _is_own(error: BaseException) -> bool:
     return isinstance(error, (FlameError, KeyboardInterrupt))
 
 
-def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
+def _culprit(runtime: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> str:
     named = [(f"argument {number}", value) for number, value in enumerate(args, 1)]
     named += [(f"argument {name!r}", value) for name, value in kwargs.items()]
     for label, value in named:
@@ -79,7 +79,7 @@ def _culprit(runtime: Runtime, args: tuple[Any, ...], kwargs: dict[str, Any]) ->
     return "something that the function has bound or closes over"
 
 
-def adopt(runtime: Runtime, future: Any) -> ObjectFuture:
+def adopt(runtime: Client, future: Any) -> ObjectFuture:
     """A future of `runtime` with the value, or the error, of one of another runner.
 
     One that is not finished yet is waited for in a thread of its own, since submitting never blocks.
@@ -95,7 +95,7 @@ def adopt(runtime: Runtime, future: Any) -> ObjectFuture:
     return local
 
 
-def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
+def _pass_on(runtime: Client, local: ObjectFuture, future: Any) -> None:
     try:
         value = future.get()
     except BaseException as error:
@@ -110,7 +110,7 @@ def _pass_on(runtime: Runtime, local: ObjectFuture, future: Any) -> None:
 # ---- values ----------------------------------------------------------------------------------------------------------
 
 
-def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any], list[Any]]:
+def dump_value(runtime: Client, value: Any) -> tuple[bytes, list[Any], list[Any], list[Any]]:
     """Pickles a value, as `dump_call` does a call; futures in it are replaced by their values.
 
     Raises
@@ -127,7 +127,7 @@ def dump_value(runtime: Runtime, value: Any) -> tuple[bytes, list[Any], list[Any
         raise Unpicklable(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
 
 
-def release(runtime: Runtime) -> None:
+def release(runtime: Client) -> None:
     """A runner ends: its segment keeps no body any more that this process wrote."""
     definitions.leave(runtime.session)
     forget_layouts(runtime)

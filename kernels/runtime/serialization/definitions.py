@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from flame_fast.kernels.runtime import DefinitionHold, Runtime
+    from flame_fast.kernels.runtime import Client, DefinitionHold
 
 #: Versions of one object whose identities this process still answers to.
 KEPT_VERSIONS = 64
@@ -298,7 +298,7 @@ class Namespace:
         self._apart: Namespace | None = None  # where the last one went that came with a value and did not agree
         self._known: dict[bytes, Any] = {}
         self._places: dict[
-            bytes, tuple[bytes, weakref.ref[Runtime], int]
+            bytes, tuple[bytes, weakref.ref[Client], int]
         ] = {}  # of those that came with a value: whose body, where
         self._faded: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
@@ -335,7 +335,7 @@ class Namespace:
     def forget(self, identity: bytes) -> None:
         self._known.pop(identity, None)
 
-    def came_with_value(self, identity: bytes, root: bytes, runtime: Runtime, offset: int) -> None:
+    def came_with_value(self, identity: bytes, root: bytes, runtime: Client, offset: int) -> None:
         """It came with the body of `root` in the segment: once that is gone, nobody else will ever send this identity."""
         self._places[identity] = (root, weakref.ref(runtime), offset)
 

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.kernels.runtime import DefinitionHold, Runtime
+    from flame_fast.kernels.runtime import Client, DefinitionHold
     from flame_fast.kernels.runtime.serialization.definitions import Record
 
 PROTOCOL = 5
@@ -66,7 +66,7 @@ CACHED = type(functools.lru_cache(lambda: None))
 class _Reducer:
     """What both picklers do with the objects that are special here."""
 
-    runtime: Runtime | None  # None: a body; arrays in it stay as they are
+    runtime: Client | None  # None: a body; arrays in it stay as they are
     beside: Dump  # where what lies beside the pickle is gathered
 
     def special(self, obj: Any) -> Any:
@@ -211,7 +211,7 @@ class Dump:
 
     def __init__(
         self,
-        runtime: Runtime | None,
+        runtime: Client | None,
         inputs: dict[int, Any] | None,
         unavailable: dict[tuple[int, str], str],
         marking: bool = False,
@@ -254,7 +254,7 @@ class Dump:
         return bodies.Whole(value, self.body) if self.runtime is None else value
 
 
-def _buffer_keeper(runtime: Runtime | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
+def _buffer_keeper(runtime: Client | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
     """Buffers out of band, as flat bytes; in band where there is no arena to put them in."""
     if runtime is None:
         return None
@@ -287,7 +287,7 @@ def _cloud_pickler(file: Any, dump: Dump) -> pickle.Pickler:
     return pickler
 
 
-def write(runtime: Runtime | None, value: Any, inputs: dict[int, Any] | None) -> Dump:
+def write(runtime: Client | None, value: Any, inputs: dict[int, Any] | None) -> Dump:
     """Pickles a value; without a runtime, as a body. Globals that cannot be pickled are left out, with the reason."""
     unavailable: dict[tuple[int, str], str] = {}
     while True:
@@ -411,7 +411,7 @@ def _mark(value: Any) -> bytes:
     return _digest(dump.data)
 
 
-def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
+def placed(runtime: Client, obj: Any) -> tuple[Record, Place]:
     """A definition's record, and the place of its body in the runner's segment: written there once per version."""
     record = definitions.record_of(obj, bodies.parts_of)
     if isinstance(obj, FunctionType) and record.parts is not None:
@@ -425,7 +425,7 @@ def placed(runtime: Runtime, obj: Any) -> tuple[Record, Place]:
     return record, place
 
 
-def layout_of(runtime: Runtime, kind: type) -> tuple[Any, ...] | None:
+def layout_of(runtime: Client, kind: type) -> tuple[Any, ...] | None:
     """How the native codec writes instances of a class; None if a worker can import it, or pickle does more than copy
     attributes.
 

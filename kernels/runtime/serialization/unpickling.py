@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
     from typing import Any
 
-    from flame_fast.kernels.runtime import Runtime
+    from flame_fast.kernels.runtime import Client
 
 
 #: Tells a body with names and sources from a plain pickle, which begins with the protocol's opcode.
@@ -33,7 +33,7 @@ class _Loading(threading.local):
 
     values: list[Any] | None = None
     arrays: list[Any] | None = None
-    runtime: Runtime | None = None
+    runtime: Client | None = None
 
 
 _loading = _Loading()
@@ -49,7 +49,7 @@ def array_beside(number: int) -> Any:
     return _loading.arrays[number]
 
 
-def load(runtime: Runtime, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
+def load(runtime: Client, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
     """What was dumped, with its inputs' values in place of the futures."""
     outer = _loading.values, _loading.arrays, _loading.runtime
     _loading.values, _loading.arrays, _loading.runtime = values, arrays, runtime
@@ -134,7 +134,7 @@ def resolve(identity: bytes, offset: int, nbytes: int) -> Any:
     return definition(_loading.runtime, identity, offset, nbytes)
 
 
-def definition(runtime: Runtime, identity: bytes, offset: int, nbytes: int) -> Any:
+def definition(runtime: Client, identity: bytes, offset: int, nbytes: int) -> Any:
     """This process's own object of a definition; reads its body, which the value being read keeps, if it has none yet."""
     namespace = current_namespace()
     found = namespace.find(identity)

@@ -1,7 +1,7 @@
 """Looks through a segment's tables while nothing goes on in it: whether every word says what the others say.
 
 What a process wrote and did not take back, a bit without what it stands for, a sum that is none: a test that compares values
-notices none of these before the memory is used up. The layout is read from `layout.pxi`, the words from the segment's file.
+notices none of these before the memory is used up. The layout is read from `layout.pxd`, the words from the segment's file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ BEFORE = 512  # bytes of an entry, at most
 def layout():
     """(constants, structs) of the segment, by name."""
     here = Path(__file__).resolve()
-    candidates = [at / "kernels" / "runtime" / "layout.pxi" for at in here.parents]
+    candidates = [at / "kernels" / "runtime" / "core" / "layout.pxd" for at in here.parents]
     path = next(path for path in candidates if path.exists())
     constants, structs, fields = {}, {}, None
     for line in path.read_text().splitlines():

@@ -251,15 +251,15 @@ def stopped_at_change(family, words, place, act):
 def one_that_has_died(family):
     """The entry of a process that was forked, and ended at once."""
     index = family.runtime.request_process(POOL, 0)
-    family.runtime.start(index)
+    family.supervisor.start(index)
     return index
 
 
 def instance_whose_process_has_died(family):
     """(service, generation, lane), and the entry of its process."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
-    ((index, *_),) = family.runtime.processes()
-    family.runtime.start(index)
+    (index,) = [entry.index for entry in family.supervisor.processes()]
+    family.supervisor.start(index)
     return log, index
 
 

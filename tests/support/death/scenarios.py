@@ -151,7 +151,7 @@ producer("drops_a_waiting_tree", lambda scene, calls: calls.clear(), tree)
 producer("promises", lambda scene, _: scene.runtime.promise(), look=can_be_fulfilled)
 producer("fulfils", lambda scene, made: scene.runtime.fulfil(made[0], KB), promise_with_dependents)
 producer("fails_a_promise", lambda scene, made: fail(scene, made[0]), promise_with_dependents)
-producer("trims", lambda scene, _: scene.runtime.trim(), lambda scene: given_away(scene, ARRAY).clear())
+producer("trims", lambda scene, _: scene.supervisor.trim(), lambda scene: given_away(scene, ARRAY).clear())
 producer("makes_a_service", lambda scene, _: scene.service(echo))
 producer("makes_an_instance", lambda scene, _: scene.service(Log(), INSTANCE, ("note",)))
 

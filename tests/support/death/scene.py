@@ -267,7 +267,7 @@ class Undertaker(Neighbour):
         super().__init__(scene)
 
     def act_there(self):
-        self.scene.runtime.bury(self.dead.index, serialization.dump_error(Death()))
+        self.scene.supervisor.bury(self.dead.index, serialization.dump_error(Death()))
 
     def look_there(self):
         pass

@@ -1,0 +1,110 @@
+# NumPy's memory handler: arrays that tasks make are allocated in the segment (NEP 49).
+#
+# NumPy asks the handler of the current context for every array's data (NEP 49). Of more than SHARED_BYTES it is an extent of
+# this process; when the store is half full, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
+# In such a child the whole mapping becomes a private one, so that what it writes into arrays is its own, as after any fork.
+# uses: numpy_api, segment
+
+from cpython.ref cimport Py_INCREF
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from .core.externs cimport MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
+from .core.layout cimport EXTENT_VALUE, SHARED_BYTES
+from .core.regions cimport Memory
+from .core.lookup cimport extent_of
+from .core.extents cimport extent_drop, extent_take
+
+cdef extern from "Python.h":
+    object PyCapsule_New(void *pointer, const char *name, void *destructor)
+
+cdef enum:
+    CLEARED_BYTES = 1 << 28     # larger zeroed arrays are born cold: their pages come when they are touched
+
+cdef Memory *born_memory = NULL
+cdef uint64_t born_bytes = 0
+cdef int born_generation = -1
+cdef int born_fd = -1
+cdef PyDataMem_Handler arena_handler
+
+cdef inline int64_t born_extent(const void *data) noexcept nogil:
+    """The extent that begins at an address, -1 if it is ordinary memory."""
+    if <char *> data < born_memory.base or <char *> data >= born_memory.base + born_bytes:
+        return -1
+    return extent_of(born_memory, <char *> data - born_memory.base)
+
+cdef inline int64_t birth_extent(size_t nbytes, int cold) noexcept nogil:
+    """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
+    if born_memory.header.live_bytes + nbytes > born_memory.header.limit // 2:
+        return -1
+    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0, cold)
+
+cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
+    cdef int64_t id
+    if nbytes <= SHARED_BYTES or born_generation != fork_generation:
+        return malloc(nbytes)
+    id = birth_extent(nbytes, 0)
+    return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
+
+cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
+    """Clearing a warm extent costs less than the pages of a cold one; but a huge array may be meant to stay empty for the most part."""
+    cdef int64_t id
+    cdef size_t nbytes = count * size
+    if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
+        return calloc(count, size)
+    id = birth_extent(nbytes, nbytes > CLEARED_BYTES)
+    if id < 0:
+        return calloc(count, size)
+    if born_memory.extents[id].was_warm:
+        memset(born_memory.base + born_memory.extents[id].offset, 0, nbytes)
+    return born_memory.base + born_memory.extents[id].offset
+
+cdef void born_free(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = born_extent(data)
+    if id < 0:
+        free(data)
+    elif born_generation == fork_generation:
+        extent_drop(born_memory, <uint32_t> id)
+
+cdef void *born_realloc(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = born_extent(data)
+    cdef void *moved
+    if id < 0:
+        return realloc(data, nbytes)
+    if nbytes <= born_memory.extents[id].size:
+        return data
+    moved = born_malloc(context, nbytes)
+    if moved != NULL:
+        memcpy(moved, data, born_memory.extents[id].size)
+        born_free(context, data, 0)
+    return moved
+
+cdef void keep_to_itself() noexcept:
+    """In a forked child: what its parent's arrays hold from now on is not for it to change."""
+    if born_memory != NULL and born_generation == fork_generation - 1:
+        mmap(born_memory.base, born_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, born_fd, 0)
+
+cdef int bear_arrays(Segment runtime) except -1:
+    """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
+    global born_memory, born_bytes, born_generation, born_fd
+    if born_memory != NULL and born_memory != &runtime.memory and born_generation == fork_generation:
+        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are born in another segment already")
+    if not numpy_ready:
+        load_numpy()
+    born_memory = &runtime.memory
+    born_bytes = runtime.mapped_bytes
+    born_generation = fork_generation
+    born_fd = runtime.fd
+    Py_INCREF(runtime)                          # its mapping must outlive every array; never given back
+    memcpy(arena_handler.name, b"flame_fast", 11)
+    arena_handler.version = 1
+    arena_handler.allocator.malloc = born_malloc
+    arena_handler.allocator.calloc = born_calloc
+    arena_handler.allocator.realloc = born_realloc
+    arena_handler.allocator.free = born_free
+    return use_arena_handler()
+
+cdef int use_arena_handler() except -1:
+    """NumPy keeps the handler in the context: the one where NumPy was loaded may have been a copy."""
+    PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
+    return 0

@@ -1,0 +1,481 @@
+# Client and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
+# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.list cimport PyList_New, PyList_SET_ITEM
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_INCREF
+from cpython.tuple cimport PyTuple_GET_ITEM, PyTuple_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from posix.unistd cimport getpid
+from .core.externs cimport (
+    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_load32, ff_load64, ff_lock_make, ff_or32,
+    ff_store32, ff_store64, madvise,
+)
+from .core.layout cimport (
+    CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, HOLD_EDGES, HOLD_PENDING, HOLD_RUN, INLINE_BYTES, KIND_HANDLES,
+    KIND_NATIVE, KIND_PICKLE, KIND_STATE, LANE_DEAD, LANE_OPEN, LEAVING, MAGIC, NO_INPUT, PAYLOAD, PROCESS_FREE,
+    PROCESS_LIVE, READY, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED,
+    WAITING, ZYGOTE_INDEX, Edge, Header, Inputs, Lane, Slot,
+)
+from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of, with_status
+from .core.wakeup cimport ring_bell, wake_everybody, wake_lane, wake_waiters
+from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
+from .core.blocks cimport block_discard, block_keep, block_settled, block_take
+from .core.slots cimport release_bits, slot_prepare, slot_return, slot_store, slot_take
+from .core.run_queue cimport lane_push
+from .core.dependencies cimport input_arrived, inputs_bytes, inputs_clear, inputs_fill, stand_on
+from .core.completion cimport fail_unstarted, finish, write_result
+
+cdef class Client(Outcomes):
+    """What a driver and a task use: submitting calls, storing values, waiting for outcomes, and ending a runner.
+
+    Made by `create` (the driver's) or `attach`. Safe from any thread of its process. A child that a user forks must not use it: every
+    call raises `INVALID_STATE`.
+    """
+
+    @classmethod
+    def create(cls, str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=(), bint arrays_read_only=False):
+        """A new segment with this process as its driver.
+
+        Parameters
+        ----------
+        name : str
+            The runner's, for error messages.
+        doorbell : int
+            An eventfd that the supervisor polls.
+        workers, cpus : int
+            Pool workers wanted; CPUs there are, which bounds how many processes may spin.
+        limit : int
+            Bytes of values allowed at the same time.
+        cgroups : sequence of (str, str, str)
+            Files with the memory limit, the memory used, and what that is made of, of each cgroup above this process.
+        arrays_read_only : bool
+            Arrays arrive with WRITEABLE cleared.
+        """
+        cdef Client client = cls.__new__(cls)
+        import fcntl
+        client.name = name
+        fd = os.memfd_create("flame_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        try:
+            client._reserve(fd, limit + LEAST_RESERVED_BYTES)
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
+        except BaseException:
+            os.close(fd)
+            raise
+        client._fill_header(workers, cpus, limit, cgroups, arrays_read_only)
+        client._enroll_first_processes()
+        client.memory.header.layout = FF_LAYOUT
+        client.memory.header.magic = MAGIC
+        client._become(DRIVER_INDEX, name, doorbell)
+        return client
+
+    cdef int _fill_header(self, int workers, int cpus, uint64_t limit, cgroups, bint arrays_read_only) except -1:
+        cdef Header *header = self.memory.header
+        if ff_lock_make(header.lock):
+            raise FlameError(FlameErrorCode.INTERNAL, "this system makes no robust mutex that processes share")
+        header.cpus = cpus
+        header.workers = workers
+        header.size = self.mapped_bytes
+        header.limit = limit
+        header.arrays_read_only = arrays_read_only
+        header.arena_next = self.arena - self.memory.base
+        header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
+        header.cache_limit = limit // 2
+        names = b"".join(os.fsencode(name) + b"\0" for files in cgroups for name in files)
+        if len(names) < CGROUP_BYTES:
+            memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
+        header.session = int.from_bytes(os.urandom(8), "little")
+        return 0
+
+    cdef void _enroll_first_processes(self) noexcept:
+        """The driver, and an entry for the supervisor to come; the lane that every pool worker serves."""
+        self.memory.header.process_high = 2
+        self.memory.header.pool_lane_high = 1
+        self.memory.lanes[0].state = LANE_OPEN
+        self.memory.processes[DRIVER_INDEX].state = PROCESS_LIVE
+        self.memory.processes[DRIVER_INDEX].role = ROLE_DRIVER
+        self.memory.processes[DRIVER_INDEX].pid = getpid()
+        self.memory.processes[ZYGOTE_INDEX].state = PROCESS_LIVE
+        self.memory.processes[ZYGOTE_INDEX].role = ROLE_ZYGOTE
+
+    cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t lane, uint32_t method, uint32_t flags,
+                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
+        """Queues a call and returns its future at once.
+
+        `args`: `count` positional arguments, then the values of the keyword arguments that the tuple `names` names (NULL: none).
+        `flags`: KIND_MAP, or 0. `state`: what the function has of its own at this call, for `flame_fast.calls.captures.with_state`.
+        Raises TypeError (an argument that cannot be pickled, naming it), StoreFullError, FlameError (`INVALID_STATE`: closed).
+        """
+        cdef Scratch scratch
+        cdef uint64_t block
+        cdef uint32_t kind = KIND_NATIVE | flags
+        cdef int64_t index
+        cdef dict inputs
+        self.check_service(service, generation)
+        scratch = self.take_scratch()
+        scratch.takes_futures = True
+        try:
+            if state is not None or self._encode_call(scratch, args, count, names) != NATIVE_OK:
+                kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
+                self._pickle_call(scratch, state, args, count, names)
+            self.check()            # encoding may have run the user's code, or let other threads run; the service: see _publish
+            block = self._filled_block(scratch)
+            index = self._new_slot(block)
+            self._settle(index, PAYLOAD, scratch, block, kind)
+            inputs = scratch.inputs
+            return self._publish(<uint32_t> index, service, generation, lane, method, inputs)
+        finally:
+            self.give_scratch(scratch)
+
+    cdef int _encode_call(self, Scratch scratch, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+        cdef Py_ssize_t i
+        scratch.put_count(b'(', count)
+        for i in range(count):
+            if encode_native(scratch, <object> args[i], self, NATIVE_DEPTH, 0):
+                return NATIVE_CANNOT
+        if names == NULL or PyTuple_GET_SIZE(<object> names) == 0:
+            return scratch.put_tag(b'N')
+        scratch.put_count(b'{', PyTuple_GET_SIZE(<object> names))
+        for i in range(PyTuple_GET_SIZE(<object> names)):
+            if encode_native(scratch, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, 0) or \
+                    encode_native(scratch, <object> args[count + i], self, NATIVE_DEPTH, 0):
+                return NATIVE_CANNOT
+        return NATIVE_OK
+
+    cdef int _pickle_call(self, Scratch scratch, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+        cdef Py_ssize_t i
+        cdef dict inputs = {}
+        scratch.begin_again()
+        positional = tuple([<object> args[i] for i in range(count)])
+        keywords = {}
+        if names != NULL:
+            for i in range(PyTuple_GET_SIZE(<object> names)):
+                keywords[<object> PyTuple_GET_ITEM(<object> names, i)] = <object> args[count + i]
+        data, buffers, arrays, holds = self.pickling.dump_call(self, state, positional, keywords, inputs)
+        put_pickled(scratch, self, data, buffers, arrays, holds)
+        scratch.inputs = inputs
+        return 0
+
+    cdef uint64_t _filled_block(self, Scratch scratch) except? 0:
+        """A block with the value; 0 for one that fits into its slot."""
+        cdef uint64_t nbytes = scratch.total(), block
+        if nbytes <= INLINE_BYTES:
+            return 0
+        if self.pins:
+            settle_pins(self)
+        block = block_take(&self.memory, nbytes)
+        if block == 0:
+            raise self.full(nbytes)
+        scratch.write_to(self.memory.base + block)
+        self.count_copied(nbytes)
+        return block
+
+    cdef void _settle(self, uint32_t index, uint32_t which, Scratch scratch, uint64_t block, uint32_t kind) noexcept:
+        """Puts what `_filled_block` was made from into a slot."""
+        if scratch.handle_count:
+            kind |= KIND_HANDLES
+        if block == 0:
+            scratch.write_to(<char *> self.memory.slots[index].data)
+        slot_store(&self.memory, index, which, block, scratch.total(), kind)
+
+    cdef int check_service(self, uint32_t service, uint64_t generation) except -1:
+        self.check()
+        if ff_load32(&self.memory.services[service].state) != SERVICE_OPEN or \
+                self.memory.services[service].generation != generation:     # after: a later service's OPEN is not taken for its own
+            raise FlameError(FlameErrorCode.INVALID_STATE,
+                             f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
+        return 0
+
+    cdef int64_t _new_slot(self, uint64_t block) except -1:
+        """A slot; gives `block` back if there is none."""
+        cdef int64_t index = slot_take(&self.memory)
+        if index < 0:
+            if block:
+                block_discard(&self.memory, block)
+            entries = (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS * GROUP_BITS
+            raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
+        slot_prepare(&self.memory, index)
+        return index
+
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t lane_index, uint32_t method,
+                               dict inputs):
+        """Puts a filled slot on its lane; with inputs, on their waiter lists first. From here on it may run."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Lane *lane = &self.memory.lanes[lane_index]
+        cdef uint64_t free_state = slot.state
+        cdef int pushed = 1
+        cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
+        slot.service = service
+        slot.lane = lane_index
+        slot.lane_tail = ff_load64(&lane.tail)
+        slot.method = method
+        try:
+            self.check_service(service, generation)     # pairs with is_calling: `building` names the slot since before its bit's cas
+            if lane.ordered and ff_load32(&lane.process) == 0:
+                self.start_instance(service)
+            if inputs:
+                self._add_inputs(slot, inputs)
+        except BaseException:
+            slot_return(&self.memory, index)
+            ff_store64(&self.memory.processes[self.me].building, 0)     # else a burial gives it back again, whoever has it then
+            raise
+        future.runtime = self
+        future.index = index
+        if inputs:
+            ff_or32(&slot.holds, HOLD_EDGES)
+        ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
+        # In an ordered lane a task stands from the start; in another once nothing is missing. A dead one has no reader.
+        if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
+            pushed = lane_push(&self.memory, lane_index, index)
+            wake_lane(&self.memory, lane_index)
+        ff_store64(&self.memory.processes[self.me].building, 0)
+        if inputs:
+            self._stand_on_inputs(index, inputs)
+        if not pushed:
+            self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
+        if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
+            fail_unstarted(&self.memory, index, self.memory.base + lane.error, lane.error_bytes)
+        return future
+
+    cdef int _add_inputs(self, Slot *slot, dict handles) except -1:
+        """The block of edges and missing bits, one input each and one bit for the submitter."""
+        cdef uint32_t i
+        cdef uint64_t nbytes, block
+        cdef Inputs head
+        cdef Inputs *inputs
+        cdef Edge *edges
+        memset(&head, 0, sizeof(head))
+        nbytes = inputs_bytes(len(handles), &head)
+        block = block_keep(&self.memory, nbytes)
+        if block == 0:
+            raise self.full(nbytes)
+        inputs = <Inputs *> (self.memory.base + block)
+        inputs[0] = head
+        inputs_fill(inputs)
+        edges = edges_of(inputs)
+        for i in range(head.count):
+            edges[i].input = NO_INPUT
+        ff_store64(&slot.inputs, block)
+        block_settled(&self.memory)
+        for i, (_, handle) in enumerate(handles.values()):
+            edges[i].task = <uint32_t> (slot - self.memory.slots)
+            edges[i].bit = i
+            ff_add32(&self.memory.slots[(<Handle> handle).index].holds, HOLD_PENDING + 1)
+            ff_store32(&edges[i].input, (<Handle> handle).index)
+            release_bits(&self.memory, (<Handle> handle).index, HOLD_PENDING)
+        return 0
+
+    cdef int _stand_on_inputs(self, uint32_t index, dict handles) except -1:
+        """Pushes the task's edges; an input that has finished already counts at once.
+
+        By the futures, not by the edges' own numbers: a task that fails on the way gives those back.
+        """
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
+        cdef Edge *edges = edges_of(inputs)
+        cdef Slot *input
+        cdef uint32_t i, count = inputs.count
+        for i, (_, handle) in enumerate(handles.values()):
+            input = &self.memory.slots[(<Handle> handle).index]
+            if not stand_on(&self.memory, input, &edges[i]):
+                if status_of(ff_load64(&input.state)) == FAILED:
+                    fail_unstarted(&self.memory, index, data_of(&self.memory, input, RESULT), input.result_bytes)
+                inputs_clear(&self.memory, inputs, i)
+        input_arrived(&self.memory, index, count, NULL)
+        return 0
+
+    cdef _fail_unstarted(self, uint32_t index, bytes error):
+        fail_unstarted(&self.memory, index, PyBytes_AS_STRING(error), len(error))
+
+    def put(self, value):
+        """Stores a value once; returns its `ObjectRef`."""
+        cdef int64_t index
+        cdef ObjectRef ref
+        cdef Slot *slot
+        self.check()
+        index = self._write_value(-1, value, False)
+        slot = &self.memory.slots[index]
+        slot.waiters = WAITERS_CLOSED
+        ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
+        ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
+        ff_store64(&self.memory.processes[self.me].building, 0)
+        ref = ObjectRef.__new__(ObjectRef)
+        ref.runtime = self
+        ref.index = <uint32_t> index
+        return ref
+
+    def promise(self):
+        """A future that this process fulfils itself: for a value that comes from outside the segment."""
+        cdef int64_t index
+        cdef ObjectFuture future
+        cdef Slot *slot
+        self.check()
+        index = self._new_slot(0)
+        slot = &self.memory.slots[index]
+        slot.started = 1
+        ff_exchange64(&slot.state, with_status(slot.state, RUNNING, self.me))
+        ff_store64(&self.memory.processes[self.me].building, 0)
+        future = ObjectFuture.__new__(ObjectFuture)
+        future.runtime = self
+        future.index = <uint32_t> index
+        return future
+
+    def fulfil(self, ObjectFuture future, value, bytes error=None):
+        """Finishes a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
+        if not self.is_mine():
+            self.check()
+        if error is None:
+            self._write_value(future.index, value, False)
+            finish(&self.memory, future.index, DONE, NULL)
+        else:
+            write_result(&self.memory, future.index, PyBytes_AS_STRING(error), len(error))
+            finish(&self.memory, future.index, FAILED, NULL)
+
+    cdef int64_t _write_value(self, int64_t index, value, bint owned) except -1:
+        """Writes an outcome into a slot that this process owns, or, for -1, into a new one; returns which. `owned`: nobody but
+        the caller's caller refers to the value."""
+        cdef Scratch scratch = self.take_scratch()
+        cdef uint64_t block
+        cdef uint32_t kind = KIND_NATIVE
+        scratch.takes_futures = False
+        try:
+            if encode_native(scratch, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
+                scratch.begin_again()
+                data, buffers, arrays, holds = self.pickling.dump_value(self, value)
+                put_pickled(scratch, self, data, buffers, arrays, holds)
+                kind = KIND_PICKLE
+            if not self.is_mine():      # encoding has run the user's code, which forked: what follows is the parent's to do
+                self.check()
+            block = self._filled_block(scratch)
+            if index < 0:
+                index = self._new_slot(block)
+            self._settle(index, RESULT, scratch, block, kind)
+        finally:
+            self.give_scratch(scratch)
+        return index
+
+    def get_many(self, list handles, timeout=None):
+        """The values of handles of this runtime, in order; the first failure in this order is raised."""
+        return self._collect(handles, deadline_of(timeout), True)
+
+    def wait_many(self, list handles, timeout=None):
+        """As `get_many`, without the values."""
+        self._collect(handles, deadline_of(timeout), False)
+
+    cdef list _collect(self, list handles, int64_t deadline, bint read):
+        cdef tuple held = tuple(handles)        # the user's list may change while this one waits
+        cdef Py_ssize_t count = len(held), i = 0
+        cdef list values = PyList_New(count) if read else None
+        cdef AllWait wait = None
+        cdef Handle handle
+        for i in range(count):
+            handle = <Handle> PyTuple_GET_ITEM(held, i)
+            if not (self.is_mine() and is_finished(&self.memory, handle.index)):
+                if wait is None:
+                    wait = all_wait(&self.memory, held)
+                wait.reach(i)
+                self.wait_for(wait, deadline)
+            if read:
+                value = self.value_of(handle.index)
+                Py_INCREF(value)
+                PyList_SET_ITEM(values, i, value)
+            elif status_of(self.memory.slots[handle.index].state) == FAILED:
+                raise self.error_of(handle.index)
+        return values
+
+    def selector(self, list handles):
+        """A `Selector` of these handles, all of this runtime."""
+        return new_selector(self, handles)
+
+    def owns(self, obj):
+        """Whether something is a future or ref of this runtime."""
+        return isinstance(obj, Handle) and (<Handle> obj).runtime is self
+
+    def owns_all(self, list objects):
+        """Whether each of them is a future or ref of this runtime."""
+        cdef Py_ssize_t i
+        for i in range(len(objects)):
+            if not isinstance(objects[i], Handle) or (<Handle> objects[i]).runtime is not self:
+                return False
+        return True
+
+    def number_input(self, dict inputs, Handle handle):
+        """For the pickler: the input number of a future met inside an argument."""
+        return input_number(inputs, handle)
+
+    def set_setup(self, bytes data):
+        cdef uint64_t block = self.store(data)
+        self.memory.header.setup_bytes = len(data)
+        ff_store64(&self.memory.header.setup, block)
+        block_settled(&self.memory)
+
+    def counters(self):
+        """What is in use: a dict of counts and bytes, see `flame_fast.calls.statistics`.
+
+        A debug build adds how many blocks and slots were ever taken and given back.
+        """
+        cdef Header *header = self.memory.header
+        cdef uint32_t i, status
+        cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
+        cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
+        settle_pins(self)
+        by_status = [0] * (LEAVING + 1)
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            by_status[status] += 1
+        for i in range(ff_load32(&header.process_high)):
+            if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
+                copied += self.memory.processes[i].copied_bytes
+                shared += self.memory.processes[i].shared_bytes
+                definitions += self.memory.processes[i].definitions
+                definition_bytes += self.memory.processes[i].definition_bytes
+        counted = {
+            "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
+            "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
+            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
+            "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
+        }
+        if FF_DEBUG:
+            counted.update(
+                blocks_taken=header.blocks_taken, blocks_freed=header.blocks_freed,
+                slots_taken=header.slots_taken, slots_freed=header.slots_freed,
+            )
+        return counted
+
+    def announce_close(self):
+        """Tells every process to leave. Returns how many calls are unfinished."""
+        cdef uint32_t i, unfinished = 0, status
+        for i in range(slots_used(&self.memory)):
+            status = status_of(ff_load64(&self.memory.slots[i].state))
+            if WAITING <= status <= RUNNING:
+                unfinished += 1
+        ff_store32(&self.memory.header.closing, 1)
+        wake_everybody(&self.memory)
+        ring_bell(self.doorbell)
+        return unfinished
+
+    def mark_broken(self, str reason):
+        """Nothing will run any more: unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`."""
+        self.broken = reason
+        wake_waiters(&self.memory, self.me)
+
+    def mark_closed(self, str ending="was closed"):
+        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so.
+
+        `ending` says what happened to the runner, after its name.
+        """
+        self.ending = ending
+        self.closed = True
+        wake_waiters(&self.memory, self.me)
+
+    def give_back_memory(self):
+        """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
+        cdef char *rings = <char *> self.memory.rings
+        settle_pins(self, forget=True)
+        self.memory.doorbell = -1           # its number may be another file's soon
+        self.memory.header.cache_limit = 0
+        with nogil:
+            extents_trim(&self.memory)
+            madvise(rings, <size_t> (self.arena - rings), MADV_REMOVE)

@@ -1,0 +1,94 @@
+# Where the regions of the segment lie, and what a process keeps for itself about them.
+
+from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdlib cimport calloc, free
+from libc.string cimport memset
+from .layout cimport (
+    EXTENT_COUNT, GRANULE, GROUP_COUNT, LANE_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, SERVICE_COUNT, SLAB_CLASSES,
+    SLOT_COUNT, Extent, Header, Lane, Process, Service, Slot, SlotGroup,
+)
+
+cdef struct Pool:               # groups that this process takes members from
+    uint32_t *ids
+    uint32_t count
+    uint32_t room
+    uint32_t at                 # where the last look round ended
+    uint32_t current            # the group in use, + 1
+
+cdef struct Spin:               # how spinning for something has gone lately
+    uint32_t failures           # in a row
+
+cdef enum:
+    SLOT_POOL = SLAB_CLASSES    # Memory.pools: one per size of blocks, then that of slots
+    POOL_COUNT = SLAB_CLASSES + 1
+
+cdef struct Memory:
+    char *base
+    Header *header
+    Process *processes
+    Service *services
+    Lane *lanes
+    Slot *slots
+    SlotGroup *groups
+    uint64_t *logs
+    Extent *extents
+    uint32_t *granules          # extent + 1 that begins or goes on at each granule
+    uint64_t *rings
+    # not shared:
+    uint32_t me                 # this process's index
+    int doorbell
+    uint32_t *local             # per extent: how many views of this process lie in it
+    void **viewed               # per extent: the view in this process's window, see views.pxi
+    uint8_t *listed             # per extent: pool + 1 whose list it is on
+    uint8_t *slots_listed       # per group of slots: whether it is on the list
+    Pool pools[POOL_COUNT]
+    Spin for_outcomes
+    Spin for_tasks
+
+cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
+    return (value + to - 1) & ~(to - 1)
+
+cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nogil:
+    """Points `memory` at the regions of the segment at `base`; returns the arena's first offset."""
+    cdef uint64_t at = align_up(sizeof(Header), PAGE)
+    memory.base = base
+    memory.header = <Header *> base
+    memory.processes = <Process *> (base + at)
+    at = align_up(at + <uint64_t> PROCESS_COUNT * sizeof(Process), PAGE)
+    memory.services = <Service *> (base + at)
+    at = align_up(at + <uint64_t> SERVICE_COUNT * sizeof(Service), PAGE)
+    memory.lanes = <Lane *> (base + at)
+    at = align_up(at + <uint64_t> LANE_COUNT * sizeof(Lane), PAGE)
+    memory.slots = <Slot *> (base + at)
+    at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Slot), PAGE)
+    memory.groups = <SlotGroup *> (base + at)
+    at = align_up(at + <uint64_t> GROUP_COUNT * sizeof(SlotGroup), PAGE)
+    memory.logs = <uint64_t *> (base + at)
+    at = align_up(at + <uint64_t> PROCESS_COUNT * LOG_COUNT * sizeof(uint64_t), PAGE)
+    memory.extents = <Extent *> (base + at)
+    at = align_up(at + <uint64_t> EXTENT_COUNT * sizeof(Extent), PAGE)
+    memory.granules = <uint32_t *> (base + at)
+    at = align_up(at + size // GRANULE * sizeof(uint32_t), PAGE)
+    memory.rings = <uint64_t *> (base + at)
+    return align_up(at + <uint64_t> LANE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
+
+cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept nogil:
+    """What process `me` keeps for itself, fresh: a fork must not go on with its parent's. 0 when there is no memory for it."""
+    memory_disown(memory)
+    memory.me = me
+    memory.doorbell = doorbell
+    # One after the other; touched, and so paid for, where used.
+    memory.viewed = <void **> calloc(EXTENT_COUNT * (sizeof(void *) + sizeof(uint32_t) + 1) + GROUP_COUNT, 1)
+    if memory.viewed == NULL:
+        return 0
+    memory.local = <uint32_t *> (memory.viewed + EXTENT_COUNT)
+    memory.listed = <uint8_t *> (memory.local + EXTENT_COUNT)
+    memory.slots_listed = memory.listed + EXTENT_COUNT
+    return 1
+
+cdef inline void memory_disown(Memory *memory) noexcept nogil:
+    cdef int i
+    free(memory.viewed)             # and the other three, which lie behind it
+    for i in range(POOL_COUNT):
+        free(memory.pools[i].ids)
+    memset(memory.pools, 0, sizeof(memory.pools))

@@ -1,0 +1,97 @@
+# References counted under the lock, and repair after the death of its holder. Each function here needs the lock held.
+
+from libc.stdint cimport uint32_t, uint64_t
+from libc.string cimport memcpy, memset
+from .externs cimport ff_load64, ff_store32, ff_store64, popcount64
+from .layout cimport (
+    EXTENT_COLD, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, GROUP_CLAIMED, HELD_WORDS, KIND_EXTENT,
+    KIND_HANDLES, KIND_LINKED, REDO_LINK, REDO_NOTHING, Extent, Group, Header, Redo, Slot,
+)
+from .regions cimport Memory
+from .lookup cimport block_of, data_of, extent_of, kind_of
+from .locked cimport push_free
+
+cdef inline uint32_t reference_count(Memory *memory, Slot *slot, uint32_t which) noexcept nogil:
+    """How many references a payload or result has: one per handle in it, and one for its block if that is an extent."""
+    cdef uint64_t count = 0
+    if kind_of(slot, which)[0] & KIND_HANDLES:
+        memcpy(&count, data_of(memory, slot, which), 8)
+    if kind_of(slot, which)[0] & KIND_EXTENT:
+        count += 1
+    return <uint32_t> count
+
+cdef inline Extent *reference_at(Memory *memory, Slot *slot, uint32_t which, uint32_t step) noexcept nogil:
+    cdef uint64_t count = 0, offset = block_of(slot, which)
+    if kind_of(slot, which)[0] & KIND_HANDLES:
+        memcpy(&count, data_of(memory, slot, which), 8)
+        if step < count:
+            memcpy(&offset, data_of(memory, slot, which) + 8 + 8 * <uint64_t> step, 8)
+    return &memory.extents[extent_of(memory, offset)]
+
+cdef inline void count_references(Memory *memory, uint32_t step, uint32_t count) noexcept nogil:
+    """With the lock: does what Header.redo says, from `step` on. What refs was is written down before each change."""
+    cdef Redo *redo = &memory.header.redo
+    cdef Slot *slot = &memory.slots[redo.slot]
+    cdef Extent *extent
+    while step < count:
+        extent = reference_at(memory, slot, redo.which, step)
+        ff_store64(&redo.progress, (<uint64_t> step << 32) | extent.refs)       # one store: a death leaves both or neither
+        ff_store32(&extent.refs, extent.refs + 1 if redo.op == REDO_LINK else extent.refs - 1)
+        step += 1
+
+cdef inline void redo_begin(Memory *memory, uint32_t op, uint32_t index, uint32_t which) noexcept nogil:
+    cdef Redo *redo = &memory.header.redo
+    redo.slot = index
+    redo.which = which
+    redo.progress = reference_at(memory, &memory.slots[index], which, 0).refs
+    ff_store32(&redo.op, op)
+
+cdef inline void redo_end(Memory *memory) noexcept nogil:
+    cdef Redo *redo = &memory.header.redo
+    cdef uint32_t *kind = kind_of(&memory.slots[redo.slot], redo.which)
+    ff_store32(kind, kind[0] | KIND_LINKED if redo.op == REDO_LINK else kind[0] & ~<uint32_t> KIND_LINKED)
+    ff_store32(&redo.op, REDO_NOTHING)
+
+cdef inline void repair(Memory *memory) noexcept nogil:
+    """With the lock, which a dead process held: ends what it was doing, then makes lists and sums anew from what is true."""
+    cdef Header *header = memory.header
+    cdef Redo *redo = &header.redo
+    cdef Slot *slot = &memory.slots[redo.slot]
+    if redo.op != REDO_NOTHING:
+        reference_at(memory, slot, redo.which, <uint32_t> (redo.progress >> 32)).refs = <uint32_t> redo.progress
+        count_references(memory, <uint32_t> (redo.progress >> 32), reference_count(memory, slot, redo.which))
+        redo_end(memory)
+    memset(header.warm_extents, 0, sizeof(header.warm_extents))
+    memset(header.cold_extents, 0, sizeof(header.cold_extents))
+    header.live_bytes = header.cached_bytes = header.free_groups = 0
+    if header.extent_high:
+        header.arena_next = memory.extents[header.extent_high - 1].offset + memory.extents[header.extent_high - 1].size
+    repair_extents(memory)
+    repair_slot_groups(memory)
+
+cdef inline void repair_extents(Memory *memory) noexcept nogil:
+    cdef uint32_t id, word
+    cdef Extent *extent
+    for id in range(memory.header.extent_high):
+        extent = &memory.extents[id]
+        if extent.kind == EXTENT_VALUE:
+            extent.holders = 0
+            for word in range(HELD_WORDS):
+                extent.holders += popcount64(extent.held[word])
+        if extent.kind == EXTENT_LEAVING:       # its owner, or who buries that, puts it on a list
+            continue
+        if (extent.kind == EXTENT_VALUE and (extent.refs or extent.holders)) or \
+                (extent.kind == EXTENT_SLAB and not ff_load64(&extent.group.used) & GROUP_CLAIMED):
+            memory.header.live_bytes += extent.size
+        else:
+            push_free(memory, id, EXTENT_COLD if extent.kind == EXTENT_COLD else EXTENT_WARM)
+
+cdef inline void repair_slot_groups(Memory *memory) noexcept nogil:
+    cdef uint32_t id
+    cdef Group *group
+    for id in range(memory.header.group_high):
+        group = &memory.groups[id].group
+        if ff_load64(&group.used) & GROUP_CLAIMED:      # an empty one that is not claimed: by who buries who emptied it
+            ff_store32(&group.owner, 0)
+            group.next = memory.header.free_groups
+            memory.header.free_groups = id + 1

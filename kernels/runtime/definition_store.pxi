@@ -1,0 +1,88 @@
+# Bodies of definitions in the segment: an extent each, identity first, kept by the process that wrote it and by values that refer to it.
+#
+# Who has read a body does not keep it: so it is gone once its definition is, and those who still have the object find out.
+# uses: segment
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcmp, memcpy
+from .core.layout cimport EXTENT_VALUE, Extent
+from .core.lookup cimport extent_of
+from .core.locked cimport extent_hold_locked
+from .core.lock cimport lock_give, lock_take
+from .core.extents cimport extent_drop, extent_take
+
+cdef enum:
+    IDENTITY_BYTES = 16
+
+@cython.no_gc
+cdef class DefinitionHold:
+    """A hold on a body, for as long as this object is there."""
+    cdef Segment runtime
+    cdef uint32_t extent
+    cdef readonly uint64_t offset, nbytes
+
+    def __init__(self):
+        raise TypeError("a DefinitionHold is made by put_definition or hold_definition")
+
+    def __dealloc__(self):
+        if self.runtime is not None and self.runtime.is_mine():
+            extent_drop(&self.runtime.memory, self.extent)
+
+cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, uint64_t nbytes):
+    """Takes over a hold that this process has."""
+    cdef DefinitionHold hold = DefinitionHold.__new__(DefinitionHold)
+    hold.extent = extent
+    hold.offset = offset
+    hold.nbytes = nbytes
+    hold.runtime = runtime
+    return hold
+
+cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
+    cdef uint64_t nbytes = IDENTITY_BYTES + <uint64_t> len(data)
+    cdef int64_t id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
+    cdef char *at
+    if id < 0:
+        raise runtime.full(nbytes)
+    at = runtime.memory.base + runtime.memory.extents[id].offset
+    memcpy(at, PyBytes_AS_STRING(identity), IDENTITY_BYTES)
+    memcpy(at + IDENTITY_BYTES, PyBytes_AS_STRING(data), nbytes - IDENTITY_BYTES)
+    runtime.memory.extents[id].sealed = 1
+    runtime.memory.processes[runtime.me].definitions += 1
+    runtime.memory.processes[runtime.me].definition_bytes += nbytes
+    return new_hold(runtime, <uint32_t> id, runtime.memory.extents[id].offset, nbytes)
+
+cdef int64_t extent_at(Segment runtime, uint64_t offset) noexcept:
+    """The extent at an offset that somebody has told; -1: none."""
+    if offset < <uint64_t> (runtime.arena - runtime.memory.base) or offset >= runtime.mapped_bytes:
+        return -1
+    return extent_of(&runtime.memory, offset)
+
+cdef bint is_body(Segment runtime, uint32_t id, const char *identity, uint64_t offset) noexcept:
+    """With the lock: whether the body is still there, held or referred to by somebody."""
+    cdef Extent *extent = &runtime.memory.extents[id]
+    return extent.kind == EXTENT_VALUE and (extent.refs or extent.holders) and extent.offset == offset \
+        and memcmp(runtime.memory.base + offset, identity, IDENTITY_BYTES) == 0
+
+cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, uint64_t nbytes):
+    """A hold on a body that somebody else keeps; None if nobody does any more."""
+    cdef int64_t id = extent_at(runtime, offset)
+    cdef bint there
+    if id < 0:
+        return None
+    lock_take(&runtime.memory)
+    there = is_body(runtime, <uint32_t> id, PyBytes_AS_STRING(identity), offset)
+    if there:
+        extent_hold_locked(&runtime.memory, <uint32_t> id)
+    lock_give(&runtime.memory)
+    return new_hold(runtime, <uint32_t> id, offset, nbytes) if there else None
+
+cdef bint body_is_there(Segment runtime, bytes identity, uint64_t offset):
+    cdef int64_t id = extent_at(runtime, offset)
+    cdef bint there
+    if id < 0:
+        return False
+    lock_take(&runtime.memory)
+    there = is_body(runtime, <uint32_t> id, PyBytes_AS_STRING(identity), offset)
+    lock_give(&runtime.memory)
+    return there

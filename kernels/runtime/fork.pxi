@@ -1,0 +1,106 @@
+# What a child that the user forks has in its hands must not change: its views still show pages that the parent may let go of.
+#
+# So the parent pins, at the fork, every extent that it has views of, for as long as that child (or whoever it forks in turn)
+# lives: the child keeps the writing end of a pipe, and its end, or its exec, is the end of file that the parent finds when it
+# looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `keep_to_itself` (arrays.pxi)
+# makes its mapping private, and it touches their pages before the parent goes on, which waits for that.
+# uses: python_api, segment, array_allocator
+
+from libc.stdint cimport uint32_t, uint64_t
+from .core.externs cimport ff_add32, ff_load32
+from .core.layout cimport PAGE, ZYGOTE_INDEX
+from .core.extents cimport extent_drop
+
+cdef extern from *:
+    """
+    typedef volatile char ff_volatile_char;
+    """
+    ctypedef char volatile_char "ff_volatile_char"
+
+cdef dict forking = {}          # thread -> what `_before_fork` made
+
+def _before_fork():
+    forking[PyThread_get_thread_ident()] = [pin for pin in [pin_extents(reference()) for reference in attachments] if pin is not None]
+
+def _after_fork_in_parent():
+    for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
+        reading, writing, told, telling = ends
+        if writing >= 0:
+            os.close(writing)
+            os.close(telling)
+            os.read(told, 1)        # the child has what it needs, or has ended
+            os.close(told)
+        (<Segment> segment).pins.append((reading, pinned))
+
+def _after_fork_in_child():
+    global fork_generation
+    fork_generation += 1
+    keep_to_itself()
+    for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
+        reading, writing, told, telling = ends
+        copy_unsealed(segment, pinned)
+        if writing >= 0:
+            os.close(reading)       # and never the other end: its closing tells the parent
+            os.close(told)
+            os.write(telling, b"x")
+            os.close(telling)
+    forking.clear()
+
+cdef int copy_unsealed(Segment segment, list pinned) except -1:
+    """In the child, whose mapping is private: makes the pages of arrays that may still change its own."""
+    cdef volatile_char *page
+    cdef uint64_t at
+    cdef uint32_t id
+    for id in pinned:
+        if not segment.memory.extents[id].sealed:
+            for at in range(0, segment.memory.extents[id].size, PAGE):
+                page = <volatile_char *> (segment.memory.base + segment.memory.extents[id].offset + at)
+                page[0] = page[0]
+    return 0
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+cdef object pin_extents(Segment segment):
+    """(attachment, ends of two pipes, extents) with one hold more on each of these; None if there are none."""
+    cdef uint32_t id
+    cdef list pinned
+    if segment is None or not segment.is_mine() or segment.me == ZYGOTE_INDEX:
+        return None
+    settle_pins(segment)
+    pinned = [id for id in range(ff_load32(&segment.memory.header.extent_high)) if segment.memory.local[id]]
+    if not pinned:
+        return None
+    ends = [-1, -1, -1, -1]
+    try:
+        ends[:2] = os.pipe2(os.O_CLOEXEC)
+        ends[2:] = os.pipe2(os.O_CLOEXEC)
+    except OSError:                 # no descriptors to be had: pinned for good, and what changes meanwhile may show
+        for end in ends[:2]:
+            if end >= 0:
+                os.close(end)
+        ends = [-1, -1, -1, -1]
+    for id in pinned:
+        ff_add32(&segment.memory.local[id], 1)
+    return segment, ends, pinned
+
+cdef int settle_pins(Segment segment, bint forget=False) except -1:
+    """Lets go of what children that have ended had pinned. `forget`: looks no more, what is pinned stays so."""
+    cdef uint32_t id
+    kept = []
+    for reading, pinned in segment.pins:
+        ended = reading >= 0 and at_end(reading)
+        if ended:
+            for id in pinned:
+                extent_drop(&segment.memory, id)
+        if reading >= 0 and (ended or forget):
+            os.close(reading)
+        elif not forget:
+            kept.append((reading, pinned))
+    segment.pins = kept
+    return 0
+
+cdef bint at_end(int reading) except -1:
+    """Whether nobody has the writing end of a pipe any more."""
+    look = select.poll()
+    look.register(reading, select.POLLIN)
+    return len(look.poll(0)) > 0

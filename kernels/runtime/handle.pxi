@@ -1,0 +1,29 @@
+# A hold on one slot of the segment, which futures and references are.
+#
+# `no_gc`: a collector that breaks a cycle through a future would clear `runtime` before `__dealloc__` can give the slot back; and
+# what a future refers to, the runtime and another future, never refers back to it.
+# uses: segment
+
+from libc.stdint cimport uint32_t
+from .core.layout cimport HOLD_CREATOR
+from .core.slots cimport release_bits
+
+@cython.no_gc
+cdef class SlotHandle:
+    """A hold on one slot of the segment: freed with the object, or kept alive by `owner`, which has the hold."""
+    cdef Segment runtime
+    cdef uint32_t index
+    cdef object owner
+    cdef object __weakref__
+
+    def __init__(self):
+        raise TypeError(f"{type(self).__name__} is made by calling a service or by put_object, not by hand")
+
+    def __dealloc__(self):
+        if self.runtime is not None and self.owner is None and self.runtime.is_mine():
+            release_bits(&self.runtime.memory, self.index, HOLD_CREATOR)
+
+    def __reduce__(self):
+        raise TypeError(
+            f"a {type(self).__name__} travels only as an argument of a call of its own runner; pass its value: .get()"
+        )

@@ -1,0 +1,54 @@
+# Lists of 64-bit integers or doubles, as they travel.
+# uses: python_api
+
+from cpython.float cimport PyFloat_FromDouble
+from cpython.long cimport PyLong_CheckExact
+from libc.stdint cimport int64_t
+from libc.stdlib cimport free, realloc
+from libc.string cimport memcpy
+
+cdef class Numbers:
+    """Integers of 64 bits in a row, which travel like a list of them: to collect many without keeping an object for each."""
+    cdef int64_t *at
+    cdef Py_ssize_t count
+    cdef Py_ssize_t room
+
+    def __dealloc__(self):
+        free(self.at)
+
+    def __reduce__(self):
+        return list, (self.listed(),)
+
+    cdef bint add(self, object item) except -1:
+        """Appends an item; False when it is none of these."""
+        cdef int overflow = 0
+        if not PyLong_CheckExact(item):
+            return False
+        if self.count == self.room:
+            self.grow()
+        self.at[self.count] = PyLong_AsLongLongAndOverflow(item, &overflow)
+        if overflow:
+            return False
+        self.count += 1
+        return True
+
+    cdef int grow(self) except -1:
+        cdef Py_ssize_t room = 2 * self.room if self.room else 256
+        cdef void *larger = realloc(self.at, 8 * <size_t> room)
+        if larger == NULL:
+            raise MemoryError
+        self.at = <int64_t *> larger
+        self.room = room
+        return 0
+
+    cdef list listed(self):
+        return [self.at[i] for i in range(self.count)]
+
+cdef inline object uniform_item(const char *at, bint integers):
+    cdef int64_t number
+    cdef double real
+    if integers:
+        memcpy(&number, at, 8)
+        return PyLong_FromLongLong(number)
+    memcpy(&real, at, 8)
+    return PyFloat_FromDouble(real)

@@ -1,0 +1,185 @@
+# `service.map`: many items in few calls, their values in order, lazily, with a bounded look-ahead.
+#
+# A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, so that the cost of a task is
+# spread over enough items, and no further, so that the workers end at about the same time.
+# uses: integer_list, decode, timeouts, future, client, vectorcall
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from libc.stdint cimport int64_t
+from libc.string cimport memcpy
+from .core.layout cimport FAILED, KIND_MAP, KIND_NATIVE, RESULT, Slot
+from .core.lookup cimport body_of, status_of
+
+cdef enum:
+    CHUNK_NS = 1_000_000
+    MOST_ITEMS = 1 << 16        # of a chunk
+    CHUNK_GROWTH = 8            # at most, from one measure to the next
+    AHEAD_PER_WORKER = 2        # chunks queued or running, per worker, before the oldest is waited for
+    NUMBER_BYTES = 9            # of an integer as the codec writes it
+
+cdef class MapResults:
+    """The iterator that `service.map` returns. Not safe for several threads at a time."""
+    cdef CallTarget target
+    cdef object source          # an iterator; None once it is exhausted
+    cdef object pending         # deque of futures, the oldest first
+    cdef Py_ssize_t count       # of the values of the chunk being given out
+    cdef Py_ssize_t position    # the next one of them
+    cdef list values            # they; or, if all are integers or floats, None, and they are read where they lie:
+    cdef const char *numbers
+    cdef bint integers
+    cdef ObjectFuture future    # holds them there
+    cdef bytes error            # of the item after `values`
+    cdef object problem         # what the source raised, or queueing an item
+    cdef object waiting         # an item taken from the source that begins the next chunk
+    cdef Py_ssize_t chunk
+    cdef Py_ssize_t share       # the most items of a chunk that leaves every worker several
+    cdef bint fixed
+    cdef Py_ssize_t ahead
+
+    def __init__(self, CallTarget target, iterable, chunksize=None):
+        from collections import deque
+        self.target = target
+        self.source = iter(iterable)
+        self.pending = deque()
+        self.fixed = chunksize is not None
+        self.chunk = chunksize if self.fixed else 1
+        self.ahead = AHEAD_PER_WORKER * target.runtime.memory.header.workers + 1
+        self.share = MOST_ITEMS
+        if hasattr(type(iterable), "__len__"):
+            self.share = max(1, min(MOST_ITEMS, len(iterable) // (2 * self.ahead)))
+        self.fill()
+
+    def __iter__(self):
+        return self
+
+    def __next__(self):
+        cdef Py_ssize_t position
+        while self.position >= self.count:
+            self.next_chunk()
+        position = self.position
+        self.position += 1
+        if self.values is None:
+            if not self.target.runtime.is_mine():
+                self.target.runtime.check()
+            return uniform_item(self.numbers + 8 * position, self.integers)
+        value = self.values[position]
+        self.values[position] = None            # what the user has let go of is gone
+        return value
+
+    cdef int fill(self) except -1:
+        while self.source is not None and len(self.pending) < self.ahead:
+            items = self.next_items()
+            if items is not None:
+                self.queue(items)
+        return 0
+
+    cdef int queue(self, object items) except -1:
+        """Queues a chunk; one that cannot be, item by item, so that what is wrong comes in its turn."""
+        try:
+            self.pending.append(self.target.queue((items,), 1, (), KIND_MAP))
+            return 0
+        except BaseException as problem:
+            if type(items) is Numbers:
+                items = (<Numbers> items).listed()
+            if len(items) == 1:
+                self.source = None
+                self.problem = problem
+                return 0
+        for item in items:
+            if self.problem is None:
+                self.queue([item])
+        return 0
+
+    cdef object next_items(self):
+        """The items of the next chunk, None if there are none. A future is one by itself: its failure is no other item's."""
+        cdef Numbers numbers = Numbers()
+        cdef list items = None
+        cdef Py_ssize_t i
+        try:
+            for i in range(self.chunk):
+                item = next(self.source) if self.waiting is None else self.waiting
+                self.waiting = None
+                if items is None:
+                    if numbers.add(item):
+                        continue
+                    items = numbers.listed()
+                if isinstance(item, Handle):
+                    if items:
+                        self.waiting = item
+                    else:
+                        items.append(item)
+                    break
+                items.append(item)
+        except StopIteration:
+            self.source = None
+        except BaseException as problem:        # raised in its turn, after the values of the items before it
+            self.source = None
+            self.problem = problem
+        if items is None:
+            return numbers if numbers.count else None
+        return items
+
+    cdef int next_chunk(self) except -1:
+        if self.error is not None:
+            error = self.error
+            self.end()
+            raise self.target.runtime.pickling.load_error(*read_error(self.target.runtime, error))
+        if not self.pending:
+            problem = self.problem
+            self.end()
+            raise StopIteration if problem is None else problem
+        try:
+            self.read(self.pending.popleft())
+        except BaseException:                   # of the whole chunk: its worker died, an input failed, the runner was closed
+            self.end()
+            raise
+        self.fill()
+        return 0
+
+    cdef int read(self, ObjectFuture future) except -1:
+        """Waits for a chunk, as `_run_items` gave it, and begins to give it out."""
+        cdef const char *at
+        self.position = self.count = 0
+        self.values = self.future = None
+        self.target.runtime.wait_one(future, deadline_of(None))
+        if not is_uniform_chunk(future):
+            nanoseconds, self.values, self.error = self.target.runtime.value_of(future.index)
+            self.count = len(self.values)
+        else:
+            at = body_of(&future.runtime.memory, &future.runtime.memory.slots[future.index], RESULT) + TUPLE_HEAD
+            nanoseconds = decode_native(&at, self.target.runtime, None)
+            self.integers = at[0] == b'q'
+            memcpy(&self.count, at + 1, 8)
+            self.numbers = at + 9
+            self.future = future
+            at = self.numbers + 8 * self.count
+            self.error = decode_native(&at, self.target.runtime, None)
+        if not self.fixed:
+            self.measure(nanoseconds)
+        return 0
+
+    cdef void end(self) noexcept:
+        """Nothing follows."""
+        self.source = self.error = self.problem = self.waiting = None
+        self.values = self.future = None
+        self.position = self.count = 0
+        self.pending.clear()
+
+    cdef void measure(self, int64_t nanoseconds) noexcept:
+        cdef Py_ssize_t best
+        if self.count:
+            best = <Py_ssize_t> (CHUNK_NS * <double> self.count / max(nanoseconds, 1))
+            self.chunk = max(1, min(best, self.chunk * CHUNK_GROWTH, self.share))
+
+cdef bint is_uniform_chunk(ObjectFuture future):
+    """Whether a finished chunk's values are all integers or all floats, written one after the other."""
+    cdef Slot *slot = &future.runtime.memory.slots[future.index]
+    cdef char tag
+    if status_of(slot.state) == FAILED or not slot.result_kind & KIND_NATIVE:
+        return False
+    tag = (body_of(&future.runtime.memory, slot, RESULT) + TUPLE_HEAD + NUMBER_BYTES)[0]
+    return tag == b'q' or tag == b'd'
+
+cdef tuple read_error(Client runtime, bytes error):
+    cdef const char *at = PyBytes_AS_STRING(error)
+    return decode_native(&at, runtime, None)

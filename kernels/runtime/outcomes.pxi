@@ -1,0 +1,155 @@
+# Outcomes of calls: waiting for them, and reading them.
+# uses: python_api, handle, values, decode, waits, deadlock
+
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from .core.externs cimport ff_exchange32, ff_load32, ff_now_ns
+from .core.layout cimport FAILED, KIND_NATIVE, PROCESS_COUNT, RESULT, ROLE_POOL, Process, Slot
+from .core.lookup cimport body_of, data_of, is_finished, status_of
+from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
+
+cdef object out_of_time():
+    return TimeoutError("the calls waited for have not finished in time; they go on")
+
+cdef object endless_wait():
+    return FlameError(
+        FlameErrorCode.INVALID_STATE,
+        "this wait can never end: the call waited for needs the one that waits (a method that waits for a call of its own "
+        "instance, or a ring of such); wait outside of the instance's methods, or ask another instance",
+    )
+
+cdef class Outcomes(Values):
+    """Waiting for calls, and reading what became of them."""
+    cdef unsigned long task_thread
+    cdef int blocked_threads            # of the running task, waiting for other tasks
+
+    cdef object value_of(self, uint32_t index):
+        """The value of a finished slot that the caller holds, or its error raised."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef const char *at
+        if status_of(slot.state) == FAILED:
+            raise self.error_of(index)
+        at = body_of(&self.memory, slot, RESULT)
+        if slot.result_kind & KIND_NATIVE:
+            return self.read(&at, None)
+        try:
+            return self.read(&at, None)
+        except Exception as error:
+            raise self.pickling.unreadable(error) from error
+
+    cdef object read(self, const char **at, list values):
+        """A value at an address, or a call's arguments. What it named is not kept beyond."""
+        try:
+            return decode_native(at, self, values)
+        finally:
+            if self.known_count:
+                self.forget_known()
+
+    cdef object error_of(self, uint32_t index):
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef const char *at = data_of(&self.memory, slot, RESULT)
+        if slot.result_bytes == 0:
+            return self.full(0)
+        return self.pickling.load_error(*decode_native(&at, self, None))
+
+    cdef int check_waitable(self) except -1:
+        """Raises when nothing unfinished will ever finish here."""
+        if self.closed and self.is_mine():
+            raise FlameError(FlameErrorCode.INVALID_STATE,
+                             f"this call had not finished when its runner {self.name!r} {self.ending}; it was dropped")
+        return self.check()
+
+    cdef int wait_one(self, SlotHandle handle, int64_t deadline) except -1:
+        """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
+        cdef OneWait wait
+        if self.is_mine() and is_finished(&self.memory, handle.index):
+            return 0
+        wait = OneWait.__new__(OneWait)
+        wait.memory = &self.memory
+        wait.index = handle.index
+        return self.wait_for(wait, deadline)
+
+    cdef int wait_for(self, Wait wait, int64_t deadline) except -1:
+        """Returns once the wait is over: spins, then sleeps. In a task it runs meanwhile what it waits for, or asks for a worker."""
+        cdef int found
+        cdef bint in_task = self.memory.processes[self.me].current != 0 and self.task_thread == PyThread_get_thread_ident()
+        if self.is_mine() and wait.ready():
+            return 0
+        self.check_waitable()
+        if deadline >= 0 and ff_now_ns() >= deadline:
+            raise out_of_time()
+        if not in_task:
+            with nogil:
+                found = spin_for(&self.memory, wait)
+            if found and wait.ready():
+                return 0
+        wait.watch()
+        try:
+            return self._sleep_until(wait, deadline, in_task)
+        finally:
+            wait.unwatch()
+
+    cdef int _sleep_until(self, Wait wait, int64_t deadline, bint in_task) except -1:
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef uint64_t current = process.current
+        cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False
+        cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
+        cdef uint32_t seen
+        try:
+            while True:
+                seen = ff_load32(&process.wake)
+                if wait.ready():
+                    return 0
+                self.check_waitable()
+                if in_task and deadline < 0:
+                    if wait.tell(self, current - 1) and self._never_ends(current - 1, wait.waited()):
+                        raise endless_wait()
+                    if needs_help and self._help_unblocked(wait, blocked):
+                        continue
+                left = slice_ns
+                if deadline >= 0:
+                    left = min(left, deadline - ff_now_ns())
+                    if left <= 0:
+                        raise out_of_time()
+                with nogil:
+                    if sleep_for_futures(&self.memory, self.me, seen, left):
+                        call_for_queued(&self.memory)       # the seeker may have been stopped
+                PyErr_CheckSignals()
+                wait.look_again()
+                if needs_help and not blocked and not wait.ready():
+                    blocked = True
+                    slice_ns = SLICE_NS
+                    self.set_blocked(True)
+        finally:
+            if in_task:
+                wait.untell(self, current - 1)
+            if blocked:
+                self.set_blocked(False)
+
+    cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
+        """While it runs something, this process is not blocked: nobody may take over its seat."""
+        if blocked:
+            ff_exchange32(&self.memory.processes[self.me].blocked, 0)
+        try:
+            return self.help(wait)
+        finally:
+            if blocked:
+                ff_exchange32(&self.memory.processes[self.me].blocked, 1)
+
+    cdef bint help(self, Wait wait) except -1:
+        """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""
+        return False
+
+    cdef bint _never_ends(self, uint32_t current, list waited) except -1:
+        """Looked at twice: the first look may have met a task in the middle of a change."""
+        return never_ends(&self.memory, current, waited) and never_ends(&self.memory, current, waited)
+
+    cdef set_blocked(self, bint blocked):
+        """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""
+        cdef bint before = self.blocked_threads > 0
+        self.blocked_threads += 1 if blocked else -1
+        if (self.blocked_threads > 0) == before:
+            return
+        ff_exchange32(&self.memory.processes[self.me].blocked, blocked)
+        if blocked:
+            wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
+        ring_bell(self.doorbell)

@@ -1,0 +1,17 @@
+# CPython's C interface, beyond what Cython declares.
+# uses: nothing
+
+cdef extern from "Python.h":
+    Py_ssize_t Py_REFCNT(object value)
+    long long PyLong_AsLongLongAndOverflow(object value, int *overflow) except? -1
+    object PyLong_FromLongLong(long long value)
+    const char *PyUnicode_AsUTF8AndSize(object value, Py_ssize_t *size) except NULL
+    object PyUnicode_DecodeUTF8(const char *s, Py_ssize_t size, const char *errors)
+    int PyUnicode_CheckExact(object value)
+    int PyUnicode_IS_COMPACT_ASCII(object value)
+    Py_ssize_t PyUnicode_GET_LENGTH(object value)
+    void *PyUnicode_DATA(object value)
+    int PyErr_CheckSignals() except -1
+
+cdef extern from "pythread.h":
+    unsigned long PyThread_get_thread_ident() noexcept

@@ -1,0 +1,36 @@
+# Futures given out as they finish.
+# uses: handle, timeouts, waits, outcomes
+
+from libc.stdint cimport uint32_t
+from .core.externs cimport ff_exchange32
+
+cdef class Selector:
+    """Some futures of one runtime, given out as they finish: each look costs what is finished, not what is waited for."""
+    cdef Outcomes runtime
+    cdef AnyWait wait
+
+    def __init__(self):
+        raise TypeError("a Selector is made by Runtime.selector")
+
+    def take(self, timeout=None):
+        """Positions of what has finished since the last time; waits for the first. TimeoutError when none does in time."""
+        self.runtime.wait_for(self.wait, deadline_of(timeout))
+        found, self.wait.found = self.wait.found, []
+        return found
+
+cdef Selector new_selector(Outcomes runtime, list handles):
+    cdef Selector selector = Selector.__new__(Selector)
+    cdef AnyWait wait = AnyWait.__new__(AnyWait)
+    cdef Py_ssize_t i
+    cdef uint32_t index
+    wait.memory = &runtime.memory
+    wait.pending = {}
+    wait.found = []
+    for i in range(len(handles)):
+        index = (<SlotHandle?> handles[i]).index
+        wait.pending.setdefault(index, []).append(i)
+        ff_exchange32(&runtime.memory.slots[index].watched, 1)
+    wait.look_at_all()
+    selector.runtime = runtime
+    selector.wait = wait
+    return selector

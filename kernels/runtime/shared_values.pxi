@@ -1,0 +1,72 @@
+# Parts of a value that lie in extents of their own, and are passed on by their place.
+# uses: segment, views, fork, writer
+
+from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from .core.externs cimport MADV_POPULATE_WRITE, madvise
+from .core.layout cimport EXTENT_VALUE, PAGE, SHARED_BYTES
+from .core.regions cimport align_up
+from .core.lookup cimport extent_of
+from .core.extents cimport extent_hold, extent_take
+
+cdef enum:
+    UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
+
+cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0:
+    """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
+    cdef int64_t id
+    if runtime.pins:
+        settle_pins(runtime)
+    with nogil:
+        id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
+        if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:
+            # All of it is about to be written: one call instead of a fault per page. Kernels before 5.14 refuse; no harm done.
+            madvise(runtime.memory.base + runtime.memory.extents[id].offset, align_up(nbytes, PAGE), MADV_POPULATE_WRITE)
+    if id < 0:
+        raise runtime.full(nbytes)
+    runtime.memory.extents[id].sealed = 1
+    out.add_handle(runtime.memory.extents[id].offset)
+    runtime.count_copied(nbytes)
+    return runtime.memory.extents[id].offset
+
+cdef int put_long(Scratch out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value) except -1:
+    """The bytes of `value`, in an extent if there are many: it is kept meanwhile, since other threads may run."""
+    cdef uint64_t offset
+    cdef char *target
+    if nbytes <= SHARED_BYTES:
+        return out.put_sized(tag, source, nbytes)
+    offset = new_extent(out, runtime, nbytes)
+    target = runtime.memory.base + offset
+    kept = value
+    copy_bytes(target, source, nbytes)
+    return out.put_place(long_tag, offset, nbytes)
+
+cdef void copy_bytes(char *target, const char *source, uint64_t nbytes) noexcept:
+    if nbytes < UNLOCKED_BYTES:
+        memcpy(target, source, nbytes)
+    else:
+        with nogil:
+            memcpy(target, source, nbytes)
+
+cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
+    """A buffer of a pickle: by its place if it has one, else copied."""
+    cdef Py_buffer view
+    cdef int64_t place
+    PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
+    try:
+        place = place_of(runtime, <const char *> view.buf, view.len) if view.len > SHARED_BYTES else -1
+        if place < 0:
+            return put_long(out, runtime, b'b' if view.readonly else b'w', b'V', <const char *> view.buf, view.len, None)
+        hold_place(out, runtime, place, view.len)
+        return out.put_place(b'V', place, view.len)
+    finally:
+        PyBuffer_Release(&view)
+
+cdef int hold_place(Scratch out, Segment runtime, uint64_t place, uint64_t nbytes) except -1:
+    """A part of the value that lies in an extent already."""
+    cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, place)
+    extent_hold(&runtime.memory, id)
+    out.add_handle(runtime.memory.extents[id].offset)
+    runtime.count_shared(nbytes)
+    return 0

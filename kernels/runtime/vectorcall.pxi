@@ -1,0 +1,122 @@
+# The entry of a call: what `service(x)` runs into, without a Python frame in between.
+# uses: future, client
+
+from cpython.object cimport PyObject, PyTypeObject
+from libc.stdint cimport uint32_t, uint64_t
+from .core.layout cimport NO_METHOD
+
+cdef extern from "Python.h":
+    ctypedef PyObject *(*vectorcallfunc)(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *names)
+    Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
+    void PyType_Modified(PyTypeObject *type)
+
+cdef extern from *:
+    """
+    static void ff_has_vectorcall(PyTypeObject *type, Py_ssize_t offset) {
+        type->tp_vectorcall_offset = offset;
+        type->tp_flags |= Py_TPFLAGS_HAVE_VECTORCALL;
+        PyType_Modified(type);
+    }
+    """
+    void ff_has_vectorcall(PyTypeObject *type, Py_ssize_t offset)
+
+cdef class CallTarget:
+    """Something of a service that is called: each call returns an `ObjectFuture` at once. The base of services and methods.
+
+    Safe from any thread.
+    """
+    cdef vectorcallfunc vectorcall
+    cdef Client runtime
+    cdef uint32_t service, lane, method
+    cdef uint64_t generation
+    cdef object state           # a function: what the user's function has of its own at this call; None: nothing
+    cdef object after           # called after each call; None: nothing
+    cdef object submit          # an engine without a segment: called in place of the runtime
+
+    def __cinit__(self):
+        self.vectorcall = <vectorcallfunc> call_vector
+
+    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None):
+        """Says what is called.
+
+        Parameters
+        ----------
+        runtime : Runtime
+        ids : tuple of int
+            (service, generation, lane) as `add_service` returned them.
+        method : int
+            The method's number; `UNCALLABLE` if a call makes no sense: then `refuse()` is called, which raises.
+        state : callable, optional
+            What it returns travels with each call, for `flame_fast.calls.captures.with_state`.
+        after : callable, optional
+            Called after each call was queued.
+        """
+        self.runtime = runtime
+        self.submit = None
+        self.service, self.generation, self.lane = ids
+        self.method = method
+        self.state = state
+        self.after = after
+
+    def bind_submit(self, submit, uint32_t method, state=None):
+        """Bind to an engine without a segment, whose calls enter Python.
+
+        Parameters
+        ----------
+        submit : callable
+            Called as `submit(method, state, args, kwargs)` with what `state()` returned, or None; returns the call's future.
+        method, state
+            As for `bind`.
+        """
+        self.runtime = None
+        self.submit = submit
+        self.method = method
+        self.state = state
+        self.after = None
+
+    def __call__(self, *args, **kwargs):
+        names = tuple(kwargs)
+        values = args + tuple(kwargs.values())
+        return self.queue(values, len(args), names, 0)
+
+    cdef object queue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
+        return call_vector_of(self, (<PyTupleObject *> values).ob_item, count, <PyObject *> names, flags)
+
+cdef extern from "Python.h":
+    ctypedef struct PyTupleObject:
+        PyObject *ob_item[1]
+
+cdef object call_vector(CallTarget self, PyObject *const *args, size_t nargsf, PyObject *names):
+    return call_vector_of(self, args, PyVectorcall_NARGS(nargsf), names, 0)
+
+cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags):
+    cdef ObjectFuture future
+    if self.method == NO_METHOD or self.runtime is None:
+        return call_elsewhere(self, args, count, names)
+    future = self.runtime.call(self.service, self.generation, self.lane, self.method, flags, args, count, names,
+                               None if self.state is None else self.state())
+    if self.after is not None:
+        self.after()
+    return future
+
+cdef object call_elsewhere(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names):
+    """A call that no segment takes: an engine without one does, or it makes no sense."""
+    cdef Py_ssize_t i
+    if self.method == NO_METHOD or self.submit is None:
+        return self.refuse()
+    values = tuple([<object> args[i] for i in range(count)])
+    named = {} if names == NULL else {name: <object> args[count + i] for i, name in enumerate(<tuple> names)}
+    return self.submit(self.method, None if self.state is None else self.state(), values, named)
+
+cdef Py_ssize_t vectorcall_offset():
+    cdef CallTarget one = CallTarget.__new__(CallTarget)
+    return <char *> &one.vectorcall - <char *> <PyObject *> one
+
+ff_has_vectorcall(<PyTypeObject *> CallTarget, vectorcall_offset())
+
+def call_without_frames(kind):
+    """Makes a subclass of `CallTarget` that does not override `__call__` as fast to call as itself; returns it."""
+    if not issubclass(kind, CallTarget) or kind.__call__ is not CallTarget.__call__:
+        raise TypeError(f"{kind!r} has a __call__ of its own")
+    ff_has_vectorcall(<PyTypeObject *> kind, vectorcall_offset())
+    return kind

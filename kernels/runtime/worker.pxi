@@ -1,0 +1,500 @@
+# A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
+# uses: python_api, views, array_allocator, fork, integer_list, arrays, decode, waits, deadlock, client
+
+from cpython.bytes cimport PyBytes_AS_STRING
+from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.string cimport memcpy
+from .core.externs cimport (
+    ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32,
+    ff_store64,
+)
+from .core.layout cimport (
+    DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, LANE_CLOSING, LANE_COUNT, LANE_FREE, PAYLOAD, POOL_LANES,
+    PROCESS_LIVE, PROCESS_STARTING, READY, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Edge, Inputs,
+    Lane, Process, Service, Slot,
+)
+from .core.lookup cimport body_of, edges_of, process_word, status_of, with_status
+from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_give, token_take
+from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, wake_lane
+from .core.permits cimport has_seat, seat_leave, seat_take
+from .core.slots cimport slot_release
+from .core.run_queue cimport CLAIM_EMPTY, lane_claim, lane_empty, lane_trim
+from .core.completion cimport finish, write_result
+
+cdef extern from "Python.h":
+    int PyCoro_CheckExact(object value)
+    int PyGen_CheckExact(object value)
+    int PyAsyncGen_CheckExact(object value)
+
+cdef inline bint is_settled(object value) noexcept:
+    """Whether a result is a value already, and no code that is still to run: that is for the host."""
+    return not (PyCoro_CheckExact(value) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value))
+
+cdef enum:
+    MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
+
+cdef bint is_deep() except -1:
+    """Whether a task on top of this stack would find less than half of the frames that Python allows."""
+    cdef int depth = 0, most = sys.getrecursionlimit() // 2
+    frame = sys._getframe()
+    while frame is not None and depth < most:
+        depth += 1
+        frame = frame.f_back
+    return frame is not None
+
+cdef class Worker(Client):
+    """What runs tasks: a worker process, or the driver itself with the inline engine."""
+    cdef object host
+    cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
+    cdef int helps              # waits that this process runs something inside of
+    cdef object function        # of the last call; None: the host must be asked
+    cdef uint32_t function_service, function_method
+    cdef uint64_t function_generation
+    cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
+    cdef uint32_t passed_slot
+    cdef uint32_t next_lane
+    cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
+    cdef set warmed                     # services it has counted as loaded
+    cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
+    cdef set busy_lanes                 # inline: instances that a task of theirs is running on
+
+    def __cinit__(self):
+        self.kept = -1
+
+    def take_entry(self, uint32_t token, uint32_t pid, uint64_t born):
+        """Makes the entry of this process, which has just been forked, its own; false if it was called off: it must leave.
+
+        `born` : when the process started, see `flame_fast.engine.spawn.start_time`.
+        """
+        cdef Process *process = &self.memory.processes[self.me]
+        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
+            return False
+        ff_store64(&process.born, born)
+        return True
+
+    def bear_arrays(self):
+        """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
+        bear_arrays(self)
+        self.handler_due = True
+
+    def is_first_warning(self):
+        """Whether no other process of this runner has warned of generators that imports seed."""
+        return bool(ff_cas32(&self.memory.header.warned, 0, 1))
+
+    def serve(self, host):
+        """Runs the tasks of this process's lanes until told to leave.
+
+        `host` (see `flame_fast.engine.worker`) loads services, writes errors, and holds the list `partial`, not empty while
+        some output has not been written yet.
+        """
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef int64_t index
+        cdef list partial = host.partial
+        self.warmed = set()
+        self.host = host
+        self.task_thread = PyThread_get_thread_ident()
+        self.between_tasks = True
+        if process.role == ROLE_INSTANCE:
+            self._load_instance(host)
+        while True:
+            index = self.kept
+            self.kept = -1
+            if index < 0:
+                index = self._find_task()
+            if index == CLAIM_EMPTY:
+                if self._load_ahead(host):
+                    continue
+                host.flush()
+                with nogil:
+                    index = self._wait_for_task()
+                if index == CLAIM_EMPTY:
+                    if self._shall_leave():
+                        return
+                    PyErr_CheckSignals()
+                    continue
+            self._run(host, <uint32_t> index)
+            if partial:
+                host.flush()
+
+    def keep_state(self):
+        """This process holds an object whose state is its own: it does not leave for another one's sake."""
+        self.memory.processes[self.me].stateful = 1
+
+    def serve_inline(self):
+        """From now on this process runs all tasks itself; no worker will come."""
+        self.inline = True
+        self.busy_lanes = set()
+        self.memory.header.cache_limit = 0      # no zygote would give back what is kept
+
+    def run_queued(self, host):
+        """Runs what is queued in every lane, in this very thread: the inline engine's worker.
+
+        A call of an instance that is just running stays queued until that one is over, as in a process of its own.
+        """
+        cdef uint64_t outer = self.memory.processes[self.me].current
+        cdef unsigned long outer_thread = self.task_thread
+        self.task_thread = PyThread_get_thread_ident()
+        try:
+            while self._run_each_lane(host):    # what one lane finishes may make another's task ready
+                pass
+        finally:
+            ff_exchange64(&self.memory.processes[self.me].current, outer)
+            self.task_thread = outer_thread
+
+    cdef int _run_each_lane(self, host) except -1:
+        cdef uint32_t lane
+        cdef int64_t index
+        cdef int count = 0
+        for lane in range(LANE_COUNT):
+            if self.memory.lanes[lane].state == LANE_FREE or lane in self.busy_lanes:
+                continue
+            if self.memory.lanes[lane].ordered:
+                self.busy_lanes.add(lane)
+            try:
+                while True:
+                    index = lane_claim(&self.memory, lane)
+                    if index == CLAIM_EMPTY:
+                        break
+                    self._run(host, <uint32_t> index)
+                    count += 1
+            finally:
+                self.busy_lanes.discard(lane)
+        return count
+
+    cdef bint _shall_leave(self) noexcept nogil:
+        cdef Process *process = &self.memory.processes[self.me]
+        if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
+            return True
+        return process.role == ROLE_INSTANCE and ff_load32(&self.memory.lanes[process.lane].state) == LANE_CLOSING
+
+    cdef int64_t _find_task(self) noexcept nogil:
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef Lane *lane
+        cdef uint32_t high, i, at
+        cdef int64_t index
+        if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
+            return CLAIM_EMPTY
+        if process.role == ROLE_INSTANCE:
+            return lane_claim(&self.memory, process.lane)
+        high = ff_load32(&self.memory.header.pool_lane_high)
+        if high == 1:
+            return lane_claim(&self.memory, 0)
+        for i in range(high):
+            at = (self.next_lane + i) % high
+            lane = &self.memory.lanes[at]
+            if lane.state == LANE_FREE or lane_empty(&self.memory, at):
+                continue
+            if lane.limit and not seat_take(&self.memory, at):
+                continue
+            index = lane_claim(&self.memory, at)
+            if index != CLAIM_EMPTY:
+                self.next_lane = at + 1
+                return index
+            if lane.limit and not lane.sticky:
+                seat_leave(&self.memory, at, self.me)
+        return CLAIM_EMPTY
+
+    cdef int64_t _wait_for_task(self) noexcept nogil:
+        """Spins, then sleeps; CLAIM_EMPTY when woken for another reason than a task, or for none."""
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef bint instance = process.role == ROLE_INSTANCE
+        cdef uint32_t *wake = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
+        cdef int64_t start = ff_now_ns(), now, index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
+        cdef uint32_t calls
+        cdef int i, token = 0, seeking = 0, woken = 0
+        while True:
+            for i in range(16):
+                index = self._find_task()
+                if index != CLAIM_EMPTY:
+                    break
+                ff_pause()
+            if index != CLAIM_EMPTY or self._shall_leave():
+                break
+            if not token:
+                token = token_take(&self.memory, self.me)
+            if not seeking and not instance:
+                seeking = seek_begin(&self.memory)
+            now = ff_now_ns()
+            if seeking:
+                seek_on(&self.memory, now)
+            if now - start > (budget if token else min(budget, SPIN_FREE_NS)):
+                break
+        if seeking:
+            seek_end(&self.memory)
+        if token:
+            token_give(&self.memory, self.me)
+        spin_ended(&self.memory.for_tasks, index != CLAIM_EMPTY)
+        if index != CLAIM_EMPTY:
+            return index
+        process.sleeping = 1
+        calls = sleep_begin(wake)
+        index = self._find_task()           # pairs with a waker's look at the sleepers
+        if index == CLAIM_EMPTY and not self._shall_leave() \
+                and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
+            woken = ff_futex_wait(wake, calls, IDLE_NS) == 0
+        process.sleeping = 0
+        if not woken:
+            sleep_end(wake, calls)
+        return index
+
+    cdef _load_instance(self, host):
+        """An instance's process is there for one service: it loads it before the first call."""
+        cdef uint32_t i
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            if self.memory.services[i].lane == self.memory.processes[self.me].lane and \
+                    ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
+                host.load_ahead(i, self.memory.services[i].generation)
+
+    cdef int _load_ahead(self, host) except -1:
+        """Loads one service whose `warmup` asks for it; 0 when there is none for this worker.
+
+        One that a call made it load before counts as well: `warmup` says how many workers have it, not who made them.
+        """
+        cdef uint32_t i, left
+        cdef Service *entry
+        self.function = None
+        self.warm_seen = ff_load32(&self.memory.header.warm_left)
+        if not self.warm_seen or self.memory.processes[self.me].role != ROLE_POOL:
+            return 0
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            entry = &self.memory.services[i]
+            left = ff_load32(&entry.warm_left)
+            if ff_load32(&entry.state) != SERVICE_OPEN or not left or (i, entry.generation) in self.warmed:
+                continue
+            if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane):
+                continue
+            try:
+                if ff_cas32(&entry.warm_left, left, left - 1):
+                    ff_add32(&self.memory.header.warm_left, <uint32_t> -1)
+                    self.warmed.add((i, entry.generation))
+                    host.load_ahead(i, entry.generation)
+                    return 1
+            finally:
+                if self.memory.lanes[entry.lane].limit and not self.memory.lanes[entry.lane].sticky:
+                    seat_leave(&self.memory, entry.lane, self.me)
+                    wake_lane(&self.memory, entry.lane)
+        return 0
+
+    cdef _run(self, host, uint32_t index):
+        """Executes a claimed task and finishes it, whatever happens."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef Lane *lane = &self.memory.lanes[slot.lane]
+        cdef uint32_t lane_index = slot.lane, status = DONE
+        cdef uint64_t outer = process.current
+        cdef bytes error
+        cdef bint is_map, outside = self.between_tasks
+        passed_on = None
+        ff_store32(&slot.started, 1)
+        ff_exchange64(&process.current, index + 1)
+        try:
+            if self.handler_due:
+                self.handler_due = False
+                use_arena_handler()
+            value = self._execute(host, slot)
+            if not self.is_mine():
+                os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
+            is_map = slot.payload_kind & KIND_MAP != 0
+            slot_release(&self.memory, index, PAYLOAD)
+            if is_map:
+                self._write_items(host, index, value)
+            else:
+                self._write_value(index, value, True)
+                if self.helps == 0 and ff_load64(&slot.waiters) > WAITERS_CLOSED and is_as_it_came(self, value):
+                    passed_on = value
+            value = None
+        except BaseException as problem:
+            if not self.is_mine():
+                host.end_of_fork(problem)
+            value = None
+            try:
+                error = host.dump_error(problem)
+            except BaseException:           # a signal, or an exception that cannot even be described
+                error = host.last_resort
+            write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
+            status = FAILED
+        self.between_tasks = outside
+        if self.pins:
+            settle_pins(self)
+        ff_exchange64(&process.current, outer)
+        finish(&self.memory, index, status, &self.kept if process.role == ROLE_POOL and self.helps == 0 else NULL)
+        self.passed_on = passed_on if self.kept >= 0 else None
+        self.passed_slot = index
+        if lane.limit and not lane.sticky and self.helps == 0:
+            seat_leave(&self.memory, lane_index, self.me)
+            if not lane_empty(&self.memory, lane_index):
+                wake_lane(&self.memory, lane_index)
+
+    cdef object _execute(self, host, Slot *slot):
+        """Calls the user's function; what it returns, settled."""
+        cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
+        function = self._function_of(host, slot)
+        values = self._input_values(slot) if slot.inputs else None
+        if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
+            return self._run_items(host, function, None, at + TUPLE_HEAD)
+        if slot.payload_kind & KIND_NATIVE:
+            args = self.read(&at, values)
+            kwargs = self.read(&at, values)
+        elif slot.payload_kind & KIND_STATE:
+            state, args, kwargs = self.read(&at, values)
+            function = host.with_state(function, state)
+        else:
+            args, kwargs = self.read(&at, values)
+        values = None
+        self.between_tasks = False
+        forget_faults(self)
+        if slot.payload_kind & KIND_MAP:
+            return self._run_items(host, function, args[0], NULL)
+        value = function(*args, **kwargs) if kwargs else function(*args)
+        self.between_tasks = True
+        forget_faults(self)
+        return value if is_settled(value) else host.settle(value)
+
+    cdef object _function_of(self, host, Slot *slot):
+        cdef uint64_t generation = self.memory.services[slot.service].generation
+        if self.function is None or slot.service != self.function_service or slot.method != self.function_method \
+                or generation != self.function_generation:
+            self.function = None
+            function = host.function_of(slot.service, generation, slot.method)
+            if self.inline:             # the runner's end must let go of what it ran; a worker's process ends
+                return function
+            self.function_service, self.function_generation, self.function_method = slot.service, generation, slot.method
+            self.function = function
+        return self.function
+
+    cdef object _run_items(self, host, function, list items, const char *numbers):
+        """A chunk of `map`: (nanoseconds, values, None or the error of the item after them).
+
+        Its items are a list, or integers as the codec writes a list of them; so may the values be `Numbers`.
+        """
+        cdef int64_t start = ff_now_ns()
+        cdef Py_ssize_t count, i
+        cdef Numbers plain = Numbers()
+        cdef list values = None
+        if items is None:
+            memcpy(&count, numbers + 1, 8)
+        else:
+            count = PyList_GET_SIZE(items)
+        try:
+            for i in range(count):
+                value = function(uniform_item(numbers + 9 + 8 * i, True) if items is None else <object> PyList_GET_ITEM(items, i))
+                if values is None:
+                    if plain.add(value):
+                        continue
+                    values = plain.listed()
+                values.append(value if is_settled(value) else host.settle(value))
+        except BaseException as problem:
+            if not self.is_mine():
+                host.end_of_fork(problem)
+            return ff_now_ns() - start, plain if values is None else values, host.dump_error(problem)
+        return ff_now_ns() - start, plain if values is None else values, None
+
+    cdef int _write_items(self, host, uint32_t index, chunk) except -1:
+        """Writes what `_run_items` gave. Of values that cannot be written, those before the first such go, and its error."""
+        cdef Py_ssize_t count
+        try:
+            self._write_value(index, chunk, True)
+            return 0
+        except Exception as problem:
+            failed = problem
+        nanoseconds, values, _ = chunk
+        if type(values) is Numbers:
+            values = (<Numbers> values).listed()
+        for count in range(len(values)):
+            try:
+                self.pickling.dump_value(self, values[count])
+            except Exception as problem:
+                failed = problem
+                break
+        else:
+            count = len(values) - 1             # each by itself can be written: all together do not fit
+        error = host.dump_error(failed)
+        while True:
+            try:
+                self._write_value(index, (nanoseconds, values[:count], error), False)
+                return 0
+            except StoreFullError:
+                if count == 0:
+                    raise
+                count //= 2
+
+    cdef list _input_values(self, Slot *slot):
+        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
+        cdef Edge *edges = edges_of(inputs)
+        cdef uint32_t i
+        return [self._input_value(edges[i].input) for i in range(inputs.count)]
+
+    cdef object _input_value(self, uint32_t index):
+        if self.passed_on is None or index != self.passed_slot:
+            return self.value_of(index)
+        value, self.passed_on = self.passed_on, None
+        take_up(self, value)
+        return value
+
+    cdef bint help(self, Wait wait) except -1:
+        """Runs one task that the wait needs, if it is queued for the pool, inside the waiting one.
+
+        Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
+        middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
+        """
+        cdef int64_t index = -1, seat = -1
+        if self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
+            return False
+        outer = self.host.suspend()
+        self.helps += 1
+        try:
+            try:
+                index = wait.queued()
+                if index < 0 or not self._claim_here(<uint32_t> index, &seat):
+                    index = self._claim_needed(wait.waited(), &seat)
+                if index >= 0:
+                    self._run(self.host, <uint32_t> index)
+            finally:
+                self.helps -= 1
+                if seat >= 0:
+                    seat_leave(&self.memory, <uint32_t> seat, self.me)
+                    wake_lane(&self.memory, <uint32_t> seat)
+        finally:
+            self.function = None
+            self.host.resume(outer)
+        return index >= 0
+
+    cdef bint _claim_here(self, uint32_t index, int64_t *seat) except -1:
+        """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then.
+
+        `seat`: becomes the lane at which this process took a seat for that, which it leaves when the task is over.
+        """
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Lane *lane = &self.memory.lanes[slot.lane]
+        cdef uint64_t state = ff_load64(&slot.state)
+        if status_of(state) != READY or slot.lane >= POOL_LANES:
+            return False
+        if not self.host.may_help(slot.service, self.memory.services[slot.service].generation):
+            return False
+        if lane.limit and not has_seat(&self.memory, slot.lane):
+            if not seat_take(&self.memory, slot.lane):
+                return False
+            if not lane.sticky:
+                seat[0] = slot.lane
+        if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
+            lane_trim(&self.memory, slot.lane)      # its hint is void, and those of others that were run like this
+            return True
+        if seat[0] >= 0:
+            seat_leave(&self.memory, <uint32_t> seat[0], self.me)
+            seat[0] = -1
+        return False
+
+    cdef int64_t _claim_needed(self, list waited, int64_t *seat) except -2:
+        """Claims a queued task that the waited ones depend on, at any distance; -1 when there is none."""
+        seen = set()
+        todo = waited
+        while todo:
+            index = todo.pop()
+            if index in seen:
+                continue
+            seen.add(index)
+            if self._claim_here(index, seat):
+                return index
+            todo.extend(unfinished_needs(&self.memory, index)[0])
+        return -1

@@ -1,0 +1,246 @@
+# A value while it is written: its bytes, and what of it lies in extents.
+#
+# One tag byte, then the value; containers hold values. It is chosen only for exact types, so that a subclass keeps its class.
+# Futures among the arguments become the number of a task's input.
+#   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
+#   q d size, int64s or doubles: a list of nothing else
+#   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
+#   w size, bytes: a short buffer, to be written to
+#   a A arrays, see arrays.pxi | O o E M instances and members of enums, see instances.pxi
+#   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
+# Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
+# uses: nothing
+
+from cpython.object cimport PyObject
+from cpython.ref cimport Py_XDECREF, Py_XINCREF
+from libc.stdint cimport uint32_t, uint64_t
+from libc.stdlib cimport calloc, free, malloc, realloc
+from libc.string cimport memcpy, memset
+from .core.regions cimport Memory
+from .core.lookup cimport extent_of
+from .core.extents cimport extent_drop
+
+cdef enum:
+    NATIVE_CONTAINERS = 1 << 18 # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
+    SEEN_KEPT = 64              # places of the table of containers that are kept from call to call
+    BODIES_NOTED = 8            # classes of a value whose bodies are named once
+    PARTS_NOTED = 64            # classes and members of a value that are named in full once, by writer and by reader
+    NATIVE_OK = 0
+    SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
+    NATIVE_CANNOT = 1
+
+cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15       # Knuth's multiplicative hashing: 2**64 / the golden ratio
+
+cdef struct Part:               # a layout or a member of an enum that the value being written names already
+    PyObject *named             # with a reference: no other object can have its address meanwhile
+    Py_ssize_t position
+
+cdef inline uint64_t part_place(const void *key) noexcept nogil:
+    return (<uint64_t> key * GOLDEN) >> 32 & (PARTS_NOTED - 1)
+
+cdef inline void replace(PyObject **place, PyObject *other) noexcept:
+    """Puts another object, or NULL, where a reference is kept. The one before goes last: its end may come back here."""
+    cdef PyObject *before = place[0]
+    Py_XINCREF(other)
+    place[0] = other
+    Py_XDECREF(before)
+
+cdef class Scratch:
+    """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
+
+    Reused from call to call. Not thread-safe: whoever writes takes it away from the runtime.
+    """
+    cdef char *data
+    cdef Py_ssize_t size, room
+    cdef uint64_t *handles
+    cdef Py_ssize_t handle_count, handle_room
+    cdef PyObject *seen_first[SEEN_KEPT]        # an open-addressed table of containers met, by their addresses
+    cdef PyObject **seen
+    cdef Py_ssize_t seen_room, seen_count
+    cdef uint64_t bodies[BODIES_NOTED]          # places of bodies among the handles
+    cdef int body_count
+    cdef Part parts[PARTS_NOTED]                # by `part_place`; a later one may take the place of another
+    cdef int part_count
+    cdef Memory *memory
+    cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
+    cdef bint takes_futures     # in a call; in a value no future may stay one
+    cdef dict copied            # id of an array -> where it was copied to, for a second beginning
+    cdef list spare             # extents that a first beginning held
+
+    def __cinit__(self):
+        self.room = 4096
+        self.data = <char *> malloc(self.room)
+        if self.data == NULL:
+            raise MemoryError
+        self.seen = self.seen_first
+        self.seen_room = SEEN_KEPT
+
+    def __dealloc__(self):
+        free(self.data)
+        free(self.handles)
+        self.forget_parts()
+        self.forget_seen()
+
+    cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
+        cdef char *larger
+        cdef Py_ssize_t room = self.room
+        if self.size + nbytes > room:
+            while self.size + nbytes > room:
+                room *= 2
+            larger = <char *> realloc(self.data, room)
+            if larger == NULL:
+                raise MemoryError
+            self.data = larger
+            self.room = room
+        larger = self.data + self.size
+        self.size += nbytes
+        return larger
+
+    cdef void clear(self) noexcept:
+        """Empties it; what it holds is held no more."""
+        cdef Py_ssize_t i
+        for i in range(self.handle_count):
+            extent_drop(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
+        if self.spare is not None:
+            for offset in self.spare:
+                extent_drop(self.memory, <uint32_t> extent_of(self.memory, offset))
+        self.spare = self.copied = None
+        self.size = self.handle_count = 0
+        self.forget_parts()
+        self.forget_seen()
+
+    cdef int begin_again(self) except -1:
+        """Empties it for another way of writing the same value: arrays that were copied need not be copied again."""
+        cdef Py_ssize_t i
+        self.spare = [self.handles[i] for i in range(self.handle_count)]
+        self.size = self.handle_count = 0
+        self.forget_parts()
+        self.forget_seen()
+        self.inputs = None
+        return 0
+
+    cdef int add_handle(self, uint64_t extent_offset) except -1:
+        """Notes an extent that this process has taken or held; `clear` gives that hold back."""
+        cdef uint64_t *larger
+        cdef Py_ssize_t room = 2 * self.handle_room if self.handle_room else 16
+        if self.handle_count == self.handle_room:
+            larger = <uint64_t *> realloc(self.handles, room * sizeof(uint64_t))
+            if larger == NULL:
+                extent_drop(self.memory, <uint32_t> extent_of(self.memory, extent_offset))
+                raise MemoryError
+            self.handles = larger
+            self.handle_room = room
+        self.handles[self.handle_count] = extent_offset
+        self.handle_count += 1
+        return 0
+
+    cdef uint64_t total(self) noexcept:
+        """Bytes of the value with its handles in front."""
+        return self.size + (8 * (<uint64_t> self.handle_count + 1) if self.handle_count else 0)
+
+    cdef void write_to(self, char *out) noexcept:
+        cdef uint64_t count = self.handle_count
+        if count:
+            memcpy(out, &count, 8)
+            memcpy(out + 8, self.handles, 8 * count)
+            out += 8 * (count + 1)
+        memcpy(out, self.data, self.size)
+
+    cdef inline Py_ssize_t position_of(self, object named) noexcept:
+        """Where in the value a layout or member is named; -1: nowhere, or it is not known any more."""
+        cdef Part *part = &self.parts[part_place(<PyObject *> named)]
+        return part.position if part.named == <PyObject *> named else -1
+
+    cdef inline void note_part(self, object named, Py_ssize_t position) noexcept:
+        cdef Part *part = &self.parts[part_place(<PyObject *> named)]
+        part.position = position
+        replace(&part.named, <PyObject *> named)
+        self.part_count += 1
+
+    cdef void forget_parts(self) noexcept:
+        cdef int i
+        self.body_count = 0
+        if self.part_count:
+            self.part_count = 0
+            for i in range(PARTS_NOTED):
+                replace(&self.parts[i].named, NULL)
+
+    cdef int put_back(self, char tag, Py_ssize_t position) except -1:
+        """Names what is named at an earlier position of the value."""
+        cdef uint64_t distance = self.size - position
+        cdef char *at = self.reserve(9)
+        at[0] = tag
+        memcpy(at + 1, &distance, 8)
+        return 0
+
+    cdef bint first_time(self, object container) except -1:
+        """Notes a container; false when it was met before, or there are too many to tell."""
+        cdef Py_ssize_t at
+        if 2 * self.seen_count >= self.seen_room:
+            if self.seen_count >= NATIVE_CONTAINERS:
+                return False
+            self.grow_seen()
+        at = self.seen_place(<PyObject *> container)
+        if self.seen[at] != NULL:
+            return False
+        self.seen[at] = <PyObject *> container
+        self.seen_count += 1
+        return True
+
+    cdef inline Py_ssize_t seen_place(self, PyObject *container) noexcept:
+        """Where a container stands in the table, or would stand."""
+        cdef Py_ssize_t mask = self.seen_room - 1
+        cdef Py_ssize_t at = <Py_ssize_t> ((<uint64_t> container >> 4) * GOLDEN >> 32) & mask
+        while self.seen[at] != NULL and self.seen[at] != container:
+            at = (at + 1) & mask
+        return at
+
+    cdef int grow_seen(self) except -1:
+        cdef PyObject **before = self.seen
+        cdef Py_ssize_t room = self.seen_room, i
+        cdef PyObject **larger = <PyObject **> calloc(4 * room, sizeof(PyObject *))
+        if larger == NULL:
+            raise MemoryError
+        self.seen = larger
+        self.seen_room = 4 * room
+        for i in range(room):
+            if before[i] != NULL:
+                larger[self.seen_place(before[i])] = before[i]
+        if before != self.seen_first:
+            free(before)
+        else:
+            memset(before, 0, SEEN_KEPT * sizeof(PyObject *))
+        return 0
+
+    cdef void forget_seen(self) noexcept:
+        if self.seen != self.seen_first:
+            free(self.seen)
+            self.seen = self.seen_first
+            self.seen_room = SEEN_KEPT
+        elif self.seen_count:
+            memset(self.seen, 0, SEEN_KEPT * sizeof(PyObject *))
+        self.seen_count = 0
+
+    cdef int put_tag(self, char tag) except -1:
+        self.reserve(1)[0] = tag
+        return 0
+
+    cdef int put_sized(self, char tag, const char *source, uint64_t nbytes) except -1:
+        cdef char *at = self.reserve(9 + nbytes)
+        at[0] = tag
+        memcpy(at + 1, &nbytes, 8)
+        memcpy(at + 9, source, nbytes)
+        return 0
+
+    cdef int put_count(self, char tag, uint64_t count) except -1:
+        cdef char *at = self.reserve(9)
+        at[0] = tag
+        memcpy(at + 1, &count, 8)
+        return 0
+
+    cdef int put_place(self, char tag, uint64_t offset, uint64_t nbytes) except -1:
+        cdef char *at = self.reserve(17)
+        at[0] = tag
+        memcpy(at + 1, &offset, 8)
+        memcpy(at + 9, &nbytes, 8)
+        return 0

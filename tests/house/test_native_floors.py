@@ -1,0 +1,135 @@
+"""The walls of the native half: each file says what it uses, uses only what lies below it, and none uses itself in a ring.
+
+A `.pxd` of a `core/` has no Python object: its cimports say what it uses. A `.pxi`, which has, says besides in its line
+`# uses:` which files of its folder it needs; `_native.pyx` includes them from the bottom up.
+"""
+
+from __future__ import annotations
+
+import graphlib
+import re
+from pathlib import Path
+
+import pytest
+from native_names import cimports_of, code_of, defined_in, native_files, used_in, uses_of
+
+KERNELS = Path(__file__).parents[2] / "kernels"
+FOLDERS = ["archive", "runtime"]
+
+
+def texts(folder):
+    return {name: path.read_text() for name, path in native_files(KERNELS / folder).items()}
+
+
+def sources(folder):
+    """(folder, file) of all but the unit itself."""
+    return [(folder, name) for name in sorted(texts(folder)) if name != "_native"]
+
+
+FILES = [file for folder in FOLDERS for file in sources(folder)]
+
+
+def homes(files):
+    """Each name of the top level, and the file that has it."""
+    found = {}
+    for name, text in files.items():
+        for word in defined_in(text):
+            assert found.setdefault(word, name) == name, f"{word} is defined in {found[word]} and in {name}"
+    return found
+
+
+def cimported(name, text):
+    """The project's files that a file cimports, by their names here, each with the names taken from it."""
+    found = {}
+    for module, words in cimports_of(text).items():
+        if module.startswith("."):
+            found[resolved(name, module)] = words
+    return found
+
+
+def resolved(name, module):
+    """`.slots` in `core.groups` is `core.slots`, as is `.core.slots` in `client`."""
+    package = name.rpartition(".")[0]
+    return f"{package}.{module[1:]}".lstrip(".")
+
+
+def needs(files):
+    return {name: set(cimported(name, text)) | uses_of(text) for name, text in files.items() if name != "_native"}
+
+
+def floors_of(folder):
+    """The files from the bottom up."""
+    return list(graphlib.TopologicalSorter(needs(texts(folder))).static_order())
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_file_uses_itself_in_a_ring(folder):
+    assert floors_of(folder)
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_the_unit_includes_every_file_from_the_bottom_up(folder):
+    files = texts(folder)
+    included = re.findall(r'^include "(\w+)\.pxi"$', files["_native"], re.M)
+    assert sorted(included) == sorted(name for name in files if name != "_native" and not name.startswith("core."))
+    for number, name in enumerate(included):
+        above = uses_of(files[name]) - set(included[:number])
+        assert not above, f"{name} is included before {above}, which it uses"
+
+
+@pytest.mark.parametrize(("folder", "name"), FILES)
+def test_a_file_says_what_it_uses(folder, name):
+    """All of it, and nothing else: cimports by the names that it uses, the other files by theirs."""
+    files = texts(folder)
+    text, home = files[name], homes(files)
+    used = {word for word in used_in(text) - defined_in(text) if home.get(word, name) != name}
+    said = cimported(name, text)
+    missing = [
+        f"{word} of {home[word]}" for word in used if home[word].startswith("core.") and word not in said.get(home[word], ())
+    ]
+    assert not missing, f"{name} uses without cimporting: {missing}"
+    idle = [word for module, words in cimports_of(text).items() for word in words if word not in used_in(text)]
+    assert not idle, f"{name} cimports and does not use: {idle}"
+    if not name.startswith("core."):
+        assert uses_of(text) == {home[word] for word in used} - set(said) - {"_native"}
+
+
+@pytest.mark.parametrize(("folder", "name"), [file for file in FILES if file[1].startswith("core.")])
+def test_the_core_knows_no_python_object(folder, name):
+    text = code_of(texts(folder)[name])
+    heads = re.findall(r"^cdef inline [^\n]*:$", text, re.M)
+    assert all(head.endswith("noexcept nogil:") for head in heads), [
+        head for head in heads if not head.endswith("noexcept nogil:")
+    ]
+    assert not re.search(r"\b(object|raise|try|list|dict|tuple|bytes|str|import)\b", text)
+
+
+def test_functions_that_need_the_lock_held_stand_below_it():
+    """And neither take it nor give it back: they could not; nor does anything else below it."""
+    files = texts("runtime")
+    order = floors_of("runtime")
+    for name in ("core.locked", "core.repair"):
+        assert order.index(name) < order.index("core.lock")
+        assert not used_in(files[name]) & {"lock_take", "lock_give"}
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("from .lock cimport lock_take\n\ncdef inline void f() noexcept nogil:\n    lock_take()\n", {"core.lock"}),
+        ("from .b cimport (\n    c, d as e,\n)\n", {"core.b"}),
+    ],
+)
+def test_cimports_are_read(text, said):
+    assert set(cimported("core.a", text)) == said
+
+
+def test_an_arrow_up_is_found():
+    """The test of the test: two files that use each other, and one that does not say what it uses."""
+    files = {
+        "core.low": "from .high cimport b\n\ncdef inline int a() noexcept nogil:\n    return b()\n",
+        "core.high": "from .low cimport a\n\ncdef inline int b() noexcept nogil:\n    return a()\n",
+    }
+    with pytest.raises(graphlib.CycleError):
+        list(graphlib.TopologicalSorter(needs(files)).static_order())
+    assert used_in(files["core.low"]) >= {"b"} and defined_in(files["core.low"]) == {"a"}
