@@ -184,7 +184,7 @@ class ServiceSource(Protocol):
     def is_service(self, service: int, generation: int) -> bool:
         """Whether the number still means this service: the next service may have it."""
 
-    def keep_state(self) -> None:
+    def mark_stateful(self) -> None:
         """Note that this process has a class service's instance now, which a restart would lose."""
 
 

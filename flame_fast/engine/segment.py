@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.spec import EngineOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, Client
 
-    #: (service, generation, lane) as the native runtime numbers them.
+    #: (service, generation, queue) as the native runtime numbers them.
     Key = tuple[int, int, int]
 
 
@@ -44,7 +44,7 @@ class SegmentEngine:
         self.get_many = runtime.get_many
         self.wait_many = runtime.wait_many
         self.selector = runtime.selector
-        self.statistics = runtime.counters
+        self.statistics = runtime.statistics
 
     @property
     def is_parallel(self) -> bool:

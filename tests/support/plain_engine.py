@@ -263,7 +263,7 @@ class PlainEngine:
     def is_service(self, service, generation):
         return self._services[service].is_open or self._services[service].calls > 0
 
-    def keep_state(self):
+    def mark_stateful(self):
         pass
 
     def _new_host(self):
@@ -421,7 +421,7 @@ class PlainEngine:
     def takes_array(self, array):
         return array.dtype.kind in "biufc" and array.dtype.isnative
 
-    def number_input(self, inputs, handle):
+    def number_dependency(self, inputs, handle):
         return inputs.setdefault(id(handle.outcome), (len(inputs), handle))[0]
 
     def put_definition(self, identity, data):
