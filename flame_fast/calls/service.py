@@ -204,7 +204,7 @@ def make_service(
     """Registers an execution object with an engine; see `Runner.service`."""
     kind = kind_of(obj)
     warmup, cpu = check_options(obj, autoscale, warmup, resreq, engine)
-    limit, sticky = _seats(kind, autoscale, warmup, cpu, engine)
+    limit, sticky = _permits(kind, autoscale, warmup, cpu, engine)
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
         warnings.warn(
@@ -283,7 +283,7 @@ def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
     return resreq.cpu
 
 
-def _seats(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engine: Engine) -> tuple[int, bool]:
+def _permits(kind: str, autoscale: bool | None, warmup: int, cpu: int | None, engine: Engine) -> tuple[int, bool]:
     """(workers that may serve it at the same time, 0 for all; whether always the same ones)."""
     if kind == INSTANCE:
         return 0, False

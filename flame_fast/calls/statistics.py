@@ -56,7 +56,7 @@ class Statistics:
 
 def statistics_of(runtime: Client) -> Statistics:
     """Return the statistics of a runtime's counters, which it sums over all processes."""
-    counters = runtime.counters()
+    counters = runtime.statistics()
     return Statistics(
         bytes=counters["bytes"],
         cached_bytes=counters["cached"],

@@ -3,7 +3,7 @@
     service() --bits--> Header.preload, doorbell --> zygote: a thread imports --> forks again
 
 Which ones a service needs, the driver sees from the object (`calls.import_scan`). While the import runs, in a thread of
-its own, the zygote watches and buries as always, but forks nobody: a process with two threads is not safe to fork. Workers
+its own, the zygote watches and recovers as always, but forks nobody: a process with two threads is not safe to fork. Workers
 that were forked before leave as soon as they are idle, so that none of them imports by itself.
 
 Rejected: a second process that imports and forks, as its workers' deaths would then have to be told to the zygote, or the

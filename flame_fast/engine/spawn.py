@@ -35,7 +35,7 @@ def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recove
     segment, doorbell, control : int
         Descriptors of the segment, the eventfd and the zygote's end of the control socket.
     recover : bool
-        There was another one before; its workers are to be buried.
+        There was another one before; its workers are to be recovered.
     """
     driver = os.pidfd_open(os.getpid())
     try:

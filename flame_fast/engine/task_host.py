@@ -161,7 +161,7 @@ class Host:
                 loaded.functions = [target]
             else:
                 if spec.kind == CLASS:
-                    self.runtime.keep_state()
+                    self.runtime.mark_stateful()
                 instance = target() if spec.kind == CLASS else target
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:

@@ -110,8 +110,8 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    runtime._become(index, runtime.name, runtime.doorbell_fd)
-    if not runtime.take_entry(token, os.getpid(), start_time(os.getpid())):
+    runtime.become(index, runtime.name, runtime.doorbell_fd)
+    if not runtime.claim_entry(token, os.getpid(), start_time(os.getpid())):
         return
     nothing = os.open(os.devnull, os.O_RDONLY)
     os.dup2(nothing, 0)
@@ -123,7 +123,7 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
     faulthandler.enable(2)
     reseed()
     libraries = Libraries()
-    libraries.when_loaded("numpy", runtime.bear_arrays)
+    libraries.when_loaded("numpy", runtime.install_array_allocator)
     libraries.watch_imports()
     libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)

@@ -82,32 +82,34 @@ class Zygote:
         self.surplus_since: float | None = None
         self.memory_takes = -1
         self.memory_since = 0.0
-        before = self.supervisor.take_post(os.getpid())
+        before = self.supervisor.adopt_supervision(os.getpid())
         if recover:
             self.recover(before)
 
     def recover(self, before: int) -> None:
-        """Buries the zygote before this one and its workers: they died with it, or do so now.
+        """Recovers the zygote before this one and its workers: they died with it, or do so now.
 
-        A worker that does not end in time, in a system call that nothing interrupts, is buried when it does.
+        A worker that does not end in time, in a system call that nothing interrupts, is recovered when it does.
         """
         for process in self.supervisor.processes():
             if process.state == ProcessState.STARTING:
-                self.supervisor.call_off(process.index)
+                self.supervisor.cancel_start(process.index)
         dead, left = [], []
         for process in self.supervisor.processes():
             if process.state == ProcessState.LIVE:
-                child = worker_left(process.index, process.role, process.pid, self.supervisor.birth(process.index), before)
+                child = worker_left(
+                    process.index, process.role, process.pid, self.supervisor.start_time(process.index), before
+                )
                 if child is None:
                     dead.append(process.index)
                 else:
                     kill(child)
                     left.append(child)
-        self.supervisor.bury(
+        self.supervisor.recover_process(
             ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died"))
         )
         for index in dead:
-            self.supervisor.bury(index, self.epitaph(index, WITH_SUPERVISOR))
+            self.supervisor.recover_process(index, self.death_notice(index, WITH_SUPERVISOR))
         deadline = time.monotonic() + RECOVER_S
         for child in left:
             self.watch(child)
@@ -144,7 +146,7 @@ class Zygote:
 
         Whoever keeps the first piece of it rings the bell.
         """
-        kept, takes = self.supervisor.idle_memory()
+        kept, takes = self.supervisor.cached_memory()
         now = time.monotonic()
         if not kept:
             self.memory_takes = -1
@@ -209,7 +211,7 @@ class Zygote:
             try:
                 pid = os.fork()
             except OSError:
-                self.supervisor.call_off(index)
+                self.supervisor.cancel_start(index)
                 raise
             if pid == 0:
                 worker.run_and_exit(lambda: self.become_worker(index, token, out_write, err_write, me, (out_read, err_read)))
@@ -218,8 +220,10 @@ class Zygote:
             except OSError:  # no descriptor to watch it by
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
-                if not self.supervisor.call_off(index):
-                    self.supervisor.bury(index, self.epitaph(index, "at its start: there was no descriptor to watch it by"))
+                if not self.supervisor.cancel_start(index):
+                    self.supervisor.recover_process(
+                        index, self.death_notice(index, "at its start: there was no descriptor to watch it by")
+                    )
                 raise
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
@@ -249,14 +253,14 @@ class Zygote:
         self.poller.unregister(child.pidfd)
         os.close(child.pidfd)
         del self.children[child.pidfd]
-        self.supervisor.bury(child.index, self.epitaph(child.index, how))
+        self.supervisor.recover_process(child.index, self.death_notice(child.index, how))
 
-    def epitaph(self, index: int, how: str) -> bytes:
+    def death_notice(self, index: int, how: str) -> bytes:
         """The error of what a dead process was running; of an instance's process, of all its calls."""
         what = "a worker process"
         instance = any(one.index == index and one.role == Role.INSTANCE for one in self.supervisor.processes())
         with contextlib.suppress(Exception):  # its service may be closed and gone just now
-            found = self.supervisor.running_service(index)
+            found = self.supervisor.current_service(index)
             if found is not None:
                 service, method = found
                 spec = ServiceSpec.from_blob(self.supervisor.service_blob(service))
@@ -300,17 +304,17 @@ def kill(child: Child) -> None:
         signal.pidfd_send_signal(child.pidfd, signal.SIGKILL)
 
 
-def worker_left(index: int, role: int, pid: int, born: int, session: int) -> Child | None:
+def worker_left(index: int, role: int, pid: int, started_at: int, session: int) -> Child | None:
     """The worker that an entry of a dead zygote's names, if it has not ended: its number may be somebody else's by now.
 
-    `born`: when it started. One that has not told that yet has run no task: it is in its zygote's session still.
+    `started_at`: when it started. One that has not told that yet has run no task: it is in its zygote's session still.
     """
     try:
         child = Child(index, role, pid)
     except ProcessLookupError:
         return None
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-        if start_time(pid) == born if born else os.getsid(pid) == session:
+        if start_time(pid) == started_at if started_at else os.getsid(pid) == session:
             return child
     os.close(child.pidfd)
     return None

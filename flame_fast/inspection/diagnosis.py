@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Findings = Iterator[tuple[object, str]]
 
 FINISHED = ("DONE", "FAILED", "LEAVING")
-#: A lane's ring has room for so many entries.
+#: A queue's ring has room for so many entries.
 MOST_ENTRIES = 1 << 20
 #: Links of a chain that are told, from its beginning and its end.
 LINKS = 4
@@ -29,18 +29,18 @@ HALTED = ENDED + STOPPED
 def needs(picture: Picture, *, all_of_them: bool = False) -> dict[int, list[int]]:
     """The unfinished slots that each unfinished slot waits for, directly.
 
-    An entry of an instance's lane waits for the one before it, the first of them for what the instance runs.
+    An entry of an instance's queue waits for the one before it, the first of them for what the instance runs.
     `all_of_them`: not those of which any one is enough.
     """
     found: dict[int, list[int]] = {}
     for index, slot in picture.slots.items():
         waits_for = () if all_of_them and slot["waits_for_any"] else slot["waits_for"]
         found[index] = [need for need in (*waits_for, *slot["missing_slots"]) if need in picture.slots]
-    for lane in picture.lanes.values():
-        if not lane["ordered"]:
+    for queue in picture.queues.values():
+        if not queue["ordered"]:
             continue
-        before = picture.processes.get(lane["process"], {}).get("runs")
-        for _, index, valid in lane["entries"]:
+        before = picture.processes.get(queue["process"], {}).get("runs")
+        for _, index, valid in queue["entries"]:
             if not valid or index not in found:
                 continue
             if before is not None and before in found and before not in found[index]:
@@ -116,7 +116,7 @@ def _situation(picture: Picture, index: int) -> str:
             f", which is {owner['alive']}" if owner is not None and owner["alive"] in HALTED else ""
         )
     if slot["status"] == "READY":
-        return f"which is queued in lane {slot['lane']}"
+        return f"which is queued in queue {slot['queue']}"
     return "which waits for nothing that is unfinished"
 
 
@@ -200,17 +200,17 @@ def _queues(picture: Picture) -> Findings:
     pool = [entry for entry in picture.processes.values() if entry["role"] == "worker"]
     idle = ("sleeping", "retiring", "blocked")
     at_work = [entry for entry in pool if entry["alive"] not in HALTED and not any(entry[name] for name in idle)]
-    for lane in picture.lanes.values():
-        valid = [index for _, index, is_valid in lane["entries"] if is_valid and index in picture.slots]
-        if lane["ordered"]:
+    for queue in picture.queues.values():
+        valid = [index for _, index, is_valid in queue["entries"] if is_valid and index in picture.slots]
+        if queue["ordered"]:
             del valid[1:]  # the first one alone may run
         ready = [index for index in valid if picture.slots[index]["status"] == "READY"]
         if not ready:
             continue
-        key = ("lane", lane["index"])
-        which = f"{picture.call(ready[0])} is the first call that could run in lane {lane['index']}, and"
-        if lane["ordered"]:
-            server = picture.processes.get(lane["process"])
+        key = ("queue", queue["index"])
+        which = f"{picture.call(ready[0])} is the first call that could run in queue {queue['index']}, and"
+        if queue["ordered"]:
+            server = picture.processes.get(queue["process"])
             if server is None:
                 yield key, f"{which} no process serves it"
             elif server["state"] != "LIVE":
@@ -232,20 +232,20 @@ def _queues(picture: Picture) -> Findings:
                 f"{which} no worker looks at it: of {len(pool)} workers ({picture.runner['workers']} wanted) "
                 f"{asleep} sleep, {blocked} wait for other calls, {halted} are stopped or have ended",
             )
-        elif lane["limit"] and len(lane["seats"]) >= lane["limit"]:
-            holders = [picture.processes.get(index) for index in lane["seats"]]
+        elif queue["limit"] and len(queue["permits"]) >= queue["limit"]:
+            holders = [picture.processes.get(index) for index in queue["permits"]]
             if all(holder is None or holder["alive"] in HALTED or holder["sleeping"] for holder in holders):
-                yield key, f"{which} all its seats are taken by workers that sleep, are stopped or have ended"
+                yield key, f"{which} all its permits are taken by workers that sleep, are stopped or have ended"
 
 
 def _calls(picture: Picture) -> Findings:
     """What the table says that cannot be true for long."""
-    named = {index for lane in picture.lanes.values() for _, index, valid in lane["entries"] if valid}
+    named = {index for queue in picture.queues.values() for _, index, valid in queue["entries"] if valid}
     whole = picture.is_whole()
     for index, slot in picture.slots.items():
         key, which = ("slot", index, slot["generation"]), picture.call(index)
         if slot["status"] == "READY" and whole and index not in named:
-            yield key, f"{which} is READY, and no lane names it: it never runs"
+            yield key, f"{which} is READY, and no queue names it: it never runs"
         elif slot["status"] == "RUNNING" and slot["owner"] not in picture.processes:
             yield key, f"{which} runs in process {slot['owner']}, which is not in the table"
         elif slot["status"] == "WAITING":
@@ -255,5 +255,5 @@ def _calls(picture: Picture) -> Findings:
                 yield key, f"{which} waits for {picture.process(slot['creator'])} to finish its submission"
             elif finished is not None:
                 yield key, f"{which} waits for slot {finished}, which is finished: no process told it"
-            elif slot["inputs"] and not slot["missing"] and not slot["submitting"]:
+            elif slot["dependencies"] and not slot["missing"] and not slot["submitting"]:
                 yield key, f"{which} is WAITING, and all its inputs are there: no process made it ready"

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
 
-#: Unfinished calls of each status, and entries of each lane, that are printed.
+#: Unfinished calls of each status, and entries of each queue, that are printed.
 PRINTED = 20
 #: What looks wrong must look wrong twice, so long apart: a runner at work is always in the middle of something.
 SECOND_LOOK_S = 0.2
@@ -34,11 +34,11 @@ def describe(picture: Picture, wrong: list[str], printed: int = PRINTED) -> Iter
     yield "services"
     for service in picture.services.values():
         kind = f" ({service['kind']})" if service["kind"] else ""
-        lane, creator = service["lane"], picture.process(service["creator"])
-        yield f"  {picture.service(service['index'])}{kind}: {service['state']}, lane {lane}, made by {creator}"
-    yield "lanes"
-    for lane in picture.lanes.values():
-        yield from _lane(picture, lane, printed)
+        queue, creator = service["queue"], picture.process(service["creator"])
+        yield f"  {picture.service(service['index'])}{kind}: {service['state']}, queue {queue}, made by {creator}"
+    yield "queues"
+    for queue in picture.queues.values():
+        yield from _queue(picture, queue, printed)
     yield "calls"
     yield "  " + ", ".join(f"{count:,} {name}" for name, count in picture.counts.items() if name != "FREE")
     for status in UNFINISHED:
@@ -89,8 +89,8 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
     said = [f"{picture.process(process['index'])}: {process['alive']}"]
     if process["state"] != "LIVE":
         said.append(process["state"])
-    if process["lane"] is not None:
-        said.append(f"serves lane {process['lane']}")
+    if process["queue"] is not None:
+        said.append(f"serves queue {process['queue']}")
     if process["runs"] is not None:
         said.append(f"runs {picture.call(process['runs'])}")
     elif process["role"] in ("worker", "instance") and process["state"] == "LIVE":
@@ -100,9 +100,9 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
     ]
     if interrupted and process["role"] != "driver":
         said.append(f"in a wait of {', '.join(map(picture.call, interrupted[:PRINTED]))}")
-    seats = [lane["index"] for lane in picture.lanes.values() if process["index"] in lane["seats"]]
-    if seats:
-        said.append(f"has a seat at lane {', '.join(map(str, seats))}")
+    permits = [queue["index"] for queue in picture.queues.values() if process["index"] in queue["permits"]]
+    if permits:
+        said.append(f"has a permit at queue {', '.join(map(str, permits))}")
     if process["blocked"]:
         said.append("its call waits for other calls")
     if process["waiters"]:
@@ -120,33 +120,33 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
         ("building", "fills in slot {}"),
         ("taking", "takes the block at {}"),
         ("promoting", "queues slot {}"),
-        ("rotating", "moves the hint to slot {} to its lane's end"),
-        ("giving_slot", "gives an input's hold on slot {} back"),
+        ("rotating", "moves the entry to slot {} to its queue's end"),
+        ("releasing_slot", "gives an input's hold on slot {} back"),
     ):
         if process[name] is not None:
             said.append(words.format(process[name]))
     return ", ".join(said)
 
 
-def _lane(picture: Picture, lane: dict[str, Any], printed: int) -> Iterator[str]:
-    traits = [lane["state"]]
-    if lane["ordered"]:
-        traits.append(f"in order, served by {picture.process(lane['process'])}")
-    if lane["limit"]:
-        seats = ", ".join(picture.process(index) for index in lane["seats"]) or "none"
-        kept = " (they keep them)" if lane["sticky"] else ""
-        traits.append(f"at most {counted(lane['limit'], 'worker')} at a time, seats taken: {seats}{kept}")
-    if lane["sleepers"]:
-        traits.append(f"{lane['sleepers']} asleep")
-    yield f"  lane {lane['index']}: {', '.join(traits)}; head {lane['head']}, tail {lane['tail']}"
-    for position, slot, valid in lane["entries"][:printed]:
+def _queue(picture: Picture, queue: dict[str, Any], printed: int) -> Iterator[str]:
+    traits = [queue["state"]]
+    if queue["ordered"]:
+        traits.append(f"in order, served by {picture.process(queue['process'])}")
+    if queue["limit"]:
+        permits = ", ".join(picture.process(index) for index in queue["permits"]) or "none"
+        kept = " (they keep them)" if queue["sticky"] else ""
+        traits.append(f"at most {counted(queue['limit'], 'worker')} at a time, permits taken: {permits}{kept}")
+    if queue["sleepers"]:
+        traits.append(f"{queue['sleepers']} asleep")
+    yield f"  queue {queue['index']}: {', '.join(traits)}; head {queue['head']}, tail {queue['tail']}"
+    for position, slot, valid in queue["entries"][:printed]:
         if slot is None:
             yield f"    {position}: taken out, or not written yet"
         elif valid:
             yield f"    {position}: {picture.call(slot)}, {picture.status_of(slot)}"
         else:
             yield f"    {position}: slot {slot}, void ({picture.status_of(slot)} now)"
-    left = lane["tail"] - lane["head"] - min(printed, len(lane["entries"]))
+    left = queue["tail"] - queue["head"] - min(printed, len(queue["entries"]))
     if left < 0 or left > diagnosis.MOST_ENTRIES:
         yield "    head and tail make no sense"
     elif left:
@@ -162,7 +162,7 @@ def _slot(picture: Picture, slot: dict[str, Any]) -> str:
         if not slot["has_payload"]:
             said.append("a promise, or its result is being written")
     else:
-        said.append(f"lane {slot['lane']}")
+        said.append(f"queue {slot['queue']}")
     said.append(f"made by {picture.process(slot['creator'])}")
     if slot["map"]:
         said.append("a chunk of a map")
@@ -178,7 +178,7 @@ def _slot(picture: Picture, slot: dict[str, Any]) -> str:
     if slot["dependents"]:
         holds.append(counted(slot["dependents"], "dependent"))
     said.append(f"held by {', '.join(holds) or 'nobody but itself'}")
-    if slot["inputs"]:
+    if slot["dependencies"]:
         missing = ", ".join(map(str, slot["missing_slots"][:PRINTED]))
         more = ", ..." if slot["missing"] > PRINTED else ""
         said.append(

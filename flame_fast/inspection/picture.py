@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SEGMENT = "/memfd:flame_fast (deleted)"
-#: Calls of each status and entries of each lane that are looked at, unless all of them are asked for.
+#: Calls of each status and entries of each queue that are looked at, unless all of them are asked for.
 LOOKED_AT = 20_000
 UNFINISHED = ("RUNNING", "READY", "WAITING")
 #: By the letters of `/proc/PID/stat`.
@@ -113,7 +113,7 @@ class Picture:
     fd : int
         A descriptor of its segment, open for reading.
     most : int
-        Calls that wait, calls that are queued, and entries of each lane, that are looked at.
+        Calls that wait, calls that are queued, and entries of each queue, that are looked at.
     """
 
     def __init__(self, fd: int, most: int = LOOKED_AT) -> None:
@@ -128,8 +128,8 @@ class Picture:
         self.services: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in self._reader.services()}
         for entry in self.services.values():
             entry.update(_described(entry.pop("blob")))
-        self.lanes: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in self._reader.lanes()}
-        for entry in self.lanes.values():
+        self.queues: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in self._reader.queues()}
+        for entry in self.queues.values():
             entry["entries"] = self._reader.entries(entry["index"], most)
         self.counts, slots = self._reader.slots(most)
         self.slots: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in slots}
@@ -150,10 +150,10 @@ class Picture:
         return entry["status"] if entry else "FREE"
 
     def is_whole(self) -> bool:
-        """Whether every unfinished call and every lane's entry was looked at."""
+        """Whether every unfinished call and every queue's entry was looked at."""
         unfinished = sum(self.counts.get(name, 0) for name in UNFINISHED)
         return len(self.slots) >= unfinished and all(
-            len(entry["entries"]) >= entry["tail"] - entry["head"] for entry in self.lanes.values()
+            len(entry["entries"]) >= entry["tail"] - entry["head"] for entry in self.queues.values()
         )
 
     def as_dict(self) -> dict[str, Any]:
@@ -161,7 +161,7 @@ class Picture:
             "runner": self.runner,
             "processes": list(self.processes.values()),
             "services": list(self.services.values()),
-            "lanes": list(self.lanes.values()),
+            "queues": list(self.queues.values()),
             "slots": list(self.slots.values()),
             "counts": self.counts,
             "extents": self.extents,

@@ -1,12 +1,12 @@
 """One process's attachment to a runner's segment of shared memory: submit, wait, serve, supervise.
 
     driver                                          worker
-    submit --- slot: arguments ---> lane (hints) -> claim (READY -> RUNNING)
+    submit --- slot: arguments ---> queue (entries) -> claim (READY -> RUNNING)
     get <----- slot: outcome <--------------------- finish (-> DONE/FAILED), queues what became ready
-                        zygote: bury (the tasks of a dead worker fail, nobody else's)
+                        zygote: recover (the tasks of a dead worker fail, nobody else's)
 
 Guarantees: submitting never blocks; a task runs at most once; a death is told by the table alone. Assumes: one zygote at a
-time, which buries a process only after the kernel has reported its end. The layout of the segment stands in `layout.pxi`;
+time, which recovers a process only after the kernel has reported its end. The layout of the segment stands in `layout.pxi`;
 the order of the steps of each operation in `PROTOCOL.md`.
 """
 

@@ -13,7 +13,7 @@ from .core.externs cimport MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PRO
 from .core.layout cimport EXTENT_VALUE, SHARED_BYTES
 from .core.regions cimport Memory
 from .core.lookup cimport extent_of
-from .core.extents cimport extent_drop, extent_take
+from .core.extents cimport extent_alloc, extent_release
 
 cdef extern from "Python.h":
     object PyCapsule_New(void *pointer, const char *name, void *destructor)
@@ -21,90 +21,90 @@ cdef extern from "Python.h":
 cdef enum:
     CLEARED_BYTES = 1 << 28     # larger zeroed arrays are born cold: their pages come when they are touched
 
-cdef Memory *born_memory = NULL
-cdef uint64_t born_bytes = 0
-cdef int born_generation = -1
-cdef int born_fd = -1
+cdef Memory *arena_memory = NULL
+cdef uint64_t arena_bytes = 0
+cdef int arena_generation = -1
+cdef int arena_fd = -1
 cdef PyDataMem_Handler arena_handler
 
-cdef inline int64_t born_extent(const void *data) noexcept nogil:
+cdef inline int64_t extent_at_address(const void *data) noexcept nogil:
     """The extent that begins at an address, -1 if it is ordinary memory."""
-    if <char *> data < born_memory.base or <char *> data >= born_memory.base + born_bytes:
+    if <char *> data < arena_memory.base or <char *> data >= arena_memory.base + arena_bytes:
         return -1
-    return extent_of(born_memory, <char *> data - born_memory.base)
+    return extent_of(arena_memory, <char *> data - arena_memory.base)
 
-cdef inline int64_t birth_extent(size_t nbytes, int cold) noexcept nogil:
+cdef inline int64_t alloc_array_extent(size_t nbytes, int cold) noexcept nogil:
     """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
-    if born_memory.header.live_bytes + nbytes > born_memory.header.limit // 2:
+    if arena_memory.header.live_bytes + nbytes > arena_memory.header.limit // 2:
         return -1
-    return extent_take(born_memory, nbytes, EXTENT_VALUE, 0, cold)
+    return extent_alloc(arena_memory, nbytes, EXTENT_VALUE, 0, cold)
 
-cdef void *born_malloc(void *context, size_t nbytes) noexcept nogil:
+cdef void *array_malloc(void *context, size_t nbytes) noexcept nogil:
     cdef int64_t id
-    if nbytes <= SHARED_BYTES or born_generation != fork_generation:
+    if nbytes <= SHARED_BYTES or arena_generation != fork_generation:
         return malloc(nbytes)
-    id = birth_extent(nbytes, 0)
-    return malloc(nbytes) if id < 0 else born_memory.base + born_memory.extents[id].offset
+    id = alloc_array_extent(nbytes, 0)
+    return malloc(nbytes) if id < 0 else arena_memory.base + arena_memory.extents[id].offset
 
-cdef void *born_calloc(void *context, size_t count, size_t size) noexcept nogil:
+cdef void *array_calloc(void *context, size_t count, size_t size) noexcept nogil:
     """Clearing a warm extent costs less than the pages of a cold one; but a huge array may be meant to stay empty for the most part."""
     cdef int64_t id
     cdef size_t nbytes = count * size
-    if nbytes <= SHARED_BYTES or born_generation != fork_generation or (size and nbytes // size != count):
+    if nbytes <= SHARED_BYTES or arena_generation != fork_generation or (size and nbytes // size != count):
         return calloc(count, size)
-    id = birth_extent(nbytes, nbytes > CLEARED_BYTES)
+    id = alloc_array_extent(nbytes, nbytes > CLEARED_BYTES)
     if id < 0:
         return calloc(count, size)
-    if born_memory.extents[id].was_warm:
-        memset(born_memory.base + born_memory.extents[id].offset, 0, nbytes)
-    return born_memory.base + born_memory.extents[id].offset
+    if arena_memory.extents[id].was_warm:
+        memset(arena_memory.base + arena_memory.extents[id].offset, 0, nbytes)
+    return arena_memory.base + arena_memory.extents[id].offset
 
-cdef void born_free(void *context, void *data, size_t nbytes) noexcept nogil:
-    cdef int64_t id = born_extent(data)
+cdef void array_free(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = extent_at_address(data)
     if id < 0:
         free(data)
-    elif born_generation == fork_generation:
-        extent_drop(born_memory, <uint32_t> id)
+    elif arena_generation == fork_generation:
+        extent_release(arena_memory, <uint32_t> id)
 
-cdef void *born_realloc(void *context, void *data, size_t nbytes) noexcept nogil:
-    cdef int64_t id = born_extent(data)
+cdef void *array_realloc(void *context, void *data, size_t nbytes) noexcept nogil:
+    cdef int64_t id = extent_at_address(data)
     cdef void *moved
     if id < 0:
         return realloc(data, nbytes)
-    if nbytes <= born_memory.extents[id].size:
+    if nbytes <= arena_memory.extents[id].size:
         return data
-    moved = born_malloc(context, nbytes)
+    moved = array_malloc(context, nbytes)
     if moved != NULL:
-        memcpy(moved, data, born_memory.extents[id].size)
-        born_free(context, data, 0)
+        memcpy(moved, data, arena_memory.extents[id].size)
+        array_free(context, data, 0)
     return moved
 
-cdef void keep_to_itself() noexcept:
+cdef void privatize_segment() noexcept:
     """In a forked child: what its parent's arrays hold from now on is not for it to change."""
-    if born_memory != NULL and born_generation == fork_generation - 1:
-        mmap(born_memory.base, born_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, born_fd, 0)
+    if arena_memory != NULL and arena_generation == fork_generation - 1:
+        mmap(arena_memory.base, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, arena_fd, 0)
 
-cdef int bear_arrays(Segment runtime) except -1:
+cdef int install_array_allocator(Segment runtime) except -1:
     """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
-    global born_memory, born_bytes, born_generation, born_fd
-    if born_memory != NULL and born_memory != &runtime.memory and born_generation == fork_generation:
-        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are born in another segment already")
+    global arena_memory, arena_bytes, arena_generation, arena_fd
+    if arena_memory != NULL and arena_memory != &runtime.memory and arena_generation == fork_generation:
+        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are started_at in another segment already")
     if not numpy_ready:
         load_numpy()
-    born_memory = &runtime.memory
-    born_bytes = runtime.mapped_bytes
-    born_generation = fork_generation
-    born_fd = runtime.fd
+    arena_memory = &runtime.memory
+    arena_bytes = runtime.mapped_bytes
+    arena_generation = fork_generation
+    arena_fd = runtime.fd
     Py_INCREF(runtime)                          # its mapping must outlive every array; never given back
     memcpy(arena_handler.name, b"flame_fast", 11)
     arena_handler.version = 1
-    arena_handler.allocator.malloc = born_malloc
-    arena_handler.allocator.calloc = born_calloc
-    arena_handler.allocator.realloc = born_realloc
-    arena_handler.allocator.free = born_free
-    return use_arena_handler()
+    arena_handler.allocator.malloc = array_malloc
+    arena_handler.allocator.calloc = array_calloc
+    arena_handler.allocator.realloc = array_realloc
+    arena_handler.allocator.free = array_free
+    return set_array_allocator()
 
-cdef int use_arena_handler() except -1:
+cdef int set_array_allocator() except -1:
     """NumPy keeps the handler in the context: the one where NumPy was loaded may have been a copy."""
     PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
     return 0

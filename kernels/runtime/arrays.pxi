@@ -10,7 +10,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from .core.layout cimport SHARED_BYTES
 from .core.lookup cimport extent_of
-from .core.extents cimport extent_hold
+from .core.extents cimport extent_acquire
 
 cdef enum:
     ARRAY_HEAD = 4              # type, dimensions, order, 0
@@ -31,8 +31,8 @@ cdef Span span_of(int dimensions, const npy_intp *shape, const npy_intp *strides
             span.after += (shape[i] - 1) * strides[i]
     return span
 
-cdef int encode_array(Scratch out, Segment runtime, object value, int sole) except -1:
-    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `sole` as in encode_native."""
+cdef int encode_array(ValueWriter out, Segment runtime, object value, int expected_refcount) except -1:
+    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `expected_refcount` as in encode_native."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef const char *data = <const char *> PyArray_DATA(array)
     cdef int64_t id, place
@@ -40,9 +40,9 @@ cdef int encode_array(Scratch out, Segment runtime, object value, int sole) exce
     if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
         return NATIVE_CANNOT
     id = held_extent(runtime, data)
-    if id >= 0 and not runtime.memory.extents[id].sealed and sole and gives_up(value, sole, runtime.memory.extents[id].size):
+    if id >= 0 and not runtime.memory.extents[id].sealed and expected_refcount and gives_up(value, expected_refcount, runtime.memory.extents[id].size):
         runtime.memory.extents[id].sealed = 1
-    kept = value                # from here on other threads may run
+    keep_alive = value                # from here on other threads may run
     if PyArray_NBYTES(array) <= SHARED_BYTES:
         return put_small_array(out, value)
     span = span_of(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array)))
@@ -50,7 +50,7 @@ cdef int encode_array(Scratch out, Segment runtime, object value, int sole) exce
     if place < 0:
         return put_copied_array(out, runtime, value)
     hold_place(out, runtime, place, PyArray_NBYTES(array))
-    if sole and Py_REFCNT(value) == sole + 1:       # and `kept`
+    if expected_refcount and Py_REFCNT(value) == expected_refcount + 1:       # and `keep_alive`
         leave_view(array, span.before + span.after)
     return put_array_place(out, array, place + span.before, PyArray_STRIDES(array))
 
@@ -100,7 +100,7 @@ cdef bint gives_up(object value, int references, uint64_t extent_bytes):
             return False
     return PyArray_FLAGS(owner) & NPY_ARRAY_OWNDATA != 0 and PyArray_BASE(owner) == NULL
 
-cdef int put_array_head(Scratch out, char tag, PyArrayObject *array, char order) except -1:
+cdef int put_array_head(ValueWriter out, char tag, PyArrayObject *array, char order) except -1:
     cdef int dimensions = PyArray_NDIM(array)
     cdef char *at = out.reserve(1 + ARRAY_HEAD + 8 * dimensions)
     at[0] = tag
@@ -112,7 +112,7 @@ cdef int put_array_head(Scratch out, char tag, PyArrayObject *array, char order)
         memcpy(at + 1 + ARRAY_HEAD, PyArray_DIMS(array), 8 * dimensions)
     return 0
 
-cdef int put_small_array(Scratch out, object value) except -1:
+cdef int put_small_array(ValueWriter out, object value) except -1:
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array)
     if not fortran and not PyArray_IS_C_CONTIGUOUS(array):
@@ -122,7 +122,7 @@ cdef int put_small_array(Scratch out, object value) except -1:
     memcpy(out.reserve(PyArray_NBYTES(array)), PyArray_DATA(array), PyArray_NBYTES(array))
     return 0
 
-cdef int put_array_place(Scratch out, PyArrayObject *array, uint64_t offset, const npy_intp *strides) except -1:
+cdef int put_array_place(ValueWriter out, PyArrayObject *array, uint64_t offset, const npy_intp *strides) except -1:
     cdef int dimensions = PyArray_NDIM(array)
     cdef char *at
     put_array_head(out, b'A', array, 0)
@@ -131,7 +131,7 @@ cdef int put_array_place(Scratch out, PyArrayObject *array, uint64_t offset, con
     memcpy(at + 8 * dimensions, &offset, 8)
     return 0
 
-cdef int put_copied_array(Scratch out, Segment runtime, object value) except -1:
+cdef int put_copied_array(ValueWriter out, Segment runtime, object value) except -1:
     """Copies an array into an extent, in its own order if it is contiguous in any, else in C order."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array), again
@@ -141,7 +141,7 @@ cdef int put_copied_array(Scratch out, Segment runtime, object value) except -1:
     again = known is not None
     if again:
         offset = known
-        extent_hold(&runtime.memory, <uint32_t> extent_of(&runtime.memory, offset))
+        extent_acquire(&runtime.memory, <uint32_t> extent_of(&runtime.memory, offset))
         out.add_handle(offset)
     else:
         offset = new_extent(out, runtime, PyArray_NBYTES(array))

@@ -10,9 +10,9 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.lookup cimport extent_of
-from .core.locked cimport extent_hold_locked
-from .core.lock cimport lock_give, lock_take
-from .core.extents cimport extent_hold
+from .core.locked cimport extent_acquire_locked
+from .core.lock cimport lock_acquire, lock_release
+from .core.extents cimport extent_acquire
 
 cdef extern from "Python.h":
     object PyObject_GenericGetDict(object value, void *context)
@@ -85,7 +85,7 @@ def forget_layouts(Segment runtime=None):
         if runtime is None or (type(layout) is Layout and (<Layout> layout).session == runtime.memory.header.session):
             layouts.pop(key, None)
 
-cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
+cdef bint keep_body(ValueWriter out, Segment runtime, Layout layout) except -1:
     """Names the class's body among the value's extents; false if it is gone."""
     cdef int64_t id = extent_of(&runtime.memory, layout.offset)
     cdef bint there = True
@@ -94,13 +94,13 @@ cdef bint keep_body(Scratch out, Segment runtime, Layout layout) except -1:
         if out.bodies[i] == layout.offset:
             return True
     if layout.hold is not None:
-        extent_hold(&runtime.memory, <uint32_t> id)
+        extent_acquire(&runtime.memory, <uint32_t> id)
     else:
-        lock_take(&runtime.memory)
+        lock_acquire(&runtime.memory)
         there = is_body(runtime, <uint32_t> id, PyBytes_AS_STRING(layout.identity), layout.offset)
         if there:
-            extent_hold_locked(&runtime.memory, <uint32_t> id)
-        lock_give(&runtime.memory)
+            extent_acquire_locked(&runtime.memory, <uint32_t> id)
+        lock_release(&runtime.memory)
     if there:
         out.add_handle(layout.offset)
         if out.body_count < BODIES_NOTED:

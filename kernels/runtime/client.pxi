@@ -14,18 +14,18 @@ from .core.externs cimport (
     ff_store32, ff_store64, madvise,
 )
 from .core.layout cimport (
-    CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, HOLD_EDGES, HOLD_PENDING, HOLD_RUN, INLINE_BYTES, KIND_HANDLES,
-    KIND_NATIVE, KIND_PICKLE, KIND_STATE, LANE_DEAD, LANE_OPEN, LEAVING, MAGIC, NO_INPUT, PAYLOAD, PROCESS_FREE,
-    PROCESS_LIVE, READY, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED,
-    WAITING, ZYGOTE_INDEX, Edge, Header, Inputs, Lane, Slot,
+    CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE, KIND_PICKLE,
+    KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_FREE, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
+    REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE,
+    WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
 from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of, with_status
-from .core.wakeup cimport ring_bell, wake_everybody, wake_lane, wake_waiters
+from .core.wakeup cimport ring_bell, wake_everybody, wake_queue, wake_waiters
 from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
-from .core.blocks cimport block_discard, block_keep, block_settled, block_take
-from .core.slots cimport release_bits, slot_prepare, slot_return, slot_store, slot_take
-from .core.run_queue cimport lane_push
-from .core.dependencies cimport input_arrived, inputs_bytes, inputs_clear, inputs_fill, stand_on
+from .core.blocks cimport block_alloc, block_alloc_owned, block_cancel, block_published
+from .core.slots cimport release_refs, slot_alloc, slot_free, slot_prepare, value_store
+from .core.run_queue cimport queue_push
+from .core.dependencies cimport dependencies_bytes, dependency_ready, mark_all_missing, mark_ready, subscribe
 from .core.completion cimport fail_unstarted, finish, write_result
 
 cdef class Client(Outcomes):
@@ -68,7 +68,7 @@ cdef class Client(Outcomes):
         client._enroll_first_processes()
         client.memory.header.layout = FF_LAYOUT
         client.memory.header.magic = MAGIC
-        client._become(DRIVER_INDEX, name, doorbell)
+        client.become(DRIVER_INDEX, name, doorbell)
         return client
 
     cdef int _fill_header(self, int workers, int cpus, uint64_t limit, cgroups, bint arrays_read_only) except -1:
@@ -90,17 +90,17 @@ cdef class Client(Outcomes):
         return 0
 
     cdef void _enroll_first_processes(self) noexcept:
-        """The driver, and an entry for the supervisor to come; the lane that every pool worker serves."""
+        """The driver, and an entry for the supervisor to come; the queue that every pool worker serves."""
         self.memory.header.process_high = 2
-        self.memory.header.pool_lane_high = 1
-        self.memory.lanes[0].state = LANE_OPEN
+        self.memory.header.pool_queue_high = 1
+        self.memory.queues[0].state = QUEUE_OPEN
         self.memory.processes[DRIVER_INDEX].state = PROCESS_LIVE
         self.memory.processes[DRIVER_INDEX].role = ROLE_DRIVER
         self.memory.processes[DRIVER_INDEX].pid = getpid()
         self.memory.processes[ZYGOTE_INDEX].state = PROCESS_LIVE
         self.memory.processes[ZYGOTE_INDEX].role = ROLE_ZYGOTE
 
-    cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t lane, uint32_t method, uint32_t flags,
+    cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t queue, uint32_t method, uint32_t flags,
                            PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
         """Queues a call and returns its future at once.
 
@@ -108,77 +108,77 @@ cdef class Client(Outcomes):
         `flags`: KIND_MAP, or 0. `state`: what the function has of its own at this call, for `flame_fast.calls.captures.with_state`.
         Raises TypeError (an argument that cannot be pickled, naming it), StoreFullError, FlameError (`INVALID_STATE`: closed).
         """
-        cdef Scratch scratch
+        cdef ValueWriter writer
         cdef uint64_t block
         cdef uint32_t kind = KIND_NATIVE | flags
         cdef int64_t index
-        cdef dict inputs
+        cdef dict dependencies
         self.check_service(service, generation)
-        scratch = self.take_scratch()
-        scratch.takes_futures = True
+        writer = self.borrow_writer()
+        writer.takes_futures = True
         try:
-            if state is not None or self._encode_call(scratch, args, count, names) != NATIVE_OK:
+            if state is not None or self._encode_call(writer, args, count, names) != NATIVE_OK:
                 kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
-                self._pickle_call(scratch, state, args, count, names)
+                self._pickle_call(writer, state, args, count, names)
             self.check()            # encoding may have run the user's code, or let other threads run; the service: see _publish
-            block = self._filled_block(scratch)
+            block = self._filled_block(writer)
             index = self._new_slot(block)
-            self._settle(index, PAYLOAD, scratch, block, kind)
-            inputs = scratch.inputs
-            return self._publish(<uint32_t> index, service, generation, lane, method, inputs)
+            self._store_value(index, PAYLOAD, writer, block, kind)
+            dependencies = writer.dependencies
+            return self._publish(<uint32_t> index, service, generation, queue, method, dependencies)
         finally:
-            self.give_scratch(scratch)
+            self.return_writer(writer)
 
-    cdef int _encode_call(self, Scratch scratch, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+    cdef int _encode_call(self, ValueWriter writer, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
         cdef Py_ssize_t i
-        scratch.put_count(b'(', count)
+        writer.put_count(b'(', count)
         for i in range(count):
-            if encode_native(scratch, <object> args[i], self, NATIVE_DEPTH, 0):
+            if encode_native(writer, <object> args[i], self, NATIVE_DEPTH, 0):
                 return NATIVE_CANNOT
         if names == NULL or PyTuple_GET_SIZE(<object> names) == 0:
-            return scratch.put_tag(b'N')
-        scratch.put_count(b'{', PyTuple_GET_SIZE(<object> names))
+            return writer.put_tag(b'N')
+        writer.put_count(b'{', PyTuple_GET_SIZE(<object> names))
         for i in range(PyTuple_GET_SIZE(<object> names)):
-            if encode_native(scratch, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, 0) or \
-                    encode_native(scratch, <object> args[count + i], self, NATIVE_DEPTH, 0):
+            if encode_native(writer, <object> PyTuple_GET_ITEM(<object> names, i), self, NATIVE_DEPTH, 0) or \
+                    encode_native(writer, <object> args[count + i], self, NATIVE_DEPTH, 0):
                 return NATIVE_CANNOT
         return NATIVE_OK
 
-    cdef int _pickle_call(self, Scratch scratch, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+    cdef int _pickle_call(self, ValueWriter writer, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
         cdef Py_ssize_t i
-        cdef dict inputs = {}
-        scratch.begin_again()
+        cdef dict dependencies = {}
+        writer.begin_again()
         positional = tuple([<object> args[i] for i in range(count)])
         keywords = {}
         if names != NULL:
             for i in range(PyTuple_GET_SIZE(<object> names)):
                 keywords[<object> PyTuple_GET_ITEM(<object> names, i)] = <object> args[count + i]
-        data, buffers, arrays, holds = self.pickling.dump_call(self, state, positional, keywords, inputs)
-        put_pickled(scratch, self, data, buffers, arrays, holds)
-        scratch.inputs = inputs
+        data, buffers, arrays, holds = self.pickling.dump_call(self, state, positional, keywords, dependencies)
+        put_pickled(writer, self, data, buffers, arrays, holds)
+        writer.dependencies = dependencies
         return 0
 
-    cdef uint64_t _filled_block(self, Scratch scratch) except? 0:
+    cdef uint64_t _filled_block(self, ValueWriter writer) except? 0:
         """A block with the value; 0 for one that fits into its slot."""
-        cdef uint64_t nbytes = scratch.total(), block
+        cdef uint64_t nbytes = writer.total(), block
         if nbytes <= INLINE_BYTES:
             return 0
         if self.pins:
-            settle_pins(self)
-        block = block_take(&self.memory, nbytes)
+            release_fork_pins(self)
+        block = block_alloc(&self.memory, nbytes)
         if block == 0:
             raise self.full(nbytes)
-        scratch.write_to(self.memory.base + block)
+        writer.write_to(self.memory.base + block)
         self.count_copied(nbytes)
         return block
 
-    cdef void _settle(self, uint32_t index, uint32_t which, Scratch scratch, uint64_t block, uint32_t kind) noexcept:
+    cdef void _store_value(self, uint32_t index, uint32_t which, ValueWriter writer, uint64_t block, uint32_t kind) noexcept:
         """Puts what `_filled_block` was made from into a slot."""
-        if scratch.handle_count:
+        if writer.handle_count:
             kind |= KIND_HANDLES
         if block == 0:
-            scratch.write_to(<char *> self.memory.slots[index].data)
-        slot_store(&self.memory, index, which, block, scratch.total(), kind)
+            writer.write_to(<char *> self.memory.slots[index].data)
+        value_store(&self.memory, index, which, block, writer.total(), kind)
 
     cdef int check_service(self, uint32_t service, uint64_t generation) except -1:
         self.check()
@@ -190,100 +190,100 @@ cdef class Client(Outcomes):
 
     cdef int64_t _new_slot(self, uint64_t block) except -1:
         """A slot; gives `block` back if there is none."""
-        cdef int64_t index = slot_take(&self.memory)
+        cdef int64_t index = slot_alloc(&self.memory)
         if index < 0:
             if block:
-                block_discard(&self.memory, block)
+                block_cancel(&self.memory, block)
             entries = (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS * GROUP_BITS
             raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
         slot_prepare(&self.memory, index)
         return index
 
-    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t lane_index, uint32_t method,
-                               dict inputs):
-        """Puts a filled slot on its lane; with inputs, on their waiter lists first. From here on it may run."""
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t queue_index, uint32_t method,
+                               dict dependencies):
+        """Puts a filled slot on its queue; with inputs, on their waiter lists first. From here on it may run."""
         cdef Slot *slot = &self.memory.slots[index]
-        cdef Lane *lane = &self.memory.lanes[lane_index]
+        cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t free_state = slot.state
         cdef int pushed = 1
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
         slot.service = service
-        slot.lane = lane_index
-        slot.lane_tail = ff_load64(&lane.tail)
+        slot.queue = queue_index
+        slot.queue_tail = ff_load64(&queue.tail)
         slot.method = method
         try:
             self.check_service(service, generation)     # pairs with is_calling: `building` names the slot since before its bit's cas
-            if lane.ordered and ff_load32(&lane.process) == 0:
+            if queue.ordered and ff_load32(&queue.process) == 0:
                 self.start_instance(service)
-            if inputs:
-                self._add_inputs(slot, inputs)
+            if dependencies:
+                self._add_dependencies(slot, dependencies)
         except BaseException:
-            slot_return(&self.memory, index)
-            ff_store64(&self.memory.processes[self.me].building, 0)     # else a burial gives it back again, whoever has it then
+            slot_free(&self.memory, index)
+            ff_store64(&self.memory.processes[self.me].building, 0)     # else a recovery gives it back again, whoever has it then
             raise
         future.runtime = self
         future.index = index
-        if inputs:
-            ff_or32(&slot.holds, HOLD_EDGES)
-        ff_exchange64(&slot.state, with_status(free_state, WAITING if inputs else READY, 0))
-        # In an ordered lane a task stands from the start; in another once nothing is missing. A dead one has no reader.
-        if ff_load32(&lane.state) != LANE_DEAD if lane.ordered else not inputs:
-            pushed = lane_push(&self.memory, lane_index, index)
-            wake_lane(&self.memory, lane_index)
+        if dependencies:
+            ff_or32(&slot.refs, REF_EDGES)
+        ff_exchange64(&slot.state, with_status(free_state, WAITING if dependencies else READY, 0))
+        # In an ordered queue a task stands from the start; in another once nothing is missing. A dead one has no reader.
+        if ff_load32(&queue.state) != QUEUE_DEAD if queue.ordered else not dependencies:
+            pushed = queue_push(&self.memory, queue_index, index)
+            wake_queue(&self.memory, queue_index)
         ff_store64(&self.memory.processes[self.me].building, 0)
-        if inputs:
-            self._stand_on_inputs(index, inputs)
+        if dependencies:
+            self._subscribe_to_dependencies(index, dependencies)
         if not pushed:
             self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
-        if lane.ordered and ff_load32(&lane.state) == LANE_DEAD:    # pairs with _bury_lane, which marks it and then looks
-            fail_unstarted(&self.memory, index, self.memory.base + lane.error, lane.error_bytes)
+        if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:    # pairs with _recover_queue, which marks it and then looks
+            fail_unstarted(&self.memory, index, self.memory.base + queue.error, queue.error_bytes)
         return future
 
-    cdef int _add_inputs(self, Slot *slot, dict handles) except -1:
+    cdef int _add_dependencies(self, Slot *slot, dict handles) except -1:
         """The block of edges and missing bits, one input each and one bit for the submitter."""
         cdef uint32_t i
         cdef uint64_t nbytes, block
-        cdef Inputs head
-        cdef Inputs *inputs
-        cdef Edge *edges
+        cdef Dependencies head
+        cdef Dependencies *dependencies
+        cdef DependencyEdge *edges
         memset(&head, 0, sizeof(head))
-        nbytes = inputs_bytes(len(handles), &head)
-        block = block_keep(&self.memory, nbytes)
+        nbytes = dependencies_bytes(len(handles), &head)
+        block = block_alloc_owned(&self.memory, nbytes)
         if block == 0:
             raise self.full(nbytes)
-        inputs = <Inputs *> (self.memory.base + block)
-        inputs[0] = head
-        inputs_fill(inputs)
-        edges = edges_of(inputs)
+        dependencies = <Dependencies *> (self.memory.base + block)
+        dependencies[0] = head
+        mark_all_missing(dependencies)
+        edges = edges_of(dependencies)
         for i in range(head.count):
-            edges[i].input = NO_INPUT
-        ff_store64(&slot.inputs, block)
-        block_settled(&self.memory)
+            edges[i].dependency = NO_DEPENDENCY
+        ff_store64(&slot.dependencies, block)
+        block_published(&self.memory)
         for i, (_, handle) in enumerate(handles.values()):
             edges[i].task = <uint32_t> (slot - self.memory.slots)
             edges[i].bit = i
-            ff_add32(&self.memory.slots[(<Handle> handle).index].holds, HOLD_PENDING + 1)
-            ff_store32(&edges[i].input, (<Handle> handle).index)
-            release_bits(&self.memory, (<Handle> handle).index, HOLD_PENDING)
+            ff_add32(&self.memory.slots[(<ObjectHandle> handle).index].refs, REF_PENDING + 1)
+            ff_store32(&edges[i].dependency, (<ObjectHandle> handle).index)
+            release_refs(&self.memory, (<ObjectHandle> handle).index, REF_PENDING)
         return 0
 
-    cdef int _stand_on_inputs(self, uint32_t index, dict handles) except -1:
+    cdef int _subscribe_to_dependencies(self, uint32_t index, dict handles) except -1:
         """Pushes the task's edges; an input that has finished already counts at once.
 
         By the futures, not by the edges' own numbers: a task that fails on the way gives those back.
         """
         cdef Slot *slot = &self.memory.slots[index]
-        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
-        cdef Edge *edges = edges_of(inputs)
-        cdef Slot *input
-        cdef uint32_t i, count = inputs.count
+        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef DependencyEdge *edges = edges_of(dependencies)
+        cdef Slot *dependency
+        cdef uint32_t i, count = dependencies.count
         for i, (_, handle) in enumerate(handles.values()):
-            input = &self.memory.slots[(<Handle> handle).index]
-            if not stand_on(&self.memory, input, &edges[i]):
-                if status_of(ff_load64(&input.state)) == FAILED:
-                    fail_unstarted(&self.memory, index, data_of(&self.memory, input, RESULT), input.result_bytes)
-                inputs_clear(&self.memory, inputs, i)
-        input_arrived(&self.memory, index, count, NULL)
+            dependency = &self.memory.slots[(<ObjectHandle> handle).index]
+            if not subscribe(&self.memory, dependency, &edges[i]):
+                if status_of(ff_load64(&dependency.state)) == FAILED:
+                    fail_unstarted(&self.memory, index, data_of(&self.memory, dependency, RESULT), dependency.result_bytes)
+                mark_ready(&self.memory, dependencies, i)
+        dependency_ready(&self.memory, index, count, NULL)
         return 0
 
     cdef _fail_unstarted(self, uint32_t index, bytes error):
@@ -298,7 +298,7 @@ cdef class Client(Outcomes):
         index = self._write_value(-1, value, False)
         slot = &self.memory.slots[index]
         slot.waiters = WAITERS_CLOSED
-        ff_and32(&slot.holds, ~<uint32_t> HOLD_RUN)
+        ff_and32(&slot.refs, ~<uint32_t> REF_RUN)
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
         ff_store64(&self.memory.processes[self.me].building, 0)
         ref = ObjectRef.__new__(ObjectRef)
@@ -336,24 +336,24 @@ cdef class Client(Outcomes):
     cdef int64_t _write_value(self, int64_t index, value, bint owned) except -1:
         """Writes an outcome into a slot that this process owns, or, for -1, into a new one; returns which. `owned`: nobody but
         the caller's caller refers to the value."""
-        cdef Scratch scratch = self.take_scratch()
+        cdef ValueWriter writer = self.borrow_writer()
         cdef uint64_t block
         cdef uint32_t kind = KIND_NATIVE
-        scratch.takes_futures = False
+        writer.takes_futures = False
         try:
-            if encode_native(scratch, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
-                scratch.begin_again()
+            if encode_native(writer, value, self, NATIVE_DEPTH, 1 if owned else 0) != NATIVE_OK:
+                writer.begin_again()
                 data, buffers, arrays, holds = self.pickling.dump_value(self, value)
-                put_pickled(scratch, self, data, buffers, arrays, holds)
+                put_pickled(writer, self, data, buffers, arrays, holds)
                 kind = KIND_PICKLE
             if not self.is_mine():      # encoding has run the user's code, which forked: what follows is the parent's to do
                 self.check()
-            block = self._filled_block(scratch)
+            block = self._filled_block(writer)
             if index < 0:
                 index = self._new_slot(block)
-            self._settle(index, RESULT, scratch, block, kind)
+            self._store_value(index, RESULT, writer, block, kind)
         finally:
-            self.give_scratch(scratch)
+            self.return_writer(writer)
         return index
 
     def get_many(self, list handles, timeout=None):
@@ -369,9 +369,9 @@ cdef class Client(Outcomes):
         cdef Py_ssize_t count = len(held), i = 0
         cdef list values = PyList_New(count) if read else None
         cdef AllWait wait = None
-        cdef Handle handle
+        cdef ObjectHandle handle
         for i in range(count):
-            handle = <Handle> PyTuple_GET_ITEM(held, i)
+            handle = <ObjectHandle> PyTuple_GET_ITEM(held, i)
             if not (self.is_mine() and is_finished(&self.memory, handle.index)):
                 if wait is None:
                     wait = all_wait(&self.memory, held)
@@ -391,27 +391,27 @@ cdef class Client(Outcomes):
 
     def owns(self, obj):
         """Whether something is a future or ref of this runtime."""
-        return isinstance(obj, Handle) and (<Handle> obj).runtime is self
+        return isinstance(obj, ObjectHandle) and (<ObjectHandle> obj).runtime is self
 
     def owns_all(self, list objects):
         """Whether each of them is a future or ref of this runtime."""
         cdef Py_ssize_t i
         for i in range(len(objects)):
-            if not isinstance(objects[i], Handle) or (<Handle> objects[i]).runtime is not self:
+            if not isinstance(objects[i], ObjectHandle) or (<ObjectHandle> objects[i]).runtime is not self:
                 return False
         return True
 
-    def number_input(self, dict inputs, Handle handle):
+    def number_dependency(self, dict dependencies, ObjectHandle handle):
         """For the pickler: the input number of a future met inside an argument."""
-        return input_number(inputs, handle)
+        return dependency_number(dependencies, handle)
 
     def set_setup(self, bytes data):
         cdef uint64_t block = self.store(data)
         self.memory.header.setup_bytes = len(data)
         ff_store64(&self.memory.header.setup, block)
-        block_settled(&self.memory)
+        block_published(&self.memory)
 
-    def counters(self):
+    def statistics(self):
         """What is in use: a dict of counts and bytes, see `flame_fast.calls.statistics`.
 
         A debug build adds how many blocks and slots were ever taken and given back.
@@ -420,7 +420,7 @@ cdef class Client(Outcomes):
         cdef uint32_t i, status
         cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
         cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
-        settle_pins(self)
+        release_fork_pins(self)
         by_status = [0] * (LEAVING + 1)
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
@@ -473,7 +473,7 @@ cdef class Client(Outcomes):
     def give_back_memory(self):
         """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
         cdef char *rings = <char *> self.memory.rings
-        settle_pins(self, forget=True)
+        release_fork_pins(self, forget=True)
         self.memory.doorbell = -1           # its number may be another file's soon
         self.memory.header.cache_limit = 0
         with nogil:

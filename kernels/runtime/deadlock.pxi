@@ -3,19 +3,21 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from .core.externs cimport ff_load32, ff_load64
-from .core.layout cimport READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, WAITS_FOR_ANY, Edge, Inputs, Lane, Slot
+from .core.layout cimport (
+    READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, WAITS_FOR_ANY, Dependencies, DependencyEdge, RunQueue, Slot,
+)
 from .core.regions cimport Memory
 from .core.lookup cimport edges_of, is_finished, status_of
-from .core.run_queue cimport is_void, lap_of
+from .core.run_queue cimport is_stale, lap_of
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, current, head, hint
-    cdef Lane *lane = &memory.lanes[slot.lane]
-    cdef uint64_t *ring = memory.rings + <uint64_t> slot.lane * SLOT_COUNT
-    cdef Inputs *inputs
-    cdef Edge *edges
+    cdef uint64_t state = ff_load64(&slot.state), waits_for, current, head, entry
+    cdef RunQueue *queue = &memory.queues[slot.queue]
+    cdef uint64_t *ring = memory.rings + <uint64_t> slot.queue * SLOT_COUNT
+    cdef Dependencies *dependencies
+    cdef DependencyEdge *edges
     cdef uint64_t *block
     cdef uint32_t i, status = status_of(state), process
     needs = set()
@@ -30,21 +32,21 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
         elif waits_for:
             needs.add(waits_for - 1)
     elif status == WAITING or status == READY:
-        if slot.inputs:
-            inputs = <Inputs *> (memory.base + slot.inputs)
-            edges = edges_of(inputs)
-            for i in range(min(inputs.count, SLOT_COUNT)):
-                needs.add(edges[i].input)
-        if lane.ordered:
-            process = ff_load32(&lane.process)
+        if slot.dependencies:
+            dependencies = <Dependencies *> (memory.base + slot.dependencies)
+            edges = edges_of(dependencies)
+            for i in range(min(dependencies.count, SLOT_COUNT)):
+                needs.add(edges[i].dependency)
+        if queue.ordered:
+            process = ff_load32(&queue.process)
             current = ff_load64(&memory.processes[process - 1].current) if process else 0
             if current:
                 needs.add(current - 1)
-            head = ff_load64(&lane.head)
-            while head < ff_load64(&lane.tail):                 # the calls made before it
-                hint = ff_load64(&ring[head & RING_MASK])
-                i = <uint32_t> (hint & RING_MASK) - 1
-                if lap_of(hint) == lap_of(head) and hint & RING_MASK and not is_void(memory, slot.lane, head, hint):
+            head = ff_load64(&queue.head)
+            while head < ff_load64(&queue.tail):                 # the calls made before it
+                entry = ff_load64(&ring[head & RING_MASK])
+                i = <uint32_t> (entry & RING_MASK) - 1
+                if lap_of(entry) == lap_of(head) and entry & RING_MASK and not is_stale(memory, slot.queue, head, entry):
                     if i == index:
                         break
                     needs.add(i)
@@ -54,14 +56,14 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
     # Where loads may change places, as on ARM, what was read may be of something else all the same: no number is out of bounds.
     return {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}, set(choice)
 
-cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:
-    """Whether every one of `waited` needs, through whatever it waits for in turn, the running task `waiting`.
+cdef int never_ends(Memory *memory, uint32_t waiting, list targets) except -1:
+    """Whether every one of `targets` needs, through whatever it waits for in turn, the running task `waiting`.
 
     First the tasks that matter are collected, then those that cannot end are marked, until no more are found.
     """
     cdef bint changed = True
     graph = {}
-    todo = list(waited)
+    todo = list(targets)
     while todo:
         index = todo.pop()
         if index != waiting and index not in graph:
@@ -76,4 +78,4 @@ cdef int never_ends(Memory *memory, uint32_t waiting, list waited) except -1:
             if index not in stuck and (not stuck.isdisjoint(needs) or (choice and choice <= stuck)):
                 stuck.add(index)
                 changed = True
-    return stuck.issuperset(waited)
+    return stuck.issuperset(targets)

@@ -8,9 +8,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from .core.layout cimport EXTENT_VALUE, Extent
 from .core.lookup cimport extent_of
-from .core.locked cimport extent_hold_locked
-from .core.lock cimport lock_give, lock_take
-from .core.extents cimport extent_drop, extent_take
+from .core.locked cimport extent_acquire_locked
+from .core.lock cimport lock_acquire, lock_release
+from .core.extents cimport extent_alloc, extent_release
 
 cdef enum:
     IDENTITY_BYTES = 16
@@ -27,7 +27,7 @@ cdef class DefinitionHold:
 
     def __dealloc__(self):
         if self.runtime is not None and self.runtime.is_mine():
-            extent_drop(&self.runtime.memory, self.extent)
+            extent_release(&self.runtime.memory, self.extent)
 
 cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, uint64_t nbytes):
     """Takes over a hold that this process has."""
@@ -40,7 +40,7 @@ cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, 
 
 cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
     cdef uint64_t nbytes = IDENTITY_BYTES + <uint64_t> len(data)
-    cdef int64_t id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
+    cdef int64_t id = extent_alloc(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
     cdef char *at
     if id < 0:
         raise runtime.full(nbytes)
@@ -70,11 +70,11 @@ cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, 
     cdef bint there
     if id < 0:
         return None
-    lock_take(&runtime.memory)
+    lock_acquire(&runtime.memory)
     there = is_body(runtime, <uint32_t> id, PyBytes_AS_STRING(identity), offset)
     if there:
-        extent_hold_locked(&runtime.memory, <uint32_t> id)
-    lock_give(&runtime.memory)
+        extent_acquire_locked(&runtime.memory, <uint32_t> id)
+    lock_release(&runtime.memory)
     return new_hold(runtime, <uint32_t> id, offset, nbytes) if there else None
 
 cdef bint body_is_there(Segment runtime, bytes identity, uint64_t offset):
@@ -82,7 +82,7 @@ cdef bint body_is_there(Segment runtime, bytes identity, uint64_t offset):
     cdef bint there
     if id < 0:
         return False
-    lock_take(&runtime.memory)
+    lock_acquire(&runtime.memory)
     there = is_body(runtime, <uint32_t> id, PyBytes_AS_STRING(identity), offset)
-    lock_give(&runtime.memory)
+    lock_release(&runtime.memory)
     return there

@@ -15,12 +15,12 @@ from posix.unistd cimport pread
 from .core.externs cimport FF_LAYOUT, ff_now_ns
 from .core.layout cimport (
     CLEARED_SHIFT, DONE, EXTENT_COLD, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, FAILED, FREE,
-    GRANULE, GROUP_BITS, HOLD_COUNT, HOLD_CREATOR, HOLD_EDGES, HOLD_PENDING, HOLD_RUN, KIND_MAP, LANE_CLOSING, LANE_COUNT,
-    LANE_DEAD, LANE_FREE, LANE_OPEN, LEAVING, MAGIC, PAGE, PAYLOAD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE,
-    PROCESS_REQUESTED, PROCESS_STARTING, READY, REDO_LINK, REDO_NOTHING, REDO_UNLINK, RESERVED, RING_MASK, ROLE_DRIVER,
-    ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SEAT_COUNT, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE,
-    SERVICE_OPEN, SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Edge, Extent, Header, Inputs, Lane, Process, Service,
-    Slot,
+    GRANULE, GROUP_BITS, KIND_MAP, LEAVING, MAGIC, PAGE, PAYLOAD, PERMIT_COUNT, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE,
+    PROCESS_REQUESTED, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REDO_LINK,
+    REDO_NOTHING, REDO_UNLINK, REF_COUNT, REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESERVED, RING_MASK, ROLE_DRIVER,
+    ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN,
+    SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Dependencies, DependencyEdge, Extent, Header, Process, RunQueue,
+    Service, Slot,
 )
 from .core.regions cimport Memory, align_up, map_memory
 from .core.lookup cimport generation_of, owner_of, status_of
@@ -30,7 +30,7 @@ cdef enum:
     SLOTS_AT_ONCE = 256
     EXTENTS_AT_ONCE = 256
     BLOB_READ = 1 << 16         # of a service's description, at most
-    INPUTS_NAMED = 1000         # missing inputs of one task, at most
+    DEPENDENCIES_NAMED = 1000         # missing inputs of one task, at most
 
 STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING"}
 
@@ -38,7 +38,7 @@ ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_
 
 PROCESS_NAMES = {PROCESS_FREE: "FREE", PROCESS_REQUESTED: "REQUESTED", PROCESS_STARTING: "STARTING", PROCESS_LIVE: "LIVE"}
 
-LANE_NAMES = {LANE_FREE: "FREE", LANE_OPEN: "OPEN", LANE_CLOSING: "CLOSING", LANE_DEAD: "DEAD"}
+QUEUE_NAMES = {QUEUE_FREE: "FREE", QUEUE_OPEN: "OPEN", QUEUE_CLOSING: "CLOSING", QUEUE_DEAD: "DEAD"}
 
 SERVICE_NAMES = {SERVICE_FREE: "FREE", SERVICE_OPEN: "OPEN", SERVICE_CLOSING: "CLOSING"}
 
@@ -55,16 +55,16 @@ cdef str name_in(dict names, uint32_t word):
     return f"unknown ({word})"
 
 cdef int64_t entry_slot(uint64_t entry, uint64_t position) noexcept nogil:
-    """The slot that a lane's entry names, read at `position`; -1: it was taken out or never written, -2: of another lap."""
+    """The slot that a queue's entry names, read at `position`; -1: it was taken out or never written, -2: of another lap."""
     if lap_of(entry) == lap_of(position + SLOT_COUNT):
         return -1
     if lap_of(entry) != lap_of(position):
         return -2
     return <int64_t> (entry & RING_MASK) - 1
 
-cdef bint entry_is_valid(uint64_t position, uint32_t lane, Slot *slot) noexcept nogil:
+cdef bint entry_is_valid(uint64_t position, uint32_t queue, Slot *slot) noexcept nogil:
     """Whether a task is still to be run through this entry, which names `slot`: see `is_here`."""
-    return status_of(slot.state) in (WAITING, READY) and slot.lane == lane and <int64_t> (position - slot.lane_tail) >= 0
+    return status_of(slot.state) in (WAITING, READY) and slot.queue == queue and <int64_t> (position - slot.queue_tail) >= 0
 
 cdef class SegmentReader:
     """A segment as a diagnosis needs it: plain dicts, copied without any change to it.
@@ -81,7 +81,7 @@ cdef class SegmentReader:
 
     Notes
     -----
-    Slots, processes, services and lanes are given by their index, None where there is none.
+    Slots, processes, services and queues are given by their index, None where there is none.
     """
     cdef int fd
     cdef Memory places          # where the regions lie: offsets + PAGE, never followed
@@ -159,12 +159,12 @@ cdef class SegmentReader:
                 continue
             found.append({
                 "index": i, "state": name_in(PROCESS_NAMES, process.state), "role": name_in(ROLE_NAMES, process.role),
-                "pid": process.pid if process.state == PROCESS_LIVE else 0, "lane": process.lane if process.role == ROLE_INSTANCE else None,
+                "pid": process.pid if process.state == PROCESS_LIVE else 0, "queue": process.queue if process.role == ROLE_INSTANCE else None,
                 "blocked": process.blocked != 0, "spinning": process.spinning, "sleeping": process.sleeping != 0,
                 "seeking": header.seeker == i + 1, "retiring": process.retiring != 0, "waiters": process.waiters,
                 "runs": noted(process.current), "building": noted(process.building), "promoting": noted(process.promoting),
                 "rotating": noted(process.rotating), "taking": process.taking or None,
-                "giving_edge": process.giving_edge or None, "giving_slot": process.giving_slot if process.giving_edge else None,
+                "releasing_edge": process.releasing_edge or None, "releasing_slot": process.releasing_slot if process.releasing_edge else None,
             })
         return found
 
@@ -180,7 +180,7 @@ cdef class SegmentReader:
             if service.state == SERVICE_FREE:
                 continue
             found.append({
-                "index": i, "state": name_in(SERVICE_NAMES, service.state), "lane": service.lane, "creator": service.creator,
+                "index": i, "state": name_in(SERVICE_NAMES, service.state), "queue": service.queue, "creator": service.creator,
                 "generation": service.generation, "warm_left": service.warm_left,
                 "blob": self.bytes_at(service.blob, min(service.blob_bytes, <uint64_t> BLOB_READ)),
             })
@@ -193,42 +193,42 @@ cdef class SegmentReader:
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> nbytes)
         return data if self.copy(offset, PyBytes_AS_STRING(data), nbytes) else b""
 
-    def lanes(self):
-        """Lanes that are not free, or that have entries."""
-        cdef Lane lane
-        cdef uint32_t i, seat
+    def queues(self):
+        """Queues that are not free, or that have entries."""
+        cdef RunQueue queue
+        cdef uint32_t i, permit
         found = []
-        for i in range(LANE_COUNT):
-            self.copy_at(&self.places.lanes[i], &lane, sizeof(Lane))
-            if lane.state == LANE_FREE and lane.head == lane.tail:
+        for i in range(QUEUE_COUNT):
+            self.copy_at(&self.places.queues[i], &queue, sizeof(RunQueue))
+            if queue.state == QUEUE_FREE and queue.head == queue.tail:
                 continue
             found.append({
-                "index": i, "state": name_in(LANE_NAMES, lane.state), "ordered": lane.ordered != 0, "limit": lane.limit,
-                "sticky": lane.sticky != 0, "head": lane.head, "tail": lane.tail, "sleepers": lane.sleepers,
-                "process": lane.process - 1 if lane.process else None,
-                "seats": [lane.seats[seat] - 1 for seat in range(min(lane.limit, <uint32_t> SEAT_COUNT)) if lane.seats[seat]],
+                "index": i, "state": name_in(QUEUE_NAMES, queue.state), "ordered": queue.ordered != 0, "limit": queue.limit,
+                "sticky": queue.sticky != 0, "head": queue.head, "tail": queue.tail, "sleepers": queue.sleepers,
+                "process": queue.process - 1 if queue.process else None,
+                "permits": [queue.permits[permit] - 1 for permit in range(min(queue.limit, <uint32_t> PERMIT_COUNT)) if queue.permits[permit]],
             })
         return found
 
-    def entries(self, uint32_t lane_index, int most):
-        """The first entries of a lane, in order: a list of (position, slot or None, whether its task is still to be run)."""
-        cdef Lane lane
+    def entries(self, uint32_t queue_index, int most):
+        """The first entries of a queue, in order: a list of (position, slot or None, whether its task is still to be run)."""
+        cdef RunQueue queue
         cdef Slot slot
         cdef uint64_t position, entry, last
         cdef int64_t index
         found = []
-        if lane_index >= LANE_COUNT:
+        if queue_index >= QUEUE_COUNT:
             return found
-        self.copy_at(&self.places.lanes[lane_index], &lane, sizeof(Lane))
-        last = lane.head + min(lane.tail - lane.head, <uint64_t> SLOT_COUNT, <uint64_t> max(most, 0))
-        position = lane.head
+        self.copy_at(&self.places.queues[queue_index], &queue, sizeof(RunQueue))
+        last = queue.head + min(queue.tail - queue.head, <uint64_t> SLOT_COUNT, <uint64_t> max(most, 0))
+        position = queue.head
         while position != last:
-            self.copy_at(self.places.rings + <uint64_t> lane_index * SLOT_COUNT + (position & RING_MASK), &entry, 8)
+            self.copy_at(self.places.rings + <uint64_t> queue_index * SLOT_COUNT + (position & RING_MASK), &entry, 8)
             index = entry_slot(entry, position)
             if index < 0 or not self.copy_slot(index, &slot):
                 found.append((position, None, False))
             else:
-                found.append((position, index, bool(entry_is_valid(position, lane_index, &slot))))
+                found.append((position, index, bool(entry_is_valid(position, queue_index, &slot))))
             position += 1
         return found
 
@@ -267,45 +267,45 @@ cdef class SegmentReader:
         found = {
             "index": index, "status": name_in(STATUS_NAMES, status), "generation": generation_of(slot.state),
             "owner": owner_of(slot.state) if status >= RUNNING else None, "creator": slot.creator,
-            "service": slot.service, "method": slot.method, "lane": slot.lane, "started": slot.started != 0,
-            "held_by_creator": slot.holds & HOLD_CREATOR != 0, "held_until_finished": slot.holds & HOLD_RUN != 0,
-            "held_by_lists": slot.holds & HOLD_EDGES != 0, "dependent_pending": slot.holds & HOLD_PENDING != 0,
-            "dependents": slot.holds & HOLD_COUNT, "watched": slot.watched != 0, "has_payload": slot.payload_kind != 0,
+            "service": slot.service, "method": slot.method, "queue": slot.queue, "started": slot.started != 0,
+            "held_by_creator": slot.refs & REF_CREATOR != 0, "held_until_finished": slot.refs & REF_RUN != 0,
+            "held_by_lists": slot.refs & REF_EDGES != 0, "dependent_pending": slot.refs & REF_PENDING != 0,
+            "dependents": slot.refs & REF_COUNT, "watched": slot.watched != 0, "has_payload": slot.payload_kind != 0,
             "payload_bytes": slot.payload_bytes, "map": slot.payload_kind & KIND_MAP != 0,
-            "inputs": 0, "missing": 0, "missing_slots": [], "submitting": False, "waits_for": [], "waits_for_any": False,
+            "dependencies": 0, "missing": 0, "missing_slots": [], "submitting": False, "waits_for": [], "waits_for_any": False,
         }
-        if slot.inputs and status < DONE:
-            self.describe_inputs(slot.inputs, found)
+        if slot.dependencies and status < DONE:
+            self.describe_inputs(slot.dependencies, found)
         if status == RUNNING and slot.waits_for:
             self.describe_wait(slot.waits_for, found)
         return found
 
     cdef int describe_inputs(self, uint64_t offset, dict found) except -1:
         """Which of a task's inputs are missing: bits of level 0, unless the whole tree says that all are there."""
-        cdef Inputs inputs
-        cdef Edge edge
+        cdef Dependencies dependencies
+        cdef DependencyEdge edge
         cdef uint64_t word = 0, top
         cdef uint32_t bit
-        if offset < self.arena or not self.copy(offset, &inputs, sizeof(Inputs)) or inputs.count >= SLOT_COUNT \
-                or not 1 <= inputs.levels <= 4 or max(inputs.level_at[0], inputs.level_at[inputs.levels - 1]) >= self.size:
+        if offset < self.arena or not self.copy(offset, &dependencies, sizeof(Dependencies)) or dependencies.count >= SLOT_COUNT \
+                or not 1 <= dependencies.levels <= 4 or max(dependencies.level_at[0], dependencies.level_at[dependencies.levels - 1]) >= self.size:
             return 0
-        found["inputs"] = inputs.count
-        self.copy(offset + inputs.level_at[inputs.levels - 1], &top, 8)
+        found["dependencies"] = dependencies.count
+        self.copy(offset + dependencies.level_at[dependencies.levels - 1], &top, 8)
         if top >> CLEARED_SHIFT:
             return 0
-        for bit in range(inputs.count + 1):
+        for bit in range(dependencies.count + 1):
             if bit % WORD_BITS == 0:
-                self.copy(offset + inputs.level_at[0] + 8 * (bit // WORD_BITS), &word, 8)
+                self.copy(offset + dependencies.level_at[0] + 8 * (bit // WORD_BITS), &word, 8)
             if word >> CLEARED_SHIFT or not word >> (bit % WORD_BITS) & 1:
                 continue
-            if bit == inputs.count:
+            if bit == dependencies.count:
                 found["submitting"] = True
                 continue
             found["missing"] += 1
-            if found["missing"] <= INPUTS_NAMED:
-                self.copy(offset + sizeof(Inputs) + bit * sizeof(Edge), &edge, sizeof(Edge))
-                if edge.input < SLOT_COUNT:
-                    found["missing_slots"].append(edge.input)
+            if found["missing"] <= DEPENDENCIES_NAMED:
+                self.copy(offset + sizeof(Dependencies) + bit * sizeof(DependencyEdge), &edge, sizeof(DependencyEdge))
+                if edge.dependency < SLOT_COUNT:
+                    found["missing_slots"].append(edge.dependency)
         return 0
 
     cdef int describe_wait(self, uint64_t waits_for, dict found) except -1:
@@ -317,7 +317,7 @@ cdef class SegmentReader:
         found["waits_for_any"] = True
         if offset < self.arena or not self.copy(offset, &count, 8):
             return 0
-        for i in range(min(count, <uint64_t> INPUTS_NAMED)):
+        for i in range(min(count, <uint64_t> DEPENDENCIES_NAMED)):
             if self.copy(offset + 8 + 8 * i, &one, 8) and one < SLOT_COUNT:
                 found["waits_for"].append(one)
         return 0

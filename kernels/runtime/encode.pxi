@@ -11,26 +11,26 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from .core.extents cimport extent_hold
+from .core.extents cimport extent_acquire
 
 cdef enum:
     NATIVE_DEPTH = 16           # deeper nesting, and cycles, go to pickle
     UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
 
-cdef uint32_t input_number(dict inputs, SlotHandle handle) except? 0xFFFFFFFF:
+cdef uint32_t dependency_number(dict dependencies, SlotReference handle) except? 0xFFFFFFFF:
     """Which input of the task a future is: the same one twice is one input."""
-    known = inputs.get(handle.index)
+    known = dependencies.get(handle.index)
     if known is not None:
         return known[0]
-    inputs[handle.index] = (len(inputs), handle)
-    return len(inputs) - 1
+    dependencies[handle.index] = (len(dependencies), handle)
+    return len(dependencies) - 1
 
-cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
+cdef int put_pickled(ValueWriter out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
     """What `pickling` has written."""
     cdef uint32_t counts[2]
     cdef DefinitionHold hold
     for hold in holds:
-        extent_hold(&runtime.memory, hold.extent)
+        extent_acquire(&runtime.memory, hold.extent)
         out.add_handle(hold.offset)
     out.put_tag(b'P')
     put_long(out, runtime, b'b', b'V', PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
@@ -43,7 +43,7 @@ cdef int put_pickled(Scratch out, Segment runtime, bytes data, list buffers, lis
         encode_array(out, runtime, array, 0)
     return 0
 
-cdef bint put_uniform(Scratch out, list items, Py_ssize_t size) except -1:
+cdef bint put_uniform(ValueWriter out, list items, Py_ssize_t size) except -1:
     """A list of integers of 64 bits, or of floats; false, and nothing written, for any other."""
     cdef Py_ssize_t start = out.size, i
     cdef int overflow = 0
@@ -80,15 +80,15 @@ cdef bint put_uniform(Scratch out, list items, Py_ssize_t size) except -1:
     out.size = start
     return False
 
-cdef int encode_item(Scratch out, PyObject *item, Values runtime, int depth, int sole) except -1:
+cdef int encode_item(ValueWriter out, PyObject *item, Values runtime, int depth, int expected_refcount) except -1:
     """A part of a container. It is kept meanwhile: other threads may run, and change the container."""
-    kept = <object> item
-    return encode_native(out, <object> item, runtime, depth, sole)
+    keep_alive = <object> item
+    return encode_native(out, <object> item, runtime, depth, expected_refcount)
 
-cdef int encode_native(Scratch out, object value, Values runtime, int depth, int sole) except -1:
+cdef int encode_native(ValueWriter out, object value, Values runtime, int depth, int expected_refcount) except -1:
     """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
-    `sole`: the references that the value has if nobody but the callers here refers to it, or to what contains it: then it will
+    `expected_refcount`: the references that the value has if nobody but the callers here refers to it, or to what contains it: then it will
     be gone soon. 0: somebody may.
     """
     cdef int overflow = 0
@@ -131,57 +131,57 @@ cdef int encode_native(Scratch out, object value, Values runtime, int depth, int
             put_long(out, runtime, b's', b'S', text, size, value)
     elif PyBytes_CheckExact(value):
         put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
-    elif type(value) is Numbers:
-        at = out.reserve(9 + 8 * (<Numbers> value).count)
+    elif type(value) is Int64List:
+        at = out.reserve(9 + 8 * (<Int64List> value).count)
         at[0] = b'q'
-        memcpy(at + 1, &(<Numbers> value).count, 8)
-        if (<Numbers> value).count:
-            memcpy(at + 9, (<Numbers> value).at, 8 * <size_t> (<Numbers> value).count)
+        memcpy(at + 1, &(<Int64List> value).count, 8)
+        if (<Int64List> value).count:
+            memcpy(at + 9, (<Int64List> value).at, 8 * <size_t> (<Int64List> value).count)
     elif PyTuple_CheckExact(value):
-        if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != sole and not out.first_time(value)):
+        if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
             return NATIVE_CANNOT
         out.put_count(b'(', PyTuple_GET_SIZE(value))
-        sole = 2 if Py_REFCNT(value) == sole else 0
+        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
         for i in range(PyTuple_GET_SIZE(value)):
-            if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth - 1, sole):
+            if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
                 return NATIVE_CANNOT
     elif PyList_CheckExact(value):
-        if depth == 0 or (Py_REFCNT(value) != sole and not out.first_time(value)):
+        if depth == 0 or (Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
             return NATIVE_CANNOT
         size = PyList_GET_SIZE(value)
         if size >= UNIFORM_LEAST and put_uniform(out, value, size):
             return NATIVE_OK
         out.put_count(b'[', size)
-        sole = 2 if Py_REFCNT(value) == sole else 0
+        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
         i = 0
         while i < PyList_GET_SIZE(value):
-            if encode_item(out, PyList_GET_ITEM(value, i), runtime, depth - 1, sole):
+            if encode_item(out, PyList_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
                 return NATIVE_CANNOT
             i += 1
         if i != size:
             return NATIVE_CANNOT
     elif PyDict_CheckExact(value):
-        if depth == 0 or (Py_REFCNT(value) != sole and not out.first_time(value)):
+        if depth == 0 or (Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
             return NATIVE_CANNOT
         size = PyDict_Size(value)
         out.put_count(b'{', size)
-        sole = 2 if Py_REFCNT(value) == sole else 0
+        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
         i = 0
         while PyDict_Next(value, &i, &key, &item):
             size -= 1
-            kept = <object> item
-            if encode_item(out, key, runtime, depth - 1, 0) or encode_item(out, item, runtime, depth - 1, sole + 1 if sole else 0):
+            keep_alive = <object> item
+            if encode_item(out, key, runtime, depth - 1, 0) or encode_item(out, item, runtime, depth - 1, expected_refcount + 1 if expected_refcount else 0):
                 return NATIVE_CANNOT
         if size:
             return NATIVE_CANNOT
     elif is_array(value):
-        if Py_REFCNT(value) != sole and not out.first_time(value):
+        if Py_REFCNT(value) != expected_refcount and not out.first_time(value):
             return NATIVE_CANNOT
-        return encode_array(out, runtime, value, sole)
-    elif out.takes_futures and isinstance(value, SlotHandle) and (<SlotHandle> value).runtime is runtime:
-        if out.inputs is None:
-            out.inputs = {}
-        position = input_number(out.inputs, <SlotHandle> value)
+        return encode_array(out, runtime, value, expected_refcount)
+    elif out.takes_futures and isinstance(value, SlotReference) and (<SlotReference> value).runtime is runtime:
+        if out.dependencies is None:
+            out.dependencies = {}
+        position = dependency_number(out.dependencies, <SlotReference> value)
         at = out.reserve(5)
         at[0] = b'R'
         memcpy(at + 1, &position, 4)
@@ -189,12 +189,12 @@ cdef int encode_native(Scratch out, object value, Values runtime, int depth, int
         return encode_instance(out, value, runtime, depth)
     return NATIVE_OK
 
-cdef int encode_instance(Scratch out, object value, Values runtime, int depth) except -1:
+cdef int encode_instance(ValueWriter out, object value, Values runtime, int depth) except -1:
     """An instance of such a class; NATIVE_CANNOT for any other value."""
     cdef Layout layout
     cdef Py_ssize_t start = out.size, position = out.position_of(value)
     if position >= 0:
-        return out.put_back(b'M', position)
+        return out.put_distance(b'M', position)
     layout = layout_of(runtime, type(value))
     if layout is None or depth == 0:
         return NATIVE_CANNOT
@@ -209,7 +209,7 @@ cdef int encode_instance(Scratch out, object value, Values runtime, int depth) e
     if not out.first_time(value) or (position < 0 and not keep_body(out, runtime, layout)):
         return NATIVE_CANNOT
     if position >= 0:
-        out.put_back(b'o', position)
+        out.put_distance(b'o', position)
     else:
         put_class(out, layout, b'O')
         out.note_part(layout, start)
@@ -225,7 +225,7 @@ cdef int encode_instance(Scratch out, object value, Values runtime, int depth) e
         return out.put_tag(b'N')
     return put_slots(out, value, layout.slots, runtime, depth - 1)
 
-cdef int put_class(Scratch out, Layout layout, char tag) except -1:
+cdef int put_class(ValueWriter out, Layout layout, char tag) except -1:
     cdef char *at = out.reserve(1 + PLACE_BYTES)
     at[0] = tag
     memcpy(at + 1, PyBytes_AS_STRING(layout.identity), IDENTITY_BYTES)
@@ -233,7 +233,7 @@ cdef int put_class(Scratch out, Layout layout, char tag) except -1:
     memcpy(at + 1 + IDENTITY_BYTES + 8, &layout.nbytes, 8)
     return 0
 
-cdef int put_items(Scratch out, object value, Values runtime, int depth) except -1:
+cdef int put_items(ValueWriter out, object value, Values runtime, int depth) except -1:
     cdef Py_ssize_t i
     out.put_count(b'(', PyTuple_GET_SIZE(value))
     for i in range(PyTuple_GET_SIZE(value)):
@@ -241,21 +241,21 @@ cdef int put_items(Scratch out, object value, Values runtime, int depth) except 
             return NATIVE_CANNOT
     return NATIVE_OK
 
-cdef int put_attributes(Scratch out, dict attributes, Values runtime, int depth) except -1:
+cdef int put_attributes(ValueWriter out, dict attributes, Values runtime, int depth) except -1:
     cdef Py_ssize_t left = PyDict_Size(attributes), i = 0
     cdef PyObject *key
     cdef PyObject *item
     out.put_count(b'{', left)
     while PyDict_Next(attributes, &i, &key, &item):
         left -= 1
-        kept_key = <object> key
-        kept = <object> item
-        if not PyUnicode_CheckExact(kept_key) or encode_native(out, kept_key, runtime, 1, 0) or \
-                encode_native(out, kept, runtime, depth, 0):
+        keep_key_alive = <object> key
+        keep_alive = <object> item
+        if not PyUnicode_CheckExact(keep_key_alive) or encode_native(out, keep_key_alive, runtime, 1, 0) or \
+                encode_native(out, keep_alive, runtime, depth, 0):
             return NATIVE_CANNOT
     return NATIVE_CANNOT if left else NATIVE_OK
 
-cdef int put_slots(Scratch out, object value, tuple names, Values runtime, int depth) except -1:
+cdef int put_slots(ValueWriter out, object value, tuple names, Values runtime, int depth) except -1:
     """Slots that nothing has been put into are left out."""
     cdef uint64_t count = 0
     cdef Py_ssize_t place = out.size + 1

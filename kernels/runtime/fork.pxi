@@ -2,14 +2,14 @@
 #
 # So the parent pins, at the fork, every extent that it has views of, for as long as that child (or whoever it forks in turn)
 # lives: the child keeps the writing end of a pipe, and its end, or its exec, is the end of file that the parent finds when it
-# looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `keep_to_itself` (arrays.pxi)
+# looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `privatize_segment` (arrays.pxi)
 # makes its mapping private, and it touches their pages before the parent goes on, which waits for that.
 # uses: python_api, segment, array_allocator
 
 from libc.stdint cimport uint32_t, uint64_t
 from .core.externs cimport ff_add32, ff_load32
 from .core.layout cimport PAGE, ZYGOTE_INDEX
-from .core.extents cimport extent_drop
+from .core.extents cimport extent_release
 
 cdef extern from *:
     """
@@ -24,24 +24,24 @@ def _before_fork():
 
 def _after_fork_in_parent():
     for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
-        reading, writing, told, telling = ends
+        reading, writing, published, telling = ends
         if writing >= 0:
             os.close(writing)
             os.close(telling)
-            os.read(told, 1)        # the child has what it needs, or has ended
-            os.close(told)
+            os.read(published, 1)        # the child has what it needs, or has ended
+            os.close(published)
         (<Segment> segment).pins.append((reading, pinned))
 
 def _after_fork_in_child():
     global fork_generation
     fork_generation += 1
-    keep_to_itself()
+    privatize_segment()
     for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
-        reading, writing, told, telling = ends
+        reading, writing, published, telling = ends
         copy_unsealed(segment, pinned)
         if writing >= 0:
             os.close(reading)       # and never the other end: its closing tells the parent
-            os.close(told)
+            os.close(published)
             os.write(telling, b"x")
             os.close(telling)
     forking.clear()
@@ -66,7 +66,7 @@ cdef object pin_extents(Segment segment):
     cdef list pinned
     if segment is None or not segment.is_mine() or segment.me == ZYGOTE_INDEX:
         return None
-    settle_pins(segment)
+    release_fork_pins(segment)
     pinned = [id for id in range(ff_load32(&segment.memory.header.extent_high)) if segment.memory.local[id]]
     if not pinned:
         return None
@@ -83,20 +83,20 @@ cdef object pin_extents(Segment segment):
         ff_add32(&segment.memory.local[id], 1)
     return segment, ends, pinned
 
-cdef int settle_pins(Segment segment, bint forget=False) except -1:
+cdef int release_fork_pins(Segment segment, bint forget=False) except -1:
     """Lets go of what children that have ended had pinned. `forget`: looks no more, what is pinned stays so."""
     cdef uint32_t id
-    kept = []
+    remaining = []
     for reading, pinned in segment.pins:
         ended = reading >= 0 and at_end(reading)
         if ended:
             for id in pinned:
-                extent_drop(&segment.memory, id)
+                extent_release(&segment.memory, id)
         if reading >= 0 and (ended or forget):
             os.close(reading)
         elif not forget:
-            kept.append((reading, pinned))
-    segment.pins = kept
+            remaining.append((reading, pinned))
+    segment.pins = remaining
     return 0
 
 cdef bint at_end(int reading) except -1:

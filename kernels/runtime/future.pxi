@@ -6,7 +6,7 @@ from .core.layout cimport DONE, FAILED, READY, RUNNING, WAITING
 from .core.lookup cimport is_finished, status_of
 
 @cython.no_gc
-cdef class Handle(SlotHandle):
+cdef class ObjectHandle(SlotReference):
     """A value that is there, or will be."""
 
     def get(self, timeout=None):
@@ -52,7 +52,7 @@ cdef class Handle(SlotHandle):
         return not is_finished(&self.runtime.memory, self.index) and (self.runtime.closed or not self.runtime.is_mine())
 
 @cython.no_gc
-cdef class ObjectFuture(Handle):
+cdef class ObjectFuture(ObjectHandle):
     """The outcome of one call, as a hold on a slot of shared memory.
 
     It can be an argument, at any depth, of further calls of the same runner; the task then starts when the value is ready.
@@ -88,7 +88,7 @@ cdef class ObjectFuture(Handle):
         return f"<ObjectFuture {self.index} {names.get(status, '?')}>"
 
 @cython.no_gc
-cdef class ObjectRef(Handle):
+cdef class ObjectRef(ObjectHandle):
     """A value in shared memory: what `put_object` and `ObjectFuture.ref` give, usable as an argument like a future."""
 
     def __repr__(self):

@@ -5,11 +5,11 @@
 # uses: segment
 
 from libc.stdint cimport uint32_t
-from .core.layout cimport HOLD_CREATOR
-from .core.slots cimport release_bits
+from .core.layout cimport REF_CREATOR
+from .core.slots cimport release_refs
 
 @cython.no_gc
-cdef class SlotHandle:
+cdef class SlotReference:
     """A hold on one slot of the segment: freed with the object, or kept alive by `owner`, which has the hold."""
     cdef Segment runtime
     cdef uint32_t index
@@ -21,7 +21,7 @@ cdef class SlotHandle:
 
     def __dealloc__(self):
         if self.runtime is not None and self.owner is None and self.runtime.is_mine():
-            release_bits(&self.runtime.memory, self.index, HOLD_CREATOR)
+            release_refs(&self.runtime.memory, self.index, REF_CREATOR)
 
     def __reduce__(self):
         raise TypeError(

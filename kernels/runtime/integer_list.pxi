@@ -7,11 +7,11 @@ from libc.stdint cimport int64_t
 from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
-cdef class Numbers:
+cdef class Int64List:
     """Integers of 64 bits in a row, which travel like a list of them: to collect many without keeping an object for each."""
     cdef int64_t *at
     cdef Py_ssize_t count
-    cdef Py_ssize_t room
+    cdef Py_ssize_t capacity
 
     def __dealloc__(self):
         free(self.at)
@@ -24,7 +24,7 @@ cdef class Numbers:
         cdef int overflow = 0
         if not PyLong_CheckExact(item):
             return False
-        if self.count == self.room:
+        if self.count == self.capacity:
             self.grow()
         self.at[self.count] = PyLong_AsLongLongAndOverflow(item, &overflow)
         if overflow:
@@ -33,12 +33,12 @@ cdef class Numbers:
         return True
 
     cdef int grow(self) except -1:
-        cdef Py_ssize_t room = 2 * self.room if self.room else 256
-        cdef void *larger = realloc(self.at, 8 * <size_t> room)
+        cdef Py_ssize_t capacity = 2 * self.capacity if self.capacity else 256
+        cdef void *larger = realloc(self.at, 8 * <size_t> capacity)
         if larger == NULL:
             raise MemoryError
         self.at = <int64_t *> larger
-        self.room = room
+        self.capacity = capacity
         return 0
 
     cdef list listed(self):

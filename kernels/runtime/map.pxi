@@ -70,29 +70,29 @@ cdef class MapResults:
         while self.source is not None and len(self.pending) < self.ahead:
             items = self.next_items()
             if items is not None:
-                self.queue(items)
+                self.submit(items)
         return 0
 
-    cdef int queue(self, object items) except -1:
+    cdef int submit(self, object items) except -1:
         """Queues a chunk; one that cannot be, item by item, so that what is wrong comes in its turn."""
         try:
-            self.pending.append(self.target.queue((items,), 1, (), KIND_MAP))
+            self.pending.append(self.target.submit((items,), 1, (), KIND_MAP))
             return 0
         except BaseException as problem:
-            if type(items) is Numbers:
-                items = (<Numbers> items).listed()
+            if type(items) is Int64List:
+                items = (<Int64List> items).listed()
             if len(items) == 1:
                 self.source = None
                 self.problem = problem
                 return 0
         for item in items:
             if self.problem is None:
-                self.queue([item])
+                self.submit([item])
         return 0
 
     cdef object next_items(self):
         """The items of the next chunk, None if there are none. A future is one by itself: its failure is no other item's."""
-        cdef Numbers numbers = Numbers()
+        cdef Int64List numbers = Int64List()
         cdef list items = None
         cdef Py_ssize_t i
         try:
@@ -103,7 +103,7 @@ cdef class MapResults:
                     if numbers.add(item):
                         continue
                     items = numbers.listed()
-                if isinstance(item, Handle):
+                if isinstance(item, ObjectHandle):
                     if items:
                         self.waiting = item
                     else:

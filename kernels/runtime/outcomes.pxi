@@ -8,12 +8,12 @@ from .core.lookup cimport body_of, data_of, is_finished, status_of
 from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
 
 cdef object out_of_time():
-    return TimeoutError("the calls waited for have not finished in time; they go on")
+    return TimeoutError("the calls targets for have not finished in time; they go on")
 
 cdef object endless_wait():
     return FlameError(
         FlameErrorCode.INVALID_STATE,
-        "this wait can never end: the call waited for needs the one that waits (a method that waits for a call of its own "
+        "this wait can never end: the call targets for needs the one that waits (a method that waits for a call of its own "
         "instance, or a ring of such); wait outside of the instance's methods, or ask another instance",
     )
 
@@ -58,7 +58,7 @@ cdef class Outcomes(Values):
                              f"this call had not finished when its runner {self.name!r} {self.ending}; it was dropped")
         return self.check()
 
-    cdef int wait_one(self, SlotHandle handle, int64_t deadline) except -1:
+    cdef int wait_one(self, SlotReference handle, int64_t deadline) except -1:
         """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
         cdef OneWait wait
         if self.is_mine() and is_finished(&self.memory, handle.index):
@@ -101,7 +101,7 @@ cdef class Outcomes(Values):
                     return 0
                 self.check_waitable()
                 if in_task and deadline < 0:
-                    if wait.tell(self, current - 1) and self._never_ends(current - 1, wait.waited()):
+                    if wait.publish(self, current - 1) and self._never_ends(current - 1, wait.targets()):
                         raise endless_wait()
                     if needs_help and self._help_unblocked(wait, blocked):
                         continue
@@ -121,12 +121,12 @@ cdef class Outcomes(Values):
                     self.set_blocked(True)
         finally:
             if in_task:
-                wait.untell(self, current - 1)
+                wait.retract(self, current - 1)
             if blocked:
                 self.set_blocked(False)
 
     cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
-        """While it runs something, this process is not blocked: nobody may take over its seat."""
+        """While it runs something, this process is not blocked: nobody may take over its permit."""
         if blocked:
             ff_exchange32(&self.memory.processes[self.me].blocked, 0)
         try:
@@ -139,9 +139,9 @@ cdef class Outcomes(Values):
         """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""
         return False
 
-    cdef bint _never_ends(self, uint32_t current, list waited) except -1:
+    cdef bint _never_ends(self, uint32_t current, list targets) except -1:
         """Looked at twice: the first look may have met a task in the middle of a change."""
-        return never_ends(&self.memory, current, waited) and never_ends(&self.memory, current, waited)
+        return never_ends(&self.memory, current, targets) and never_ends(&self.memory, current, targets)
 
     cdef set_blocked(self, bint blocked):
         """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""

@@ -14,8 +14,8 @@ from .core.layout cimport GRANULE, MAGIC, Header
 from .core.regions cimport Memory, map_memory, memory_disown, memory_own
 from .core.system_memory cimport memory_left
 from .core.extents cimport MARGIN
-from .core.blocks cimport block_keep
-from .core.wraparound cimport wind_lanes, wind_processes, wind_slots
+from .core.blocks cimport block_alloc_owned
+from .core.wraparound cimport wind_processes, wind_queues, wind_slots
 
 cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
 cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and some room beyond the limit
@@ -58,7 +58,7 @@ cdef class Segment:
             raise MemoryError
         if segment.memory.header.magic != MAGIC or segment.memory.header.layout != FF_LAYOUT:
             raise FlameError(FlameErrorCode.INTERNAL, f"file descriptor {fd} is no flame_fast segment of this build")
-        segment._become(index, name, doorbell)
+        segment.become(index, name, doorbell)
         return segment
 
     cdef int _reserve(self, int fd, uint64_t least) except -1:
@@ -100,7 +100,7 @@ cdef class Segment:
             munmap(self.window, self.mapped_bytes)
         self.memory.base = NULL
 
-    def _become(self, uint32_t index, str name, int doorbell):
+    def become(self, uint32_t index, str name, int doorbell):
         """Turns this attachment into that of entry `index`: what a forked worker does first."""
         self.me = index
         self.name = name
@@ -168,8 +168,8 @@ cdef class Segment:
         return PyBytes_FromStringAndSize(self.memory.base + self.memory.header.setup, self.memory.header.setup_bytes)
 
     cdef uint64_t store(self, bytes data) except 0:
-        """A block of the caller's own with these bytes; `block_settled` when it is put down, `block_free` in the end."""
-        cdef uint64_t block = block_keep(&self.memory, len(data))
+        """A block of the caller's own with these bytes; `block_published` when it is put down, `block_free` in the end."""
+        cdef uint64_t block = block_alloc_owned(&self.memory, len(data))
         if block == 0:
             raise self.full(len(data))
         memcpy(self.memory.base + block, PyBytes_AS_STRING(data), len(data))
@@ -190,17 +190,17 @@ cdef class Segment:
     def wind(self, uint64_t back):
         """For tests, at once after `create`: whatever counts up comes round after about `back` more, at most a thousand."""
         wind_slots(&self.memory, back)
-        wind_lanes(&self.memory, back)
+        wind_queues(&self.memory, back)
         wind_processes(&self.memory, back)
 
     @property
-    def drops(self):
-        """For tests: the number of this process's last drop, see `number_drop`."""
-        return self.memory.processes[self.me].giving
+    def release_seq(self):
+        """For tests: the number of this process's last drop, see `begin_release`."""
+        return self.memory.processes[self.me].release_seq
 
-    @drops.setter
-    def drops(self, uint64_t number):
-        self.memory.processes[self.me].giving = number
+    @release_seq.setter
+    def release_seq(self, uint64_t number):
+        self.memory.processes[self.me].release_seq = number
 
 cdef void window_open(Segment runtime) noexcept:
     """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""

@@ -27,7 +27,7 @@ cdef Selector new_selector(Outcomes runtime, list handles):
     wait.pending = {}
     wait.found = []
     for i in range(len(handles)):
-        index = (<SlotHandle?> handles[i]).index
+        index = (<SlotReference?> handles[i]).index
         wait.pending.setdefault(index, []).append(i)
         ff_exchange32(&runtime.memory.slots[index].watched, 1)
     wait.look_at_all()

@@ -1,4 +1,4 @@
-# Services and their lanes: made, started, closed, and given back once no call of theirs is left.
+# Services and their queues: made, started, closed, and given back once no call of theirs is left.
 # uses: segment
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -8,14 +8,14 @@ from .core.externs cimport (
     ff_add32, ff_cas32, ff_exchange32, ff_futex_wake, ff_load32, ff_load64, ff_or32, ff_pause, ff_store32,
 )
 from .core.layout cimport (
-    LANE_CLOSING, LANE_COUNT, LANE_FREE, LANE_OPEN, POOL_LANES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, RESERVED,
-    ROLE_INSTANCE, ROLE_POOL, RUNNING, SEAT_COUNT, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN, WAITING,
-    Lane, Process, Service,
+    PERMIT_COUNT, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_FREE,
+    QUEUE_OPEN, RESERVED, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN,
+    WAITING, Process, RunQueue, Service,
 )
 from .core.regions cimport Memory
 from .core.lookup cimport slots_used, status_of
 from .core.wakeup cimport ring_bell, wake_sleepers
-from .core.blocks cimport block_free, block_settled
+from .core.blocks cimport block_free, block_published
 
 cdef enum:
     CALL_SPINS = 1000           # looks at a process that makes a call, which takes less than a microsecond
@@ -41,14 +41,14 @@ cdef class Services(Segment):
     """A process's view of the services and of the process table: what clients, workers and the supervisor share."""
 
     def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0, uint32_t preload=0):
-        """Registers a service; returns (service, generation, lane).
+        """Registers a service; returns (service, generation, queue).
 
         Parameters
         ----------
         blob : bytes
             What a worker's host needs to load it.
         instance : bool
-            A lane and a process of its own, calls strictly in order.
+            A queue and a process of its own, calls strictly in order.
         limit : int
             Workers that may serve it at the same time; 0: all.
         sticky : bool
@@ -58,8 +58,8 @@ cdef class Services(Segment):
         preload : int
             Libraries that the zygote shall load for it; see `flame_fast.engine.preload`.
         """
-        cdef uint32_t i, lane = 0, service
-        cdef Lane *entry
+        cdef uint32_t i, queue = 0, service
+        cdef RunQueue *entry
         cdef uint64_t block
         self.check()
         self.reap_services()
@@ -68,35 +68,35 @@ cdef class Services(Segment):
         block = self.store(blob)
         try:
             if instance or limit:
-                lane = self._take_lane(instance)
-                entry = &self.memory.lanes[lane]
+                queue = self._reserve_queue(instance)
+                entry = &self.memory.queues[queue]
                 entry.ordered = instance
-                entry.limit = min(limit, SEAT_COUNT)
+                entry.limit = min(limit, PERMIT_COUNT)
                 entry.sticky = sticky
                 entry.process = 0
                 entry.sleepers = 0
-                memset(entry.seats, 0, sizeof(entry.seats))
-            service = self._take_service()
+                memset(entry.permits, 0, sizeof(entry.permits))
+            service = self._reserve_service()
         except BaseException:
-            block_settled(&self.memory)     # first: what is given back must not be named any more
+            block_published(&self.memory)     # first: what is given back must not be named any more
             block_free(&self.memory, block)
-            if lane:
-                ff_store32(&self.memory.lanes[lane].state, LANE_FREE)
+            if queue:
+                ff_store32(&self.memory.queues[queue].state, QUEUE_FREE)
             raise
-        self.memory.services[service].lane = lane
+        self.memory.services[service].queue = queue
         self.memory.services[service].creator = self.me
         self.memory.services[service].blob = block
         self.memory.services[service].blob_bytes = len(blob)
-        block_settled(&self.memory)
+        block_published(&self.memory)
         self.memory.services[service].warm_left = 0 if instance else warmup
-        ff_store32(&self.memory.lanes[lane].state, LANE_OPEN)   # an open lane is always some service's, or 0: see _bury_services
+        ff_store32(&self.memory.queues[queue].state, QUEUE_OPEN)   # an open queue is always some service's, or 0: see _recover_services
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)
             wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         elif warmup:
             self.start_instance(service)
-        return service, self.memory.services[service].generation, lane
+        return service, self.memory.services[service].generation, queue
 
     cdef void _ask_preload(self, uint32_t libraries) noexcept:
         """Has the zygote load them, and idle workers without them leave for others that are forked with them; one that holds a class
@@ -111,21 +111,21 @@ cdef class Services(Segment):
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
 
-    cdef uint32_t _take_lane(self, bint instance) except 0:
+    cdef uint32_t _reserve_queue(self, bint instance) except 0:
         cdef uint32_t i
-        for i in range(POOL_LANES if instance else 1, LANE_COUNT if instance else POOL_LANES):
+        for i in range(POOL_QUEUES if instance else 1, QUEUE_COUNT if instance else POOL_QUEUES):
             if not instance:
-                ff_cas32(&self.memory.header.pool_lane_high, i, i + 1)
-            if ff_load32(&self.memory.lanes[i].state) == LANE_FREE and \
-                    ff_cas32(&self.memory.lanes[i].state, LANE_FREE, RESERVED + self.me):
+                ff_cas32(&self.memory.header.pool_queue_high, i, i + 1)
+            if ff_load32(&self.memory.queues[i].state) == QUEUE_FREE and \
+                    ff_cas32(&self.memory.queues[i].state, QUEUE_FREE, RESERVED + self.me):
                 return i
-        kind, most = ("instance services", LANE_COUNT - POOL_LANES) if instance else ("limited services", POOL_LANES - 1)
+        kind, most = ("instance services", QUEUE_COUNT - POOL_QUEUES) if instance else ("limited services", POOL_QUEUES - 1)
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {most} {kind} open; close some first")
 
-    cdef int64_t _take_service(self) except -1:
+    cdef int64_t _reserve_service(self) except -1:
         cdef uint32_t i
         for i in range(SERVICE_COUNT):
-            ff_cas32(&self.memory.header.service_high, i, i + 1)    # first: a burial looks no further
+            ff_cas32(&self.memory.header.service_high, i, i + 1)    # first: a recovery looks no further
             if ff_load32(&self.memory.services[i].state) == SERVICE_FREE and \
                     ff_cas32(&self.memory.services[i].state, SERVICE_FREE, RESERVED + self.me):
                 self.memory.services[i].generation += 1
@@ -134,19 +134,19 @@ cdef class Services(Segment):
 
     def start_instance(self, uint32_t service):
         """Asks the zygote for the process of an instance service, once."""
-        cdef uint32_t lane = self.memory.services[service].lane, process
+        cdef uint32_t queue = self.memory.services[service].queue, process
         if self.inline:
-            ff_cas32(&self.memory.lanes[lane].process, 0, self.me + 1)
-        if ff_load32(&self.memory.lanes[lane].process):
+            ff_cas32(&self.memory.queues[queue].process, 0, self.me + 1)
+        if ff_load32(&self.memory.queues[queue].process):
             return
-        process = self.request_process(ROLE_INSTANCE, lane)
-        if ff_cas32(&self.memory.lanes[lane].process, 0, process + 1):
+        process = self.request_process(ROLE_INSTANCE, queue)
+        if ff_cas32(&self.memory.queues[queue].process, 0, process + 1):
             ff_store32(&self.memory.processes[process].state, PROCESS_REQUESTED)
             ring_bell(self.doorbell)
         else:
             ff_store32(&self.memory.processes[process].state, PROCESS_FREE)
 
-    def request_process(self, uint32_t role, uint32_t lane):
+    def request_process(self, uint32_t role, uint32_t queue):
         """A process table entry nobody else has, still RESERVED."""
         cdef uint32_t i
         cdef Process *process
@@ -155,11 +155,11 @@ cdef class Services(Segment):
             ff_cas32(&self.memory.header.process_high, i, i + 1)
             if ff_load32(&process.state) == PROCESS_FREE and ff_cas32(&process.state, PROCESS_FREE, RESERVED + self.me):
                 process.role = role
-                process.lane = lane
-                process.born = 0
+                process.queue = queue
+                process.started_at = 0
                 process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
-                process.current = process.building = process.taking = process.giving_edge = 0
+                process.current = process.building = process.taking = process.releasing_edge = 0
                 process.promoting = process.rotating = 0
                 process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
                 return i
@@ -205,14 +205,14 @@ cdef class Services(Segment):
             if i in busy:
                 left += 1
             elif ff_cas32(&entry.state, SERVICE_CLOSING, RESERVED + self.me):
-                self._empty_service(entry)
+                self._free_service(entry)
         return left
 
-    cdef void _empty_service(self, Service *entry) noexcept:
+    cdef void _free_service(self, Service *entry) noexcept:
         """Gives back what a reserved entry has, and itself. May be said twice."""
         cdef uint64_t blob = entry.blob
-        self._give_back_lane(entry.lane)
-        entry.lane = 0
+        self._release_queue(entry.queue)
+        entry.queue = 0
         entry.blob = 0
         if blob:
             block_free(&self.memory, blob)
@@ -227,21 +227,21 @@ cdef class Services(Segment):
                 busy.add(self.memory.slots[i].service)
         return busy
 
-    cdef void _give_back_lane(self, uint32_t index) noexcept:
-        cdef Lane *lane = &self.memory.lanes[index]
+    cdef void _release_queue(self, uint32_t index) noexcept:
+        cdef RunQueue *queue = &self.memory.queues[index]
         if index == 0:
             return
-        if lane.process and not self.inline and ff_cas32(&lane.state, LANE_OPEN, LANE_CLOSING):
+        if queue.process and not self.inline and ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_CLOSING):
             # The zygote frees it when the process has ended.
-            ff_add32(&lane.wake, 1)
-            ff_futex_wake(&lane.wake, PROCESS_COUNT)
+            ff_add32(&queue.wake, 1)
+            ff_futex_wake(&queue.wake, PROCESS_COUNT)
             return
-        self._free_lane(lane)
+        self._free_queue(queue)
 
-    cdef void _free_lane(self, Lane *lane) noexcept:
-        cdef uint64_t error = lane.error
-        lane.process = 0
-        lane.error = 0
+    cdef void _free_queue(self, RunQueue *queue) noexcept:
+        cdef uint64_t error = queue.error
+        queue.process = 0
+        queue.error = 0
         if error:
             block_free(&self.memory, error)
-        ff_store32(&lane.state, LANE_FREE)
+        ff_store32(&queue.state, QUEUE_FREE)

@@ -8,18 +8,18 @@ from .core.externs cimport MADV_POPULATE_WRITE, madvise
 from .core.layout cimport EXTENT_VALUE, PAGE, SHARED_BYTES
 from .core.regions cimport align_up
 from .core.lookup cimport extent_of
-from .core.extents cimport extent_hold, extent_take
+from .core.extents cimport extent_acquire, extent_alloc
 
 cdef enum:
     UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
 
-cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0:
+cdef uint64_t new_extent(ValueWriter out, Segment runtime, uint64_t nbytes) except 0:
     """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
     cdef int64_t id
     if runtime.pins:
-        settle_pins(runtime)
+        release_fork_pins(runtime)
     with nogil:
-        id = extent_take(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
+        id = extent_alloc(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
         if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:
             # All of it is about to be written: one call instead of a fault per page. Kernels before 5.14 refuse; no harm done.
             madvise(runtime.memory.base + runtime.memory.extents[id].offset, align_up(nbytes, PAGE), MADV_POPULATE_WRITE)
@@ -30,7 +30,7 @@ cdef uint64_t new_extent(Scratch out, Segment runtime, uint64_t nbytes) except 0
     runtime.count_copied(nbytes)
     return runtime.memory.extents[id].offset
 
-cdef int put_long(Scratch out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value) except -1:
+cdef int put_long(ValueWriter out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value) except -1:
     """The bytes of `value`, in an extent if there are many: it is kept meanwhile, since other threads may run."""
     cdef uint64_t offset
     cdef char *target
@@ -38,7 +38,7 @@ cdef int put_long(Scratch out, Segment runtime, char tag, char long_tag, const c
         return out.put_sized(tag, source, nbytes)
     offset = new_extent(out, runtime, nbytes)
     target = runtime.memory.base + offset
-    kept = value
+    keep_alive = value
     copy_bytes(target, source, nbytes)
     return out.put_place(long_tag, offset, nbytes)
 
@@ -49,7 +49,7 @@ cdef void copy_bytes(char *target, const char *source, uint64_t nbytes) noexcept
         with nogil:
             memcpy(target, source, nbytes)
 
-cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
+cdef int put_buffer(ValueWriter out, Segment runtime, object buffer) except -1:
     """A buffer of a pickle: by its place if it has one, else copied."""
     cdef Py_buffer view
     cdef int64_t place
@@ -63,10 +63,10 @@ cdef int put_buffer(Scratch out, Segment runtime, object buffer) except -1:
     finally:
         PyBuffer_Release(&view)
 
-cdef int hold_place(Scratch out, Segment runtime, uint64_t place, uint64_t nbytes) except -1:
+cdef int hold_place(ValueWriter out, Segment runtime, uint64_t place, uint64_t nbytes) except -1:
     """A part of the value that lies in an extent already."""
     cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, place)
-    extent_hold(&runtime.memory, id)
+    extent_acquire(&runtime.memory, id)
     out.add_handle(runtime.memory.extents[id].offset)
     runtime.count_shared(nbytes)
     return 0

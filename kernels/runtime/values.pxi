@@ -14,22 +14,22 @@ cdef class Values(Services):
     cdef Known known[PARTS_NOTED]       # by `part_place` of the address
     cdef int known_count
     cdef unsigned long known_by         # the thread that reads
-    cdef Scratch scratch
+    cdef ValueWriter writer
 
-    cdef Scratch take_scratch(self):
+    cdef ValueWriter borrow_writer(self):
         """The scratch of this runtime, away from it: an object's destructor, or another thread, may encode meanwhile."""
-        cdef Scratch scratch = self.scratch
-        self.scratch = None
-        if scratch is None:
-            scratch = Scratch()
-            scratch.memory = &self.memory
-        return scratch
+        cdef ValueWriter writer = self.writer
+        self.writer = None
+        if writer is None:
+            writer = ValueWriter()
+            writer.memory = &self.memory
+        return writer
 
-    cdef void give_scratch(self, Scratch scratch) noexcept:
-        scratch.clear()             # in a child that was forked meanwhile, too: its parent has pinned what it holds
-        scratch.inputs = None
-        if scratch.room <= SCRATCH_KEPT:
-            self.scratch = scratch
+    cdef void return_writer(self, ValueWriter writer) noexcept:
+        writer.clear()             # in a child that was forked meanwhile, too: its parent has pinned what it holds
+        writer.dependencies = None
+        if writer.capacity <= WRITER_CACHED:
+            self.writer = writer
 
     cdef object known_at(self, const char *place):
         """What the value being read names there; None: not known any more."""

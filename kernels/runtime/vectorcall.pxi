@@ -27,7 +27,7 @@ cdef class CallTarget:
     """
     cdef vectorcallfunc vectorcall
     cdef Client runtime
-    cdef uint32_t service, lane, method
+    cdef uint32_t service, queue, method
     cdef uint64_t generation
     cdef object state           # a function: what the user's function has of its own at this call; None: nothing
     cdef object after           # called after each call; None: nothing
@@ -42,7 +42,7 @@ cdef class CallTarget:
         ----------
         runtime : Runtime
         ids : tuple of int
-            (service, generation, lane) as `add_service` returned them.
+            (service, generation, queue) as `add_service` returned them.
         method : int
             The method's number; `UNCALLABLE` if a call makes no sense: then `refuse()` is called, which raises.
         state : callable, optional
@@ -51,7 +51,7 @@ cdef class CallTarget:
             Called after each call was queued.
         """
         self.runtime = runtime
-        self.service, self.generation, self.lane = ids
+        self.service, self.generation, self.queue = ids
         self.method = method
         self.state = state
         self.after = after
@@ -59,9 +59,9 @@ cdef class CallTarget:
     def __call__(self, *args, **kwargs):
         names = tuple(kwargs)
         values = args + tuple(kwargs.values())
-        return self.queue(values, len(args), names, 0)
+        return self.submit(values, len(args), names, 0)
 
-    cdef ObjectFuture queue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
+    cdef ObjectFuture submit(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
         return call_vector_of(self, (<PyTupleObject *> values).ob_item, count, <PyObject *> names, flags)
 
 cdef extern from "Python.h":
@@ -75,7 +75,7 @@ cdef ObjectFuture call_vector_of(CallTarget self, PyObject *const *args, Py_ssiz
     cdef ObjectFuture future
     if self.method == NO_METHOD or self.runtime is None:
         self.refuse()
-    future = self.runtime.call(self.service, self.generation, self.lane, self.method, flags, args, count, names,
+    future = self.runtime.call(self.service, self.generation, self.queue, self.method, flags, args, count, names,
                                None if self.state is None else self.state())
     if self.after is not None:
         self.after()

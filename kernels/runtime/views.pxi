@@ -29,7 +29,7 @@ from .core.externs cimport (
 )
 from .core.regions cimport align_up
 from .core.lookup cimport extent_of
-from .core.extents cimport extent_drop, extent_hold
+from .core.extents cimport extent_acquire, extent_release
 
 cdef extern from *:
     """
@@ -97,7 +97,7 @@ cdef class SharedBuffer:
         if self.runtime.is_mine():
             if not self.own:
                 window_close(self)
-            extent_drop(&self.runtime.memory, self.extent)
+            extent_release(&self.runtime.memory, self.extent)
 
     def __getbuffer__(self, Py_buffer *buffer, int flags):
         PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, self.runtime.memory.header.arrays_read_only, flags)
@@ -113,7 +113,7 @@ cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbyte
     if view.own and not own_open(view):
         return None
     view.faults = faults_before(runtime)
-    extent_hold(&runtime.memory, view.extent)
+    extent_acquire(&runtime.memory, view.extent)
     if not view.own:
         view.data = runtime.window + offset
         runtime.memory.viewed[view.extent] = <void *> view          # borrowed: window_close takes it away

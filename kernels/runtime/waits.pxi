@@ -5,12 +5,12 @@ from cpython.tuple cimport PyTuple_GET_ITEM
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc
 from .core.externs cimport ff_add32, ff_exchange32, ff_exchange64, ff_load64, ff_now_ns, ff_pause
-from .core.layout cimport FAILED, LOG_COUNT, POOL_LANES, READY, RING_MASK, WAITS_FOR_ANY, Slot
+from .core.layout cimport FAILED, LOG_COUNT, POOL_QUEUES, READY, RING_MASK, WAITS_FOR_ANY, Slot
 from .core.regions cimport Memory
 from .core.lookup cimport is_finished, status_of
-from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_give, token_take
+from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
 from .core.wakeup cimport log_lap
-from .core.blocks cimport block_free, block_keep, block_settled
+from .core.blocks cimport block_alloc_owned, block_free, block_published
 
 cdef enum:
     REACH = 4096                # futures of a list that are waited for at once: values are read while the next ones run
@@ -35,18 +35,18 @@ cdef class Wait:
     cdef void look_again(self) noexcept:
         """After each sleep: whatever was told may have been lost with its teller."""
 
-    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
+    cdef bint publish(self, Segment runtime, uint32_t task) except -1:
         """Publishes what `task` waits for; whether that is something new."""
         raise NotImplementedError
 
-    cdef void untell(self, Segment runtime, uint32_t task) noexcept:
+    cdef void retract(self, Segment runtime, uint32_t task) noexcept:
         ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
 
-    cdef list waited(self):
+    cdef list targets(self):
         """The slots, if all of which never finish, the wait never ends."""
         raise NotImplementedError
 
-    cdef int64_t queued(self) noexcept:
+    cdef int64_t runnable(self) noexcept:
         """One of the slots needed that is queued, to run it here; -1 for none."""
         return -1
 
@@ -56,7 +56,7 @@ cdef class Wait:
 
 cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
     cdef int64_t start = ff_now_ns(), budget = spin_budget(&memory.for_outcomes)
-    cdef int token = token_take(memory, memory.me), found = 0, i
+    cdef int token = token_acquire(memory, memory.me), found = 0, i
     if not token:
         budget = min(budget, SPIN_FREE_NS)
     while not found:
@@ -68,7 +68,7 @@ cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
         if ff_now_ns() - start > budget:
             break
     if token:
-        token_give(memory, memory.me)
+        token_release(memory, memory.me)
     spin_ended(&memory.for_outcomes, found)
     return found
 
@@ -85,13 +85,13 @@ cdef class OneWait(Wait):
     cdef void watch(self) noexcept:
         ff_exchange32(&self.memory.slots[self.index].watched, 1)
 
-    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
+    cdef bint publish(self, Segment runtime, uint32_t task) except -1:
         return ff_exchange64(&self.memory.slots[task].waits_for, self.index + 1) != self.index + 1
 
-    cdef list waited(self):
+    cdef list targets(self):
         return [self.index]
 
-    cdef int64_t queued(self) noexcept:
+    cdef int64_t runnable(self) noexcept:
         return self.index if status_of(ff_load64(&self.memory.slots[self.index].state)) == READY else -1
 
 cdef class AllWait(Wait):
@@ -155,19 +155,19 @@ cdef class AllWait(Wait):
                 self.watch_target()
                 return
 
-    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
-        cdef uint64_t told = self.slots[self.first] + 1
-        return ff_exchange64(&self.memory.slots[task].waits_for, told) != told
+    cdef bint publish(self, Segment runtime, uint32_t task) except -1:
+        cdef uint64_t published = self.slots[self.first] + 1
+        return ff_exchange64(&self.memory.slots[task].waits_for, published) != published
 
-    cdef list waited(self):
+    cdef list targets(self):
         return [self.slots[self.first]]
 
-    cdef int64_t queued(self) noexcept:
+    cdef int64_t runnable(self) noexcept:
         cdef Slot *slot
         self.scanned = max(self.scanned, self.first)
         while self.scanned < self.count:
             slot = &self.memory.slots[self.slots[self.scanned]]
-            if status_of(ff_load64(&slot.state)) == READY and slot.lane < POOL_LANES:       # an instance's call is for its process
+            if status_of(ff_load64(&slot.state)) == READY and slot.queue < POOL_QUEUES:       # an instance's call is for its process
                 return self.slots[self.scanned]
             self.scanned += 1
         return -1
@@ -181,7 +181,7 @@ cdef AllWait all_wait(Memory *memory, tuple handles):
     if wait.slots == NULL:
         raise MemoryError
     for i in range(wait.count):
-        wait.slots[i] = (<SlotHandle> PyTuple_GET_ITEM(handles, i)).index
+        wait.slots[i] = (<SlotReference> PyTuple_GET_ITEM(handles, i)).index
     return wait
 
 cdef class AnyWait(Wait):
@@ -189,7 +189,7 @@ cdef class AnyWait(Wait):
     cdef dict pending           # slot -> positions of its futures in the list
     cdef list found             # positions that are finished and have not been taken
     cdef uint64_t cursor
-    cdef uint64_t told          # block that says what a task waits for
+    cdef uint64_t published          # block that says what a task waits for
 
     cdef bint ready(self) except -1:
         cdef uint64_t tail = ff_load64(&self.memory.processes[self.memory.me].log_tail), entry
@@ -228,30 +228,30 @@ cdef class AnyWait(Wait):
             except Exception:
                 pass            # no memory just now: the next look finds the same
 
-    cdef bint tell(self, Segment runtime, uint32_t task) except -1:
+    cdef bint publish(self, Segment runtime, uint32_t task) except -1:
         cdef uint64_t *words
         cdef uint64_t i = 1
-        if self.told:
+        if self.published:
             return False
-        self.told = block_keep(self.memory, 8 * (<uint64_t> len(self.pending) + 1))
-        if self.told == 0:
+        self.published = block_alloc_owned(self.memory, 8 * (<uint64_t> len(self.pending) + 1))
+        if self.published == 0:
             raise runtime.full(8 * (<uint64_t> len(self.pending) + 1))
-        words = <uint64_t *> (self.memory.base + self.told)
+        words = <uint64_t *> (self.memory.base + self.published)
         words[0] = len(self.pending)
         for index in self.pending:
             words[i] = index
             i += 1
-        ff_exchange64(&self.memory.slots[task].waits_for, WAITS_FOR_ANY | self.told)
-        block_settled(self.memory)
+        ff_exchange64(&self.memory.slots[task].waits_for, WAITS_FOR_ANY | self.published)
+        block_published(self.memory)
         return True
 
-    cdef void untell(self, Segment runtime, uint32_t task) noexcept:
+    cdef void retract(self, Segment runtime, uint32_t task) noexcept:
         ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
-        if self.told:
-            block_free(self.memory, self.told)
-            self.told = 0
+        if self.published:
+            block_free(self.memory, self.published)
+            self.published = 0
 
-    cdef list waited(self):
+    cdef list targets(self):
         return list(self.pending)
 
     cdef bint needs_all(self) noexcept:

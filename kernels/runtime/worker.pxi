@@ -10,16 +10,16 @@ from .core.externs cimport (
     ff_store64,
 )
 from .core.layout cimport (
-    DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, LANE_CLOSING, LANE_COUNT, LANE_FREE, PAYLOAD, POOL_LANES,
-    PROCESS_LIVE, PROCESS_STARTING, READY, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Edge, Inputs,
-    Lane, Process, Service, Slot,
+    DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING,
+    QUEUE_COUNT, QUEUE_FREE, READY, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Dependencies,
+    DependencyEdge, Process, RunQueue, Service, Slot,
 )
 from .core.lookup cimport body_of, edges_of, process_word, status_of, with_status
-from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_give, token_take
-from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, wake_lane
-from .core.permits cimport has_seat, seat_leave, seat_take
-from .core.slots cimport slot_release
-from .core.run_queue cimport CLAIM_EMPTY, lane_claim, lane_empty, lane_trim
+from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
+from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, wake_queue
+from .core.permits cimport has_permit, permit_acquire, permit_release
+from .core.slots cimport value_free
+from .core.run_queue cimport CLAIM_EMPTY, queue_claim, queue_empty, queue_trim
 from .core.completion cimport finish, write_result
 
 cdef extern from "Python.h":
@@ -27,7 +27,7 @@ cdef extern from "Python.h":
     int PyGen_CheckExact(object value)
     int PyAsyncGen_CheckExact(object value)
 
-cdef inline bint is_settled(object value) noexcept:
+cdef inline bint is_plain_value(object value) noexcept:
     """Whether a result is a value already, and no code that is still to run: that is for the host."""
     return not (PyCoro_CheckExact(value) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value))
 
@@ -46,36 +46,36 @@ cdef bint is_deep() except -1:
 cdef class Worker(Client):
     """What runs tasks: a worker process, or the driver itself with the inline engine."""
     cdef object host
-    cdef int64_t kept           # a task that became ready by the last one's outcome and is claimed already; -1: none
+    cdef int64_t next_task           # a task that became ready by the last one's outcome and is claimed already; -1: none
     cdef int helps              # waits that this process runs something inside of
     cdef object function        # of the last call; None: the host must be asked
     cdef uint32_t function_service, function_method
     cdef uint64_t function_generation
-    cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `kept`; None: it reads it like any other
+    cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `next_task`; None: it reads it like any other
     cdef uint32_t passed_slot
-    cdef uint32_t next_lane
+    cdef uint32_t next_queue
     cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
     cdef set warmed                     # services it has counted as loaded
     cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
-    cdef set busy_lanes                 # inline: instances that a task of theirs is running on
+    cdef set busy_queues                 # inline: instances that a task of theirs is running on
 
     def __cinit__(self):
-        self.kept = -1
+        self.next_task = -1
 
-    def take_entry(self, uint32_t token, uint32_t pid, uint64_t born):
+    def claim_entry(self, uint32_t token, uint32_t pid, uint64_t started_at):
         """Makes the entry of this process, which has just been forked, its own; false if it was called off: it must leave.
 
-        `born` : when the process started, see `flame_fast.engine.spawn.start_time`.
+        `started_at` : when the process started, see `flame_fast.engine.spawn.start_time`.
         """
         cdef Process *process = &self.memory.processes[self.me]
         if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
             return False
-        ff_store64(&process.born, born)
+        ff_store64(&process.started_at, started_at)
         return True
 
-    def bear_arrays(self):
+    def install_array_allocator(self):
         """From now on NumPy arrays that tasks of this process make are born in the segment, if larger than 32 KiB."""
-        bear_arrays(self)
+        install_array_allocator(self)
         self.handler_due = True
 
     def is_first_warning(self):
@@ -83,7 +83,7 @@ cdef class Worker(Client):
         return bool(ff_cas32(&self.memory.header.warned, 0, 1))
 
     def serve(self, host):
-        """Runs the tasks of this process's lanes until told to leave.
+        """Runs the tasks of this process's queues until told to leave.
 
         `host` (see `flame_fast.engine.worker`) loads services, writes errors, and holds the list `partial`, not empty while
         some output has not been written yet.
@@ -98,8 +98,8 @@ cdef class Worker(Client):
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
         while True:
-            index = self.kept
-            self.kept = -1
+            index = self.next_task
+            self.next_task = -1
             if index < 0:
                 index = self._find_task()
             if index == CLAIM_EMPTY:
@@ -117,18 +117,18 @@ cdef class Worker(Client):
             if partial:
                 host.flush()
 
-    def keep_state(self):
+    def mark_stateful(self):
         """This process holds an object whose state is its own: it does not leave for another one's sake."""
         self.memory.processes[self.me].stateful = 1
 
     def serve_inline(self):
         """From now on this process runs all tasks itself; no worker will come."""
         self.inline = True
-        self.busy_lanes = set()
+        self.busy_queues = set()
         self.memory.header.cache_limit = 0      # no zygote would give back what is kept
 
     def run_queued(self, host):
-        """Runs what is queued in every lane, in this very thread: the inline engine's worker.
+        """Runs what is queued in every queue, in this very thread: the inline engine's worker.
 
         A call of an instance that is just running stays queued until that one is over, as in a process of its own.
         """
@@ -136,70 +136,70 @@ cdef class Worker(Client):
         cdef unsigned long outer_thread = self.task_thread
         self.task_thread = PyThread_get_thread_ident()
         try:
-            while self._run_each_lane(host):    # what one lane finishes may make another's task ready
+            while self._run_each_queue(host):    # what one queue finishes may make another's task ready
                 pass
         finally:
             ff_exchange64(&self.memory.processes[self.me].current, outer)
             self.task_thread = outer_thread
 
-    cdef int _run_each_lane(self, host) except -1:
-        cdef uint32_t lane
+    cdef int _run_each_queue(self, host) except -1:
+        cdef uint32_t queue
         cdef int64_t index
         cdef int count = 0
-        for lane in range(LANE_COUNT):
-            if self.memory.lanes[lane].state == LANE_FREE or lane in self.busy_lanes:
+        for queue in range(QUEUE_COUNT):
+            if self.memory.queues[queue].state == QUEUE_FREE or queue in self.busy_queues:
                 continue
-            if self.memory.lanes[lane].ordered:
-                self.busy_lanes.add(lane)
+            if self.memory.queues[queue].ordered:
+                self.busy_queues.add(queue)
             try:
                 while True:
-                    index = lane_claim(&self.memory, lane)
+                    index = queue_claim(&self.memory, queue)
                     if index == CLAIM_EMPTY:
                         break
                     self._run(host, <uint32_t> index)
                     count += 1
             finally:
-                self.busy_lanes.discard(lane)
+                self.busy_queues.discard(queue)
         return count
 
     cdef bint _shall_leave(self) noexcept nogil:
         cdef Process *process = &self.memory.processes[self.me]
         if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
             return True
-        return process.role == ROLE_INSTANCE and ff_load32(&self.memory.lanes[process.lane].state) == LANE_CLOSING
+        return process.role == ROLE_INSTANCE and ff_load32(&self.memory.queues[process.queue].state) == QUEUE_CLOSING
 
     cdef int64_t _find_task(self) noexcept nogil:
         cdef Process *process = &self.memory.processes[self.me]
-        cdef Lane *lane
+        cdef RunQueue *queue
         cdef uint32_t high, i, at
         cdef int64_t index
         if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
             return CLAIM_EMPTY
         if process.role == ROLE_INSTANCE:
-            return lane_claim(&self.memory, process.lane)
-        high = ff_load32(&self.memory.header.pool_lane_high)
+            return queue_claim(&self.memory, process.queue)
+        high = ff_load32(&self.memory.header.pool_queue_high)
         if high == 1:
-            return lane_claim(&self.memory, 0)
+            return queue_claim(&self.memory, 0)
         for i in range(high):
-            at = (self.next_lane + i) % high
-            lane = &self.memory.lanes[at]
-            if lane.state == LANE_FREE or lane_empty(&self.memory, at):
+            at = (self.next_queue + i) % high
+            queue = &self.memory.queues[at]
+            if queue.state == QUEUE_FREE or queue_empty(&self.memory, at):
                 continue
-            if lane.limit and not seat_take(&self.memory, at):
+            if queue.limit and not permit_acquire(&self.memory, at):
                 continue
-            index = lane_claim(&self.memory, at)
+            index = queue_claim(&self.memory, at)
             if index != CLAIM_EMPTY:
-                self.next_lane = at + 1
+                self.next_queue = at + 1
                 return index
-            if lane.limit and not lane.sticky:
-                seat_leave(&self.memory, at, self.me)
+            if queue.limit and not queue.sticky:
+                permit_release(&self.memory, at, self.me)
         return CLAIM_EMPTY
 
     cdef int64_t _wait_for_task(self) noexcept nogil:
         """Spins, then sleeps; CLAIM_EMPTY when woken for another reason than a task, or for none."""
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint instance = process.role == ROLE_INSTANCE
-        cdef uint32_t *wake = &self.memory.lanes[process.lane].wake if instance else &self.memory.header.pool_wake
+        cdef uint32_t *wake = &self.memory.queues[process.queue].wake if instance else &self.memory.header.pool_wake
         cdef int64_t start = ff_now_ns(), now, index = CLAIM_EMPTY, budget = spin_budget(&self.memory.for_tasks)
         cdef uint32_t calls
         cdef int i, token = 0, seeking = 0, woken = 0
@@ -212,7 +212,7 @@ cdef class Worker(Client):
             if index != CLAIM_EMPTY or self._shall_leave():
                 break
             if not token:
-                token = token_take(&self.memory, self.me)
+                token = token_acquire(&self.memory, self.me)
             if not seeking and not instance:
                 seeking = seek_begin(&self.memory)
             now = ff_now_ns()
@@ -223,7 +223,7 @@ cdef class Worker(Client):
         if seeking:
             seek_end(&self.memory)
         if token:
-            token_give(&self.memory, self.me)
+            token_release(&self.memory, self.me)
         spin_ended(&self.memory.for_tasks, index != CLAIM_EMPTY)
         if index != CLAIM_EMPTY:
             return index
@@ -242,7 +242,7 @@ cdef class Worker(Client):
         """An instance's process is there for one service: it loads it before the first call."""
         cdef uint32_t i
         for i in range(ff_load32(&self.memory.header.service_high)):
-            if self.memory.services[i].lane == self.memory.processes[self.me].lane and \
+            if self.memory.services[i].queue == self.memory.processes[self.me].queue and \
                     ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
                 host.load_ahead(i, self.memory.services[i].generation)
 
@@ -262,7 +262,7 @@ cdef class Worker(Client):
             left = ff_load32(&entry.warm_left)
             if ff_load32(&entry.state) != SERVICE_OPEN or not left or (i, entry.generation) in self.warmed:
                 continue
-            if self.memory.lanes[entry.lane].limit and not seat_take(&self.memory, entry.lane):
+            if self.memory.queues[entry.queue].limit and not permit_acquire(&self.memory, entry.queue):
                 continue
             try:
                 if ff_cas32(&entry.warm_left, left, left - 1):
@@ -271,17 +271,17 @@ cdef class Worker(Client):
                     host.load_ahead(i, entry.generation)
                     return 1
             finally:
-                if self.memory.lanes[entry.lane].limit and not self.memory.lanes[entry.lane].sticky:
-                    seat_leave(&self.memory, entry.lane, self.me)
-                    wake_lane(&self.memory, entry.lane)
+                if self.memory.queues[entry.queue].limit and not self.memory.queues[entry.queue].sticky:
+                    permit_release(&self.memory, entry.queue, self.me)
+                    wake_queue(&self.memory, entry.queue)
         return 0
 
     cdef _run(self, host, uint32_t index):
         """Executes a claimed task and finishes it, whatever happens."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Process *process = &self.memory.processes[self.me]
-        cdef Lane *lane = &self.memory.lanes[slot.lane]
-        cdef uint32_t lane_index = slot.lane, status = DONE
+        cdef RunQueue *queue = &self.memory.queues[slot.queue]
+        cdef uint32_t queue_index = slot.queue, status = DONE
         cdef uint64_t outer = process.current
         cdef bytes error
         cdef bint is_map, outside = self.between_tasks
@@ -291,12 +291,12 @@ cdef class Worker(Client):
         try:
             if self.handler_due:
                 self.handler_due = False
-                use_arena_handler()
+                set_array_allocator()
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
             is_map = slot.payload_kind & KIND_MAP != 0
-            slot_release(&self.memory, index, PAYLOAD)
+            value_free(&self.memory, index, PAYLOAD)
             if is_map:
                 self._write_items(host, index, value)
             else:
@@ -316,21 +316,21 @@ cdef class Worker(Client):
             status = FAILED
         self.between_tasks = outside
         if self.pins:
-            settle_pins(self)
+            release_fork_pins(self)
         ff_exchange64(&process.current, outer)
-        finish(&self.memory, index, status, &self.kept if process.role == ROLE_POOL and self.helps == 0 else NULL)
-        self.passed_on = passed_on if self.kept >= 0 else None
+        finish(&self.memory, index, status, &self.next_task if process.role == ROLE_POOL and self.helps == 0 else NULL)
+        self.passed_on = passed_on if self.next_task >= 0 else None
         self.passed_slot = index
-        if lane.limit and not lane.sticky and self.helps == 0:
-            seat_leave(&self.memory, lane_index, self.me)
-            if not lane_empty(&self.memory, lane_index):
-                wake_lane(&self.memory, lane_index)
+        if queue.limit and not queue.sticky and self.helps == 0:
+            permit_release(&self.memory, queue_index, self.me)
+            if not queue_empty(&self.memory, queue_index):
+                wake_queue(&self.memory, queue_index)
 
     cdef object _execute(self, host, Slot *slot):
         """Calls the user's function; what it returns, settled."""
         cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
         function = self._function_of(host, slot)
-        values = self._input_values(slot) if slot.inputs else None
+        values = self._dependency_values(slot) if slot.dependencies else None
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
             return self._run_items(host, function, None, at + TUPLE_HEAD)
         if slot.payload_kind & KIND_NATIVE:
@@ -349,7 +349,7 @@ cdef class Worker(Client):
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
-        return value if is_settled(value) else host.settle(value)
+        return value if is_plain_value(value) else host.settle(value)
 
     cdef object _function_of(self, host, Slot *slot):
         cdef uint64_t generation = self.memory.services[slot.service].generation
@@ -366,11 +366,11 @@ cdef class Worker(Client):
     cdef object _run_items(self, host, function, list items, const char *numbers):
         """A chunk of `map`: (nanoseconds, values, None or the error of the item after them).
 
-        Its items are a list, or integers as the codec writes a list of them; so may the values be `Numbers`.
+        Its items are a list, or integers as the codec writes a list of them; so may the values be `Int64List`.
         """
         cdef int64_t start = ff_now_ns()
         cdef Py_ssize_t count, i
-        cdef Numbers plain = Numbers()
+        cdef Int64List plain = Int64List()
         cdef list values = None
         if items is None:
             memcpy(&count, numbers + 1, 8)
@@ -383,7 +383,7 @@ cdef class Worker(Client):
                     if plain.add(value):
                         continue
                     values = plain.listed()
-                values.append(value if is_settled(value) else host.settle(value))
+                values.append(value if is_plain_value(value) else host.settle(value))
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
@@ -399,8 +399,8 @@ cdef class Worker(Client):
         except Exception as problem:
             failed = problem
         nanoseconds, values, _ = chunk
-        if type(values) is Numbers:
-            values = (<Numbers> values).listed()
+        if type(values) is Int64List:
+            values = (<Int64List> values).listed()
         for count in range(len(values)):
             try:
                 self.pickling.dump_value(self, values[count])
@@ -419,13 +419,13 @@ cdef class Worker(Client):
                     raise
                 count //= 2
 
-    cdef list _input_values(self, Slot *slot):
-        cdef Inputs *inputs = <Inputs *> (self.memory.base + slot.inputs)
-        cdef Edge *edges = edges_of(inputs)
+    cdef list _dependency_values(self, Slot *slot):
+        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef DependencyEdge *edges = edges_of(dependencies)
         cdef uint32_t i
-        return [self._input_value(edges[i].input) for i in range(inputs.count)]
+        return [self._dependency_value(edges[i].dependency) for i in range(dependencies.count)]
 
-    cdef object _input_value(self, uint32_t index):
+    cdef object _dependency_value(self, uint32_t index):
         if self.passed_on is None or index != self.passed_slot:
             return self.value_of(index)
         value, self.passed_on = self.passed_on, None
@@ -438,63 +438,63 @@ cdef class Worker(Client):
         Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
         """
-        cdef int64_t index = -1, seat = -1
+        cdef int64_t index = -1, permit = -1
         if self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
             return False
         outer = self.host.suspend()
         self.helps += 1
         try:
             try:
-                index = wait.queued()
-                if index < 0 or not self._claim_here(<uint32_t> index, &seat):
-                    index = self._claim_needed(wait.waited(), &seat)
+                index = wait.runnable()
+                if index < 0 or not self._claim_here(<uint32_t> index, &permit):
+                    index = self._claim_needed(wait.targets(), &permit)
                 if index >= 0:
                     self._run(self.host, <uint32_t> index)
             finally:
                 self.helps -= 1
-                if seat >= 0:
-                    seat_leave(&self.memory, <uint32_t> seat, self.me)
-                    wake_lane(&self.memory, <uint32_t> seat)
+                if permit >= 0:
+                    permit_release(&self.memory, <uint32_t> permit, self.me)
+                    wake_queue(&self.memory, <uint32_t> permit)
         finally:
             self.function = None
             self.host.resume(outer)
         return index >= 0
 
-    cdef bint _claim_here(self, uint32_t index, int64_t *seat) except -1:
-        """Claims one task that is queued for the pool, wherever in its lane it stands; its hint there is void then.
+    cdef bint _claim_here(self, uint32_t index, int64_t *permit) except -1:
+        """Claims one task that is queued for the pool, wherever in its queue it stands; its entry there is void then.
 
-        `seat`: becomes the lane at which this process took a seat for that, which it leaves when the task is over.
+        `permit`: becomes the queue at which this process took a permit for that, which it leaves when the task is over.
         """
         cdef Slot *slot = &self.memory.slots[index]
-        cdef Lane *lane = &self.memory.lanes[slot.lane]
+        cdef RunQueue *queue = &self.memory.queues[slot.queue]
         cdef uint64_t state = ff_load64(&slot.state)
-        if status_of(state) != READY or slot.lane >= POOL_LANES:
+        if status_of(state) != READY or slot.queue >= POOL_QUEUES:
             return False
         if not self.host.may_help(slot.service, self.memory.services[slot.service].generation):
             return False
-        if lane.limit and not has_seat(&self.memory, slot.lane):
-            if not seat_take(&self.memory, slot.lane):
+        if queue.limit and not has_permit(&self.memory, slot.queue):
+            if not permit_acquire(&self.memory, slot.queue):
                 return False
-            if not lane.sticky:
-                seat[0] = slot.lane
+            if not queue.sticky:
+                permit[0] = slot.queue
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
-            lane_trim(&self.memory, slot.lane)      # its hint is void, and those of others that were run like this
+            queue_trim(&self.memory, slot.queue)      # its entry is void, and those of others that were run like this
             return True
-        if seat[0] >= 0:
-            seat_leave(&self.memory, <uint32_t> seat[0], self.me)
-            seat[0] = -1
+        if permit[0] >= 0:
+            permit_release(&self.memory, <uint32_t> permit[0], self.me)
+            permit[0] = -1
         return False
 
-    cdef int64_t _claim_needed(self, list waited, int64_t *seat) except -2:
+    cdef int64_t _claim_needed(self, list targets, int64_t *permit) except -2:
         """Claims a queued task that the waited ones depend on, at any distance; -1 when there is none."""
         seen = set()
-        todo = waited
+        todo = targets
         while todo:
             index = todo.pop()
             if index in seen:
                 continue
             seen.add(index)
-            if self._claim_here(index, seat):
+            if self._claim_here(index, permit):
                 return index
             todo.extend(unfinished_needs(&self.memory, index)[0])
         return -1

@@ -18,15 +18,15 @@ from libc.stdlib cimport calloc, free, malloc, realloc
 from libc.string cimport memcpy, memset
 from .core.regions cimport Memory
 from .core.lookup cimport extent_of
-from .core.extents cimport extent_drop
+from .core.extents cimport extent_release
 
 cdef enum:
     NATIVE_CONTAINERS = 1 << 18 # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
-    SEEN_KEPT = 64              # places of the table of containers that are kept from call to call
+    SEEN_CACHED = 64              # places of the table of containers that are kept from call to call
     BODIES_NOTED = 8            # classes of a value whose bodies are named once
     PARTS_NOTED = 64            # classes and members of a value that are named in full once, by writer and by reader
     NATIVE_OK = 0
-    SCRATCH_KEPT = 1 << 20      # bytes of a scratch buffer that are kept from call to call
+    WRITER_CACHED = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
 
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15       # Knuth's multiplicative hashing: 2**64 / the golden ratio
@@ -45,35 +45,35 @@ cdef inline void replace(PyObject **place, PyObject *other) noexcept:
     place[0] = other
     Py_XDECREF(before)
 
-cdef class Scratch:
+cdef class ValueWriter:
     """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
 
     Reused from call to call. Not thread-safe: whoever writes takes it away from the runtime.
     """
     cdef char *data
-    cdef Py_ssize_t size, room
+    cdef Py_ssize_t size, capacity
     cdef uint64_t *handles
-    cdef Py_ssize_t handle_count, handle_room
-    cdef PyObject *seen_first[SEEN_KEPT]        # an open-addressed table of containers met, by their addresses
+    cdef Py_ssize_t handle_count, handle_capacity
+    cdef PyObject *seen_first[SEEN_CACHED]        # an open-addressed table of containers met, by their addresses
     cdef PyObject **seen
-    cdef Py_ssize_t seen_room, seen_count
+    cdef Py_ssize_t seen_capacity, seen_count
     cdef uint64_t bodies[BODIES_NOTED]          # places of bodies among the handles
     cdef int body_count
     cdef Part parts[PARTS_NOTED]                # by `part_place`; a later one may take the place of another
     cdef int part_count
     cdef Memory *memory
-    cdef dict inputs            # futures met: slot -> (number of the input, future); None: none yet
+    cdef dict dependencies            # futures met: slot -> (number of the input, future); None: none yet
     cdef bint takes_futures     # in a call; in a value no future may stay one
     cdef dict copied            # id of an array -> where it was copied to, for a second beginning
     cdef list spare             # extents that a first beginning held
 
     def __cinit__(self):
-        self.room = 4096
-        self.data = <char *> malloc(self.room)
+        self.capacity = 4096
+        self.data = <char *> malloc(self.capacity)
         if self.data == NULL:
             raise MemoryError
         self.seen = self.seen_first
-        self.seen_room = SEEN_KEPT
+        self.seen_capacity = SEEN_CACHED
 
     def __dealloc__(self):
         free(self.data)
@@ -83,15 +83,15 @@ cdef class Scratch:
 
     cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
         cdef char *larger
-        cdef Py_ssize_t room = self.room
-        if self.size + nbytes > room:
-            while self.size + nbytes > room:
-                room *= 2
-            larger = <char *> realloc(self.data, room)
+        cdef Py_ssize_t capacity = self.capacity
+        if self.size + nbytes > capacity:
+            while self.size + nbytes > capacity:
+                capacity *= 2
+            larger = <char *> realloc(self.data, capacity)
             if larger == NULL:
                 raise MemoryError
             self.data = larger
-            self.room = room
+            self.capacity = capacity
         larger = self.data + self.size
         self.size += nbytes
         return larger
@@ -100,10 +100,10 @@ cdef class Scratch:
         """Empties it; what it holds is held no more."""
         cdef Py_ssize_t i
         for i in range(self.handle_count):
-            extent_drop(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
+            extent_release(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
         if self.spare is not None:
             for offset in self.spare:
-                extent_drop(self.memory, <uint32_t> extent_of(self.memory, offset))
+                extent_release(self.memory, <uint32_t> extent_of(self.memory, offset))
         self.spare = self.copied = None
         self.size = self.handle_count = 0
         self.forget_parts()
@@ -116,20 +116,20 @@ cdef class Scratch:
         self.size = self.handle_count = 0
         self.forget_parts()
         self.forget_seen()
-        self.inputs = None
+        self.dependencies = None
         return 0
 
     cdef int add_handle(self, uint64_t extent_offset) except -1:
         """Notes an extent that this process has taken or held; `clear` gives that hold back."""
         cdef uint64_t *larger
-        cdef Py_ssize_t room = 2 * self.handle_room if self.handle_room else 16
-        if self.handle_count == self.handle_room:
-            larger = <uint64_t *> realloc(self.handles, room * sizeof(uint64_t))
+        cdef Py_ssize_t capacity = 2 * self.handle_capacity if self.handle_capacity else 16
+        if self.handle_count == self.handle_capacity:
+            larger = <uint64_t *> realloc(self.handles, capacity * sizeof(uint64_t))
             if larger == NULL:
-                extent_drop(self.memory, <uint32_t> extent_of(self.memory, extent_offset))
+                extent_release(self.memory, <uint32_t> extent_of(self.memory, extent_offset))
                 raise MemoryError
             self.handles = larger
-            self.handle_room = room
+            self.handle_capacity = capacity
         self.handles[self.handle_count] = extent_offset
         self.handle_count += 1
         return 0
@@ -165,7 +165,7 @@ cdef class Scratch:
             for i in range(PARTS_NOTED):
                 replace(&self.parts[i].named, NULL)
 
-    cdef int put_back(self, char tag, Py_ssize_t position) except -1:
+    cdef int put_distance(self, char tag, Py_ssize_t position) except -1:
         """Names what is named at an earlier position of the value."""
         cdef uint64_t distance = self.size - position
         cdef char *at = self.reserve(9)
@@ -176,7 +176,7 @@ cdef class Scratch:
     cdef bint first_time(self, object container) except -1:
         """Notes a container; false when it was met before, or there are too many to tell."""
         cdef Py_ssize_t at
-        if 2 * self.seen_count >= self.seen_room:
+        if 2 * self.seen_count >= self.seen_capacity:
             if self.seen_count >= NATIVE_CONTAINERS:
                 return False
             self.grow_seen()
@@ -189,7 +189,7 @@ cdef class Scratch:
 
     cdef inline Py_ssize_t seen_place(self, PyObject *container) noexcept:
         """Where a container stands in the table, or would stand."""
-        cdef Py_ssize_t mask = self.seen_room - 1
+        cdef Py_ssize_t mask = self.seen_capacity - 1
         cdef Py_ssize_t at = <Py_ssize_t> ((<uint64_t> container >> 4) * GOLDEN >> 32) & mask
         while self.seen[at] != NULL and self.seen[at] != container:
             at = (at + 1) & mask
@@ -197,28 +197,28 @@ cdef class Scratch:
 
     cdef int grow_seen(self) except -1:
         cdef PyObject **before = self.seen
-        cdef Py_ssize_t room = self.seen_room, i
-        cdef PyObject **larger = <PyObject **> calloc(4 * room, sizeof(PyObject *))
+        cdef Py_ssize_t capacity = self.seen_capacity, i
+        cdef PyObject **larger = <PyObject **> calloc(4 * capacity, sizeof(PyObject *))
         if larger == NULL:
             raise MemoryError
         self.seen = larger
-        self.seen_room = 4 * room
-        for i in range(room):
+        self.seen_capacity = 4 * capacity
+        for i in range(capacity):
             if before[i] != NULL:
                 larger[self.seen_place(before[i])] = before[i]
         if before != self.seen_first:
             free(before)
         else:
-            memset(before, 0, SEEN_KEPT * sizeof(PyObject *))
+            memset(before, 0, SEEN_CACHED * sizeof(PyObject *))
         return 0
 
     cdef void forget_seen(self) noexcept:
         if self.seen != self.seen_first:
             free(self.seen)
             self.seen = self.seen_first
-            self.seen_room = SEEN_KEPT
+            self.seen_capacity = SEEN_CACHED
         elif self.seen_count:
-            memset(self.seen, 0, SEEN_KEPT * sizeof(PyObject *))
+            memset(self.seen, 0, SEEN_CACHED * sizeof(PyObject *))
         self.seen_count = 0
 
     cdef int put_tag(self, char tag) except -1:

@@ -39,7 +39,7 @@ from numpy.testing import extbuild
 from flame_fast.kernels.runtime import Supervisor, Worker
 
 runtime = Worker.create("numpy", os.eventfd(0, os.EFD_NONBLOCK), 1, 1, 1 << 32)
-runtime.bear_arrays()
+runtime.install_array_allocator()
 report = {"passed": 0, "failed": [], "elsewhere": []}
 
 def build(source, module, compile_extra, link_extra, include_dirs, libraries, library_dirs):
@@ -51,11 +51,11 @@ def build(source, module, compile_extra, link_extra, include_dirs, libraries, li
 
 def held():
     gc.collect()
-    return runtime.counters()["bytes"]
+    return runtime.statistics()["bytes"]
 
 class Watch:
     def pytest_collection_finish(self):
-        report["begin"] = held(), Supervisor(runtime).idle_memory()[1]
+        report["begin"] = held(), Supervisor(runtime).cached_memory()[1]
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_call(self, item):
@@ -86,7 +86,7 @@ options = ["-c", "empty.ini", f"--rootdir={root.parent}", *(f"--ignore={root / n
 for plugin in ("cacheprovider", "randomly", "benchmark"):
     options += ["-p", f"no:{plugin}"]
 report["code"] = pytest.main([*options, "-q", "-m", "not slow", *(str(root / name) for name in names)], [Watch()])
-report["end"] = held(), Supervisor(runtime).idle_memory()[1]
+report["end"] = held(), Supervisor(runtime).cached_memory()[1]
 Path("report.json").write_text(json.dumps(report))
 """
 

@@ -738,7 +738,7 @@ def test_dropped_futures_give_their_memory_back(rr):
     for _ in range(20):
         rr.get([plus(number) for number in range(2000)])
     gc.collect()
-    counters = wait_until(lambda: (c := rr._engine.runtime.counters())["bytes"] < 8_000_000 and c, "giving memory back")
+    counters = wait_until(lambda: (c := rr._engine.runtime.statistics())["bytes"] < 8_000_000 and c, "giving memory back")
     assert counters["slots"] < 100
 
 

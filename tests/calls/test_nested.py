@@ -179,7 +179,7 @@ def test_a_nested_class_service_and_a_limited_one_on_one_worker():
 
 @pytest.mark.parametrize("depth", [1, 5])
 def test_a_limited_service_may_call_itself(depth):
-    """Its one seat is taken over while its holder waits."""
+    """Its one permit is taken over while its holder waits."""
     with Runner("limited", workers=1) as rr:
         service = rr.service(count_down, autoscale=False)
         assert service(service, depth).get(PATIENCE_S) == depth

@@ -110,13 +110,13 @@ def test_functions_that_need_the_lock_held_stand_below_it():
     order = floors_of("runtime")
     for name in ("core.locked", "core.repair"):
         assert order.index(name) < order.index("core.lock")
-        assert not used_in(files[name]) & {"lock_take", "lock_give"}
+        assert not used_in(files[name]) & {"lock_acquire", "lock_release"}
 
 
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("from .lock cimport lock_take\n\ncdef inline void f() noexcept nogil:\n    lock_take()\n", {"core.lock"}),
+        ("from .lock cimport lock_acquire\n\ncdef inline void f() noexcept nogil:\n    lock_acquire()\n", {"core.lock"}),
         ("from .b cimport (\n    c, d as e,\n)\n", {"core.b"}),
     ],
 )

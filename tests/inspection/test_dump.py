@@ -120,18 +120,18 @@ def test_calls_that_run_wait_and_are_queued(project: Path, said: Callable[..., s
         (pool,) = [line for line in found if line.startswith("worker")]
         assert re.fullmatch(r"worker \d+ \(pid \d+\): alive.*, runs slot \d+ \(service 0 'hold'\)", pool)
         (instance,) = [line for line in found if line.startswith("instance")]
-        assert "serves lane 256, runs nothing" in instance
+        assert "serves queue 256, runs nothing" in instance
         assert section(text, "services") == [
-            f"service 0 'hold' (function): OPEN, lane 0, made by the driver (pid {driver})",
-            f"service 1 'add' (function): OPEN, lane 0, made by the driver (pid {driver})",
-            f"service 2 'Victim' (instance): OPEN, lane 256, made by the driver (pid {driver})",
+            f"service 0 'hold' (function): OPEN, queue 0, made by the driver (pid {driver})",
+            f"service 1 'add' (function): OPEN, queue 0, made by the driver (pid {driver})",
+            f"service 2 'Victim' (instance): OPEN, queue 256, made by the driver (pid {driver})",
         ]
-        lanes = section(text, "lanes")
-        assert re.fullmatch(r"lane 0: OPEN; head \d+, tail \d+", lanes[0])
-        assert re.fullmatch(r"\d+: slot \d+ \(service 0 'hold'\), READY", lanes[1])
-        assert re.fullmatch(r"lane 256: OPEN, in order, served by instance \d+ \(pid \d+\).*; head 1, tail 3", lanes[2])
-        assert re.fullmatch(r"1: slot \d+ \(service 2 'Victim', method 'add'\), WAITING", lanes[3])
-        assert re.fullmatch(r"2: slot \d+ \(service 2 'Victim', method 'add'\), READY", lanes[4])
+        queues = section(text, "queues")
+        assert re.fullmatch(r"queue 0: OPEN; head \d+, tail \d+", queues[0])
+        assert re.fullmatch(r"\d+: slot \d+ \(service 0 'hold'\), READY", queues[1])
+        assert re.fullmatch(r"queue 256: OPEN, in order, served by instance \d+ \(pid \d+\).*; head 1, tail 3", queues[2])
+        assert re.fullmatch(r"1: slot \d+ \(service 2 'Victim', method 'add'\), WAITING", queues[3])
+        assert re.fullmatch(r"2: slot \d+ \(service 2 'Victim', method 'add'\), READY", queues[4])
         calls = section(text, "calls")
         assert calls[0] == "3 WAITING, 2 READY, 1 RUNNING, 1 DONE, 0 FAILED, 0 LEAVING"
         assert re.search(r"RUNNING in worker .*; held by its creator's future, 1 dependent$", calls[1])
@@ -141,7 +141,7 @@ def test_calls_that_run_wait_and_are_queued(project: Path, said: Callable[..., s
         chains = section(text, "what waits for what")
         assert re.fullmatch(
             r"slot \d+ \(service \d .*\) waits for slot \d+ \(.*\) waits for slot \d+ \(service 0 'hold'\), "
-            r"which is queued in lane 0: 4 in all wait for it",
+            r"which is queued in queue 0: 4 in all wait for it",
             chains[0],
         )
         assert re.search(r"which runs in worker \d+ \(pid \d+\): 1 in all wait for it$", chains[1])
@@ -264,7 +264,7 @@ def test_calls_that_no_worker_looks_at(project: Path, said: Callable[..., str]) 
             future = service(1, 2)
             lines = section(said(), "what looks wrong")
             assert re.fullmatch(
-                r"slot \d+ \(service 0 'add'\) is the first call that could run in lane 0, and no worker looks at it: "
+                r"slot \d+ \(service 0 'add'\) is the first call that could run in queue 0, and no worker looks at it: "
                 r"of 2 workers \(2 wanted\) \d sleep, 0 wait for other calls, 2 are stopped or have ended",
                 lines[-1],
             )
@@ -327,7 +327,7 @@ def test_a_dead_driver_whose_supervisor_is_stopped(project: Path, fifo, said: Ca
 class Made(Picture):
     """A picture of what no runner of these tests comes to."""
 
-    def __init__(self, slots: list[dict], lanes: list[dict] = [], lock_holder: int | None = None) -> None:  # noqa: B006
+    def __init__(self, slots: list[dict], queues: list[dict] = [], lock_holder: int | None = None) -> None:  # noqa: B006
         plain = {
             "method": 0,
             "service": 0,
@@ -340,7 +340,7 @@ class Made(Picture):
         plain |= {
             "waits_for": [],
             "waits_for_any": False,
-            "inputs": 0,
+            "dependencies": 0,
             "missing": 0,
             "missing_slots": [],
             "submitting": False,
@@ -353,7 +353,7 @@ class Made(Picture):
         }
         self.services, self.counts = {}, {}
         self.slots = {slot["index"]: plain | slot for slot in slots}
-        self.lanes = {lane["index"]: {"ordered": False, "limit": 0, "head": 0, "tail": 0} | lane for lane in lanes}
+        self.queues = {queue["index"]: {"ordered": False, "limit": 0, "head": 0, "tail": 0} | queue for queue in queues}
 
     def status_of(self, slot: int) -> str:
         return self.slots[slot]["status"] if slot in self.slots else "DONE"
@@ -363,14 +363,14 @@ def findings(*args, **kwargs) -> list[str]:
     return list(diagnosis.wrong(Made(*args, **kwargs)).values())
 
 
-def test_a_queued_call_that_no_lane_names() -> None:
+def test_a_queued_call_that_no_queue_names() -> None:
     slot = {"index": 7, "status": "READY"}
-    assert findings([slot]) == ["slot 7 (service 0) is READY, and no lane names it: it never runs"]
-    assert findings([slot], [{"index": 0, "entries": [(3, 7, True)], "seats": []}]) == []
+    assert findings([slot]) == ["slot 7 (service 0) is READY, and no queue names it: it never runs"]
+    assert findings([slot], [{"index": 0, "entries": [(3, 7, True)], "permits": []}]) == []
 
 
 def test_a_waiting_call_that_nobody_told() -> None:
-    waiting = {"index": 7, "status": "WAITING", "inputs": 2}
+    waiting = {"index": 7, "status": "WAITING", "dependencies": 2}
     assert findings([waiting]) == ["slot 7 (service 0) is WAITING, and all its inputs are there: no process made it ready"]
     (line,) = findings([waiting | {"missing": 1, "missing_slots": [9]}])
     assert line == "slot 7 (service 0) waits for slot 9, which is finished: no process told it"

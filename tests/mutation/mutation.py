@@ -1,7 +1,7 @@
 """Tests the native tests: builds the runtime with every mutant in it and looks which of them no test notices.
 
     python tests/mutation/mutation.py                                    # all of the core
-    python tests/mutation/mutation.py --file run_queue.pxd --function lane_claim
+    python tests/mutation/mutation.py --file run_queue.pxd --function queue_claim
     python tests/mutation/mutation.py --changed-since origin/main --strict   # what stands on changed lines
     python tests/mutation/mutation.py --sample 100                       # so many, chosen by the commit's number
     python tests/mutation/mutation.py --again survived --limit 60    # those that survived, with all tests that reach them
@@ -75,7 +75,7 @@ UNSTEADY = {"test_exactly_once", "test_races", "test_a_crowd_on_one_processor_lo
 #: Rounds and examples of the tests that have many.
 SHORTER = {"test_exactly_once": {"ROUNDS": 400, "KILLS": 5}, "test_wraps": {"STORM_S": 0}}
 #: Those that use a slot millions of times are left out, by their names.
-TOO_LONG = "not 8388608 and not full_of_old_hints"
+TOO_LONG = "not 8388608 and not full_of_old_entries"
 FEWER = {"test_table": 30, "test_allocator": 8}
 KILLED, SURVIVED, UNREACHED, ALIKE_ONE, NOT_RUN = "killed", "survived", "not reached", "alike", "not run"
 #: How a mutant was killed: perhaps the machine was slow just then.

@@ -319,14 +319,14 @@ def nest_and_die(said: str, gate: str, started: int) -> None:
 def test_the_calls_of_a_task_that_died_hold_nothing_up(fifo):
     said, gate = fifo("said"), fifo("gate")
     with Runner("outer", workers=2) as rr:
-        before = rr._engine.runtime.counters()["slots"]
+        before = rr._engine.runtime.statistics()["slots"]
         victim = rr.service(nest_and_die)(said, gate, 1)
         check_death(victim.exception(PATIENCE_S), "nest_and_die", "SIGKILL")
         gate.open_gate()  # whether the inner call still runs is nobody's business, but it must not block the pool
         twice = rr.service(double)
         assert rr.get([twice(number) for number in range(50)], PATIENCE_S) == list(range(0, 100, 2))
         del victim
-        wait_until(lambda: rr._engine.runtime.counters()["slots"] <= before, what="the orphans' slots given back")
+        wait_until(lambda: rr._engine.runtime.statistics()["slots"] <= before, what="the orphans' slots given back")
 
 
 def wait_for_death(way: str) -> str:
@@ -343,7 +343,7 @@ def test_a_task_sees_its_nested_call_die():
 
 
 def test_a_waiting_task_may_be_killed(fifo):
-    """Its seat, its extra worker and its wait go with it."""
+    """Its permit, its extra worker and its wait go with it."""
     said, gate = fifo("said"), fifo("gate")
 
     said_path, gate_path = said.path, gate.path

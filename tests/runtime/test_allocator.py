@@ -153,7 +153,7 @@ class Queued:
         self.future = future
         self.refuses = method
         self.expected = expected
-        self.inputs = {argument for argument in arguments if isinstance(argument, Value)}
+        self.dependencies = {argument for argument in arguments if isinstance(argument, Value)}
         self.pieces = [piece for argument in arguments for piece in argument.array_pieces]
         self.own = own
 
@@ -275,7 +275,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(value=consumes(values))
     def drop(self, value):
-        if value in (self.queued.inputs if self.queued else ()):
+        if value in (self.queued.dependencies if self.queued else ()):
             before = self.bytes_used()
             self.queued.future = None  # its result could not be told from what goes with this value
             value.handle = None
@@ -322,7 +322,7 @@ class Store(RuleBasedStateMachine):
         self.alone.work()
         change = self.bytes_used() - before
         if queued.future is None:
-            self.forget([queued, *(value for value in queued.inputs if value.handle is None)], -change)
+            self.forget([queued, *(value for value in queued.dependencies if value.handle is None)], -change)
             return multiple()
         error = queued.future.exception()
         own = self.new_piece(0)
@@ -350,7 +350,7 @@ class Store(RuleBasedStateMachine):
     def trim(self):
         before = self.alone.in_use()
         self.alone.supervisor.trim()
-        assert self.alone.runtime.counters()["cached"] == 0
+        assert self.alone.runtime.statistics()["cached"] == 0
         assert self.alone.in_use() == before
 
     # ---- what must always be true ------------------------------------------------------------------------------------
@@ -365,16 +365,21 @@ class Store(RuleBasedStateMachine):
 
     @invariant()
     def what_is_in_use_is_what_is_held(self):
-        counters = self.alone.runtime.counters()
+        statistics = self.alone.runtime.statistics()
         slots, nbytes = self.alone.in_use()
         queued = self.queued is not None
         assert nbytes - self.base[1] == sum(piece.nbytes for piece in self.pieces)
         assert slots - self.base[0] == len(self.slots) + queued
-        assert (counters["queued"], counters["waiting"], counters["running"], counters["failed"]) == (queued, 0, 0, 0)
-        assert nbytes <= counters["peak"] <= self.limit
-        assert counters["cached"] <= self.limit // 2
-        assert counters["copied"] + counters["shared"] >= self.moved
-        self.moved = counters["copied"] + counters["shared"]
+        assert (statistics["queued"], statistics["waiting"], statistics["running"], statistics["failed"]) == (
+            queued,
+            0,
+            0,
+            0,
+        )
+        assert nbytes <= statistics["peak"] <= self.limit
+        assert statistics["cached"] <= self.limit // 2
+        assert statistics["copied"] + statistics["shared"] >= self.moved
+        self.moved = statistics["copied"] + statistics["shared"]
 
     def teardown(self):
         try:

@@ -35,11 +35,11 @@ def asks_for_a_process_while_another_takes_its_entry(family, words):
 
 @scene()
 def asks_for_an_instance_s_process_while_another_does(family, words):
-    service, _, lane = family.service(Log(), INSTANCE, ("note",))
-    named = ("lanes", lane, "process")
+    service, _, queue = family.service(Log(), INSTANCE, ("note",))
+    named = ("queues", queue, "process")
     yield words.place(*named), lambda: family.runtime.start_instance(service)
     if words.get(*named) == 0:
-        words.set(*named, family.runtime.request_process(INSTANCE_ROLE, lane) + 1)
+        words.set(*named, family.runtime.request_process(INSTANCE_ROLE, queue) + 1)
         words.set("processes", words.get(*named) - 1, "state", REQUESTED)
     yield
     states = {index: words.get("processes", index, "state") for index in range(3, 6)}
@@ -48,26 +48,26 @@ def asks_for_an_instance_s_process_while_another_does(family, words):
 
 
 @scene("limit", "instance")
-def makes_a_service_while_another_takes_its_lane(family, words, kind):
-    first = 1 if kind == "limit" else words.tables.POOL_LANES
-    entry = ("lanes", first, "state")
+def makes_a_service_while_another_takes_its_queue(family, words, kind):
+    first = 1 if kind == "limit" else words.tables.POOL_QUEUES
+    entry = ("queues", first, "state")
     options = {"limit": 1} if kind == "limit" else {"instance": True}
     yield words.place(*entry), lambda: family.runtime.add_service(b"", **options)[2]
-    if is_others := words.get(*entry) == words.tables.LANE_FREE:
+    if is_others := words.get(*entry) == words.tables.QUEUE_FREE:
         words.set(*entry, words.tables.RESERVED)
-    lane = yield
-    assert lane == first + is_others
+    queue = yield
+    assert queue == first + is_others
     if is_others:
         assert words.get(*entry) == words.tables.RESERVED
-        words.set(*entry, words.tables.LANE_FREE)
+        words.set(*entry, words.tables.QUEUE_FREE)
 
 
-@scene("lanes", "services", at_each_look=True)
+@scene("queues", "services", at_each_look=True)
 def makes_a_service_while_another_looks(family, words, table):
-    """An open service has an open lane."""
-    yield words.place(table, table == "lanes", "state"), lambda: family.runtime.add_service(b"", limit=1) and None
+    """An open service has an open queue."""
+    yield words.place(table, table == "queues", "state"), lambda: family.runtime.add_service(b"", limit=1) and None
     is_open = words.get("services", 0, "state") == words.tables.SERVICE_OPEN
-    assert not is_open or words.get("lanes", 1, "state") == words.tables.LANE_OPEN
+    assert not is_open or words.get("queues", 1, "state") == words.tables.QUEUE_OPEN
     yield
 
 
@@ -84,7 +84,7 @@ def makes_a_service_while_another_takes_its_entry(family, words):
         words.set(*entry, words.tables.SERVICE_FREE)
 
 
-@scene("service_high", "process_high", "pool_lane_high")
+@scene("service_high", "process_high", "pool_queue_high")
 def uses_a_new_entry_while_others_use_later_ones(family, words, field):
     high = ("header", 0, field)
     if field == "process_high":
@@ -115,11 +115,11 @@ def takes_its_entry_while_the_start_is_called_off(family, words):
     token = family.supervisor.start(index)
 
     def take():
-        family.runtime._become(index, "alone", family.bell)
-        return family.runtime.take_entry(token, 77, 1)
+        family.runtime.become(index, "alone", family.bell)
+        return family.runtime.claim_entry(token, 77, 1)
 
     yield words.place(*("processes", index, "state")), take
-    off = family.supervisor.call_off(index)
+    off = family.supervisor.cancel_start(index)
     took = yield
     assert took is not off
     assert [entry.pid for entry in family.supervisor.processes() if entry.index == index] == ([77] if took else [])
@@ -131,7 +131,7 @@ def takes_its_entry_while_the_start_is_called_off(family, words):
 def calls_a_start_off_while_the_entry_is_taken(family, words):
     index = family.runtime.request_process(POOL, 0)
     family.supervisor.start(index)
-    yield words.place(*("processes", index, "state")), lambda: family.supervisor.call_off(index)
+    yield words.place(*("processes", index, "state")), lambda: family.supervisor.cancel_start(index)
     if took := words.get("processes", index, "state") == words.tables.PROCESS_STARTING:
         words.set("processes", index, "pid", 77)
         words.set("processes", index, "state", words.tables.PROCESS_LIVE)
@@ -171,13 +171,13 @@ def closes_a_service_while_it_is_loaded_ahead(family, words, which):
 
 @scene()
 def closes_a_service_while_another_closes_it(family, words):
-    service, generation, lane = family.service(same, limit=1)
+    service, generation, queue = family.service(same, limit=1)
     state = ("services", service, "state")
     yield words.place(*state), lambda: family.runtime.close_service(service, generation)
     other = closed_and_made_anew(family, service, generation)
     yield
     assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
-    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+    assert words.get("queues", queue, "state") == (words.tables.QUEUE_OPEN if other else words.tables.QUEUE_FREE)
 
 
 def closed_and_made_anew(family, service, generation):
@@ -187,27 +187,27 @@ def closed_and_made_anew(family, service, generation):
 
 
 @scene()
-def buries_the_maker_of_a_service_while_another_closes_it(family, words):
-    dead, (service, generation, lane) = one_that_has_died(family), family.service(same, limit=1, warmup=2)
+def recovers_the_maker_of_a_service_while_another_closes_it(family, words):
+    dead, (service, generation, queue) = one_that_has_died(family), family.service(same, limit=1, warmup=2)
     state = ("services", service, "state")
     words.set("services", service, "creator", dead)
-    yield words.place(*state), lambda: family.supervisor.bury(dead, death())
+    yield words.place(*state), lambda: family.supervisor.recover_process(dead, death())
     other = closed_and_made_anew(family, service, generation)
     yield
     assert words.get(*state) == (words.tables.SERVICE_OPEN if other else words.tables.SERVICE_FREE)
-    assert words.get("lanes", lane, "state") == (words.tables.LANE_OPEN if other else words.tables.LANE_FREE)
+    assert words.get("queues", queue, "state") == (words.tables.QUEUE_OPEN if other else words.tables.QUEUE_FREE)
 
 
 @scene()
 def closes_an_instance_while_its_process_is_called(family, words):
-    (service, generation, lane), instance = instance_whose_process_has_died(family)
-    calls = ("lanes", lane, "wake")
+    (service, generation, queue), instance = instance_whose_process_has_died(family)
+    calls = ("queues", queue, "wake")
     before = words.get(*calls)
     yield words.place(*calls), lambda: family.runtime.close_service(service, generation)
     words.add(*calls, 1)
     yield
     assert words.get(*calls) == before + 2
-    family.supervisor.bury(instance, death())
+    family.supervisor.recover_process(instance, death())
 
 
 @scene()
@@ -227,35 +227,35 @@ def gives_a_closed_service_back_while_another_does(family, words):
 
 
 @scene()
-def closes_an_instance_while_its_dead_process_is_buried(family, words):
-    (service, generation, lane), instance = instance_whose_process_has_died(family)
-    state = ("lanes", lane, "state")
+def closes_an_instance_while_its_dead_process_is_recovered(family, words):
+    (service, generation, queue), instance = instance_whose_process_has_died(family)
+    state = ("queues", queue, "state")
     yield words.place(*state), lambda: family.runtime.close_service(service, generation)
-    family.supervisor.bury(instance, death())
+    family.supervisor.recover_process(instance, death())
     yield
-    assert words.get(*state) == words.tables.LANE_FREE
-    assert not words.get("lanes", lane, "error")
+    assert words.get(*state) == words.tables.QUEUE_FREE
+    assert not words.get("queues", queue, "error")
 
 
 @scene()
-def buries_an_instance_s_process_while_its_service_is_closed(family, words):
-    (service, generation, lane), instance = instance_whose_process_has_died(family)
-    state = ("lanes", lane, "state")
-    yield words.place(*state), lambda: family.supervisor.bury(instance, death())
+def recovers_an_instance_s_process_while_its_service_is_closed(family, words):
+    (service, generation, queue), instance = instance_whose_process_has_died(family)
+    state = ("queues", queue, "state")
+    yield words.place(*state), lambda: family.supervisor.recover_process(instance, death())
     family.runtime.close_service(service, generation)
     yield
-    assert words.get(*state) == words.tables.LANE_FREE
-    assert not words.get("lanes", lane, "error")
+    assert words.get(*state) == words.tables.QUEUE_FREE
+    assert not words.get("queues", queue, "error")
 
 
 @scene(at_each_look=True)
-def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
+def recovers_an_instance_s_process_while_a_call_of_it_fails(family, words):
     """By an input. It has one outcome, whoever comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
     promise = family.runtime.promise()
     future = family.call(log, promise)
     below = family.call(service, future)
-    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(instance, death())
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.recover_process(instance, death())
     was_done = future.done()
     family.runtime.fulfil(promise, None, serialization.dump_error(LookupError("gone")))
     first = repr(future.exception(0)) if future.done() else None
@@ -272,11 +272,11 @@ def buries_an_instance_s_process_while_a_call_of_it_fails(family, words):
 def holds_a_task_while_its_future_is_dropped(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
-    holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
+    holds = ("slots", slot_of(future), "refs")
+    yield words.place(*holds), lambda: family.supervisor.recover_process(dead, death())
     del future
     yield
-    assert words.get(*holds) == words.tables.HOLD_RUN | words.tables.HOLD_EDGES
+    assert words.get(*holds) == words.tables.REF_RUN | words.tables.REF_EDGES
     family.runtime.fulfil(promise, None, death())
     del promise
     assert family.in_use()[0] == 0
@@ -286,13 +286,13 @@ def holds_a_task_while_its_future_is_dropped(family, words):
 def holds_a_task_while_its_slot_becomes_another_s(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
-    holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
+    holds = ("slots", slot_of(future), "refs")
+    yield words.place(*holds), lambda: family.supervisor.recover_process(dead, death())
     family.runtime.fulfil(promise, None, death())
     del future
     other = family.runtime.promise()
     yield
-    assert words.get("slots", slot_of(other), "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    assert words.get("slots", slot_of(other), "refs") == words.tables.REF_CREATOR | words.tables.REF_RUN
     del promise
     assert family.in_use()[0] == 1
     family.runtime.fulfil(other, 1)
@@ -303,8 +303,8 @@ def holds_a_task_while_its_slot_becomes_another_s(family, words):
 def holds_a_task_while_its_slot_is_given_back(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
     future = family.call(family.service(same), promise)
-    holds = ("slots", slot_of(future), "holds")
-    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
+    holds = ("slots", slot_of(future), "refs")
+    yield words.place(*holds), lambda: family.supervisor.recover_process(dead, death())
     family.runtime.fulfil(promise, None, death())
     del future
     yield
@@ -317,20 +317,20 @@ def holds_a_task_while_its_slot_is_given_back(family, words):
 def takes_a_pending_hold_back_while_another_drops_his(family, words):
     """Of a value that the dead one made, and has two dependents: one of a living process."""
     dead, value = one_that_has_died(family), family.runtime.put(1)
-    holds = ("slots", slot_of(value), "holds")
+    holds = ("slots", slot_of(value), "refs")
     words.set("slots", slot_of(value), "creator", dead)
-    words.add(*holds, words.tables.HOLD_PENDING + 2)
-    yield words.place(*holds), lambda: family.supervisor.bury(dead, death())
+    words.add(*holds, words.tables.REF_PENDING + 2)
+    yield words.place(*holds), lambda: family.supervisor.recover_process(dead, death())
     if has_dropped := words.get(*holds) > 1:
         words.add(*holds, -1)
     yield
     assert words.get(*holds) == (0 if has_dropped else 1)
     words.set(*holds, 0)
-    family.supervisor.bury(one_that_has_died(family), death())
+    family.supervisor.recover_process(one_that_has_died(family), death())
     assert family.in_use()[0] == 0
 
 
-# ---- what a burial comes across --------------------------------------------------------------------------------------
+# ---- what a recovery comes across --------------------------------------------------------------------------------------
 
 
 @scene("its state", "what is missing")
@@ -341,27 +341,27 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
     missing = words.missing(slot_of(future)), ctypes.c_uint64
     yield (
         words.place("slots", slot_of(future), "state") if watched == "its state" else missing,
-        lambda: family.supervisor.bury(dead, death()),
+        lambda: family.supervisor.recover_process(dead, death()),
     )
     family.runtime.fulfil(promise, 7)
     yield
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
-    assert words.get("lanes", 0, "tail") >= 1
+    assert words.get("queues", 0, "tail") >= 1
 
 
 @scene(at_each_look=True)
-def queues_a_claimed_task_again_while_a_worker_looks_at_the_lane(family, words):
-    """Who finds a hint to a task that is not ready takes it out."""
+def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words):
+    """Who finds an entry to a task that is not ready takes it out."""
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
-    yield words.place("lanes", 0, "tail"), lambda: family.supervisor.bury(dead, death())
-    if words.get("lanes", 0, "tail") > 1 and words.get("slots", slot_of(future), "state") & 15 != words.tables.READY:
-        words.set_hints(0, 1, [words.tables.SLOT_COUNT])
-        words.set("lanes", 0, "head", 2)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
+    yield words.place("queues", 0, "tail"), lambda: family.supervisor.recover_process(dead, death())
+    if words.get("queues", 0, "tail") > 1 and words.get("slots", slot_of(future), "state") & 15 != words.tables.READY:
+        words.set_entries(0, 1, [words.tables.SLOT_COUNT])
+        words.set("queues", 0, "head", 2)
     yield
-    assert words.get("lanes", 0, "head") < words.get("lanes", 0, "tail")
+    assert words.get("queues", 0, "head") < words.get("queues", 0, "tail")
 
 
 @scene(at_each_look=True)
@@ -372,7 +372,7 @@ def finds_a_free_slot_while_another_takes_it(family, words):
     del first
     words.set_state(slot, words.tables.FREE, dead)
     taken = []
-    yield words.place("slots", slot, "state"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot, "state"), lambda: family.supervisor.recover_process(dead, death())
     taken.append(family.runtime.put(7))
     assert slot_of(taken[0]) == slot
     yield
@@ -384,15 +384,15 @@ def finds_a_free_slot_while_another_takes_it(family, words):
 def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(family, words):
     dead, promises = one_that_has_died(family), [family.runtime.promise() for _ in range(6)]
     future = family.call(family.service(same), promises)
-    slot, block = slot_of(future), words.get("slots", slot_of(future), "inputs")
+    slot, block = slot_of(future), words.get("slots", slot_of(future), "dependencies")
     kept = []
-    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot_of(promises[0]), "state"), lambda: family.supervisor.recover_process(dead, death())
     for promise in promises:
         family.runtime.fulfil(promise, None, death())
     del future, promise
     kept.append(family.runtime.put(b"\xff" * 200))
-    assert slot_of(kept[0]) == slot or words.get("slots", slot, "holds")
-    assert words.get("slots", slot_of(kept[0]), "result") == block or words.get("slots", slot, "inputs")
+    assert slot_of(kept[0]) == slot or words.get("slots", slot, "refs")
+    assert words.get("slots", slot_of(kept[0]), "result") == block or words.get("slots", slot, "dependencies")
     yield
     assert kept[0].get(0) == b"\xff" * 200
 
@@ -405,7 +405,7 @@ def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
     published = words.get(*state)
     words.set_state(slot_of(value), words.tables.FREE, dead)
     words.set(*building, slot_of(value) + 1)
-    yield words.place(*state), lambda: family.supervisor.bury(dead, death())
+    yield words.place(*state), lambda: family.supervisor.recover_process(dead, death())
     words.set(*state, published)
     words.set(*building, 0)
     yield
@@ -417,7 +417,7 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
     dead, spinners = one_that_has_died(family), ("header", 0, "spinners")
     words.set("processes", dead, "spinning", 2)
     words.set(*spinners, 2)
-    yield words.place(*spinners), lambda: family.supervisor.bury(dead, death())
+    yield words.place(*spinners), lambda: family.supervisor.recover_process(dead, death())
     words.add(*spinners, 1)
     yield
     assert words.get(*spinners) == 1
@@ -431,24 +431,24 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
 def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
     """That one has counted itself among the sleepers, and looks what is to be done before it sleeps."""
     worker = family.runtime.request_process(POOL, 0)
-    told, act = {
+    published, act = {
         "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
         "leave": (("processes", worker, "retiring"), lambda: family.supervisor.retire(worker)),
         "close": (("header", 0, "closing"), family.runtime.announce_close),
     }[what]
     sleepers = ("header", 0, "pool_sleepers")
     yield words.place("header", 0, "pool_wake"), lambda: act() and None
-    if not words.get(*told):
+    if not words.get(*published):
         words.add(*sleepers, 1)
     yield
-    assert words.get(*told)
+    assert words.get(*published)
     assert words.get(*sleepers) == 0
     words.set("processes", worker, "state", words.tables.PROCESS_FREE)
 
 
 @scene()
 def asks_for_an_instance_s_process_while_the_zygote_looks(family, words):
-    service, _, lane = family.service(Log(), INSTANCE, ("note",))
+    service, _, queue = family.service(Log(), INSTANCE, ("note",))
     yield words.place("processes", 3, "state"), lambda: family.runtime.start_instance(service)
     is_called(family)
     was_asked = bool(asked_for(family))
@@ -472,21 +472,21 @@ def is_called(family):
 
 @scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
-    """It was the dead one's before, and is free. A burial looks at the holds first."""
+    """It was the dead one's before, and is free. A recovery looks at the holds first."""
     dead = one_that_has_died(family)
     first = family.runtime.put(None)
     slot = slot_of(first)
     del first
     words.set("slots", slot, "creator", dead)
     taken = []
-    yield words.place("slots", slot, "creator"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot, "creator"), lambda: family.supervisor.recover_process(dead, death())
     taken.append(family.runtime.promise())
     assert slot_of(taken[0]) == slot
-    words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
-    holds = words.get("slots", slot, "holds")
+    words.add("slots", slot, "refs", words.tables.REF_PENDING + 1)
+    holds = words.get("slots", slot, "refs")
     yield
-    assert words.get("slots", slot, "holds") == holds
-    words.add("slots", slot, "holds", -words.tables.HOLD_PENDING - 1)
+    assert words.get("slots", slot, "refs") == holds
+    words.add("slots", slot, "refs", -words.tables.REF_PENDING - 1)
     family.runtime.fulfil(taken[0], 1)
 
 
@@ -511,13 +511,13 @@ def asks_the_zygote_for_an_instance_s_process(family, words):
 @scene_of_a_call()
 def tells_an_instance_s_process_that_its_service_is_closed(family, words):
     """One that has read how often it was called, and does not sleep yet, finds that it is called."""
-    (service, generation, lane), instance = instance_whose_process_has_died(family)
-    calls = words.get("lanes", lane, "wake")
+    (service, generation, queue), instance = instance_whose_process_has_died(family)
+    calls = words.get("queues", queue, "wake")
     yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
-    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
-    assert words.get("lanes", lane, "wake") == calls + 1
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_CLOSING
+    assert words.get("queues", queue, "wake") == calls + 1
     yield
-    family.supervisor.bury(instance, death())
+    family.supervisor.recover_process(instance, death())
 
 
 @possible
@@ -526,19 +526,19 @@ def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
     between.play_call(scene_of_a_call[name])
 
 
-# ---- a zygote's death within a burial --------------------------------------------------------------------------------
+# ---- a zygote's death within a recovery --------------------------------------------------------------------------------
 
 
 @scene_of_a_death()
 def queues_a_task_that_a_dead_process_had_claimed(family, words):
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
-    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(dead, death())
-    family.supervisor.bury(dead, death())
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.recover_process(dead, death())
+    family.supervisor.recover_process(dead, death())
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
-    assert words.get("lanes", 0, "tail") > 1
+    assert words.get("queues", 0, "tail") > 1
 
 
 @scene_of_a_death()
@@ -548,26 +548,26 @@ def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, wo
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     family.runtime.fulfil(promise, 1)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.RUNNING
-    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot_of(future), "state"), lambda: family.supervisor.recover_process(dead, death())
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
-    assert words.get("lanes", 0, "tail") >= 1
+    assert words.get("queues", 0, "tail") >= 1
 
 
 @scene_of_a_death()
 def takes_an_extent(family, words):
-    """With the lock. The first burial gives that back, whether it needs it itself or not."""
+    """With the lock. The first recovery gives that back, whether it needs it itself or not."""
     yield words.place("header", 0, "lock_holder"), lambda: family.runtime.put(b"x" * 100_000)
     assert words.get("header", 0, "lock_holder") == 0
     assert family.in_use() == (0, 0)
 
 
-@scene_of_a_death("services", "lanes")
+@scene_of_a_death("services", "queues")
 def makes_and_closes_a_service(family, words, table):
     def act():
         service, generation, _ = family.service(same, limit=1)
         family.runtime.close_service(service, generation)
 
-    entry = (table, table == "lanes", "state")
+    entry = (table, table == "queues", "state")
     yield words.place(*entry), act
     assert words.get(*entry) == 0
     assert family.in_use() == (0, 0)

@@ -124,14 +124,14 @@ def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name)
 def test_a_hold_on_an_input_that_its_caller_died_before_taking_is_not_given_back(family):
     words, service, before = Words(family.runtime), family.service(same), family.in_use()
     inputs = [family.runtime.promise()]
-    holds = ("slots", slot_of(inputs[0]), "holds")
+    holds = ("slots", slot_of(inputs[0]), "refs")
 
     def call():
         words.at_touches((words.place(*holds)[0], lambda: os.kill(os.getpid(), signal.SIGKILL)), protection=mmap.PROT_READ)
         family.call(service, *inputs)
 
     held = words.get(*holds)
-    assert family.bury(family.fork(call)) == -signal.SIGKILL
+    assert family.recover_process(family.fork(call)) == -signal.SIGKILL
     assert words.get(*holds) == held
     family.runtime.fulfil(inputs[0], 7)
     assert inputs.pop().get(0) == 7
@@ -167,9 +167,9 @@ def waits_for_any_in_a_block_that_becomes_another_s(tangle):
     first = tangle.promise()
     words.set("slots", slot_of(first), "waits_for", audit.ANY | places[0])
 
-    def change(place, told):
+    def change(place, published):
         os.pwrite(words.fd, slot_of(tangle.me).to_bytes(8, "little"), place + 8)
-        words.set("slots", slot_of(first), "waits_for", told)
+        words.set("slots", slot_of(first), "waits_for", published)
 
     words.at_touches(
         (places[0], lambda: change(places[0], audit.ANY | places[1])),
@@ -182,15 +182,15 @@ def waits_for_one_whose_slot_becomes_another_s(tangle):
     """At each look, while its inputs are read, and where they lay is something else."""
     words, promises = tangle.words, [tangle.promise() for _ in range(300)]
     tasks = [slot_of(tangle.needing(*promises)) for _ in range(2)]
-    places = [words.get("slots", task, "inputs") for task in tasks]
+    places = [words.get("slots", task, "dependencies") for task in tasks]
     first = tangle.promise()
     words.set("slots", slot_of(first), "waits_for", tasks[0] + 1)
-    edge = ctypes.sizeof(words.structs["Inputs"]) + words.structs["Edge"].input.offset
+    edge = ctypes.sizeof(words.structs["Dependencies"]) + words.structs["DependencyEdge"].dependency.offset
 
     def change(place, inputs):
         os.pwrite(words.fd, slot_of(tangle.me).to_bytes(4, "little"), place + edge)
         words.add("slots", tasks[0], "state", 1 << 16)
-        words.set("slots", tasks[0], "inputs", inputs)
+        words.set("slots", tasks[0], "dependencies", inputs)
 
     words.at_touches(
         (places[0], lambda: change(places[0], places[1])),

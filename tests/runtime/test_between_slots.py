@@ -1,4 +1,4 @@
-"""What another process does meanwhile, or a death right after a change: slots, groups, lanes, waiting lists, memory."""
+"""What another process does meanwhile, or a death right after a change: slots, groups, queues, waiting lists, memory."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def held_by_nobody(family, words, *arguments):
     """The slot of a value, or of a call with these arguments, whose last hold is gone, and that nobody has given back."""
     made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
-    words.add("slots", slot, "holds", words.tables.HOLD_BURIAL)
+    words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
     del made
     words.set_state(slot, words.tables.DONE, words.tables.DRIVER_INDEX)
     words.set("slots", slot, "waiters", words.tables.WAITERS_CLOSED)
-    words.set("slots", slot, "holds", 0)
+    words.set("slots", slot, "refs", 0)
     return slot
 
 
@@ -41,13 +41,13 @@ def gives_a_slot_back_that_becomes(family, words, what):
     dead, other = one_that_has_died(family), one_that_has_died(family)
     slot = held_by_nobody(family, words)
     status, taken = ("slots", slot, "state"), []
-    watched = "holds" if "holds" in what else "state"
-    yield words.place("slots", slot, watched), lambda: family.supervisor.bury(dead, death())
+    watched = "refs" if "refs" in what else "state"
+    yield words.place("slots", slot, watched), lambda: family.supervisor.recover_process(dead, death())
     is_there = words.get(*status) & 15 == words.tables.DONE
     if what == "being given back" and is_there:
         words.set_state(slot, words.tables.LEAVING, words.tables.DRIVER_INDEX)
     elif is_there:
-        family.supervisor.bury(other, death())
+        family.supervisor.recover_process(other, death())
         taken.append(family.runtime.put(7))
         assert slot_of(taken[0]) == slot
     else:
@@ -59,23 +59,23 @@ def gives_a_slot_back_that_becomes(family, words, what):
         return
     assert words.get(*status) & 15 == words.tables.LEAVING
     words.set_state(slot, words.tables.DONE, words.tables.DRIVER_INDEX)
-    family.supervisor.bury(other, death())
+    family.supervisor.recover_process(other, death())
     assert family.in_use()[0] == 0
 
 
-@scene("state", "holds", at_each_look=True)
+@scene("state", "refs", at_each_look=True)
 def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_another_s(family, words, field):
     """It had left nothing."""
     dead, service = one_that_has_died(family), family.service(same)
     values = [family.runtime.put(None)]
     slot = slot_of(values[0])
     words.set_state(slot, words.tables.DONE, dead)
-    yield words.place("slots", slot, field), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot, field), lambda: family.supervisor.recover_process(dead, death())
     values.clear()
     future = family.call(service, 7)
     assert slot_of(future) == slot
     yield
-    assert words.get("slots", slot, "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
+    assert words.get("slots", slot, "refs") == words.tables.REF_CREATOR | words.tables.REF_RUN
     assert words.get("slots", slot, "waiters") == 0
     assert words.get("slots", slot, "state") & 15 == words.tables.READY
 
@@ -86,24 +86,24 @@ def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words)
     dead, other = one_that_has_died(family), one_that_has_died(family)
     old, new = family.runtime.put(1), family.runtime.put(2)
     of_old, _ = held_by_nobody(family, words, old), held_by_nobody(family, words, new)
-    words.add("slots", of_old, "holds", words.tables.HOLD_BURIAL)
+    words.add("slots", of_old, "refs", words.tables.REF_RECOVERY)
     dropper = other + 1
-    number = words.get("processes", dropper, "giving") + 1
-    words.set("slots", slot_of(old), "giver", mark(words, dropper, number))
-    words.set("processes", dropper, "giving_slot", slot_of(old))
-    known = words.get("processes", dropper, "given")
-    yield words.place("processes", dropper, "giving"), lambda: family.supervisor.bury(dead, death())
-    words.set("slots", of_old, "holds", 0)
-    family.supervisor.bury(other, death())
-    assert words.get("slots", slot_of(old), "giver") != mark(words, dropper, number)
+    number = words.get("processes", dropper, "release_seq") + 1
+    words.set("slots", slot_of(old), "releaser", mark(words, dropper, number))
+    words.set("processes", dropper, "releasing_slot", slot_of(old))
+    known = words.get("processes", dropper, "acked_release")
+    yield words.place("processes", dropper, "release_seq"), lambda: family.supervisor.recover_process(dead, death())
+    words.set("slots", of_old, "refs", 0)
+    family.supervisor.recover_process(other, death())
+    assert words.get("slots", slot_of(old), "releaser") != mark(words, dropper, number)
     yield
-    assert words.get("processes", dropper, "given") == known
+    assert words.get("processes", dropper, "acked_release") == known
     assert family.in_use()[0] == 2
 
 
 def mark(words, process, number):
-    """See `giver_of`."""
-    bits = words.tables.GIVING_BITS
+    """See `releaser_tag`."""
+    bits = words.tables.RELEASE_BITS
     return process << bits | number % ((1 << bits) - 1) + 1
 
 
@@ -113,14 +113,14 @@ def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
     held_by_nobody(family, words, value)
-    words.set("slots", slot_of(value), "giver", mark(words, owner, 100))
-    known = words.get("processes", owner, "given")
-    yield words.place("slots", slot_of(value), "holds"), lambda: family.supervisor.bury(dead, death())
-    words.set("slots", slot_of(value), "giver", mark(words, words.tables.DRIVER_INDEX, 5))
-    words.set("processes", owner, "giving_slot", slot_of(value))
-    words.set("processes", owner, "giving", 100)
+    words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
+    known = words.get("processes", owner, "acked_release")
+    yield words.place("slots", slot_of(value), "refs"), lambda: family.supervisor.recover_process(dead, death())
+    words.set("slots", slot_of(value), "releaser", mark(words, words.tables.DRIVER_INDEX, 5))
+    words.set("processes", owner, "releasing_slot", slot_of(value))
+    words.set("processes", owner, "release_seq", 100)
     yield
-    assert words.get("processes", owner, "given") == known
+    assert words.get("processes", owner, "acked_release") == known
     assert family.in_use()[0] == 1
 
 
@@ -129,17 +129,17 @@ def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, w
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
     held_by_nobody(family, words, value)
-    words.set("slots", slot_of(value), "giver", mark(words, owner, 100))
-    words.set("processes", owner, "giving_slot", slot_of(value))
-    words.set("processes", owner, "giving", 100)
-    words.set("processes", owner, "given", 99)
-    yield words.place("processes", owner, "given"), lambda: family.supervisor.bury(dead, death())
-    is_told = words.get("processes", owner, "given") == 100
-    words.set("processes", owner, "giving", 107)
-    words.set("processes", owner, "given", 107)
+    words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
+    words.set("processes", owner, "releasing_slot", slot_of(value))
+    words.set("processes", owner, "release_seq", 100)
+    words.set("processes", owner, "acked_release", 99)
+    yield words.place("processes", owner, "acked_release"), lambda: family.supervisor.recover_process(dead, death())
+    is_told = words.get("processes", owner, "acked_release") == 100
+    words.set("processes", owner, "release_seq", 107)
+    words.set("processes", owner, "acked_release", 107)
     yield
     assert not is_told
-    assert words.get("processes", owner, "given") == 107
+    assert words.get("processes", owner, "acked_release") == 107
 
 
 # ---- groups ----------------------------------------------------------------------------------------------------------
@@ -151,7 +151,7 @@ def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words)
     held_by_nobody(family, words)
     others = [family.runtime.put(None) for _ in range(words.tables.GROUP_BITS)]
     del others[:-1]  # the last one stands in the next group
-    yield words.place(*group), lambda: family.supervisor.bury(dead, death())
+    yield words.place(*group), lambda: family.supervisor.recover_process(dead, death())
     is_empty = words.get(*group) == 0
     if is_empty:
         words.set(*group, CURRENT)
@@ -204,32 +204,32 @@ def takes_a_group_that_was_given_back(family, words):
     yield words.place("groups", group, "group.used"), lambda: family.runtime.put(None) and None
 
 
-# ---- lanes -----------------------------------------------------------------------------------------------------------
+# ---- queues -----------------------------------------------------------------------------------------------------------
 
 
-def hint_at(words, lane, position):
-    (hint,) = words.tables.numbers(
-        words.tables.rings_at + 8 * (lane * words.tables.SLOT_COUNT + (position & words.ring_mask)), 1
+def entry_at(words, queue, position):
+    (entry,) = words.tables.numbers(
+        words.tables.rings_at + 8 * (queue * words.tables.SLOT_COUNT + (position & words.ring_mask)), 1
     )
-    return hint
+    return entry
 
 
-def is_written(words, lane, position):
+def is_written(words, queue, position):
     """Whether a place of a ring is of this position's round."""
-    return hint_at(words, lane, position) & ~words.ring_mask == position & ~words.ring_mask
+    return entry_at(words, queue, position) & ~words.ring_mask == position & ~words.ring_mask
 
 
-def check_ring(words, lane):
+def check_ring(words, queue):
     """Every place between the head and the tail has been written, near both ends."""
-    head, tail = words.get("lanes", lane, "head"), words.get("lanes", lane, "tail")
+    head, tail = words.get("queues", queue, "head"), words.get("queues", queue, "tail")
     for position in {*range(head, min(head + 8, tail)), *range(max(head, tail - 8), tail)}:
-        assert is_written(words, lane, position), f"position {position} has the hint {hint_at(words, lane, position):#x}"
-        assert hint_at(words, lane, position) & words.ring_mask, f"nobody has written at {position}"
+        assert is_written(words, queue, position), f"position {position} has the entry {entry_at(words, queue, position):#x}"
+        assert entry_at(words, queue, position) & words.ring_mask, f"nobody has written at {position}"
 
 
 @scene()
 def queues_a_call_while_others_queue_more(family, words):
-    service, tail, futures = family.service(same), ("lanes", 0, "tail"), []
+    service, tail, futures = family.service(same), ("queues", 0, "tail"), []
     yield words.place(*tail), lambda: family.call(service, 1) and None
     futures += [family.call(service, number) for number in range(2)]
     later = words.get(*tail)
@@ -241,75 +241,75 @@ def queues_a_call_while_others_queue_more(family, words):
 @scene()
 def queues_a_call_of_an_instance_while_its_ring_goes_round_twice(family, words):
     log, instance = instance_whose_process_has_died(family)
-    lane = log[2]
-    head, tail = ("lanes", lane, "head"), ("lanes", lane, "tail")
+    queue = log[2]
+    head, tail = ("queues", queue, "head"), ("queues", queue, "tail")
     yield words.place(*tail), lambda: family.call(log, 1).done()
     if (end := words.get(*tail)) == 0:
         end = 2 * words.tables.SLOT_COUNT
-        words.set_hints(lane, end, [end & ~words.ring_mask])
+        words.set_entries(queue, end, [end & ~words.ring_mask])
         words.set(*head, end)
         words.set(*tail, end)
     failed = yield
     assert not failed
-    check_ring(words, lane)
-    family.supervisor.bury(instance, death())
+    check_ring(words, queue)
+    family.supervisor.recover_process(instance, death())
 
 
-def full_lane(family, words):
-    """(two calls, the first of them queued in all places but for one): a process that queues another rotates hints."""
+def full_queue(family, words):
+    """(two calls, the first of them queued in all places but for one): a process that queues another rotates entries."""
     service = family.service(same)
     second, first = family.call(service, 2), family.call(service, 1)
-    words.set("slots", slot_of(first), "lane_tail", 0)
-    words.set_hints(0, 0, [words.hint(0, slot_of(first)), words.hint(1, slot_of(first))])
+    words.set("slots", slot_of(first), "queue_tail", 0)
+    words.set_entries(0, 0, [words.entry(0, slot_of(first)), words.entry(1, slot_of(first))])
     words.fill(0, slot_of(first))
-    words.set_hints(0, 1, [words.hint(1, words.tables.SLOT_COUNT - 2)])  # a void one
+    words.set_entries(0, 1, [words.entry(1, words.tables.SLOT_COUNT - 2)])  # a void one
     return service, first, second
 
 
 @scene(at_each_look=True, most=7)
-def makes_room_in_a_full_lane_while_its_first_task_is_claimed_and_one_more_queued(family, words):
-    service, _, second = full_lane(family, words)
+def makes_room_in_a_full_queue_while_its_first_task_is_claimed_and_one_more_queued(family, words):
+    service, _, second = full_queue(family, words)
     end = words.tables.SLOT_COUNT
-    yield words.place("lanes", 0, "head"), lambda: family.call(service, 3) and None
-    if words.get("lanes", 0, "head") == 0 and is_written(words, 0, 0):
-        words.set_hints(0, end, [words.hint(end, slot_of(second))])
-        words.set("lanes", 0, "head", 1)
-        words.set("lanes", 0, "tail", end + 1)
+    yield words.place("queues", 0, "head"), lambda: family.call(service, 3) and None
+    if words.get("queues", 0, "head") == 0 and is_written(words, 0, 0):
+        words.set_entries(0, end, [words.entry(end, slot_of(second))])
+        words.set("queues", 0, "head", 1)
+        words.set("queues", 0, "tail", end + 1)
     yield
     check_ring(words, 0)
 
 
 @scene_of_a_death()
-def makes_room_in_a_full_lane(family, words):
-    service, _, second = full_lane(family, words)
-    words.set_hints(0, 0, [words.hint(0, slot_of(second))])
-    yield words.place("lanes", 0, "head"), lambda: family.call(service, 3) and None
-    tail = words.get("lanes", 0, "tail")
-    last = {position: hint_at(words, 0, position) for position in range(tail - 4, tail)}
-    is_queued = any(hint == words.hint(position, slot_of(second)) for position, hint in last.items())
-    assert words.get("lanes", 0, "head") == 0 or is_queued
+def makes_room_in_a_full_queue(family, words):
+    service, _, second = full_queue(family, words)
+    words.set_entries(0, 0, [words.entry(0, slot_of(second))])
+    yield words.place("queues", 0, "head"), lambda: family.call(service, 3) and None
+    tail = words.get("queues", 0, "tail")
+    last = {position: entry_at(words, 0, position) for position in range(tail - 4, tail)}
+    is_queued = any(entry == words.entry(position, slot_of(second)) for position, entry in last.items())
+    assert words.get("queues", 0, "head") == 0 or is_queued
 
 
 @scene(at_each_look=True)
 def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
-    """Where the hint to that one goes, two rings further."""
+    """Where the entry to that one goes, two rings further."""
     service, end = family.service(same), 2 * words.tables.SLOT_COUNT
     second, first = family.call(service, 2), family.call(service, 1)
-    words.set("slots", slot_of(first), "lane_tail", 0)
-    words.set_hints(0, 0, [words.hint(0, slot_of(first)), 0])
-    words.set("lanes", 0, "tail", 1)
+    words.set("slots", slot_of(first), "queue_tail", 0)
+    words.set_entries(0, 0, [words.entry(0, slot_of(first)), 0])
+    words.set("queues", 0, "tail", 1)
 
     def act():
         family.runtime.serve_inline()
         family.work()
 
-    yield words.place("lanes", 0, "head"), act
+    yield words.place("queues", 0, "head"), act
     state = words.get("slots", slot_of(first), "state") & 15
-    if is_first := words.get("lanes", 0, "head") == 0 and state == words.tables.READY:
+    if is_first := words.get("queues", 0, "head") == 0 and state == words.tables.READY:
         words.set_state(slot_of(first), words.tables.RUNNING, words.tables.DRIVER_INDEX)
-        words.set_hints(0, end, [words.hint(end, slot_of(second)), end + 1 & ~words.ring_mask])
-        words.set("lanes", 0, "head", end)
-        words.set("lanes", 0, "tail", end + 1)
+        words.set_entries(0, end, [words.entry(end, slot_of(second)), end + 1 & ~words.ring_mask])
+        words.set("queues", 0, "head", end)
+        words.set("queues", 0, "tail", end + 1)
     yield
     check_ring(words, 0)
     if is_first:
@@ -323,7 +323,7 @@ def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
 @scene()
 def fails_a_call_of_a_dead_instance_while_another_does(family, words):
     log, instance = instance_whose_process_has_died(family)
-    family.supervisor.bury(instance, death())
+    family.supervisor.recover_process(instance, death())
     slot, free = next_slot(words), one_that_has_died(family)
     yield words.place("slots", slot, "state"), lambda: family.call(log, 1) and None
     if is_ready := words.get("slots", slot, "state") & 15 == words.tables.READY:
@@ -334,8 +334,8 @@ def fails_a_call_of_a_dead_instance_while_another_does(family, words):
         assert words.get("slots", slot, "state") == claimed
         words.set_state(slot, words.tables.DONE, words.tables.DRIVER_INDEX)
         words.set("slots", slot, "waiters", words.tables.WAITERS_CLOSED)
-        words.set("slots", slot, "holds", 0)
-        family.supervisor.bury(free, death())
+        words.set("slots", slot, "refs", 0)
+        family.supervisor.recover_process(free, death())
 
 
 @scene()
@@ -344,7 +344,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
     log, instance = instance_whose_process_has_died(family)
     promise, slot = family.runtime.promise(), next_slot(words)
     family.runtime.fulfil(promise, None, death())
-    calls, sleepers = ("lanes", log[2], "wake"), ("lanes", log[2], "sleepers")
+    calls, sleepers = ("queues", log[2], "wake"), ("queues", log[2], "sleepers")
     yield words.place("slots", slot, "state"), lambda: family.call(log, promise) and None
     is_waiting = words.get("slots", slot, "state") & 15 == words.tables.WAITING
     words.set(*sleepers, 1)
@@ -352,7 +352,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
     yield
     words.set(*sleepers, 0)
     assert not is_waiting or words.get(*calls) == before + 1
-    family.supervisor.bury(instance, death())
+    family.supervisor.recover_process(instance, death())
 
 
 @scene(at_each_look=True)
@@ -378,12 +378,12 @@ def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(fam
     dead, promise, service = one_that_has_died(family), family.runtime.promise(), family.service(same)
     future = family.call(service, promise)
     below, other = family.call(service, future), family.call(service, promise)
-    edge = words.get("slots", slot_of(other), "inputs") + ctypes.sizeof(words.structs["Inputs"])
+    edge = words.get("slots", slot_of(other), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
     if how == "does not stand yet":
         os.pwrite(words.fd, bytes(8), edge)
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))  # its submitter's, too
     words.set("slots", slot_of(future), "creator", dead)
-    yield words.place("slots", slot_of(promise), "waiters"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot_of(promise), "waiters"), lambda: family.supervisor.recover_process(dead, death())
     if words.get("slots", slot_of(promise), "waiters") != words.tables.WAITERS_CLOSED:
         family.runtime.fulfil(promise, 1)
         os.pwrite(words.fd, (1 << 60).to_bytes(8, "little"), edge)
@@ -400,7 +400,7 @@ def lets_a_claimed_task_wait_again_that_is_over_and_gone_by_then(family, words):
     futures = [family.call(family.service(same), promise)]
     slot = slot_of(futures[0])
     words.set_state(slot, words.tables.RUNNING, dead)
-    yield words.place("slots", slot, "state"), lambda: family.supervisor.bury(dead, death())
+    yield words.place("slots", slot, "state"), lambda: family.supervisor.recover_process(dead, death())
     if words.get("slots", slot, "state") & 15 == words.tables.WAITING:
         family.runtime.fulfil(promise, None, death())
         futures.clear()

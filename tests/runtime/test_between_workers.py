@@ -142,7 +142,7 @@ def claims_what_its_task_waits_for_while_another_runs_that(family, words):
     assert future.get(0) == first
     assert marks[1] == 1
     family.supervisor.retire(other.index)
-    assert family.bury(other) == 0
+    assert family.recover_process(other) == 0
 
 
 def ask_once(service):
@@ -158,10 +158,10 @@ def ask_once(service):
 @scene("the pool", "an instance")
 def calls_everybody_while_another_calls(family, words, whom):
     """Each call is counted: who has read the count, and does not sleep yet, finds another one."""
-    dead, (_, _, lane) = one_that_has_died(family), family.service(Log(), INSTANCE, ("note",))
-    calls = ("header", 0, "pool_wake") if whom == "the pool" else ("lanes", lane, "wake")
+    dead, (_, _, queue) = one_that_has_died(family), family.service(Log(), INSTANCE, ("note",))
+    calls = ("header", 0, "pool_wake") if whom == "the pool" else ("queues", queue, "wake")
     before = words.get(*calls)
-    yield words.place(*calls), lambda: family.supervisor.bury(dead, death())
+    yield words.place(*calls), lambda: family.supervisor.recover_process(dead, death())
     words.add(*calls, 1)
     yield
     assert words.get(*calls) == before + 2
@@ -207,9 +207,9 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 
 
 @scene_of_a_call()
-def calls_the_pool_at_a_burial_s_end(family, words):
+def calls_the_pool_at_a_recovery_s_end(family, words):
     dead, calls = one_that_has_died(family), words.get("header", 0, "pool_wake")
-    yield between.FUTEX, lambda: family.supervisor.bury(dead, death())
+    yield between.FUTEX, lambda: family.supervisor.recover_process(dead, death())
     assert words.get("header", 0, "pool_wake") == calls + 1
     yield
 
@@ -240,7 +240,7 @@ def test_nobody_is_called_where_nobody_sleeps(family):
     assert not between.runs_to_call(relative.pid, between.FUTEX)
     assert words.get("processes", relative.index, "wake") == 1
     stepping.ptrace(stepping.CONT, relative.pid)
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
     family.fork_requested()
     family.fork_worker()
     family.wait_until_idle()
@@ -251,7 +251,7 @@ def test_nobody_is_called_where_nobody_sleeps(family):
 
 @scene_of_a_death()
 def becomes_the_seeker(family, words):
-    """Whose place its burial gives back."""
+    """Whose place its recovery gives back."""
     words.set("header", 0, "pool_sleepers", 1)
     yield words.place("header", 0, "seeker"), look_once(family, words)
     assert words.get("header", 0, "seeker") == 0
@@ -259,15 +259,15 @@ def becomes_the_seeker(family, words):
 
 
 @scene_of_a_death("building", "taking")
-def buries_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, words, note):
+def recovers_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, words, note):
     """The value goes with the slot, once."""
     dead, value = one_that_has_died(family), family.runtime.put(list(range(50_000)))
     slot = slot_of(value)
     words.set_state(slot, words.tables.FREE, dead)
     words.set("processes", dead, "building", slot + 1)
     words.set("processes", dead, "taking", words.get("slots", slot, "result"))
-    yield words.place("processes", dead, note), lambda: family.supervisor.bury(dead, death())
-    family.supervisor.bury(dead, death())
+    yield words.place("processes", dead, note), lambda: family.supervisor.recover_process(dead, death())
+    family.supervisor.recover_process(dead, death())
     assert family.in_use() == (0, 0)
     family.check()
     del value
@@ -292,7 +292,7 @@ def test_a_task_that_comes_right_before_a_worker_counts_itself_among_the_sleeper
         future = family.call(service)
         assert words.get("header", 0, "pool_wake") == 0
     assert future.get(PATIENCE_S) == worker.pid
-    assert family.bury(worker) == 0
+    assert family.recover_process(worker) == 0
     assert words.get("header", 0, "pool_sleepers") == 0
 
 

@@ -116,7 +116,7 @@ def test_the_hold_of_a_dead_process_goes_with_it(family):
     before = family.in_use()
     own = family.runtime.put_definition(IDENTITY, b"body")
     place, nbytes = own.offset, own.nbytes
-    told, telling = os.pipe()
+    published, telling = os.pipe()
 
     def life():
         made = family.runtime.put_definition(OTHER, b"made")
@@ -125,13 +125,13 @@ def test_the_hold_of_a_dead_process_goes_with_it(family):
         signal.pause()
 
     relative = family.fork(life)
-    places = os.read(told, 16)
-    os.close(told)
+    places = os.read(published, 16)
+    os.close(published)
     os.close(telling)
     made = int.from_bytes(places[:8], "little")
     assert family.runtime.is_definition(OTHER, made)
     relative.kill()
-    family.bury(relative)
+    family.recover_process(relative)
     assert not family.runtime.is_definition(OTHER, made)
     assert family.runtime.is_definition(IDENTITY, place)
     del own

@@ -125,7 +125,7 @@ def test_an_idle_worker_is_called_for_a_task(family):
 
 
 def test_an_idle_worker_is_called_for_a_task_of_a_limited_service(family):
-    """Who of the idle ones has the seat is not known: all are called."""
+    """Who of the idle ones has the permit is not known: all are called."""
     workers = [family.fork_worker(), family.fork_worker()]
     service = family.service(same, limit=1)
 
@@ -175,7 +175,7 @@ def test_an_idle_worker_that_is_retired_leaves(family):
     wait_until(lambda: is_asleep(worker.pid))
     family.supervisor.retire(worker.index)
     assert worker.has_ended(PATIENCE_S)
-    assert family.bury(worker) == 0
+    assert family.recover_process(worker) == 0
 
 
 def test_an_idle_instance_is_called_for_its_next_call(family):
@@ -204,7 +204,7 @@ def test_an_idle_instance_ends_when_its_service_is_closed(family):
     wait_until(lambda: is_asleep(instance.pid))
     family.runtime.close_service(*log[:2])
     assert instance.has_ended(PATIENCE_S)
-    assert family.bury(instance) == 0
+    assert family.recover_process(instance) == 0
     assert family.service(Log(), INSTANCE, ("note",))[2] == log[2]
 
 
@@ -259,12 +259,12 @@ class Tangle:
     def runs_elsewhere(self, running=None):
         """The instance has a process of its own, which runs nothing, or a call."""
         self.other = self.alone.runtime.request_process(3, 0)
-        self.words.set("lanes", self.log[2], "process", self.other + 1)
+        self.words.set("queues", self.log[2], "process", self.other + 1)
         self.words.set("processes", self.other, "current", slot_of(running) + 1 if running else 0)
 
     def has_no_process(self):
         """The instance, whose process has ended, or was not asked for yet."""
-        self.words.set("lanes", self.log[2], "process", 0)
+        self.words.set("queues", self.log[2], "process", 0)
 
     def failed_before(self):
         """A call of the instance that has failed and gone, and left its place in the queue; its slot is the next one's."""
@@ -474,7 +474,7 @@ def add_up(*values):
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_a_task_that_has_become_ready_waits_for_a_seat(family, sticky):
+def test_a_task_that_has_become_ready_waits_for_a_permit(family, sticky):
     """Its service is limited, and another worker runs it: the one that has finished the input must not run it."""
     pids = {family.fork_worker().pid, family.fork_worker().pid}
     limited, free = family.service(once_released, limit=1, sticky=sticky), family.service(same)
@@ -551,7 +551,7 @@ def test_a_call_for_which_no_process_is_to_be_had_takes_nothing(family):
     assert family.in_use() == before
     for index in reserved:
         family.supervisor.start(index)
-        assert family.supervisor.call_off(index)
+        assert family.supervisor.cancel_start(index)
     family.check()
 
 
@@ -607,12 +607,12 @@ def test_a_full_store_gives_out_nothing_whatever_stands_before_its_tables(value)
     words, zeros = Words(alone.runtime), bytes(audit.BEFORE)
     for name in ("groups", "extents"):
         os.pwrite(words.fd, b"\xff" * len(zeros), vars(words.tables)[name + "_at"] - len(zeros))
-    before = alone.runtime.counters()
+    before = alone.runtime.statistics()
     with pytest.raises(StoreFullError):
         alone.runtime.put(value)
     for name in ("groups", "extents"):
         os.pwrite(words.fd, zeros, vars(words.tables)[name + "_at"] - len(zeros))
-    assert alone.runtime.counters() == before
+    assert alone.runtime.statistics() == before
     alone.check()
     alone.close()
 
@@ -756,7 +756,7 @@ def test_what_one_process_leaves_empty_another_may_have(family):
         assert max(map(slot_of, values)) < 23 * GROUP
 
     for _ in range(4):
-        assert family.bury(family.fork(live)) == 0
+        assert family.recover_process(family.fork(live)) == 0
         family.check()
         assert family.in_use() == (0, 0)
 
@@ -772,7 +772,7 @@ def test_a_forked_process_takes_from_groups_of_its_own(family):
         owners = {slab.group.owner, words.get("groups", slot_of(mine) // GROUP, "group.owner")}
         assert owners == {family.runtime.index + 1}
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     family.check()
     assert value.get() == b"x" * 1000
 
@@ -786,7 +786,7 @@ def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
     def live():
         assert slot_of(family.runtime.put(b"y" * 1000)) < 3 * GROUP
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     family.check()
 
 
@@ -825,7 +825,7 @@ def test_the_group_of_a_dead_process_stays_for_as_long_as_a_call_of_it_lies_ther
         for _ in range(GROUP):
             family.call(service, promise, b"x" * 1000)
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     family.check()
     values = [family.runtime.put(b"y" * 1000) for _ in range(2 * GROUP)]
     family.check()
@@ -844,14 +844,14 @@ class Actor:
     def __init__(self, family, prepare=lambda: None, act=lambda prepared: prepared):
         self.family = family
         self.prepare, self.act = prepare, act
-        self.told, self.said = os.eventfd(0), os.eventfd(0, os.EFD_SEMAPHORE)
+        self.published, self.said = os.eventfd(0), os.eventfd(0, os.EFD_SEMAPHORE)
         self.relative = family.fork(self.live)
         self.listen()
 
     def live(self):
         kept = self.prepare()
         os.eventfd_write(self.said, 1)
-        while os.eventfd_read(self.told) == 1:
+        while os.eventfd_read(self.published) == 1:
             os.eventfd_write(self.said, 1)
             kept = self.act(kept)
             os.eventfd_write(self.said, 1)
@@ -865,7 +865,7 @@ class Actor:
 
     def begin(self):
         """Returns once it is about it."""
-        os.eventfd_write(self.told, 1)
+        os.eventfd_write(self.published, 1)
         self.listen()
 
     def is_held_up(self):
@@ -874,29 +874,29 @@ class Actor:
         return not self.has_said()
 
     def end(self):
-        os.eventfd_write(self.told, 2)
-        assert self.family.bury(self.relative) == 0
+        os.eventfd_write(self.published, 2)
+        assert self.family.recover_process(self.relative) == 0
         self.close()
 
     def die(self):
         self.relative.kill()
-        self.family.bury(self.relative)
+        self.family.recover_process(self.relative)
         self.close()
 
     def close(self):
-        os.close(self.told)
+        os.close(self.published)
         os.close(self.said)
 
 
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
-@pytest.mark.parametrize("drops", [True, False])
-def test_whoever_takes_or_gives_back_groups_and_extents_waits_for_the_lock(family, size, drops):
+@pytest.mark.parametrize("release_seq", [True, False])
+def test_whoever_takes_or_gives_back_groups_and_extents_waits_for_the_lock(family, size, release_seq):
     """More of them than fit into what it has at hand; nothing that the lock is for changes before."""
 
     def put(_=None):
         return [family.runtime.put(b"x" * size) for _ in range(GROUP + 1)]
 
-    actor = Actor(family, put, list.clear) if drops else Actor(family, act=put)
+    actor = Actor(family, put, list.clear) if release_seq else Actor(family, act=put)
     words = Words(family.runtime)
     fields = ["free_groups", "group_high", "extent_high", "live_bytes", "cached_bytes", "takes"]
     before = [words.get("header", 0, field) for field in fields]
@@ -1084,10 +1084,10 @@ def test_the_limit_is_for_whole_extents_and_exact(family):
             family.runtime.put(b"x" * 40_000)
         assert (caught.value.free, caught.value.limit) == (0, (held + 1) * size)
         words.set("header", 0, "limit", 1 << 26)
-        assert family.runtime.counters()["peak"] == (held + 1) * size
+        assert family.runtime.statistics()["peak"] == (held + 1) * size
         del values
     put_extent(family, size)
-    assert family.runtime.counters()["peak"] == 3 * size
+    assert family.runtime.statistics()["peak"] == 3 * size
     family.check()
 
 
@@ -1105,7 +1105,7 @@ def test_what_is_not_kept_goes_back_to_the_system(family):
     assert os.fstat(family.runtime.fd).st_blocks <= pages - size // 512
     family.supervisor.trim()
     assert os.fstat(family.runtime.fd).st_blocks <= pages - 3 * size // 512
-    assert family.runtime.counters()["cached"] == 0
+    assert family.runtime.statistics()["cached"] == 0
     family.check()
 
 
@@ -1186,7 +1186,7 @@ def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family
     words, size = Words(family.runtime), 1 << 17
 
     def live():
-        family.runtime.bear_arrays()
+        family.runtime.install_array_allocator()
         for trimmed in (False, True):
             put_extent(family, size)
             if trimmed:
@@ -1200,7 +1200,7 @@ def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family
             del array, value
             family.supervisor.trim()
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     family.check()
 
 
@@ -1211,7 +1211,7 @@ def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_only_if_ther
     words = Words(family.runtime)
 
     def live():
-        family.runtime.bear_arrays()
+        family.runtime.install_array_allocator()
         words.set("header", 0, "checked_bytes", 1 << 40)
         array = np.empty(size + 1, np.uint8)
         del array
@@ -1226,7 +1226,7 @@ def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_only_if_ther
             words.set("header", 0, "arena_next", end)
         del array
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     family.check()
     family.close()
 
@@ -1255,7 +1255,7 @@ def test_views_are_counted_whatever_another_thread_does_meanwhile(family, what):
         count = ctypes.c_uint32.from_address(segment_at(words.fd) + counted).value
         assert count == len(views) + len(others) == 2 + 2 * (what == "one more view")
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
 
 
 def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_stays(family):
@@ -1274,7 +1274,7 @@ def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_s
         others.clear()
         assert of_kind(words, "VALUE") == []
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
 
 
 def test_the_last_view_of_a_value_goes_under_the_lock(family):
@@ -1325,7 +1325,7 @@ def test_the_store_looks_for_memory_once_more_when_it_has_given_back_what_it_kep
         os.replace(tmp_path / "later", gate.path)
         os.write(gate.fd, b"1")
     give()
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
     assert (of_kind(words, "COLD"), of_kind(words, "WARM")) == ([1 << 16], [1 << 17])
     family.check()
     family.close()
@@ -1340,35 +1340,35 @@ def test_more_bytes_than_there_are_addresses_are_refused(alone):
 
 def test_a_dropped_value_stays_warm_for_the_next_one_up_to_half_the_store(family):
     family.runtime.put(b"x" * MB)
-    counters = family.runtime.counters()
-    warm = counters["cached"]
+    statistics = family.runtime.statistics()
+    warm = statistics["cached"]
     assert MB <= warm <= 2 * MB
-    _, takes = family.supervisor.idle_memory()
+    _, takes = family.supervisor.cached_memory()
     value = family.runtime.put(b"y" * MB)
-    assert family.supervisor.idle_memory() == (0, takes + 1)
+    assert family.supervisor.cached_memory() == (0, takes + 1)
     del value
-    assert family.runtime.counters()["cached"] == warm
+    assert family.runtime.statistics()["cached"] == warm
     values = [family.runtime.put(b"z" * MB) for _ in range(40)]
-    assert family.runtime.counters()["cached"] == 0
-    peak = family.runtime.counters()["peak"]
+    assert family.runtime.statistics()["cached"] == 0
+    peak = family.runtime.statistics()["peak"]
     assert 40 * MB <= peak <= 41 * warm + SLAB_BYTES
     del values
-    assert (1 << 25) - 2 * warm < family.runtime.counters()["cached"] <= 1 << 25
-    assert family.runtime.counters()["peak"] == peak
+    assert (1 << 25) - 2 * warm < family.runtime.statistics()["cached"] <= 1 << 25
+    assert family.runtime.statistics()["peak"] == peak
     family.check()
     family.supervisor.trim()
-    assert family.runtime.counters()["cached"] == 0
+    assert family.runtime.statistics()["cached"] == 0
     family.check()
 
 
 def test_a_somewhat_larger_warm_extent_is_taken_and_a_much_larger_one_is_not(family):
     family.runtime.put(b"x" * MB)
-    (warm,) = {family.runtime.counters()["cached"]}
+    (warm,) = {family.runtime.statistics()["cached"]}
     value = family.runtime.put(b"x" * (MB * 3 // 4))
-    assert family.runtime.counters()["cached"] == 0
+    assert family.runtime.statistics()["cached"] == 0
     del value
     value = family.runtime.put(b"x" * (MB // 4))
-    assert family.runtime.counters()["cached"] == warm
+    assert family.runtime.statistics()["cached"] == warm
     del value
     family.check()
 
@@ -1467,7 +1467,7 @@ def test_an_extent_stays_for_each_process_with_views_of_it_and_once_for_each(fam
         family.check()
     assert relative.has_ended(PATIENCE_S)
     assert words.get("extents", 0, "kind") == words.tables.EXTENT_WARM
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
 
 
 def test_a_bit_that_another_thread_is_about_to_take_off_or_has_just_taken_off_is_not_counted_twice(family):
@@ -1499,7 +1499,7 @@ def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
         offset = words.get("extents", 0, "offset")
         holds = [family.runtime.hold_definition(identity, offset, len(LARGE) + 16) for _ in range(3)]
         assert holders(words, 0) == [me, relative.index]
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
     assert family.runtime.hold_definition(bytes(16), offset, len(LARGE) + 16) is None
     for _ in range(3):
         assert holders(words, 0) == [me]
@@ -1560,7 +1560,7 @@ def test_a_value_of_many_extents_gives_all_of_them_back(family):
     del value
     family.check()
     assert family.in_use() == (0, 0)
-    assert family.runtime.counters()["cached"] < 40 * 80_000
+    assert family.runtime.statistics()["cached"] < 40 * 80_000
 
 
 # ---- the lock -------------------------------------------------------------------------------------------------------
@@ -1581,7 +1581,7 @@ def test_whoever_needs_the_lock_waits_until_it_is_given_back(family):
     wait_until(lambda: is_asleep(relative.pid) or relative.has_ended())
     words.set("header", 0, "limit", 0)
     give()
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
     words.set("header", 0, "limit", limit)
     family.check()
 
@@ -1602,7 +1602,7 @@ def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
     words.set("processes", dead.index, "taking", words.get("services", 0, "blob"))  # it had no place there yet
     words.set("services", 0, "blob", 0)
     give = words.make_lock_count()
-    family.bury(dead)
+    family.recover_process(dead)
     for limit in (1 << 25, 0):
         words.set("header", 0, "cache_limit", limit)
         words.set("header", 0, "checked_bytes", 0)
@@ -1637,7 +1637,7 @@ def test_the_lock_names_its_holder_and_outlives_it(family):
     assert words.get("header", 0, "lock_holder") == 0
 
     def live():
-        family.runtime._become(relative_index, "alone", deaf)
+        family.runtime.become(relative_index, "alone", deaf)
         family.runtime.put(b"x" * MB)
 
     relative_index = family.runtime.request_process(POOL, 0)
@@ -1645,7 +1645,7 @@ def test_the_lock_names_its_holder_and_outlives_it(family):
     wait_until(lambda: words.get("header", 0, "lock_holder") == relative.index + 1, "its taking the lock")
     relative.kill()
     os.close(deaf)
-    family.bury(relative)
+    family.recover_process(relative)
     family.check()
     assert family.runtime.put(b"y" * MB).get() == b"y" * MB
 
@@ -1731,14 +1731,14 @@ class Crowd:
         self.family.check()
         words, tables = self.words, audit.Tables(self.words.fd)
         assert words.get("header", 0, "pool_sleepers") >= 4
-        assert words.get("lanes", self.log[2], "sleepers") >= 1
-        for lane in (0, self.wide[2], self.narrow[2], self.failing[2], self.log[2]):
-            head, tail = words.get("lanes", lane, "head"), words.get("lanes", lane, "tail")
-            assert head == tail, f"lane {lane} is empty, and said to go from {head} to {tail}"
-            (there,) = tables.numbers(tables.rings_at + 8 * (lane * tables.SLOT_COUNT + (tail & words.ring_mask)), 1)
-            assert there == tail & ~words.ring_mask, f"lane {lane} goes on behind its end"
-        for lane in (self.wide[2], self.narrow[2], self.failing[2]):
-            assert not any(words.get("lanes", lane, "seats")), f"somebody has a seat at lane {lane}"
+        assert words.get("queues", self.log[2], "sleepers") >= 1
+        for queue in (0, self.wide[2], self.narrow[2], self.failing[2], self.log[2]):
+            head, tail = words.get("queues", queue, "head"), words.get("queues", queue, "tail")
+            assert head == tail, f"queue {queue} is empty, and said to go from {head} to {tail}"
+            (there,) = tables.numbers(tables.rings_at + 8 * (queue * tables.SLOT_COUNT + (tail & words.ring_mask)), 1)
+            assert there == tail & ~words.ring_mask, f"queue {queue} goes on behind its end"
+        for queue in (self.wide[2], self.narrow[2], self.failing[2]):
+            assert not any(words.get("queues", queue, "permits")), f"somebody has a permit at queue {queue}"
 
 
 class Counted:
@@ -1819,7 +1819,7 @@ def test_a_closed_service_loads_nowhere_ahead(family):
     family.check()
 
 
-def test_a_store_too_full_for_a_service_keeps_its_lane_and_entry(alone):
+def test_a_store_too_full_for_a_service_keeps_its_queue_and_entry(alone):
     held = []
     with pytest.raises(StoreFullError):
         while True:
@@ -1842,11 +1842,11 @@ def test_limited_and_instance_services_run_out_and_come_back(alone):
     assert sorted(alone.service(same, limit=1)[2] for _ in range(2)) == [101, 102]
 
 
-# ---- burials --------------------------------------------------------------------------------------------------------
+# ---- recoveries --------------------------------------------------------------------------------------------------------
 
 
 def forked_until(family, tmp_path, life):
-    """A relative that has lived `life` and waits; killed and buried."""
+    """A relative that has lived `life` and waits; killed and recovered."""
     path = tmp_path / f"lived-{len(os.listdir(tmp_path))}"
 
     def live():
@@ -1858,10 +1858,10 @@ def forked_until(family, tmp_path, life):
     relative = family.fork(live)
     wait_until(path.exists)
     relative.kill()
-    family.bury(relative)
+    family.recover_process(relative)
 
 
-def test_a_burial_gives_back_everything_that_the_dead_process_held(family, tmp_path):
+def test_a_recovery_gives_back_everything_that_the_dead_process_held(family, tmp_path):
     """Values, views, calls in the queue, promises with dependents."""
     service = family.service(same)
     shared = family.runtime.put(np.arange(50_000.0))
@@ -1881,7 +1881,7 @@ def test_a_burial_gives_back_everything_that_the_dead_process_held(family, tmp_p
     assert shared.get()[-1] == 49_999.0
 
 
-def test_a_seat_comes_back_from_a_dead_worker(family, tmp_path):
+def test_a_permit_comes_back_from_a_dead_worker(family, tmp_path):
     """A sticky one, which a worker keeps between calls."""
     service = family.service(os.getpid, limit=1, sticky=True)
     first = family.fork_worker()
@@ -1893,7 +1893,7 @@ def test_a_seat_comes_back_from_a_dead_worker(family, tmp_path):
     first.kill()
     assert first.has_ended(PATIENCE_S)
     future = family.call(service)
-    family.bury(first)
+    family.recover_process(first)
     assert future.get(PATIENCE_S) == second.pid
 
 
@@ -1904,7 +1904,7 @@ def test_a_call_of_a_dead_worker_fails_and_the_other_worker_goes_on(family):
     wait_until(lambda: any(worker.has_ended() for worker in workers))
     (dead,) = [worker for worker in workers if worker.has_ended()]
     assert not future.done()
-    family.bury(dead, LookupError("died"))
+    family.recover_process(dead, LookupError("died"))
     assert repr(future.exception(0)) == repr(LookupError("died"))
     assert family.call(quick, 4).get(PATIENCE_S) == 4
 
@@ -1919,7 +1919,7 @@ def test_calls_in_the_queue_of_a_dead_instance_fail_and_later_ones_at_once(famil
     assert family.call(log, 1).get(PATIENCE_S) == [1]
     promise = family.runtime.promise()
     futures = [family.call(log, method=1), family.call(log, 2), family.call(log, promise)]
-    family.bury(instance, LookupError("died"))
+    family.recover_process(instance, LookupError("died"))
     futures.append(family.call(log, 3))
     for future in futures:
         assert repr(future.exception(0)) == repr(LookupError("died"))
@@ -1934,17 +1934,17 @@ class Dying(Log):
 
 
 def test_services_of_a_dead_process_close(family, tmp_path):
-    before = family.runtime.counters()["bytes"]
+    before = family.runtime.statistics()["bytes"]
     forked_until(
         family, tmp_path, lambda: [family.service(same, limit=1, warmup=2), family.service(Log(), INSTANCE, ("note",))]
     )
     family.check()
-    assert family.runtime.counters()["bytes"] == before
+    assert family.runtime.statistics()["bytes"] == before
     assert family.service(same, limit=1)[::2] == (0, 1)
 
 
 def test_statistics_of_a_dead_process_stay(family, tmp_path):
     forked_until(family, tmp_path, lambda: family.runtime.put(b"x" * 100_000).get())
-    counters = family.runtime.counters()
+    statistics = family.runtime.statistics()
     forked_until(family, tmp_path, lambda: None)
-    assert family.runtime.counters()["copied"] == counters["copied"] > 100_000
+    assert family.runtime.statistics()["copied"] == statistics["copied"] > 100_000

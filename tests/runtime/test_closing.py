@@ -76,15 +76,15 @@ def test_a_closed_service_is_not_loaded_ahead(alone):
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 RAN, OTHERS_RAN, REFUSED, CALLED = range(4)
-told = mmap.mmap(-1, 4096)
+published = mmap.mmap(-1, 4096)
 
 
 def run():
-    told[RAN] += 1
+    published[RAN] += 1
 
 
 def run_for_another():
-    told[OTHERS_RAN] += 1
+    published[OTHERS_RAN] += 1
 
 
 class Race:
@@ -95,7 +95,7 @@ class Race:
         self.service = self.family.service(run, limit=1)
         self.family.call(self.service)  # so that the pages are in use
         self.family.work()
-        told[:4] = bytes(4)
+        published[:4] = bytes(4)
         self.caller = self.traced(self.call)
         self.closer = self.traced(self.close_service)
 
@@ -114,9 +114,9 @@ class Race:
         try:
             future = self.family.call(self.service)
         except FlameError:
-            told[REFUSED] = 1
+            published[REFUSED] = 1
         else:
-            told[CALLED] = 1
+            published[CALLED] = 1
             del future
 
     def close_service(self):
@@ -135,14 +135,14 @@ class Race:
         """Both have come to their ends: the call has been refused, or runs, and nothing of it is left."""
         for relative in (self.caller, self.closer):
             relative.kill()
-            self.family.bury(relative)
+            self.family.recover_process(relative)
         self.family.service(run_for_another, limit=1)  # in the place of the other, if that has gone
         self.family.work()
         self.family.runtime.reap_services()
-        counters = self.family.runtime.counters()
-        assert not any(counters[name] for name in ("waiting", "queued", "running")), counters
-        assert told[REFUSED] + told[CALLED] == 1
-        assert (told[RAN], told[OTHERS_RAN]) == (told[CALLED], 0)
+        statistics = self.family.runtime.statistics()
+        assert not any(statistics[name] for name in ("waiting", "queued", "running")), statistics
+        assert published[REFUSED] + published[CALLED] == 1
+        assert (published[RAN], published[OTHERS_RAN]) == (published[CALLED], 0)
         assert not self.family.runtime.is_service(*self.service[:2])
 
 

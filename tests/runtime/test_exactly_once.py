@@ -1,6 +1,6 @@
 """Several processes submit to the native runtime, several serve it: each call runs once, in order where order is promised.
 
-The parent is driver and zygote: it makes the segment, forks producers and workers, and buries them when they have ended.
+The parent is driver and zygote: it makes the segment, forks producers and workers, and recovers them when they have ended.
 Every call writes its number into a file with one `write` in append mode; the files tell what ran, how often, in which order.
 Longer with FLAME_FAST_STORM=1.
 """
@@ -181,11 +181,11 @@ def test_each_call_runs_once(family, path, producers, workers):
     before = family.in_use()
     serving = [family.fork_worker() for _ in range(workers)] + family.fork_requested()
     submitting_ones = [family.fork(Producer(family, services, path, number, rounds).live) for number in range(producers)]
-    assert [family.bury(one) for one in submitting_ones] == [0] * producers
+    assert [family.recover_process(one) for one in submitting_ones] == [0] * producers
     family.wait_until_idle()
     family.wait_until_in_use(before)
     family.runtime.announce_close()
-    assert [family.bury(worker) for worker in serving] == [0] * len(serving)
+    assert [family.recover_process(worker) for worker in serving] == [0] * len(serving)
     assert family.in_use()[0] == before[0]
     family.check()
     ran = records(path)
@@ -209,22 +209,22 @@ def test_no_call_runs_twice_though_workers_die(family, path, producers, workers)
     going_on = [
         family.fork(Producer(family, services, path, number, 1, mortal=True).live_until_told) for number in range(producers)
     ]
-    told = select.poll()
+    published = select.poll()
     for one in going_on:
-        told.register(one.pidfd, select.POLLIN)
+        published.register(one.pidfd, select.POLLIN)
     for _ in range(KILLS):
-        assert not told.poll(chance.uniform(0, 10)), "a producer has ended early"
+        assert not published.poll(chance.uniform(0, 10)), "a producer has ended early"
         victim = serving.pop(chance.randrange(workers))
         victim.kill()
-        family.bury(victim)
+        family.recover_process(victim)
         serving.append(family.fork_worker())
     for one in going_on:
         signal.pidfd_send_signal(one.pidfd, signal.SIGTERM)
-    assert [family.bury(one) for one in going_on] == [0] * producers
+    assert [family.recover_process(one) for one in going_on] == [0] * producers
     family.wait_until_idle()
     family.wait_until_in_use(before)
     family.runtime.announce_close()
-    assert [family.bury(worker) for worker in serving + instances] == [0] * len(serving + instances)
+    assert [family.recover_process(worker) for worker in serving + instances] == [0] * len(serving + instances)
     family.check()
     ran = records(path)
     check_at_most_once(ran)

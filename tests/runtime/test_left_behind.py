@@ -30,49 +30,49 @@ def next_slots(alone, count):
     return [slot_of(future) for future in [alone.runtime.put(0) for _ in range(count)]]
 
 
-# ---- a lane's ends --------------------------------------------------------------------------------------------------
+# ---- a queue's ends --------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("behind", [1, 3])
 def test_a_tail_that_its_pusher_did_not_move_on_is_moved_on(alone, behind):
     service, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
-    lane = service[2]
+    queue = service[2]
     futures = [alone.call(service, number) for number in range(3)]
-    words.set("lanes", lane, "tail", 3 - behind)
+    words.set("queues", queue, "tail", 3 - behind)
     futures.append(alone.call(service, 3))
-    assert words.get("lanes", lane, "tail") == 4
+    assert words.get("queues", queue, "tail") == 4
     alone.work()
     assert futures[-1].get(0) == [0, 1, 2, 3]
 
 
-def test_a_tail_left_behind_hints_that_were_read_is_moved_on(alone):
+def test_a_tail_left_behind_entries_that_were_read_is_moved_on(alone):
     service, words = alone.service(same), Words(alone.runtime)
     for number in range(3):
         future = alone.call(service, number)
         alone.work()
-    words.set("lanes", 0, "tail", 1)
+    words.set("queues", 0, "tail", 1)
     future = alone.call(service, 7)
-    assert words.get("lanes", 0, "tail") == 4
+    assert words.get("queues", 0, "tail") == 4
     alone.work()
     assert future.get(0) == 7
 
 
-def test_a_head_left_behind_hints_that_were_read_is_moved_on(alone):
+def test_a_head_left_behind_entries_that_were_read_is_moved_on(alone):
     service, words = alone.service(same), Words(alone.runtime)
     for number in range(3):
         alone.call(service, number)
     alone.work()
-    words.set("lanes", 0, "head", 0)
+    words.set("queues", 0, "head", 0)
     future = alone.call(service, 7)
     alone.work()
     assert future.get(0) == 7
-    assert words.get("lanes", 0, "head") == words.get("lanes", 0, "tail") == 4
+    assert words.get("queues", 0, "head") == words.get("queues", 0, "tail") == 4
 
 
-# ---- hints that are void --------------------------------------------------------------------------------------------
+# ---- entries that are void --------------------------------------------------------------------------------------------
 
 
-def test_an_old_hint_of_the_pool_s_lane_to_the_slot_of_an_instance_s_call_is_void(alone):
+def test_an_old_entry_of_the_pool_s_queue_to_the_slot_of_an_instance_s_call_is_void(alone):
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     service = alone.service(same)
     for number in range(5):  # so that it stands at a later place than the call does
@@ -89,7 +89,7 @@ def test_an_old_hint_of_the_pool_s_lane_to_the_slot_of_an_instance_s_call_is_voi
     del first
 
 
-def test_an_old_hint_of_a_lane_to_the_slot_of_a_later_call_of_it_is_void(alone):
+def test_an_old_entry_of_a_queue_to_the_slot_of_a_later_call_of_it_is_void(alone):
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     *_, last = next_slots(alone, 3)
     words.push(log[2], last)
@@ -99,8 +99,8 @@ def test_an_old_hint_of_a_lane_to_the_slot_of_a_later_call_of_it_is_void(alone):
     assert futures[-1].get(0) == [0, 1, 2]
 
 
-def test_an_old_hint_to_the_slot_of_a_call_that_waits_holds_nobody_up(alone):
-    """Of the same lane: a later call's, in order; or one of the pool's lane, where nobody waits for another's input."""
+def test_an_old_entry_to_the_slot_of_a_call_that_waits_holds_nobody_up(alone):
+    """Of the same queue: a later call's, in order; or one of the pool's queue, where nobody waits for another's input."""
     log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
     promise = alone.runtime.promise()
     *_, last = next_slots(alone, 2)
@@ -119,10 +119,10 @@ def test_an_old_hint_to_the_slot_of_a_call_that_waits_holds_nobody_up(alone):
     assert (second.get(0), waiting.get(0)) == ([1, 2], 2)
 
 
-# ---- a ring full of old hints ---------------------------------------------------------------------------------------
+# ---- a ring full of old entries ---------------------------------------------------------------------------------------
 
 
-def test_a_lane_full_of_void_hints_takes_a_call(alone):
+def test_a_queue_full_of_void_entries_takes_a_call(alone):
     service, words = alone.service(same), Words(alone.runtime)
     (slot,) = next_slots(alone, 1)
     words.fill(0, slot + 1)
@@ -131,7 +131,7 @@ def test_a_lane_full_of_void_hints_takes_a_call(alone):
     assert [future.get(0) for future in futures] == [0, 1, 2]
 
 
-def test_a_lane_full_of_void_hints_behind_queued_calls_takes_more(alone):
+def test_a_queue_full_of_void_entries_behind_queued_calls_takes_more(alone):
     """Those go to its end."""
     service, words = alone.service(same), Words(alone.runtime)
     queued = [alone.call(service, number) for number in range(3)]
@@ -146,7 +146,7 @@ def test_a_lane_full_of_void_hints_behind_queued_calls_takes_more(alone):
     assert waiting.get(0) == 6
 
 
-def test_a_full_lane_of_an_instance_whose_first_call_waits_takes_no_more(alone):
+def test_a_full_queue_of_an_instance_whose_first_call_waits_takes_no_more(alone):
     """Nobody may overtake it; what did not fit fails, and the rest is called in order."""
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     promise = alone.runtime.promise()
@@ -162,7 +162,7 @@ def test_a_full_lane_of_an_instance_whose_first_call_waits_takes_no_more(alone):
     assert (first.get(0), second.get(0), third.get(0)) == ([1], [1, 2], [1, 2, 3])
 
 
-def test_a_full_lane_of_an_instance_whose_first_calls_were_void_takes_more(alone):
+def test_a_full_queue_of_an_instance_whose_first_calls_were_void_takes_more(alone):
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     (slot,) = next_slots(alone, 1)
     words.fill(log[2], slot + 1)
@@ -171,7 +171,7 @@ def test_a_full_lane_of_an_instance_whose_first_calls_were_void_takes_more(alone
     assert futures[-1].get(0) == [0, 1, 2]
 
 
-def test_a_full_lane_of_an_instance_whose_first_calls_are_over_and_held_takes_more(alone):
+def test_a_full_queue_of_an_instance_whose_first_calls_are_over_and_held_takes_more(alone):
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     held = alone.call(log, 0)
     alone.work()
@@ -181,13 +181,13 @@ def test_a_full_lane_of_an_instance_whose_first_calls_are_over_and_held_takes_mo
     assert (held.get(0), future.get(0)) == ([0], [0, 1])
 
 
-# ---- seats ----------------------------------------------------------------------------------------------------------
+# ---- permits ----------------------------------------------------------------------------------------------------------
 
 
-def test_a_seat_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(family):
+def test_a_permit_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(family):
     service, words = family.service(same, limit=1), Words(family.runtime)
     holder = family.runtime.request_process(POOL, 0)
-    words.set("lanes", service[2], "seats", [holder + 1])
+    words.set("queues", service[2], "permits", [holder + 1])
     worker = family.fork_worker()
     future = family.call(service, 7)
     family.call(family.service(same), 1).get(PATIENCE_S)
@@ -198,26 +198,26 @@ def test_a_seat_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(fa
     assert future.get(0) == 7
     words.set("processes", holder, "blocked", 0)
     family.supervisor.start(holder)
-    assert family.supervisor.call_off(holder)
+    assert family.supervisor.cancel_start(holder)
 
 
 # ---- a dead process's notes -----------------------------------------------------------------------------------------
 
 
-def buried(family, note, value, error=None):
+def recovered(family, note, value, error=None):
     """A process that has ended and left a note in its entry."""
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     Words(family.runtime).set("processes", relative.index, note, value)
-    family.bury(relative, error)
+    family.recover_process(relative, error)
 
 
 @pytest.mark.parametrize("note", ["promoting", "rotating", "building"])
-def test_a_task_whose_hint_a_dead_process_had_in_its_hands_runs(family, note):
+def test_a_task_whose_entry_a_dead_process_had_in_its_hands_runs(family, note):
     service, words = family.service(same), Words(family.runtime)
     future = family.call(service, 7)
-    words.set_hints(0, 0, [words.hint(0, slot_of(family.runtime.put(0)))])  # its own has gone
-    buried(family, note, slot_of(future) + 1)
+    words.set_entries(0, 0, [words.entry(0, slot_of(family.runtime.put(0)))])  # its own has gone
+    recovered(family, note, slot_of(future) + 1)
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
 
@@ -228,9 +228,9 @@ def test_a_task_that_a_dead_process_had_claimed_and_not_begun_is_another_s(famil
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
-    family.bury(relative)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
+    family.recover_process(relative)
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
 
@@ -243,7 +243,7 @@ def test_a_waiting_task_that_a_dead_process_had_claimed_to_fail_it_waits_again(f
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     words.set_state(slot_of(future), words.tables.RUNNING, relative.index)
-    family.bury(relative)
+    family.recover_process(relative)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
     assert words.get("processes", words.tables.DRIVER_INDEX, "promoting") == 0
     family.runtime.fulfil(promise, 7)
@@ -265,7 +265,7 @@ def finished_by(words, slot, process, *, failed=False):
 
 @pytest.fixture
 def dead(family):
-    """A process that has ended and is not buried."""
+    """A process that has ended and is not recovered."""
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     return relative
@@ -276,7 +276,7 @@ def test_a_task_is_told_of_an_outcome_whose_finisher_died_with_the_list_in_its_h
     promise, other = family.runtime.promise(), family.runtime.promise()
     ready, waiting = family.call(service, promise), family.call(service, [promise, other])
     finished_by(words, slot_of(promise), dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     assert promise.get(0) is None
     family.fork_worker()
     assert ready.get(PATIENCE_S) is None
@@ -291,7 +291,7 @@ def test_a_task_fails_with_an_input_whose_finisher_died_with_the_list_in_its_han
     waiting = family.call(service, [promise, other])
     below = family.call(service, waiting)
     finished_by(words, slot_of(promise), dead.index, failed=True)
-    family.bury(dead)
+    family.recover_process(dead)
     for future in (promise, waiting, below):
         assert isinstance(future.exception(0), StoreFullError)
     family.runtime.fulfil(other, None)
@@ -303,7 +303,7 @@ def test_a_task_whose_last_input_a_dead_process_had_cleared_is_ready(family, dea
     future = family.call(service, promise)
     words.clear(words.missing(slot_of(future)), dead.index)
     finished_by(words, slot_of(promise), dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     family.fork_worker()
     assert future.get(PATIENCE_S) is None
 
@@ -326,7 +326,7 @@ def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(famil
         at //= words.tables.WORD_BITS
         words.clear(words.missing(slot_of(future), below) + 8 * at, dead.index)
     finished_by(words, slot_of(last), dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     family.fork_worker()
     assert family.call(service, []).get(PATIENCE_S) == 0  # what was queued before has run
     if not is_last:
@@ -341,7 +341,7 @@ def test_whoever_clears_a_word_leaves_his_number(family):
     future = family.call(service, promise)
     at = words.missing(slot_of(future))
     relative = family.fork(lambda: family.runtime.fulfil(promise, 7))
-    assert family.bury(relative) == 0
+    assert family.recover_process(relative) == 0
     assert int.from_bytes(os.pread(words.fd, 8, at), "little") == 1 << 63 | relative.index << 48
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
@@ -354,7 +354,7 @@ def test_an_input_of_which_a_dead_process_had_told_already_counts_once(family, d
     waiting = family.call(service, [promise, other])
     os.pwrite(words.fd, (0b10).to_bytes(8, "little"), words.missing(slot_of(waiting)))
     finished_by(words, slot_of(promise), dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     family.fork_worker()
     family.call(service, 1).get(PATIENCE_S)
     assert not waiting.done()
@@ -368,11 +368,11 @@ def test_a_task_that_a_zygote_let_wait_again_and_then_died_runs_if_its_inputs_ha
     there, waiting = family.call(service, promise), family.call(service, missing)
     family.runtime.fulfil(promise, 7)
     words.set_state(slot_of(there), words.tables.WAITING, 0)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
     words.set("processes", dead.index, "promoting", slot_of(there) + 1)
     words.set("processes", dead.index, "rotating", slot_of(waiting) + 1)
-    family.bury(dead)
+    family.recover_process(dead)
     family.fork_worker()
     assert there.get(PATIENCE_S) == 7
     assert not waiting.done()
@@ -393,7 +393,7 @@ def test_a_worker_keeps_the_first_task_that_an_outcome_makes_ready_whatever_its_
     family.fork_worker()
     family.runtime.fulfil(promise, 7)
     assert family.runtime.get_many([zero, other], PATIENCE_S) == [7, 7]
-    assert words.get("lanes", 0, "tail") == 2  # the call itself, and one of the two
+    assert words.get("queues", 0, "tail") == 2  # the call itself, and one of the two
 
 
 # ---- slots on their way back ----------------------------------------------------------------------------------------
@@ -401,7 +401,7 @@ def test_a_worker_keeps_the_first_task_that_an_outcome_makes_ready_whatever_its_
 
 @pytest.fixture
 def holder(family):
-    """A process that has died holding three values, and is not buried."""
+    """A process that has died holding three values, and is not recovered."""
 
     def live():
         values = [family.runtime.put(value) for value in (None, b"x" * 1000, b"y" * 100_000)]
@@ -414,7 +414,7 @@ def holder(family):
 
 
 def look_whether_all_is_back(family, relative, before=(0, 0)):
-    family.bury(relative)
+    family.recover_process(relative)
     assert family.in_use() == before
     family.check()
 
@@ -424,7 +424,7 @@ def test_a_slot_that_a_dead_process_was_giving_back_comes_back(family, holder):
     slots = words.slots_of(holder.index)
     assert len(slots) == 3
     for slot in slots:
-        words.set("slots", slot, "holds", 0)
+        words.set("slots", slot, "refs", 0)
         words.set_state(slot, words.tables.LEAVING, holder.index)
     look_whether_all_is_back(family, holder)
 
@@ -432,14 +432,14 @@ def test_a_slot_that_a_dead_process_was_giving_back_comes_back(family, holder):
 def test_a_slot_whose_last_hold_a_dead_process_had_comes_back(family, holder):
     words = Words(family.runtime)
     for slot in words.slots_of(holder.index):
-        words.set("slots", slot, "holds", 0)
+        words.set("slots", slot, "refs", 0)
     look_whether_all_is_back(family, holder)
 
 
 def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_comes_back(family, holder):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[0]
-    for field in ("holds", "result_kind"):
+    for field in ("refs", "result_kind"):
         words.set("slots", slot, field, 0)
     words.set_state(slot, words.tables.FREE, holder.index)
     look_whether_all_is_back(family, holder)
@@ -453,7 +453,7 @@ def test_a_slot_that_somebody_is_filling_is_not_taken_for_one_that_a_dead_proces
     state = words.get("slots", slot, "state")
     words.set_state(slot, words.tables.FREE, dead.index)
     words.set("processes", words.tables.DRIVER_INDEX, "building", slot + 1)
-    family.bury(dead)
+    family.recover_process(dead)
     words.set("slots", slot, "state", state)
     words.set("processes", words.tables.DRIVER_INDEX, "building", 0)
     family.check()
@@ -463,19 +463,19 @@ def test_a_slot_that_somebody_is_filling_is_not_taken_for_one_that_a_dead_proces
 def test_a_hold_that_a_dead_process_had_just_taken_and_written_nowhere_comes_back(family, holder):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[1]
-    words.add("slots", slot, "holds", words.tables.HOLD_PENDING + 1)
+    words.add("slots", slot, "refs", words.tables.REF_PENDING + 1)
     look_whether_all_is_back(family, holder)
 
 
-def test_a_hold_that_the_zygote_before_had_while_it_buried_somebody_comes_back(family):
-    """It dies, and its successor buries it."""
+def test_a_hold_that_the_zygote_before_had_while_it_recovered_somebody_comes_back(family):
+    """It dies, and its successor recovers it."""
     words = Words(family.runtime)
     value = family.runtime.put(None)
     slot = slot_of(value)
-    words.add("slots", slot, "holds", words.tables.HOLD_BURIAL)
+    words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
     del value
     assert family.in_use()[0] == 1
-    family.supervisor.bury(family.runtime.index, serialization.dump_error(LookupError()))
+    family.supervisor.recover_process(family.runtime.index, serialization.dump_error(LookupError()))
     assert family.in_use() == (0, 0)
 
 
@@ -487,18 +487,18 @@ def test_a_hold_that_a_dead_process_was_giving_back_is_given_back_once(family, d
     value = family.runtime.put(None)
     promise = family.runtime.promise()
     call = family.call(service, promise, value)
-    edge = words.get("slots", slot_of(call), "inputs") + ctypes.sizeof(words.structs["Inputs"])
-    edge += ctypes.sizeof(words.structs["Edge"])
-    os.pwrite(words.fd, b"\xff" * 4, edge + words.structs["Edge"].input.offset)
-    for field, number in (("giving", 5), ("giving_slot", slot_of(value)), ("giving_edge", edge)):
+    edge = words.get("slots", slot_of(call), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
+    edge += ctypes.sizeof(words.structs["DependencyEdge"])
+    os.pwrite(words.fd, b"\xff" * 4, edge + words.structs["DependencyEdge"].dependency.offset)
+    for field, number in (("release_seq", 5), ("releasing_slot", slot_of(value)), ("releasing_edge", edge)):
         words.set("processes", dead.index, field, number)
     if is_done:
-        words.add("slots", slot_of(value), "holds", -1)
-        mark = dead.index << words.tables.GIVING_BITS | 6
-        words.set("slots", slot_of(value), "giver", 0 if is_told else mark)
-        words.set("processes", dead.index, "given", 5 if is_told else 4)
-    family.bury(dead)
-    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR
+        words.add("slots", slot_of(value), "refs", -1)
+        mark = dead.index << words.tables.RELEASE_BITS | 6
+        words.set("slots", slot_of(value), "releaser", 0 if is_told else mark)
+        words.set("processes", dead.index, "acked_release", 5 if is_told else 4)
+    family.recover_process(dead)
+    assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR
     family.check()
     del value
     assert family.in_use()[0] == 2
@@ -525,7 +525,7 @@ def of_a_call(family):
 def of_inputs(family):
     promise = family.runtime.promise()
     call = family.call(family.service(same), promise)
-    return (promise, call), ("slots", slot_of(call), "inputs")
+    return (promise, call), ("slots", slot_of(call), "dependencies")
 
 
 def of_a_service(family):
@@ -537,8 +537,8 @@ def of_a_dead_instance(family):
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = family.fork_requested()
     instance.kill()
-    family.bury(instance, LookupError("died"))
-    return log, ("lanes", log[2], "error")
+    family.recover_process(instance, LookupError("died"))
+    return log, ("queues", log[2], "error")
 
 
 def of_all(family):
@@ -552,7 +552,7 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
     kept, place = named(family)
     assert words.get(*place)
     words.set("processes", dead.index, "taking", words.get(*place))
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
     del kept
     if named is of_a_call:
@@ -563,34 +563,34 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
 # ---- entries that a dead process had reserved ------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("lane_state", ["LANE_OPEN", "LANE_FREE", "reserved"])
-def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, dead, lane_state):
+@pytest.mark.parametrize("queue_state", ["QUEUE_OPEN", "QUEUE_FREE", "reserved"])
+def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, dead, queue_state):
     words = Words(family.runtime)
-    service, _, lane = family.service(same, limit=1)
+    service, _, queue = family.service(same, limit=1)
     family.service(same)
     reserved = words.tables.RESERVED + dead.index
     words.set("services", service, "state", reserved)
-    words.set("lanes", lane, "state", reserved if lane_state == "reserved" else getattr(words.tables, lane_state))
-    family.bury(dead)
+    words.set("queues", queue, "state", reserved if queue_state == "reserved" else getattr(words.tables, queue_state))
+    family.recover_process(dead)
     assert words.get("services", service, "state") == words.tables.SERVICE_FREE
-    assert family.service(same, limit=1)[::2] == (service, lane)
+    assert family.service(same, limit=1)[::2] == (service, queue)
 
 
-def test_a_lane_that_somebody_else_has_by_now_stays_his(family, dead):
+def test_a_queue_that_somebody_else_has_by_now_stays_his(family, dead):
     """A dead process had given it back, and not crossed it out in its entry."""
     words = Words(family.runtime)
     first, second = family.service(same, limit=1), family.service(same, limit=1)
-    lane = words.get("services", first[0], "lane")
+    queue = words.get("services", first[0], "queue")
     words.set("services", first[0], "state", words.tables.RESERVED + dead.index)
-    words.set("services", first[0], "lane", second[2])
-    family.bury(dead)
-    words.set("lanes", lane, "state", words.tables.LANE_FREE)
-    assert words.get("lanes", second[2], "state") == words.tables.LANE_OPEN
+    words.set("services", first[0], "queue", second[2])
+    family.recover_process(dead)
+    words.set("queues", queue, "state", words.tables.QUEUE_FREE)
+    assert words.get("queues", second[2], "state") == words.tables.QUEUE_OPEN
     family.fork_worker()
     assert family.call(second, 7).get(PATIENCE_S) == 7
 
 
-def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_lane_names_it(family, dead):
+def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_queue_names_it(family, dead):
     words = Words(family.runtime)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
@@ -598,7 +598,7 @@ def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_lane_names
     unnamed = family.runtime.request_process(4, log[2])
     for index in (instance, worker, unnamed):
         words.set("processes", index, "state", words.tables.RESERVED + dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     assert [entry.index for entry in family.supervisor.processes()] == [instance]
     assert {family.runtime.request_process(POOL, 0) for _ in range(3)} == {worker, unnamed, dead.index}
 
@@ -608,14 +608,14 @@ def test_a_spinner_s_token_and_the_seeker_s_place_come_back(family, dead):
     words.set("processes", dead.index, "spinning", 2)
     words.set("header", 0, "spinners", 2)
     words.set("header", 0, "seeker", dead.index + 1)
-    family.bury(dead)
+    family.recover_process(dead)
     assert (words.get("header", 0, "spinners"), words.get("header", 0, "seeker")) == (0, 0)
 
 
 def test_another_one_s_place_as_the_seeker_stays(family, dead):
     words = Words(family.runtime)
     words.set("header", 0, "seeker", dead.index + 2)
-    family.bury(dead)
+    family.recover_process(dead)
     assert words.get("header", 0, "seeker") == dead.index + 2
     words.set("header", 0, "seeker", 0)
 
@@ -626,7 +626,7 @@ def test_a_call_that_a_dead_process_had_half_written_the_outcome_of_fails_and_al
     for slot in words.slots_of(holder.index):
         words.set("slots", slot, "started", 1)
         words.set("slots", slot, "waiters", 0)
-        words.add("slots", slot, "holds", words.tables.HOLD_RUN)
+        words.add("slots", slot, "refs", words.tables.REF_RUN)
         words.set_state(slot, words.tables.RUNNING, holder.index)
     look_whether_all_is_back(family, holder)
 
@@ -637,7 +637,7 @@ def test_what_a_dead_process_counted_is_counted_for_good(family, dead):
     for number, name in enumerate(names, 1):
         words.set("processes", dead.index, name, number)
         words.set("header", 0, name, 10)
-    family.bury(dead)
+    family.recover_process(dead)
     assert [words.get("header", 0, name) for name in names] == [11, 12, 13, 14]
 
 
@@ -695,44 +695,44 @@ def test_a_sleeper_is_called_for_each_task_that_lies_there_when_a_waiter_looks_a
     assert family.runtime.get_many(futures, PATIENCE_S) == [1, 2, 3]
 
 
-def test_everybody_is_called_after_a_burial(family, dead):
+def test_everybody_is_called_after_a_recovery(family, dead):
     """Even one that the dead process had taken off the count and not called any more."""
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
     words.set("header", 0, "pool_sleepers", 3)
-    calls, lane_calls = pool(words)[1], words.get("lanes", log[2], "wake")
-    family.bury(dead)
+    calls, queue_calls = pool(words)[1], words.get("queues", log[2], "wake")
+    family.recover_process(dead)
     assert pool(words) == (0, calls + 4)
-    assert words.get("lanes", log[2], "wake") == lane_calls + 1
+    assert words.get("queues", log[2], "wake") == queue_calls + 1
 
 
 def test_an_instance_s_process_is_called_for_its_calls_and_nobody_of_the_pool(alone):
-    """Its lane is the first of those that are no pool's, or a later one."""
+    """Its queue is the first of those that are no pool's, or a later one."""
     words, services = Words(alone.runtime), [alone.service(Log(), INSTANCE, ("note",)) for _ in range(2)]
-    for _, _, lane in services:
+    for _, _, queue in services:
         words.set("header", 0, "pool_sleepers", 3)
-        words.set("lanes", lane, "sleepers", 2)
+        words.set("queues", queue, "sleepers", 2)
         alone.call(services.pop(0), 1)
-        assert (words.get("lanes", lane, "sleepers"), words.get("lanes", lane, "wake")) == (1, 1)
+        assert (words.get("queues", queue, "sleepers"), words.get("queues", queue, "wake")) == (1, 1)
         assert pool(words) == (3, 0)
     words.set("header", 0, "pool_sleepers", 0)
     alone.work()
 
 
-def test_all_that_sleep_are_called_after_a_burial_and_no_lane_that_is_free(family, dead):
-    """Whoever had taken them off the count died before it called them. The last lane counts like the first."""
+def test_all_that_sleep_are_called_after_a_recovery_and_no_queue_that_is_free(family, dead):
+    """Whoever had taken them off the count died before it called them. The last queue counts like the first."""
     words, service = Words(family.runtime), family.service(same)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
-    last = words.tables.LANE_COUNT - 1
-    words.set("lanes", last, "state", words.tables.LANE_OPEN)
+    last = words.tables.QUEUE_COUNT - 1
+    words.set("queues", last, "state", words.tables.QUEUE_OPEN)
     for sleeper in [family.fork_worker(), *family.fork_requested()]:
         wait_until(lambda index=sleeper.index: is_asleep(words, index))
     words.set("header", 0, "pool_sleepers", 0)
-    words.set("lanes", log[2], "sleepers", 0)
+    words.set("queues", log[2], "sleepers", 0)
     futures = [family.call(service, 1), family.call(log, 2)]
-    family.bury(dead)
+    family.recover_process(dead)
     assert family.runtime.get_many(futures, PATIENCE_S) == [1, [2]]
-    assert [words.get("lanes", lane, "wake") for lane in (last, last - 1)] == [1, 0]
-    words.set("lanes", last, "state", words.tables.LANE_FREE)
+    assert [words.get("queues", queue, "wake") for queue in (last, last - 1)] == [1, 0]
+    words.set("queues", last, "state", words.tables.QUEUE_FREE)
 
 
 def is_asleep(words, index):
@@ -792,20 +792,20 @@ def test_a_sleeper_that_somebody_has_called_meanwhile_is_off_the_count_already(i
 
 @pytest.fixture
 def queued(family, idler):
-    """Two calls that the idle worker may not run: somebody else has the seat."""
+    """Two calls that the idle worker may not run: somebody else has the permit."""
     service = family.service(same, limit=1)
     holder = family.runtime.request_process(POOL, 0)
-    idler.words.set("lanes", service[2], "seats", [holder + 1])
+    idler.words.set("queues", service[2], "permits", [holder + 1])
     futures = [family.call(service, number) for number in range(2)]
     idler.await_sleep()
     idler.words.set("header", 0, "sought_ns", 0)
     yield service
-    idler.words.set("lanes", service[2], "seats", [0])
+    idler.words.set("queues", service[2], "permits", [0])
     idler.words.set("header", 0, "pool_sleepers", 1)
     idler.rouse()
     assert family.runtime.get_many(futures, PATIENCE_S) == [0, 1]
     family.supervisor.start(holder)
-    assert family.supervisor.call_off(holder)
+    assert family.supervisor.cancel_start(holder)
 
 
 def test_a_worker_seeks_while_others_sleep_and_calls_as_many_as_there_are_tasks_when_it_stops(idler, queued):
@@ -864,29 +864,36 @@ def test_who_waits_without_a_processor_to_spare_takes_no_token(alone):
 def test_a_process_entry_used_again_has_nothing_of_its_former_process(family, dead):
     words = Words(family.runtime)
     index = dead.index
-    family.bury(dead)
+    family.recover_process(dead)
     names = [
-        *("born", "wake", "waiters", "watching", "blocked", "spinning", "sleeping", "retiring", "stateful", "current"),
-        *("building", "taking", "giving_edge", "promoting", "rotating", "copied_bytes", "shared_bytes", "definitions"),
+        *("started_at", "wake", "waiters", "watching", "blocked", "spinning", "sleeping", "retiring", "stateful", "current"),
+        *("building", "taking", "releasing_edge", "promoting", "rotating", "copied_bytes", "shared_bytes", "definitions"),
         "definition_bytes",
     ]
     for name in names:
         words.set("processes", index, name, 1)
     assert family.runtime.request_process(INSTANCE_ROLE, 300) == index
     assert [name for name in names if words.get("processes", index, name)] == []
-    assert (words.get("processes", index, "role"), words.get("processes", index, "lane")) == (INSTANCE_ROLE, 300)
+    assert (words.get("processes", index, "role"), words.get("processes", index, "queue")) == (INSTANCE_ROLE, 300)
     family.supervisor.start(index)
-    assert family.supervisor.call_off(index)
+    assert family.supervisor.cancel_start(index)
 
 
-def test_a_lane_used_again_has_nothing_of_its_former_service(family):
+def test_a_queue_used_again_has_nothing_of_its_former_service(family):
     words = Words(family.runtime)
-    for name, number in [("sticky", 1), ("process", 7), ("sleepers", 3), ("seats", [5] * 240), ("limit", 9), ("ordered", 1)]:
-        words.set("lanes", 1, name, number)
+    for name, number in [
+        ("sticky", 1),
+        ("process", 7),
+        ("sleepers", 3),
+        ("permits", [5] * 240),
+        ("limit", 9),
+        ("ordered", 1),
+    ]:
+        words.set("queues", 1, name, number)
     assert family.service(same, limit=1000)[2] == 1
-    found = {name: words.get("lanes", 1, name) for name in ("ordered", "limit", "sticky", "process", "sleepers", "error")}
+    found = {name: words.get("queues", 1, name) for name in ("ordered", "limit", "sticky", "process", "sleepers", "error")}
     assert found == {"ordered": 0, "limit": 240, "sticky": 0, "process": 0, "sleepers": 0, "error": 0}
-    assert not any(words.get("lanes", 1, "seats"))
+    assert not any(words.get("queues", 1, "permits"))
 
 
 def test_an_instance_s_process_is_asked_for_once(family):
@@ -924,7 +931,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
     assert not words.get("processes", indices["without"], "retiring")
     for index in indices.values():
         family.supervisor.start(index)
-        assert family.supervisor.call_off(index)
+        assert family.supervisor.cancel_start(index)
 
 
 # ---- what the zygote is told ----------------------------------------------------------------------------------------
@@ -943,7 +950,7 @@ def test_the_calls_that_a_close_leaves_unfinished_are_counted():
 
 
 def test_the_post_of_the_zygote_tells_who_had_it_before(alone):
-    assert [alone.supervisor.take_post(pid) for pid in (11, 12)] == [0, 11]
+    assert [alone.supervisor.adopt_supervision(pid) for pid in (11, 12)] == [0, 11]
 
 
 def test_what_a_process_runs_is_told_by_service_and_method(family):
@@ -952,15 +959,15 @@ def test_what_a_process_runs_is_told_by_service_and_method(family):
     family.service(same)
     family.runtime.start_instance(log[0])
     (index,) = [entry.index for entry in family.supervisor.processes()]
-    assert family.supervisor.running_service(index) == (log[0], 0xFFFFFFFF)
+    assert family.supervisor.current_service(index) == (log[0], 0xFFFFFFFF)
     call = family.call(service, 1, method=1)
     words.set("processes", index, "current", slot_of(call) + 1)
-    assert family.supervisor.running_service(index) == (service[0], 1)
+    assert family.supervisor.current_service(index) == (service[0], 1)
     words.set("processes", index, "current", 0)
     worker = family.runtime.request_process(POOL, 0)
-    assert family.supervisor.running_service(worker) is None
+    assert family.supervisor.current_service(worker) is None
     family.supervisor.start(worker)
-    assert family.supervisor.call_off(worker)
+    assert family.supervisor.cancel_start(worker)
     family.fork_requested()
     family.wait_until_idle()
 
@@ -971,43 +978,47 @@ def test_what_a_process_runs_is_told_by_service_and_method(family):
 def give_back(alone, words, value, mark):
     """This process drops a dependent's hold on a value that has a mark already."""
     future = alone.call(alone.service(same), value)
-    words.set("slots", slot_of(value), "giver", mark)
+    words.set("slots", slot_of(value), "releaser", mark)
     alone.work()
     assert future.get(0) == 1
 
 
 @pytest.mark.parametrize(
-    "giving, given, of_this_slot, expected",
+    "release_seq, given, of_this_slot, expected",
     [(5, 4, True, 5), (6, 4, True, 4), (5, 4, False, 4), (5, 9, True, 9), (5, 5, True, 5)],
 )
 def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_done(
-    alone, giving, given, of_this_slot, expected
+    alone, release_seq, given, of_this_slot, expected
 ):
     words, (_, value) = Words(alone.runtime), [alone.runtime.put(1) for _ in range(2)]
     other = alone.runtime.request_process(POOL, 0)
-    for field, number in [("giving", giving), ("given", given), ("giving_slot", slot_of(value) + (not of_this_slot))]:
+    for field, number in [
+        ("release_seq", release_seq),
+        ("acked_release", given),
+        ("releasing_slot", slot_of(value) + (not of_this_slot)),
+    ]:
         words.set("processes", other, field, number)
-    give_back(alone, words, value, other << words.tables.GIVING_BITS | 6)
-    assert words.get("processes", other, "given") == expected
-    assert words.get("processes", words.tables.DRIVER_INDEX, "giving_slot") == slot_of(value)
-    assert words.get("slots", slot_of(value), "giver") >> words.tables.GIVING_BITS == words.tables.DRIVER_INDEX
+    give_back(alone, words, value, other << words.tables.RELEASE_BITS | 6)
+    assert words.get("processes", other, "acked_release") == expected
+    assert words.get("processes", words.tables.DRIVER_INDEX, "releasing_slot") == slot_of(value)
+    assert words.get("slots", slot_of(value), "releaser") >> words.tables.RELEASE_BITS == words.tables.DRIVER_INDEX
     alone.supervisor.start(other)
-    assert alone.supervisor.call_off(other)
+    assert alone.supervisor.cancel_start(other)
 
 
 def test_a_drop_has_another_number_than_the_mark_that_is_there(alone):
     words, value = Words(alone.runtime), alone.runtime.put(1)
-    alone.runtime.drops = 10
+    alone.runtime.release_seq = 10
     give_back(alone, words, value, 12)
-    assert alone.runtime.drops == 12
-    assert words.get("slots", slot_of(value), "giver") == 13
+    assert alone.runtime.release_seq == 12
+    assert words.get("slots", slot_of(value), "releaser") == 13
 
 
 def test_numbers_of_drops_come_round_without_touching_the_process(alone):
     words, value = Words(alone.runtime), alone.runtime.put(1)
-    alone.runtime.drops = (1 << words.tables.GIVING_BITS) - 2
+    alone.runtime.release_seq = (1 << words.tables.RELEASE_BITS) - 2
     give_back(alone, words, value, 0)
-    assert words.get("slots", slot_of(value), "giver") == 1
+    assert words.get("slots", slot_of(value), "releaser") == 1
 
 
 # ---- inputs ---------------------------------------------------------------------------------------------------------
@@ -1017,9 +1028,9 @@ def test_a_call_is_queued_once_in_order_when_it_is_made_and_else_when_its_last_i
     log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
     promise = alone.runtime.promise()
     calls = [alone.call(log, promise), alone.call(service, promise)]
-    assert [words.get("lanes", lane, "tail") for lane in (log[2], 0)] == [1, 0]
+    assert [words.get("queues", queue, "tail") for queue in (log[2], 0)] == [1, 0]
     alone.runtime.fulfil(promise, 1)
-    assert [words.get("lanes", lane, "tail") for lane in (log[2], 0)] == [1, 1]
+    assert [words.get("queues", queue, "tail") for queue in (log[2], 0)] == [1, 1]
     alone.work()
     assert [call.get(0) for call in calls] == [[1], 1]
 
@@ -1047,7 +1058,7 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
     words.set("slots", slot_of(off), "waiters", 0)
     os.pwrite(words.fd, (0b1111).to_bytes(8, "little"), words.missing(slot_of(future)))  # its own, too
     words.set("slots", slot_of(future), "creator", dead.index)
-    family.bury(dead, LookupError("died"))
+    family.recover_process(dead, LookupError("died"))
     assert repr(future.exception(0)) == repr(LookupError("died"))
     family.check()
     family.runtime.fulfil(off, 2)
@@ -1123,7 +1134,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     del free, slots[:GROUP], slots[2 * GROUP :]
     family.check()
     warm, cold = extents_of(words, "EXTENT_WARM"), extents_of(words, "EXTENT_COLD")
-    claimed, orphaned, *_ = free = [
+    claimed, submitter_died, *_ = free = [
         group for group in range(words.get("header", 0, "group_high")) if not words.get("groups", group, "group.owner")
     ]
     assert (len(warm), len(cold), len(free)) == (6, 3, 2)
@@ -1150,7 +1161,7 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
         words.set("extents", slab, "kind", words.tables.EXTENT_SLAB)
         words.set("extents", slab, "block_size", 1024)
         words.set("extents", slab, "group.used", CLAIMED)
-        for group, used, owner in [(claimed, CLAIMED, dead.index + 1), (orphaned, 0, words.tables.ORPHAN)]:
+        for group, used, owner in [(claimed, CLAIMED, dead.index + 1), (submitter_died, 0, words.tables.ORPHAN)]:
             words.set("groups", group, "group.used", used)
             words.set("groups", group, "group.owner", owner)
 
@@ -1160,10 +1171,10 @@ def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_tr
     assert words.get("extents", value, "holders") == 2
     words.set("extents", value, "held", [0] * words.tables.HELD_WORDS)
     words.set("extents", value, "holders", 0)
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
     kinds = [words.tables.EXTENT_WARM] * 6 + [words.tables.EXTENT_COLD] * 3
-    kinds[1], kinds[5] = words.tables.EXTENT_COLD, words.tables.EXTENT_VALUE  # by the burial, and for `more`
+    kinds[1], kinds[5] = words.tables.EXTENT_COLD, words.tables.EXTENT_VALUE  # by the recovery, and for `more`
     assert [words.get("extents", number, "kind") for number in [*warm, *cold]] == kinds
     assert values[1].get()[1] == LARGER
     assert last.get()[0][-1] == 9999
@@ -1355,7 +1366,7 @@ def what_is_kept(family):
     family.supervisor.trim()
 
 
-@pytest.mark.parametrize("given", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
+@pytest.mark.parametrize("acked_release", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
 def test_an_extent_that_a_dead_process_was_emptying_is_emptied(family, given):
     """It dies when it asks the system to take the pages, having given the lock back."""
     words, before = Words(family.runtime), family.in_use()
@@ -1373,7 +1384,7 @@ def test_an_extent_that_a_dead_process_was_emptying_is_emptied(family, given):
     assert words.get("extents", leaving, "group.owner") == dead.index + 1
     assert words.get("header", 0, "lock_holder") == 0
     assert words.get("header", 0, "cached_bytes") == 0
-    family.bury(dead)
+    family.recover_process(dead)
     assert words.get("extents", leaving, "kind") == words.tables.EXTENT_COLD
     family.check()
     assert family.in_use()[1] <= before[1] + 1024
@@ -1412,7 +1423,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     for number, bits in zip([first, last, cold, *numbers], [its, its, its, its, both, mine, 0], strict=True):
         hold(number, bits)
     words.set("extents", cold, "held", [its, 1, *rest[1:]])  # two that died when they were taking it
-    family.bury(dead)
+    family.recover_process(dead)
     assert extents_of(words, "EXTENT_LEAVING") == [mine_to_empty]
     assert extents_of(words, "EXTENT_WARM") == [first, last]
     assert extents_of(words, "EXTENT_COLD") == sorted([cold, leaving])
@@ -1420,7 +1431,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
     for number in numbers:
         hold(number, 0)
     words.set("extents", mine_to_empty, "group.owner", dead.index + 1)
-    family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))  # once more
+    family.supervisor.recover_process(dead.index, serialization.dump_error(LookupError()))  # once more
     assert [value.get() for value in values] == [LARGE] * 4
     family.check()
     again = runtime.put(b"x" * 200_000)
@@ -1431,7 +1442,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them
 
 @pytest.mark.parametrize("when", ["looked at", "claimed"])
 def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead, when):
-    """By a burial: it was empty, and no longer is when the lock has been taken, or a moment later."""
+    """By a recovery: it was empty, and no longer is when the lock has been taken, or a moment later."""
     words, me = Words(family.runtime), family.runtime.index
     kept = [family.runtime.put(None) for _ in range(2 * GROUP)]
     kept.clear()
@@ -1449,9 +1460,9 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
             words.at_touches((word, lambda: None), (lock, take))
         else:
             words.at_touches((word, take), protection=mmap.PROT_READ)
-        family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))
+        family.supervisor.recover_process(dead.index, serialization.dump_error(LookupError()))
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     assert words.get("groups", group, "group.owner") == me + 1
     assert words.get("groups", group, "group.used") == CURRENT
     words.set("groups", group, "group.used", CLAIMED)
@@ -1460,8 +1471,8 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
     family.check()
 
 
-def test_a_member_that_is_given_back_when_its_group_s_owner_is_buried_is_given_back(family, dead):
-    """Of a slab whose word ends a page of the table: what else the burial writes there lies on the next one."""
+def test_a_member_that_is_given_back_when_its_group_s_owner_is_recovered_is_given_back(family, dead):
+    """Of a slab whose word ends a page of the table: what else the recovery writes there lies on the next one."""
     words, number = Words(family.runtime), 105
     kept = [family.runtime.put(LARGE) for _ in range(number + 1)]
     kept.clear()
@@ -1473,9 +1484,9 @@ def test_a_member_that_is_given_back_when_its_group_s_owner_is_buried_is_given_b
     def live():
         give_back = (word, lambda: words.set("extents", number, "group.used", CURRENT | 0b10))
         words.at_touches(give_back, protection=mmap.PROT_READ)
-        family.supervisor.bury(dead.index, serialization.dump_error(LookupError()))
+        family.supervisor.recover_process(dead.index, serialization.dump_error(LookupError()))
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     assert words.get("extents", number, "group.owner") == words.tables.ORPHAN
     assert words.get("extents", number, "group.used") == 0b10
     words.die_in_the_lock(lambda: words.set("extents", number, "group.used", CLAIMED))
@@ -1505,7 +1516,7 @@ def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_has_it
     words.set("extents", number, "holders", held)
     if not is_put_down:
         words.set("services", service[0], "blob", 0)
-    family.bury(dead)
+    family.recover_process(dead)
     assert [words.get("extents", number, name) for name in ("refs", "holders")] == [int(is_put_down), 0]
     assert extents_of(words, "EXTENT_VALUE") == [number][: int(is_put_down)]
     family.check()
@@ -1541,7 +1552,7 @@ def test_what_workers_are_told_has_its_place_before_its_block_is_said_to_be_sett
     dead = family.fork(live)
     assert dead.has_ended(PATIENCE_S)
     assert words.get("processes", dead.index, "taking") == words.get("header", 0, "setup") != 0
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
     assert family.runtime.get_setup() == kilobytes(1)
 
@@ -1559,20 +1570,20 @@ def test_a_block_goes_back_once_that_a_dead_process_had_just_put_down_where_all_
     relative = family.fork(live)
     assert relative.has_ended(PATIENCE_S)
     _, task = words.slots_of(relative.index)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
     words.set_state(task, words.tables.FREE, 0)
     words.set("processes", relative.index, "building", task + 1)
-    words.set("processes", relative.index, "taking", words.get("slots", task, "inputs"))
-    counters = family.runtime.counters()
+    words.set("processes", relative.index, "taking", words.get("slots", task, "dependencies"))
+    statistics = family.runtime.statistics()
     look_whether_all_is_back(family, relative, before)
-    if "blocks_freed" in counters:  # a debug build
-        assert family.runtime.counters()["blocks_freed"] == counters["blocks_freed"] + 1
+    if "blocks_freed" in statistics:  # a debug build
+        assert family.runtime.statistics()["blocks_freed"] == statistics["blocks_freed"] + 1
 
 
 LIVING, DEAD, ORPHAN = "me", "dead", "an orphan"
 CURRENT, SOME = CLAIMED >> 1, 0b101
-#: Owner and word of a group, members taken or not; what becomes of them with the burial of a process.
+#: Owner and word of a group, members taken or not; what becomes of them with the recovery of a process.
 GROUPS = [
     ((DEAD, CURRENT), "free"),
     ((DEAD, CURRENT | SOME), (ORPHAN, SOME)),
@@ -1618,7 +1629,7 @@ def test_groups_of_a_dead_process_are_nobodys_and_empty_ones_free(family, dead, 
         if table == "extents":
             words.set(table, number, "kind", tables.EXTENT_SLAB)
             words.set(table, number, "block_size", 8192)
-    family.bury(dead)
+    family.recover_process(dead)
     listed = words.get("header", 0, "free_groups") if table == "groups" else max(words.get("header", 0, "warm_extents"))
     listed = tables.chain(listed, lambda number: words.get(table, number, "group.next"))
     assert len(listed) == len(set(listed))
@@ -1640,7 +1651,7 @@ def test_groups_of_a_dead_process_are_nobodys_and_empty_ones_free(family, dead, 
     family.check()
 
 
-# ---- more that a burial finds ---------------------------------------------------------------------------------------
+# ---- more that a recovery finds ---------------------------------------------------------------------------------------
 
 
 def orphan_block(words, value):
@@ -1655,7 +1666,7 @@ def orphan_block(words, value):
 def test_a_block_that_a_dead_process_had_taken_and_put_nowhere_comes_back(family, dead):
     words, value, other = Words(family.runtime), family.runtime.put(b"x" * 1000), family.runtime.put(b"y" * 1000)
     words.set("processes", dead.index, "taking", orphan_block(words, value))
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
     del value, other
     assert family.in_use() == (0, 0)
@@ -1668,13 +1679,13 @@ def test_a_block_that_tells_what_a_dead_task_waited_for_comes_back_and_the_task_
     words.set("slots", slot_of(future), "waits_for", ANY | orphan_block(words, value))
     words.set("slots", slot_of(future), "started", 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
-    family.bury(dead, LookupError("died"))
+    family.recover_process(dead, LookupError("died"))
     assert repr(future.exception(0)) == repr(LookupError("died"))
     del value, future
     assert family.in_use() == before
 
 
-def test_a_promise_of_a_dead_process_ends_with_its_burial(family):
+def test_a_promise_of_a_dead_process_ends_with_its_recovery(family):
     """It is no task that somebody else could run."""
 
     def live():
@@ -1699,7 +1710,7 @@ def test_a_slot_that_a_dead_process_was_filling_comes_back(family, holder):
 def test_a_pending_hold_on_a_value_comes_back_whether_its_creator_holds_it_still(family, holder, is_held):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[1]
-    words.set("slots", slot, "holds", (words.tables.HOLD_CREATOR if is_held else 0) | words.tables.HOLD_PENDING | 1)
+    words.set("slots", slot, "refs", (words.tables.REF_CREATOR if is_held else 0) | words.tables.REF_PENDING | 1)
     look_whether_all_is_back(family, holder)
 
 
@@ -1718,11 +1729,11 @@ def test_a_pending_hold_that_was_written_down_comes_back_once(family, which):
     relative = family.fork(live)
     assert relative.has_ended(PATIENCE_S)
     *values, task = words.slots_of(relative.index)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
     words.set_state(task, words.tables.FREE, 0)
     words.set("processes", relative.index, "building", task + 1)
-    words.add("slots", values[which], "holds", words.tables.HOLD_PENDING)
+    words.add("slots", values[which], "refs", words.tables.REF_PENDING)
     look_whether_all_is_back(family, relative, before)
 
 
@@ -1735,7 +1746,7 @@ def test_a_finished_task_whose_runner_died_lets_its_inputs_go_and_whoever_watche
     words.set("slots", slot_of(future), "payload_kind", 0)
     finished_by(words, slot_of(future), dead.index)
     calls = words.get("processes", words.tables.DRIVER_INDEX, "wake")
-    family.bury(dead)
+    family.recover_process(dead)
     assert words.get("processes", words.tables.DRIVER_INDEX, "wake") == calls + 1
     assert selector.take(0.001) == [0]
     assert future.get(0) is None
@@ -1748,14 +1759,14 @@ def test_what_the_living_are_finishing_or_giving_back_is_left_to_them(family, de
     values = [family.runtime.put(number) for number in range(3)]
     slots = list(map(slot_of, values))
     states = [words.get("slots", slot, "state") for slot in slots]
-    words.add("slots", slots[0], "holds", words.tables.HOLD_RUN)
+    words.add("slots", slots[0], "refs", words.tables.REF_RUN)
     words.set_state(slots[1], words.tables.LEAVING, words.tables.DRIVER_INDEX)
     words.set_state(slots[2], words.tables.FREE, words.tables.DRIVER_INDEX)
     before = [words.get("slots", slot, "state") for slot in slots]
-    family.bury(dead)
+    family.recover_process(dead)
     assert [words.get("slots", slot, "state") for slot in slots] == before
-    assert words.get("slots", slots[0], "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_RUN
-    words.add("slots", slots[0], "holds", -words.tables.HOLD_RUN)
+    assert words.get("slots", slots[0], "refs") == words.tables.REF_CREATOR | words.tables.REF_RUN
+    words.add("slots", slots[0], "refs", -words.tables.REF_RUN)
     for slot, state in zip(slots, states, strict=True):
         words.set("slots", slot, "state", state)
     family.check()
@@ -1766,7 +1777,7 @@ def test_an_instance_s_call_that_its_dead_process_had_claimed_fails_though_it_ha
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
     future = family.call(log, 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
-    family.bury(dead, LookupError("died"))
+    family.recover_process(dead, LookupError("died"))
     assert repr(future.exception(0)) == repr(LookupError("died"))
 
 
@@ -1776,36 +1787,36 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
     future = family.call(service, promise)
     family.runtime.fulfil(promise, 7)
     words.set_state(slot_of(future), words.tables.RUNNING, dead.index)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
-    family.bury(dead)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
+    family.recover_process(dead)
     family.fork_worker()
     assert future.get(PATIENCE_S) == 7
 
 
 def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
-    """For twenty milliseconds, in each burial. It has failed by then; what it holds comes back with a later burial."""
+    """For twenty milliseconds, in each recovery. It has failed by then; what it holds comes back with a later recovery."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
     future = family.call(service, over)
     family.runtime.fulfil(over, 1)
     words.set_state(slot_of(future), words.tables.WAITING, 0)
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(future)))
-    for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
+    for field, number in [("creator", dead.index), ("refs", 0xE0000000)]:
         words.set("slots", slot_of(future), field, number)
-    words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
-    family.bury(dead, LookupError("died"))
+    words.add("slots", slot_of(over), "refs", words.tables.REF_RUN)
+    family.recover_process(dead, LookupError("died"))
     waited = []
     for _ in range(4):
         begin = time.monotonic()
-        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
+        family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
         waited.append(time.monotonic() - begin)
     assert min(waited) >= 0.02
     assert repr(future.exception(0)) == repr(LookupError("died"))
-    words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
+    words.add("slots", slot_of(over), "refs", -words.tables.REF_RUN)
     assert family.in_use()[0] == 2
-    taken = family.runtime.request_process(POOL, 0)  # so that the one that is buried next is another
-    family.bury(family.fork(lambda: None))
+    taken = family.runtime.request_process(POOL, 0)  # so that the one that is recovered next is another
+    family.recover_process(family.fork(lambda: None))
     words.set("processes", taken, "state", words.tables.PROCESS_FREE)
     family.fork_worker()
     family.wait_until_idle()
@@ -1814,11 +1825,11 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
 
 
 @pytest.mark.parametrize(
-    "role, lane_state, is_asked_for",
-    [(4, "LANE_OPEN", True), (4, "LANE_CLOSING", True), (4, "LANE_DEAD", False), (POOL, "LANE_OPEN", False)],
+    "role, queue_state, is_asked_for",
+    [(4, "QUEUE_OPEN", True), (4, "QUEUE_CLOSING", True), (4, "QUEUE_DEAD", False), (POOL, "QUEUE_OPEN", False)],
 )
 def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that_lives(
-    family, role, lane_state, is_asked_for
+    family, role, queue_state, is_asked_for
 ):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     (index,) = [entry.index for entry in family.supervisor.processes()]
@@ -1827,23 +1838,23 @@ def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that
         tokens.append(family.supervisor.start(index, 0b101))
         (entry,) = family.supervisor.processes()
         assert (entry.index, entry.state, entry.role) == (index, words.tables.PROCESS_STARTING, INSTANCE_ROLE)
-        assert (entry.lane, entry.pid, entry.blocked, entry.idle) == (log[2], tokens[-1], False, True)
+        assert (entry.queue, entry.pid, entry.blocked, entry.idle) == (log[2], tokens[-1], False, True)
         words.set("processes", index, "current", 1)
         assert family.supervisor.processes()[0].idle is False
         words.set("processes", index, "current", 0)
     assert tokens[1] == tokens[0] + 1
     assert words.get("processes", index, "preloaded") == 0b101
     words.set("processes", index, "role", role)
-    words.set("lanes", log[2], "state", getattr(words.tables, lane_state))
-    assert family.supervisor.call_off(index)
+    words.set("queues", log[2], "state", getattr(words.tables, queue_state))
+    assert family.supervisor.cancel_start(index)
     assert [(entry.index, entry.state) for entry in family.supervisor.processes()] == (
         [(index, REQUESTED)] if is_asked_for else []
     )
-    words.set("lanes", log[2], "state", words.tables.LANE_OPEN)
+    words.set("queues", log[2], "state", words.tables.QUEUE_OPEN)
 
 
 def test_a_process_that_takes_its_entry_says_when_it_began(family, dead):
-    assert family.supervisor.birth(dead.index) > 0
+    assert family.supervisor.start_time(dead.index) > 0
 
 
 # ---- both ends of the table -----------------------------------------------------------------------------------------
@@ -1866,14 +1877,14 @@ def end(request, family):
 
 @pytest.fixture
 def one_at_the_end(family, dead, end):
-    """Prepares a slot by `prepare(words, slot)`, has a burial done, and looks for words of the slot."""
+    """Prepares a slot by `prepare(words, slot)`, has a recovery done, and looks for words of the slot."""
 
-    def look(make, prepare, bury=None, **expected):
+    def look(make, prepare, recover_process=None, **expected):
         words = Words(family.runtime)
         future = make()
         assert slot_of(future) == end
         prepare(words, end)
-        bury() if bury else family.bury(dead)
+        recover_process() if recover_process else family.recover_process(dead)
         found = {field: words.get("slots", end, field) & (15 if field == "state" else -1) for field in expected}
         assert found == expected
         family.check()
@@ -1894,7 +1905,7 @@ def leave(status=None, dead=None, **fields):
 
     def prepare(words, slot):
         for field, value in fields.items():
-            words.set("slots", slot, field, value + (words.get("slots", slot, "holds") if field == "holds" else 0))
+            words.set("slots", slot, field, value + (words.get("slots", slot, "refs") if field == "refs" else 0))
         if status is not None:
             words.set_state(slot, getattr(words.tables, status), dead.index)
 
@@ -1937,10 +1948,10 @@ def test_a_pending_hold_is_found(family, dead, one_at_the_end):
 
 
 def test_a_hold_of_the_zygote_before_is_found(family, one_at_the_end):
-    def bury():
-        family.supervisor.bury(family.runtime.index, serialization.dump_error(Death()))
+    def recover_process():
+        family.supervisor.recover_process(family.runtime.index, serialization.dump_error(Death()))
 
-    one_at_the_end(lambda: family.runtime.put(None), leave(holds=0x08000000), bury, holds=0x80000000)
+    one_at_the_end(lambda: family.runtime.put(None), leave(holds=0x08000000), recover_process, holds=0x80000000)
 
 
 def test_the_place_of_a_block_is_found(family, dead, one_at_the_end):
@@ -1956,12 +1967,12 @@ def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(famil
     index = started(family)
     others = []
 
-    def bury():
+    def recover_process():
         family.taken[40] = None
         others.append(family.call(family.service(same), 1))
-        family.supervisor.bury(index, serialization.dump_error(Death()))
+        family.supervisor.recover_process(index, serialization.dump_error(Death()))
 
-    future = one_at_the_end(lambda: family.call(log, 1), leave(), bury, state=5)
+    future = one_at_the_end(lambda: family.call(log, 1), leave(), recover_process, state=5)
     assert isinstance(future.exception(0), Death)
     assert words.get("slots", slot_of(others[0]), "state") & 15 == words.tables.READY
 
@@ -1988,14 +1999,14 @@ def test_a_call_that_a_close_leaves_unfinished_is_found(family, end):
     assert family.runtime.announce_close() == 2  # with the promise
 
 
-# ---- what a burial leaves alone -------------------------------------------------------------------------------------
+# ---- what a recovery leaves alone -------------------------------------------------------------------------------------
 
 
 def whole_slot(words, slot):
     """All of it, and of the block that tells what it waits for."""
     at = words.place("slots", slot, "state")[0]
     return os.pread(words.fd, ctypes.sizeof(words.structs["Slot"]), at), os.pread(
-        words.fd, 128, words.get("slots", slot, "inputs")
+        words.fd, 128, words.get("slots", slot, "dependencies")
     )
 
 
@@ -2007,11 +2018,11 @@ def test_a_task_that_somebody_is_just_submitting_is_left_alone(family, dead):
     words.set_state(slot_of(future), words.tables.FREE, dead.index)
     words.set("processes", words.tables.DRIVER_INDEX, "building", slot_of(future) + 1)
     before = whole_slot(words, slot_of(future))
-    family.bury(dead)
+    family.recover_process(dead)
     assert whole_slot(words, slot_of(future)) == before
     words.set_state(slot_of(future), words.tables.WAITING, 0)
     words.set("processes", words.tables.DRIVER_INDEX, "building", 0)
-    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
+    family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
 
 
@@ -2021,10 +2032,10 @@ def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, 
     living, orphan = (family.call(family.service(same), promise) for _ in range(2))
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(living)))
     words.set("slots", slot_of(orphan), "creator", dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     for slot in slot_of(living), slot_of(orphan):
         assert words.get("slots", slot, "state") & 15 == words.tables.WAITING
-    assert words.get("slots", slot_of(orphan), "holds") == words.tables.HOLD_RUN | words.tables.HOLD_EDGES
+    assert words.get("slots", slot_of(orphan), "refs") == words.tables.REF_RUN | words.tables.REF_EDGES
     os.pwrite(words.fd, (0b01).to_bytes(8, "little"), words.missing(slot_of(living)))
     family.runtime.fulfil(promise, 1)
     for slot in slot_of(living), slot_of(orphan):
@@ -2038,11 +2049,11 @@ def test_nobody_is_waited_for_who_has_told_a_dead_submitter_s_task(family, dead)
     family.runtime.fulfil(over, 1)
     words.set_state(slot_of(future), words.tables.WAITING, 0)
     os.pwrite(words.fd, (0b10).to_bytes(8, "little"), words.missing(slot_of(future)))
-    for field, number in [("creator", dead.index), ("holds", 0xE0000000)]:
+    for field, number in [("creator", dead.index), ("refs", 0xE0000000)]:
         words.set("slots", slot_of(future), field, number)
-    words.add("slots", slot_of(over), "holds", words.tables.HOLD_RUN)
-    family.bury(dead)
-    words.add("slots", slot_of(over), "holds", -words.tables.HOLD_RUN)
+    words.add("slots", slot_of(over), "refs", words.tables.REF_RUN)
+    family.recover_process(dead)
+    words.add("slots", slot_of(over), "refs", -words.tables.REF_RUN)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.FREE
     family.check()
 
@@ -2051,13 +2062,13 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
     """What lies where a slot of that number would lie says that the dead one has finished it."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
-    edge = words.get("slots", slot_of(future), "inputs") + ctypes.sizeof(words.structs["Inputs"])
-    at = edge + words.structs["Edge"].input.offset
+    edge = words.get("slots", slot_of(future), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
+    at = edge + words.structs["DependencyEdge"].dependency.offset
     before = os.pread(words.fd, 4, at)
-    os.pwrite(words.fd, words.tables.NO_INPUT.to_bytes(4, "little"), at)
-    words.set("slots", words.tables.NO_INPUT, "state", dead.index << 4 | words.tables.DONE)
-    family.bury(dead)
-    words.wipe(words.place("slots", words.tables.NO_INPUT, "state")[0])
+    os.pwrite(words.fd, words.tables.NO_DEPENDENCY.to_bytes(4, "little"), at)
+    words.set("slots", words.tables.NO_DEPENDENCY, "state", dead.index << 4 | words.tables.DONE)
+    family.recover_process(dead)
+    words.wipe(words.place("slots", words.tables.NO_DEPENDENCY, "state")[0])
     os.pwrite(words.fd, before, at)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.WAITING
     family.check()
@@ -2066,11 +2077,11 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
 def test_a_hold_that_a_dead_process_had_not_crossed_out_stays(family, dead):
     words, value, promise = Words(family.runtime), family.runtime.put(None), family.runtime.promise()
     call = family.call(family.service(same), value, promise)
-    edge = words.get("slots", slot_of(call), "inputs") + ctypes.sizeof(words.structs["Inputs"])
-    for field, number in (("giving", 5), ("giving_slot", slot_of(value)), ("giving_edge", edge)):
+    edge = words.get("slots", slot_of(call), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
+    for field, number in (("release_seq", 5), ("releasing_slot", slot_of(value)), ("releasing_edge", edge)):
         words.set("processes", dead.index, field, number)
-    family.bury(dead)
-    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR + 1
+    family.recover_process(dead)
+    assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR + 1
     family.check()
 
 
@@ -2078,21 +2089,21 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
     """Where slot and group of the number 0 - 1 would lie, and say that they were being filled."""
     words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
     call = family.call(family.service(same), promise, value)
-    none = words.tables.NO_INPUT
+    none = words.tables.NO_DEPENDENCY
     group = words.tables.groups_at + none // words.tables.GROUP_BITS * ctypes.sizeof(words.structs["SlotGroup"])
     words.set("slots", slot_of(value), "creator", dead.index)
-    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
-    words.set("slots", none, "inputs", words.get("slots", slot_of(call), "inputs"))
+    words.add("slots", slot_of(value), "refs", words.tables.REF_PENDING + 1)
+    words.set("slots", none, "dependencies", words.get("slots", slot_of(call), "dependencies"))
     for status in words.tables.FREE, words.tables.READY:
         os.pwrite(words.fd, b"\xff" * 8, group)
         words.set("slots", none, "state", status)
-        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
+        family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
         assert words.get("slots", none, "state") == status
-        assert words.get("lanes", 0, "tail") == 0
-    assert words.get("slots", slot_of(value), "holds") == 1
+        assert words.get("queues", 0, "tail") == 0
+    assert words.get("slots", slot_of(value), "refs") == 1
     for at in words.place("slots", none, "state")[0], group:
         words.wipe(at)
-    family.bury(dead)
+    family.recover_process(dead)
 
 
 def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family):
@@ -2108,27 +2119,27 @@ def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family
     relative = family.fork(live)
     assert relative.has_ended(PATIENCE_S)
     _, value, task = words.slots_of(relative.index)
-    words.set_hints(0, 0, [words.tables.SLOT_COUNT])
-    words.set("lanes", 0, "head", 1)
+    words.set_entries(0, 0, [words.tables.SLOT_COUNT])
+    words.set("queues", 0, "head", 1)
     words.set_state(task, words.tables.FREE, 0)
     words.set("processes", relative.index, "building", task + 1)
-    words.add("slots", value, "holds", words.tables.HOLD_PENDING + 1)
+    words.add("slots", value, "refs", words.tables.REF_PENDING + 1)
     look_whether_all_is_back(family, relative, before)
 
 
 def test_a_pending_hold_of_a_living_process_stays(family, dead):
     words, value = Words(family.runtime), family.runtime.put(1)
-    words.add("slots", slot_of(value), "holds", words.tables.HOLD_PENDING + 1)
-    holds = words.get("slots", slot_of(value), "holds")
-    family.bury(dead)
-    assert words.get("slots", slot_of(value), "holds") == holds
-    words.add("slots", slot_of(value), "holds", -words.tables.HOLD_PENDING - 1)
+    words.add("slots", slot_of(value), "refs", words.tables.REF_PENDING + 1)
+    holds = words.get("slots", slot_of(value), "refs")
+    family.recover_process(dead)
+    assert words.get("slots", slot_of(value), "refs") == holds
+    words.add("slots", slot_of(value), "refs", -words.tables.REF_PENDING - 1)
 
 
 def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
     words = Words(family.runtime)
     first, second, _ = words.slots_of(holder.index)
-    words.add("slots", first, "holds", words.tables.HOLD_PENDING + 1)
+    words.add("slots", first, "refs", words.tables.REF_PENDING + 1)
     words.set_state(second, words.tables.FREE, 0)
     words.set("processes", holder.index, "building", second + 1)
     look_whether_all_is_back(family, holder)
@@ -2136,24 +2147,24 @@ def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, hol
 
 @pytest.mark.parametrize("status", ["WAITING", "READY", "RUNNING", "DONE"])
 def test_a_slot_that_a_dead_process_had_published_is_left_alone(family, dead, status):
-    """It names it still. Only one that is ready gets a hint, perhaps a second one."""
+    """It names it still. Only one that is ready gets an entry, perhaps a second one."""
     words, future = Words(family.runtime), family.call(family.service(same), 1)
     words.set_state(slot_of(future), getattr(words.tables, status), words.tables.DRIVER_INDEX)
     words.set("processes", dead.index, "building", slot_of(future) + 1)
     before = whole_slot(words, slot_of(future))
-    family.bury(dead)
+    family.recover_process(dead)
     assert whole_slot(words, slot_of(future)) == before
-    assert words.get("lanes", 0, "tail") == 1 + (status == "READY")
+    assert words.get("queues", 0, "tail") == 1 + (status == "READY")
     words.set_state(slot_of(future), words.tables.READY, 0)
 
 
 def test_a_slot_that_a_dead_process_named_and_had_not_taken_is_left_alone(family, dead):
     words, value = Words(family.runtime), family.runtime.put(None)
     words.set("processes", dead.index, "building", slot_of(value) + 2)
-    freed = family.runtime.counters().get("slots_freed")
-    family.bury(dead)
+    freed = family.runtime.statistics().get("slots_freed")
+    family.recover_process(dead)
     assert words.get("slots", slot_of(value) + 1, "state") == 0
-    assert family.runtime.counters().get("slots_freed") == freed
+    assert family.runtime.statistics().get("slots_freed") == freed
 
 
 def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
@@ -2163,7 +2174,7 @@ def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
     state = words.get("slots", slot_of(value), "state")
     words.set_state(slot_of(value), words.tables.FREE, dead.index)
     words.set("processes", last, "building", slot_of(value) + 1)
-    family.bury(dead)
+    family.recover_process(dead)
     words.set("slots", slot_of(value), "state", state)
     words.set("processes", last, "building", 0)
     words.set("processes", last, "state", words.tables.PROCESS_FREE)
@@ -2171,23 +2182,23 @@ def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
 
 
 @pytest.mark.parametrize("ordered", [False, True])
-def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_hint(family, dead, ordered):
-    """In an ordered lane it stands from the start. One that it let wait again gets its hint now that nothing is missing."""
+def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_entry(family, dead, ordered):
+    """In an ordered queue it stands from the start. One that waits again gets its entry now that nothing is missing."""
     words, promise = Words(family.runtime), family.runtime.promise()
     service = family.service(Log(), INSTANCE, ("note",)) if ordered else family.service(same)
     future = family.call(service, promise)
     words.clear(words.missing(slot_of(future)), words.tables.DRIVER_INDEX)
     words.set("processes", dead.index, "promoting", slot_of(future) + 1)
-    family.bury(dead)
+    family.recover_process(dead)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
-    assert words.get("lanes", service[2], "tail") == 1
+    assert words.get("queues", service[2], "tail") == 1
     words.set("processes", dead.index, "promoting", slot_of(future) + 1)
-    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
-    assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
+    family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
+    assert words.get("queues", service[2], "tail") == (1 if ordered else 2)
     words.set_state(slot_of(future), words.tables.RUNNING, words.tables.DRIVER_INDEX)
     words.set("processes", dead.index, "promoting", slot_of(future) + 1)
-    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
-    assert words.get("lanes", service[2], "tail") == (1 if ordered else 2)
+    family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
+    assert words.get("queues", service[2], "tail") == (1 if ordered else 2)
     words.set_state(slot_of(future), words.tables.READY, 0)
 
 
@@ -2199,11 +2210,11 @@ def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on
         words.set("slots", slot_of(future), field, 0)
     words.set("slots", slot_of(future), "started", 1)
     finished_by(words, slot_of(future), dead.index, failed=True)
-    family.bury(dead)
-    assert words.get("slots", slot_of(future), "holds") == words.tables.HOLD_CREATOR | words.tables.HOLD_EDGES
-    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR + 1
+    family.recover_process(dead)
+    assert words.get("slots", slot_of(future), "refs") == words.tables.REF_CREATOR | words.tables.REF_EDGES
+    assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR + 1
     family.runtime.fulfil(promise, 1)
-    assert words.get("slots", slot_of(value), "holds") == words.tables.HOLD_CREATOR
+    assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR
 
 
 def test_whoever_stands_on_the_list_of_an_outcome_is_told_though_its_finisher_died_before(family, dead):
@@ -2212,28 +2223,28 @@ def test_whoever_stands_on_the_list_of_an_outcome_is_told_though_its_finisher_di
     future = family.call(family.service(same), promise)
     words.set("slots", slot_of(promise), "result_kind", words.tables.KIND_NATIVE)
     words.set_state(slot_of(promise), words.tables.DONE, dead.index)
-    family.bury(dead)
+    family.recover_process(dead)
     assert words.get("slots", slot_of(future), "state") & 15 == words.tables.READY
-    assert words.get("slots", slot_of(promise), "holds") == words.tables.HOLD_CREATOR | 1
+    assert words.get("slots", slot_of(promise), "refs") == words.tables.REF_CREATOR | 1
     family.check()
 
 
-# ---- tables of services, lanes and processes, at both ends -----------------------------------------------------------
+# ---- tables of services, queues and processes, at both ends -----------------------------------------------------------
 
 
-@pytest.mark.parametrize("lane", [256, 4095])
-def test_a_block_that_is_an_instance_s_error_stays(family, dead, lane):
+@pytest.mark.parametrize("queue", [256, 4095])
+def test_a_block_that_is_an_instance_s_error_stays(family, dead, queue):
     words, value = Words(family.runtime), family.runtime.put(kilobytes(1))
     block = orphan_block(words, value)
-    words.set("lanes", lane, "error", block)
-    words.set("lanes", lane, "state", words.tables.LANE_DEAD)
+    words.set("queues", queue, "error", block)
+    words.set("queues", queue, "state", words.tables.QUEUE_DEAD)
     words.set("processes", dead.index, "taking", block)
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
     words.set("slots", slot_of(value), "result", block)
     words.set("slots", slot_of(value), "result_kind", words.tables.KIND_NATIVE)
-    words.set("lanes", lane, "error", 0)
-    words.set("lanes", lane, "state", words.tables.LANE_FREE)
+    words.set("queues", queue, "error", 0)
+    words.set("queues", queue, "state", words.tables.QUEUE_FREE)
 
 
 def test_a_block_that_tells_what_a_living_task_waits_for_stays(family, dead):
@@ -2241,31 +2252,31 @@ def test_a_block_that_tells_what_a_living_task_waits_for_stays(family, dead):
     block = orphan_block(words, value)
     words.set("slots", slot_of(promise), "waits_for", ANY | block)
     words.set("processes", dead.index, "taking", block)
-    family.bury(dead)
+    family.recover_process(dead)
     family.check()
 
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_entries_that_a_dead_process_had_are_found_at_both_ends(family, dead, number):
-    """Of services, of the pool's lanes, of processes; and a lane is another's whichever service names it."""
+    """Of services, of the pool's queues, of processes; and a queue is another's whichever service names it."""
     words = Words(family.runtime)
     services = [family.service(same, limit=1) for _ in range(3)]
-    service, lane = services[number][0], services[number][2]
+    service, queue = services[number][0], services[number][2]
     asked = [family.runtime.request_process(POOL, 0) for _ in range(3)]
     for index in asked:
         words.set("processes", index, "state", words.tables.RESERVED + (dead.index if index == asked[number] else 1))
-    words.set("lanes", lane, "seats", [dead.index + 1])
+    words.set("queues", queue, "permits", [dead.index + 1])
     words.set("services", service, "creator", dead.index)
     words.set("services", service, "warm_left", 3)
     words.set("header", 0, "warm_left", 3)
-    family.bury(dead)
+    family.recover_process(dead)
     found = [index for index in asked if words.get("processes", index, "state") == words.tables.PROCESS_FREE]
     assert found == [asked[number]]
-    assert words.get("lanes", lane, "seats")[0] == 0
+    assert words.get("queues", queue, "permits")[0] == 0
     assert [one for one in services if words.get("services", one[0], "state") == words.tables.SERVICE_FREE] == [
         services[number]
     ]
-    assert [one for one in services if words.get("lanes", one[2], "state") == words.tables.LANE_FREE] == [services[number]]
+    assert [one for one in services if words.get("queues", one[2], "state") == words.tables.QUEUE_FREE] == [services[number]]
     assert words.get("header", 0, "warm_left") == 0
     for index in asked:
         words.set("processes", index, "state", words.tables.PROCESS_FREE)
@@ -2277,71 +2288,71 @@ def test_the_first_process_that_a_dead_one_was_asking_for_is_found(family):
     assert first == 2
     family.supervisor.start(dead)
     words.set("processes", first, "state", words.tables.RESERVED + dead)
-    family.supervisor.bury(dead, serialization.dump_error(Death()))
+    family.supervisor.recover_process(dead, serialization.dump_error(Death()))
     assert words.get("processes", first, "state") == words.tables.PROCESS_FREE
 
 
-@pytest.mark.parametrize("lane", [1, 256, 4095])
-def test_a_lane_that_a_dead_process_had_reserved_is_free(family, dead, lane):
+@pytest.mark.parametrize("queue", [1, 256, 4095])
+def test_a_queue_that_a_dead_process_had_reserved_is_free(family, dead, queue):
     words = Words(family.runtime)
-    words.set("lanes", lane, "state", words.tables.RESERVED + dead.index)
-    family.bury(dead)
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    words.set("queues", queue, "state", words.tables.RESERVED + dead.index)
+    family.recover_process(dead)
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_FREE
 
 
 @pytest.mark.parametrize("own", [0, 1])
-def test_a_lane_of_another_service_stays_whichever_comes_first(family, dead, own):
-    """The dead process had given its service's lane back, and did not cross it out; or had crossed it out."""
+def test_a_queue_of_another_service_stays_whichever_comes_first(family, dead, own):
+    """The dead process had given its service's queue back, and did not cross it out; or had crossed it out."""
     words = Words(family.runtime)
     services = [family.service(same, limit=1) for _ in range(2)]
     mine, other = services[own], services[not own]
     words.set("services", mine[0], "state", words.tables.RESERVED + dead.index)
-    for lane in other[2], 0:
-        words.set("services", mine[0], "lane", lane)
+    for queue in other[2], 0:
+        words.set("services", mine[0], "queue", queue)
         words.set("services", mine[0], "state", words.tables.RESERVED + dead.index)
-        family.supervisor.bury(dead.index, serialization.dump_error(Death()))
-        assert words.get("lanes", other[2], "state") == words.tables.LANE_OPEN
+        family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
+        assert words.get("queues", other[2], "state") == words.tables.QUEUE_OPEN
         assert words.get("services", mine[0], "state") == words.tables.SERVICE_FREE
-    words.set("lanes", mine[2], "state", words.tables.LANE_FREE)
-    family.bury(dead)
+    words.set("queues", mine[2], "state", words.tables.QUEUE_FREE)
+    family.recover_process(dead)
 
 
-def test_the_lane_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_s_burial_only(family, dead):
+def test_the_queue_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_s_recovery_only(family, dead):
     """The one that was closing the service had told it."""
     words = Words(family.runtime)
-    service, _, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    service, _, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
     words.set("services", service, "state", words.tables.RESERVED + dead.index)
-    words.set("lanes", lane, "state", words.tables.LANE_CLOSING)
-    family.bury(dead)
-    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
+    words.set("queues", queue, "state", words.tables.QUEUE_CLOSING)
+    family.recover_process(dead)
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_CLOSING
     assert words.get("services", service, "state") == words.tables.SERVICE_FREE
-    family.supervisor.bury(index, serialization.dump_error(Death()))
-    assert words.get("lanes", lane, "state") == words.tables.LANE_FREE
+    family.supervisor.recover_process(index, serialization.dump_error(Death()))
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_FREE
     family.check()
 
 
-def test_a_burial_that_is_done_again_leaves_a_dead_instance_dead(family):
+def test_a_recovery_that_is_done_again_leaves_a_dead_instance_dead(family):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
     for error in LookupError("first"), LookupError("second"):
-        family.supervisor.bury(index, serialization.dump_error(error))
-        assert words.get("lanes", log[2], "state") == words.tables.LANE_DEAD
+        family.supervisor.recover_process(index, serialization.dump_error(error))
+        assert words.get("queues", log[2], "state") == words.tables.QUEUE_DEAD
         assert repr(family.call(log, 1).exception(0)) == repr(LookupError("first"))
         family.check()
 
 
-def test_a_burial_that_is_done_again_costs_nobody_his_lane(family):
-    """Its zygote died at its end; an instance's service had been closed before, and another has its lane."""
+def test_a_recovery_that_is_done_again_costs_nobody_his_queue(family):
+    """Its zygote died at its end; an instance's service had been closed before, and another has its queue."""
     words = Words(family.runtime)
-    service, generation, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    service, generation, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
     family.runtime.close_service(service, generation)
-    assert words.get("lanes", lane, "state") == words.tables.LANE_CLOSING
-    family.supervisor.bury(index, serialization.dump_error(Death()))
-    assert family.service(Log(), INSTANCE, ("note",))[2] == lane
-    family.supervisor.bury(index, serialization.dump_error(Death()))
-    assert words.get("lanes", lane, "state") == words.tables.LANE_OPEN
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_CLOSING
+    family.supervisor.recover_process(index, serialization.dump_error(Death()))
+    assert family.service(Log(), INSTANCE, ("note",))[2] == queue
+    family.supervisor.recover_process(index, serialization.dump_error(Death()))
+    assert words.get("queues", queue, "state") == words.tables.QUEUE_OPEN
     family.check()
 
 
@@ -2349,8 +2360,8 @@ def test_tokens_of_a_dead_process_come_back_once(family, dead):
     words = Words(family.runtime)
     words.set("processes", dead.index, "spinning", 2)
     words.set("header", 0, "spinners", 5)
-    family.bury(dead)
-    family.supervisor.bury(dead.index, serialization.dump_error(Death()))
+    family.recover_process(dead)
+    family.supervisor.recover_process(dead.index, serialization.dump_error(Death()))
     assert words.get("header", 0, "spinners") == 3
     words.set("header", 0, "spinners", 0)
 
@@ -2360,18 +2371,20 @@ def test_a_service_whose_maker_died_between_the_two_ends_of_it_holds_nobody_up(f
     words = Words(family.runtime)
     for table, first, high, free in [
         ("services", 0, "service_high", "SERVICE_FREE"),
-        ("lanes", 1, "pool_lane_high", "LANE_FREE"),
+        ("queues", 1, "pool_queue_high", "QUEUE_FREE"),
     ]:
         assert words.get("header", 0, high) == first
         words.set(table, first, "state", words.tables.RESERVED + dead.index)
         service = family.service(same, limit=1)
         assert service[0 if table == "services" else 2] == first + 1
         assert words.get("header", 0, high) == first + 2
-        family.bury(dead) if table == "services" else family.supervisor.bury(dead.index, serialization.dump_error(Death()))
+        family.recover_process(dead) if table == "services" else family.supervisor.recover_process(
+            dead.index, serialization.dump_error(Death())
+        )
         assert words.get(table, first, "state") == getattr(words.tables, free)
         family.runtime.close_service(*service[:2])
         words.set("header", 0, "service_high", 0)
-        words.set("header", 0, "pool_lane_high", 1)
+        words.set("header", 0, "pool_queue_high", 1)
 
 
 # ---- an instance's last error ---------------------------------------------------------------------------------------
@@ -2385,28 +2398,28 @@ def test_an_error_for_which_a_dead_instance_finds_no_room_reads_as_a_full_store(
     queued = family.call(log, 1)
     held = [family.runtime.put(b"x" * 900_000)]
     head = os.pread(words.fd, 64, 0)
-    family.supervisor.bury(index, serialization.dump_error(LookupError("x" * 300_000)))
+    family.supervisor.recover_process(index, serialization.dump_error(LookupError("x" * 300_000)))
     assert os.pread(words.fd, 64, 0) == head
     later = family.call(log, 1)
     for future in queued, later:
         assert isinstance(future.exception(0), StoreFullError)
-    assert words.get("lanes", log[2], "error_bytes") == 0
+    assert words.get("queues", log[2], "error_bytes") == 0
     del held, queued, later, future
     family.check()
     family.close()
 
 
-# ---- the zygote's own burial ----------------------------------------------------------------------------------------
+# ---- the zygote's own recovery ----------------------------------------------------------------------------------------
 
 
-def test_a_zygote_that_buries_the_one_before_keeps_its_entry_and_takes_no_more_from_that_one_s_groups(family):
+def test_a_zygote_that_recovers_the_one_before_keeps_its_entry_and_takes_no_more_from_that_one_s_groups(family):
     words = Words(family.runtime)
     me = family.runtime.index
     values = [family.runtime.put(number) for number in range(3)]
     arrays = [family.runtime.put(np.arange(10_000.0))]
     view = arrays[0].get()
     words.set("header", 0, "pool_sleepers", 2)
-    family.supervisor.bury(me, serialization.dump_error(Death()))
+    family.supervisor.recover_process(me, serialization.dump_error(Death()))
     assert pool(words)[0] == 0
     assert words.get("processes", me, "state") == words.tables.PROCESS_LIVE
     tables = audit.Tables(words.fd)
@@ -2453,12 +2466,12 @@ def test_the_zygote_is_called_for_what_it_is_to_do(family):
 def test_an_instance_s_process_is_told_that_its_service_is_closed(family):
     """Even if it has read how often it was called and does not sleep yet."""
     words = Words(family.runtime)
-    service, generation, lane = family.service(Log(), INSTANCE, ("note",), warmup=1)
+    service, generation, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
-    calls = words.get("lanes", lane, "wake")
+    calls = words.get("queues", queue, "wake")
     family.runtime.close_service(service, generation)
-    assert words.get("lanes", lane, "wake") == calls + 1
-    family.supervisor.bury(index, serialization.dump_error(Death()))
+    assert words.get("queues", queue, "wake") == calls + 1
+    family.supervisor.recover_process(index, serialization.dump_error(Death()))
 
 
 def test_whoever_waits_is_told_that_nothing_runs_any_more():
@@ -2512,8 +2525,8 @@ def test_a_full_table_of_services_refuses_one_and_takes_nothing(family, options)
     with pytest.raises(FlameError, match="65536 services"):
         family.runtime.add_service(b"", **options)
     assert family.in_use() == before
-    assert words.get("lanes", 0, "state") == words.tables.LANE_OPEN
-    assert {words.get("lanes", lane, "state") for lane in (1, words.tables.POOL_LANES)} == {words.tables.LANE_FREE}
+    assert words.get("queues", 0, "state") == words.tables.QUEUE_OPEN
+    assert {words.get("queues", queue, "state") for queue in (1, words.tables.POOL_QUEUES)} == {words.tables.QUEUE_FREE}
     family.runtime.close_service(*last[:2])
     os.pwrite(words.fd, bytes(size * count), at)
     words.set("header", 0, "service_high", 0)
@@ -2529,7 +2542,7 @@ def test_an_instance_that_has_a_process_asks_for_none_though_there_is_no_room_fo
     family.runtime.start_instance(log[0])
     for index in taken:
         words.set("processes", index, "state", words.tables.PROCESS_FREE)
-    family.supervisor.bury(started(family), serialization.dump_error(Death()))
+    family.supervisor.recover_process(started(family), serialization.dump_error(Death()))
 
 
 def test_an_entry_is_another_service_s_once_it_was_given_back(family):
@@ -2541,31 +2554,33 @@ def test_an_entry_is_another_service_s_once_it_was_given_back(family):
 
 
 @pytest.mark.parametrize("options, most", [({"limit": 1}, "255 limited"), ({"instance": True}, "3840 instance")])
-def test_lanes_run_out(family, options, most):
+def test_queues_run_out(family, options, most):
     words = Words(family.runtime)
-    first, end = (1, words.tables.POOL_LANES) if "limit" in options else (words.tables.POOL_LANES, words.tables.LANE_COUNT)
-    for lane in range(first, end - 1):
-        words.set("lanes", lane, "state", words.tables.LANE_OPEN)
+    first, end = (
+        (1, words.tables.POOL_QUEUES) if "limit" in options else (words.tables.POOL_QUEUES, words.tables.QUEUE_COUNT)
+    )
+    for queue in range(first, end - 1):
+        words.set("queues", queue, "state", words.tables.QUEUE_OPEN)
     assert family.runtime.add_service(b"", **options)[2] == end - 1
     with pytest.raises(FlameError, match=f"{most} services"):
         family.runtime.add_service(b"", **options)
-    for lane in range(first, end - 1):
-        words.set("lanes", lane, "state", words.tables.LANE_FREE)
+    for queue in range(first, end - 1):
+        words.set("queues", queue, "state", words.tables.QUEUE_FREE)
 
 
-def test_a_service_that_shares_the_workers_has_no_lane_of_its_own(family):
+def test_a_service_that_shares_the_workers_has_no_queue_of_its_own(family):
     words, service = Words(family.runtime), family.service(same)
     assert service[2] == 0
     assert family.service(same, limit=1)[2] == 1
     family.runtime.close_service(*service[:2])
-    assert words.get("lanes", 0, "state") == words.tables.LANE_OPEN
+    assert words.get("queues", 0, "state") == words.tables.QUEUE_OPEN
 
 
-def test_workers_look_at_no_instance_s_lane_though_all_others_are_in_use(family):
+def test_workers_look_at_no_instance_s_queue_though_all_others_are_in_use(family):
     words = Words(family.runtime)
-    words.set("header", 0, "pool_lane_high", words.tables.POOL_LANES)
-    assert family.service(Log(), INSTANCE, ("note",))[2] == words.tables.POOL_LANES
-    assert words.get("header", 0, "pool_lane_high") == words.tables.POOL_LANES
+    words.set("header", 0, "pool_queue_high", words.tables.POOL_QUEUES)
+    assert family.service(Log(), INSTANCE, ("note",))[2] == words.tables.POOL_QUEUES
+    assert words.get("header", 0, "pool_queue_high") == words.tables.POOL_QUEUES
 
 
 def test_a_runner_without_processes_loads_no_library_ahead(alone):
@@ -2573,19 +2588,19 @@ def test_a_runner_without_processes_loads_no_library_ahead(alone):
     assert alone.supervisor.preload == 0
 
 
-def test_an_instance_of_a_runner_without_processes_gives_its_lane_back(alone):
+def test_an_instance_of_a_runner_without_processes_gives_its_queue_back(alone):
     words, log = Words(alone.runtime), alone.service(Log(), INSTANCE, ("note",))
     alone.runtime.start_instance(log[0])
-    assert words.get("lanes", log[2], "process") == words.tables.DRIVER_INDEX + 1
+    assert words.get("queues", log[2], "process") == words.tables.DRIVER_INDEX + 1
     assert alone.supervisor.processes() == []
     alone.runtime.close_service(*log[:2])
-    assert words.get("lanes", log[2], "state") == words.tables.LANE_FREE
+    assert words.get("queues", log[2], "state") == words.tables.QUEUE_FREE
 
 
-def test_an_instance_that_was_never_called_gives_its_lane_back(family):
+def test_an_instance_that_was_never_called_gives_its_queue_back(family):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
     family.runtime.close_service(*log[:2])
-    assert words.get("lanes", log[2], "state") == words.tables.LANE_FREE
+    assert words.get("queues", log[2], "state") == words.tables.QUEUE_FREE
 
 
 def test_closed_services_are_counted_and_open_ones_are_not(family):
@@ -2599,10 +2614,10 @@ def test_closed_services_are_counted_and_open_ones_are_not(family):
 def test_the_service_of_an_instance_s_process_is_its_own(family):
     services = [family.service(Log(), INSTANCE, ("note",), warmup=1) for _ in range(3)]
     for service in services:
-        (index,) = [entry.index for entry in family.supervisor.processes() if entry.lane == service[2]]
-        assert family.supervisor.running_service(index)[0] == service[0]
+        (index,) = [entry.index for entry in family.supervisor.processes() if entry.queue == service[2]]
+        assert family.supervisor.current_service(index)[0] == service[0]
         family.supervisor.start(index)
-        family.supervisor.bury(index, serialization.dump_error(Death()))
+        family.supervisor.recover_process(index, serialization.dump_error(Death()))
 
 
 # ---- the end --------------------------------------------------------------------------------------------------------

@@ -33,39 +33,39 @@ class Log(list):
 def test_dropping_everything_gives_everything_back(alone):
     service = alone.service(max)
     alone.work()
-    before = alone.runtime.counters()
+    before = alone.runtime.statistics()
     held = [alone.call(service, "x" * size, "y") for size in range(0, 5000, 50)]
     chain = alone.call(service, held[0], held[1])
     held += [alone.runtime.put(b"z" * 300_000), alone.runtime.put(list(range(10_000)))]
     held += [chain, alone.call(service, chain, chain)]
     alone.work()
     assert held[-1].get() == "y"
-    assert alone.runtime.counters()["slots"] == before["slots"] + len(held)
-    balanced(alone.runtime.counters())
+    assert alone.runtime.statistics()["slots"] == before["slots"] + len(held)
+    balanced(alone.runtime.statistics())
     del held, chain
     gc.collect()
-    after = alone.runtime.counters()
+    after = alone.runtime.statistics()
     assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
     balanced(after)
     if "blocks_taken" in after:  # a debug build
-        left = [counters["blocks_taken"] - counters["blocks_freed"] for counters in (before, after)]
+        left = [statistics["blocks_taken"] - statistics["blocks_freed"] for statistics in (before, after)]
         assert left[0] == left[1] < after["blocks_taken"]
 
 
 def test_a_future_dropped_before_it_is_done_runs_and_is_freed(alone):
     service = alone.service(Log(), INSTANCE, ("note",))
-    before = alone.runtime.counters()
+    before = alone.runtime.statistics()
     alone.call(service, 1)
     alone.call(service, 2)
-    assert alone.runtime.counters()["slots"] == before["slots"] + 2
+    assert alone.runtime.statistics()["slots"] == before["slots"] + 2
     last = alone.call(service, 3)
     alone.work()
     assert last.get() == [1, 2, 3]
     del last
-    assert alone.runtime.counters()["slots"] == before["slots"]
+    assert alone.runtime.statistics()["slots"] == before["slots"]
 
 
-def test_an_ordered_lane_waits_for_the_input_of_its_first_call(alone):
+def test_an_ordered_queue_waits_for_the_input_of_its_first_call(alone):
     """A later call whose inputs are there must not overtake."""
     log = alone.service(Log(), INSTANCE, ("note",))
     promise = alone.runtime.promise()
@@ -133,13 +133,13 @@ def test_a_call_of_an_input_that_failed_before_fails_at_the_call(alone):
 def test_a_full_store_says_asked_free_and_limit_and_takes_nothing():
     alone = Alone(limit=1 << 20)
     try:
-        before = alone.runtime.counters()
+        before = alone.runtime.statistics()
         with pytest.raises(StoreFullError) as caught:
             alone.runtime.put(b"x" * (1 << 21))
         assert caught.value.limit == 1 << 20
         assert caught.value.asked >= 1 << 21
         assert 0 < caught.value.free <= 1 << 20
-        after = alone.runtime.counters()
+        after = alone.runtime.statistics()
         assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
         balanced(after)
         assert alone.runtime.put(b"x" * (1 << 19)).get() == b"x" * (1 << 19)
@@ -269,13 +269,13 @@ def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_pa
     assert looked_up_to(size + machine.MARGIN + machine.STEP) == 3 * size + machine.STEP
     values.append(runtime.put(b"x" * 40_000))  # without another look
     runtime.put(b"k" * 200_000)
-    (kept,) = {runtime.counters()["cached"]}
+    (kept,) = {runtime.statistics()["cached"]}
     assert looked_up_to(size + machine.MARGIN) == 5 * size + kept
-    assert runtime.counters()["cached"] == kept
+    assert runtime.statistics()["cached"] == kept
     for left in (size + machine.MARGIN - 1, machine.MARGIN, 0):
         with pytest.raises(StoreFullError):
             looked_up_to(left)
-        assert runtime.counters()["cached"] == 0  # that goes first
+        assert runtime.statistics()["cached"] == 0  # that goes first
     assert [value.get() for value in values] == [b"x" * 40_000] * 5
     machine.alone.check()
     machine.alone.close()
@@ -293,8 +293,8 @@ def test_a_closed_service_takes_no_calls_and_its_entry_is_used_again(alone):
 
 def test_a_promise_keeps_no_service_open(alone):
     """Its slot was a call's of that service before."""
-    service, generation, lane = alone.service(abs, limit=1)
-    call = alone.call((service, generation, lane), -1)
+    service, generation, queue = alone.service(abs, limit=1)
+    call = alone.call((service, generation, queue), -1)
     alone.work()
     slot = repr(call).split()[1]
     del call
@@ -350,7 +350,7 @@ def test_every_call_arrives_as_it_was_made(shared_alone, args, kwargs):
 def test_blocks_never_overlap_whatever_the_order_of_taking_and_dropping(shared_alone, steps):
     """Overlap would change a held value; a leak would leave bytes in use."""
     gc.collect()
-    before = shared_alone.runtime.counters()
+    before = shared_alone.runtime.statistics()
     model = []
     for action, size, byte in steps:
         if action == 0 and model:
@@ -362,7 +362,7 @@ def test_blocks_never_overlap_whatever_the_order_of_taking_and_dropping(shared_a
         assert ref.get() == value
     del model
     ref = None
-    after = shared_alone.runtime.counters()
+    after = shared_alone.runtime.statistics()
     assert (after["slots"], after["bytes"]) == (before["slots"], before["bytes"])
 
 

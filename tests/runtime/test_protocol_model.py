@@ -43,20 +43,20 @@ from protocol_scenarios import (
     calls,
     claimed_to_fail,
     freed_by_another,
-    giving,
     half_failed,
     helping,
     inputs,
     instance,
     instance_inputs,
-    last_input_while_buried,
+    last_input_while_recovered,
     lost_instance,
     others_slot,
+    release_seq,
     reused_slots,
     standing,
 )
 from starting_model import starting
-from waking_model import Lasting, Seated, leaving, sleeping, waiting, waiting_in_ring
+from waking_model import Lasting, Permitted, leaving, sleeping, waiting, waiting_in_ring
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 
@@ -75,7 +75,7 @@ SCENARIOS = {
     "an instance's call fails for its input": partial(instance_inputs, fails=(0,)),
     "an instance's process dies": lost_instance,
     "a slot that was another's": others_slot,
-    "a slot freed by another's burial": freed_by_another,
+    "a slot freed by another's recovery": freed_by_another,
     "two inputs, two workers": partial(inputs, workers=2, count=2),
     "two inputs, one fails": partial(inputs, workers=2, count=2, fails=(0,)),
     "an input, its worker dies": partial(inputs, mortal=("W",), deaths=1),
@@ -84,12 +84,12 @@ SCENARIOS = {
     "an input fails, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,)),
     "both inputs fail, one's worker dies": partial(standing, mortal=("W",), deaths=1, fails=(0, 1)),
     "a task claimed to fail": claimed_to_fail,
-    "a task waits again, and its last input comes": last_input_while_buried,
+    "a task waits again, and its last input comes": last_input_while_recovered,
     "the submitter dies, then the zygote": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
     "an input of many, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,), per_word=1),
-    "holds given back, and marks that come round": giving,
+    "holds given back, and marks that come round": release_seq,
     "sleeping": partial(sleeping, tasks=1),
-    "sleeping beside one seat": partial(sleeping, kind=Seated, tasks=1),
+    "sleeping beside one permit": partial(sleeping, kind=Permitted, tasks=1),
     "waiting for futures": waiting,
     "waiting for each other": waiting_in_ring,
     "asked to leave": leaving,
@@ -107,7 +107,7 @@ SCENARIOS = {
 
 #: Of these, what is seconds longer with stores put off.
 MANY_STATES = [
-    "a slot freed by another's burial",
+    "a slot freed by another's recovery",
     "both inputs fail, one's worker dies",
     "the submitter dies, then the zygote",
     "holds given back, and marks that come round",
@@ -115,7 +115,7 @@ MANY_STATES = [
     "two inputs, two workers",
     "an input, its worker dies",
     "an input, the submitter dies",
-    "sleeping beside one seat",
+    "sleeping beside one permit",
 ]
 
 #: Those that take longer.
@@ -132,13 +132,13 @@ LONG_SCENARIOS = {
     "an input fails, its worker and the zygote die": partial(inputs, mortal=("W",), deaths=2, fails=(0,), successor=True),
     "both inputs' workers die": partial(standing, fails=(0,)),
     "a worker dies, then the zygote": partial(standing, mortal=("W",), deaths=2, fails=(0, 1), successor=True),
-    "holds given back, two die": partial(giving, mortal=("P", "Q"), deaths=2),
+    "holds given back, two die": partial(release_seq, mortal=("P", "Q"), deaths=2),
     "sleeping, two calls": sleeping,
     "sleeping, a worker dies": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
     "sleeping, who calls dies": partial(sleeping, tasks=1, mortal=("S",), deaths=1),
     "sleeping while a call lasts": partial(sleeping, kind=Lasting),
-    "two calls beside one seat": partial(sleeping, kind=Seated),
-    "a seat, and its holder dies": partial(sleeping, kind=Seated, tasks=1, mortal=("W",), deaths=1),
+    "two calls beside one permit": partial(sleeping, kind=Permitted),
+    "a permit, and its holder dies": partial(sleeping, kind=Permitted, tasks=1, mortal=("W",), deaths=1),
     "the zygote dies, of a pool": partial(starting, entries=2, pool=True),
     "groups change hands, two may die": partial(groups, mortal=("P", "Q"), deaths=1),
     "larger groups": partial(groups, size=2, times=3, mortal=("P",), deaths=1),
@@ -147,36 +147,36 @@ LONG_SCENARIOS = {
 #: What the protocol cannot do without, and a scenario that shows it.
 NEEDED = {
     "building": partial(calls, mortal=("S",), deaths=1),
-    "state before hint": calls,
+    "state before entry": calls,
     "claim before drop": partial(calls, mortal=("W",), deaths=1),
     "started": partial(calls, mortal=("W",), deaths=1),
-    "HOLD_RUN last": partial(inputs, mortal=("W",), deaths=1),
+    "REF_RUN last": partial(inputs, mortal=("W",), deaths=1),
     "finish_again": partial(calls, mortal=("W",), deaths=1),
     "holds before the state": partial(calls, mortal=("W",), deaths=1),
     "repair_waiting": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "all there by the dead": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "promoting": partial(inputs, mortal=("W",), deaths=1),
     "pending": partial(inputs, mortal=("S",), deaths=1),
-    "adopt": partial(inputs, mortal=("S",), deaths=1),
+    "finish_submission": partial(inputs, mortal=("S",), deaths=1),
     "is_walked": partial(inputs, mortal=("S",), deaths=1, fails=(0,)),
     "closed by exchange": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "the next edge before the bit": partial(inputs, workers=2, count=2, fails=(0,)),
     "waiting again": claimed_to_fail,
     "an edge by exchange": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
     "creator before holds": others_slot,
-    "given": giving,
-    "a waiting one stops its lane": instance_inputs,
-    "a look at the lane after publishing": lost_instance,
+    "acked_release": release_seq,
+    "a waiting one stops its queue": instance_inputs,
+    "a look at the queue after publishing": lost_instance,
     "a look before sleeping": partial(sleeping, tasks=1),
-    "a call after the hint": partial(sleeping, tasks=1),
+    "a call after the entry": partial(sleeping, tasks=1),
     "a call for what is queued when seeking ends": partial(sleeping, kind=Lasting),
-    "a call when a seat is left": partial(sleeping, kind=Seated, once="W"),
-    "a call to everybody after a burial": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
+    "a call when a permit is left": partial(sleeping, kind=Permitted, once="W"),
+    "a call to everybody after a recovery": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
     "watched before the look": waiting,
     "published before the look": waiting,
     "the word before the look": waiting,
     "the word moves": waiting,
-    "what a lane names is asked for": partial(
+    "what a queue names is asked for": partial(
         starting, entries=2, submitters=("S", "R"), mortal=("zygote 1", "S"), deaths=2
     ),
     "a starting entry is taken back": starting,
@@ -193,27 +193,27 @@ BARRIERS = {
     "no seeker by exchange": partial(sleeping, kind=Lasting),
     "a fence before the look at who sleeps": leaving,
     "waits_for by exchange": waiting_in_ring,
-    "a lane dead by cas": lost_instance,
+    "a queue dead by cas": lost_instance,
     "a slot taken by cas": closing,
-    "waiting again by exchange": last_input_while_buried,
+    "waiting again by exchange": last_input_while_recovered,
 }
 
 #: What was found missing, and how that shows.
 MENDS = {
-    # A hint named a slot and some bits of its generation: after so many uses it passed for a hint to another call.
-    "the lane of a hint": (reused_slots, "W runs slot 0, a call of lane 1"),
-    "the tail of a hint": (instance, "slot 2 begins before slot 1"),
+    # An entry named a slot and some bits of its generation: after so many uses it passed for an entry to another call.
+    "the queue of an entry": (reused_slots, "W runs slot 0, a call of queue 1"),
+    "the tail of an entry": (instance, "slot 2 begins before slot 1"),
     # An entry stayed REQUESTED until the zygote had noted its child: the next one started another under the same number.
     "a number of the start": (starting, "as another does already"),
     # A mark's number comes round: the mark of an earlier drop, or of another slot, passed for that of the last one.
-    "the slot of a mark": (giving, "slot 3 stays taken"),
-    "a number not shown": (giving, "slot 3 stays taken"),
+    "the slot of a mark": (release_seq, "slot 3 stays taken"),
+    "a number not shown": (release_seq, "slot 3 stays taken"),
     "the mark stays": (freed_by_another, "a hold on slot 1 is given back twice"),
     # Whoever took the last hold off a slot had to free it, and others' notes said that they might: both could be wrong.
     "a claim before freeing": (partial(calls, mortal=("W",), deaths=1), "slot 0 stays taken"),
     "the generation of what is freed": (others_slot, "slot 0 is given back while it is held"),
-    # What the burial itself held or took back was lost, or taken back twice, when the zygote died in it.
-    "a bit for the burial's hold": (partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True), "stays taken"),
+    # What the recovery itself held or took back was lost, or taken back twice, when the zygote died in it.
+    "a bit for the recovery's hold": (partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True), "stays taken"),
     "one step for what is pending": (
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
         "given back twice",
@@ -221,7 +221,7 @@ MENDS = {
     # Between two levels of an input's bits the submitter may die, and nobody knows that it was to go on.
     "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
-    "a look after it waits again": (last_input_while_buried, "slot 1 is waiting for ever"),
+    "a look after it waits again": (last_input_while_recovered, "slot 1 is waiting for ever"),
     # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
     "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
     "a look at who makes a call": (partial(closing, instance=True), "the call is ready for ever"),

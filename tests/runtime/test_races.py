@@ -117,7 +117,7 @@ def test_futures_in_a_cycle_give_their_memory_back(rr):
     """The collector clears a future's references before its destructor runs, if it takes part in collecting at all."""
     service = rr.service(same)
     rr.get([service(0)])
-    before = rr._engine.runtime.counters()["slots"]
+    before = rr._engine.runtime.statistics()["slots"]
     for _ in range(50):
         future = service("x" * 100_000)
         holder = [future]
@@ -125,7 +125,7 @@ def test_futures_in_a_cycle_give_their_memory_back(rr):
         future.get()
     del future, holder
     gc.collect()
-    assert rr._engine.runtime.counters()["slots"] == before
+    assert rr._engine.runtime.statistics()["slots"] == before
 
 
 def in_thread(service, value):
@@ -164,8 +164,8 @@ def fail():
     raise LookupError("gone")
 
 
-def test_a_call_that_failed_in_a_lane_is_not_taken_for_the_next_user_of_its_slot(rr, tmp_path):
-    """Its hint stays in a busy instance's lane; the slot is used anew by a task that waits for that very instance."""
+def test_a_call_that_failed_in_a_queue_is_not_taken_for_the_next_user_of_its_slot(rr, tmp_path):
+    """Its entry stays in a busy instance's queue; the slot is used anew by a task that waits for that very instance."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     instance, failing, asking = rr.service(Slow()), rr.service(fail), rr.service(ask)

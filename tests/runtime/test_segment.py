@@ -170,7 +170,7 @@ def test_what_a_process_keeps_for_itself_goes_with_it():
     def live():
         """Blocks of the first pool, views in mappings of their own."""
         alone = Alone()
-        alone.runtime._become(0, "alone", alone.bell)
+        alone.runtime.become(0, "alone", alone.bell)
         promise = alone.runtime.promise()
         call = alone.call(alone.service(len), promise)
         array = alone.runtime.put(np.zeros(10_000))
@@ -212,7 +212,7 @@ def test_who_finds_no_memory_for_what_it_keeps_says_so():
         alone = Alone()
         bound_addresses(-GB)
         with pytest.raises(MemoryError):
-            alone.runtime._become(0, "alone", alone.bell)
+            alone.runtime.become(0, "alone", alone.bell)
 
     assert passes_in_child(become)
 
@@ -294,7 +294,7 @@ def test_a_relative_tells_its_own_children_once(family, tmp_path):
         assert os.waitpid(pid, 0)[1] == 0
         return view
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
 
 
 class Forking:
@@ -346,7 +346,7 @@ def test_a_child_that_was_forked_while_something_was_written_does_not_write_it(a
         "call": lambda value: alone.call(service, value),
         "outcome": lambda value: alone.runtime.fulfil(promise, value),
     }[what]
-    forking, begin = ForkingOnce(), alone.runtime.counters()
+    forking, begin = ForkingOnce(), alone.runtime.statistics()
     try:
         kept = [act(forking)]
         assert forking.child
@@ -356,7 +356,7 @@ def test_a_child_that_was_forked_while_something_was_written_does_not_write_it(a
         if forking.child == 0:
             os._exit(2)
     assert forking.ended == 0
-    assert 0 < alone.runtime.counters()["copied"] - begin["copied"] < 2000
+    assert 0 < alone.runtime.statistics()["copied"] - begin["copied"] < 2000
     alone.check()
     alone.work()
     alone.runtime.fulfil(promise, None) if what != "outcome" else kept.clear()
@@ -395,7 +395,7 @@ def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
     runtime.fulfil(promise, None)
 
     def break_down():
-        runtime._become(0, "alone", alone.bell)
+        runtime.become(0, "alone", alone.bell)
         runtime.mark_broken("it broke")
         refuses(FlameErrorCode.INTERNAL)
 
@@ -418,7 +418,7 @@ def test_one_process_is_the_first_to_warn(family):
         words.at_touches((words.place("header", 0, "warned")[0], warn), protection=mmap.PROT_READ)
         assert not family.runtime.is_first_warning()
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
     words.set("header", 0, "warned", 0)
     assert [family.runtime.is_first_warning() for _ in range(2)] == [True, False]
 
@@ -435,7 +435,7 @@ def test_statistics_are_the_sums_of_what_processes_count(alone):
     for at, (name, field) in enumerate(counted.items()):
         for power, place in enumerate(places):
             words.set(*place, field, (at + 1) * 10**power)
-        assert runtime.counters()[name] == (at + 1) * 1011
+        assert runtime.statistics()[name] == (at + 1) * 1011
     for word, number in before.items():
         words.set(*word, number)
     words.set("processes", last, "state", words.tables.PROCESS_FREE)
@@ -444,12 +444,12 @@ def test_statistics_are_the_sums_of_what_processes_count(alone):
 def test_what_is_counted_adds_up(alone):
     """A value that is written anew is copied; one that is read, and passed on, in place is shared each time."""
     runtime, large = alone.runtime, np.arange(10_000.0)
-    begin = runtime.counters()
+    begin = runtime.statistics()
     value = runtime.put(large)
-    copied = runtime.counters()["copied"] - begin["copied"]
+    copied = runtime.statistics()["copied"] - begin["copied"]
     assert large.nbytes <= copied < large.nbytes + 1000
     again = runtime.put(value.get())
-    after = runtime.counters()
+    after = runtime.statistics()
     assert after["shared"] - begin["shared"] == 2 * large.nbytes
     assert after["copied"] - begin["copied"] < copied + 1000
     del value, again
@@ -457,13 +457,13 @@ def test_what_is_counted_adds_up(alone):
 
 def test_what_a_debug_build_counts_is_in_its_statistics(alone):
     """Another counts nothing of the kind, and says nothing of it."""
-    words, counters = Words(alone.runtime), alone.runtime.counters()
+    words, statistics = Words(alone.runtime), alone.runtime.statistics()
     alone.runtime.put(b"x" * 1000)
     counted = [f"{what}_{how}" for what in ("blocks", "slots") for how in ("taken", "freed")]
     found = {name: number for name in counted if (number := words.get("header", 0, name))}
     assert found in ({}, dict.fromkeys(counted, 1))
-    assert [name for name in counted if name in counters] == list(found)
-    after = alone.runtime.counters()
+    assert [name for name in counted if name in statistics] == list(found)
+    after = alone.runtime.statistics()
     assert {name: after[name] for name in found} == found
 
 

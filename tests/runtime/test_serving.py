@@ -47,12 +47,12 @@ class Door:
     """Holds a task until the driver opens it. No relative that is forked meanwhile can hold it shut, as one can a fifo."""
 
     def __init__(self):
-        self.said, self.told = os.eventfd(0), os.eventfd(0)
+        self.said, self.published = os.eventfd(0), os.eventfd(0)
 
     def stand(self):
         """In the task."""
         os.eventfd_write(self.said, 1)
-        os.eventfd_read(self.told)
+        os.eventfd_read(self.published)
 
     def entered(self):
         """In the driver: returns once a task stands there."""
@@ -62,11 +62,11 @@ class Door:
         os.eventfd_read(self.said)
 
     def open(self):
-        os.eventfd_write(self.told, 1)
+        os.eventfd_write(self.published, 1)
 
     def close(self):
         os.close(self.said)
-        os.close(self.told)
+        os.close(self.published)
 
 
 @pytest.fixture
@@ -147,9 +147,9 @@ def await_sleep(words, *workers):
     wait_until(lambda: all(words.get("processes", worker.index, "sleeping") for worker in workers), "their sleep")
 
 
-def seats(words, service):
+def permits(words, service):
     """Processes that have one."""
-    return [seat - 1 for seat in words.get("lanes", service[2], "seats") if seat]
+    return [permit - 1 for permit in words.get("queues", service[2], "permits") if permit]
 
 
 class Log(list):
@@ -164,7 +164,7 @@ class Log(list):
 # ---- which task comes next -------------------------------------------------------------------------------------------
 
 
-def test_lanes_take_turns(kin):
+def test_queues_take_turns(kin):
     """Those that have something, from behind the last one that was served."""
     services = [kin.service(in_order), *(kin.service(in_order, limit=1) for _ in range(3))]
     kin.runtime.close_service(*services.pop(2)[:2])
@@ -184,34 +184,34 @@ def test_what_a_task_has_made_ready_is_next_in_its_process(kin):
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_a_seat_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(kin, words, sticky):
-    """All that was left of it is a void hint."""
+def test_a_permit_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(kin, words, sticky):
+    """All that was left of it is a void entry."""
     limited, free = kin.service(same, limit=1, sticky=sticky), kin.service(same)
     value = kin.runtime.put(0)
     words.push(limited[2], slot_of(value))
     worker = kin.fork_worker()
     assert kin.call(free, 1).get(PATIENCE_S) == 1
-    wait_until(lambda: words.get("lanes", limited[2], "head") == 1)
+    wait_until(lambda: words.get("queues", limited[2], "head") == 1)
     await_sleep(words, worker)
-    assert seats(words, limited) == [worker.index] * sticky
+    assert permits(words, limited) == [worker.index] * sticky
 
 
-def test_a_worker_leaves_a_lane_alone_that_is_nobody_s(kin, words):
-    """Though a hint has stayed there, which is void."""
+def test_a_worker_leaves_a_queue_alone_that_is_nobody_s(kin, words):
+    """Though an entry has stayed there, which is void."""
     value, limited = kin.runtime.put(0), kin.service(same, limit=1)
     words.push(limited[2], slot_of(value))
     kin.runtime.close_service(*limited[:2])
-    assert words.get("lanes", limited[2], "state") == words.tables.LANE_FREE
+    assert words.get("queues", limited[2], "state") == words.tables.QUEUE_FREE
     await_sleep(words, kin.fork_worker())
-    assert words.get("lanes", limited[2], "head") == 0
+    assert words.get("queues", limited[2], "head") == 0
 
 
-def test_an_inline_runner_leaves_a_lane_alone_that_is_nobody_s(alone):
+def test_an_inline_runner_leaves_a_queue_alone_that_is_nobody_s(alone):
     words, value, limited = Words(alone.runtime), alone.runtime.put(0), alone.service(same, limit=1)
     words.push(limited[2], slot_of(value))
     alone.runtime.close_service(*limited[:2])
     alone.work()
-    assert words.get("lanes", limited[2], "head") == 0
+    assert words.get("queues", limited[2], "head") == 0
 
 
 def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
@@ -220,7 +220,7 @@ def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
     doors[0].entered()
     kin.supervisor.retire(worker.index)
     doors[0].open()
-    assert kin.bury(worker) == 0
+    assert kin.recover_process(worker) == 0
     assert held.get(0) == worker.pid
     assert not waiting.done()
     other = kin.fork_worker()
@@ -233,12 +233,12 @@ def test_nobody_takes_another_task_once_the_runner_closes(kin):
     doors[0].entered()
     assert kin.runtime.announce_close() == 2
     doors[0].open()
-    assert kin.bury(worker) == 0
+    assert kin.recover_process(worker) == 0
     assert held.get(0) == worker.pid
     assert not waiting.done()
 
 
-def test_who_waits_for_a_seat_is_called_when_it_is_free(kin, words):
+def test_who_waits_for_a_permit_is_called_when_it_is_free(kin, words):
     """The one that had it goes on with a task that its last one has made ready."""
     limited, service = kin.service(stand, limit=1), kin.service(stand)
     first = kin.fork_worker()
@@ -253,16 +253,16 @@ def test_who_waits_for_a_seat_is_called_when_it_is_free(kin, words):
     assert two.get(PATIENCE_S) == second.pid
     doors[1].open()
     assert kept.get(PATIENCE_S) == first.pid
-    wait_until(lambda: seats(words, limited) == [])
+    wait_until(lambda: permits(words, limited) == [])
 
 
-def test_sleepers_are_called_for_a_free_seat_only_if_something_is_queued_for_it(alone):
+def test_sleepers_are_called_for_a_free_permit_only_if_something_is_queued_for_it(alone):
     here[:] = [alone]
     words, limited, free = Words(alone.runtime), alone.service(sleepers_now, limit=1), alone.service(sleepers_now)
     futures = [alone.call(limited, 3), alone.call(limited, 3), alone.call(free, 0)]
     alone.work()
     alone.work()
-    # The pool's lane comes first, then the limited one: its first call's end calls all, its last one's end nobody.
+    # The pool's queue comes first, then the limited one: its first call's end calls all, its last one's end nobody.
     assert [future.get(0) for future in futures] == [0, 0, 0]
     assert words.get("header", 0, "pool_sleepers") == 3
     words.set("header", 0, "pool_sleepers", 0)
@@ -331,15 +331,15 @@ def test_an_instance_runs_no_task_of_the_pool_that_its_outcome_makes_ready(kin):
     assert future.get(PATIENCE_S) == worker.pid
 
 
-def test_an_idle_worker_takes_no_seat_where_nothing_is_queued(kin, words):
+def test_an_idle_worker_takes_no_permit_where_nothing_is_queued(kin, words):
     """A sticky one it would keep."""
     limited, worker = kin.service(pid, limit=1, sticky=True), kin.fork_worker()
     assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
     await_sleep(words, worker)
-    assert seats(words, limited) == []
+    assert permits(words, limited) == []
     assert kin.call(limited).get(PATIENCE_S) == worker.pid
     await_sleep(words, worker)
-    assert seats(words, limited) == [worker.index]
+    assert permits(words, limited) == [worker.index]
     assert kin.call(kin.service(is_said_to_sleep)).get(PATIENCE_S) == 0
 
 
@@ -406,7 +406,7 @@ def test_who_looks_for_tasks_counts_itself_among_the_sleepers_before_it_sleeps(k
         wait_until(lambda: words.get("header", 0, "pool_sleepers") >= 2, "the sleep of both")
         kin.call(service).get(PATIENCE_S)
     kin.supervisor.retire(workers[0].index)
-    kin.bury(workers[0])
+    kin.recover_process(workers[0])
     wait_until(lambda: words.get("header", 0, "pool_sleepers") >= 1, "the other's sleep")
     wait_until(lambda: words.get("header", 0, "spinners") == words.get("header", 0, "seeker") == 0)
 
@@ -459,12 +459,12 @@ def test_an_instance_s_process_loads_its_own_service_before_the_first_call(kin, 
     services.append(services.pop(1))
     for service in services[:2]:
         kin.runtime.start_instance(service[0])
-    words.set("services", services[2][0], "lane", services[1][2])
+    words.set("services", services[2][0], "queue", services[1][2])
     words.set("services", services[2][0], "state", words.tables.SERVICE_CLOSING)
     instances = kin.fork_requested()
-    wait_until(lambda: all(words.get("lanes", service[2], "sleepers") for service in services[:2]), "their sleep")
+    wait_until(lambda: all(words.get("queues", service[2], "sleepers") for service in services[:2]), "their sleep")
     assert list(marks[1:5]) == [1, 1, 0, 0]
-    words.set("services", services[2][0], "lane", services[2][2])
+    words.set("services", services[2][0], "queue", services[2][2])
     words.set("services", services[2][0], "state", words.tables.SERVICE_OPEN)
     assert {kin.call(service).get(PATIENCE_S) for service in services[:2]} == {one.pid for one in instances}
 
@@ -524,27 +524,27 @@ def test_a_worker_loads_all_that_is_to_be_loaded_ahead(kin):
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_a_limited_service_is_loaded_ahead_by_who_has_a_seat(kin, words, sticky):
+def test_a_limited_service_is_loaded_ahead_by_who_has_a_permit(kin, words, sticky):
     """Who has none leaves it, and loads it when there is one."""
     holder = kin.runtime.request_process(POOL, 0)
     limited = kin.service(Telling(1), limit=1, sticky=sticky, warmup=1)
-    words.set("lanes", limited[2], "seats", [holder + 1])
+    words.set("queues", limited[2], "permits", [holder + 1])
     free = kin.service(Telling(2), warmup=1)
     worker = kin.fork_worker()
     await_sleep(words, worker)
     assert list(marks[1:3]) == [0, 1]
-    assert seats(words, limited) == [holder]
-    words.set("lanes", limited[2], "seats", [0])
+    assert permits(words, limited) == [holder]
+    words.set("queues", limited[2], "permits", [0])
     assert kin.call(free).get(PATIENCE_S) == worker.pid
     wait_until(lambda: marks[1] == 1, "its loading")
     await_sleep(words, worker)
-    assert seats(words, limited) == [worker.index] * sticky
+    assert permits(words, limited) == [worker.index] * sticky
     kin.supervisor.start(holder)
-    assert kin.supervisor.call_off(holder)
+    assert kin.supervisor.cancel_start(holder)
 
 
-def test_who_waits_for_a_seat_is_called_when_a_service_has_been_loaded_ahead(kin, words):
-    """By the one that had the seat for that, before it runs a call itself."""
+def test_who_waits_for_a_permit_is_called_when_a_service_has_been_loaded_ahead(kin, words):
+    """By the one that had the permit for that, before it runs a call itself."""
     first = kin.fork_worker()
     limited = kin.service(Slow(), limit=1, warmup=1)
     doors[0].entered()
@@ -820,8 +820,8 @@ class Nesting(list):
         return list(self)
 
 
-def test_what_one_lane_finishes_and_another_s_task_needs_runs_at_once(alone):
-    """Inline: the pool's lane is looked at again when an instance's has run something."""
+def test_what_one_queue_finishes_and_another_s_task_needs_runs_at_once(alone):
+    """Inline: the pool's queue is looked at again when an instance's has run something."""
     log, service = alone.service(Log(), INSTANCE, ("note",)), alone.service(same)
     future = alone.call(service, alone.call(log, 1))
     alone.work()
@@ -830,7 +830,7 @@ def test_what_one_lane_finishes_and_another_s_task_needs_runs_at_once(alone):
     assert alone.supervisor.processes() == []
 
 
-def test_a_task_of_the_pool_s_lane_may_run_others_of_that_lane(alone):
+def test_a_task_of_the_pool_s_queue_may_run_others_of_that_queue(alone):
     here[:] = [alone]
     inner = alone.service(current_slot)
     future = alone.call(alone.service(work_and_ask), inner)
@@ -870,24 +870,24 @@ class Lonely:
         return os.getpid()
 
 
-def test_an_instance_of_the_last_lane_is_served_as_well(alone):
+def test_an_instance_of_the_last_queue_is_served_as_well(alone):
     words = Words(alone.runtime)
-    lanes = range(words.tables.POOL_LANES, words.tables.LANE_COUNT - 1)
-    for lane in lanes:
-        words.set("lanes", lane, "state", words.tables.LANE_OPEN)
+    queues = range(words.tables.POOL_QUEUES, words.tables.QUEUE_COUNT - 1)
+    for queue in queues:
+        words.set("queues", queue, "state", words.tables.QUEUE_OPEN)
     log = alone.service(Log(), INSTANCE, ("note",))
-    assert log[2] == words.tables.LANE_COUNT - 1
+    assert log[2] == words.tables.QUEUE_COUNT - 1
     future = alone.call(log, 1)
     alone.work()
     assert future.get(0) == [1]
-    for lane in lanes:
-        words.set("lanes", lane, "state", words.tables.LANE_FREE)
+    for queue in queues:
+        words.set("queues", queue, "state", words.tables.QUEUE_FREE)
 
 
 def test_nothing_is_kept_warm_where_nobody_would_give_it_back(alone):
     value = alone.runtime.put(b"x" * MB)
     del value
-    assert alone.runtime.counters()["cached"] == 0
+    assert alone.runtime.statistics()["cached"] == 0
 
 
 def test_a_call_with_the_function_s_state_brings_it(alone):
@@ -906,13 +906,13 @@ def test_arrays_of_tasks_are_born_in_the_segment_wherever_that_was_asked_for(kin
     """NumPy keeps in the context who has its memory: here in another one than the tasks'."""
 
     def life():
-        contextvars.copy_context().run(kin.runtime.bear_arrays)
+        contextvars.copy_context().run(kin.runtime.install_array_allocator)
         kin.runtime.serve(Host(kin.runtime))
 
     service = kin.service(make_array)
     kin.fork(life)
     assert kin.call(service, 100_000).get(PATIENCE_S)[-1] == 99_999.0
-    assert kin.runtime.counters()["copied"] < 100_000
+    assert kin.runtime.statistics()["copied"] < 100_000
 
 
 def make_array(count):
@@ -921,7 +921,7 @@ def make_array(count):
 
 def test_an_array_that_a_task_stores_and_then_writes_to_is_stored_as_it_was(kin):
     def life():
-        kin.runtime.bear_arrays()
+        kin.runtime.install_array_allocator()
         kin.runtime.serve(Host(kin.runtime))
 
     kin.fork(life)
@@ -1083,14 +1083,14 @@ def test_a_task_runs_what_it_waits_for_in_its_own_process(kin, words, options):
     worker, inner, outer = kin.fork_worker(), kin.service(pid, **options), kin.service(ask)
     assert kin.call(outer, inner).get(PATIENCE_S) == (worker.pid, worker.pid)
     if options:
-        assert seats(words, inner) == [worker.index] * ("sticky" in options)
+        assert permits(words, inner) == [worker.index] * ("sticky" in options)
 
 
 def test_a_task_runs_what_its_call_depends_on_at_any_distance(kin):
-    """With one worker nobody else would. An input of the pool's lane, of a limited one, one that is there already."""
+    """With one worker nobody else would. An input of the pool's queue, of a limited one, one that is there already."""
     worker, limited = kin.fork_worker(), kin.service(chained, limit=1)
     assert kin.call(kin.service(ask_a_chain), kin.service(chained), limited).get(PATIENCE_S) == [worker.pid] * 7
-    wait_until(lambda: seats(Words(kin.runtime), limited) == [])
+    wait_until(lambda: permits(Words(kin.runtime), limited) == [])
 
 
 def chained(*below):
@@ -1121,62 +1121,62 @@ def ask_a_net(log, service):
     return first.get()
 
 
-def test_a_limited_task_keeps_its_seat_while_one_of_its_service_runs_inside_its_wait(kin, words):
+def test_a_limited_task_keeps_its_permit_while_one_of_its_service_runs_inside_its_wait(kin, words):
     worker, service = kin.fork_worker(), kin.service(descend, limit=1)
     assert kin.call(service, service, 3).get(PATIENCE_S) == [[worker.index]] * 4
     await_sleep(words, worker)
-    assert seats(words, service) == []
+    assert permits(words, service) == []
 
 
 def descend(service, depth):
-    """Who has a seat at the end of each task, the innermost first."""
+    """Who has a permit at the end of each task, the innermost first."""
     below = here[0].call(service, service, depth - 1).get() if depth else []
-    return [*below, seats(Words(here[0].runtime), service)]
+    return [*below, permits(Words(here[0].runtime), service)]
 
 
-def test_each_seat_taken_inside_a_wait_is_given_back_at_the_end_of_that_task(kin, words):
+def test_each_permit_taken_inside_a_wait_is_given_back_at_the_end_of_that_task(kin, words):
     """One service's task inside another's, both limited."""
     worker = kin.fork_worker()
     outer, middle, inner = kin.service(ask), kin.service(ask_and_look, limit=1), kin.service(pid, limit=1)
     assert kin.call(outer, middle, inner, middle).get(PATIENCE_S) == (worker.pid, ([], [worker.index]))
     await_sleep(words, worker)
-    assert seats(words, inner) == seats(words, middle) == []
+    assert permits(words, inner) == permits(words, middle) == []
 
 
 def ask_and_look(inner, middle):
-    """Who has seats of either service when the inner task is over."""
+    """Who has permits of either service when the inner task is over."""
     here[0].call(inner).get()
-    return tuple(seats(Words(here[0].runtime), service) for service in (inner, middle))
+    return tuple(permits(Words(here[0].runtime), service) for service in (inner, middle))
 
 
-def test_what_ran_inside_a_wait_leaves_no_hint_and_calls_nobody(kin, words):
+def test_what_ran_inside_a_wait_leaves_no_entry_and_calls_nobody(kin, words):
     """It is void by then, and would be the next look's."""
     kin.fork_worker()
-    outer, inner = kin.service(ask_and_look_at_the_lane), kin.service(sleepers_now)
+    outer, inner = kin.service(ask_and_look_at_the_queue), kin.service(sleepers_now)
     assert kin.call(outer, inner).get(PATIENCE_S) == (0, 0, 3)
     words.set("header", 0, "pool_sleepers", 0)
 
 
-def ask_and_look_at_the_lane(inner):
-    """Sleepers before it, hints in the pool's lane after it, and sleepers then."""
+def ask_and_look_at_the_queue(inner):
+    """Sleepers before it, entries in the pool's queue after it, and sleepers then."""
     before, words = here[0].call(inner, 3).get(), Words(here[0].runtime)
-    hints = words.get("lanes", 0, "tail") - words.get("lanes", 0, "head")
-    return before, hints, words.get("header", 0, "pool_sleepers")
+    entries = words.get("queues", 0, "tail") - words.get("queues", 0, "head")
+    return before, entries, words.get("header", 0, "pool_sleepers")
 
 
-def test_a_task_without_a_seat_for_what_it_waits_for_does_not_run_that(kin, words):
+def test_a_task_without_a_permit_for_what_it_waits_for_does_not_run_that(kin, words):
     holder, worker, limited = kin.runtime.request_process(POOL, 0), kin.fork_worker(), kin.service(mark, limit=1)
-    words.set("lanes", limited[2], "seats", [holder + 1])
+    words.set("queues", limited[2], "permits", [holder + 1])
     future = kin.call(kin.service(ask), limited, 1)
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
     assert marks[1] == 0
-    words.set("lanes", limited[2], "seats", [0])
+    words.set("queues", limited[2], "permits", [0])
     assert future.get(PATIENCE_S) == (worker.pid, worker.pid)
     kin.supervisor.start(holder)
-    assert kin.supervisor.call_off(holder)
+    assert kin.supervisor.cancel_start(holder)
 
 
-def test_who_waits_for_a_seat_taken_inside_a_wait_is_called_when_it_is_free(kin, words):
+def test_who_waits_for_a_permit_taken_inside_a_wait_is_called_when_it_is_free(kin, words):
     limited, outer = kin.service(stand, limit=1), kin.service(ask_and_stand)
     first = kin.fork_worker()
     future = kin.call(outer, limited, kin.service(mark))
@@ -1202,17 +1202,17 @@ def ask_and_stand(limited, then):
 
 @pytest.mark.parametrize("limit", [0, 1])
 def test_a_task_inside_a_wait_is_not_begun_by_who_lost_it_to_another(kin, words, limit):
-    """Between the look at its state and the claim somebody else has it. Its seat is free again."""
+    """Between the look at its state and the claim somebody else has it. Its permit is free again."""
     limited, outer = kin.service(pid, limit=limit), kin.service(ask)
     worker = serve_with(kin, Late)
     future = kin.call(outer, limited)
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
-    assert seats(words, limited) == []
+    assert permits(words, limited) == []
     assert not future.done()
     words.set_state(queued_by(words, worker, limited), words.tables.READY, 0)
     assert future.get(PATIENCE_S) == (worker.pid, worker.pid)
     await_sleep(words, worker)
-    assert seats(words, limited) == []
+    assert permits(words, limited) == []
 
 
 def queued_by(words, worker, service):
@@ -1221,18 +1221,18 @@ def queued_by(words, worker, service):
     return slot
 
 
-def test_the_seat_for_a_task_that_was_lost_is_left_though_another_is_taken_for_the_next(kin, words):
+def test_the_permit_for_a_task_that_was_lost_is_left_though_another_is_taken_for_the_next(kin, words):
     """In one look for something to run, which finds what is queued first, and then an input of what is waited for."""
     lost, found, outer = kin.service(pid, limit=1), kin.service(pid, limit=1), kin.service(ask_for_an_input_and)
     worker = serve_with(kin, Late)
     future = kin.call(outer, kin.service(same), found, lost)
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
-    assert seats(words, lost) == seats(words, found) == []
+    assert permits(words, lost) == permits(words, found) == []
     words.set_state(queued_by(words, worker, lost), words.tables.READY, 0)
     assert future.get(PATIENCE_S) == [worker.pid] * 2
 
 
-def test_nobody_is_called_for_a_seat_that_was_left_with_the_lost_task(kin, words):
+def test_nobody_is_called_for_a_permit_that_was_left_with_the_lost_task(kin, words):
     """Not even when what was found then is over: of three one is called for the task that it has made ready."""
     lost, found = kin.service(pid, limit=1), kin.service(sleepers_here)
     worker = serve_with(kin, Late)
@@ -1430,8 +1430,8 @@ class Standing:
         return stand(door)
 
 
-def test_a_seat_whose_holder_waits_is_taken_by_who_sleeps(kin, words):
-    """Nobody else is called for that: the task was queued while the seat was in use."""
+def test_a_permit_whose_holder_waits_is_taken_by_who_sleeps(kin, words):
+    """Nobody else is called for that: the task was queued while the permit was in use."""
     first, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
     limited = kin.service(stand_then_ask, limit=1)
     waiting = kin.call(limited, log)
@@ -1444,7 +1444,7 @@ def test_a_seat_whose_holder_waits_is_taken_by_who_sleeps(kin, words):
     assert not waiting.done()
     (instance,) = kin.fork_requested()
     assert waiting.get(PATIENCE_S) == (first.pid, instance.pid)
-    wait_until(lambda: seats(words, limited) == [])
+    wait_until(lambda: permits(words, limited) == [])
 
 
 def stand_then_ask(service=None):
@@ -1461,7 +1461,7 @@ def test_a_task_is_not_blocked_while_it_runs_another_and_is_again_after_it(kin, 
     future = kin.call(kin.service(ask_for_two), first, last, kin.service(blocked_now))
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
     wait_until(lambda: len(kin.supervisor.processes()) == 3)
-    requested = [entry.index for entry in kin.supervisor.processes() if entry.lane == first[2]]
+    requested = [entry.index for entry in kin.supervisor.processes() if entry.queue == first[2]]
     kin.fork_worker(requested[0])
     wait_until(lambda: marks[1] == 1, "the task inside")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked again")
@@ -1487,7 +1487,7 @@ def test_a_process_is_blocked_until_the_last_of_its_threads_goes_on(kin, words):
     wait_until(lambda: words.get("processes", worker.index, "waiters") == 2, "the sleep of both")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
     wait_until(lambda: len(kin.supervisor.processes()) == 3)
-    kin.fork_worker([entry.index for entry in kin.supervisor.processes() if entry.lane == logs[0][2]][0])
+    kin.fork_worker([entry.index for entry in kin.supervisor.processes() if entry.queue == logs[0][2]][0])
     wait_until(lambda: marks[1] == 1, "the thread's end")
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked still, or at last")
     (instance,) = kin.fork_requested()
@@ -1564,9 +1564,9 @@ def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, wor
     before = kin.in_use()
     future = kin.call(outer, inner)
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
-    told = words.get("slots", slot_of(future), "waits_for")
-    block = told & ~(1 << 63)
-    assert told >> 63
+    published = words.get("slots", slot_of(future), "waits_for")
+    block = published & ~(1 << 63)
+    assert published >> 63
     count, *slots = words.tables.numbers(block, 4)
     assert (count, sorted(slots)) == (3, words.slots_of(worker.index))
     assert marks[1] == 0
@@ -1593,15 +1593,15 @@ def test_a_task_that_waits_for_any_twice_says_so_twice(kin, words):
     worker, quick = kin.fork_worker(), kin.service(stand)
     logs = [kin.service(Log(), INSTANCE, ("pid",)) for _ in range(2)]
     future = kin.call(kin.service(select_twice), logs)
-    told = []
+    published = []
     for number, log in enumerate(logs):
         wait_until(lambda number=number: marks[1] == number + 1, "the take before")
         wait_until(lambda: words.get("slots", slot_of(future), "waits_for"), "its telling")
-        told.append(words.tables.numbers(words.get("slots", slot_of(future), "waits_for") & ~(1 << 63), 1)[0])
-        wait_until(lambda log=log: words.get("lanes", log[2], "process"))
-        kin.fork_worker(words.get("lanes", log[2], "process") - 1)
+        published.append(words.tables.numbers(words.get("slots", slot_of(future), "waits_for") & ~(1 << 63), 1)[0])
+        wait_until(lambda log=log: words.get("queues", log[2], "process"))
+        kin.fork_worker(words.get("queues", log[2], "process") - 1)
     assert future.get(PATIENCE_S) == [0, 1]
-    assert told == [41, 40]
+    assert published == [41, 40]
     assert kin.call(quick).get(PATIENCE_S) == worker.pid
 
 
@@ -1764,7 +1764,7 @@ def test_no_wait_for_any_without_room_to_say_so():
     marks[3] = 1
     assert isinstance(future.exception(PATIENCE_S), StoreFullError)
     family.runtime.announce_close()
-    assert family.bury(worker) == 0
+    assert family.recover_process(worker) == 0
     here.clear()
     family.close()
 

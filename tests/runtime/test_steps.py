@@ -18,13 +18,13 @@ import traceback
 import pytest
 import stepping
 from scenarios import SCENARIOS
-from scene import DEADLINE_S, TORN, Neighbour, Scene, Undertaker, begun
+from scene import DEADLINE_S, TORN, Neighbour, Recoverer, Scene, begun
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-BURYING = "stopped, and another is buried meanwhile"
-KILLED, NOTICED_LATE, PAUSED = "killed", "killed, and others act before it is buried", "stopped, and others act meanwhile"
+BURYING = "stopped, and another is recovered meanwhile"
+KILLED, NOTICED_LATE, PAUSED = "killed", "killed, and others act before it is recovered", "stopped, and others act meanwhile"
 MODES = [KILLED, NOTICED_LATE, PAUSED, BURYING]
 #: Stops of one operation that are tried, evenly spread; by default in one mode of a few operations.
 MOST_STOPS = int(os.environ.get("FLAME_FAST_STOPS", 10_000)) if LONG else 12
@@ -61,7 +61,7 @@ class Run:
             life(warm)
 
         self.looks_itself = scenario.looks_itself
-        self.neighbour = None if mode == KILLED else (Undertaker if mode == BURYING else Neighbour)(self.scene)
+        self.neighbour = None if mode == KILLED else (Recoverer if mode == BURYING else Neighbour)(self.scene)
         self.mode = mode
         self.relative = self.scene.fork(traced)
         self.pid, self.fd = self.relative.pid, self.scene.runtime.fd
@@ -78,7 +78,7 @@ class Run:
         if self.mode == NOTICED_LATE:
             assert self.relative.has_ended(DEADLINE_S)
             self.neighbour.act()
-        self.scene.bury(self.relative)
+        self.scene.recover_process(self.relative)
         if self.neighbour is not None:
             self.neighbour.end()
         self.scene.work()

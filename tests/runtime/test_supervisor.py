@@ -137,7 +137,7 @@ def test_a_task_that_its_zygote_s_death_does_not_reach_is_ended_by_the_next_one(
         assert rr.service(pow)(2, 3).get(PATIENCE_S) == 8
 
 
-def test_a_worker_that_cannot_be_ended_is_not_buried_alive(fifo, monkeypatch):
+def test_a_worker_that_cannot_be_ended_is_not_recovered_alive(fifo, monkeypatch):
     """Its call goes on and has its value, and then it works for the zygote that follows."""
     said, gate = fifo("said"), fifo("gate")
     monkeypatch.setattr(spawn, "BOOTSTRAP", spawn.BOOTSTRAP.replace("zygote.main(", POWERLESS))
@@ -161,22 +161,22 @@ def test_a_process_that_was_called_off_takes_no_entry():
     """Its zygote died, and the next one has forked another for the same entry."""
     family = Family()
     try:
-        service, _, lane = family.service([], 2, ("append",))
+        service, _, queue = family.service([], 2, ("append",))
         family.runtime.start_instance(service)
         (process,) = family.supervisor.processes()
         index, state, role = process.index, process.state, process.role
         assert (state, role) == (ProcessState.REQUESTED, Role.INSTANCE)
         first = family.supervisor.start(index)
         assert [entry.state for entry in family.supervisor.processes()] == [ProcessState.STARTING]
-        assert family.supervisor.call_off(index)
-        assert [(entry.state, entry.role, entry.lane) for entry in family.supervisor.processes()] == [
-            (ProcessState.REQUESTED, Role.INSTANCE, lane)
+        assert family.supervisor.cancel_start(index)
+        assert [(entry.state, entry.role, entry.queue) for entry in family.supervisor.processes()] == [
+            (ProcessState.REQUESTED, Role.INSTANCE, queue)
         ]
         second = family.supervisor.start(index)
         took = family.take_in_children(index, [first, second, second])
         assert took == [False, True, False]
         assert [entry.state for entry in family.supervisor.processes()] == [ProcessState.LIVE]
-        assert not family.supervisor.call_off(index)
+        assert not family.supervisor.cancel_start(index)
     finally:
         family.close()
 
@@ -186,7 +186,7 @@ def test_an_entry_that_somebody_is_filling_in_is_nobody_s_yet():
     family = Family()
     try:
         relative = family.fork(lambda: None)
-        family.bury(relative)
+        family.recover_process(relative)
         assert family.runtime.request_process(POOL, 0) == relative.index
         assert family.supervisor.processes() == []
     finally:

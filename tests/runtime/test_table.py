@@ -1,4 +1,4 @@
-"""The task table against a plain model: promises, calls of calls, failures, ordered lanes; dropping and working at any time.
+"""The task table against a plain model: promises, calls of calls, failures, ordered queues, in any order.
 
 One process plays driver and worker. The model knows of each call what it waits for, what it gives, and how long its slot is
 in use.
@@ -74,7 +74,7 @@ def raised(operation):
     return None, ()
 
 
-class Lane:
+class RunQueue:
     """A service of the model, and what was queued on it, in order."""
 
     def __init__(self, ids, ordered):
@@ -87,13 +87,13 @@ class Lane:
 class Node:
     """A slot of the model."""
 
-    def __init__(self, number, status, lane=None, refuses=False, shape=None, inputs=()):
+    def __init__(self, number, status, queue=None, refuses=False, shape=None, inputs=()):
         self.number = number
         self.status = status
-        self.lane = lane
+        self.queue = queue
         self.refuses = refuses
         self.shape = shape  # makes the arguments from what stands for each input
-        self.inputs = inputs  # without repetitions, in the order of the arguments
+        self.dependencies = inputs  # without repetitions, in the order of the arguments
         self.dependents = []
         self.future = None
         self.value = None
@@ -106,7 +106,7 @@ class Node:
 
     def holds_inputs(self):
         """One that has failed still stands on the lists of the inputs that are to come."""
-        return not self.is_finished or (self.status == FAILED and any(not node.is_finished for node in self.inputs))
+        return not self.is_finished or (self.status == FAILED and any(not node.is_finished for node in self.dependencies))
 
     def needs_slot(self):
         return self.future is not None or self.holds_inputs() or any(node.holds_inputs() for node in self.dependents)
@@ -131,9 +131,9 @@ class Table(RuleBasedStateMachine):
         self.step = 0
         self.created = 0
         methods = ("mix", "refuse")
-        self.functions = [Lane(self.alone.service(mix), False), Lane(self.alone.service(refuse), False)]
-        self.limited = Lane(self.alone.service(Plain, CLASS, methods, limit=1), False)
-        self.instances = [Lane(self.alone.service(Log(), INSTANCE, methods), True) for _ in range(2)]
+        self.functions = [RunQueue(self.alone.service(mix), False), RunQueue(self.alone.service(refuse), False)]
+        self.limited = RunQueue(self.alone.service(Plain, CLASS, methods, limit=1), False)
+        self.instances = [RunQueue(self.alone.service(Log(), INSTANCE, methods), True) for _ in range(2)]
         self.closed = []
         self.base = self.alone.in_use()
 
@@ -158,33 +158,33 @@ class Table(RuleBasedStateMachine):
                     dependent.errors = dependent.errors | error  # which of its inputs failed first is not modelled
             elif error:
                 self.finish(dependent, error)
-            elif all(inner.status == DONE for inner in dependent.inputs):
+            elif all(inner.status == DONE for inner in dependent.dependencies):
                 dependent.status = QUEUED
 
-    def run_lane(self, lane):
+    def run_queue(self, queue):
         """Runs what can run; whether there was anything."""
         ran = False
-        for node in list(lane.calls):
+        for node in list(queue.calls):
             if node.status == WAITING:
-                if lane.ordered:
+                if queue.ordered:
                     break
                 continue
-            lane.calls.remove(node)
+            queue.calls.remove(node)
             if node.status != QUEUED:
                 continue
             ran = True
-            lane.count += 1
+            queue.count += 1
             if node.refuses:
                 self.finish(node, {node.number})
                 continue
-            args, kwargs = node.shape([inner.value for inner in node.inputs])
+            args, kwargs = node.shape([inner.value for inner in node.dependencies])
             node.value = (node.number, digest(*args, **kwargs))
-            if lane.ordered:
-                node.value = (node.number, lane.count, node.value[1])
+            if queue.ordered:
+                node.value = (node.number, queue.count, node.value[1])
             self.finish(node)
         return ran
 
-    def lanes(self):
+    def queues(self):
         return [*self.functions, self.limited, *self.instances, *self.closed]
 
     # ---- what may be done --------------------------------------------------------------------------------------------
@@ -227,16 +227,16 @@ class Table(RuleBasedStateMachine):
         self.step += 1
         if where in ("mix", "refuse"):
             refuses = where == "refuse"
-            lane, method = self.functions[refuses], 0
+            queue, method = self.functions[refuses], 0
         else:
-            lane = self.limited if where == "limited" else self.instances[where == "second"]
+            queue = self.limited if where == "limited" else self.instances[where == "second"]
             method = int(refuses)
         arguments = given + given[:1] if again else given
         inputs = list(dict.fromkeys(arguments))
         places = [inputs.index(node) for node in arguments]
-        node = self.new(WAITING, lane, refuses, lambda values: shape([values[place] for place in places]), inputs)
+        node = self.new(WAITING, queue, refuses, lambda values: shape([values[place] for place in places]), inputs)
         args, kwargs = shape([node.future for node in arguments])
-        node.future = self.alone.call(lane.ids, node.number, *args, method=method, **kwargs)
+        node.future = self.alone.call(queue.ids, node.number, *args, method=method, **kwargs)
         failed = next((inner for inner in inputs if inner.status == FAILED), None)
         for inner in inputs:
             inner.dependents.append(node)
@@ -245,14 +245,14 @@ class Table(RuleBasedStateMachine):
             return node
         if all(inner.status == DONE for inner in inputs):
             node.status = QUEUED
-        lane.calls.append(node)
+        queue.calls.append(node)
         return node
 
     @rule()
     def work(self):
         self.step += 1
         self.alone.work()
-        while sum(self.run_lane(lane) for lane in self.lanes()):
+        while sum(self.run_queue(queue) for queue in self.queues()):
             pass
 
     @rule(node=consumes(nodes))
@@ -263,12 +263,12 @@ class Table(RuleBasedStateMachine):
 
     @rule(which=st.integers(0, 1))
     def replace_an_instance(self, which):
-        """Its calls go on; the next one has a lane of its own, which may be a lane used before."""
+        """Its calls go on; the next one has a queue of its own, which may be a queue used before."""
         old = self.instances[which]
         self.alone.runtime.close_service(*old.ids[:2])
         assert raised(lambda: self.alone.call(old.ids, 0))[0] is FlameError
-        self.closed = [lane for lane in [*self.closed, old] if lane.calls]
-        self.instances[which] = Lane(self.alone.service(Log(), INSTANCE, ("mix", "refuse")), True)
+        self.closed = [queue for queue in [*self.closed, old] if queue.calls]
+        self.instances[which] = RunQueue(self.alone.service(Log(), INSTANCE, ("mix", "refuse")), True)
 
     @rule(chosen=st.lists(nodes, min_size=1, max_size=6))
     def select(self, chosen):
@@ -311,9 +311,9 @@ class Table(RuleBasedStateMachine):
     @invariant()
     def every_slot_in_use_is_needed(self):
         self.all = [node for node in self.all if node.needs_slot()]
-        counters = self.alone.runtime.counters()
+        statistics = self.alone.runtime.statistics()
         for status in (WAITING, QUEUED, RUNNING, DONE, FAILED):
-            assert counters[status] == sum(node.status == status for node in self.all), status
+            assert statistics[status] == sum(node.status == status for node in self.all), status
         if not self.all and not self.closed:
             assert self.alone.in_use()[0] == self.base[0]
 
@@ -325,8 +325,8 @@ class Table(RuleBasedStateMachine):
             self.work()
             for node in self.all:
                 node.future = None
-            for lane in self.instances:
-                self.alone.runtime.close_service(*lane.ids[:2])
+            for queue in self.instances:
+                self.alone.runtime.close_service(*queue.ids[:2])
             # The same services as at first, in place of those closed since.
             self.alone.runtime.reap_services()
             for _ in range(2):

@@ -508,7 +508,7 @@ def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words
     assert selector.take(0) == [1]
 
 
-def test_an_entry_of_the_log_is_a_hint(alone, words):
+def test_an_entry_of_the_log_is_a_entry(alone, words):
     """Of a future that is not finished, and of a slot that nobody asked for."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(2)]
     selector, other = alone.runtime.selector(futures), alone.runtime.promise()
@@ -607,12 +607,12 @@ def test_an_argument_that_cannot_be_written_is_named_and_takes_nothing(alone):
 
 
 def test_what_is_copied_is_counted_and_what_fits_into_its_slot_is_not(alone):
-    before = alone.runtime.counters()["copied"]
+    before = alone.runtime.statistics()["copied"]
     alone.runtime.put(b"x" * 100)
-    assert alone.runtime.counters()["copied"] == before
+    assert alone.runtime.statistics()["copied"] == before
     counted = []
     for size in range(120, 160):
-        value, copied = alone.runtime.put(b"x" * size), alone.runtime.counters()["copied"]
+        value, copied = alone.runtime.put(b"x" * size), alone.runtime.statistics()["copied"]
         counted.append(copied - before)
         before = copied
         assert value.get() == b"x" * size
@@ -771,10 +771,10 @@ def test_a_value_of_a_class_that_cannot_be_built_here_says_so_once(alone, words,
 def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
     """Whoever needs the room looks for children that have ended: for one large value as for many small ones."""
     alone = Alone(limit=8 << 20)
-    told = os.eventfd(0)
+    published = os.eventfd(0)
     value = alone.runtime.put(np.zeros(5 << 17))
     view = value.get()
-    child = in_child(lambda: os.eventfd_read(told))
+    child = in_child(lambda: os.eventfd_read(published))
     del view, value
 
     def fill():
@@ -782,10 +782,10 @@ def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
 
     with pytest.raises(StoreFullError):
         fill()
-    os.eventfd_write(told, 1)
+    os.eventfd_write(published, 1)
     os.waitpid(child, 0)
     assert len(fill()) == (5 << 20) // size
-    os.close(told)
+    os.close(published)
     alone.check()
     alone.close()
 
@@ -885,11 +885,11 @@ def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
             promise.get(0.02)
         assert not rung(family)
 
-    assert family.bury(family.fork(live)) == 0
+    assert family.recover_process(family.fork(live)) == 0
 
 
 def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
-    """It may take over that one's seat."""
+    """It may take over that one's permit."""
     words = Words(family.runtime)
 
     def wait():
@@ -950,5 +950,5 @@ def outcome_in_a_worker(family, task, index=None):
         family.runtime.serve_inline()
         family.runtime.run_queued(Host(family.runtime))
 
-    assert family.bury(family.fork(live, index)) == 0
+    assert family.recover_process(family.fork(live, index)) == 0
     return future.get(0)

@@ -1,4 +1,4 @@
-"""What comes round: numbers of a slot's uses, places in a lane, marks, which a process may have kept from before."""
+"""What comes round: numbers of a slot's uses, places in a queue, marks, which a process may have kept from before."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from gates import PATIENCE_S, Gate, hold, same, wait_until
 
 from flame_fast import FlameError, Runner
 
-#: Uses of one slot after which 23 bits of its generation are as before: so many, a hint once had.
+#: Uses of one slot after which 23 bits of its generation are as before: so many, an entry once had.
 USES = 2**23
 #: How long calls of all kinds are made.
 STORM_S = 600 if os.environ.get("FLAME_FAST_STORM") == "1" else 2
-#: Calls that a task runs itself. Each leaves a void hint in the pool's lane.
+#: Calls that a task runs itself. Each leaves a void entry in the pool's queue.
 HELPED = 200
 
 
@@ -47,7 +47,7 @@ def touch(path):
     open(path, "w").close()
 
 
-def leave_hints(service):
+def leave_entries(service):
     """Behind a queued call: one for each use of the lowest free slot."""
     for number in range(HELPED):
         assert service(number).get() == number
@@ -60,19 +60,19 @@ def use_again(rr, uses):
 
 
 def ask(occupy, call, service, touching, start, uses, project):
-    """Returns what two calls of a service return, the second of which has a slot with many old hints in the pool's lane.
+    """Returns what two calls of a service return, the second of which has a slot with many old entries in the pool's queue.
 
-    Meanwhile the service is busy with the first, and one worker goes through all of the pool's lane.
+    Meanwhile the service is busy with the first, and one worker goes through all of the pool's queue.
     """
     start.wait()
     first = occupy[0](*occupy[1:])
-    leave_hints(service)
+    leave_entries(service)
     with Runner("inner") as rr:
         use_again(rr, uses - HELPED // 2)
     second = call[0](*call[1:])
     last = touching(str(project / "last"))
     touch(project / "called")
-    wait_until((project / "last").exists, "the other worker's coming to the end of the pool's lane")
+    wait_until((project / "last").exists, "the other worker's coming to the end of the pool's queue")
     return last.get(), first.get(), second.get()
 
 
@@ -102,7 +102,7 @@ def counted_by(instance):
 
 @pytest.mark.parametrize(("kind", "uses"), [(instance_of, 2**10), (instance_of, USES), (limited_service, USES)])
 def test_a_call_is_run_by_its_service_s_processes_whatever_its_slot_was_used_for(project, kind, uses):
-    """Old hints in the pool's lane name its slot, and its number of uses has come round."""
+    """Old entries in the pool's queue name its slot, and its number of uses has come round."""
     with Runner("wraps", workers=3) as rr, Gate() as start, Gate() as busy, Gate() as other, Gate() as another:
         occupy, call, expected = kind(rr, busy)
         held = [rr.service(hold)(other, "held")]
@@ -116,7 +116,7 @@ def test_a_call_is_run_by_its_service_s_processes_whatever_its_slot_was_used_for
         start.open()
         wait_until((project / "called").exists, "the task's second call")
         other.open()
-        wait_until((project / "last").exists, "the other worker's coming to the end of the pool's lane")
+        wait_until((project / "last").exists, "the other worker's coming to the end of the pool's queue")
         busy.open()
         for _ in held[1:]:
             another.open()

@@ -59,9 +59,9 @@ class Alone:
 
     def in_use(self):
         """(slots, bytes of values and arguments): as before once everything is dropped."""
-        counters = self.runtime.counters()
-        balanced(counters)
-        return counters["slots"], counters["bytes"]
+        statistics = self.runtime.statistics()
+        balanced(statistics)
+        return statistics["slots"], statistics["bytes"]
 
     def room(self):
         """Bytes of whole extents still to be had, as the store says when it refuses a value.
@@ -69,7 +69,7 @@ class Alone:
         Unlike `in_use` it shows memory that no value lies in and that nobody can take all the same.
         """
         try:
-            self.runtime.put(bytes(self.runtime.counters()["limit"] + 1))
+            self.runtime.put(bytes(self.runtime.statistics()["limit"] + 1))
         except StoreFullError as error:
             return error.free
         raise AssertionError("a value larger than the store found room")
@@ -77,9 +77,9 @@ class Alone:
     def check(self):
         """While nothing goes on: the tables are what they should be."""
         assert not (faults := audit.faults(self.runtime)), "\n".join(faults)
-        counters = self.runtime.counters()
-        if "blocks_taken" in counters and self.counts_blocks:
-            assert counters["blocks_taken"] - counters["blocks_freed"] == audit.blocks_in_use(self.runtime)
+        statistics = self.runtime.statistics()
+        if "blocks_taken" in statistics and self.counts_blocks:
+            assert statistics["blocks_taken"] - statistics["blocks_freed"] == audit.blocks_in_use(self.runtime)
 
     def close(self):
         self.runtime.mark_closed()
@@ -87,10 +87,10 @@ class Alone:
         os.close(self.bell)
 
 
-def balanced(counters):
+def balanced(statistics):
     """Debug builds count what is taken and given back."""
-    if "slots_taken" in counters:
-        assert counters["slots_taken"] - counters["slots_freed"] == counters["slots"]
+    if "slots_taken" in statistics:
+        assert statistics["slots_taken"] - statistics["slots_freed"] == statistics["slots"]
 
 
 class Death(Exception):
@@ -130,8 +130,8 @@ class Family(Alone):
 
     def in_use(self):
         """The same, without a look at what the debug build counts: relatives are in the middle of something."""
-        counters = self.runtime.counters()
-        return counters["slots"], counters["bytes"]
+        statistics = self.runtime.statistics()
+        return statistics["slots"], statistics["bytes"]
 
     def wait_until_in_use(self, expected):
         """Returns once the relatives have given back what they have finished with."""
@@ -150,8 +150,8 @@ class Family(Alone):
         if pid == 0:
             code = 1
             try:
-                self.runtime._become(index, "alone", self.bell)
-                assert self.runtime.take_entry(token, os.getpid(), start_time(os.getpid()))
+                self.runtime.become(index, "alone", self.bell)
+                assert self.runtime.claim_entry(token, os.getpid(), start_time(os.getpid()))
                 life()
                 code = 0
             except BaseException:
@@ -169,8 +169,8 @@ class Family(Alone):
         for token in tokens:
             pid = os.fork()
             if pid == 0:
-                self.runtime._become(index, "alone", self.bell)
-                os._exit(self.runtime.take_entry(token, os.getpid(), start_time(os.getpid())))
+                self.runtime.become(index, "alone", self.bell)
+                os._exit(self.runtime.claim_entry(token, os.getpid(), start_time(os.getpid())))
             took.append(os.waitpid(pid, 0)[1] != 0)
         return took
 
@@ -185,21 +185,21 @@ class Family(Alone):
         """Returns once every call has ended."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
-            counters = self.runtime.counters()
-            unfinished = {name: counters[name] for name in ("waiting", "queued", "running") if counters[name]}
+            statistics = self.runtime.statistics()
+            unfinished = {name: statistics[name] for name in ("waiting", "queued", "running") if statistics[name]}
             if not unfinished:
                 return
             assert time.monotonic() < deadline, f"calls that do not end: {unfinished}"
             time.sleep(0.001)
 
-    def bury(self, relative, error=None):
+    def recover_process(self, relative, error=None):
         """Waits for a relative's end and settles what it left; returns its exit code."""
         code = self.forget(relative)
-        self.supervisor.bury(relative.index, serialization.dump_error(error or Death()))
+        self.supervisor.recover_process(relative.index, serialization.dump_error(error or Death()))
         return code
 
     def forget(self, relative):
-        """Waits for the end of a relative that somebody else buries; returns its exit code."""
+        """Waits for the end of a relative that somebody else recovers; returns its exit code."""
         if not relative.has_ended(PATIENCE_S):
             relative.kill()
             raise AssertionError(f"relative {relative.index} does not end")

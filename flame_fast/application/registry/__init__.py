@@ -1,10 +1,10 @@
 """Registry of applications and of their owners: one SQLite database per data directory.
 
-    public functions (here)
-      |           \\
+public functions (here)
+|           \\
     validation     database        names, attributes | transactions, rows, owners
-             \\    /
-             records               Application, ApplicationAttributes, Owner
+\\    /
+records               Application, ApplicationAttributes, Owner
 """
 
 from __future__ import annotations

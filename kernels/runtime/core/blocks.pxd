@@ -1,7 +1,7 @@
 # Blocks of memory: small ones from slabs, large ones as extents of their own.
 #
-# `block_take` gives a block to this process: a small one is named in Process.taking until `block_settled`, a large one is
-# held by this process's bit. `slot_store` (slots.pxi) makes it a slot's; `block_keep` makes it the caller's own for as long as
+# `block_alloc` gives a block to this process: a small one is named in Process.taking until `block_published`, a large one is
+# held by this process's bit. `value_store` (slots.pxi) makes it a slot's; `block_alloc_owned` makes it the caller's own for as long as
 # it likes, for `block_free`: it is named then, whatever its size, and a large one counts one reference.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -10,66 +10,66 @@ from .layout cimport EXTENT_VALUE, SHARED_BYTES, Extent
 from .regions cimport Memory
 from .size_classes cimport size_class_of
 from .lookup cimport extent_of, is_extent
-from .locked cimport extent_give_back
-from .lock cimport lock_give, lock_take
-from .extents cimport extent_drop, extent_empty, extent_take
-from .groups cimport member_free, member_take
+from .locked cimport extent_free
+from .lock cimport lock_release, lock_acquire
+from .extents cimport extent_release, extent_purge, extent_alloc
+from .groups cimport member_free, member_alloc
 
-cdef inline uint64_t block_take(Memory *memory, uint64_t nbytes) noexcept nogil:
+cdef inline uint64_t block_alloc(Memory *memory, uint64_t nbytes) noexcept nogil:
     """Offset of `nbytes` bytes that this process holds, 64-byte aligned; 0 when the store is full."""
     cdef int64_t member
     if nbytes > SHARED_BYTES:
-        member = extent_take(memory, nbytes, EXTENT_VALUE, 0, 0)
+        member = extent_alloc(memory, nbytes, EXTENT_VALUE, 0, 0)
         return 0 if member < 0 else memory.extents[member].offset
-    member = member_take(memory, size_class_of(nbytes))
+    member = member_alloc(memory, size_class_of(nbytes))
     if member < 0:
         return 0
     ff_count(&memory.header.blocks_taken)
     return memory.extents[member >> 6].offset + <uint64_t> (member & 63) * memory.extents[member >> 6].block_size
 
-cdef inline void block_settled(Memory *memory) noexcept nogil:
+cdef inline void block_published(Memory *memory) noexcept nogil:
     """The block taken last has its place."""
     ff_store64(&memory.processes[memory.me].taking, 0)
 
-cdef inline void block_discard(Memory *memory, uint64_t block) noexcept nogil:
+cdef inline void block_cancel(Memory *memory, uint64_t block) noexcept nogil:
     """Gives back a block that was taken and found no place."""
     cdef int64_t id = extent_of(memory, block)
     if is_extent(memory, block):
-        extent_drop(memory, <uint32_t> id)
+        extent_release(memory, <uint32_t> id)
         return
     slab_free(memory, <uint32_t> id, block)
-    block_settled(memory)
+    block_published(memory)
 
 cdef inline void slab_free(Memory *memory, uint32_t id, uint64_t block) noexcept nogil:
     cdef Extent *extent = &memory.extents[id]
     ff_count(&memory.header.blocks_freed)
     member_free(memory, 0, id, <uint32_t> ((block - extent.offset) // extent.block_size))
 
-cdef inline uint64_t block_keep(Memory *memory, uint64_t nbytes) noexcept nogil:
-    """A block of the caller's own, for `block_free`; 0 when the store is full. Say `block_settled` when it is put down."""
-    cdef uint64_t block = block_take(memory, nbytes)
+cdef inline uint64_t block_alloc_owned(Memory *memory, uint64_t nbytes) noexcept nogil:
+    """A block of the caller's own, for `block_free`; 0 when the store is full. Say `block_published` when it is put down."""
+    cdef uint64_t block = block_alloc(memory, nbytes)
     if block and is_extent(memory, block):
-        ff_store64(&memory.processes[memory.me].taking, block)      # before it counts a reference: see block_abandon
-        lock_take(memory)
+        ff_store64(&memory.processes[memory.me].taking, block)      # before it counts a reference: see block_reclaim
+        lock_acquire(memory)
         memory.extents[extent_of(memory, block)].refs = 1
-        lock_give(memory)
-        extent_drop(memory, <uint32_t> extent_of(memory, block))
+        lock_release(memory)
+        extent_release(memory, <uint32_t> extent_of(memory, block))
     return block
 
-cdef inline void block_abandon(Memory *memory, uint64_t block) noexcept nogil:
+cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
     """Gives back what a dead process had taken and put down nowhere. A large one counts no reference yet, or one."""
     cdef uint32_t id = <uint32_t> extent_of(memory, block)
     cdef int leaving = 0
     if not is_extent(memory, block):
         slab_free(memory, id, block)
         return
-    lock_take(memory)
+    lock_acquire(memory)
     memory.extents[id].refs = 0
     if not memory.extents[id].holders:          # else with the dead process's bit
-        leaving = extent_give_back(memory, id, 0)
-    lock_give(memory)
+        leaving = extent_free(memory, id, 0)
+    lock_release(memory)
     if leaving:
-        extent_empty(memory, id)
+        extent_purge(memory, id)
 
 cdef inline void block_free(Memory *memory, uint64_t block) noexcept nogil:
     cdef uint32_t id = <uint32_t> extent_of(memory, block)
@@ -77,9 +77,9 @@ cdef inline void block_free(Memory *memory, uint64_t block) noexcept nogil:
     if not is_extent(memory, block):
         slab_free(memory, id, block)
         return
-    lock_take(memory)
+    lock_acquire(memory)
     memory.extents[id].refs = 0             # the caller's was the only one
-    leaving = extent_give_back(memory, id, 0)
-    lock_give(memory)
+    leaving = extent_free(memory, id, 0)
+    lock_release(memory)
     if leaving:
-        extent_empty(memory, id)
+        extent_purge(memory, id)

@@ -1,63 +1,63 @@
-# What a task still waits for. Its block of `Inputs` has an edge per input, which stands on that input's waiter list until the input is
+# What a task still waits for. Its block of `Dependencies` has an edge per input, which stands on that input's waiter list until the input is
 # finished, and a bit per input that is missing: whoever clears the last one makes the task ready.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_load64
 from .layout cimport (
-    CLEARED_SHIFT, DONE, HOLD_EDGES, LAST_SHIFT, READY, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS, Edge, Inputs, Slot,
+    CLEARED_SHIFT, DONE, REF_EDGES, LAST_SHIFT, READY, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS, DependencyEdge, Dependencies, Slot,
 )
 from .regions cimport Memory
 from .lookup cimport status_of, with_status
-from .wakeup cimport wake_lane
-from .slots cimport give_back_inputs, release_bits
-from .run_queue cimport lane_push
+from .wakeup cimport wake_queue
+from .slots cimport release_dependencies, release_refs
+from .run_queue cimport queue_push
 
-cdef inline uint64_t *inputs_level(Inputs *inputs, uint32_t level) noexcept nogil:
-    return <uint64_t *> (<char *> inputs + inputs.level_at[level])
+cdef inline uint64_t *missing_level(Dependencies *dependencies, uint32_t level) noexcept nogil:
+    return <uint64_t *> (<char *> dependencies + dependencies.level_at[level])
 
-cdef inline uint64_t *inputs_top(Inputs *inputs) noexcept nogil:
-    return inputs_level(inputs, inputs.levels - 1)
+cdef inline uint64_t *missing_top(Dependencies *dependencies) noexcept nogil:
+    return missing_level(dependencies, dependencies.levels - 1)
 
-cdef inline uint64_t inputs_bytes(uint32_t count, Inputs *inputs) noexcept nogil:
-    """Bytes of the block of a task with `count` inputs; writes where its levels lie into `inputs`, which was all zeroes."""
+cdef inline uint64_t dependencies_bytes(uint32_t count, Dependencies *dependencies) noexcept nogil:
+    """Bytes of the block of a task with `count` inputs; writes where its levels lie into `dependencies`, which was all zeroes."""
     cdef uint32_t bits = count + 1
-    cdef uint64_t nbytes = sizeof(Inputs) + count * sizeof(Edge)
-    inputs.count = count
+    cdef uint64_t nbytes = sizeof(Dependencies) + count * sizeof(DependencyEdge)
+    dependencies.count = count
     while True:
-        inputs.level_at[inputs.levels] = nbytes
-        inputs.levels += 1
+        dependencies.level_at[dependencies.levels] = nbytes
+        dependencies.levels += 1
         bits = (bits + WORD_BITS - 1) // WORD_BITS
         nbytes += 8 * <uint64_t> bits
         if bits == 1:
             return nbytes
 
-cdef inline void inputs_fill(Inputs *inputs) noexcept nogil:
+cdef inline void mark_all_missing(Dependencies *dependencies) noexcept nogil:
     """Every input is missing, and the submitter's own bit."""
-    cdef uint32_t bits = inputs.count + 1, level, words, i
-    for level in range(inputs.levels):
+    cdef uint32_t bits = dependencies.count + 1, level, words, i
+    for level in range(dependencies.levels):
         words = (bits + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
-            inputs_level(inputs, level)[i] = (<uint64_t> 1 << min(bits - i * WORD_BITS, <uint32_t> WORD_BITS)) - 1
+            missing_level(dependencies, level)[i] = (<uint64_t> 1 << min(bits - i * WORD_BITS, <uint32_t> WORD_BITS)) - 1
         bits = words
 
-cdef inline int is_missing(Inputs *inputs, uint32_t bit) noexcept nogil:
-    return ff_load64(&inputs_level(inputs, 0)[bit // WORD_BITS]) >> (bit % WORD_BITS) & 1
+cdef inline int is_missing(Dependencies *dependencies, uint32_t bit) noexcept nogil:
+    return ff_load64(&missing_level(dependencies, 0)[bit // WORD_BITS]) >> (bit % WORD_BITS) & 1
 
-cdef inline int all_there(Inputs *inputs) noexcept nogil:
-    return ff_load64(inputs_top(inputs)) >> CLEARED_SHIFT
+cdef inline int all_there(Dependencies *dependencies) noexcept nogil:
+    return ff_load64(missing_top(dependencies)) >> CLEARED_SHIFT
 
-cdef inline int inputs_clear(Memory *memory, Inputs *inputs, uint32_t bit) noexcept nogil:
+cdef inline int mark_ready(Memory *memory, Dependencies *dependencies, uint32_t bit) noexcept nogil:
     """Marks one input as there; 1 when it was the last one missing, to exactly one process. Idempotent."""
-    return clear_from(memory, inputs, 0, bit)
+    return clear_from(memory, dependencies, 0, bit)
 
-cdef inline int clear_from(Memory *memory, Inputs *inputs, uint32_t level, uint32_t bit) noexcept nogil:
+cdef inline int clear_from(Memory *memory, Dependencies *dependencies, uint32_t level, uint32_t bit) noexcept nogil:
     """Clears a bit of one level, and those above of words that are cleared by that. After the last bit of a word, and not before,
     may the block be gone: only who has cleared that goes on in it."""
-    cdef uint32_t levels = inputs.levels
+    cdef uint32_t levels = dependencies.levels
     cdef uint64_t *at
     cdef uint64_t word, left = 0
     while level < levels and left == 0:
-        at = &inputs_level(inputs, level)[bit // WORD_BITS]
+        at = &missing_level(dependencies, level)[bit // WORD_BITS]
         while True:
             word = ff_load64(at)
             if not word >> (bit % WORD_BITS) & 1:       # nor has one that is cleared
@@ -72,69 +72,69 @@ cdef inline int clear_from(Memory *memory, Inputs *inputs, uint32_t level, uint3
 cdef inline uint64_t cleared_by(uint32_t process) noexcept nogil:
     return <uint64_t> 1 << CLEARED_SHIFT | <uint64_t> process << LAST_SHIFT
 
-cdef inline int clear_again(Memory *memory, Inputs *inputs, uint32_t dead) noexcept nogil:
+cdef inline int clear_again(Memory *memory, Dependencies *dependencies, uint32_t dead) noexcept nogil:
     """Goes on above the words whose last bit a dead process cleared; 1 when that was the last one missing of all."""
-    cdef uint32_t level, i, words = inputs.count + 1
-    for level in range(inputs.levels - 1):
+    cdef uint32_t level, i, words = dependencies.count + 1
+    for level in range(dependencies.levels - 1):
         words = (words + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
-            if ff_load64(&inputs_level(inputs, level)[i]) == cleared_by(dead) and clear_from(memory, inputs, level + 1, i):
+            if ff_load64(&missing_level(dependencies, level)[i]) == cleared_by(dead) and clear_from(memory, dependencies, level + 1, i):
                 return 1
     return 0
 
-cdef inline void promote(Memory *memory, uint32_t index, uint64_t state, int64_t *kept) noexcept nogil:
+cdef inline void promote(Memory *memory, uint32_t index, uint64_t state, int64_t *next_task) noexcept nogil:
     """The last input of a task is there, which was of this state: if it is WAITING, this process keeps it, or it becomes READY and is
-    queued (in an ordered lane it stands already)."""
+    queued (in an ordered queue it stands already)."""
     cdef Slot *slot = &memory.slots[index]
     if status_of(state) != WAITING:
         return
-    if kept != NULL and kept[0] < 0 and slot.lane == 0:
+    if next_task != NULL and next_task[0] < 0 and slot.queue == 0:
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
-            kept[0] = index
+            next_task[0] = index
         return
     memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
-        if not memory.lanes[slot.lane].ordered:
-            lane_push(memory, slot.lane, index)
-        wake_lane(memory, slot.lane)
+        if not memory.queues[slot.queue].ordered:
+            queue_push(memory, slot.queue, index)
+        wake_queue(memory, slot.queue)
     memory.processes[memory.me].promoting = 0
 
 cdef inline void promote_if_there(Memory *memory, uint32_t index) noexcept nogil:
     """Promotes a task that was claimed when its last input came, and waits again. If its state stays, the inputs looked at are its own."""
-    cdef uint64_t state = ff_load64(&memory.slots[index].state), inputs = memory.slots[index].inputs
-    if status_of(state) == WAITING and inputs and all_there(<Inputs *> (memory.base + inputs)):
+    cdef uint64_t state = ff_load64(&memory.slots[index].state), dependencies = memory.slots[index].dependencies
+    if status_of(state) == WAITING and dependencies and all_there(<Dependencies *> (memory.base + dependencies)):
         promote(memory, index, state, NULL)
 
-cdef inline void input_arrived(Memory *memory, uint32_t task, uint32_t bit, int64_t *kept) noexcept nogil:
+cdef inline void dependency_ready(Memory *memory, uint32_t task, uint32_t bit, int64_t *next_task) noexcept nogil:
     """Idempotent."""
-    if inputs_clear(memory, <Inputs *> (memory.base + memory.slots[task].inputs), bit):
-        all_arrived(memory, task, kept)
+    if mark_ready(memory, <Dependencies *> (memory.base + memory.slots[task].dependencies), bit):
+        all_dependencies_ready(memory, task, next_task)
 
-cdef inline void all_arrived(Memory *memory, uint32_t task, int64_t *kept) noexcept nogil:
-    """A task stands on no list any more. One that has failed long ago gives its inputs back now (or at `slot_return`)."""
-    promote(memory, task, ff_load64(&memory.slots[task].state), kept)
+cdef inline void all_dependencies_ready(Memory *memory, uint32_t task, int64_t *next_task) noexcept nogil:
+    """A task stands on no list any more. One that has failed long ago gives its inputs back now (or at `slot_free`)."""
+    promote(memory, task, ff_load64(&memory.slots[task].state), next_task)
     if status_of(ff_load64(&memory.slots[task].state)) >= DONE:
-        give_back_inputs(memory, &memory.slots[task])
-    release_bits(memory, task, HOLD_EDGES)
+        release_dependencies(memory, &memory.slots[task])
+    release_refs(memory, task, REF_EDGES)
 
-cdef inline int stand_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
+cdef inline int subscribe(Memory *memory, Slot *dependency, DependencyEdge *edge) noexcept nogil:
     """Puts an edge onto an input's waiter list; 0 when that has finished already."""
-    cdef uint64_t head = ff_load64(&input.waiters)
+    cdef uint64_t head = ff_load64(&dependency.waiters)
     while head != WAITERS_CLOSED:
         edge.next = head
-        if ff_cas64(&input.waiters, head, <uint64_t> (<char *> edge - memory.base)):
+        if ff_cas64(&dependency.waiters, head, <uint64_t> (<char *> edge - memory.base)):
             return 1
-        head = ff_load64(&input.waiters)
+        head = ff_load64(&dependency.waiters)
     return 0
 
-cdef inline int stands_on(Memory *memory, Slot *input, Edge *edge) noexcept nogil:
+cdef inline int is_subscribed(Memory *memory, Slot *dependency, DependencyEdge *edge) noexcept nogil:
     """Whether an edge is on an input's waiter list, while others push onto it, or was when that was closed: then it is told.
 
     Edges leave the list only after it is closed, so what is read of one before the list is seen open is true.
     """
-    cdef uint64_t at = ff_load64(&input.waiters), sought = <uint64_t> (<char *> edge - memory.base)
+    cdef uint64_t at = ff_load64(&dependency.waiters), sought = <uint64_t> (<char *> edge - memory.base)
     while at > WAITERS_CLOSED and at != sought:
-        at = ff_load64(&(<Edge *> (memory.base + at)).next)
-        if ff_load64(&input.waiters) == WAITERS_CLOSED:
+        at = ff_load64(&(<DependencyEdge *> (memory.base + at)).next)
+        if ff_load64(&dependency.waiters) == WAITERS_CLOSED:
             return 0
     return at == sought

@@ -13,14 +13,14 @@ from .regions cimport Memory
 from .size_classes cimport extent_class_of, extent_class_size
 from .lookup cimport empty_group
 from .system_memory cimport memory_left
-from .locked cimport clear_holder, cold_extent, extent_occupy, push_free, set_holder, warm_anywhere, warm_extent
-from .lock cimport lock_give, lock_take
+from .locked cimport clear_holder, cold_extent, extent_occupy, free_list_push, set_holder, warm_anywhere, warm_extent
+from .lock cimport lock_release, lock_acquire
 
 cdef enum:
     CHECK_STEP = 1 << 26        # growth that one look at the free memory is good for
     MARGIN = 1 << 26            # bytes left to the rest of the machine
 
-cdef inline int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size, int cold) noexcept nogil:
+cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size, int cold) noexcept nogil:
     """An extent of at least so many bytes: a value's, held by this process, or a slab, owned by it. -1 when the store is full.
     `cold`: one whose pages nobody has touched."""
     cdef Header *header = memory.header
@@ -32,9 +32,9 @@ cdef inline int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, 
     size_class = extent_class_of(nbytes)
     size = extent_class_size(size_class)
     while True:
-        lock_take(memory)
+        lock_acquire(memory)
         if size > header.limit or header.live_bytes > header.limit - size:
-            lock_give(memory)
+            lock_release(memory)
             return -1
         id = -1 if cold else warm_extent(memory, size_class)
         if id >= 0:
@@ -42,39 +42,39 @@ cdef inline int64_t extent_take(Memory *memory, uint64_t nbytes, uint32_t kind, 
         if header.live_bytes + header.cached_bytes + size <= header.checked_bytes:
             id = cold_extent(memory, size_class, size)
             break
-        lock_give(memory)
+        lock_release(memory)
         if not find_memory(memory, size):
             return -1
     if id >= 0:
         extent_occupy(memory, <uint32_t> id, kind, block_size)
-    lock_give(memory)
+    lock_release(memory)
     return id
 
-cdef inline void extent_empty(Memory *memory, uint32_t id) noexcept nogil:
+cdef inline void extent_purge(Memory *memory, uint32_t id) noexcept nogil:
     """Gives the pages of a LEAVING extent back to the system."""
     cdef Header *header = memory.header
     cdef int refused = madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
-    lock_take(memory)
-    push_free(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that somebody has locked
+    lock_acquire(memory)
+    free_list_push(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that somebody has locked
     header.checked_bytes = min(header.checked_bytes, header.live_bytes + header.cached_bytes + CHECK_STEP)
-    lock_give(memory)
+    lock_release(memory)
 
 cdef inline void extents_trim(Memory *memory) noexcept nogil:
     """Gives the pages of every warm extent back to the system."""
     cdef Header *header = memory.header
     cdef int64_t id
     while True:
-        lock_take(memory)
+        lock_acquire(memory)
         id = warm_anywhere(memory)
         if id >= 0:
             header.warm_extents[extent_class_of(memory.extents[id].size)] = memory.extents[id].group.next
             header.cached_bytes -= memory.extents[id].size
             ff_store32(&memory.extents[id].group.owner, memory.me + 1)
             ff_store32(&memory.extents[id].kind, EXTENT_LEAVING)
-        lock_give(memory)
+        lock_release(memory)
         if id < 0:
             return
-        extent_empty(memory, <uint32_t> id)
+        extent_purge(memory, <uint32_t> id)
         if memory.extents[id].kind == EXTENT_WARM:      # refused, or in use and kept again: not now
             return
 
@@ -87,32 +87,32 @@ cdef inline int find_memory(Memory *memory, uint64_t size) noexcept nogil:
         found = memory_left(header.cgroups)
     if found < size + MARGIN:
         return 0
-    lock_take(memory)
+    lock_acquire(memory)
     header.checked_bytes = header.live_bytes + header.cached_bytes + size
     if found >= size + MARGIN + CHECK_STEP:
         header.checked_bytes += CHECK_STEP
-    lock_give(memory)
+    lock_release(memory)
     return 1
 
-cdef inline void extent_hold(Memory *memory, uint32_t id) noexcept nogil:
+cdef inline void extent_acquire(Memory *memory, uint32_t id) noexcept nogil:
     """One more view in this process of an extent that something keeps in use just now."""
     if ff_add32(&memory.local[id], 1):
         return
-    lock_take(memory)
+    lock_acquire(memory)
     set_holder(memory, id)
-    lock_give(memory)
+    lock_release(memory)
 
-cdef inline void extent_drop(Memory *memory, uint32_t id) noexcept nogil:
+cdef inline void extent_release(Memory *memory, uint32_t id) noexcept nogil:
     """One view of this process less."""
     cdef int leaving = 0
     if ff_add32(&memory.local[id], <uint32_t> -1) != 1:
         return
-    lock_take(memory)
+    lock_acquire(memory)
     if ff_load32(&memory.local[id]) == 0:
         leaving = clear_holder(memory, id, memory.me)
-    lock_give(memory)
+    lock_release(memory)
     if leaving:
-        extent_empty(memory, id)
+        extent_purge(memory, id)
 
 cdef inline uint64_t used_bytes(Memory *memory) noexcept nogil:
     """Bytes of extents with values, and of blocks taken from slabs."""

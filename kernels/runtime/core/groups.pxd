@@ -2,7 +2,7 @@
 #
 # A group belongs to one process, which alone takes members from it: it finds a bit that is clear and sets it. Anybody gives a
 # member back by clearing its bit. So each process has members of its own at hand, and a death spoils no list: the member that
-# the dead one was just taking is named in its entry of the process table before the bit is set (`note_taking`), and what was
+# the dead one was just taking is named in its entry of the process table before the bit is set (`note_allocation`), and what was
 # clear then was nobody's. A group that its owner does not take from at the moment (no GROUP_CURRENT) and that becomes empty goes
 # back to all: whoever empties it claims it by GROUP_CLAIMED. Both stand in the word itself, so one excludes the other; as long as
 # a group is current nobody else can have it.
@@ -16,26 +16,26 @@ from .layout cimport (
 from .regions cimport SLOT_POOL, Memory, Pool
 from .size_classes cimport size_of_class, slab_blocks
 from .lookup cimport empty_group, group_of
-from .locked cimport claimed_to_free
-from .lock cimport lock_give, lock_take
-from .extents cimport extent_empty, extent_take
+from .locked cimport group_free_claimed
+from .lock cimport lock_release, lock_acquire
+from .extents cimport extent_purge, extent_alloc
 
 cdef enum:
     PROBES = 4                  # groups of its own that a process looks at before it asks for another
 
-cdef inline int is_mine_to_take(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+cdef inline int is_mine(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef Group *group = group_of(memory, pool, id)
     if ff_load32(&group.owner) != memory.me + 1:
         return 0
     return pool == SLOT_POOL or (memory.extents[id].kind == EXTENT_SLAB and memory.listed[id] == pool + 1)
 
-cdef inline void note_taking(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
+cdef inline void note_allocation(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
     if pool == SLOT_POOL:
         ff_store64(&memory.processes[memory.me].building, <uint64_t> id * GROUP_BITS + bit + 1)
     else:
         ff_store64(&memory.processes[memory.me].taking, memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
 
-cdef inline int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
+cdef inline int64_t member_alloc(Memory *memory, uint32_t pool) noexcept nogil:
     """A member nobody else has, as id * 64 + bit; -1 when there is none and no more may be had."""
     cdef Group *group
     cdef uint64_t used, vacant
@@ -50,7 +50,7 @@ cdef inline int64_t member_take(Memory *memory, uint32_t pool) noexcept nogil:
                 if vacant == 0:
                     break
                 bit = ctz64(vacant)
-                note_taking(memory, pool, id, bit)
+                note_allocation(memory, pool, id, bit)
                 if ff_cas64(&group.used, used, used | <uint64_t> 1 << bit):
                     return <int64_t> id * 64 + bit
         if not next_group(memory, pool):
@@ -68,15 +68,15 @@ cdef inline void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_
 cdef inline void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
     """Gives an empty group back, unless somebody else does or its owner takes from it again."""
     if ff_cas64(&group_of(memory, pool, id).used, empty, empty | GROUP_CLAIMED):
-        group_give_claimed(memory, pool, id)
+        group_free(memory, pool, id)
 
-cdef inline void group_give_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+cdef inline void group_free(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef int leaving
-    lock_take(memory)
-    leaving = claimed_to_free(memory, pool, id)
-    lock_give(memory)
+    lock_acquire(memory)
+    leaving = group_free_claimed(memory, pool, id)
+    lock_release(memory)
     if leaving:
-        extent_empty(memory, id)
+        extent_purge(memory, id)
 
 cdef inline int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
     """Makes another group the current one: one of its own with room, else a new one. 0 when there is none."""
@@ -104,7 +104,7 @@ cdef inline int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, ui
         looked += 1
         pool.at = (pool.at + 1) % pool.count
         id = pool.ids[pool.at]
-        if not is_mine_to_take(memory, pool_id, id):
+        if not is_mine(memory, pool_id, id):
             pool_unlist(memory, pool_id, pool.at)
             continue
         group = group_of(memory, pool_id, id)
@@ -121,7 +121,7 @@ cdef inline int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64
     """Makes a group current; 0 when it is, or has just become, somebody else's."""
     if not ff_cas64(&group_of(memory, pool_id, id).used, used, used | GROUP_CURRENT):
         return 0
-    if is_mine_to_take(memory, pool_id, id):    # from here on it stays so
+    if is_mine(memory, pool_id, id):    # from here on it stays so
         return 1
     group_clear(memory, pool_id, id, GROUP_CURRENT)
     return 0
@@ -133,13 +133,13 @@ cdef inline int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcep
     cdef uint32_t room
     if listed[id] == pool_id + 1:
         return 1
-    if pool.count == pool.room:
-        room = 2 * pool.room if pool.room else 64
+    if pool.count == pool.capacity:
+        room = 2 * pool.capacity if pool.capacity else 64
         larger = <uint32_t *> realloc(pool.ids, room * sizeof(uint32_t))
         if larger == NULL:
             return 1                            # in use all the same, and given back when it is empty
         pool.ids = larger
-        pool.room = room
+        pool.capacity = room
     pool.ids[pool.count] = id
     pool.count += 1
     listed[id] = pool_id + 1
@@ -163,7 +163,7 @@ cdef inline int64_t slot_group_new(Memory *memory) noexcept nogil:
     cdef Header *header = memory.header
     cdef int64_t id = -1
     cdef Group *group
-    lock_take(memory)
+    lock_acquire(memory)
     if header.free_groups:
         id = header.free_groups - 1
     elif header.group_high < (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS:
@@ -176,8 +176,8 @@ cdef inline int64_t slot_group_new(Memory *memory) noexcept nogil:
             ff_store32(&header.free_groups, group.next)
         else:
             ff_store32(&header.group_high, <uint32_t> id + 1)
-    lock_give(memory)
+    lock_release(memory)
     return id
 
 cdef inline int64_t slab_new(Memory *memory, uint32_t block_size) noexcept nogil:
-    return extent_take(memory, <uint64_t> block_size * slab_blocks(block_size), EXTENT_SLAB, block_size, 0)
+    return extent_alloc(memory, <uint64_t> block_size * slab_blocks(block_size), EXTENT_SLAB, block_size, 0)

@@ -3,7 +3,7 @@
 # One anonymous memfd, mapped whole by the driver, the zygote and the workers. It is reserved large and sparse: a page costs
 # memory only once it is touched. Inside it there are offsets from its start, never addresses.
 #
-#   header | processes | services | lanes | slots | slot groups | logs | extents | granules | one ring per lane | arena (to the end)
+#   header | processes | services | queues | slots | slot groups | logs | extents | granules | one ring per queue | arena (to the end)
 #
 # Words marked [cas] change in one atomic step; [owner] have one writer at a time, named there; [lock] change only under
 # the lock (lock.pxi), and are put right after its holder's death (extents.pxi).
@@ -19,16 +19,16 @@ cdef enum:
     SLOT_COUNT = 1 << 20        # unfinished calls and values held, all together
     SLOT_SPARE = 4096           # a ring must never fill up with slots that all wait
     RING_MASK = SLOT_COUNT - 1
-    POOL_LANES = 256            # lanes the pool's workers look at; lane 0 is open to all of them
-    LANE_COUNT = 4096           # above POOL_LANES: one instance's process each
+    POOL_QUEUES = 256            # queues the pool's workers look at; queue 0 is open to all of them
+    QUEUE_COUNT = 4096           # above POOL_QUEUES: one instance's process each
     PROCESS_COUNT = 2048
     SERVICE_COUNT = 65536
-    SEAT_COUNT = 240            # workers that may serve one limited lane at the same time
+    PERMIT_COUNT = 240            # workers that may serve one limited queue at the same time
     LOG_COUNT = 4096            # finished slots that a waiting process may be behind in reading
     NO_METHOD = 0xFFFFFFFF
     NO_SERVICE = 0xFFFFFFFF     # of a slot that is no call's
-    NO_INPUT = 0xFFFFFFFF
-    GIVING_BITS = 21            # of Slot.giver: a drop's number; the rest is the process
+    NO_DEPENDENCY = 0xFFFFFFFF
+    RELEASE_BITS = 21            # of Slot.releaser: a drop's number; the rest is the process
 
 # Memory: a block of up to SHARED_BYTES is one of a slab's, copied in and out; from there on it is an extent of its own, which
 # processes map in place.
@@ -48,7 +48,7 @@ cdef enum:
 cdef enum:
     FREE = 0
     WAITING = 1                 # some input is missing
-    READY = 2                   # any worker of its lane may claim it
+    READY = 2                   # any worker of its queue may claim it
     RUNNING = 3                 # its owner has claimed it, executes it, or writes its outcome
     DONE = 4
     FAILED = 5
@@ -56,12 +56,12 @@ cdef enum:
 
 # Bits of Slot.holds. The slot is freed by whoever clears the last of them.
 cdef enum:
-    HOLD_CREATOR = 0x80000000   # a future in the creating process
-    HOLD_RUN = 0x40000000       # not finished yet
-    HOLD_EDGES = 0x20000000     # still stands on some input's waiter list
-    HOLD_PENDING = 0x10000000   # its creator is just adding a task to the count, and has not written down that it did
-    HOLD_BURIAL = 0x08000000    # the zygote, while it settles what a dead process left
-    HOLD_COUNT = 0x07FFFFFF     # unfinished tasks that have it as an input
+    REF_CREATOR = 0x80000000   # a future in the creating process
+    REF_RUN = 0x40000000       # not finished yet
+    REF_EDGES = 0x20000000     # still stands on some input's waiter list
+    REF_PENDING = 0x10000000   # its creator is just adding a task to the count, and has not written down that it did
+    REF_RECOVERY = 0x08000000    # the zygote, while it settles what a dead process left
+    REF_COUNT = 0x07FFFFFF     # unfinished tasks that have it as an input
 
 cdef enum:
     WAITERS_CLOSED = 1          # Slot.waiters: finished, no edge may be pushed any more
@@ -103,10 +103,10 @@ cdef enum:
     PROCESS_STARTING = 4        # the zygote forks it; it has not come yet
 
 cdef enum:
-    LANE_FREE = 0
-    LANE_OPEN = 1
-    LANE_CLOSING = 2            # no new calls; an instance's process ends once the lane is empty
-    LANE_DEAD = 3               # its instance is lost: calls fail with the lane's error
+    QUEUE_FREE = 0
+    QUEUE_OPEN = 1
+    QUEUE_CLOSING = 2            # no new calls; an instance's process ends once the queue is empty
+    QUEUE_DEAD = 3               # its instance is lost: calls fail with the queue's error
 
 cdef enum:
     SERVICE_FREE = 0
@@ -184,7 +184,7 @@ cdef struct Header:
     uint8_t pad2[48]
     uint32_t service_high       # [cas]
     uint32_t process_high       # [cas]
-    uint32_t pool_lane_high     # [cas]
+    uint32_t pool_queue_high     # [cas]
     uint32_t warm_left          # [cas] services that some idle worker shall load ahead
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
     uint32_t preload            # [cas] libraries that services need: bits of engine/preloading.py
@@ -212,7 +212,7 @@ cdef struct Process:
     uint32_t state              # [cas, with `pid` as one word]
     uint32_t pid                # while it is STARTING: `starts`, by which the process that was forked knows that it is meant
     uint32_t role
-    uint32_t lane               # an instance's lane
+    uint32_t queue               # an instance's queue
     uint32_t blocked            # [owner: itself] its task waits for other tasks: a worker is added beside it
     uint32_t spinning           # [cas] spinner's tokens that its threads hold
     uint32_t sleeping           # [owner: itself] it has counted itself among the sleepers: for those who look only
@@ -221,11 +221,11 @@ cdef struct Process:
     uint64_t building           # [owner: itself] slot it is taking or filling, + 1
     uint64_t taking             # [owner: itself] block it is taking and has not put anywhere yet
     uint64_t promoting          # [owner: itself] slot it is about to queue, + 1
-    uint64_t rotating           # [owner: itself] slot whose hint it is moving to the lane's end, + 1
-    uint64_t giving             # [owner: itself] its drops so far, those of the entry's former processes too
-    uint64_t given              # [cas] the last of them that somebody knows to be done
-    uint64_t giving_edge        # [owner: itself] offset of the edge whose hold it is giving back; 0: none
-    uint64_t giving_slot        # [owner: itself] slot that the edge named
+    uint64_t rotating           # [owner: itself] slot whose entry it is moving to the queue's end, + 1
+    uint64_t release_seq             # [owner: itself] its drops so far, those of the entry's former processes too
+    uint64_t acked_release              # [cas] the last of them that somebody knows to be done
+    uint64_t releasing_edge        # [owner: itself] offset of the edge whose hold it is giving back; 0: none
+    uint64_t releasing_slot        # [owner: itself] slot that the edge named
     uint64_t copied_bytes       # [owner: itself] copied into shared memory or out of it: values beyond a slot's own room
     uint64_t shared_bytes       # [owner: itself] passed on or read where they lie
     uint32_t preloaded          # [owner: zygote] of Header.preload, what it had when it was forked
@@ -237,12 +237,12 @@ cdef struct Process:
     uint64_t log_tail           # [cas] slots finished that it watched
     uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
     uint64_t definition_bytes
-    uint64_t born               # [owner: itself] when it started, as /proc tells it: with `pid` it is nobody else's; 0: not told yet
+    uint64_t started_at               # [owner: itself] when it started, as /proc tells it: with `pid` it is nobody else's; 0: not told yet
     uint8_t pad1[16]
 
 cdef struct Service:
     uint32_t state              # [cas]
-    uint32_t lane
+    uint32_t queue
     uint32_t creator
     uint32_t warm_left          # [cas] workers that shall still load it ahead
     uint64_t generation         # [owner: creator] tells a reused entry from its predecessor
@@ -250,31 +250,31 @@ cdef struct Service:
     uint64_t blob_bytes
     uint8_t pad[24]
 
-cdef struct Lane:
+cdef struct RunQueue:
     uint64_t tail               # [cas] next position to write
     uint8_t pad0[56]
     uint64_t head               # [cas] next position to read
     uint8_t pad1[56]
     uint32_t state              # [cas]
     uint32_t ordered            # one consumer, strictly first in, first out
-    uint32_t limit              # seats; 0: as many as there are workers
-    uint32_t sticky             # a worker keeps its seat between calls
+    uint32_t limit              # permits; 0: as many as there are workers
+    uint32_t sticky             # a worker keeps its permit between calls
     uint32_t wake               # futex of an instance's idle process
     uint32_t sleepers           # [cas, with `wake` as one word]
     uint32_t process            # [cas] an instance's process, + 1
     uint32_t pad2
-    uint64_t error              # [owner: zygote] block with the error of a dead lane
+    uint64_t error              # [owner: zygote] block with the error of a dead queue
     uint64_t error_bytes
     uint8_t pad3[16]
-    uint32_t seats[SEAT_COUNT]  # [cas] process index + 1
+    uint32_t permits[PERMIT_COUNT]  # [cas] process index + 1
 
 cdef struct Slot:
     uint64_t state              # [cas] generation:48 | owner:12 | status:4
-    uint64_t waiters            # [cas] stack of Edge offsets, or WAITERS_CLOSED
-    uint32_t holds              # [cas] HOLD_*
-    uint32_t giver              # [cas, with `holds` as one word] the last drop, see `giver_of`; stays when the slot is freed
+    uint64_t waiters            # [cas] stack of DependencyEdge offsets, or WAITERS_CLOSED
+    uint32_t refs              # [cas] HOLD_*
+    uint32_t releaser              # [cas, with `refs` as one word] the last drop, see `releaser_tag`; stays when the slot is freed
     uint32_t service
-    uint32_t lane
+    uint32_t queue
     uint64_t payload            # block of the call's arguments, 0: inline
     uint64_t payload_bytes
     uint64_t result             # block of the outcome, 0: inline
@@ -283,19 +283,19 @@ cdef struct Slot:
     uint32_t result_kind        # 0: none yet
     uint32_t method
     uint32_t watched            # a thread of the creator waits for it: tell when it is finished
-    uint64_t inputs             # block of an Inputs, 0: none
+    uint64_t dependencies             # block of an Dependencies, 0: none
     uint64_t waits_for          # [owner: its runner] what the task waits for: see waiting.pxi
-    uint64_t lane_tail          # the lane's tail when the call was made: no hint before it can be this call's
+    uint64_t queue_tail          # the queue's tail when the call was made: no entry before it can be this call's
     uint32_t started            # [owner: its runner] its execution has begun: it must not begin again
     uint32_t creator            # process that made it
     uint8_t data[INLINE_BYTES]
 
 # One input of a task, on the waiter list of that input's slot.
-cdef struct Edge:
-    uint64_t next               # [owner: pusher until pushed] offset of the next Edge on the list, 0: end
+cdef struct DependencyEdge:
+    uint64_t next               # [owner: pusher until pushed] offset of the next DependencyEdge on the list, 0: end
     uint32_t task               # slot that waits
     uint32_t bit                # which of its inputs this is
-    uint32_t input              # [cas] slot waited for; NO_INPUT once the task's hold on it is given back
+    uint32_t dependency              # [cas] slot waited for; NO_DEPENDENCY once the task's hold on it is given back
     uint32_t pad
 
 # Block of a task with inputs: this header, `count` edges, then a tree of bits. Bit i of level 0 is set while input i is
@@ -307,10 +307,10 @@ cdef enum:
     CLEARED_SHIFT = 63
     LAST_SHIFT = 48
 
-cdef struct Inputs:
+cdef struct Dependencies:
     uint32_t count
     uint32_t levels
-    uint32_t orphaned           # [owner: zygote] its submitter died before it stood on all of its inputs' lists
+    uint32_t submitter_died           # [owner: zygote] its submitter died before it stood on all of its inputs' lists
     uint32_t pad
     uint64_t level_at[4]        # byte offset of each level inside the block
 

@@ -4,8 +4,8 @@
 # ends, telling it so. Guarantees: whoever gets it then puts right what the dead one was changing (`repair`, extents.pxi) before
 # anything else; if it dies at that, the next one does. Assumes: sections are short, call nothing of Python's, and never wait.
 #
-# Rejected: a word with the holder's number, given on by who buries the holder. Those who wait for it must ask whether the holder
-# lives, by a process number that may be another process's by then; and the zygote may wait for a holder that it has to bury.
+# Rejected: a word with the holder's number, given on by who recovers the holder. Those who wait for it must ask whether the holder
+# lives, by a process number that may be another process's by then; and the zygote may wait for a holder that it has to recover.
 
 from .externs cimport (
     EBUSY, EOWNERDEAD, ff_pause, ff_store32, pthread_mutex_consistent, pthread_mutex_lock, pthread_mutex_t,
@@ -17,7 +17,7 @@ from .repair cimport repair
 cdef enum:
     LOCK_SPINS = 100
 
-cdef inline void lock_take(Memory *memory) noexcept nogil:
+cdef inline void lock_acquire(Memory *memory) noexcept nogil:
     cdef pthread_mutex_t *lock = <pthread_mutex_t *> memory.header.lock
     cdef int i, code = EBUSY
     for i in range(LOCK_SPINS):
@@ -34,9 +34,9 @@ cdef inline void lock_take(Memory *memory) noexcept nogil:
 
 cdef inline void lock_repair(Memory *memory) noexcept nogil:
     """What the last holder left half done is put right when this returns: before anybody looks at slots of a dead process."""
-    lock_take(memory)
-    lock_give(memory)
+    lock_acquire(memory)
+    lock_release(memory)
 
-cdef inline void lock_give(Memory *memory) noexcept nogil:
+cdef inline void lock_release(Memory *memory) noexcept nogil:
     ff_store32(&memory.header.lock_holder, 0)
     pthread_mutex_unlock(<pthread_mutex_t *> memory.header.lock)

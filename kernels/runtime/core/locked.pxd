@@ -77,8 +77,8 @@ cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint3
     header.peak_bytes = max(header.peak_bytes, header.live_bytes)
     header.takes += 1
 
-cdef inline int extent_give_back(Memory *memory, uint32_t id, int keep) noexcept nogil:
-    """With the lock: an extent comes out of use. 1 if `extent_empty` shall follow, without the lock; never if `keep`."""
+cdef inline int extent_free(Memory *memory, uint32_t id, int keep) noexcept nogil:
+    """With the lock: an extent comes out of use. 1 if `extent_purge` shall follow, without the lock; never if `keep`."""
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     header.live_bytes -= extent.size
@@ -86,12 +86,12 @@ cdef inline int extent_give_back(Memory *memory, uint32_t id, int keep) noexcept
         ff_store32(&extent.group.owner, memory.me + 1)
         ff_store32(&extent.kind, EXTENT_LEAVING)
         return 1
-    push_free(memory, id, EXTENT_WARM)
+    free_list_push(memory, id, EXTENT_WARM)
     if header.cached_bytes == extent.size:      # the first: the zygote shall look after it
         ring_bell(memory.doorbell)
     return 0
 
-cdef inline void push_free(Memory *memory, uint32_t id, uint32_t kind) noexcept nogil:
+cdef inline void free_list_push(Memory *memory, uint32_t id, uint32_t kind) noexcept nogil:
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     cdef uint32_t *head = &header.warm_extents[0] if kind == EXTENT_WARM else &header.cold_extents[0]
@@ -109,8 +109,8 @@ cdef inline int64_t warm_anywhere(Memory *memory) noexcept nogil:
             return memory.header.warm_extents[i] - 1
     return -1
 
-cdef inline void extent_hold_locked(Memory *memory, uint32_t id) noexcept nogil:
-    """As `extent_hold`, by who has the lock."""
+cdef inline void extent_acquire_locked(Memory *memory, uint32_t id) noexcept nogil:
+    """As `extent_acquire`, by who has the lock."""
     if ff_add32(&memory.local[id], 1) == 0:
         set_holder(memory, id)
 
@@ -123,7 +123,7 @@ cdef inline void set_holder(Memory *memory, uint32_t id) noexcept nogil:
         extent.holders += 1
 
 cdef inline int clear_holder(Memory *memory, uint32_t id, uint32_t process) noexcept nogil:
-    """With the lock: a process has no views any more; 1 if `extent_empty` shall follow."""
+    """With the lock: a process has no views any more; 1 if `extent_purge` shall follow."""
     cdef Extent *extent = &memory.extents[id]
     cdef uint64_t bit = <uint64_t> 1 << (process & 63)
     if extent.kind != EXTENT_VALUE or not extent.held[process >> 6] & bit:
@@ -132,10 +132,10 @@ cdef inline int clear_holder(Memory *memory, uint32_t id, uint32_t process) noex
     extent.holders -= 1
     if extent.refs or extent.holders:
         return 0
-    return extent_give_back(memory, id, 0)
+    return extent_free(memory, id, 0)
 
-cdef inline int claimed_to_free(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
-    """With the lock: a claimed group becomes free; 1 if `extent_empty` shall follow. May be said twice."""
+cdef inline int group_free_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
+    """With the lock: a claimed group becomes free; 1 if `extent_purge` shall follow. May be said twice."""
     cdef Group *group = group_of(memory, pool, id)
     if not ff_load64(&group.used) & GROUP_CLAIMED:
         return 0
@@ -148,4 +148,4 @@ cdef inline int claimed_to_free(Memory *memory, uint32_t pool, uint32_t id) noex
     if memory.extents[id].kind != EXTENT_SLAB:
         return 0
     ff_store32(&group.owner, 0)
-    return extent_give_back(memory, id, 0)
+    return extent_free(memory, id, 0)

@@ -4,8 +4,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from .externs cimport ff_load32, ff_load64
 from .layout cimport (
-    DONE, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_MEMBERS, KIND_HANDLES, OWNER_SHIFT, Edge, Group,
-    Inputs, Process, Slot,
+    DONE, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_MEMBERS, KIND_HANDLES, OWNER_SHIFT, DependencyEdge, Group,
+    Dependencies, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .size_classes cimport slab_blocks
@@ -64,8 +64,8 @@ cdef inline const char *body_of(Memory *memory, Slot *slot, uint32_t which) noex
         data += 8 * (count + 1)
     return data
 
-cdef inline Edge *edges_of(Inputs *inputs) noexcept nogil:
-    return <Edge *> (<char *> inputs + sizeof(Inputs))
+cdef inline DependencyEdge *edges_of(Dependencies *dependencies) noexcept nogil:
+    return <DependencyEdge *> (<char *> dependencies + sizeof(Dependencies))
 
 cdef inline uint64_t *process_word(Process *process) noexcept nogil:
     """Its state and its pid, which change together."""

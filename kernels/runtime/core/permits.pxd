@@ -2,31 +2,31 @@
 
 from libc.stdint cimport uint32_t
 from .externs cimport ff_cas32, ff_load32
-from .layout cimport Lane
+from .layout cimport RunQueue
 from .regions cimport Memory
 
-cdef inline int has_seat(Memory *memory, uint32_t lane_index) noexcept nogil:
-    cdef uint32_t seat
-    for seat in range(memory.lanes[lane_index].limit):
-        if ff_load32(&memory.lanes[lane_index].seats[seat]) == memory.me + 1:
+cdef inline int has_permit(Memory *memory, uint32_t queue_index) noexcept nogil:
+    cdef uint32_t permit
+    for permit in range(memory.queues[queue_index].limit):
+        if ff_load32(&memory.queues[queue_index].permits[permit]) == memory.me + 1:
             return 1
     return 0
 
-cdef inline int seat_take(Memory *memory, uint32_t lane_index) noexcept nogil:
-    """A seat at a limited lane for this worker, or 0. One whose holder is blocked may be taken over: it is not running."""
-    cdef Lane *lane = &memory.lanes[lane_index]
-    cdef uint32_t seat, holder, me = memory.me
-    if has_seat(memory, lane_index):
+cdef inline int permit_acquire(Memory *memory, uint32_t queue_index) noexcept nogil:
+    """A permit at a limited queue for this worker, or 0. One whose holder is blocked may be taken over: it is not running."""
+    cdef RunQueue *queue = &memory.queues[queue_index]
+    cdef uint32_t permit, holder, me = memory.me
+    if has_permit(memory, queue_index):
         return 1
-    for seat in range(lane.limit):
-        holder = ff_load32(&lane.seats[seat])
+    for permit in range(queue.limit):
+        holder = ff_load32(&queue.permits[permit])
         if holder == 0 or memory.processes[holder - 1].blocked:
-            if ff_cas32(&lane.seats[seat], holder, me + 1):
+            if ff_cas32(&queue.permits[permit], holder, me + 1):
                 return 1
     return 0
 
-cdef inline void seat_leave(Memory *memory, uint32_t lane_index, uint32_t me) noexcept nogil:
-    cdef Lane *lane = &memory.lanes[lane_index]
-    cdef uint32_t seat
-    for seat in range(lane.limit):
-        ff_cas32(&lane.seats[seat], me + 1, 0)
+cdef inline void permit_release(Memory *memory, uint32_t queue_index, uint32_t me) noexcept nogil:
+    cdef RunQueue *queue = &memory.queues[queue_index]
+    cdef uint32_t permit
+    for permit in range(queue.limit):
+        ff_cas32(&queue.permits[permit], me + 1, 0)

@@ -3,38 +3,38 @@
 from libc.stdint cimport uint32_t
 from .layout cimport EXTENT_VALUE, REDO_LINK, REDO_UNLINK, Extent, Slot
 from .regions cimport Memory
-from .locked cimport extent_give_back
+from .locked cimport extent_free
 from .repair cimport count_references, redo_begin, redo_end, reference_at, reference_count
-from .lock cimport lock_give, lock_take
-from .extents cimport extent_empty
+from .lock cimport lock_release, lock_acquire
+from .extents cimport extent_purge
 
 cdef enum:
     UNLINKED_AT_ONCE = 16       # extents whose pages one call gives back; further ones are kept warm
 
-cdef inline void slot_link(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+cdef inline void value_link(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     """Makes what a slot's payload or result lies in stay for as long as the slot has it. All of it, or none, after a death."""
     cdef Slot *slot = &memory.slots[index]
-    lock_take(memory)
+    lock_acquire(memory)
     redo_begin(memory, REDO_LINK, index, which)
     count_references(memory, 0, reference_count(memory, slot, which))
     redo_end(memory)
-    lock_give(memory)
+    lock_release(memory)
 
-cdef inline void slot_unlink(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+cdef inline void value_unlink(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t step, leaving = 0, count = reference_count(memory, slot, which)
     cdef uint32_t left[UNLINKED_AT_ONCE]
     cdef Extent *extent
-    lock_take(memory)
+    lock_acquire(memory)
     redo_begin(memory, REDO_UNLINK, index, which)
     count_references(memory, 0, count)
     redo_end(memory)
     for step in range(count):
         extent = reference_at(memory, slot, which, step)
         if extent.kind == EXTENT_VALUE and not extent.refs and not extent.holders:
-            if extent_give_back(memory, <uint32_t> (extent - memory.extents), leaving == UNLINKED_AT_ONCE):
+            if extent_free(memory, <uint32_t> (extent - memory.extents), leaving == UNLINKED_AT_ONCE):
                 left[leaving] = <uint32_t> (extent - memory.extents)
                 leaving += 1
-    lock_give(memory)
+    lock_release(memory)
     for step in range(leaving):
-        extent_empty(memory, left[step])
+        extent_purge(memory, left[step])

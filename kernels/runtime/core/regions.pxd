@@ -4,14 +4,14 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from .layout cimport (
-    EXTENT_COUNT, GRANULE, GROUP_COUNT, LANE_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, SERVICE_COUNT, SLAB_CLASSES,
-    SLOT_COUNT, Extent, Header, Lane, Process, Service, Slot, SlotGroup,
+    EXTENT_COUNT, GRANULE, GROUP_COUNT, QUEUE_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, SERVICE_COUNT, SLAB_CLASSES,
+    SLOT_COUNT, Extent, Header, RunQueue, Process, Service, Slot, SlotGroup,
 )
 
 cdef struct Pool:               # groups that this process takes members from
     uint32_t *ids
     uint32_t count
-    uint32_t room
+    uint32_t capacity
     uint32_t at                 # where the last look round ended
     uint32_t current            # the group in use, + 1
 
@@ -27,7 +27,7 @@ cdef struct Memory:
     Header *header
     Process *processes
     Service *services
-    Lane *lanes
+    RunQueue *queues
     Slot *slots
     SlotGroup *groups
     uint64_t *logs
@@ -57,8 +57,8 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     at = align_up(at + <uint64_t> PROCESS_COUNT * sizeof(Process), PAGE)
     memory.services = <Service *> (base + at)
     at = align_up(at + <uint64_t> SERVICE_COUNT * sizeof(Service), PAGE)
-    memory.lanes = <Lane *> (base + at)
-    at = align_up(at + <uint64_t> LANE_COUNT * sizeof(Lane), PAGE)
+    memory.queues = <RunQueue *> (base + at)
+    at = align_up(at + <uint64_t> QUEUE_COUNT * sizeof(RunQueue), PAGE)
     memory.slots = <Slot *> (base + at)
     at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Slot), PAGE)
     memory.groups = <SlotGroup *> (base + at)
@@ -70,7 +70,7 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     memory.granules = <uint32_t *> (base + at)
     at = align_up(at + size // GRANULE * sizeof(uint32_t), PAGE)
     memory.rings = <uint64_t *> (base + at)
-    return align_up(at + <uint64_t> LANE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
+    return align_up(at + <uint64_t> QUEUE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
 
 cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept nogil:
     """What process `me` keeps for itself, fresh: a fork must not go on with its parent's. 0 when there is no memory for it."""

@@ -9,7 +9,7 @@ from .layout cimport (
 )
 from .regions cimport Memory
 from .lookup cimport block_of, data_of, extent_of, kind_of
-from .locked cimport push_free
+from .locked cimport free_list_push
 
 cdef inline uint32_t reference_count(Memory *memory, Slot *slot, uint32_t which) noexcept nogil:
     """How many references a payload or result has: one per handle in it, and one for its block if that is an extent."""
@@ -78,20 +78,20 @@ cdef inline void repair_extents(Memory *memory) noexcept nogil:
             extent.holders = 0
             for word in range(HELD_WORDS):
                 extent.holders += popcount64(extent.held[word])
-        if extent.kind == EXTENT_LEAVING:       # its owner, or who buries that, puts it on a list
+        if extent.kind == EXTENT_LEAVING:       # its owner, or who recovers that, puts it on a list
             continue
         if (extent.kind == EXTENT_VALUE and (extent.refs or extent.holders)) or \
                 (extent.kind == EXTENT_SLAB and not ff_load64(&extent.group.used) & GROUP_CLAIMED):
             memory.header.live_bytes += extent.size
         else:
-            push_free(memory, id, EXTENT_COLD if extent.kind == EXTENT_COLD else EXTENT_WARM)
+            free_list_push(memory, id, EXTENT_COLD if extent.kind == EXTENT_COLD else EXTENT_WARM)
 
 cdef inline void repair_slot_groups(Memory *memory) noexcept nogil:
     cdef uint32_t id
     cdef Group *group
     for id in range(memory.header.group_high):
         group = &memory.groups[id].group
-        if ff_load64(&group.used) & GROUP_CLAIMED:      # an empty one that is not claimed: by who buries who emptied it
+        if ff_load64(&group.used) & GROUP_CLAIMED:      # an empty one that is not claimed: by who recovers who emptied it
             ff_store32(&group.owner, 0)
             group.next = memory.header.free_groups
             memory.header.free_groups = id + 1

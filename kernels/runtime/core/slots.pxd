@@ -1,49 +1,49 @@
 # The task table: one slot for each call, promise and value that somebody holds or that is not finished.
 #
-# The table is the truth about a task; the lanes, the logs and the processes' notes are hints.
+# The table is the truth about a task; the queues, the logs and the processes' notes are entries.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_and32, ff_cas64, ff_count, ff_exchange32, ff_load32, ff_load64, ff_store32, ff_store64
 from .layout cimport (
-    DONE, FAILED, FREE, GENERATION_SHIFT, GIVING_BITS, GROUP_BITS, HOLD_CREATOR, HOLD_RUN, KIND_EXTENT, KIND_HANDLES,
-    KIND_LINKED, LEAVING, NO_INPUT, NO_SERVICE, PAYLOAD, RESULT, Edge, Inputs, Process, Slot,
+    DONE, FAILED, FREE, GENERATION_SHIFT, RELEASE_BITS, GROUP_BITS, REF_CREATOR, REF_RUN, KIND_EXTENT, KIND_HANDLES,
+    KIND_LINKED, LEAVING, NO_DEPENDENCY, NO_SERVICE, PAYLOAD, RESULT, DependencyEdge, Dependencies, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .lookup cimport block_of, edges_of, extent_of, generation_of, is_extent, kind_of, status_of, with_status
-from .extents cimport extent_drop
-from .groups cimport member_free, member_take
-from .references cimport slot_link, slot_unlink
-from .blocks cimport block_free, block_settled, slab_free
+from .extents cimport extent_release
+from .groups cimport member_free, member_alloc
+from .references cimport value_link, value_unlink
+from .blocks cimport block_free, block_published, slab_free
 
-cdef inline int64_t slot_take(Memory *memory) noexcept nogil:
+cdef inline int64_t slot_alloc(Memory *memory) noexcept nogil:
     """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
-    cdef int64_t member = member_take(memory, SLOT_POOL)
+    cdef int64_t member = member_alloc(memory, SLOT_POOL)
     if member < 0:
         return -1
     ff_count(&memory.header.slots_taken)
     return (member >> 6) * GROUP_BITS + (member & 63)
 
-cdef inline void slot_leave(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
+cdef inline void slot_retire(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
     """Nobody holds a slot any more: whoever claims it then gives it back. `held`: its state when the caller held it still."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     if generation_of(state) == generation_of(held) and (status_of(state) == DONE or status_of(state) == FAILED) \
             and ff_cas64(&slot.state, state, with_status(state, LEAVING, memory.me)):
-        slot_return(memory, index)
+        slot_free(memory, index)
 
-cdef inline void slot_return(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline void slot_free(Memory *memory, uint32_t index) noexcept nogil:
     """Gives back the blocks of a slot that is this process's, LEAVING or FREE, and then itself.
 
     Its generation goes up, so that who has read its state before cannot claim it. It names who freed it, should its bit stay.
     """
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t inputs = slot.inputs
-    give_back_inputs(memory, slot)
-    slot_release(memory, index, PAYLOAD)
-    slot_release(memory, index, RESULT)
-    if inputs:
-        slot.inputs = 0
-        block_free(memory, inputs)
+    cdef uint64_t dependencies = slot.dependencies
+    release_dependencies(memory, slot)
+    value_free(memory, index, PAYLOAD)
+    value_free(memory, index, RESULT)
+    if dependencies:
+        slot.dependencies = 0
+        block_free(memory, dependencies)
     ff_count(&memory.header.slots_freed)
     ff_store64(&slot.state, with_status((generation_of(slot.state) + 1) << GENERATION_SHIFT, FREE, memory.me))
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
@@ -56,10 +56,10 @@ cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     slot.payload_bytes = 0
     slot.watched = slot.started = 0
     slot.service = NO_SERVICE
-    slot.lane = 0
-    ff_store32(&slot.holds, HOLD_CREATOR | HOLD_RUN)    # last: a burial looks at them first, and only then whose they are
+    slot.queue = 0
+    ff_store32(&slot.refs, REF_CREATOR | REF_RUN)    # last: a recovery looks at them first, and only then whose they are
 
-cdef inline void slot_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
+cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
     """Makes a filled block, and what the value in it lies in, the slot's payload or result. `block` 0: it is in `data` already."""
     cdef Slot *slot = &memory.slots[index]
     if block and is_extent(memory, block):
@@ -71,19 +71,19 @@ cdef inline void slot_store(Memory *memory, uint32_t index, uint32_t which, uint
     else:
         slot.payload_bytes = nbytes
         ff_store64(&slot.payload, block)
-    block_settled(memory)
+    block_published(memory)
     if kind & (KIND_HANDLES | KIND_EXTENT):
-        slot_link(memory, index, which)
+        value_link(memory, index, which)
         if kind & KIND_EXTENT:
-            extent_drop(memory, <uint32_t> extent_of(memory, block))
+            extent_release(memory, <uint32_t> extent_of(memory, block))
 
-cdef inline void slot_release(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
+cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     """Gives back what a payload or result takes, beyond its slot."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t block = block_of(slot, which)
     cdef uint32_t kind = kind_of(slot, which)[0]
     if kind & KIND_LINKED:
-        slot_unlink(memory, index, which)
+        value_unlink(memory, index, which)
     if which == RESULT:
         slot.result = 0
     else:
@@ -92,87 +92,87 @@ cdef inline void slot_release(Memory *memory, uint32_t index, uint32_t which) no
         slab_free(memory, <uint32_t> extent_of(memory, block), block)
     kind_of(slot, which)[0] = 0
 
-cdef inline void release_bits(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
+cdef inline void release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
     """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
     cdef uint64_t held = ff_load64(&memory.slots[index].state)
-    cdef uint32_t before = ff_and32(&memory.slots[index].holds, ~bits)
+    cdef uint32_t before = ff_and32(&memory.slots[index].refs, ~bits)
     if before & bits and not before & ~bits:
-        slot_leave(memory, index, held)
+        slot_retire(memory, index, held)
 
-cdef inline void number_drop(Memory *memory, uint32_t index) noexcept nogil:
+cdef inline void begin_release(Memory *memory, uint32_t index) noexcept nogil:
     """Numbers this process's next drop, of a hold on a slot, so that its mark is not the one that the slot has already.
 
-    Numbers come round after 2**GIVING_BITS drops. That is harmless: only this process leaves its marks, so as long as the
+    Numbers come round after 2**RELEASE_BITS drops. That is harmless: only this process leaves its marks, so as long as the
     slot's mark is another when the drop begins, the mark found there later tells that this drop was done.
     """
     cdef Process *process = &memory.processes[memory.me]
-    cdef uint64_t giving = process.giving + 1
-    while giver_of(memory.me, giving) == ff_load32(&memory.slots[index].giver):
-        giving += 1
-    ff_store64(&process.giving_slot, index)     # first: see drop_was_done
-    ff_store64(&process.giving, giving)
+    cdef uint64_t release_seq = process.release_seq + 1
+    while releaser_tag(memory.me, release_seq) == ff_load32(&memory.slots[index].releaser):
+        release_seq += 1
+    ff_store64(&process.releasing_slot, index)     # first: see help_release
+    ff_store64(&process.release_seq, release_seq)
 
-cdef inline void drop_count(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
+cdef inline void release_dependent(Memory *memory, uint32_t index, uint32_t releaser) noexcept nogil:
     """Takes one off the count, and leaves there whose drop it was, and which of his: so a death right before and one right after
     can be told apart.
 
     A recoverable compare-and-swap (Attiya, Ben-Baruch, Hendler, "Nesting-Safe Recoverable Linearizability", PODC 2018): whoever
     overwrites a mark tells its owner first.
     """
-    cdef Process *process = &memory.processes[giver]
-    cdef uint64_t *word = <uint64_t *> &memory.slots[index].holds
-    cdef uint64_t held = ff_load64(&memory.slots[index].state), holds
-    cdef uint64_t mark = <uint64_t> giver_of(giver, process.giving) << 32
+    cdef Process *process = &memory.processes[releaser]
+    cdef uint64_t *word = <uint64_t *> &memory.slots[index].refs
+    cdef uint64_t held = ff_load64(&memory.slots[index].state), refs
+    cdef uint64_t mark = <uint64_t> releaser_tag(releaser, process.release_seq) << 32
     while True:
-        holds = ff_load64(word)
-        drop_was_done(memory, index, <uint32_t> (holds >> 32))
-        if ff_cas64(word, holds, mark | <uint32_t> (<uint32_t> holds - 1)):
+        refs = ff_load64(word)
+        help_release(memory, index, <uint32_t> (refs >> 32))
+        if ff_cas64(word, refs, mark | <uint32_t> (<uint32_t> refs - 1)):
             break
-    ff_store64(&process.giving_edge, 0)
-    if <uint32_t> holds == 1:
-        slot_leave(memory, index, held)
+    ff_store64(&process.releasing_edge, 0)
+    if <uint32_t> refs == 1:
+        slot_retire(memory, index, held)
 
-cdef inline uint32_t giver_of(uint32_t process, uint64_t giving) noexcept nogil:
+cdef inline uint32_t releaser_tag(uint32_t process, uint64_t release_seq) noexcept nogil:
     """Process and number of a drop, not 0."""
-    return process << GIVING_BITS | <uint32_t> (giving % ((1 << GIVING_BITS) - 1) + 1)
+    return process << RELEASE_BITS | <uint32_t> (release_seq % ((1 << RELEASE_BITS) - 1) + 1)
 
-cdef inline void drop_was_done(Memory *memory, uint32_t index, uint32_t giver) noexcept nogil:
+cdef inline void help_release(Memory *memory, uint32_t index, uint32_t releaser) noexcept nogil:
     """Tells the process that left this mark, should it die meanwhile: the mark is about to be overwritten.
 
     A mark of an earlier drop may have the number of the one in progress. That one is of another slot, or it began when this
-    slot had another mark (`number_drop`): so only a mark that still stands after it has begun is its own.
+    slot had another mark (`begin_release`): so only a mark that still stands after it has begun is its own.
     """
-    cdef uint32_t at = giver >> GIVING_BITS
+    cdef uint32_t at = releaser >> RELEASE_BITS
     cdef Process *process = &memory.processes[at]
-    cdef uint64_t giving, given
-    if at == memory.me or giver == 0:
+    cdef uint64_t release_seq, acked_release
+    if at == memory.me or releaser == 0:
         return
-    giving = ff_load64(&process.giving)
-    if giver_of(at, giving) != giver or ff_load64(&process.giving_slot) != index or ff_load32(&memory.slots[index].giver) != giver:
+    release_seq = ff_load64(&process.release_seq)
+    if releaser_tag(at, release_seq) != releaser or ff_load64(&process.releasing_slot) != index or ff_load32(&memory.slots[index].releaser) != releaser:
         return
-    given = ff_load64(&process.given)
-    while <int64_t> (giving - given) > 0 and not ff_cas64(&process.given, given, giving):
-        given = ff_load64(&process.given)
+    acked_release = ff_load64(&process.acked_release)
+    while <int64_t> (release_seq - acked_release) > 0 and not ff_cas64(&process.acked_release, acked_release, release_seq):
+        acked_release = ff_load64(&process.acked_release)
 
-cdef inline void give_back_inputs(Memory *memory, Slot *slot) noexcept nogil:
+cdef inline void release_dependencies(Memory *memory, Slot *slot) noexcept nogil:
     """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
-    cdef Inputs *inputs = <Inputs *> (memory.base + slot.inputs)
-    cdef Edge *edges = edges_of(inputs)
+    cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
+    cdef DependencyEdge *edges = edges_of(dependencies)
     cdef uint32_t i
-    if not slot.inputs:
+    if not slot.dependencies:
         return
-    for i in range(inputs.count):
-        give_back_input(memory, &edges[i])
+    for i in range(dependencies.count):
+        release_edge(memory, &edges[i])
 
-cdef inline void give_back_input(Memory *memory, Edge *edge) noexcept nogil:
+cdef inline void release_edge(Memory *memory, DependencyEdge *edge) noexcept nogil:
     cdef Process *process = &memory.processes[memory.me]
     cdef uint32_t held
-    held = ff_load32(&edge.input)
-    if held == NO_INPUT:
+    held = ff_load32(&edge.dependency)
+    if held == NO_DEPENDENCY:
         return
-    number_drop(memory, held)
-    ff_store64(&process.giving_edge, <uint64_t> (<char *> edge - memory.base))
-    held = ff_exchange32(&edge.input, NO_INPUT)
-    if held != NO_INPUT:
-        drop_count(memory, held, memory.me)
-    ff_store64(&process.giving_edge, 0)
+    begin_release(memory, held)
+    ff_store64(&process.releasing_edge, <uint64_t> (<char *> edge - memory.base))
+    held = ff_exchange32(&edge.dependency, NO_DEPENDENCY)
+    if held != NO_DEPENDENCY:
+        release_dependent(memory, held, memory.me)
+    ff_store64(&process.releasing_edge, 0)

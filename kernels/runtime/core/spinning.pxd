@@ -16,14 +16,14 @@ cdef enum:
     SPIN_FAILURES = 2
     SPIN_AGAIN = 16
 
-cdef inline int token_take(Memory *memory, uint32_t me) noexcept nogil:
+cdef inline int token_acquire(Memory *memory, uint32_t me) noexcept nogil:
     cdef uint32_t count = ff_load32(&memory.header.spinners)
     if count + 1 >= memory.header.cpus or not ff_cas32(&memory.header.spinners, count, count + 1):
         return 0
     ff_add32(&memory.processes[me].spinning, 1)
     return 1
 
-cdef inline void token_give(Memory *memory, uint32_t me) noexcept nogil:
+cdef inline void token_release(Memory *memory, uint32_t me) noexcept nogil:
     ff_add32(&memory.processes[me].spinning, <uint32_t> -1)
     ff_add32(&memory.header.spinners, <uint32_t> -1)
 

@@ -11,13 +11,13 @@ cdef extern from "string.h" nogil:
     const char *strstr(const char *text, const char *what) noexcept
     size_t strlen(const char *text) noexcept
 
-cdef inline int read_text(const char *path, char *text, int room) noexcept nogil:
+cdef inline int read_text(const char *path, char *text, int capacity) noexcept nogil:
     """Reads the beginning of a small file; 0 if it cannot be read."""
     cdef int fd = posix_open(path, O_RDONLY | O_CLOEXEC)
     cdef Py_ssize_t count
     if fd < 0:
         return 0
-    count = posix_read(fd, text, room - 1)
+    count = posix_read(fd, text, capacity - 1)
     posix_close(fd)
     if count <= 0:
         return 0

@@ -10,12 +10,12 @@ from .externs cimport (
     ff_add32, ff_add64, ff_cas32, ff_cas64, ff_exchange32, ff_fence, ff_futex_wait, ff_futex_wake, ff_load32, ff_load64,
     ff_now_ns, ff_store64,
 )
-from .layout cimport LANE_COUNT, LANE_FREE, LOG_COUNT, POOL_LANES, PROCESS_COUNT, SLOT_BITS, Lane, Process
+from .layout cimport QUEUE_COUNT, QUEUE_FREE, LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, SLOT_BITS, RunQueue, Process
 from .regions cimport Memory
 
 cdef enum:
     SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
-    IDLE_NS = 60_000_000_000    # a sleeping worker: every burial wakes all of them, since a call may have died with the dead
+    IDLE_NS = 60_000_000_000    # a sleeping worker: every recovery wakes all of them, since a call may have died with the dead
     PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
 
 cdef enum:
@@ -58,7 +58,7 @@ cdef inline void sleep_end(uint32_t *wake, uint32_t calls) noexcept nogil:
 cdef inline int needs_call(Memory *memory) noexcept nogil:
     """Whether somebody sleeps who should be called for a task that was just queued for the pool: no seeker finds it.
 
-    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more. `lane_push` ends with a full barrier.
+    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more. `queue_push` ends with a full barrier.
     """
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return 0
@@ -80,21 +80,21 @@ cdef inline void seek_end(Memory *memory) noexcept nogil:
     call_for_queued(memory)
 
 cdef inline void call_for_queued(Memory *memory) noexcept nogil:
-    """Calls a sleeper for each task that stands in a pool lane, void ones too."""
+    """Calls a sleeper for each task that stands in a pool queue, void ones too."""
     cdef int64_t count = 0
     cdef uint32_t i
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return
-    for i in range(ff_load32(&memory.header.pool_lane_high)):       # a head may be read after the tail has moved on
-        count += max(<int64_t> (ff_load64(&memory.lanes[i].tail) - ff_load64(&memory.lanes[i].head)), <int64_t> 0)
+    for i in range(ff_load32(&memory.header.pool_queue_high)):       # a head may be read after the tail has moved on
+        count += max(<int64_t> (ff_load64(&memory.queues[i].tail) - ff_load64(&memory.queues[i].head)), <int64_t> 0)
     if count:
         wake_sleepers(&memory.header.pool_wake, <uint32_t> min(count, <int64_t> PROCESS_COUNT))
 
-cdef inline void wake_lane(Memory *memory, uint32_t lane_index) noexcept nogil:
-    cdef Lane *lane = &memory.lanes[lane_index]
-    if lane_index >= POOL_LANES:
-        wake_sleepers(&lane.wake, 1)
-    elif lane.limit:        # who of the sleepers has a seat is not known here
+cdef inline void wake_queue(Memory *memory, uint32_t queue_index) noexcept nogil:
+    cdef RunQueue *queue = &memory.queues[queue_index]
+    if queue_index >= POOL_QUEUES:
+        wake_sleepers(&queue.wake, 1)
+    elif queue.limit:        # who of the sleepers has a permit is not known here
         wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     elif needs_call(memory):
         wake_sleepers(&memory.header.pool_wake, 1)
@@ -105,10 +105,10 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
     wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     ff_add32(&memory.header.pool_wake, 1)
     ff_futex_wake(&memory.header.pool_wake, PROCESS_COUNT)
-    for i in range(POOL_LANES, LANE_COUNT):
-        if ff_load32(&memory.lanes[i].state) != LANE_FREE:
-            ff_add32(&memory.lanes[i].wake, 1)
-            ff_futex_wake(&memory.lanes[i].wake, PROCESS_COUNT)
+    for i in range(POOL_QUEUES, QUEUE_COUNT):
+        if ff_load32(&memory.queues[i].state) != QUEUE_FREE:
+            ff_add32(&memory.queues[i].wake, 1)
+            ff_futex_wake(&memory.queues[i].wake, PROCESS_COUNT)
 
 cdef inline void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     """Wakes every thread of `process` that sleeps for a future."""

@@ -1,7 +1,7 @@
 # A door for tests: everything that counts up stands shortly before it comes round.
 
 from libc.stdint cimport uint32_t, uint64_t
-from .layout cimport GENERATION_SHIFT, LANE_COUNT, LOG_COUNT, PROCESS_COUNT, SLOT_COUNT, Process
+from .layout cimport GENERATION_SHIFT, QUEUE_COUNT, LOG_COUNT, PROCESS_COUNT, SLOT_COUNT, Process
 from .regions cimport Memory
 from .wakeup cimport log_lap
 from .run_queue cimport lap_of
@@ -17,12 +17,12 @@ cdef inline void wind_slots(Memory *memory, uint64_t back) noexcept nogil:
     for i in range(WOUND_SERVICES):
         memory.services[i].generation = 0 - back
 
-cdef inline void wind_lanes(Memory *memory, uint64_t back) noexcept nogil:
+cdef inline void wind_queues(Memory *memory, uint64_t back) noexcept nogil:
     cdef uint64_t position
     cdef uint32_t i
-    for i in range(LANE_COUNT):
-        memory.lanes[i].head = memory.lanes[i].tail = 0 - back
-        memory.lanes[i].wake = <uint32_t> (0 - back)
+    for i in range(QUEUE_COUNT):
+        memory.queues[i].head = memory.queues[i].tail = 0 - back
+        memory.queues[i].wake = <uint32_t> (0 - back)
         for position in range(SLOT_COUNT - back, SLOT_COUNT):
             memory.rings[<uint64_t> i * SLOT_COUNT + position] = lap_of(0 - back)
 
@@ -34,7 +34,7 @@ cdef inline void wind_processes(Memory *memory, uint64_t back) noexcept nogil:
     memory.header.pool_wake = <uint32_t> (0 - back)
     for i in range(PROCESS_COUNT - 1):      # no test needs the last one; who writes over an edge is seen behind its log
         process = &memory.processes[i]
-        process.giving = process.given = process.log_tail = 0 - back
+        process.release_seq = process.acked_release = process.log_tail = 0 - back
         process.wake = process.starts = <uint32_t> (0 - back)
         for position in range(LOG_COUNT - back, LOG_COUNT):
             memory.logs[<uint64_t> i * LOG_COUNT + position] = log_lap(0 - back - LOG_COUNT)

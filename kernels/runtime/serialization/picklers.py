@@ -173,7 +173,7 @@ class _Reducer:
         assert self.runtime is not None
         if not self.runtime.owns(future):
             future = self.runtime.pickling.adopt(self.runtime, future)
-        return (unpickling.input_value, (self.runtime.number_input(self.beside.inputs, future),))
+        return (unpickling.input_value, (self.runtime.number_dependency(self.beside.inputs, future),))
 
 
 def _note_ordinary(kind: type) -> Any:

@@ -17,13 +17,13 @@ from pathlib import Path
 TYPES = {"uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "uint8_t": ctypes.c_uint8, "char": ctypes.c_char}
 #: What is 0 in a process's entry while it does nothing in the tables.
 NOTES = (
-    *("current", "building", "taking", "promoting", "rotating", "giving_edge"),
+    *("current", "building", "taking", "promoting", "rotating", "releasing_edge"),
     *("waiters", "watching", "spinning", "blocked", "sleeping"),
 )
-#: What is 0 in the entry of a process that has been buried, and what a zygote has in its hands only while it buries one.
-HANDS = ("building", "taking", "promoting", "rotating", "giving_edge")
+#: What is 0 in the entry of a process that has been recovered, and what a zygote writes only while it recovers one.
+HANDS = ("building", "taking", "promoting", "rotating", "releasing_edge")
 #: What is 0 in a slot that is nobody's.
-REST = ("payload", "payload_kind", "result", "result_kind", "inputs", "waits_for")
+REST = ("payload", "payload_kind", "result", "result_kind", "dependencies", "waits_for")
 CLAIMED, CURRENT = 1 << 63, 1 << 62
 MEMBERS = CURRENT - 1
 ANY = 1 << 63  # of Slot.waits_for
@@ -66,7 +66,7 @@ class Tables:
         for name, kind, count in [
             ("processes", "Process", self.PROCESS_COUNT),
             ("services", "Service", self.SERVICE_COUNT),
-            ("lanes", "Lane", self.LANE_COUNT),
+            ("queues", "RunQueue", self.QUEUE_COUNT),
             ("slots", "Slot", self.SLOT_COUNT),
             ("groups", "SlotGroup", self.GROUP_COUNT),
             ("logs", "uint64_t", self.PROCESS_COUNT * self.LOG_COUNT),
@@ -79,7 +79,7 @@ class Tables:
         self.rings_at = self.region(at, ctypes.c_uint32, self.header.size // self.GRANULE)
         self.processes = self.read(structs["Process"], self.processes_at, self.header.process_high)
         self.services = self.read(structs["Service"], self.services_at, self.header.service_high)
-        self.lanes = self.read(structs["Lane"], self.lanes_at, self.LANE_COUNT)
+        self.queues = self.read(structs["RunQueue"], self.queues_at, self.QUEUE_COUNT)
         self.slots = self.read(structs["Slot"], self.slots_at, self.header.group_high * self.GROUP_BITS)
         self.groups = [one.group for one in self.read(structs["SlotGroup"], self.groups_at, self.header.group_high)]
         self.extents = self.read(structs["Extent"], self.extents_at, self.header.extent_high)
@@ -104,12 +104,12 @@ class Tables:
 
     def edges(self, slot):
         """Numbers of the slots that a task has a hold on."""
-        if not slot.inputs:
+        if not slot.dependencies:
             return []
-        inputs, edge = (layout()[1][name] for name in ("Inputs", "Edge"))
-        head = self.read(inputs, slot.inputs, 1)[0]
-        edges = self.read(edge, slot.inputs + ctypes.sizeof(inputs), head.count)
-        return [one.input for one in edges if one.input != self.NO_INPUT]
+        inputs, edge = (layout()[1][name] for name in ("Dependencies", "DependencyEdge"))
+        head = self.read(inputs, slot.dependencies, 1)[0]
+        edges = self.read(edge, slot.dependencies + ctypes.sizeof(inputs), head.count)
+        return [one.dependency for one in edges if one.dependency != self.NO_DEPENDENCY]
 
     def halves(self):
         """(index, block, kind) of every payload and result."""
@@ -122,9 +122,9 @@ class Tables:
         """Blocks that lie in no half of a slot."""
         for slot in self.slots:
             if self.status(slot) != self.FREE:
-                yield from (slot.inputs, slot.waits_for & ~ANY if slot.waits_for & ANY else 0)
+                yield from (slot.dependencies, slot.waits_for & ~ANY if slot.waits_for & ANY else 0)
         yield from (service.blob for service in self.services if service.state != self.SERVICE_FREE)
-        yield from (lane.error for lane in self.lanes)
+        yield from (queue.error for queue in self.queues)
         yield self.header.setup
 
     def references(self):
@@ -163,7 +163,7 @@ def faults(runtime):
     """What of a segment in which nothing goes on is not as it should be, in words."""
     tables = Tables(runtime.fd)
     parts = (notes, edges, slots, holds, slot_groups, blocks, extents, lists, places)
-    return [fault for part in parts for fault in part(tables)] + list(sums(tables, runtime.counters()["bytes"]))
+    return [fault for part in parts for fault in part(tables)] + list(sums(tables, runtime.statistics()["bytes"]))
 
 
 def notes(tables):
@@ -195,8 +195,8 @@ def slots(tables):
             yield f"slot {index} is not taken, and its status is {status}"
         if status == tables.FREE and (rest := [name for name in REST if getattr(slot, name)]):
             yield f"slot {index} is free and has its {', '.join(rest)} still"
-        if status != tables.FREE and slot.service == tables.NO_SERVICE and slot.lane:
-            yield f"slot {index} is no call's and stands in lane {slot.lane}"
+        if status != tables.FREE and slot.service == tables.NO_SERVICE and slot.queue:
+            yield f"slot {index} is no call's and stands in queue {slot.queue}"
         if status >= tables.DONE and (slot.payload or slot.payload_kind):
             yield f"slot {index} is finished and has its arguments still"
         if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind or slot.started or slot.waits_for):
@@ -209,14 +209,10 @@ def holds(tables):
         status = tables.status(slot)
         if status == tables.FREE:
             continue
-        if slot.holds & tables.HOLD_COUNT != counts[index]:
-            yield f"slot {index} counts {slot.holds & tables.HOLD_COUNT} dependents, and has {counts[index]}"
-        if (
-            bool(slot.holds & tables.HOLD_RUN) != (status < tables.DONE)
-            or slot.holds & tables.HOLD_PENDING
-            or not slot.holds
-        ):
-            yield f"slot {index} of status {status} has the holds {slot.holds:#x}"
+        if slot.refs & tables.REF_COUNT != counts[index]:
+            yield f"slot {index} counts {slot.refs & tables.REF_COUNT} dependents, and has {counts[index]}"
+        if bool(slot.refs & tables.REF_RUN) != (status < tables.DONE) or slot.refs & tables.REF_PENDING or not slot.refs:
+            yield f"slot {index} of status {status} has the holds {slot.refs:#x}"
         if (slot.waiters == tables.WAITERS_CLOSED) != (status >= tables.DONE):
             yield f"slot {index} of status {status} has the waiters {slot.waiters:#x}"
 
@@ -328,11 +324,11 @@ def sums(tables, counted):
     taken = [(extent.group.used & MEMBERS & ~tables.empty_slab(extent)).bit_count() for extent in slabs]
     blocks = sum(count * extent.block_size for count, extent in zip(taken, slabs, strict=True))
     if counted != values + blocks:
-        yield f"{counted} bytes are told to be in use, and {values} of values and {blocks} of blocks are"
+        yield f"{counted} bytes are published to be in use, and {values} of values and {blocks} of blocks are"
 
 
 def places(tables):
-    """Seats, tokens, and who is to load what ahead."""
+    """Permits, tokens, and who is to load what ahead."""
     header = tables.header
     live = {number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE}
     spinning = sum(tables.processes[number].spinning for number in live)
@@ -344,10 +340,12 @@ def places(tables):
     if header.warm_left != left:
         yield f"{header.warm_left} services are said to be loaded ahead, and {left} are"
     for number, service in enumerate(tables.services):
-        if service.state == tables.SERVICE_FREE and (service.lane or service.blob):
-            yield f"service {number} is free and has its lane or blob still"
-    for number, lane in enumerate(tables.lanes):
-        if lane.state == tables.LANE_FREE and (lane.process or lane.error):
-            yield f"lane {number} is free and has its process or error still"
-        if lane.state != tables.LANE_FREE and any(seat and seat - 1 not in live for seat in lane.seats[: lane.limit]):
-            yield f"a process that is none has a seat at lane {number}"
+        if service.state == tables.SERVICE_FREE and (service.queue or service.blob):
+            yield f"service {number} is free and has its queue or blob still"
+    for number, queue in enumerate(tables.queues):
+        if queue.state == tables.QUEUE_FREE and (queue.process or queue.error):
+            yield f"queue {number} is free and has its process or error still"
+        if queue.state != tables.QUEUE_FREE and any(
+            permit and permit - 1 not in live for permit in queue.permits[: queue.limit]
+        ):
+            yield f"a process that is none has a permit at queue {number}"

@@ -123,7 +123,7 @@ def play(scene):
 
     A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does,
     perhaps with what makes what that needs before the process is watched; then what follows is done meanwhile, up to a
-    yield; then it is given what the process returned, and looks what became of all. The process is buried after that.
+    yield; then it is given what the process returned, and looks what became of all. The process is recovered after that.
     """
     seen = played(scene, None)
     assert len(seen) > 1 or hasattr(scene, "may_not_look"), "the process does not look at the word"
@@ -164,7 +164,7 @@ def played(scene, number, is_killed=False):
             assert len(seen) - 1 == number, "the process does not look at the word as often as it did"
             if is_killed:
                 relative.kill()
-                assert family.bury(relative) == -signal.SIGKILL
+                assert family.recover_process(relative) == -signal.SIGKILL
                 next(playing, None)
             else:
                 ptrace(POKEUSER, relative.pid, CONTROL, 0)
@@ -174,7 +174,7 @@ def played(scene, number, is_killed=False):
                 returned = pickle.load(pipe)
                 with contextlib.suppress(StopIteration):
                     playing.send(returned)
-                assert family.bury(relative) == 0
+                assert family.recover_process(relative) == 0
         family.check()
         return seen
     finally:
@@ -182,7 +182,7 @@ def played(scene, number, is_killed=False):
 
 
 def play_deaths(scene):
-    """Kills a scene's process right after each of its changes of the word and buries it; the scene looks what came of that.
+    """Kill a scene's process right after each of its changes of the word and recover it; the scene looks what came of that.
 
     Such a scene is a generator of (family, words) that yields the word and what the process does, and then looks.
     """
@@ -216,7 +216,7 @@ def play_call(scene):
         next(playing)
         assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
         ptrace(CONT, relative.pid)
-        assert family.bury(relative) == 0
+        assert family.recover_process(relative) == 0
         next(playing, None)
         family.check()
     finally:
@@ -256,7 +256,7 @@ def one_that_has_died(family):
 
 
 def instance_whose_process_has_died(family):
-    """(service, generation, lane), and the entry of its process."""
+    """(service, generation, queue), and the entry of its process."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (index,) = [entry.index for entry in family.supervisor.processes()]
     family.supervisor.start(index)

@@ -163,7 +163,7 @@ def given_back_before(scene):
     failed = scene.call(scene.echo, first, kept)
     fail(scene, first)
     waiting = scene.call(scene.echo, second, kept)
-    scene.runtime.drops -= 2
+    scene.runtime.release_seq -= 2
     return second, waiting, failed, kept
 
 
@@ -173,7 +173,7 @@ producer("gives_back_by_a_number_that_came_round", lambda scene, made: fail(scen
 def serving(scene, *, bearing=False):
     def life(_):
         if bearing:
-            scene.runtime.bear_arrays()
+            scene.runtime.install_array_allocator()
         scene.runtime.serve(MarkingHost(scene.runtime))
 
     return life
@@ -189,7 +189,7 @@ def dependents_of(scene, future, value):
     }
 
 
-def finishing(name, service, value, result=None, **options):
+def completion(name, service, value, result=None, **options):
     """A worker is stepped from the end of the user's function until it has found its next task, twice."""
     result = value if result is None else result
 
@@ -204,13 +204,13 @@ def finishing(name, service, value, result=None, **options):
     SCENARIOS[name] = Scenario(generator)
 
 
-finishing("finishes_inline", "returning", 1)
-finishing("finishes_with_a_block", "returning", KB)
-finishing("finishes_with_long_bytes", "returning", LARGE)
-finishing("finishes_with_the_array_it_got", "returning", ARRAY)
-finishing("finishes_with_an_array", "making", "array", ARRAY)
-finishing("finishes_with_an_array_born_in_place", "making", "array", ARRAY, bearing=True)
-finishing("finishes_with_arrays", "making", "arrays", (ARRAY, [np.arange(6000.0)], KB, "x" * 50_000), bearing=True)
+completion("finishes_inline", "returning", 1)
+completion("finishes_with_a_block", "returning", KB)
+completion("finishes_with_long_bytes", "returning", LARGE)
+completion("finishes_with_the_array_it_got", "returning", ARRAY)
+completion("finishes_with_an_array", "making", "array", ARRAY)
+completion("finishes_with_an_array_born_in_place", "making", "array", ARRAY, bearing=True)
+completion("finishes_with_arrays", "making", "arrays", (ARRAY, [np.arange(6000.0)], KB, "x" * 50_000), bearing=True)
 
 
 @scenario
@@ -325,4 +325,4 @@ def starts_an_instance(scene):
     assert future.get(DEADLINE_S / 3) == 2
     del future
     scene.runtime.close_service(*service[:2])
-    assert [scene.bury(worker) for worker in workers] == [0] * len(workers)
+    assert [scene.recover_process(worker) for worker in workers] == [0] * len(workers)

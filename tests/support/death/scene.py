@@ -20,7 +20,7 @@ from flame_fast.engine.task_host import Host
 
 #: Seconds within which the survivors must have done with one death.
 DEADLINE_S = 30
-#: What a death may cost: the one small block that was just on its way back (see slot_release).
+#: What a death may cost: the one small block that was just on its way back (see value_free).
 LOST_BYTES = 1 << 15
 GROUP = 62  # slots, or blocks of a kilobyte
 #: Milliseconds after which a neighbour is taken for blocked.
@@ -147,7 +147,7 @@ class Scene(Family):
         highest = max(int(repr(promise).split()[1]) for promise in promises)
         for promise in promises:
             self.runtime.fulfil(promise, None)
-        service, generation, lane = self.service(Log(), INSTANCE, ("note",))
+        service, generation, queue = self.service(Log(), INSTANCE, ("note",))
         self.runtime.close_service(service, generation)
         return {
             "slots": slots,
@@ -155,12 +155,12 @@ class Scene(Family):
             "bytes of extents that nothing lies in": -self.room(),
             "the highest slot when many are in use": highest,
             "the next service": service,
-            "the next lane": lane,
+            "the next queue": queue,
         }
 
     def check_everything_is_back(self):
-        now, counters = self.state(), self.runtime.counters()
-        wrong = [f"{counters[name]} for ever {name}" for name in ("waiting", "queued", "running") if counters[name]]
+        now, statistics = self.state(), self.runtime.statistics()
+        wrong = [f"{statistics[name]} for ever {name}" for name in ("waiting", "queued", "running") if statistics[name]]
         lost = now["bytes"] - self.before["bytes"]
         if 0 < lost <= LOST_BYTES:  # and so the slab around it stays
             now["bytes"] = self.before["bytes"]
@@ -208,14 +208,14 @@ class Neighbour:
 
     def __init__(self, scene):
         self.scene = scene
-        self.told, self.said = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
+        self.published, self.said = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
         self.relative = scene.fork(self.life)
 
     def life(self):
-        os.eventfd_read(self.told)
+        os.eventfd_read(self.published)
         self.act_there()
         os.eventfd_write(self.said, 1)
-        os.eventfd_read(self.told)
+        os.eventfd_read(self.published)
         self.look_there()
 
     def act_there(self):
@@ -238,21 +238,21 @@ class Neighbour:
 
     def act(self):
         """Returns when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
-        os.eventfd_write(self.told, 1)
+        os.eventfd_write(self.published, 1)
         waiting = select.poll()
         waiting.register(self.said, select.POLLIN)
         waiting.poll(BLOCKED_MS)
 
     def end(self):
-        os.eventfd_write(self.told, 1)
-        code = self.scene.bury(self.relative)
-        os.close(self.told)
+        os.eventfd_write(self.published, 1)
+        code = self.scene.recover_process(self.relative)
+        os.close(self.published)
         os.close(self.said)
         assert code == 0, f"the neighbour ended with {code}"
 
 
-class Undertaker(Neighbour):
-    """Buries one whose predecessor in the process table has used the slots that the stopped one takes now."""
+class Recoverer(Neighbour):
+    """Recovers one whose predecessor in the process table has used the slots that the stopped one takes now."""
 
     def __init__(self, scene):
         def life():
@@ -260,18 +260,18 @@ class Undertaker(Neighbour):
                 scene.runtime.promise()
 
         first = scene.fork(life)
-        assert scene.bury(first) == 0
+        assert scene.recover_process(first) == 0
         self.dead = scene.fork(lambda: None)
         assert self.dead.index == first.index
         assert self.dead.has_ended(DEADLINE_S)
         super().__init__(scene)
 
     def act_there(self):
-        self.scene.supervisor.bury(self.dead.index, serialization.dump_error(Death()))
+        self.scene.supervisor.recover_process(self.dead.index, serialization.dump_error(Death()))
 
     def look_there(self):
         pass
 
     def end(self):
         super().end()
-        self.scene.bury(self.dead)
+        self.scene.recover_process(self.dead)

@@ -16,7 +16,7 @@ STRUCTS = {
     "header": "Header",
     "processes": "Process",
     "services": "Service",
-    "lanes": "Lane",
+    "queues": "RunQueue",
     "slots": "Slot",
     "groups": "SlotGroup",
     "extents": "Extent",
@@ -170,7 +170,7 @@ class Words:
 
     def missing(self, slot, level=-1):
         """Offset of the first word of a level of a waiting task's tree; the top's by default."""
-        kind, at = self.structs["Inputs"], self.get("slots", slot, "inputs")
+        kind, at = self.structs["Dependencies"], self.get("slots", slot, "dependencies")
         inputs = kind.from_buffer_copy(os.pread(self.fd, ctypes.sizeof(kind), at))
         return at + inputs.level_at[range(inputs.levels)[level]]
 
@@ -180,24 +180,24 @@ class Words:
 
     # ---- rings -------------------------------------------------------------------------------------------------------
 
-    def hint(self, position, slot):
+    def entry(self, position, slot):
         return position & ~self.ring_mask | slot + 1
 
-    def set_hints(self, lane, position, hints):
-        """So many places of a lane's ring from a position on; none of its last place and its first at once."""
-        at = self.tables.rings_at + 8 * (lane * self.tables.SLOT_COUNT + (position & self.ring_mask))
-        os.pwrite(self.fd, b"".join(hint.to_bytes(8, "little") for hint in hints), at)
+    def set_entries(self, queue, position, entries):
+        """So many places of a queue's ring from a position on; none of its last place and its first at once."""
+        at = self.tables.rings_at + 8 * (queue * self.tables.SLOT_COUNT + (position & self.ring_mask))
+        os.pwrite(self.fd, b"".join(entry.to_bytes(8, "little") for entry in entries), at)
 
-    def push(self, lane, slot):
-        """A hint to a slot at a lane's end."""
-        tail = self.get("lanes", lane, "tail")
-        self.set_hints(lane, tail, [self.hint(tail, slot)])
-        self.set("lanes", lane, "tail", tail + 1)
+    def push(self, queue, slot):
+        """An entry to a slot at a queue's end."""
+        tail = self.get("queues", queue, "tail")
+        self.set_entries(queue, tail, [self.entry(tail, slot)])
+        self.set("queues", queue, "tail", tail + 1)
 
-    def fill(self, lane, slot):
-        """All places that are left of a lane get a hint to the same slot."""
-        tail, end = self.get("lanes", lane, "tail"), self.get("lanes", lane, "head") + self.tables.SLOT_COUNT
+    def fill(self, queue, slot):
+        """All places that are left of a queue get an entry to the same slot."""
+        tail, end = self.get("queues", queue, "tail"), self.get("queues", queue, "head") + self.tables.SLOT_COUNT
         middle = min(end, tail + self.ring_mask + 1 & ~self.ring_mask)
-        self.set_hints(lane, tail, [self.hint(tail, slot)] * (middle - tail))
-        self.set_hints(lane, middle, [self.hint(middle, slot)] * (end - middle))
-        self.set("lanes", lane, "tail", end)
+        self.set_entries(queue, tail, [self.entry(tail, slot)] * (middle - tail))
+        self.set_entries(queue, middle, [self.entry(middle, slot)] * (end - middle))
+        self.set("queues", queue, "tail", end)

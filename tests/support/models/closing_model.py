@@ -1,7 +1,7 @@
 """Closing a service while calls of it are made, as `kernels/runtime/services.pxi` and `calls.pxi` do it, for `explorer.py`.
 
 A call names no generation of its service: once it is made, what it needs must stay until it has ended. The service's block
-is read by a worker; an instance's process leaves when its lane closes.
+is read by a worker; an instance's process leaves when its queue closes.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Closing:
     # ---- calls.pxi -----------------------------------------------------------------------------------------------------
 
     def call(self):
-        """`slot_take`, `_publish`. S has found the service open before, in `call`."""
+        """`slot_alloc`, `_publish`. S has found the service open before, in `call`."""
         yield store("building", 1)
         yield (exchange if self.has("a slot taken by cas") else store)("used", 1)
         if self.has("a look at the service once a slot is named") and (yield load("service")) != (OPEN, 1):
@@ -54,7 +54,7 @@ class Closing:
             yield from self.reap()
 
     def reap(self):
-        """`reap_services`, `_empty_service`, `_give_back_lane`."""
+        """`reap_services`, `_free_service`, `_release_queue`."""
         if (yield load("service")) != (CLOSING, 1):
             return
         if self.has("a look at who makes a call") and (yield from self.is_calling()):
@@ -62,7 +62,7 @@ class Closing:
         if (yield load("call")) in BUSY:
             return
         if (yield cas("service", (CLOSING, 1), (RESERVED, 1))):
-            yield cas("lane", OPEN, CLOSING)
+            yield cas("queue", OPEN, CLOSING)
             yield exchange("blob", None)
             yield store("service", (FREE, 1))
 
@@ -101,7 +101,7 @@ class Closing:
                 if (yield cas("call", READY, RUNNING)):
                     yield exchange("call", DONE)
                     return
-            elif (yield load("lane")) == CLOSING:
+            elif (yield load("queue")) == CLOSING:
                 return
 
 
@@ -128,7 +128,7 @@ def stays(words):
 def closing(without=(), instance=False):
     """S calls while C closes; the zygote gives back what closed services had, T makes another."""
     model = Closing(without)
-    words = {"service": (OPEN, 1), "call": FREE, "tail": 0, "lane": OPEN, "blob": 1, "building": 0, "used": 0}
+    words = {"service": (OPEN, 1), "call": FREE, "tail": 0, "queue": OPEN, "blob": 1, "building": 0, "used": 0}
     programs = {"S": model.call, "C": model.close, "zygote": model.zygote, "T": model.other}
     programs["I" if instance else "W"] = model.instance if instance else model.worker
     return Scenario(words, programs, at_end=(endless, stays))

@@ -491,9 +491,9 @@ class Explorer:
             states.append(state)
             state = self.parents[state]
         states.reverse()
-        return [line for before, after in zip(states, states[1:], strict=False) for line in self.told(before, after)]
+        return [line for before, after in zip(states, states[1:], strict=False) for line in self.published(before, after)]
 
-    def told(self, before, after):
+    def published(self, before, after):
         moved = [place for place in range(len(self.names)) if before[place + 2] != after[place + 2]]
         dead = [place for place in moved if after[place + 2] == DEAD]
         acting = [place for place in range(len(self.names)) if self.leads_to(before, after, place)]
@@ -761,7 +761,7 @@ class BufferedExplorer(Explorer):
             values[self.buffers[place]] = ()
         return values
 
-    def told(self, before, after):
+    def published(self, before, after):
         for place, buffer in self.buffers.items():
             if after in self.let_out(before, place):
                 oldest = self.memories[before[0]][buffer][0]
@@ -769,7 +769,7 @@ class BufferedExplorer(Explorer):
                 names = ", ".join(f"{in_short(words[at])} = {self.memories[after[0]][at]}" for at, _, _ in oldest)
                 dead = [f"{self.names[place]} is killed"] if after[place + 2] == DEAD != before[place + 2] else []
                 return [f"{self.names[place]}: what was put off is everybody's: {names}", *dead]
-        return super().told(before, after)
+        return super().published(before, after)
 
     def in_words(self, operation, before, after):
         kind, *rest = operation

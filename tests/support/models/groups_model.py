@@ -43,7 +43,7 @@ class Groups:
 
     # ---- lock.pxi ------------------------------------------------------------------------------------------------------
 
-    def lock_take(self, me):
+    def lock_acquire(self, me):
         if (yield mutex("lock", me)) and self.has("repair"):
             yield from self.repair()
 
@@ -61,7 +61,7 @@ class Groups:
 
     # ---- groups.pxi ----------------------------------------------------------------------------------------------------
 
-    def member_take(self, me, current, mine):
+    def member_alloc(self, me, current, mine):
         """(member or None, the current group, groups of its own)."""
         while True:
             if current is not None:
@@ -116,11 +116,11 @@ class Groups:
             yield store(("used", group), CLAIMED)
         elif not (yield cas(("used", group), 0, CLAIMED)):
             return
-        yield from self.lock_take(me)
-        yield from self.claimed_to_free(group)
+        yield from self.lock_acquire(me)
+        yield from self.group_free_claimed(group)
         yield store("lock", "")
 
-    def claimed_to_free(self, group):
+    def group_free_claimed(self, group):
         if not (yield load(("used", group))) & CLAIMED:
             return
         if (yield load(("owner", group))) != NOBODY:
@@ -129,7 +129,7 @@ class Groups:
             yield store("free", (group, *free))
 
     def slot_group_new(self, me):
-        yield from self.lock_take(me)
+        yield from self.lock_acquire(me)
         free = yield load("free")
         high = yield load("high")
         group = free[0] if free else high if high < self.groups else None
@@ -146,7 +146,7 @@ class Groups:
     # ---- what processes do ---------------------------------------------------------------------------------------------
 
     def take(self, me, current, mine):
-        member, current, mine = yield from self.member_take(me, current, mine)
+        member, current, mine = yield from self.member_alloc(me, current, mine)
         if member is None:
             return None, current, mine
         place = yield load(("place", *member))
@@ -157,7 +157,7 @@ class Groups:
         return member, current, mine
 
     def give(self, me, member, box=None):
-        """`freeing` names the member, as `slot_return` does, from before it is nobody's until its bit is cleared."""
+        """`freeing` names the member, as `slot_free` does, from before it is nobody's until its bit is cleared."""
         yield store(("freeing", me), member)
         yield stores((("place", *member), NOBODY), *([(("box", box), None)] if box else []))
         yield from self.group_clear(me, *member)
@@ -176,22 +176,22 @@ class Groups:
             else:
                 yield from self.give(me, member)
 
-    def giver(self, me):
+    def releaser(self, me):
         while True:
             yield when(is_full_box, me)
             member = yield load(("box", me))
             yield from self.give(me, member, me)
 
-    # ---- burial.pxi, extents.pxi ---------------------------------------------------------------------------------------
+    # ---- recovery.pxi, extents.pxi ---------------------------------------------------------------------------------------
 
-    def bury(self, me, dead):
+    def recover_process(self, me, dead):
         if (yield load("lock")) == dead:
-            yield from self.lock_take(me)
+            yield from self.lock_acquire(me)
             yield store("lock", "")
         for note in ("building", "freeing"):
             member = yield load((note, dead))
             if member is not None:
-                yield from self.bury_member(me, member, dead)
+                yield from self.recover_member(me, member, dead)
             yield store((note, dead), None)
         for group in range(self.groups):
             for bit in range(self.size):
@@ -203,7 +203,7 @@ class Groups:
                 yield from self.orphan(me, group, dead)
         yield exchange(("entry", dead), FREE)
 
-    def bury_member(self, me, member, dead):
+    def recover_member(self, me, member, dead):
         """A member that the dead process named: nobody's, if it has no place and nobody else names it."""
         used = yield load(("used", member[0]))
         if not used & member[1] or (yield load(("place", *member))) != NOBODY:
@@ -219,24 +219,24 @@ class Groups:
         used = yield load(("used", group))
         if owner == NOBODY or (owner != dead and used & ~CLAIMED):
             return
-        yield from self.lock_take(me)
+        yield from self.lock_acquire(me)
         if (yield load(("owner", group))) == dead:
             yield store(("owner", group), ORPHAN)
             yield clear(("used", group), CURRENT)
         yield cas(("used", group), 0, CLAIMED)
-        yield from self.claimed_to_free(group)
+        yield from self.group_free_claimed(group)
         yield store("lock", "")
 
     def supervise(self, me, mortals):
         while True:
-            yield when(needs_burial, mortals)
+            yield when(needs_recovery, mortals)
             if (yield load(("dead", "Q"))):
                 member = yield load(("box", "Q"))  # what it would have given back
                 if member is not None:
                     yield from self.give(me, member, "Q")
             for process in mortals:
                 if (yield load(("dead", process))) and (yield load(("entry", process))) != FREE:
-                    yield from self.bury(me, process)
+                    yield from self.recover_process(me, process)
 
 
 def is_empty_box(words, process):
@@ -247,7 +247,7 @@ def is_full_box(words, process):
     return words["box", process] is not None
 
 
-def needs_burial(words, processes):
+def needs_recovery(words, processes):
     if words["dead", "Q"] and words["box", "Q"] is not None:
         return True
     return any(words["dead", process] and words["entry", process] != FREE for process in processes)
@@ -275,7 +275,7 @@ def groups(without=(), mortal=(), deaths=0, count=2, size=1, takers=("P", "R"), 
     """P takes members that Q gives back, R takes and gives back itself; each from groups of its own."""
     model = Groups(count, size, without)
     names = ("P", "R", "Q", ZYGOTE)
-    programs = {"P": functools.partial(model.taker, "P", "Q", times), "Q": functools.partial(model.giver, "Q")}
+    programs = {"P": functools.partial(model.taker, "P", "Q", times), "Q": functools.partial(model.releaser, "Q")}
     if "R" in takers:
         programs["R"] = functools.partial(model.taker, "R", "", times)
     if deaths:

@@ -23,14 +23,14 @@ from protocol_model import (
 )
 
 
-def running(slot, by, creator, lane=0):
+def running(slot, by, creator, queue=0):
     """Words of a slot that `by` runs, and of which `creator` has the future."""
     return {
         ("state", slot): (0, RUNNING, by),
-        ("holds", slot): CREATOR | RUN,
+        ("refs", slot): CREATOR | RUN,
         ("used", slot): 1,
         ("creator", slot): creator,
-        ("lane", slot): lane,
+        ("queue", slot): queue,
         ("started", slot): 1,
         ("begun", slot): 1,
     }
@@ -38,7 +38,7 @@ def running(slot, by, creator, lane=0):
 
 def finished(slot, by, holds):
     """Words of a value that so many unfinished tasks hold."""
-    return {("state", slot): (0, DONE, by), ("holds", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
+    return {("state", slot): (0, DONE, by), ("refs", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
 
 
 def serve_after(protocol, dead):
@@ -93,7 +93,7 @@ def calls(without=(), mortal=(), deaths=0, ring=2, times=2):
 
 
 def helping(without=(), mortal=(), deaths=0, times=2):
-    """The task that made a call waits for it, and claims it out of the middle of its lane; the hint there is void then."""
+    """The task that made a call waits for it, and claims it out of the middle of its queue; the entry there is void then."""
     protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=2, without=without)
 
     def submitter():
@@ -107,12 +107,12 @@ def helping(without=(), mortal=(), deaths=0, times=2):
 
 
 def reused_slots(without=()):
-    """A slot is a call of the pool's, then one of an instance's; a worker may look at its first hint all this while."""
-    protocol = Protocol(1, ("S", "W", "I"), lanes=(0, 1), ordered=(1,), ring=4, without=without, serves={"I": 1})
+    """A slot is a call of the pool's, then one of an instance's; a worker may look at its first entry all this while."""
+    protocol = Protocol(1, ("S", "W", "I"), queues=(0, 1), ordered=(1,), ring=4, without=without, serves={"I": 1})
 
     def submitter():
-        for _time, lane in enumerate((0, 0, 1)):
-            yield from protocol.submit("S", 0, lane)
+        for _time, queue in enumerate((0, 0, 1)):
+            yield from protocol.submit("S", 0, queue)
             if (yield from protocol.claim_here("S", 0)):
                 yield from protocol.run("S", 0)
             yield from protocol.drop("S", 0)
@@ -124,12 +124,12 @@ def reused_slots(without=()):
 def instance(without=()):
     """Calls of an instance run in the order they were made in, though one that stood before them failed for its input.
 
-    X waits for its input and fails; its slot is used for another call, and for one after A. Its first hint still stands.
+    X waits for its input and fails; its slot is used for another call, and for one after A. Its first entry still stands.
     """
     protocol = Protocol(
         3,
         ("S", "W", "I"),
-        lanes=(0, 1),
+        queues=(0, 1),
         ordered=(1,),
         ring=4,
         without=without,
@@ -154,7 +154,7 @@ def instance(without=()):
 
 def lost_instance(without=(), mortal=("I",), deaths=1):
     """The process of an instance dies while calls are made: each of them fails."""
-    protocol = Protocol(2, ("S", "I", ZYGOTE), lanes=(1,), ordered=(1,), ring=4, without=without, serves={"I": 1})
+    protocol = Protocol(2, ("S", "I", ZYGOTE), queues=(1,), ordered=(1,), ring=4, without=without, serves={"I": 1})
 
     def submitter():
         for index in (0, 1):
@@ -171,7 +171,7 @@ def instance_inputs(without=(), fails=()):
     protocol = Protocol(
         3,
         ("S", "W", "I"),
-        lanes=(0, 1),
+        queues=(0, 1),
         ordered=(1,),
         ring=4,
         inputs={1: (0,)},
@@ -195,7 +195,7 @@ def instance_inputs(without=(), fails=()):
 
 
 def others_slot(without=(), times=2):
-    """D, which dies at once, has made what the slot was before: its burial must leave alone what S makes of it."""
+    """D, which dies at once, has made what the slot was before: its recovery must leave alone what S makes of it."""
     protocol = Protocol(1, ("S", "W", "D", "N", ZYGOTE), without=without)
 
     def submitter():
@@ -212,10 +212,10 @@ def idle(me):
 
 
 def freed_by_another(without=()):
-    """P has taken the last hold off a slot and dies; D's burial frees it, T takes it, and then P is buried."""
+    """P has taken the last hold off a slot and dies; D's recovery frees it, T takes it, and then P is recovered."""
     protocol = Protocol(2, ("P", "D", "T", ZYGOTE), inputs={0: (1,)}, without=without)
     words = {**running(0, "P", "S"), **finished(1, "S", 1)}
-    words.update({("holds", 0): RUN, ("inputs", 0): 1, ("top", 0): ("all there", "P"), ("input", 0, 0): 1})
+    words.update({("refs", 0): RUN, ("dependencies", 0): 1, ("top", 0): ("all there", "P"), ("dependency", 0, 0): 1})
 
     def taker():
         yield from protocol.submit("T", 1)
@@ -259,7 +259,7 @@ def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=
 
 
 def half_failed(without=()):
-    """W has died right after it published a failure, for which a task of S waits; the zygote dies in W's burial."""
+    """W has died right after it published a failure, for which a task of S waits; the zygote dies in W's recovery."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **running(0, "W", "S"), ("state", 0): (0, FAILED, "W"), ("dead", "W"): 1}
 
@@ -278,16 +278,16 @@ def half_failed(without=()):
     return Scenario(words, programs, mortal=(ZYGOTE,), deaths=1, owned=protocol.owned(), at_end=ends)
 
 
-def last_input_while_buried(without=()):
+def last_input_while_recovered(without=()):
     """The zygote died with a task claimed to pass W's failure on; the next lets it wait again, as S clears the last bit."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
     words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})
-    words.update({("holds", 1): CREATOR | RUN | EDGES | BURIAL, ("started", 1): 0, ("begun", 1): 0, ("inputs", 1): 1})
-    words.update({("top", 1): frozenset({"own"}), ("input", 1, 0): 0, ("next", 1, 0): None})
+    words.update({("refs", 1): CREATOR | RUN | EDGES | BURIAL, ("started", 1): 0, ("begun", 1): 0, ("dependencies", 1): 1})
+    words.update({("top", 1): frozenset({"own"}), ("dependency", 1, 0): 0, ("next", 1, 0): None})
 
     def submitter():
-        yield from protocol.input_arrived("S", 1, "own", ())
+        yield from protocol.dependency_ready("S", 1, "own", ())
         yield from protocol.drop("S", 0)
         yield from protocol.drop("S", 1)
 
@@ -327,23 +327,23 @@ def claimed_to_fail(without=()):
 def on_both_lists(first, second):
     """Words of a task, in slot 2, on the lists of two inputs which these processes run; its future is gone already."""
     words = {**running(0, first, "S"), **running(1, second, "S")}
-    words.update({("holds", 0): RUN + 1, ("holds", 1): RUN + 1, ("waiters", 0): (2, 0), ("waiters", 1): (2, 1)})
+    words.update({("refs", 0): RUN + 1, ("refs", 1): RUN + 1, ("waiters", 0): (2, 0), ("waiters", 1): (2, 1)})
     words.update(
-        {("state", 2): (0, "waiting", ""), ("holds", 2): RUN | EDGES, ("used", 2): 1, ("lane", 2): 0, ("inputs", 2): 1}
+        {("state", 2): (0, "waiting", ""), ("refs", 2): RUN | EDGES, ("used", 2): 1, ("queue", 2): 0, ("dependencies", 2): 1}
     )
-    words.update({("top", 2): frozenset({0, 1}), ("input", 2, 0): 0, ("input", 2, 1): 1})
+    words.update({("top", 2): frozenset({0, 1}), ("dependency", 2, 0): 0, ("dependency", 2, 1): 1})
     words.update({("next", 2, 0): None, ("next", 2, 1): None})
     return words
 
 
-def giving(without=(), mortal=("P",), deaths=1, marks=2):
+def release_seq(without=(), mortal=("P",), deaths=1, marks=2):
     """P and Q finish tasks and give the holds on shared inputs back; the numbers of P's marks come round."""
     protocol = Protocol(5, ("P", "Q", ZYGOTE), marks=marks, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
     words = {**finished(3, "S", 3), **finished(4, "S", 1)}
     for task, by in ((0, "P"), (1, "P"), (2, "Q")):
         words.update(running(task, by, "S"))
-        words.update({("holds", task): RUN, ("inputs", task): 1, ("top", task): ("all there", by)})
-        words.update((("input", task, number), at) for number, at in enumerate(protocol.inputs[task]))
+        words.update({("refs", task): RUN, ("dependencies", task): 1, ("top", task): ("all there", by)})
+        words.update((("dependency", task, number), at) for number, at in enumerate(protocol.dependencies[task]))
 
     def first():
         for task in (0, 1):

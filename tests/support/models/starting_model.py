@@ -10,14 +10,14 @@ from __future__ import annotations
 import functools
 
 from explorer import Scenario, add, ask, cas, change, exchange, exchanges, fail, kill, load, spawn, store, stores, when
-from protocol_model import LANE_DEAD, OPEN, is_dead
+from protocol_model import OPEN, QUEUE_DEAD, is_dead
 
 FREE, RESERVED, REQUESTED, STARTING, LIVE = "free", "reserved", "requested", "starting", "live"
 NONE = (FREE, "")
 
 
 class Starting:
-    """One instance's lane, its process's entry, and one for a process of the pool; each start takes another child."""
+    """One instance's queue, its process's entry, and one for a process of the pool; each start takes another child."""
 
     def __init__(self, entries=1, pool=False, children=("c1", "c2", "c3"), without=()):
         self.entries = entries
@@ -29,7 +29,7 @@ class Starting:
         return what not in self.without
 
     def words(self):
-        words = {"lane process": None, "lane state": OPEN, "forked": 0, "starts of pool": 0}
+        words = {"queue process": None, "queue state": OPEN, "forked": 0, "starts of pool": 0}
         for entry in range(self.entries):
             words.update({("entry", entry): NONE, ("role", entry): "", ("starts", entry): 0, ("pid", entry): None})
         for child in self.children:
@@ -47,10 +47,10 @@ class Starting:
     # ---- services.pxi --------------------------------------------------------------------------------------------------
 
     def start_instance(self, me):
-        if (yield load("lane process")) is not None:
+        if (yield load("queue process")) is not None:
             return
         entry = yield from self.request_process(me, "instance")
-        if (yield cas("lane process", None, entry)):
+        if (yield cas("queue process", None, entry)):
             yield store(("entry", entry), (REQUESTED, ""))
         else:
             yield store(("entry", entry), NONE)
@@ -70,7 +70,7 @@ class Starting:
         while True:
             yield when(self.has_work, me, mortals)
             yield from self.reap(me)
-            yield from self.bury_requesters(mortals)
+            yield from self.recover_requesters(mortals)
             yield from self.staff(me)
 
     def has_work(self, words, me, mortals):
@@ -90,16 +90,16 @@ class Starting:
             if (yield load(("parent", child))) == me and (yield load(("dead", child))):
                 yield exchange(("parent", child), None)  # a system call
                 entry = yield load(("index", child))
-                yield from self.bury(me, entry)
+                yield from self.recover_process(me, entry)
 
-    def bury(self, me, entry):
+    def recover_process(self, me, entry):
         if (yield load(("role", entry))) == "instance":
-            yield exchange("lane state", LANE_DEAD)
+            yield exchange("queue state", QUEUE_DEAD)
         yield stores((("role", entry), ""), (("pid", entry), None))
         yield exchange(("entry", entry), NONE)
 
-    def bury_requesters(self, mortals):
-        """`_bury_requests`."""
+    def recover_requesters(self, mortals):
+        """`_recover_requests`."""
         for entry in range(self.entries):
             state = yield load(("entry", entry))
             if state[0] == RESERVED and state[1] in mortals and (yield load(("dead", state[1]))):
@@ -107,8 +107,8 @@ class Starting:
 
     def settle_reserved(self, entry):
         role = yield load(("role", entry))
-        named = yield load("lane process")
-        if self.has("what a lane names is asked for") and role == "instance" and named == entry:
+        named = yield load("queue process")
+        if self.has("what a queue names is asked for") and role == "instance" and named == entry:
             yield exchange(("entry", entry), (REQUESTED, ""))
         else:
             yield exchanges((("role", entry), ""), (("entry", entry), NONE))
@@ -168,7 +168,7 @@ class Starting:
                 if self.has("a wait for the end"):
                     yield when(is_dead, pid)
         for entry in ended:
-            yield from self.bury(me, entry)
+            yield from self.recover_process(me, entry)
 
     # ---- worker.py -----------------------------------------------------------------------------------------------------
 
@@ -251,17 +251,17 @@ def starting(without=(), entries=1, pool=False, zygotes=2, mortal=("zygote 1",),
 
 
 def not_served(words, model, submitters):
-    """The lane has one process, or is dead; and no entry is on the way for ever."""
+    """The queue has one process, or is dead; and no entry is on the way for ever."""
     for entry in range(model.entries):
         state, whose = words["entry", entry]
         if state not in (FREE, LIVE):
             return f"process {entry} is {state} for ever"
         if state == LIVE and words["dead", whose]:
             return f"process {entry} counts as live, and is dead"
-    if all(words["dead", name] for name in submitters) and words["lane process"] is None:
+    if all(words["dead", name] for name in submitters) and words["queue process"] is None:
         return None
-    at = words["lane process"]
-    if words["lane state"] == OPEN and (at is None or words["entry", at][0] != LIVE):
+    at = words["queue process"]
+    if words["queue state"] == OPEN and (at is None or words["entry", at][0] != LIVE):
         return "the instance has no process"
     if model.pool and model.lacks_worker(words):
         return "the pool has no worker"

@@ -18,12 +18,12 @@ CALL = 16  # `pool`: calls above, sleepers below
 class Waking(Protocol):
     """Workers that look for tasks, seek, sleep and are called."""
 
-    limit = 0  # seats of the lane; 0: as many as there are workers
+    limit = 0  # permits of the queue; 0: as many as there are workers
     lasts = False  # the first call takes longer than all of the others
 
     def words(self):
         words = super().words()
-        words.update(pool=0, pool_wake=0, pool_sleepers=0, seeker=None, seat=None)
+        words.update(pool=0, pool_wake=0, pool_sleepers=0, seeker=None, permit=None)
         for process in self.processes:
             words.update({("sleeping", process): 0, ("wake", process): 0, ("waiters", process): 0, ("blocked", process): 0})
         return words
@@ -85,7 +85,7 @@ class Waking(Protocol):
         if tail > head:  # a head may be one ahead
             yield from self.wake_sleepers(tail - head)
 
-    def wake_lane(self, me):
+    def wake_queue(self, me):
         if self.limit:
             yield from self.wake_sleepers(MANY)
         elif (yield from self.needs_call()):
@@ -104,39 +104,39 @@ class Waking(Protocol):
 
     def queue(self, me, index):
         """The end of `_publish`: the slot itself is filled."""
-        if not self.has("a call after the hint"):
-            yield from self.wake_lane(me)
+        if not self.has("a call after the entry"):
+            yield from self.wake_queue(me)
         yield exchange(("state", index), (0, READY, ""))
-        yield from self.lane_push(me, 0, index, (0, READY, ""))
-        if self.has("a call after the hint"):
-            yield from self.wake_lane(me)
+        yield from self.queue_push(me, 0, index, (0, READY, ""))
+        if self.has("a call after the entry"):
+            yield from self.wake_queue(me)
 
-    # ---- serving.pxi, lanes.pxi ----------------------------------------------------------------------------------------
+    # ---- serving.pxi, queues.pxi ----------------------------------------------------------------------------------------
 
     def find_task(self, me):
         if not self.limit:
-            return (yield from self.lane_claim(me, 0))
+            return (yield from self.queue_claim(me, 0))
         head = yield load(("head", 0))
         tail = yield load(("tail", 0))
         if head == tail:
             return None
-        if not (yield from self.seat_take(me)):
+        if not (yield from self.permit_acquire(me)):
             return None
-        index = yield from self.lane_claim(me, 0)
+        index = yield from self.queue_claim(me, 0)
         if index is None:
-            yield from self.seat_leave(me)
+            yield from self.permit_release(me)
         return index
 
-    def seat_take(self, me):
-        holder = yield load("seat")
+    def permit_acquire(self, me):
+        holder = yield load("permit")
         if holder == me:
             return True
         if holder is None or (yield load(("blocked", holder))):
-            return (yield cas("seat", holder, me))
+            return (yield cas("permit", holder, me))
         return False
 
-    def seat_leave(self, me):
-        yield cas("seat", me, None)
+    def permit_release(self, me):
+        yield cas("permit", me, None)
 
     def wait_for_task(self, me):
         seeking = False
@@ -211,26 +211,26 @@ class Waking(Protocol):
             yield when(is_rest_done, self.slots)
         yield exchange(("state", index), (0, DONE, me))
         if self.limit:
-            yield from self.seat_leave(me)
-            if self.has("a call when a seat is left"):
+            yield from self.permit_release(me)
+            if self.has("a call when a permit is left"):
                 head = yield load(("head", 0))
                 tail = yield load(("tail", 0))
                 if head != tail:
-                    yield from self.wake_lane(me)
+                    yield from self.wake_queue(me)
 
     # ---- supervision.pxi -----------------------------------------------------------------------------------------------
 
-    def bury(self, me, dead):
+    def recover_process(self, me, dead):
         for index in range(self.slots):
             state = yield load(("state", index))
             if state[1] == RUNNING and state[2] == dead:
                 yield exchange(("state", index), (0, READY, ""))
-                yield from self.lane_push(me, 0, index, state)
-                yield from self.wake_lane(me)
+                yield from self.queue_push(me, 0, index, state)
+                yield from self.wake_queue(me)
         yield from self.queue_again(me, "promoting", dead)
         if self.limit:
-            yield from self.seat_leave(dead)
-            yield from self.wake_lane(me)
+            yield from self.permit_release(dead)
+            yield from self.wake_queue(me)
         yield cas("seeker", dead, None)
         if not self.has("one word for calls and sleepers") and (yield load(("sleeping", dead))):
             yield store(("sleeping", dead), 0)
@@ -238,7 +238,7 @@ class Waking(Protocol):
             if count:
                 yield cas("pool_sleepers", count, count - 1)
         yield exchange(("entry", dead), FREE)
-        if self.has("a call to everybody after a burial"):
+        if self.has("a call to everybody after a recovery"):
             yield from self.wake_everybody()
 
     # ---- waits.pxi, finishing.pxi --------------------------------------------------------------------------------------
@@ -284,8 +284,8 @@ class Waking(Protocol):
             yield when(is_noticed)
 
 
-class Seated(Waking):
-    """The lane has one seat."""
+class Permitted(Waking):
+    """The queue has one permit."""
 
     limit = 1
 
@@ -331,7 +331,7 @@ def sleeping(without=(), mortal=(), deaths=0, tasks=2, kind=Waking, workers="WV"
     """S queues calls while W and V look for them, seek, and go to sleep. `once`: who looks no more after a call."""
     protocol = kind(tasks, ("S", *workers, ZYGOTE), ring=4, without=without)
     words = protocol.words()
-    words.update((("lane", index), 0) for index in range(tasks))
+    words.update((("queue", index), 0) for index in range(tasks))
 
     def submitter():
         for index in range(tasks):
