@@ -2183,7 +2183,7 @@ def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_entry(family, dead, ordered):
-    """In an ordered queue it stands from the start. One that it let wait again gets its entry now that nothing is missing."""
+    """In an ordered queue it stands from the start. One that waits again gets its entry now that nothing is missing."""
     words, promise = Words(family.runtime), family.runtime.promise()
     service = family.service(Log(), INSTANCE, ("note",)) if ordered else family.service(same)
     future = family.call(service, promise)

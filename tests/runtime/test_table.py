@@ -1,4 +1,4 @@
-"""The task table against a plain model: promises, calls of calls, failures, ordered queues; dropping and working at any time.
+"""The task table against a plain model: promises, calls of calls, failures, ordered queues, in any order.
 
 One process plays driver and worker. The model knows of each call what it waits for, what it gives, and how long its slot is
 in use.

@@ -182,7 +182,7 @@ def played(scene, number, is_killed=False):
 
 
 def play_deaths(scene):
-    """Kills a scene's process right after each of its changes of the word and recovers it; the scene looks what came of that.
+    """Kill a scene's process right after each of its changes of the word and recover it; the scene looks what came of that.
 
     Such a scene is a generator of (family, words) that yields the word and what the process does, and then looks.
     """

@@ -636,7 +636,7 @@ class Protocol:
             yield fail(f"slot {index} begins before slot {other[0]}, which was submitted before it, has ended")
 
     def serve(self, me, keeps=False, fails=()):
-        """A worker's life, without sleep: it waits until there is something in its queue. `fails`: slots whose calls fail."""
+        """Serve without sleep: the worker waits until there is something in its queue. `fails`: slots whose calls fail."""
         queue = self.serves.get(me, 0)
         kept = None
         while True:
