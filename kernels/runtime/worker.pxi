@@ -43,6 +43,11 @@ cdef bint is_deep() except -1:
         frame = frame.f_back
     return frame is not None
 
+cdef struct TaskFrame:          # what runs in this process when a task begins on top of it
+    uint64_t current            # Process.current
+    unsigned long thread        # the thread that runs it
+    bint between_tasks
+
 cdef class Worker(Client):
     """What runs tasks: a worker process, or the driver itself with the inline engine."""
     cdef object host
@@ -132,15 +137,22 @@ cdef class Worker(Client):
 
         A call of an instance that is just running stays queued until that one is over, as in a process of its own.
         """
-        cdef uint64_t outer = self.memory.processes[self.me].current
-        cdef unsigned long outer_thread = self.task_thread
+        cdef TaskFrame frame = self._frame()
         self.task_thread = PyThread_get_thread_ident()
         try:
             while self._run_each_queue(host):    # what one queue finishes may make another's task ready
                 pass
         finally:
-            ff_exchange64(&self.memory.processes[self.me].current, outer)
-            self.task_thread = outer_thread
+            self._return_to(&frame)
+
+    cdef TaskFrame _frame(self) noexcept:
+        """Return what runs in this process now, for `_return_to`."""
+        return TaskFrame(self.memory.processes[self.me].current, self.task_thread, self.between_tasks)
+
+    cdef void _return_to(self, TaskFrame *frame) noexcept:
+        self.between_tasks = frame.between_tasks
+        self.task_thread = frame.thread
+        ff_exchange64(&self.memory.processes[self.me].current, frame.current)
 
     cdef int _run_each_queue(self, host) except -1:
         cdef uint32_t queue
@@ -282,9 +294,9 @@ cdef class Worker(Client):
         cdef Process *process = &self.memory.processes[self.me]
         cdef RunQueue *queue = &self.memory.queues[slot.queue]
         cdef uint32_t queue_index = slot.queue, status = DONE
-        cdef uint64_t outer = process.current
+        cdef TaskFrame frame = self._frame()
         cdef bytes error
-        cdef bint is_map, outside = self.between_tasks
+        cdef bint is_map
         passed_on = None
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
@@ -314,10 +326,9 @@ cdef class Worker(Client):
                 error = host.last_resort
             write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
             status = FAILED
-        self.between_tasks = outside
         if self.pins:
             release_fork_pins(self)
-        ff_exchange64(&process.current, outer)
+        self._return_to(&frame)
         finish(&self.memory, index, status, &self.next_task if process.role == ROLE_POOL and self.helps == 0 else NULL)
         self.passed_on = passed_on if self.next_task >= 0 else None
         self.passed_slot = index
