@@ -24,6 +24,10 @@ cdef extern from "sys/prctl.h" nogil:
     int prctl(int option, unsigned long argument) noexcept
     int PR_SET_PDEATHSIG
 
+from .core.layout_checks cimport check_layout
+
+check_layout()
+
 def die_with_parent(int signal):
     """Asks the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the zygote is."""
     prctl(PR_SET_PDEATHSIG, signal)
