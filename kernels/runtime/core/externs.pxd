@@ -82,12 +82,12 @@ cdef extern from *:
 
 cdef extern from *:
     """
-    #define ff_expect_bytes(size, bytes) _Static_assert((size) == (bytes), "layout.pxd: a struct of another size")
+    #define ff_expect_bytes(size, expected) _Static_assert((size) == (expected), "layout.pxd: a struct of another size")
     /* Fields of a struct at address 0: their addresses are their offsets. */
     #define ff_expect_own_line(field) _Static_assert((size_t)&(field) % 64 == 0, "layout.pxd: a word within a cache line")
     #define ff_expect_together(one, other)                                                                        \\
         _Static_assert((size_t)&(one) % 8 == 0 && (size_t)&(other) == (size_t)&(one) + 4, "layout.pxd: two words apart")
     """
-    void ff_expect_bytes(size_t size, size_t bytes) noexcept nogil
+    void ff_expect_bytes(size_t size, size_t expected) noexcept nogil
     void ff_expect_own_line(...) noexcept nogil
     void ff_expect_together(uint32_t one, uint32_t other) noexcept nogil

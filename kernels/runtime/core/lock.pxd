@@ -19,8 +19,8 @@ cdef enum:
 
 cdef inline void lock_acquire(Memory *memory) noexcept nogil:
     cdef pthread_mutex_t *lock = <pthread_mutex_t *> memory.header.lock
-    cdef int i, code = EBUSY
-    for i in range(LOCK_SPINS):
+    cdef int _, code = EBUSY
+    for _ in range(LOCK_SPINS):
         code = pthread_mutex_trylock(lock)
         if code != EBUSY:
             break
