@@ -8,7 +8,7 @@
 # slot's calls it is to. It may have been void for a long time, because its call was run from elsewhere, and the slot may be
 # in use again for a call of another queue or a later call of this one. The slot tells: an entry is to the call that the slot
 # has now if this is the call's queue and the entry's position is not before `Slot.queue_tail`, where the queue ended when
-# the call was made. Neither wraps in practice (2**64 positions).
+# the call was made. Neither position wraps in practice (2**64 positions).
 #
 # Guarantees: a death between any two steps neither loses a task nor runs it twice. Pushing never waits for another process.
 #

@@ -109,7 +109,7 @@ cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noex
     kind_of(slot, which)[0] = 0
 
 cdef inline void release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
-    """Clear reference bits, and free the slot if those were the last. Idempotent."""
+    """Clear reference bits; the process that clears the last one frees the slot. Idempotent."""
     # S13: pairs with `recover_slot`, which sees `refs` = 0 and claims the slot by the same cas.
     cdef uint64_t held = ff_load64(&memory.slots[index].state)
     cdef uint32_t before = ff_and32(&memory.slots[index].refs, ~bits)
