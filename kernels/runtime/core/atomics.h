@@ -1,7 +1,7 @@
 /* Atomics, the futex and the CPU's pause: what Cython cannot say.
  *
- * Every read-modify-write is sequentially consistent, so it is also a full barrier; plain loads acquire, plain stores
- * release.  `ff_fence` is the store-to-load barrier of the "publish, then look whether someone sleeps" handshakes.
+ * Memory order: a read-modify-write is sequentially consistent, so it is also a full barrier; a load acquires, a store
+ * releases. `ff_fence` is the store-to-load barrier of the handshake "publish, then look for sleepers" (PROTOCOL.md, S7).
  */
 #ifndef FLAME_FAST_ATOMICS_H
 #define FLAME_FAST_ATOMICS_H
@@ -42,7 +42,7 @@ FF_ATOMICS(64)
 
 static inline void ff_fence(void) { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
 
-/* The debug build's own counters: what was taken and what was given back, to be compared when everything is dropped. */
+/* Counters of the debug build: what was allocated and what was freed, to be compared once every reference is released. */
 #ifdef FLAME_FAST_DEBUG
 enum { FF_DEBUG = 1 };
 static inline void ff_count(uint64_t *counter) { ff_add64(counter, 1); }
@@ -69,8 +69,8 @@ static inline int64_t ff_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
-/* Shared (not FUTEX_PRIVATE) futexes: the words lie in a segment that several processes map.
- * Returns 0 when woken, else the errno: EAGAIN (the word had changed), ETIMEDOUT, EINTR. */
+/* Sleep on a shared futex: not FUTEX_PRIVATE, since several processes map the segment that contains the word.
+ * Return 0 when woken, else the errno: EAGAIN (the word had changed), ETIMEDOUT, EINTR. */
 static inline int ff_futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns) {
     struct timespec t = {timeout_ns / 1000000000, timeout_ns % 1000000000};
     return syscall(SYS_futex, word, FUTEX_WAIT, expected, &t, NULL, 0) == 0 ? 0 : errno;

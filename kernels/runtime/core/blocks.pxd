@@ -1,8 +1,11 @@
 # Blocks of memory: small ones from slabs, large ones as extents of their own.
 #
 # `block_alloc` gives a block to this process: a small one is named in Process.taking until `block_published`, a large one is
-# held by this process's bit. `value_store` (slots.pxi) makes it a slot's; `block_alloc_owned` makes it the caller's own for as long as
-# it likes, for `block_free`: it is named then, whatever its size, and a large one counts one reference.
+# held by this process's bit. `value_store` (slots.pxd) makes it a slot's. `block_alloc_owned` makes it the caller's own, for
+# as long as the caller likes and until `block_free`: such a block is named whatever its size, and a large one counts one
+# reference.
+#
+# Guarantees: a death at any step leaks no block: recovery finds it by its name or by the dead process's bit.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_count, ff_store64
@@ -16,7 +19,7 @@ from .extents cimport extent_release, extent_purge, extent_alloc
 from .groups cimport member_free, member_alloc
 
 cdef inline uint64_t block_alloc(Memory *memory, uint64_t nbytes) noexcept nogil:
-    """Offset of `nbytes` bytes that this process holds, 64-byte aligned; 0 when the store is full."""
+    """Allocate `nbytes` bytes, 64-byte aligned; return their offset, 0 when the store is full."""
     cdef int64_t member
     if nbytes > SHARED_BYTES:
         member = extent_alloc(memory, nbytes, EXTENT_VALUE, 0, 0)
@@ -28,11 +31,11 @@ cdef inline uint64_t block_alloc(Memory *memory, uint64_t nbytes) noexcept nogil
     return memory.extents[member >> 6].offset + <uint64_t> (member & 63) * memory.extents[member >> 6].block_size
 
 cdef inline void block_published(Memory *memory) noexcept nogil:
-    """The block taken last has its place."""
+    """Clear the allocation intent: the block allocated last now belongs to what refers to it."""
     ff_store64(&memory.processes[memory.me].taking, 0)
 
 cdef inline void block_cancel(Memory *memory, uint64_t block) noexcept nogil:
-    """Gives back a block that was taken and found no place."""
+    """Free a block that was allocated and not published."""
     cdef int64_t id = extent_of(memory, block)
     if is_extent(memory, block):
         extent_release(memory, <uint32_t> id)
@@ -46,7 +49,10 @@ cdef inline void slab_free(Memory *memory, uint32_t id, uint64_t block) noexcept
     member_free(memory, 0, id, <uint32_t> ((block - extent.offset) // extent.block_size))
 
 cdef inline uint64_t block_alloc_owned(Memory *memory, uint64_t nbytes) noexcept nogil:
-    """A block of the caller's own, for `block_free`; 0 when the store is full. Say `block_published` when it is put down."""
+    """Allocate a block of the caller's own, for `block_free`; return 0 when the store is full.
+
+    The caller calls `block_published` once something in the segment refers to the block.
+    """
     cdef uint64_t block = block_alloc(memory, nbytes)
     if block and is_extent(memory, block):
         ff_store64(&memory.processes[memory.me].taking, block)      # before it counts a reference: see block_reclaim
@@ -57,7 +63,10 @@ cdef inline uint64_t block_alloc_owned(Memory *memory, uint64_t nbytes) noexcept
     return block
 
 cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
-    """Gives back what a dead process had taken and put down nowhere. A large one counts no reference yet, or one."""
+    """Free a block that a dead process had allocated and not published.
+
+    A large one counts no reference yet, or one.
+    """
     cdef uint32_t id = <uint32_t> extent_of(memory, block)
     cdef int leaving = 0
     if not is_extent(memory, block):
@@ -65,7 +74,7 @@ cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
         return
     lock_acquire(memory)
     memory.extents[id].refs = 0
-    if not memory.extents[id].holders:          # else with the dead process's bit
+    if not memory.extents[id].holders:          # else clearing the dead process's bit frees it
         leaving = extent_free(memory, id, 0)
     lock_release(memory)
     if leaving:

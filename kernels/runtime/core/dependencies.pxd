@@ -1,5 +1,10 @@
-# What a task still waits for. Its block of `Dependencies` has an edge per input, which stands on that input's waiter list until the input is
-# finished, and a bit per input that is missing: whoever clears the last one makes the task ready.
+# Dependencies: what a task still waits for.
+#
+# Its block `Dependencies` has an edge per dependency, which stands on that dependency's waiter list until the dependency is
+# finished, and a bit per missing dependency.
+#
+# Guarantees: exactly one process clears the last bit, and that process makes the task ready. After that step the block may
+# be freed: only that process goes on in it.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_load64
@@ -19,7 +24,10 @@ cdef inline uint64_t *missing_top(Dependencies *dependencies) noexcept nogil:
     return missing_level(dependencies, dependencies.levels - 1)
 
 cdef inline uint64_t dependencies_bytes(uint32_t count, Dependencies *dependencies) noexcept nogil:
-    """Bytes of the block of a task with `count` inputs; writes where its levels lie into `dependencies`, which was all zeroes."""
+    """Return the bytes of the block of a task with `count` dependencies.
+
+    Write the offsets of its levels into `dependencies`, which was all zeroes.
+    """
     cdef uint32_t bits = count + 1
     cdef uint64_t nbytes = sizeof(Dependencies) + count * sizeof(DependencyEdge)
     dependencies.count = count
@@ -32,7 +40,7 @@ cdef inline uint64_t dependencies_bytes(uint32_t count, Dependencies *dependenci
             return nbytes
 
 cdef inline void mark_all_missing(Dependencies *dependencies) noexcept nogil:
-    """Every input is missing, and the submitter's own bit."""
+    """Set the bit of every dependency, and the submitter's own bit."""
     cdef uint32_t bits = dependencies.count + 1, level, words, i
     for level in range(dependencies.levels):
         words = (bits + WORD_BITS - 1) // WORD_BITS
@@ -47,12 +55,15 @@ cdef inline int all_there(Dependencies *dependencies) noexcept nogil:
     return ff_load64(missing_top(dependencies)) >> CLEARED_SHIFT
 
 cdef inline int mark_ready(Memory *memory, Dependencies *dependencies, uint32_t bit) noexcept nogil:
-    """Marks one input as there; 1 when it was the last one missing, to exactly one process. Idempotent."""
+    """Clear the bit of one dependency; return 1, to exactly one process, when none is missing. Idempotent."""
     return clear_from(memory, dependencies, 0, bit)
 
 cdef inline int clear_from(Memory *memory, Dependencies *dependencies, uint32_t level, uint32_t bit) noexcept nogil:
-    """Clears a bit of one level, and those above of words that are cleared by that. After the last bit of a word, and not before,
-    may the block be gone: only who has cleared that goes on in it."""
+    """Clear a bit of one level, and the bits above of words that become empty by that.
+
+    After the last bit of a word, and not before, the block may be freed: only the process that cleared that bit goes on in
+    it.
+    """
     cdef uint32_t levels = dependencies.levels
     cdef uint64_t *at
     cdef uint64_t word, left = 0
@@ -60,9 +71,11 @@ cdef inline int clear_from(Memory *memory, Dependencies *dependencies, uint32_t 
         at = &missing_level(dependencies, level)[bit // WORD_BITS]
         while True:
             word = ff_load64(at)
-            if not word >> (bit % WORD_BITS) & 1:       # nor has one that is cleared
+            if not word >> (bit % WORD_BITS) & 1:       # a cleared word has no bit either
                 return 0
             left = word & ~(<uint64_t> 1 << (bit % WORD_BITS))
+            # S12: pairs with `clear_again`: the last bit goes and the mark comes in one step. S19: and with
+            # `promote_if_there`.
             if ff_cas64(at, word, left or cleared_by(memory.me)):
                 break
         bit //= WORD_BITS
@@ -73,18 +86,22 @@ cdef inline uint64_t cleared_by(uint32_t process) noexcept nogil:
     return <uint64_t> 1 << CLEARED_SHIFT | <uint64_t> process << LAST_SHIFT
 
 cdef inline int clear_again(Memory *memory, Dependencies *dependencies, uint32_t dead) noexcept nogil:
-    """Goes on above the words whose last bit a dead process cleared; 1 when that was the last one missing of all."""
+    """Continue above the words whose last bit a dead process cleared; return 1 when no bit is left."""
     cdef uint32_t level, i, words = dependencies.count + 1
     for level in range(dependencies.levels - 1):
         words = (words + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
+            # S12: pairs with the cas in `clear_from`.
             if ff_load64(&missing_level(dependencies, level)[i]) == cleared_by(dead) and clear_from(memory, dependencies, level + 1, i):
                 return 1
     return 0
 
 cdef inline void promote(Memory *memory, uint32_t index, uint64_t state, int64_t *next_task) noexcept nogil:
-    """The last input of a task is there, which was of this state: if it is WAITING, this process keeps it, or it becomes READY and is
-    queued (in an ordered queue it stands already)."""
+    """Make a WAITING task runnable, once its last dependency has finished and its state was `state`.
+
+    This process keeps a task of queue 0 in `next_task`, if that is free; else the task becomes READY and is queued. In an
+    ordered queue it has an entry already.
+    """
     cdef Slot *slot = &memory.slots[index]
     if status_of(state) != WAITING:
         return
@@ -100,41 +117,52 @@ cdef inline void promote(Memory *memory, uint32_t index, uint64_t state, int64_t
     memory.processes[memory.me].promoting = 0
 
 cdef inline void promote_if_there(Memory *memory, uint32_t index) noexcept nogil:
-    """Promotes a task that was claimed when its last input came, and waits again. If its state stays, the inputs looked at are its own."""
+    """Promote a task that waits again, if its last dependency finished while it was claimed.
+
+    If its state has not changed meanwhile, the dependencies looked at are its own.
+    """
     cdef uint64_t state = ff_load64(&memory.slots[index].state), dependencies = memory.slots[index].dependencies
+    # S19: pairs with `clear_from`, after which the clearer looks at the state.
     if status_of(state) == WAITING and dependencies and all_there(<Dependencies *> (memory.base + dependencies)):
         promote(memory, index, state, NULL)
 
 cdef inline void dependency_ready(Memory *memory, uint32_t task, uint32_t bit, int64_t *next_task) noexcept nogil:
-    """Idempotent."""
+    """Record that one dependency of a task has finished. Idempotent."""
     if mark_ready(memory, <Dependencies *> (memory.base + memory.slots[task].dependencies), bit):
         all_dependencies_ready(memory, task, next_task)
 
 cdef inline void all_dependencies_ready(Memory *memory, uint32_t task, int64_t *next_task) noexcept nogil:
-    """A task stands on no list any more. One that has failed long ago gives its inputs back now (or at `slot_free`)."""
+    """Make a task ready when its last dependency arrives or, if it failed early, release its dependencies.
+
+    It has no edge on any waiter list any more. What is not released here is released by `slot_free`.
+    """
+    # S19: pairs with `promote_if_there`: the last bit is cleared before this look at the state.
     promote(memory, task, ff_load64(&memory.slots[task].state), next_task)
     if status_of(ff_load64(&memory.slots[task].state)) >= DONE:
         release_dependencies(memory, &memory.slots[task])
     release_refs(memory, task, REF_EDGES)
 
 cdef inline int subscribe(Memory *memory, Slot *dependency, DependencyEdge *edge) noexcept nogil:
-    """Puts an edge onto an input's waiter list; 0 when that has finished already."""
+    """Push an edge onto a dependency's waiter list; return 0 when the dependency has finished already."""
     cdef uint64_t head = ff_load64(&dependency.waiters)
     while head != WAITERS_CLOSED:
         edge.next = head
+        # S8: pairs with the exchange by CLOSED in `tell_dependents`.
         if ff_cas64(&dependency.waiters, head, <uint64_t> (<char *> edge - memory.base)):
             return 1
         head = ff_load64(&dependency.waiters)
     return 0
 
 cdef inline int is_subscribed(Memory *memory, Slot *dependency, DependencyEdge *edge) noexcept nogil:
-    """Whether an edge is on an input's waiter list, while others push onto it, or was when that was closed: then it is told.
+    """Tell whether an edge is on a dependency's waiter list, while other processes push onto it.
 
-    Edges leave the list only after it is closed, so what is read of one before the list is seen open is true.
+    1 also if the list was closed meanwhile with the edge on it: then the finisher tells its task. Edges leave the list only
+    after it is closed, so what is read of an edge before the list is seen open is true.
     """
     cdef uint64_t at = ff_load64(&dependency.waiters), sought = <uint64_t> (<char *> edge - memory.base)
     while at > WAITERS_CLOSED and at != sought:
         at = ff_load64(&(<DependencyEdge *> (memory.base + at)).next)
+        # S15: pairs with the finisher, which closes the list before any edge of it can be freed.
         if ff_load64(&dependency.waiters) == WAITERS_CLOSED:
             return 0
     return at == sought

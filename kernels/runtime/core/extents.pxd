@@ -1,10 +1,12 @@
-# Extents: large pieces of the arena, each a value's (or a slab). Their pages are mapped and read in place.
+# Extents: large pieces of the arena, each a value's (or a slab). Processes map and read their pages in place.
 #
-# An extent in use has references (payloads and results of slots that lie in it) and holders (processes with views of it); it
-# is free when it has neither. Both are counted under the lock. Extents never merge or split: a piece carved once keeps its
-# place and size, since addresses cost nothing, and what it costs in memory goes back page by page. Free ones are kept warm for
-# the next taker, up to Header.cache_limit, because fresh shared pages cost five times a warm copy; the rest, and all of them
-# after some seconds without any taker (the zygote's business), give their pages back.
+# An extent in use has references (payloads and results of slots that it contains) and holders (processes with views of it);
+# it is free when it has neither. Both are counted under the lock. Extents never merge or split: a piece carved once keeps
+# its place and size, since addresses cost nothing, and its memory goes back page by page. Free extents stay warm for the
+# next allocation, up to Header.cache_limit, because fresh shared pages cost five times a warm copy. The rest give their
+# pages back, and after some seconds without any allocation all of them do; the supervisor (zygote) sees to that.
+#
+# Assumes: the caller of each function here does not hold the lock.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport MADV_REMOVE, ff_add32, ff_load32, ff_load64, ff_store32, madvise, popcount64
@@ -17,12 +19,17 @@ from .locked cimport clear_holder, cold_extent, extent_occupy, free_list_push, s
 from .lock cimport lock_release, lock_acquire
 
 cdef enum:
-    CHECK_STEP = 1 << 26        # growth that one look at the free memory is good for
-    MARGIN = 1 << 26            # bytes left to the rest of the machine
+    #: Bytes of growth that one look at the free memory is good for.
+    CHECK_STEP = 1 << 26
+    #: Bytes left to the rest of the machine.
+    MARGIN = 1 << 26
 
 cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size, int cold) noexcept nogil:
-    """An extent of at least so many bytes: a value's, held by this process, or a slab, owned by it. -1 when the store is full.
-    `cold`: one whose pages nobody has touched."""
+    """Allocate an extent of at least `nbytes` bytes; return -1 when the store is full.
+
+    A value's extent is held by this process, a slab is owned by it. `cold`: only an extent whose pages no process has
+    touched.
+    """
     cdef Header *header = memory.header
     cdef uint32_t size_class
     cdef uint64_t size
@@ -51,16 +58,16 @@ cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind,
     return id
 
 cdef inline void extent_purge(Memory *memory, uint32_t id) noexcept nogil:
-    """Gives the pages of a LEAVING extent back to the system."""
+    """Give the pages of a LEAVING extent back to the system."""
     cdef Header *header = memory.header
     cdef int refused = madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
     lock_acquire(memory)
-    free_list_push(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that somebody has locked
+    free_list_push(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that a process has locked
     header.checked_bytes = min(header.checked_bytes, header.live_bytes + header.cached_bytes + CHECK_STEP)
     lock_release(memory)
 
 cdef inline void extents_trim(Memory *memory) noexcept nogil:
-    """Gives the pages of every warm extent back to the system."""
+    """Give the pages of every warm extent back to the system."""
     cdef Header *header = memory.header
     cdef int64_t id
     while True:
@@ -75,11 +82,14 @@ cdef inline void extents_trim(Memory *memory) noexcept nogil:
         if id < 0:
             return
         extent_purge(memory, <uint32_t> id)
-        if memory.extents[id].kind == EXTENT_WARM:      # refused, or in use and kept again: not now
+        if memory.extents[id].kind == EXTENT_WARM:      # refused, or used and freed again meanwhile: not now
             return
 
 cdef inline int find_memory(Memory *memory, uint64_t size) noexcept nogil:
-    """Looks whether the machine has memory for that much growth; 0 if it has not. The kernel would not refuse it, but kill."""
+    """Check that the machine has memory for `size` bytes of growth; return 0 if it has not.
+
+    The kernel would not refuse the growth, but kill a process.
+    """
     cdef Header *header = memory.header
     cdef uint64_t found = memory_left(header.cgroups)
     if found < size + MARGIN and header.cached_bytes:
@@ -95,7 +105,10 @@ cdef inline int find_memory(Memory *memory, uint64_t size) noexcept nogil:
     return 1
 
 cdef inline void extent_acquire(Memory *memory, uint32_t id) noexcept nogil:
-    """One more view in this process of an extent that something keeps in use just now."""
+    """Acquire one more view of an extent for this process.
+
+    Assumes that something keeps the extent in use meanwhile.
+    """
     if ff_add32(&memory.local[id], 1):
         return
     lock_acquire(memory)
@@ -103,7 +116,7 @@ cdef inline void extent_acquire(Memory *memory, uint32_t id) noexcept nogil:
     lock_release(memory)
 
 cdef inline void extent_release(Memory *memory, uint32_t id) noexcept nogil:
-    """One view of this process less."""
+    """Release one view of this process."""
     cdef int leaving = 0
     if ff_add32(&memory.local[id], <uint32_t> -1) != 1:
         return
@@ -115,7 +128,7 @@ cdef inline void extent_release(Memory *memory, uint32_t id) noexcept nogil:
         extent_purge(memory, id)
 
 cdef inline uint64_t used_bytes(Memory *memory) noexcept nogil:
-    """Bytes of extents with values, and of blocks taken from slabs."""
+    """Return the bytes of extents with values, and of allocated blocks of slabs."""
     cdef uint32_t id
     cdef uint64_t count = 0, used
     cdef Extent *extent

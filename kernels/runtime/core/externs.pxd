@@ -1,4 +1,4 @@
-# Atomics, the futex, robust mutexes, memory advice: what the core asks of the processor and the kernel.
+# Declarations of what the core asks of the processor and the kernel: atomics, the futex, robust mutexes, memory advice.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 

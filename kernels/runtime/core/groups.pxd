@@ -1,11 +1,14 @@
-# Groups of 62 members, slots or a slab's blocks, of which one word says which are taken.
+# Groups: 62 members each, slots or a slab's blocks, with one bitmap word that says which are taken.
 #
-# A group belongs to one process, which alone takes members from it: it finds a bit that is clear and sets it. Anybody gives a
-# member back by clearing its bit. So each process has members of its own at hand, and a death spoils no list: the member that
-# the dead one was just taking is named in its entry of the process table before the bit is set (`note_allocation`), and what was
-# clear then was nobody's. A group that its owner does not take from at the moment (no GROUP_CURRENT) and that becomes empty goes
-# back to all: whoever empties it claims it by GROUP_CLAIMED. Both stand in the word itself, so one excludes the other; as long as
-# a group is current nobody else can have it.
+# A group belongs to one process, which alone allocates members from it: it finds a clear bit and sets it. Any process frees
+# a member by clearing its bit. A group that its owner does not allocate from at the moment (no GROUP_CURRENT) and that
+# becomes empty goes back to all: the process that empties it claims it by GROUP_CLAIMED. Both bits are in the bitmap word,
+# so one excludes the other; as long as a group is current, no other process can have it.
+#
+# Guarantees: a death corrupts no list. Before a process sets the bit of a member, it names the member in its entry of the
+# process table (`note_allocation`), and a member whose bit was clear then belonged to no process.
+#
+# Rejected: free lists in shared memory: a death between two steps corrupts them; a bitmap has no state in between.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport realloc
@@ -21,7 +24,8 @@ from .lock cimport lock_release, lock_acquire
 from .extents cimport extent_purge, extent_alloc
 
 cdef enum:
-    PROBES = 4                  # groups of its own that a process looks at before it asks for another
+    #: Groups of its own that a process looks at before it asks for another.
+    PROBES = 4
 
 cdef inline int is_mine(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
     cdef Group *group = group_of(memory, pool, id)
@@ -36,7 +40,7 @@ cdef inline void note_allocation(Memory *memory, uint32_t pool, uint32_t id, uin
         ff_store64(&memory.processes[memory.me].taking, memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
 
 cdef inline int64_t member_alloc(Memory *memory, uint32_t pool) noexcept nogil:
-    """A member nobody else has, as id * 64 + bit; -1 when there is none and no more may be had."""
+    """Allocate a member for this process; return id * 64 + bit, -1 when no more may be had."""
     cdef Group *group
     cdef uint64_t used, vacant
     cdef uint32_t id, bit
@@ -51,6 +55,8 @@ cdef inline int64_t member_alloc(Memory *memory, uint32_t pool) noexcept nogil:
                     break
                 bit = ctz64(vacant)
                 note_allocation(memory, pool, id, bit)
+                # S10: pairs with the cas to CLAIMED in `group_claim`. S17: pairs with `is_calling`; `building` is named
+                # before it.
                 if ff_cas64(&group.used, used, used | <uint64_t> 1 << bit):
                     return <int64_t> id * 64 + bit
         if not next_group(memory, pool):
@@ -60,13 +66,14 @@ cdef inline void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_
     group_clear(memory, pool, id, <uint64_t> 1 << bit)
 
 cdef inline void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_t bits) noexcept nogil:
-    """Clears bits of a group, and gives it back if that leaves nothing."""
-    cdef uint64_t empty = empty_group(memory, pool, id)     # before: afterwards the slab may be something else already
+    """Clear bits of a group, and free the group if that empties it."""
+    cdef uint64_t empty = empty_group(memory, pool, id)     # before: afterwards the slab may be something else
     if ff_and64(&group_of(memory, pool, id).used, ~bits) & ~bits == empty:
         group_claim(memory, pool, id, empty)
 
 cdef inline void group_claim(Memory *memory, uint32_t pool, uint32_t id, uint64_t empty) noexcept nogil:
-    """Gives an empty group back, unless somebody else does or its owner takes from it again."""
+    """Free an empty group, unless another process does or its owner allocates from it again."""
+    # S10: pairs with the owner's cas in `member_alloc`. S9: pairs with `group_hold`; it fails while CURRENT is set.
     if ff_cas64(&group_of(memory, pool, id).used, empty, empty | GROUP_CLAIMED):
         group_free(memory, pool, id)
 
@@ -79,7 +86,7 @@ cdef inline void group_free(Memory *memory, uint32_t pool, uint32_t id) noexcept
         extent_purge(memory, id)
 
 cdef inline int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
-    """Makes another group the current one: one of its own with room, else a new one. 0 when there is none."""
+    """Make another group current: one of its own with capacity, else a new one; return 0 when there is none."""
     cdef Pool *pool = &memory.pools[pool_id]
     cdef int64_t id
     if pool.current:
@@ -95,7 +102,7 @@ cdef inline int next_group(Memory *memory, uint32_t pool_id) noexcept nogil:
     return pool_list(memory, pool_id, <uint32_t> id)
 
 cdef inline int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, uint32_t share) noexcept nogil:
-    """Looks at up to `most` of its own groups for one of which at least one part in `share` is free."""
+    """Search up to `most` of its own groups for one of which at least 1/`share` is free."""
     cdef Pool *pool = &memory.pools[pool_id]
     cdef Group *group
     cdef uint64_t used
@@ -118,7 +125,8 @@ cdef inline int probe_groups(Memory *memory, uint32_t pool_id, uint32_t most, ui
     return 0
 
 cdef inline int group_hold(Memory *memory, uint32_t pool_id, uint32_t id, uint64_t used) noexcept nogil:
-    """Makes a group current; 0 when it is, or has just become, somebody else's."""
+    """Make a group current; return 0 when it is, or has just become, another process's."""
+    # S9: pairs with `group_claim`: CURRENT first, then the look at the owner.
     if not ff_cas64(&group_of(memory, pool_id, id).used, used, used | GROUP_CURRENT):
         return 0
     if is_mine(memory, pool_id, id):    # from here on it stays so
@@ -137,7 +145,7 @@ cdef inline int pool_list(Memory *memory, uint32_t pool_id, uint32_t id) noexcep
         room = 2 * pool.capacity if pool.capacity else 64
         larger = <uint32_t *> realloc(pool.ids, room * sizeof(uint32_t))
         if larger == NULL:
-            return 1                            # in use all the same, and given back when it is empty
+            return 1                            # in use all the same, and freed when it is empty
         pool.ids = larger
         pool.capacity = room
     pool.ids[pool.count] = id
@@ -154,7 +162,7 @@ cdef inline void pool_unlist(Memory *memory, uint32_t pool_id, uint32_t at) noex
     pool.ids[at] = pool.ids[pool.count]
 
 cdef inline int64_t group_new(Memory *memory, uint32_t pool_id) noexcept nogil:
-    """A group that now belongs to this process, current already; -1 when there is none."""
+    """Allocate a group for this process and make it current; return -1 when there is none."""
     if pool_id == SLOT_POOL:
         return slot_group_new(memory)
     return slab_new(memory, <uint32_t> size_of_class(pool_id))

@@ -1,11 +1,14 @@
-# The lock of everything that changes rarely: extents, groups' owners, and the counts of what lies in what.
+# The lock: a robust mutex for everything that changes rarely: extents, groups' owners, and reference counts of extents.
 #
-# A robust mutex (POSIX, PTHREAD_MUTEX_ROBUST): the kernel knows who holds it, and gives it to the next in line when the holder
-# ends, telling it so. Guarantees: whoever gets it then puts right what the dead one was changing (`repair`, extents.pxi) before
-# anything else; if it dies at that, the next one does. Assumes: sections are short, call nothing of Python's, and never wait.
+# The kernel knows the holder of a robust mutex (POSIX, PTHREAD_MUTEX_ROBUST). When the holder ends, the kernel gives the
+# mutex to the next process in line and tells it so.
 #
-# Rejected: a word with the holder's number, given on by who recovers the holder. Those who wait for it must ask whether the holder
-# lives, by a process number that may be another process's by then; and the zygote may wait for a holder that it has to recover.
+# Guarantees: a process that gets the lock of a dead holder first restores what that was changing (`repair`, repair.pxd); if
+# it dies at that, the next one restores it. Assumes: critical sections are short, call nothing of Python's, and never wait.
+#
+# Rejected: a word with the holder's number, which recovery of the holder would pass on. A process that waits for it must ask
+# whether the holder lives, by a process number that may be another process's by then; and the supervisor (zygote) may wait
+# for a holder that it has to recover.
 
 from .externs cimport (
     EBUSY, EOWNERDEAD, ff_pause, ff_store32, pthread_mutex_consistent, pthread_mutex_lock, pthread_mutex_t,
@@ -15,6 +18,7 @@ from .regions cimport Memory
 from .repair cimport repair
 
 cdef enum:
+    #: Attempts before a process sleeps for the lock.
     LOCK_SPINS = 100
 
 cdef inline void lock_acquire(Memory *memory) noexcept nogil:
@@ -33,7 +37,10 @@ cdef inline void lock_acquire(Memory *memory) noexcept nogil:
         pthread_mutex_consistent(lock)
 
 cdef inline void lock_repair(Memory *memory) noexcept nogil:
-    """What the last holder left half done is put right when this returns: before anybody looks at slots of a dead process."""
+    """Restore what the last holder of the lock left half done.
+
+    Recovery calls it before it looks at the slots of a dead process.
+    """
     lock_acquire(memory)
     lock_release(memory)
 

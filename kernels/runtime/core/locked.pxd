@@ -1,4 +1,7 @@
-# What changes under the lock: free lists, holders, groups given back. Each function here needs the lock held.
+# Changes under the lock: free lists, holders, freed groups.
+#
+# Assumes: the caller of each function here holds the lock. Guarantees: `Extent.kind` is the truth, lists and sums are made
+# from it; so `repair` restores them after a death at any step.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
@@ -13,7 +16,8 @@ from .lookup cimport empty_group, group_of
 from .wakeup cimport ring_bell
 
 cdef enum:
-    WARM_CLASSES = 3            # a warm extent up to so many sizes larger is better than a cold one
+    #: A warm extent up to so many size classes larger is better than a cold one.
+    WARM_CLASSES = 3
 
 cdef inline int64_t warm_extent(Memory *memory, uint32_t size_class) noexcept nogil:
     cdef uint32_t i
@@ -23,7 +27,10 @@ cdef inline int64_t warm_extent(Memory *memory, uint32_t size_class) noexcept no
     return -1
 
 cdef inline int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noexcept nogil:
-    """One whose pages went back before, else a new one, on no list, from the end of what was carved."""
+    """Return a free extent whose pages went back to the system, else a new one; -1 when there is none.
+
+    A new one is on no list; it is carved from the arena behind the last extent.
+    """
     cdef Header *header = memory.header
     cdef uint32_t id = header.extent_high
     cdef uint64_t at
@@ -37,12 +44,12 @@ cdef inline int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t si
     extent.size = size
     for at in range(extent.offset // GRANULE, (extent.offset + size) // GRANULE):
         memory.granules[at] = id + 1
-    ff_store32(&header.extent_high, id + 1)     # a death before this: the next carving writes the same again
+    ff_store32(&header.extent_high, id + 1)     # a death before this: the next carving writes the same
     ff_store64(&header.arena_next, extent.offset + size)
     return id
 
 cdef inline int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept nogil:
-    """No more addresses: any free one that is large enough."""
+    """Return any free extent that is large enough, -1 for none: there are no more addresses to carve."""
     cdef uint32_t i
     for i in range(size_class, EXTENT_CLASSES):
         if memory.header.warm_extents[i]:
@@ -52,11 +59,14 @@ cdef inline int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept 
     return -1
 
 cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t block_size) noexcept nogil:
-    """A free extent, at the head of its list or new, comes into use. `kind` is set before it leaves that: `repair` goes by it."""
+    """Put a free extent into use: one at the head of its list, or a new one.
+
+    Its `kind` is set before it leaves the list, because `repair` makes the lists from the kinds.
+    """
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     cdef uint32_t size_class = extent_class_of(extent.size), before = extent.kind
-    memset(extent.held, 0, sizeof(extent.held))     # who died before `kind` was set has left a bit
+    memset(extent.held, 0, sizeof(extent.held))     # a process that died before `kind` was set has left a bit
     extent.sealed = 0
     extent.was_warm = before == EXTENT_WARM
     if kind == EXTENT_VALUE:
@@ -64,7 +74,7 @@ cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint3
         extent.holders = 1
         ff_store32(&memory.local[id], 1)
     else:
-        extent.block_size = block_size      # and a value leaves it: who has just seen a slab here divides by it
+        extent.block_size = block_size      # a value keeps it: a process that has just seen a slab here divides by it
         ff_store64(&extent.group.used, empty_group(memory, 0, id) | GROUP_CURRENT)
         ff_store32(&extent.group.owner, memory.me + 1)
     ff_store32(&extent.kind, kind)
@@ -78,7 +88,10 @@ cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint3
     header.takes += 1
 
 cdef inline int extent_free(Memory *memory, uint32_t id, int keep) noexcept nogil:
-    """With the lock: an extent comes out of use. 1 if `extent_purge` shall follow, without the lock; never if `keep`."""
+    """Take an extent out of use; return 1 if the caller must call `extent_purge`, without the lock.
+
+    It never returns 1 if `keep`.
+    """
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     header.live_bytes -= extent.size
@@ -87,7 +100,7 @@ cdef inline int extent_free(Memory *memory, uint32_t id, int keep) noexcept nogi
         ff_store32(&extent.kind, EXTENT_LEAVING)
         return 1
     free_list_push(memory, id, EXTENT_WARM)
-    if header.cached_bytes == extent.size:      # the first: the zygote shall look after it
+    if header.cached_bytes == extent.size:      # the first: the supervisor (zygote) trims it later
         ring_bell(memory.doorbell)
     return 0
 
@@ -110,12 +123,15 @@ cdef inline int64_t warm_anywhere(Memory *memory) noexcept nogil:
     return -1
 
 cdef inline void extent_acquire_locked(Memory *memory, uint32_t id) noexcept nogil:
-    """As `extent_acquire`, by who has the lock."""
+    """Acquire one more view of an extent, as `extent_acquire` does without the lock."""
     if ff_add32(&memory.local[id], 1) == 0:
         set_holder(memory, id)
 
 cdef inline void set_holder(Memory *memory, uint32_t id) noexcept nogil:
-    """With the lock: this process has views; its bit is set still if another thread is just dropping the last one."""
+    """Record that this process has views of an extent.
+
+    Its bit is still set if another thread is just releasing the last view.
+    """
     cdef Extent *extent = &memory.extents[id]
     cdef uint64_t bit = <uint64_t> 1 << (memory.me & 63)
     if not extent.held[memory.me >> 6] & bit:
@@ -123,7 +139,7 @@ cdef inline void set_holder(Memory *memory, uint32_t id) noexcept nogil:
         extent.holders += 1
 
 cdef inline int clear_holder(Memory *memory, uint32_t id, uint32_t process) noexcept nogil:
-    """With the lock: a process has no views any more; 1 if `extent_purge` shall follow."""
+    """Record that a process has no views of an extent; return 1 if `extent_purge` must follow."""
     cdef Extent *extent = &memory.extents[id]
     cdef uint64_t bit = <uint64_t> 1 << (process & 63)
     if extent.kind != EXTENT_VALUE or not extent.held[process >> 6] & bit:
@@ -135,7 +151,7 @@ cdef inline int clear_holder(Memory *memory, uint32_t id, uint32_t process) noex
     return extent_free(memory, id, 0)
 
 cdef inline int group_free_claimed(Memory *memory, uint32_t pool, uint32_t id) noexcept nogil:
-    """With the lock: a claimed group becomes free; 1 if `extent_purge` shall follow. May be said twice."""
+    """Free a claimed group; return 1 if `extent_purge` must follow. Idempotent."""
     cdef Group *group = group_of(memory, pool, id)
     if not ff_load64(&group.used) & GROUP_CLAIMED:
         return 0

@@ -1,4 +1,6 @@
-# Permits of a limited service: how many workers may serve it at the same time.
+# Permits: a counting semaphore per limited queue, which bounds how many workers serve it at the same time.
+#
+# Guarantees: a permit names its worker, so recovery releases the permits of a dead one.
 
 from libc.stdint cimport uint32_t
 from .externs cimport ff_cas32, ff_load32
@@ -13,7 +15,10 @@ cdef inline int has_permit(Memory *memory, uint32_t queue_index) noexcept nogil:
     return 0
 
 cdef inline int permit_acquire(Memory *memory, uint32_t queue_index) noexcept nogil:
-    """A permit at a limited queue for this worker, or 0. One whose holder is blocked may be taken over: it is not running."""
+    """Acquire a permit of a limited queue for this worker; return 0 when there is none.
+
+    A permit whose holder is blocked may be taken over: the holder is not running.
+    """
     cdef RunQueue *queue = &memory.queues[queue_index]
     cdef uint32_t permit, holder, me = memory.me
     if has_permit(memory, queue_index):

@@ -1,4 +1,7 @@
-# What the zygote does in the table about a process that has ended: see `Supervision.recover_process`.
+# Recovery: what the supervisor (zygote) does in the table after the death of a process, see `Supervisor.recover_process`.
+#
+# Guarantees: each step is idempotent, so a supervisor that dies in one is followed by another that begins again.
+# Assumes: one supervisor at a time; the kernel has reported the end of the process `dead`.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport (
@@ -25,12 +28,13 @@ from .dependencies cimport (
 from .completion cimport Completion, fail_unstarted, finish, tell_dependents, write_result
 
 cdef enum:
-    WALK_NS = 20_000_000        # how long a walk over a waiter list is awaited
+    #: How long recovery waits for a finisher that walks a waiter list.
+    WALK_NS = 20_000_000
 
 cdef inline int acquire_again(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
-    """Holds a slot that the zygote only came across, if it is still of `state`'s generation; give REF_RECOVERY back.
+    """Acquire a reference to a slot that recovery looks at, if it is still of `state`'s generation.
 
-    A bit, not a count: the zygote that follows a dead one finds it and takes it off.
+    The caller releases REF_RECOVERY. It is a bit, not a count: a supervisor that follows a dead one finds it and clears it.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t refs = ff_load32(&slot.refs)
@@ -44,10 +48,11 @@ cdef inline int acquire_again(Memory *memory, uint32_t index, uint64_t state) no
     return 0
 
 cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
-    """Does what a process that died in `finish` may have left undone after it published an outcome.
+    """Do what a process that died in `finish` may have left undone after it published an outcome.
 
-    Until then the slot stays: nobody else clears its REF_RUN. Its holds are looked at first: a use of it that the dead one has
-    ended had ended before its recovery began, so they are of that use, and not of a later one's call.
+    Until then the slot stays: no other process clears its REF_RUN. The references are read before the state. A use of the
+    slot that the dead process had finished was finished before its recovery began. So the references read are of that use,
+    and not of a later call's.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t refs = ff_load32(&slot.refs), creator
@@ -65,9 +70,9 @@ cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noe
     wake_waiters(memory, creator)
 
 cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
-    """Tells a task that stands on lists of every input that `dead` finished: it may have died with the list in its hands.
+    """Clear the bits of a task's dependencies that `dead` finished: it may have died while walking their lists.
 
-    Only of those: a living finisher still has the task's edge before it, and must find the task there.
+    Only of those: a living finisher has yet to come to the task's edge, and must find the task there.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef Dependencies *dependencies
@@ -83,22 +88,24 @@ cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, c
         if at == NO_DEPENDENCY:
             continue
         dependency_state = ff_load64(&memory.slots[at].state)
-        if owner_of(dependency_state) != dead:       # what it still ran when it died has been settled
+        if owner_of(dependency_state) != dead:       # what it still ran when it died was recovered before
             continue
         if status_of(dependency_state) == FAILED:
             fail_unstarted(memory, index, data_of(memory, &memory.slots[at], RESULT), memory.slots[at].result_bytes)
         dependency_ready(memory, index, i, NULL)
     if slot.creator == dead or dependencies.submitter_died:
         finish_submission(memory, index, error, nbytes)
+    # S12: pairs with the cas in `clear_from`: the mark of a word's last bit names the process that had to go on.
     if clear_again(memory, dependencies, dead) or ff_load64(missing_top(dependencies)) == cleared_by(dead):
         all_dependencies_ready(memory, index, NULL)
     release_refs(memory, index, REF_RECOVERY)
 
 cdef inline void finish_submission(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
-    """A task whose submitter died before it stood on all of its inputs' lists fails; and what it holds comes back.
+    """Fail a task whose submitter died before it had subscribed to all dependencies, and finish the subscription.
 
-    Of an input that is just being finished nobody can say whether the task is on its list before the list has been walked. If
-    that takes long (the finisher is stopped, or dead too) the next recovery goes on.
+    So its references are released. While a dependency is just being finished, no process can tell whether the task is on its
+    list until the list has been walked. If that takes long (the finisher is stopped, or dead too), the next recovery goes
+    on.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
@@ -112,7 +119,7 @@ cdef inline void finish_submission(Memory *memory, uint32_t index, const char *e
     for i in range(dependencies.count):
         if not is_missing(dependencies, i):
             continue
-        dependency = &memory.slots[edges[i].dependency]       # its number is given back only when nothing is missing any more
+        dependency = &memory.slots[edges[i].dependency]       # its number is released only when nothing is missing any more
         if is_subscribed(memory, dependency, &edges[i]) or subscribe(memory, dependency, &edges[i]):
             continue
         if not is_walked(dependency):
@@ -121,7 +128,10 @@ cdef inline void finish_submission(Memory *memory, uint32_t index, const char *e
     dependency_ready(memory, index, dependencies.count, NULL)
 
 cdef inline int is_walked(Slot *dependency) noexcept nogil:
-    """Whether the finisher of an input has told everybody on its list; waits a while for one that is about it."""
+    """Tell whether the finisher of a dependency has walked its waiter list.
+
+    Wait a while (WALK_NS) for a finisher that is walking it.
+    """
     cdef int64_t deadline = ff_now_ns() + WALK_NS
     while ff_load32(&dependency.refs) & REF_RUN:
         if ff_now_ns() > deadline:
@@ -130,9 +140,9 @@ cdef inline int is_walked(Slot *dependency) noexcept nogil:
     return 1
 
 cdef inline void recover_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
-    """A task that a dead process had claimed: one that had begun fails, another is for somebody else.
+    """Recover a task that a dead process had claimed: fail one that had begun, queue another again.
 
-    One that it had claimed only to pass an input's error on waits again: `repair_waiting` does what is to be done.
+    A task claimed only to propagate a dependency's error goes back to WAITING; `repair_waiting` fails it.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = slot.state, waits_for = slot.waits_for
@@ -146,61 +156,62 @@ cdef inline void recover_task(Memory *memory, uint32_t index, const char *error,
         return
     memory.processes[memory.me].promoting = index + 1
     if slot.dependencies:
-        ff_exchange64(&slot.state, with_status(state, WAITING, 0))
-        promote_if_there(memory, index)     # whoever has cleared the last bit found it claimed
+        ff_exchange64(&slot.state, with_status(state, WAITING, 0))      # S19: pairs with the cas in `clear_from`
+        promote_if_there(memory, index)     # the process that cleared the last bit found it claimed
         memory.processes[memory.me].promoting = 0
         return
-    ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and gone at once
+    ff_exchange64(&slot.state, with_status(state, READY, 0))     # from here on it may be run and freed at once
     queue_push(memory, queue, index)
     memory.processes[memory.me].promoting = 0
 
 cdef inline void recover_release(Memory *memory, uint32_t dead) noexcept nogil:
-    """A hold on an input that the dead process had crossed out in the edge, and perhaps not taken off the count."""
+    """Release a reference that the dead process had cleared in the edge, and perhaps not in the count."""
     cdef Process *process = &memory.processes[dead]
     cdef DependencyEdge *edge = <DependencyEdge *> (memory.base + process.releasing_edge)
     cdef uint32_t index = <uint32_t> process.releasing_slot, releaser
     if not process.releasing_edge:
         return
     if edge.dependency == NO_DEPENDENCY:
-        releaser = ff_load32(&memory.slots[index].releaser)       # first: whoever overwrites it has said so before
+        # S11: pairs with `release_dependent`: the tag first; a process that overwrites it has acknowledged it before.
+        releaser = ff_load32(&memory.slots[index].releaser)
         if releaser != releaser_tag(dead, process.release_seq) and ff_load64(&process.acked_release) != process.release_seq:
             release_dependent(memory, index, dead)
     ff_store64(&process.releasing_edge, 0)
 
 cdef inline void recover_allocation(Memory *memory, uint32_t dead) noexcept nogil:
-    """The slot and the block that a dead process was taking, filling or about to put down somewhere."""
+    """Free the slot and the block that a dead process was allocating, filling or about to publish."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
     cdef uint32_t index = <uint32_t> building - 1       # NO_DEPENDENCY for none
     cdef Slot *slot = &memory.slots[index]
-    if taking and is_referred_to(memory, taking):       # first: it may go with the slot
+    if taking and is_referred_to(memory, taking):       # first: it may be freed with the slot
         taking = memory.processes[dead].taking = 0
     recover_pending(memory, dead, index)
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_free(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
-        queue_push(memory, slot.queue, index)     # perhaps once more: one entry of the two is void
+        queue_push(memory, slot.queue, index)     # perhaps a second time: one of the two entries is void
     memory.processes[dead].building = 0
-    ff_store64(&memory.processes[dead].taking, 0)       # before: once given back it is anybody's
+    ff_store64(&memory.processes[dead].taking, 0)       # before: once freed it may be any process's
     if taking:
         block_reclaim(memory, taking)
 
 cdef inline void recover_slot(Memory *memory, uint32_t index, uint32_t dead) noexcept nogil:
-    """A slot that a dead process was giving back, or of which it had the last hold and no more than that."""
+    """Free a slot that a dead process was freeing, or of which it had just released the last reference."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     if status_of(state) == LEAVING and owner_of(state) == dead:
         slot_free(memory, index)
     elif (status_of(state) == DONE or status_of(state) == FAILED) and ff_load32(&slot.refs) == 0:
-        slot_retire(memory, index, state)
+        slot_retire(memory, index, state)           # S13: pairs with `release_refs` and `release_dependent`
     elif status_of(state) == FREE and owner_of(state) == dead and is_taken(memory, index) and not is_built(memory, index) \
-            and ff_load64(&slot.state) == state:        # whoever has taken it since names it, or has changed its state
+            and ff_load64(&slot.state) == state:        # a process that allocated it since names it or changed its state
         member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
 
 cdef inline int is_taken(Memory *memory, uint32_t index) noexcept nogil:
     return ff_load64(&memory.groups[index // GROUP_BITS].group.used) >> (index % GROUP_BITS) & 1
 
 cdef inline int is_built(Memory *memory, uint32_t index) noexcept nogil:
-    """Whether a process is taking or filling a slot."""
+    """Tell whether a process is allocating or filling a slot."""
     cdef uint32_t i
     for i in range(ff_load32(&memory.header.process_high)):
         if ff_load64(&memory.processes[i].building) == index + 1:
@@ -208,11 +219,12 @@ cdef inline int is_built(Memory *memory, uint32_t index) noexcept nogil:
     return 0
 
 cdef inline void recover_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
-    """A hold on an input that the dead process had taken and perhaps not written into the task that it was filling."""
+    """Release a pending reference that the dead process had counted and perhaps not written into an edge."""
     cdef uint32_t i, at
     cdef int written
     cdef Dependencies *dependencies
     for i in range(slots_used(memory)):
+        # S14: pairs with `slot_prepare`: `refs` first, then `creator`.
         if not ff_load32(&memory.slots[i].refs) & REF_PENDING or ff_load32(&memory.slots[i].creator) != dead:
             continue
         written = 0
@@ -223,9 +235,10 @@ cdef inline void recover_pending(Memory *memory, uint32_t dead, uint32_t buildin
         release_pending(memory, i, 0 if written else 1)
 
 cdef inline void release_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
-    """Takes REF_PENDING off, and the hold that was pending: in one step, since whoever does it may die before it says so.
+    """Clear REF_PENDING and release the reference that was pending, in one step.
 
-    If nobody holds the slot then, `recover_slot` finds it.
+    In one step, because the supervisor may die before it records that it did. If the slot has no reference then,
+    `recover_slot` finds it.
     """
     cdef uint32_t *refs = &memory.slots[index].refs
     cdef uint32_t before = ff_load32(refs)
@@ -233,7 +246,10 @@ cdef inline void release_pending(Memory *memory, uint32_t index, uint32_t count)
         before = ff_load32(refs)
 
 cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
-    """Whether a block has a place: a dead process may have put it down and not said so any more."""
+    """Tell whether something in the segment refers to a block.
+
+    A dead process may have published a block and died before it cleared its allocation intent.
+    """
     cdef uint32_t i
     cdef Slot *slot
     if memory.header.setup == block:
@@ -251,7 +267,10 @@ cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     return 0
 
 cdef inline void recover_memory(Memory *memory, uint32_t dead) noexcept nogil:
-    """What a dead process held is held no more; what it owned is nobody's, and free once it is empty."""
+    """Clear a dead process's bits of extents, and orphan its groups.
+
+    An orphaned group is free once it is empty.
+    """
     cdef uint32_t id
     cdef int leaving
     cdef Extent *extent
@@ -271,15 +290,18 @@ cdef inline void recover_memory(Memory *memory, uint32_t dead) noexcept nogil:
         orphan(memory, SLOT_POOL, id, dead)
 
 cdef inline void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noexcept nogil:
-    """A dead process's group: nobody takes from it any more, and whoever frees its last member gives it back. Of another's group
-    it may have freed the last member, and then got no further."""
+    """Orphan a dead process's group, and free an empty group that it was about to claim.
+
+    No process allocates from an orphan any more, and the process that frees its last member frees it. The dead process may
+    have freed the last member of another process's group, and have died before it claimed that.
+    """
     cdef Group *group = group_of(memory, pool, id)
     cdef uint64_t empty = empty_group(memory, pool, id)
     cdef int leaving
     if not group.owner or (ff_load32(&group.owner) != dead + 1 and ff_load64(&group.used) & ~GROUP_CLAIMED != empty):
         return
     lock_acquire(memory)
-    empty = empty_group(memory, pool, id)       # it may be another's by now, in use or claimed
+    empty = empty_group(memory, pool, id)       # it may be another process's by now, in use or claimed
     if group.owner == dead + 1:
         ff_store32(&group.owner, ORPHAN)
         ff_and64(&group.used, ~GROUP_CURRENT)

@@ -1,4 +1,6 @@
-# A slot's payload or result refers to the extents that its value lies in: all of them, or none, after a death.
+# References: a slot's payload or result keeps the extents alive that contain its value.
+#
+# Guarantees: after a death at any step all references of a value are counted, or none (`repair`).
 
 from libc.stdint cimport uint32_t
 from .layout cimport EXTENT_VALUE, REDO_LINK, REDO_UNLINK, Extent, Slot
@@ -9,10 +11,14 @@ from .lock cimport lock_release, lock_acquire
 from .extents cimport extent_purge
 
 cdef enum:
-    UNLINKED_AT_ONCE = 16       # extents whose pages one call gives back; further ones are kept warm
+    #: Extents whose pages one call gives back; further ones stay warm.
+    UNLINKED_AT_ONCE = 16
 
 cdef inline void value_link(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
-    """Makes what a slot's payload or result lies in stay for as long as the slot has it. All of it, or none, after a death."""
+    """Count a reference to each extent that contains a slot's payload or result.
+
+    The extents stay for as long as the slot has that value.
+    """
     cdef Slot *slot = &memory.slots[index]
     lock_acquire(memory)
     redo_begin(memory, REDO_LINK, index, which)

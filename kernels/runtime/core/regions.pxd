@@ -1,4 +1,6 @@
-# Where the regions of the segment lie, and what a process keeps for itself about them.
+# Addresses of the segment's regions in this process, and what a process keeps for itself about them.
+#
+# Guarantees: nothing here is shared but what the pointers lead to. Each process has a `Memory` of its own.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
@@ -8,18 +10,19 @@ from .layout cimport (
     SLOT_COUNT, Extent, Header, RunQueue, Process, Service, Slot, SlotGroup,
 )
 
-cdef struct Pool:               # groups that this process takes members from
+cdef struct Pool:               # groups that this process allocates members from
     uint32_t *ids
     uint32_t count
     uint32_t capacity
-    uint32_t at                 # where the last look round ended
+    uint32_t at                 # position where the last search ended
     uint32_t current            # the group in use, + 1
 
-cdef struct Spin:               # how spinning for something has gone lately
+cdef struct Spin:               # how spinning for one purpose has gone lately
     uint32_t failures           # in a row
 
 cdef enum:
-    SLOT_POOL = SLAB_CLASSES    # Memory.pools: one per size of blocks, then that of slots
+    #: Memory.pools: one per size class of blocks, then that of slots.
+    SLOT_POOL = SLAB_CLASSES
     POOL_COUNT = SLAB_CLASSES + 1
 
 cdef struct Memory:
@@ -32,14 +35,14 @@ cdef struct Memory:
     SlotGroup *groups
     uint64_t *logs
     Extent *extents
-    uint32_t *granules          # extent + 1 that begins or goes on at each granule
+    uint32_t *granules          # per granule: extent + 1 that covers it
     uint64_t *rings
     # not shared:
     uint32_t me                 # this process's index
     int doorbell
-    uint32_t *local             # per extent: how many views of this process lie in it
+    uint32_t *local             # per extent: how many views of it this process has
     void **viewed               # per extent: the view in this process's window, see views.pxi
-    uint8_t *listed             # per extent: pool + 1 whose list it is on
+    uint8_t *listed             # per extent: pool + 1 on whose list it is
     uint8_t *slots_listed       # per group of slots: whether it is on the list
     Pool pools[POOL_COUNT]
     Spin for_outcomes
@@ -49,7 +52,7 @@ cdef inline uint64_t align_up(uint64_t value, uint64_t to) noexcept nogil:
     return (value + to - 1) & ~(to - 1)
 
 cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexcept nogil:
-    """Points `memory` at the regions of the segment at `base`; returns the arena's first offset."""
+    """Point `memory` at the regions of the segment at `base`; return the arena's first offset."""
     cdef uint64_t at = align_up(sizeof(Header), PAGE)
     memory.base = base
     memory.header = <Header *> base
@@ -73,11 +76,14 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     return align_up(at + <uint64_t> QUEUE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
 
 cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept nogil:
-    """What process `me` keeps for itself, fresh: a fork must not go on with its parent's. 0 when there is no memory for it."""
+    """Make afresh what process `me` keeps for itself; return 0 when there is no memory for it.
+
+    Afresh, because a forked child must not go on with its parent's.
+    """
     memory_disown(memory)
     memory.me = me
     memory.doorbell = doorbell
-    # One after the other; touched, and so paid for, where used.
+    # One allocation for all four: a page costs memory only where it is touched.
     memory.viewed = <void **> calloc(EXTENT_COUNT * (sizeof(void *) + sizeof(uint32_t) + 1) + GROUP_COUNT, 1)
     if memory.viewed == NULL:
         return 0
@@ -88,7 +94,7 @@ cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept n
 
 cdef inline void memory_disown(Memory *memory) noexcept nogil:
     cdef int i
-    free(memory.viewed)             # and the other three, which lie behind it
+    free(memory.viewed)             # and the other three: one allocation
     for i in range(POOL_COUNT):
         free(memory.pools[i].ids)
     memset(memory.pools, 0, sizeof(memory.pools))

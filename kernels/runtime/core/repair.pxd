@@ -1,4 +1,8 @@
-# References counted under the lock, and repair after the death of its holder. Each function here needs the lock held.
+# Repair after a death of the lock's holder, and the redo record that reference counting writes for it.
+#
+# Assumes: the caller of each function here holds the lock. Guarantees: linking and unlinking are recoverable: all references
+# of a value are counted, or none. Repair is idempotent, so a process that dies in it is followed by another that begins
+# again.
 
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy, memset
@@ -12,7 +16,7 @@ from .lookup cimport block_of, data_of, extent_of, kind_of
 from .locked cimport free_list_push
 
 cdef inline uint32_t reference_count(Memory *memory, Slot *slot, uint32_t which) noexcept nogil:
-    """How many references a payload or result has: one per handle in it, and one for its block if that is an extent."""
+    """Return how many references a payload or result has: one per handle, one for an extent as block."""
     cdef uint64_t count = 0
     if kind_of(slot, which)[0] & KIND_HANDLES:
         memcpy(&count, data_of(memory, slot, which), 8)
@@ -29,7 +33,10 @@ cdef inline Extent *reference_at(Memory *memory, Slot *slot, uint32_t which, uin
     return &memory.extents[extent_of(memory, offset)]
 
 cdef inline void count_references(Memory *memory, uint32_t step, uint32_t count) noexcept nogil:
-    """With the lock: does what Header.redo says, from `step` on. What refs was is written down before each change."""
+    """Do what Header.redo says, from `step` on.
+
+    Before each change of a count, the record gets the count of before.
+    """
     cdef Redo *redo = &memory.header.redo
     cdef Slot *slot = &memory.slots[redo.slot]
     cdef Extent *extent
@@ -53,7 +60,10 @@ cdef inline void redo_end(Memory *memory) noexcept nogil:
     ff_store32(&redo.op, REDO_NOTHING)
 
 cdef inline void repair(Memory *memory) noexcept nogil:
-    """With the lock, which a dead process held: ends what it was doing, then makes lists and sums anew from what is true."""
+    """Finish what a dead holder of the lock was doing, then make lists and sums anew.
+
+    They are made from the kinds and the bits of extents and groups, which are true at any moment.
+    """
     cdef Header *header = memory.header
     cdef Redo *redo = &header.redo
     cdef Slot *slot = &memory.slots[redo.slot]
@@ -78,7 +88,7 @@ cdef inline void repair_extents(Memory *memory) noexcept nogil:
             extent.holders = 0
             for word in range(HELD_WORDS):
                 extent.holders += popcount64(extent.held[word])
-        if extent.kind == EXTENT_LEAVING:       # its owner, or who recovers that, puts it on a list
+        if extent.kind == EXTENT_LEAVING:       # its owner, or the recovery of its owner, puts it on a list
             continue
         if (extent.kind == EXTENT_VALUE and (extent.refs or extent.holders)) or \
                 (extent.kind == EXTENT_SLAB and not ff_load64(&extent.group.used) & GROUP_CLAIMED):
@@ -91,7 +101,7 @@ cdef inline void repair_slot_groups(Memory *memory) noexcept nogil:
     cdef Group *group
     for id in range(memory.header.group_high):
         group = &memory.groups[id].group
-        if ff_load64(&group.used) & GROUP_CLAIMED:      # an empty one that is not claimed: by who recovers who emptied it
+        if ff_load64(&group.used) & GROUP_CLAIMED:      # recovery claims an empty one that its process did not claim
             ff_store32(&group.owner, 0)
             group.next = memory.header.free_groups
             memory.header.free_groups = id + 1

@@ -1,4 +1,4 @@
-# Sizes of blocks and extents: four classes per doubling.
+# Size classes of blocks and extents: four per doubling.
 
 from libc.stdint cimport uint32_t, uint64_t
 from .externs cimport clz64
@@ -6,7 +6,7 @@ from .layout cimport CACHE_LINE, GRANULE, GROUP_BITS
 from .regions cimport align_up
 
 cdef inline uint32_t size_class_of(uint64_t nbytes) noexcept nogil:
-    """Smallest class whose blocks hold so many bytes: four sizes per doubling, from 128 bytes up."""
+    """Return the smallest class whose blocks have `nbytes` bytes: four per doubling, from 128 bytes up."""
     cdef uint32_t exponent, step
     cdef uint64_t rest
     if nbytes <= 128:
@@ -25,7 +25,7 @@ cdef inline uint64_t size_of_class(uint32_t size_class) noexcept nogil:
     return align_up((<uint64_t> 1 << exponent) + (<uint64_t> step << (exponent - 2)), CACHE_LINE)
 
 cdef inline uint32_t slab_blocks(uint32_t block_size) noexcept nogil:
-    """Blocks in a slab: 63, fewer of the larger ones."""
+    """Return the number of blocks in a slab: GROUP_BITS, fewer of the larger ones."""
     cdef uint32_t fitting = (1 << 17) // block_size
     return min(GROUP_BITS, max(4, fitting))
 

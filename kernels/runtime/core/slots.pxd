@@ -1,6 +1,7 @@
-# The task table: one slot for each call, promise and value that somebody holds or that is not finished.
+# The task table: one slot for each call, promise and value that has a reference or is not finished.
 #
-# The table is the truth about a task; the queues, the logs and the processes' notes are entries.
+# Guarantees: the table is the truth about a task; the entries of queues and logs and the notes of processes are only hints
+# to it.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_and32, ff_cas64, ff_count, ff_exchange32, ff_load32, ff_load64, ff_store32, ff_store64
@@ -16,7 +17,10 @@ from .references cimport value_link, value_unlink
 from .blocks cimport block_free, block_published, slab_free
 
 cdef inline int64_t slot_alloc(Memory *memory) noexcept nogil:
-    """Index of a slot nobody else has, its status still FREE; -1 when all are in use. Named in Process.building from now on."""
+    """Allocate a slot for this process; return its index, -1 when all are in use.
+
+    Its status is still FREE. Process.building names it from now on.
+    """
     cdef int64_t member = member_alloc(memory, SLOT_POOL)
     if member < 0:
         return -1
@@ -24,17 +28,21 @@ cdef inline int64_t slot_alloc(Memory *memory) noexcept nogil:
     return (member >> 6) * GROUP_BITS + (member & 63)
 
 cdef inline void slot_retire(Memory *memory, uint32_t index, uint64_t held) noexcept nogil:
-    """Nobody holds a slot any more: whoever claims it then gives it back. `held`: its state when the caller held it still."""
+    """Claim a slot without references and free it; of several processes only one succeeds.
+
+    `held` is the state that the caller read while it still had its reference.
+    """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     if generation_of(state) == generation_of(held) and (status_of(state) == DONE or status_of(state) == FAILED) \
-            and ff_cas64(&slot.state, state, with_status(state, LEAVING, memory.me)):
+            and ff_cas64(&slot.state, state, with_status(state, LEAVING, memory.me)):        # S13: pairs with `recover_slot`
         slot_free(memory, index)
 
 cdef inline void slot_free(Memory *memory, uint32_t index) noexcept nogil:
-    """Gives back the blocks of a slot that is this process's, LEAVING or FREE, and then itself.
+    """Free the blocks of a slot that this process owns, LEAVING or FREE, and then the slot.
 
-    Its generation goes up, so that who has read its state before cannot claim it. It names who freed it, should its bit stay.
+    Its generation goes up, so that a process that has read its state before cannot claim it (ABA). Its state names the
+    process that freed it, in case that dies before the slot's bit is cleared.
     """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t dependencies = slot.dependencies
@@ -45,11 +53,15 @@ cdef inline void slot_free(Memory *memory, uint32_t index) noexcept nogil:
         slot.dependencies = 0
         block_free(memory, dependencies)
     ff_count(&memory.header.slots_freed)
+    # S21: pairs with each cas of `state`.
     ff_store64(&slot.state, with_status((generation_of(slot.state) + 1) << GENERATION_SHIFT, FREE, memory.me))
     member_free(memory, SLOT_POOL, index // GROUP_BITS, index % GROUP_BITS)
 
 cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
-    """Makes a taken slot its creator's. It has no value and no inputs: whoever had it before has given those back."""
+    """Make an allocated slot its creator's.
+
+    It has no value and no dependencies: the process that freed it has given those back.
+    """
     cdef Slot *slot = &memory.slots[index]
     slot.waiters = 0
     slot.creator = memory.me
@@ -57,14 +69,18 @@ cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     slot.watched = slot.started = 0
     slot.service = NO_SERVICE
     slot.queue = 0
-    ff_store32(&slot.refs, REF_CREATOR | REF_RUN)    # last: a recovery looks at them first, and only then whose they are
+    # S14: pairs with recovery, which looks at `refs` first and only then at `creator`: so `creator` is written before.
+    ff_store32(&slot.refs, REF_CREATOR | REF_RUN)
 
 cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
-    """Makes a filled block, and what the value in it lies in, the slot's payload or result. `block` 0: it is in `data` already."""
+    """Make a filled block, and the extents that its value refers to, a slot's payload or result.
+
+    `block` 0: the value is in `data` already.
+    """
     cdef Slot *slot = &memory.slots[index]
     if block and is_extent(memory, block):
         kind |= KIND_EXTENT
-    ff_store32(kind_of(slot, which), kind)              # before the block: it tells how that is to be given back
+    ff_store32(kind_of(slot, which), kind)              # before the block: it tells how to free that
     if which == RESULT:
         slot.result_bytes = nbytes
         ff_store64(&slot.result, block)
@@ -78,7 +94,7 @@ cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uin
             extent_release(memory, <uint32_t> extent_of(memory, block))
 
 cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
-    """Gives back what a payload or result takes, beyond its slot."""
+    """Free what a payload or result takes, beyond its slot."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t block = block_of(slot, which)
     cdef uint32_t kind = kind_of(slot, which)[0]
@@ -93,31 +109,32 @@ cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noex
     kind_of(slot, which)[0] = 0
 
 cdef inline void release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
-    """Clears hold bits; clearing one twice is harmless, and only the clearer of the last frees."""
+    """Clear reference bits; the process that clears the last one frees the slot. Idempotent."""
+    # S13: pairs with `recover_slot`, which sees `refs` = 0 and claims the slot by the same cas.
     cdef uint64_t held = ff_load64(&memory.slots[index].state)
     cdef uint32_t before = ff_and32(&memory.slots[index].refs, ~bits)
     if before & bits and not before & ~bits:
         slot_retire(memory, index, held)
 
 cdef inline void begin_release(Memory *memory, uint32_t index) noexcept nogil:
-    """Numbers this process's next drop, of a hold on a slot, so that its mark is not the one that the slot has already.
+    """Number this process's next release, of a slot, so that its tag differs from the slot's present one.
 
-    Numbers come round after 2**RELEASE_BITS drops. That is harmless: only this process leaves its marks, so as long as the
-    slot's mark is another when the drop begins, the mark found there later tells that this drop was done.
+    Numbers wrap after 2**RELEASE_BITS releases. That is harmless (no ABA): only this process writes its tags. The slot's tag
+    is another one when the release begins, so this release's tag, found there later, tells that the release was done.
     """
     cdef Process *process = &memory.processes[memory.me]
     cdef uint64_t release_seq = process.release_seq + 1
     while releaser_tag(memory.me, release_seq) == ff_load32(&memory.slots[index].releaser):
         release_seq += 1
-    ff_store64(&process.releasing_slot, index)     # first: see help_release
+    ff_store64(&process.releasing_slot, index)     # first: see `help_release`
     ff_store64(&process.release_seq, release_seq)
 
 cdef inline void release_dependent(Memory *memory, uint32_t index, uint32_t releaser) noexcept nogil:
-    """Takes one off the count, and leaves there whose drop it was, and which of his: so a death right before and one right after
-    can be told apart.
+    """Decrement the dependent count and tag the word with (process, sequence) of this release.
 
-    A recoverable compare-and-swap (Attiya, Ben-Baruch, Hendler, "Nesting-Safe Recoverable Linearizability", PODC 2018): whoever
-    overwrites a mark tells its owner first.
+    So recovery can tell a death right before the decrement from one right after it. This is a recoverable compare-and-swap
+    (Attiya, Ben-Baruch, Hendler, "Nesting-Safe Recoverable Linearizability", PODC 2018): a process that overwrites a tag
+    first acknowledges it to the tag's process (helping).
     """
     cdef Process *process = &memory.processes[releaser]
     cdef uint64_t *word = <uint64_t *> &memory.slots[index].refs
@@ -125,6 +142,7 @@ cdef inline void release_dependent(Memory *memory, uint32_t index, uint32_t rele
     cdef uint64_t mark = <uint64_t> releaser_tag(releaser, process.release_seq) << 32
     while True:
         refs = ff_load64(word)
+        # S11: pairs with `recover_release`: the acknowledgment first, then the cas that overwrites the tag.
         help_release(memory, index, <uint32_t> (refs >> 32))
         if ff_cas64(word, refs, mark | <uint32_t> (<uint32_t> refs - 1)):
             break
@@ -133,14 +151,15 @@ cdef inline void release_dependent(Memory *memory, uint32_t index, uint32_t rele
         slot_retire(memory, index, held)
 
 cdef inline uint32_t releaser_tag(uint32_t process, uint64_t release_seq) noexcept nogil:
-    """Process and number of a drop, not 0."""
+    """Return the tag of a release: its process and its number, not 0."""
     return process << RELEASE_BITS | <uint32_t> (release_seq % ((1 << RELEASE_BITS) - 1) + 1)
 
 cdef inline void help_release(Memory *memory, uint32_t index, uint32_t releaser) noexcept nogil:
-    """Tells the process that left this mark, should it die meanwhile: the mark is about to be overwritten.
+    """Acknowledge a release to the process of this tag, because the tag is about to be overwritten.
 
-    A mark of an earlier drop may have the number of the one in progress. That one is of another slot, or it began when this
-    slot had another mark (`begin_release`): so only a mark that still stands after it has begun is its own.
+    Helping: if that process dies meanwhile, its recovery finds the acknowledgment in place of the tag. A tag of an earlier
+    release may have the number of the one in progress. The one in progress is of another slot, or it began when this slot
+    had another tag (`begin_release`): so a tag is its own only if it still stands after it has begun.
     """
     cdef uint32_t at = releaser >> RELEASE_BITS
     cdef Process *process = &memory.processes[at]
@@ -155,7 +174,10 @@ cdef inline void help_release(Memory *memory, uint32_t index, uint32_t releaser)
         acked_release = ff_load64(&process.acked_release)
 
 cdef inline void release_dependencies(Memory *memory, Slot *slot) noexcept nogil:
-    """Drops a finished task's holds on its inputs, each once, whoever was interrupted at it before."""
+    """Release a finished task's references to its dependencies, each exactly once.
+
+    It may go on where another process was interrupted.
+    """
     cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
     cdef DependencyEdge *edges = edges_of(dependencies)
     cdef uint32_t i

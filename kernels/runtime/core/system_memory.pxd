@@ -1,4 +1,6 @@
-# How much memory the machine, and every cgroup above this process, have left. Read in any process that makes the store grow.
+# Free memory: how much the machine, and every cgroup above this process, have left.
+#
+# Every process that makes the store grow reads it. Guarantees: a file that cannot be read bounds nothing.
 
 from libc.stdint cimport uint64_t
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as posix_open
@@ -12,7 +14,7 @@ cdef extern from "string.h" nogil:
     size_t strlen(const char *text) noexcept
 
 cdef inline int read_text(const char *path, char *text, int capacity) noexcept nogil:
-    """Reads the beginning of a small file; 0 if it cannot be read."""
+    """Read the beginning of a small file; return 0 if it cannot be read."""
     cdef int fd = posix_open(path, O_RDONLY | O_CLOEXEC)
     cdef Py_ssize_t count
     if fd < 0:
@@ -25,7 +27,10 @@ cdef inline int read_text(const char *path, char *text, int capacity) noexcept n
     return 1
 
 cdef inline uint64_t number_after(const char *text, const char *name) noexcept nogil:
-    """The number behind the last occurrence of a name in a text; 0 if there is none. (Hierarchical sums of version 1 come last.)"""
+    """Return the number behind the last occurrence of a name in a text; 0 if there is none.
+
+    The last, because the hierarchical sums of cgroups version 1 come last.
+    """
     cdef const char *found = strstr(text, name)
     cdef uint64_t number = 0
     while found != NULL:
@@ -34,7 +39,7 @@ cdef inline uint64_t number_after(const char *text, const char *name) noexcept n
     return number
 
 cdef inline uint64_t memory_left(const char *cgroups) noexcept nogil:
-    """Bytes that may still be taken. `cgroups`: see Header.cgroups. What cannot be read bounds nothing."""
+    """Return how many bytes may still be allocated. `cgroups` is as in Header.cgroups."""
     cdef char text[8192]
     cdef uint64_t left = <uint64_t> -1, limit, used
     if read_text("/proc/meminfo", text, sizeof(text)):
@@ -48,7 +53,7 @@ cdef inline uint64_t memory_left(const char *cgroups) noexcept nogil:
             used = strtoull(text, NULL, 10)
         cgroups += strlen(cgroups) + 1
         if read_text(cgroups, text, sizeof(text)):
-            used -= min(used, number_after(text, "inactive_file "))         # what the kernel gives up first
+            used -= min(used, number_after(text, "inactive_file "))         # what the kernel reclaims first
         cgroups += strlen(cgroups) + 1
         if limit:
             left = min(left, limit - min(limit, used))

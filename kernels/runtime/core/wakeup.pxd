@@ -1,8 +1,12 @@
-# Calling those who sleep: idle workers when there is something to run, a process that waits for a future when it is finished.
+# Wake-ups: of idle workers when there is a task to run, and of a process that waits for a future when that is finished.
 #
-# Calling a worker costs the caller a system call and the machine a core for as long as that one spins. So nobody is called for a
-# task that a seeker finds anyway: a worker that looks for tasks and says so in Header.seeker. When it stops looking, whatever it
-# found, it calls as many as there are tasks left. A seeker that was stopped or lost its core is told by Header.sought_ns.
+# Waking a worker costs the waker a system call, and the machine a core for as long as the woken worker spins. So no worker
+# is woken for a task that the seeker finds anyway: the seeker is a worker that looks for tasks and says so in Header.seeker.
+# When it stops looking, whether it found a task or not, it wakes as many sleepers as there are tasks left. Header.sought_ns
+# shows that a seeker was stopped or lost its core.
+#
+# Guarantees: no lost wake-up (PROTOCOL.md, S3 to S7), but by a death of the waker: a sleeper looks around every SLICE_NS,
+# and each recovery wakes all idle workers.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from posix.unistd cimport write as posix_write
@@ -14,41 +18,53 @@ from .layout cimport QUEUE_COUNT, QUEUE_FREE, LOG_COUNT, POOL_QUEUES, PROCESS_CO
 from .regions cimport Memory
 
 cdef enum:
-    SLICE_NS = 250_000_000      # a sleeper looks around this often, in case a wake-up died with its sender
-    IDLE_NS = 60_000_000_000    # a sleeping worker: every recovery wakes all of them, since a call may have died with the dead
-    PATIENCE_NS = 1_000_000     # a task waits this long before a worker is added beside it
+    #: A sleeper looks around this often, in case a wake-up died with its sender.
+    SLICE_NS = 250_000_000
+    #: A sleeping worker looks around this often: a wake-up may die with its sender, but each recovery wakes all workers.
+    IDLE_NS = 60_000_000_000
+    #: A task waits this long before a worker is added beside it.
+    PATIENCE_NS = 1_000_000
 
 cdef enum:
-    SOUGHT_NS = 20_000          # a seeker that has not looked for so long may be anywhere
+    #: A seeker that has not looked for so long does not count: it may have been stopped or have lost its core.
+    SOUGHT_NS = 20_000
 
 cdef inline uint64_t *sleepers_word(uint32_t *wake) noexcept nogil:
-    """A futex and the count of those asleep on it, which change together: calls:32, then sleepers:32."""
+    """Return the word of a futex and its sleepers, which change together: calls:32, then sleepers:32."""
     return <uint64_t *> wake
 
 cdef inline void wake_sleepers(uint32_t *wake, uint32_t most) noexcept nogil:
-    """Calls up to `most` of those asleep on a futex. The waker takes the sleepers off the count, so that a burst of pushes makes
-    one system call per sleeper, not one per push. Pairs with the recheck between counting oneself and sleeping."""
+    """Wake up to `most` of the sleepers of a futex.
+
+    The waker takes the sleepers off the count, so that a burst of pushes makes one system call per sleeper, not one per
+    push.
+    """
     cdef uint64_t *word = sleepers_word(wake)
     cdef uint64_t before
     cdef uint32_t called
-    ff_fence()                      # what was written for them may be a plain store: `retiring`, `closing`
+    # S7: pairs with the sleeper's look at `retiring` and `closing` after `sleep_begin`; the caller may have stored them
+    # plainly.
+    ff_fence()
     while True:
         before = ff_load64(word)
         called = min(<uint32_t> (before >> 32), most)
         if called == 0:
             return
+        # S4: pairs with `sleep_begin`: takes sleepers off and counts calls in one step.
         if ff_cas64(word, before, ((before >> 32) - called) << 32 | <uint32_t> (before + called)):
             break
     ff_futex_wake(wake, called)
 
 cdef inline uint32_t sleep_begin(uint32_t *wake) noexcept nogil:
-    """Counts oneself among the sleepers; returns the calls so far, for the futex and for `sleep_end`."""
+    """Count the caller among the sleepers; return the calls so far, for the futex and for `sleep_end`."""
+    # S4, S7: pairs with `wake_sleepers` and `needs_call`; the caller looks for tasks, `retiring` and `closing` after it.
     return <uint32_t> ff_add64(sleepers_word(wake), <uint64_t> 1 << 32)
 
 cdef inline void sleep_end(uint32_t *wake, uint32_t calls) noexcept nogil:
-    """Takes off the count one who woke up by itself, unless somebody has been called since: perhaps this one, which is off then.
+    """Take a sleeper that woke by itself off the count, unless a call was counted meanwhile.
 
-    So the count may be too high, which costs a system call, but never too low, which would leave a task lying.
+    That call may have been to this sleeper, which is off the count then. So the count may be too high, which costs a system
+    call, but never too low, which would leave a task waiting.
     """
     cdef uint64_t *word = sleepers_word(wake)
     cdef uint64_t before = ff_load64(word)
@@ -56,31 +72,34 @@ cdef inline void sleep_end(uint32_t *wake, uint32_t calls) noexcept nogil:
         before = ff_load64(word)
 
 cdef inline int needs_call(Memory *memory) noexcept nogil:
-    """Whether somebody sleeps who should be called for a task that was just queued for the pool: no seeker finds it.
+    """Tell whether a sleeper must be woken for a task just queued for the pool: no seeker finds it.
 
-    Pairs with the recheck before sleeping, and with `seek_end`, which looks once more. `queue_push` ends with a full barrier.
+    Assumes that the caller has pushed by `queue_push`, which ends with a full barrier.
     """
+    # S4: pairs with `sleep_begin`, after which the sleeper looks for tasks again.
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return 0
+    # S5: pairs with `seek_end`, which looks at the queues once more.
     return ff_load32(&memory.header.seeker) == 0 or ff_now_ns() - <int64_t> ff_load64(&memory.header.sought_ns) > SOUGHT_NS
 
 cdef inline int seek_begin(Memory *memory) noexcept nogil:
-    """Makes this worker the seeker, if there is none and somebody sleeps who could be spared a call."""
+    """Make this worker the seeker, if there is none and a sleeper could be spared a wake-up."""
     if ff_load32(&memory.header.pool_sleepers) == 0 or not ff_cas32(&memory.header.seeker, 0, memory.me + 1):
         return 0
     seek_on(memory, ff_now_ns())
     return 1
 
 cdef inline void seek_on(Memory *memory, int64_t now) noexcept nogil:
-    if now - <int64_t> memory.header.sought_ns > SOUGHT_NS // 4:        # seldom: those who queue tasks read it
+    if now - <int64_t> memory.header.sought_ns > SOUGHT_NS // 4:        # seldom: submitters read that line
         ff_store64(&memory.header.sought_ns, <uint64_t> now)
 
 cdef inline void seek_end(Memory *memory) noexcept nogil:
+    # S5: pairs with the look at `seeker` in `needs_call`.
     ff_exchange32(&memory.header.seeker, 0)
     call_for_queued(memory)
 
 cdef inline void call_for_queued(Memory *memory) noexcept nogil:
-    """Calls a sleeper for each task that stands in a pool queue, void ones too."""
+    """Wake a sleeper for each entry of a pool queue, void ones too."""
     cdef int64_t count = 0
     cdef uint32_t i
     if ff_load32(&memory.header.pool_sleepers) == 0:
@@ -94,13 +113,13 @@ cdef inline void wake_queue(Memory *memory, uint32_t queue_index) noexcept nogil
     cdef RunQueue *queue = &memory.queues[queue_index]
     if queue_index >= POOL_QUEUES:
         wake_sleepers(&queue.wake, 1)
-    elif queue.limit:        # who of the sleepers has a permit is not known here
+    elif queue.limit:        # which sleeper has a permit is not known here
         wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     elif needs_call(memory):
         wake_sleepers(&memory.header.pool_wake, 1)
 
 cdef inline void wake_everybody(Memory *memory) noexcept nogil:
-    """Calls every idle worker, those too that a dead process had taken off the count and not called."""
+    """Wake every idle worker, also those that a dead process had taken off the count and not woken."""
     cdef uint32_t i
     wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     ff_add32(&memory.header.pool_wake, 1)
@@ -111,28 +130,33 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
             ff_futex_wake(&memory.queues[i].wake, PROCESS_COUNT)
 
 cdef inline void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
-    """Wakes every thread of `process` that sleeps for a future."""
+    """Wake every thread of `process` that sleeps for a future."""
+    # S6: pairs with `sleep_for_futures`.
     ff_add32(&memory.processes[process].wake, 1)    # a full barrier, too
     if ff_load32(&memory.processes[process].waiters):
         ff_futex_wake(&memory.processes[process].wake, PROCESS_COUNT)
 
 cdef inline uint64_t log_lap(uint64_t position) noexcept nogil:
-    """What an entry of the log has in its upper 44 bits when it was written for `position`; not 0 in the first lap."""
+    """Return the upper 44 bits of a log entry for `position`: its lap; not 0 in the first lap."""
     return (position // LOG_COUNT + 1) << SLOT_BITS
 
 cdef inline uint64_t log_entry(uint64_t position, uint32_t index) noexcept nogil:
+    # S21: the lap in the entry makes an old entry differ from one of this lap (ABA).
     return log_lap(position) | (index + 1)
 
 cdef inline void log_finished(Memory *memory, uint32_t process, uint32_t index) noexcept nogil:
-    """Tells a process's log of a finished slot that it watches. A death in between leaves a hole: readers look for themselves
-    now and then."""
+    """Append a finished slot to the log of the process that watches it.
+
+    A death between the two steps leaves a hole in the log: readers look at their slots now and then.
+    """
     cdef uint64_t position = ff_add64(&memory.processes[process].log_tail, 1)
     ff_store64(&memory.logs[<uint64_t> process * LOG_COUNT + position % LOG_COUNT], log_entry(position, index))
 
 cdef inline int sleep_for_futures(Memory *memory, uint32_t me, uint32_t seen, int64_t timeout_ns) noexcept nogil:
-    """Sleeps until `wake` of this process is no more `seen`, or for the time given. Returns the errno of the futex."""
+    """Sleep until `wake` of this process differs from `seen`, or the time is up; return the errno of the futex."""
     cdef Process *process = &memory.processes[me]
     cdef int code
+    # S6: pairs with `wake_waiters`; the futex call looks at `wake` after it.
     ff_add32(&process.waiters, 1)
     code = ff_futex_wait(&process.wake, seen, timeout_ns)
     ff_add32(&process.waiters, <uint32_t> -1)

@@ -1,4 +1,6 @@
-# A door for tests: everything that counts up stands shortly before it comes round.
+# Wraparound for tests: sets every counter of a new segment to a value shortly before it wraps.
+#
+# Assumes: the segment was just created, and no other process is attached (`Segment.wind`).
 
 from libc.stdint cimport uint32_t, uint64_t
 from .layout cimport GENERATION_SHIFT, QUEUE_COUNT, LOG_COUNT, PROCESS_COUNT, SLOT_COUNT, Process
@@ -7,7 +9,8 @@ from .wakeup cimport log_lap
 from .run_queue cimport lap_of
 
 cdef enum:
-    WOUND_SLOTS = 1 << 13       # that tests use; the others begin at 0
+    #: Slots and services that tests use; the others begin at 0.
+    WOUND_SLOTS = 1 << 13
     WOUND_SERVICES = 1 << 10
 
 cdef inline void wind_slots(Memory *memory, uint64_t back) noexcept nogil:
@@ -27,12 +30,15 @@ cdef inline void wind_queues(Memory *memory, uint64_t back) noexcept nogil:
             memory.rings[<uint64_t> i * SLOT_COUNT + position] = lap_of(0 - back)
 
 cdef inline void wind_processes(Memory *memory, uint64_t back) noexcept nogil:
-    """2**64 is 2 modulo the highest number of a drop's mark: that comes round two drops later."""
+    """Set the counters of processes `back` steps before they wrap.
+
+    2**64 is 2 modulo the highest number of a releaser tag: so that number wraps two releases later.
+    """
     cdef Process *process
     cdef uint64_t position
     cdef uint32_t i
     memory.header.pool_wake = <uint32_t> (0 - back)
-    for i in range(PROCESS_COUNT - 1):      # no test needs the last one; who writes over an edge is seen behind its log
+    for i in range(PROCESS_COUNT - 1):      # no test needs the last one: a write beyond an edge shows behind its log
         process = &memory.processes[i]
         process.release_seq = process.acked_release = process.log_tail = 0 - back
         process.wake = process.starts = <uint32_t> (0 - back)
