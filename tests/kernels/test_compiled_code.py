@@ -182,14 +182,14 @@ def test_without_a_compiler_a_kernel_says_so(tmp_path):
 def test_what_has_not_been_used_for_long_is_removed(tmp_path):
     from flame_fast.kernels.jit.cache import Project
 
-    for number in range(Project.KEPT + 5):
+    for number in range(Project.CACHE_ENTRIES + 5):
         project = Project(str(tmp_path / "tree"), str(tmp_path / f"project{number}"), str(tmp_path))
         project.tidy()
         place = Path(project.place)
         (place / "kernel.nbi").write_text("code")
         os.utime(place, (number, number))
     Project(str(tmp_path / "tree"), str(tmp_path / "latest"), str(tmp_path)).tidy()
-    assert len(list((tmp_path / "numba").iterdir())) == Project.KEPT
+    assert len(list((tmp_path / "numba").iterdir())) == Project.CACHE_ENTRIES
     assert place.exists()
 
 

@@ -209,12 +209,12 @@ def test_memory_that_does_not_fit_does_not_compile(kind):
         copy(source, 0, target, 0)
 
 
-WORD_ROOM = simd.room(types.uint64, LANES)
+WORD_ARRAY = simd.stack_array(types.uint64, LANES)
 
 
 @numba.njit
 def through_rooms(values, rounds, out):
-    one, other = WORD_ROOM(), WORD_ROOM()
+    one, other = WORD_ARRAY(), WORD_ARRAY()
     store(one, 0, WORDS(values, 0))
     store(other, 0, WORDS(values, 0))
     for _ in range(rounds):
