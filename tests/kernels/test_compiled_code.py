@@ -1,4 +1,4 @@
-"""Compiled code kept on disk: one worker compiles for all, edits elsewhere cost nothing, a damaged disk no more."""
+"""The cache of compiled code: one worker compiles for all, edits elsewhere cost nothing, a damaged disk no more."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_compilation_that_fails_lets_the_next_one_in(kernels):
 
 
 def test_without_a_place_to_write_it_compiles_all_the_same(tmp_path):
-    """A copy of the package whose `__pycache__` is a file, with a home that is one."""
+    """A copy of the package has a file for `__pycache__`, and its home is a file too."""
     package = tmp_path / "flame_fast"
     shutil.copytree(ROOT / "flame_fast", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.px*"))

@@ -1,4 +1,4 @@
-"""Streams of random numbers: the reference vectors of their two generators, a model in Python, and what words become."""
+"""Streams of random numbers: reference vectors of their two generators, a model in Python, and transforms of words."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def filled(fill, stream, size):
 
 
 def stream_giving(first, second=()):
-    """A stream whose lanes' next two words begin with the given ones."""
+    """Return a stream whose lanes' next two words begin with the given ones."""
     padded = np.zeros((2, LANES), np.uint64)
     padded[0, : len(first)] = np.array(first, np.uint64)
     padded[1, : len(second)] = np.array(second, np.uint64)
@@ -191,7 +191,7 @@ def test_a_number_may_be_a_plain_integer():
     assert np.array_equal(rng.stream(key, 77), rng.stream(key, np.uint64(77)))
 
 
-#: A promise: streams stay what they are. Of (seed, number) the words 0, 7 and 14.
+#: A promise: streams never change. Of (seed, number) the words 0, 7 and 14.
 RECORDED = {
     (0, 0): ["aa4adc5a8843faf4", "50dee79f6cca4e93", "1a9ba392c9bd7c5e"],
     (1, 0): ["766e4f280f671029", "7ad7e96f4462b114", "92bc2df3fd2f1fc6"],

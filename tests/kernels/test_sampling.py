@@ -1,4 +1,4 @@
-"""Arrays of random numbers: what of the streams they are, their shapes and errors, and from a Runner's workers."""
+"""Arrays of random numbers: their place in the streams, their shapes and errors, and draws in a Runner's workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ each_kind = pytest.mark.parametrize("draw", KINDS, ids=lambda draw: draw.__name_
 
 
 def expected(draw, size, seed):
-    """Out of the streams, one for each block of 65,536 numbers, that are documented."""
+    """Draw from the documented streams, one for each block of 65,536 numbers."""
     fill, dtype = KINDS[draw]
     out = np.empty((size, 2) if draw is sampling.pairs else size, dtype)
     for block in range(-(-size // BLOCK)):
