@@ -1,6 +1,6 @@
 """Random numbers for nopython code: streams of 8 lanes, without jump-ahead, locks or thread-local state.
 
-A key, which `key` makes of a seed, and a number, say that of a block of samples, name a stream. So what a kernel draws
+A stream's name is a key, which `key` makes of a seed, and a number, say that of a block of samples. So what a kernel draws
 depends on the seed and the block alone: any thread, any worker and any CPU computes the same numbers.
 
     key = rng.key(seed)
@@ -50,7 +50,7 @@ LANES = 8
 
 LARGEST_SEED = (1 << 128) - 1, "below 2**128"
 
-#: What a stream's numbers are for. Streams of the same key and number in different domains share nothing.
+#: Purposes of a stream's numbers. Streams of the same key and number in different domains share nothing.
 FREE_DOMAIN = np.uint64(0)
 PI_DOMAIN = np.uint64(1)
 ARRAY_DOMAIN = np.uint64(2)
@@ -198,7 +198,7 @@ def _save(state, s0, s1, s2, s3):
     store(state, 3 * LANES, s3)
 
 
-# ---- what a word becomes -------------------------------------------------------------------------------------------------
+# ---- transforms of words -------------------------------------------------------------------------------------------------
 
 
 @inlined

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 
-#: What `_fill_block` draws.
+#: Kinds of numbers that `_fill_block` draws.
 WORDS, UNIFORMS, NORMALS, EXPONENTIALS = range(4)
 
 

@@ -29,8 +29,8 @@ def whole_number(name: str, value: object, highest: tuple[int, str] | None = Non
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
     if number < 0 or (highest is not None and number > highest[0]):
-        allowed = "not be negative" if highest is None else f"be from 0 to {highest[1]}"
-        raise ValueError(f"{name} must {allowed}, got {value!r}")
+        allowed = "of at least 0" if highest is None else f"from 0 to {highest[1]}"
+        raise ValueError(f"{name}: expected an integer {allowed}, got {value!r}")
     return number

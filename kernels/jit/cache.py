@@ -259,7 +259,7 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
 OWN_LOCATORS = [ProjectLocator, *map(_for_kernels, caching.CacheImpl._locator_classes[:3])]
 
 
-# ---- one compiles, the others wait ---------------------------------------------------------------------------------------
+# ---- one process compiles, the others wait -------------------------------------------------------------------------------
 
 
 class _Turn:

@@ -55,7 +55,7 @@ def sine_and_cosine(turns):
     """Return the sines and cosines of 2 * pi * turns / 2**53; integers `turns` from 0 to below 2**53."""
     quadrant = (turns + np.uint64(1 << 50)) >> np.uint64(51)
     steps = to_floats(turns - (quadrant << np.uint64(51)))
-    angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without what `low` has
+    angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without its low part, `low`
     low = multiply_add(steps, STEP_LOW, multiply_add(steps, like(steps, STEP_HIGH), angle * -1.0))
     z = angle * angle
     s = multiply_add(z, 1.58969099521155010221e-10, -2.50507602534068634195e-08)

@@ -109,7 +109,7 @@ def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path
     return first.splitlines()
 
 
-# ---- what they print -----------------------------------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------------------------------------
 
 
 def test_european(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
@@ -277,7 +277,7 @@ def test_an_asian_call_on_two_dates_is_an_integral(sandbox: Sandbox, quant: Quan
     assert row.error < 1e-3 * exact
 
 
-# ---- what they refuse ----------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------------------------------
 
 
 def without_matplotlib(path: Path) -> Path:

@@ -220,7 +220,7 @@ def test_counts_are_those_recorded():
         assert estimate_batch(n, seed) == expected, (n, seed)
 
 
-# ---- what is asked for ---------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_count_is_a_plain_integer():
@@ -242,7 +242,7 @@ BOTH = pytest.mark.parametrize("function", [estimate_batch, montecarlo.estimate_
 @BOTH
 def test_what_is_no_integer_is_no_count(function):
     for count in (1.0, 1e6, "1000", b"1", None, [1], np.float64(1), np.array([1, 2])):
-        with pytest.raises(TypeError, match="^num_samples must be an integer, got ") as caught:
+        with pytest.raises(TypeError, match="^num_samples: expected an integer, got ") as caught:
             function(count)
         assert repr(count) in str(caught.value)
 
@@ -250,7 +250,7 @@ def test_what_is_no_integer_is_no_count(function):
 @BOTH
 def test_a_count_out_of_range_is_an_error(function):
     for count in (-1, 2**62 + 1, 2**64, -(2**62), np.int64(-5)):
-        with pytest.raises(ValueError, match=r"^num_samples must be from 0 to 2\*\*62, got ") as caught:
+        with pytest.raises(ValueError, match=r"^num_samples: expected an integer from 0 to 2\*\*62, got ") as caught:
             function(count)
         assert repr(count) in str(caught.value)
 
@@ -263,9 +263,9 @@ def test_the_largest_count_is_taken(monkeypatch):
 
 
 def test_a_wrong_seed_is_an_error_even_for_no_points():
-    with pytest.raises(TypeError, match="^seed must be an integer or None, got 1.5$"):
+    with pytest.raises(TypeError, match="^seed: expected an integer or None, got 1.5$"):
         estimate_batch(0, 1.5)
-    with pytest.raises(ValueError, match=r"^seed must be from 0 to below 2\*\*128, got -1$"):
+    with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to below 2\*\*128, got -1$"):
         estimate_batch(0, seed=-1)
 
 

@@ -246,14 +246,14 @@ def test_whatever_is_an_integer_is_a_seed():
 
 def test_what_is_no_integer_is_no_seed():
     for seed in (1.0, "1", b"1", np.float64(1), [1], 1j):
-        with pytest.raises(TypeError, match="^seed must be an integer or None, got ") as caught:
+        with pytest.raises(TypeError, match="^seed: expected an integer or None, got ") as caught:
             rng.key(seed)
         assert repr(seed) in str(caught.value)
 
 
 def test_a_seed_out_of_range_is_an_error():
     for seed in (-1, 2**128, -(2**128), np.int64(-1)):
-        with pytest.raises(ValueError, match=r"^seed must be from 0 to below 2\*\*128, got ") as caught:
+        with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to below 2\*\*128, got ") as caught:
             rng.key(seed)
         assert repr(seed) in str(caught.value)
 
@@ -264,7 +264,7 @@ def test_without_a_seed_a_key_is_16_bytes_of_the_operating_system(monkeypatch):
     assert rng.key(None) == rng.key(0x0F0E0D0C0B0A09080706050403020100)
 
 
-# ---- what words become ---------------------------------------------------------------------------------------------------
+# ---- transforms of words -------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 70), SEEDS)

@@ -58,11 +58,11 @@ def test_an_array_is_the_callers_own_and_any_integer_is_its_size(draw):
 @each_kind
 def test_what_is_no_size_or_no_seed_is_an_error(draw):
     for size in (1.0, "5", None, [5], np.float64(5), (2, 3)):
-        with pytest.raises(TypeError, match="^size must be an integer, got ") as caught:
+        with pytest.raises(TypeError, match="^size: expected an integer, got ") as caught:
             draw(size, 3)
         assert repr(size) in str(caught.value)
     for size in (-1, np.int64(-7)):
-        with pytest.raises(ValueError, match="^size must not be negative, got "):
+        with pytest.raises(ValueError, match="^size: expected an integer of at least 0, got "):
             draw(size, 3)
     for seed, error in ((1.5, TypeError), ("1", TypeError), (-1, ValueError), (2**128, ValueError)):
         with pytest.raises(error, match="^seed must be "):

@@ -115,7 +115,7 @@ def filling(value):
     return {name: value[name].dropna().iloc[0] for name in value.columns}
 
 
-# ---- what has a parameter `inplace` ------------------------------------------------------------------------------------
+# ---- methods with a parameter `inplace` --------------------------------------------------------------------------------
 
 #: Arguments of each method, a list of (arguments, keywords): of a series, of a frame and of an index.
 OF_SERIES = {

@@ -132,7 +132,7 @@ def wait_asleep(thread: threading.Thread) -> None:
     wait_until(lambda: stat.read_text().rpartition(") ")[2][0] == "S", what=f"{thread} asleep")
 
 
-# ---- what a runner leaves --------------------------------------------------------------------------------------------
+# ---- leftovers of a runner -------------------------------------------------------------------------------------------
 
 
 def leavings(home: Path) -> list[str]:

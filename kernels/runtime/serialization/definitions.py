@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 KEPT_VERSIONS = 64
 
 
-# ---- what a worker can import ----------------------------------------------------------------------------------------
+# ---- modules that a worker can import --------------------------------------------------------------------------------
 
 _searched: dict[str, tuple[int, bool]] = {}  # module name -> (id of its spec, whether the import system finds it)
 

@@ -61,7 +61,7 @@ def load(runtime: Client, data: Any, buffers: list[Any], arrays: list[Any], valu
         _loading.values, _loading.arrays, _loading.runtime = outer
 
 
-# ---- what pickles name ------------------------------------------------------------------------------------------------
+# ---- functions that pickles name --------------------------------------------------------------------------------------
 
 
 def rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any:
