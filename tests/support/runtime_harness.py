@@ -132,7 +132,10 @@ class Family(Alone):
             super().serve()
 
     def in_use(self):
-        """Return the same, without the counts of the debug build: relatives are in the middle of something."""
+        """Return what `Alone.in_use` does, without the counts of the debug build.
+
+        Those need not balance: relatives are in the middle of something.
+        """
         statistics = self.runtime.statistics()
         return statistics["slots"], statistics["bytes"]
 
