@@ -1,8 +1,8 @@
 """Count the primes below a limit: a class service does the work, an instance service keeps the score.
 
-The class `PrimeSieve` becomes one object per worker, so its costly set-up runs once in each. The object
-`Counter()` moves into a process of its own, where its calls run one at a time in the order they were made.
-A future of the first is an argument of the second, and the driver waits for nothing until it wants to.
+The class `PrimeSieve` becomes one object per worker, so its costly set-up runs once in each. The object `Counter()` moves
+into a process of its own, where its calls run one at a time in the order they were made. A future of the first is an
+argument of the second, and the driver waits for nothing until it wants to.
 """
 
 from flame_fast import Runner
@@ -13,7 +13,7 @@ PRIMES_BELOW_LIMIT = 17_984
 
 
 class PrimeSieve:
-    """Which numbers below `LIMIT` are prime; made without arguments, once in each worker that gets a call."""
+    """Which numbers below `LIMIT` are prime; each worker that gets a call makes one, without arguments."""
 
     def __init__(self) -> None:
         self._is_prime = bytearray([0, 0]) + bytearray([1]) * (LIMIT - 2)
@@ -23,7 +23,7 @@ class PrimeSieve:
                 self._is_prime[multiples.start :: number] = bytes(len(multiples))
 
     def count(self, low: int, high: int) -> int:
-        """How many primes p there are with low <= p < high."""
+        """Return how many primes p there are with low <= p < high."""
         return sum(self._is_prime[low:high])
 
 
@@ -39,12 +39,12 @@ class Counter:
         return self.total
 
     def read(self) -> int:
-        """The total so far."""
+        """Return the total so far."""
         return self.total
 
 
 def main() -> None:
-    """Count by steps, show the total as it grows, and check what came out."""
+    """Count by steps, show the total as it grows, and check the result."""
     mine = Counter()
     with Runner("counter") as rr:
         sieve = rr.service(PrimeSieve)

@@ -1,9 +1,8 @@
 """Linear regression with a parameter server: one process holds the weights, the workers compute gradients.
 
-The data is stored once, in shards, with `put_object`; every task that names a shard reads that one copy.
-A round is a small graph of futures: pull the weights, a gradient per shard, push them all. The server's calls
-run in the order they were made, so each pull sees the push before it, and the driver submits every round
-without waiting.
+The driver stores the data once, in shards, with `put_object`; every task that names a shard reads that one copy. A round is
+a small graph of futures: pull the weights, compute a gradient per shard, push them all. The server's calls run in the order
+they were made, so each pull sees the push before it, and the driver submits every round without waiting.
 """
 
 import numpy as np
@@ -28,7 +27,7 @@ class ParameterServer:
         self.rounds = 0
 
     def pull(self) -> Floats:
-        """The weights as they are now."""
+        """Return the weights as they are now."""
         return self.weights
 
     def push(self, gradients: list[Floats]) -> tuple[int, float]:
@@ -40,13 +39,13 @@ class ParameterServer:
 
 
 def shard_gradient(weights: Floats, shard: tuple[Floats, Floats]) -> Floats:
-    """The gradient of half the mean squared error of `weights` on one shard of inputs and targets."""
+    """Return the gradient of half the mean squared error of `weights` on one shard of inputs and targets."""
     inputs, targets = shard
     return inputs.T @ (inputs @ weights - targets) / len(targets)
 
 
 def make_data() -> tuple[Floats, Floats]:
-    """Inputs of shape (SAMPLES, 8), and their targets under `TRUE_WEIGHTS` with a little noise."""
+    """Make inputs of shape (SAMPLES, 8), and their targets under `TRUE_WEIGHTS` with a little noise."""
     rng = np.random.default_rng(seed=2024)
     inputs = rng.standard_normal((SAMPLES, len(TRUE_WEIGHTS)))
     return inputs, inputs @ TRUE_WEIGHTS + 0.01 * rng.standard_normal(SAMPLES)

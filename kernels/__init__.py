@@ -1,10 +1,10 @@
-"""The native half of flame_fast: shared memory and tasks (`runtime`), packing (`archive`), the kernels of Monte Carlo.
+"""The native half of flame_fast: shared memory and tasks (`runtime`), packing (`archive`), Monte Carlo kernels.
 
     from flame_fast.kernels import estimate_batch  # how many of so many random points lie in the quarter circle
     from flame_fast.kernels import rng  # streams of random numbers for nopython code
     from flame_fast.kernels import sampling  # arrays of random numbers, drawn on all cores
 
-Numba is loaded by `rng` and `sampling`, and by the first call of `estimate_batch`.
+`rng` and `sampling` load Numba when they are imported, `estimate_batch` at its first call.
 """
 
 from __future__ import annotations

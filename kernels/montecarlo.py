@@ -1,15 +1,17 @@
-"""Monte Carlo estimates: plain functions around compiled kernels, which are loaded by the first call."""
+"""Monte Carlo estimates: plain functions around compiled kernels, which the first call loads."""
 
 from __future__ import annotations
 
 from flame_fast.kernels.jit.arguments import whole_number
 
-#: Samples that one call can count.
+#: Samples that one call can count, and the error's word for them.
 MOST_SAMPLES = 1 << 62, "2**62"
 
 
 def estimate_batch(num_samples: int, seed: int | None = None) -> int:
-    """Counts how many random points of a square fall into the quarter circle in it; four times their share estimates pi.
+    """Count how many random points of a square fall into its quarter circle.
+
+    Four times their share estimates pi.
 
     Parameters
     ----------
@@ -45,9 +47,9 @@ def estimate_batch(num_samples: int, seed: int | None = None) -> int:
 
 
 def estimate_batch_numpy(num_samples: int) -> int:
-    """As `estimate_batch`, by the NumPy function of the Flame article: the baseline that the kernel is compared with.
+    """Estimate as `estimate_batch` does, by the NumPy function of the Flame article: the kernel's baseline.
 
-    Its points are drawn from NumPy's global generator; it takes 17 bytes of memory for each, and one thread.
+    NumPy's global generator draws the points. Each takes 17 bytes of memory, and all of them one thread.
     """
     import numpy as np
 

@@ -1,7 +1,7 @@
-"""Random numbers for nopython code: streams of 8 lanes that need no jumping, no locks and no thread's own state.
+"""Random numbers for nopython code: streams of 8 lanes, without jump-ahead, locks or thread-local state.
 
-A stream is named by a key, which `key` makes of a seed, and a number, say that of a block of samples. So what a kernel draws
-depends on the seed and the block alone, whichever thread or worker computes it, and on whichever CPU:
+A stream's name is a key, which `key` makes of a seed, and a number, say that of a block of samples. So what a kernel draws
+depends on the seed and the block alone: any thread, any worker and any CPU computes the same numbers.
 
     key = rng.key(seed)
 
@@ -11,15 +11,16 @@ depends on the seed and the block alone, whichever thread or worker computes it,
             stream = rng.stream(key, block)
             rng.fill_normals(stream, out[block * BLOCK : (block + 1) * BLOCK])
 
-Each lane is a xoshiro256++ generator [1]_, eight of them step as one vector (`simd`), and their states are the outputs
-of the block cipher Threefry-4x64-20 [2]_ for the counters (stream, lane, domain, 0) under the key. For one key no two lanes
-begin in the same state, the cipher being a bijection. Their sequences might still meet further on: n lanes that draw L words
+Each lane is a xoshiro256++ generator [1]_; eight of them step as one SIMD vector (`simd`). Their states are the outputs of
+the block cipher Threefry-4x64-20 [2]_ for the counters (stream, lane, domain, 0) under the key. The cipher is a bijection,
+so no two lanes of one key begin in the same state. Their sequences might still overlap further on: n lanes that draw L words
 each overlap somewhere with a probability of at most n * n * L / 2**256. All 2**62 points that one call of `estimate_batch`
 can draw take 2**49 lanes with 2**12 words each: 2**-146. For 2**40 seeds with as many points each it is 2**-66. Without a
 seed, a key is 128 bits from the operating system.
 
-What begins with `fill_` is for nopython code and for Python alike, fills a contiguous array and moves the stream on by
-whole steps of 8 words. A stream is an array: whoever passes it on shares it; two threads must not use one at the same time.
+The functions `fill_...` serve nopython code and Python alike. Each fills a contiguous array and moves the stream on by whole
+steps of 8 words. A stream is an array: a caller that passes it on shares it. Two threads must not use one stream at the same
+time.
 
 References
 ----------
@@ -41,7 +42,7 @@ from flame_fast.kernels.jit.simd import counter, like, loader, rotate_left, squa
 from flame_fast.kernels.jit.vector_math import logarithm, sine_and_cosine
 from numba import types
 
-#: What draws: the generator of a lane, the lanes of a stream, what seeds them.
+#: The generator of a lane, the lanes of a stream, and the cipher that seeds them.
 GENERATOR = "xoshiro256++, 8 lanes, seeded by Threefry-4x64-20"
 
 #: Lanes of a stream: one AVX-512 register holds a word of each; with AVX2 their whole state takes half of the registers.
@@ -49,7 +50,7 @@ LANES = 8
 
 LARGEST_SEED = (1 << 128) - 1, "below 2**128"
 
-#: What a stream's numbers are for; streams of the same key and number in different domains have nothing in common.
+#: Purposes of a stream's numbers. Streams of the same key and number in different domains share nothing.
 FREE_DOMAIN = np.uint64(0)
 PI_DOMAIN = np.uint64(1)
 ARRAY_DOMAIN = np.uint64(2)
@@ -60,7 +61,7 @@ LANE_NUMBERS = counter(types.uint64, LANES)
 
 
 def key(seed: int | None = None) -> tuple[np.uint64, np.uint64]:
-    """The key of a seed: what nopython code takes to name streams.
+    """Return the key of a seed, by which nopython code names streams.
 
     Parameters
     ----------
@@ -111,7 +112,7 @@ def _four_rounds(x0, x1, x2, x3, bits):
 
 @inlined
 def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
-    """The block (x0, x1, x2, x3) enciphered under the key (k0, k1, k2, k3): four words, or as many vectors of words."""
+    """Encipher the block (x0, x1, x2, x3) under the key (k0, k1, k2, k3); words or vectors of words."""
     k4 = k0 ^ k1 ^ k2 ^ k3 ^ PARITY
     x0, x1, x2, x3 = x0 + k0, x1 + k1, x2 + k2, x3 + k3
     x0, x1, x2, x3 = _four_rounds(x0, x1, x2, x3, FIRST_ROTATIONS)
@@ -131,7 +132,7 @@ def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
 
 @inlined
 def advance(s0, s1, s2, s3):
-    """One step of the generator: (output, the four words of the next state); words or vectors of words."""
+    """Return (output, four words of the next state) of one step of the generator; words or vectors of words."""
     output = rotate_left(s0 + s3, 23) + s0
     shifted = s1 << np.uint64(17)
     s2 = s2 ^ s0
@@ -143,7 +144,7 @@ def advance(s0, s1, s2, s3):
 
 @inlined
 def lanes_of(key, number, domain):
-    """The initial states of a stream's lanes: four vectors."""
+    """Return the initial states of a stream's lanes: four vectors."""
     lanes = LANE_NUMBERS()
     return threefry(
         key[0], key[1], ZERO, ZERO, like(lanes, np.uint64(number)), lanes, like(lanes, domain), like(lanes, ZERO)
@@ -152,13 +153,13 @@ def lanes_of(key, number, domain):
 
 @inlined
 def lane_beside(key, number, domain):
-    """The initial state of a ninth lane of a stream: four words."""
+    """Return the initial state of a ninth lane of a stream: four words."""
     return threefry(key[0], key[1], ZERO, ZERO, np.uint64(number), np.uint64(LANES), domain, ZERO)
 
 
 @compiled()
 def stream_of(key, number, domain):
-    """As `stream`, in another domain."""
+    """Return a stream as `stream` does, in another domain."""
     state = np.empty((4, LANES), np.uint64)
     s0, s1, s2, s3 = lanes_of(key, number, domain)
     _save(state, s0, s1, s2, s3)
@@ -167,7 +168,7 @@ def stream_of(key, number, domain):
 
 @compiled()
 def stream(key, number):
-    """The stream of a key and a number, at its beginning.
+    """Return the stream of a key and a number, at its beginning.
 
     Parameters
     ----------
@@ -197,30 +198,33 @@ def _save(state, s0, s1, s2, s3):
     store(state, 3 * LANES, s3)
 
 
-# ---- what a word becomes -------------------------------------------------------------------------------------------------
+# ---- transforms of words -------------------------------------------------------------------------------------------------
 
 
 @inlined
 def uniform(words):
-    """Doubles in [0, 1), multiples of 2**-53, out of the words' upper 53 bits."""
+    """Return doubles in [0, 1), multiples of 2**-53, made of the words' upper 53 bits."""
     return to_floats(words >> np.uint64(11)) * 2.0**-53
 
 
 @inlined
 def uniform_above_zero(words):
-    """Doubles in (0, 1], multiples of 2**-53."""
+    """Return doubles in (0, 1], multiples of 2**-53."""
     return to_floats((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
 
 
 @inlined
 def exponential(words):
-    """Doubles of the exponential distribution of mean 1: the negative logarithm of a uniform one, at most 36.8."""
+    """Return doubles of the exponential distribution of mean 1.
+
+    Each is the negative logarithm of a uniform one, at most 36.8.
+    """
     return 0.0 - logarithm(uniform_above_zero(words))
 
 
 @inlined
 def two_normals(words, others):
-    """Two vectors of doubles of the standard normal distribution, by Box and Muller [3]_; at most 8.6 in size."""
+    """Return two vectors of standard normal doubles, by the Box-Muller transform [3]_; at most 8.6 in size."""
     radius = square_root(logarithm(uniform_above_zero(words)) * -2.0)
     sine, cosine = sine_and_cosine(others >> np.uint64(11))
     return radius * cosine, radius * sine
@@ -236,7 +240,7 @@ def _unchanged(words):
 
 @inlined
 def _fill(stream, out, transform):
-    """One word an element, each vector of them transformed."""
+    """Fill an array with one word an element, each vector of words transformed."""
     s0, s1, s2, s3 = _load(stream)
     whole = out.size - out.size % LANES
     for start in range(0, whole, LANES):
@@ -252,32 +256,34 @@ def _fill(stream, out, transform):
 
 @compiled()
 def fill_words(stream, out):
-    """Fills a one-dimensional contiguous uint64 array with random words."""
+    """Fill a one-dimensional contiguous uint64 array with random words."""
     _fill(stream, out, _unchanged)
 
 
 @compiled()
 def fill_pairs(stream, out):
-    """Fills a contiguous uint32 array of shape (n, 2) with random integers: a pair has the halves of a word."""
+    """Fill a contiguous uint32 array of shape (n, 2) with random integers: a pair has the halves of a word."""
     fill_words(stream, out.reshape(out.size).view(np.uint64))
 
 
 @compiled()
 def fill_uniforms(stream, out):
-    """Fills a one-dimensional contiguous float64 array with doubles in [0, 1), a word each."""
+    """Fill a one-dimensional contiguous float64 array with doubles in [0, 1), a word each."""
     _fill(stream, out, uniform)
 
 
 @compiled()
 def fill_exponentials(stream, out):
-    """Fills a one-dimensional contiguous float64 array with exponential doubles of mean 1, a word each."""
+    """Fill a one-dimensional contiguous float64 array with exponential doubles of mean 1, a word each."""
     _fill(stream, out, exponential)
 
 
 @compiled()
 def fill_normals(stream, out):
-    """Fills a one-dimensional contiguous float64 array with standard normal doubles, two out of two words: the stream moves
-    on by two steps at a time."""
+    """Fill a one-dimensional contiguous float64 array with standard normal doubles.
+
+    Two words make two doubles: the stream moves on by two steps at a time.
+    """
     s0, s1, s2, s3 = _load(stream)
     whole = out.size - out.size % (2 * LANES)
     for start in range(0, whole, 2 * LANES):

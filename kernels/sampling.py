@@ -1,11 +1,11 @@
-"""Arrays of random numbers, drawn on all cores: the same ones for a seed and a size, however many threads draw them.
+"""Arrays of random numbers, drawn on all cores: a seed and a size determine them, not the number of threads.
 
     from flame_fast.kernels import sampling
 
     z = sampling.normals(10_000_000, seed=7)
 
-Plain functions around the streams of `rng`: blocks of 65,536 numbers have a stream each. Use them as they are, or as
-services of a Runner: what they return is born in shared memory there.
+These are plain functions around the streams of `rng`: each block of 65,536 numbers has a stream. Call them directly, or make
+services of a Runner of them: there, the array allocator places their results in shared memory.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 BLOCK = 1 << 16
 
-#: What `_fill_block` draws.
+#: Kinds of numbers that `_fill_block` draws.
 WORDS, UNIFORMS, NORMALS, EXPONENTIALS = range(4)
 
 
@@ -78,7 +78,7 @@ def _drawn(size: int, seed: int | None, kind: int) -> Any:
 
 
 def pairs(size: int, seed: int | None = None) -> NDArray[np.uint32]:
-    """Pairs of random 32-bit integers.
+    """Return pairs of random 32-bit integers.
 
     Parameters
     ----------
@@ -96,7 +96,7 @@ def pairs(size: int, seed: int | None = None) -> NDArray[np.uint32]:
     TypeError, ValueError
         A size or seed that is no integer, or out of range.
     MemoryError
-        No room.
+        Not enough memory.
 
     Notes
     -----
@@ -108,15 +108,15 @@ def pairs(size: int, seed: int | None = None) -> NDArray[np.uint32]:
 
 
 def uniforms(size: int, seed: int | None = None) -> NDArray[np.float64]:
-    """Random doubles in [0, 1), multiples of 2**-53: a float64 array of `size`. Otherwise as `pairs`."""
+    """Return random doubles in [0, 1), multiples of 2**-53: a float64 array of `size`. Otherwise as `pairs`."""
     return _drawn(size, seed, UNIFORMS)  # type: ignore[no-any-return]
 
 
 def normals(size: int, seed: int | None = None) -> NDArray[np.float64]:
-    """Random doubles of the standard normal distribution: a float64 array of `size`. Otherwise as `pairs`."""
+    """Return standard normal doubles: a float64 array of `size`. Otherwise as `pairs`."""
     return _drawn(size, seed, NORMALS)  # type: ignore[no-any-return]
 
 
 def exponentials(size: int, seed: int | None = None) -> NDArray[np.float64]:
-    """Random doubles of the exponential distribution of mean 1: a float64 array of `size`. Otherwise as `pairs`."""
+    """Return exponential doubles of mean 1: a float64 array of `size`. Otherwise as `pairs`."""
     return _drawn(size, seed, EXPONENTIALS)  # type: ignore[no-any-return]

@@ -19,7 +19,7 @@ RULE = "=" * 60
 
 
 def positive_setting(name: str, default: int) -> int:
-    """The environment variable `name` as a positive integer; anything else ends the program with status 2."""
+    """Return the environment variable `name` as a positive integer; anything else ends the program with status 2."""
     text = os.environ.get(name, str(default))
     try:
         value = int(text)

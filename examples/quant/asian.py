@@ -1,10 +1,10 @@
 """Asian call by Monte Carlo on all cores: price, delta and vega of the call on an asset's average price.
 
 The arithmetic average has no closed form. Every sample is a pair of antithetic paths, corrected by the call on the geometric
-average, whose closed form (Kemna and Vorst's) is known. Two things are checked: the simulated geometric call against its
-closed form, and the corrected estimates against plain ones; the program ends with an error if one is further off than 5
-standard errors. Run it as `python examples/quant/asian.py` from the clone's root, or as `python asian.py` from here;
-`--help` lists the parameters.
+average, whose closed form (Kemna and Vorst's) is known. The program checks two things: the simulated geometric call against
+its closed form, and the corrected estimates against plain ones. It ends with an error if one is further off than 5 standard
+errors. Run it as `python examples/quant/asian.py` from the clone's root, or as `python asian.py` from here; `--help` lists
+the parameters.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ NAMES = ["price", "delta", "vega"]
 
 
 def block_moments(option: Option, dates: int, seed: int, pairs: int, block: int) -> Moments:
-    """One block of pairs of paths. Runs in a worker; so the driver needs no Numba, and compiles nothing."""
+    """Return the moments of one block of pairs of paths.
+
+    Runs in a worker; so the driver needs no Numba, and compiles nothing.
+    """
     from asian_kernel import block_of_pairs
     from flame_fast.kernels.rng import key
 
@@ -40,7 +43,7 @@ def block_moments(option: Option, dates: int, seed: int, pairs: int, block: int)
 
 
 def parse() -> tuple[argparse.Namespace, Option]:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = option_parser("Asian call by Monte Carlo on all cores.", paths=400_000)
     add_number(parser, "--steps", whole(1, 100_000), 50, "dates averaged over, equally spaced, the last the maturity")
     args = parser.parse_args()
@@ -51,7 +54,7 @@ def parse() -> tuple[argparse.Namespace, Option]:
 
 
 def draw(path: str, option: Option, dates: int, running: list[Moments], expected: Floats) -> None:
-    """The convergence of the price."""
+    """Draw the convergence of the price."""
     from picture import curves_of, draw_convergence
 
     title = f"Asian call by Monte Carlo ({describe(option)}, {dates:,} dates)"
@@ -59,7 +62,7 @@ def draw(path: str, option: Option, dates: int, running: list[Moments], expected
 
 
 def report(args: argparse.Namespace, option: Option, running: list[Moments]) -> None:
-    """The call on either average, a picture if wanted, and what can be checked."""
+    """Print the calls on both averages, draw a picture if wanted, and check what has a known value."""
     moments, expected = running[-1], np.array(geometric_asian_call(option, args.steps)[: len(NAMES)])
     arithmetic, geometric = controlled(moments, expected), control(moments)
     apart = distances(controlled_less_plain(moments, expected), np.zeros(len(NAMES)))

@@ -1,8 +1,8 @@
-"""The paths of an Asian option, and what each says about its price and Greeks, in nopython code.
+"""The paths of an Asian option, and the samples of its price and Greeks that each gives, in nopython code.
 
 The call on the arithmetic average of the prices at some dates has no closed form. The call on their geometric average has
-one, and follows it closely: it is the control variate [1]_, its delta that of the delta, its vega that of the vega. Both
-calls' Greeks are derivatives of their payoffs along the path ([2]_, section 7.2).
+one, and follows it closely: its price is the control variate of the price [1]_, its delta that of the delta, its vega that
+of the vega. Both calls' Greeks are derivatives of their payoffs along the path ([2]_, section 7.2).
 
 References
 ----------
@@ -25,7 +25,7 @@ QUANTITIES = 3
 
 @njit(cache=True)
 def _call_on(average, by_volatility, option):
-    """Price, delta and vega of the call on an average that is proportional to the spot price."""
+    """Return price, delta and vega of the call on an average that is proportional to the spot price."""
     discount = math.exp(-option.rate * option.maturity)
     if average > option.strike:
         return discount * (average - option.strike), discount * average / option.spot, discount * by_volatility
@@ -34,7 +34,7 @@ def _call_on(average, by_volatility, option):
 
 @njit(cache=True)
 def _on_path(sign, increments, option, dates):
-    """The calls on the arithmetic average and on the geometric one, of the path or of its mirror image."""
+    """Return the calls on the arithmetic and on the geometric average, of the path or of its mirror image."""
     step = option.maturity / dates
     drift = option.rate - option.volatility * option.volatility / 2
     brownian = total = total_by_volatility = total_brownian = 0.0
@@ -56,7 +56,10 @@ def _on_path(sign, increments, option, dates):
 
 @njit(cache=True)
 def block_of_pairs(key, block, pairs, option, dates):
-    """What `moments.Moments` is made of, for the first `pairs` pairs of a block; quantities: price, delta, vega."""
+    """Return the parts of `moments.Moments` for the first `pairs` pairs of a block.
+
+    Quantities: price, delta, vega.
+    """
     stream = rng.stream(key, block)
     increments = np.empty(dates)
     samples = np.empty((QUANTITIES, 3, pairs))

@@ -1,4 +1,4 @@
-"""What is known without simulation: the values that the examples compare their estimates with.
+"""Closed forms: the values that the examples compare their estimates with.
 
 Interest and volatility are per year, times are in years, interest is compounded continuously.
 
@@ -21,7 +21,7 @@ NORMAL = NormalDist()
 
 
 class Option(NamedTuple):
-    """What an option on one asset is about, and the asset's own parameters.
+    """An option on one asset: its terms, and the asset's own parameters.
 
     Attributes
     ----------
@@ -61,12 +61,12 @@ class Values(NamedTuple):
 
 
 def moneyness(forward: float, strike: float, spread: float) -> tuple[float, float]:
-    """Black and Scholes' d1 and d2.
+    """Return Black and Scholes' d1 and d2.
 
     Parameters
     ----------
     forward, spread : float
-        What a lognormal price is expected to be, and the standard deviation of its logarithm.
+        The expectation of a lognormal price, and the standard deviation of its logarithm.
     strike : float
         The price ends above it with probability N(d2).
     """
@@ -75,13 +75,16 @@ def moneyness(forward: float, strike: float, spread: float) -> tuple[float, floa
 
 
 def terminal_price(option: Option) -> tuple[float, float]:
-    """The price at maturity: what it is expected to be, and the standard deviation of its logarithm."""
+    """Return the expectation of the price at maturity, and the standard deviation of its logarithm."""
     spot, _, rate, volatility, maturity = option
     return spot * math.exp(rate * maturity), volatility * math.sqrt(maturity)
 
 
 def geometric_average(option: Option, dates: int) -> tuple[float, float]:
-    """As `terminal_price`, of the geometric average of the prices at `dates` equally spaced dates, the last the maturity."""
+    """Return `terminal_price` of the geometric average of the prices at equally spaced dates, the last the maturity.
+
+    There are `dates` of them.
+    """
     spot, _, rate, volatility, maturity = option
     mean_time = maturity * (dates + 1) / (2 * dates)
     spread = volatility * math.sqrt(maturity * (dates + 1) * (2 * dates + 1) / (6 * dates**2))
@@ -89,7 +92,7 @@ def geometric_average(option: Option, dates: int) -> tuple[float, float]:
 
 
 def black_scholes_call(option: Option) -> Values:
-    """The European call [1]_."""
+    """Return the price and derivatives of the European call [1]_."""
     spot, strike, rate, volatility, maturity = option
     d1, d2 = moneyness(spot * math.exp(rate * maturity), strike, volatility * math.sqrt(maturity))
     return Values(
@@ -101,7 +104,10 @@ def black_scholes_call(option: Option) -> Values:
 
 
 def black_scholes_put(option: Option) -> Values:
-    """The European put [1]_; by its own formula, so that put-call parity is something that can be tested."""
+    """Return the price and derivatives of the European put [1]_.
+
+    It has a formula of its own, so that put-call parity can be tested.
+    """
     spot, strike, rate, volatility, maturity = option
     d1, d2 = moneyness(spot * math.exp(rate * maturity), strike, volatility * math.sqrt(maturity))
     return Values(
@@ -113,7 +119,7 @@ def black_scholes_put(option: Option) -> Values:
 
 
 def geometric_asian_call(option: Option, dates: int) -> Values:
-    """The call on the `geometric_average`.
+    """Return the price and derivatives of the call on the `geometric_average`.
 
     That average is lognormal, so that the Black-Scholes formula holds with its parameters: [2]_ for the continuous average,
     [3]_ section 3.2.2 for the discrete one.
@@ -135,6 +141,9 @@ def geometric_asian_call(option: Option, dates: int) -> Values:
 
 
 def normal_value_at_risk(spread: float, confidence: float) -> tuple[float, float]:
-    """Value at risk and expected shortfall of a loss that is normal with mean 0 and standard deviation `spread` [4]_."""
+    """Return value at risk and expected shortfall of a normal loss [4]_.
+
+    Its mean is 0, its standard deviation `spread`.
+    """
     quantile = NORMAL.inv_cdf(confidence)
     return spread * quantile, spread * NORMAL.pdf(quantile) / (1 - confidence)

@@ -1,8 +1,8 @@
 """European call and put by Monte Carlo on all cores: price, delta, vega and gamma beside Black and Scholes' formulas.
 
 Every sample is a pair of antithetic paths, corrected by a control variate, the discounted price of the asset at maturity.
-Run it as `python examples/quant/european.py` from the clone's root, or as `python european.py` from here; `--help` lists
-the parameters. It ends with an error if an estimate is further than 5 standard errors from its formula.
+Run it as `python examples/quant/european.py` from the clone's root, or as `python european.py` from here; `--help` lists the
+parameters. It ends with an error if an estimate is further than 5 standard errors from its formula.
 """
 
 from __future__ import annotations
@@ -21,7 +21,10 @@ NAMES = [f"{kind} {value}" for kind in ("call", "put") for value in ("price", "d
 
 
 def block_moments(option: Option, seed: int, pairs: int, block: int) -> Moments:
-    """One block of pairs of paths. Runs in a worker; so the driver needs no Numba, and compiles nothing."""
+    """Return the moments of one block of pairs of paths.
+
+    Runs in a worker; so the driver needs no Numba, and compiles nothing.
+    """
     from european_kernel import block_of_pairs
     from flame_fast.kernels.rng import key
 
@@ -29,7 +32,7 @@ def block_moments(option: Option, seed: int, pairs: int, block: int) -> Moments:
 
 
 def parse() -> tuple[argparse.Namespace, Option]:
-    """The command line, checked."""
+    """Parse and check the command line."""
     parser = option_parser("European call and put by Monte Carlo on all cores.", paths=4_000_000)
     args = parser.parse_args()
     option = checked_option(parser, args)
@@ -41,7 +44,7 @@ def parse() -> tuple[argparse.Namespace, Option]:
 
 
 def draw(path: str, option: Option, running: list[Moments], expected: Floats, exact: Floats) -> None:
-    """The convergence of the call's price."""
+    """Draw the convergence of the call's price."""
     from picture import curves_of, draw_convergence
 
     title = f"European call by Monte Carlo ({describe(option)})"
@@ -50,7 +53,7 @@ def draw(path: str, option: Option, running: list[Moments], expected: Floats, ex
 
 
 def report(args: argparse.Namespace, option: Option, running: list[Moments]) -> None:
-    """Every estimate beside its formula, a picture if wanted, and all of them checked."""
+    """Print every estimate beside its formula, draw a picture if wanted, and check all estimates."""
     moments, expected = running[-1], np.full(len(NAMES), option.spot)  # of the control variate, whatever it corrects
     exact = np.array([*black_scholes_call(option), *black_scholes_put(option)])
     estimates = controlled(moments, expected)

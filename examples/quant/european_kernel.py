@@ -1,9 +1,9 @@
-"""The paths of a European option, and what each says about its price and Greeks, in nopython code.
+"""The paths of a European option, and the samples of its price and Greeks that each gives, in nopython code.
 
-The asset's price at maturity is S exp((r - v**2 / 2) T + v sqrt(T) Z) with a standard normal Z. Greeks [1]_: delta and
-vega are the derivatives of the payoff along the path (section 7.2). The payoff's kink has no second derivative: gamma is
-the derivative along the path of the likelihood-ratio delta (section 7.3.3), which needs one derivative only. The control
-variate is the asset itself: its discounted price at maturity is expected to be the price of today (section 4.1).
+The asset's price at maturity is S exp((r - v**2 / 2) T + v sqrt(T) Z) with a standard normal Z. Greeks [1]_: delta and vega
+are the derivatives of the payoff along the path (section 7.2). The payoff's kink has no second derivative: gamma is the
+derivative along the path of the likelihood-ratio delta (section 7.3.3), which needs one derivative only. The control variate
+is the asset itself: its discounted price at maturity has today's price as its expectation (section 4.1).
 
 References
 ----------
@@ -24,7 +24,7 @@ QUANTITIES = 8
 
 @njit(cache=True)
 def _on_path(normal, option):
-    """The control variate, then price, delta, vega and gamma of the call, then those of the put."""
+    """Return the control variate, then price, delta, vega and gamma of the call, then those of the put."""
     spot, strike, rate, volatility, maturity = option
     root = math.sqrt(maturity)
     log_return = (rate - volatility * volatility / 2) * maturity + volatility * root * normal
@@ -42,7 +42,7 @@ def _on_path(normal, option):
 
 @njit(cache=True)
 def block_of_pairs(key, block, pairs, option):
-    """What `moments.Moments` is made of, for the first `pairs` pairs of a block.
+    """Return the parts of `moments.Moments` for the first `pairs` pairs of a block.
 
     Quantities: price, delta, vega and gamma of the call, then those of the put.
     """

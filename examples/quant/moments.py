@@ -1,14 +1,14 @@
-"""Means and variances of samples that are drawn in blocks, and the estimates that control variates make of them.
+"""Means and variances of samples drawn in blocks, and the estimates that control variates make of them.
 
-What is estimated, a quantity, has three columns of samples, one row for each pair of antithetic paths:
+An estimated value, a quantity, has three columns of samples, one row for each pair of antithetic paths:
 
     PLAIN    its value on the first path of the pair
     PAIRED   the mean of its values on both paths
     CONTROL  the control variate, whose expectation is known, on both paths likewise
 
-A block's means, and the sums of products of deviations from them, are enough to go on with, and merge without losing
-digits [1]_. Floating-point addition is not associative: blocks are merged in the order of their numbers, whichever worker
-was first, so that the result is the same to the last bit.
+A block's means, and the sums of products of deviations from them, are sufficient statistics, and merge without losing digits
+[1]_. Floating-point addition is not associative: blocks are merged in the order of their numbers, in whatever order they
+finished, so that the result is the same to the last bit.
 
 References
 ----------
@@ -35,7 +35,7 @@ BAND = 1.96
 
 
 class Moments(NamedTuple):
-    """Of so many samples of some quantities.
+    """The moments of so many samples of some quantities.
 
     Attributes
     ----------
@@ -52,14 +52,14 @@ class Moments(NamedTuple):
 
 
 class Estimates(NamedTuple):
-    """Of some quantities, each with its standard error: two float64 arrays of the same length."""
+    """Estimates of some quantities, each with its standard error: two float64 arrays of the same length."""
 
     values: Floats
     errors: Floats
 
 
 def merge(one: Moments, other: Moments) -> Moments:
-    """The moments of the samples of both."""
+    """Return the moments of the samples of both."""
     pairs = one.pairs + other.pairs
     shift = other.means - one.means
     between = shift[:, :, None] * shift[:, None, :] * (one.pairs * other.pairs / pairs)
@@ -67,7 +67,7 @@ def merge(one: Moments, other: Moments) -> Moments:
 
 
 def thinned(running: Iterable[Moments], growth: float = 1.05) -> Iterator[Moments]:
-    """Those of `running` moments that have `growth` times the samples of the one before, and the last."""
+    """Yield those of `running` moments that have `growth` times the samples of the one before, and the last."""
     kept, last = 0.0, None
     for last in running:
         if last.pairs >= kept * growth:
@@ -78,17 +78,17 @@ def thinned(running: Iterable[Moments], growth: float = 1.05) -> Iterator[Moment
 
 
 def plain(moments: Moments) -> Estimates:
-    """Without variance reduction: from one path of each pair."""
+    """Estimate without variance reduction: from one path of each pair."""
     return _mean_of(moments, PLAIN)
 
 
 def antithetic(moments: Moments) -> Estimates:
-    """From pairs of antithetic paths alone."""
+    """Estimate from pairs of antithetic paths alone."""
     return _mean_of(moments, PAIRED)
 
 
 def control(moments: Moments) -> Estimates:
-    """Of the control variates themselves, whose expectations are known."""
+    """Estimate the control variates themselves, whose expectations are known."""
     return _mean_of(moments, CONTROL)
 
 
@@ -98,17 +98,16 @@ def _mean_of(moments: Moments, column: int) -> Estimates:
 
 
 def coefficients(moments: Moments) -> Floats:
-    """How much of each control variate's error to take off: the slope of the regression on it [2]_.
+    """Return the share of each control variate's error to take off: the slope of the regression on it [2]_.
 
-    It is estimated from the very samples that it corrects; the bias of this is of order 1/n, far below the standard
-    error.
+    It is estimated from the very samples that it corrects; the bias of this is of order 1/n, far below the standard error.
     """
     covariances, variances = moments.products[:, PAIRED, CONTROL], moments.products[:, CONTROL, CONTROL]
     return np.divide(covariances, variances, out=np.zeros_like(variances), where=variances > 0)
 
 
 def controlled(moments: Moments, expected: Floats) -> Estimates:
-    """From pairs of antithetic paths, corrected by control variates of the `expected` values."""
+    """Estimate from pairs of antithetic paths, corrected by control variates of the `expected` values."""
     pairs, means, products = moments
     slopes = coefficients(moments)
     residuals = np.maximum(0, products[:, PAIRED, PAIRED] - slopes * products[:, PAIRED, CONTROL])
@@ -116,8 +115,10 @@ def controlled(moments: Moments, expected: Floats) -> Estimates:
 
 
 def controlled_less_plain(moments: Moments, expected: Floats) -> Estimates:
-    """How far the controlled estimates and the plain ones are apart. Both are of the same paths, which the standard errors
-    take into account."""
+    """Return the differences of the controlled estimates and the plain ones.
+
+    Both are of the same paths, which the standard errors take into account.
+    """
     pairs, _, products = moments
     slopes = coefficients(moments)
     weights = np.stack([-np.ones_like(slopes), np.ones_like(slopes), -slopes], axis=1)
@@ -127,6 +128,9 @@ def controlled_less_plain(moments: Moments, expected: Floats) -> Estimates:
 
 
 def variance_reduction(moments: Moments, reduced: Estimates) -> Floats:
-    """By what factor the variance is below that of plain paths, as many of them as there are in the pairs."""
+    """Return the factor by which the variance is below that of plain paths.
+
+    There are as many plain paths as in the pairs.
+    """
     with np.errstate(divide="ignore"):
         return plain(moments).errors ** 2 / 2 / reduced.errors**2

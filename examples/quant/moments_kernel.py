@@ -1,4 +1,4 @@
-"""The moments of a block of samples, in nopython code: what `moments` merges."""
+"""The moments of a block of samples, in nopython code; `moments` merges them."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _moments_of_one(columns, means, products):
 
 @njit(cache=True)
 def moments_of(samples):
-    """What `moments.Moments` is made of: (pairs, means, products).
+    """Return the parts of `moments.Moments`: (pairs, means, products).
 
     Parameters
     ----------

@@ -1,7 +1,7 @@
-"""What the examples take on the command line, and what they say of a parameter that makes no sense.
+"""Parameters of the examples on the command line, and the errors of parameters that make no sense.
 
-A type here is a function that argparse calls with the text given. What it refuses ends the program with status 2 and a
-sentence that names the parameter, what was expected, and what was got.
+A type here is a function that argparse calls with the text given. A text that it refuses ends the program with status 2 and
+a sentence that names the parameter, the expected values, and the text.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from collections.abc import Callable
 
 from closed_forms import Option
 
-#: Standard deviation of a price's logarithm beyond which too few paths have most of the variance for it to be trusted.
+#: Standard deviation of a price's logarithm beyond which its variance rests on too few paths to be trusted.
 MOST_SPREAD = 1.5
-#: Logarithm of what interest makes of a price.
+#: Largest logarithm of the growth by interest.
 MOST_GROWTH = 10.0
-#: Paths that must have a payoff for a mean of theirs to be about normal.
+#: Paths that must have a payoff for their mean to be about normal.
 FEWEST_PAYING = 1000
 
 
 def number(low: float, high: float) -> Callable[[str], float]:
-    """The type of a number from `low` to `high`."""
+    """Return the type of a number from `low` to `high`."""
 
     def parse(text: str) -> float:
         value = _float(text)
@@ -34,7 +34,7 @@ def number(low: float, high: float) -> Callable[[str], float]:
 
 
 def fraction(text: str) -> float:
-    """The type of a number between 0 and 1, neither of them included."""
+    """Parse a number between 0 and 1, neither of them included."""
     value = _float(text)
     if not 0 < value < 1:
         raise argparse.ArgumentTypeError(f"expected a number above 0 and below 1, got {text!r}")
@@ -42,7 +42,7 @@ def fraction(text: str) -> float:
 
 
 def whole(low: int, high: int, even: bool = False) -> Callable[[str], int]:
-    """The type of a whole number from `low` to `high`."""
+    """Return the type of a whole number from `low` to `high`."""
 
     def parse(text: str) -> int:
         value = _int(text)
@@ -55,7 +55,7 @@ def whole(low: int, high: int, even: bool = False) -> Callable[[str], int]:
 
 
 def seed(text: str) -> int:
-    """The type of a seed of random streams."""
+    """Parse a seed of random streams."""
     value = _int(text)
     if value is None or not 0 <= value < 1 << 128:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 to below 2**128, got {text!r}")
@@ -63,7 +63,10 @@ def seed(text: str) -> int:
 
 
 def picture_file(text: str) -> str:
-    """The type of a file to draw a picture to; refuses before anything is computed what could not be drawn in the end."""
+    """Parse the name of a file to draw a picture to.
+
+    Refuses what could not be drawn in the end before anything is computed.
+    """
     try:
         import picture
     except ImportError as error:
@@ -82,7 +85,7 @@ def _float(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        return math.nan  # which no comparison holds for
+        return math.nan  # no comparison holds for it
 
 
 def _int(text: str) -> int | None:
@@ -93,7 +96,7 @@ def _int(text: str) -> int | None:
 
 
 def common_parser(description: str) -> argparse.ArgumentParser:
-    """A parser with what every example takes."""
+    """Make a parser with the parameters of every example."""
     parser = argparse.ArgumentParser(description=description)
     parser.add_argument("--seed", type=seed, default=1, help="the same seed gives the same result (default: %(default)s)")
     parser.add_argument("--workers", type=whole(1, 1024), help="worker processes (default: one for each CPU)")
@@ -104,12 +107,12 @@ def common_parser(description: str) -> argparse.ArgumentParser:
 def add_number(
     parser: argparse._ActionsContainer, name: str, parse: Callable[[str], float], default: float, meaning: str
 ) -> None:
-    """Adds a parameter whose help tells its default."""
+    """Add a parameter whose help tells its default."""
     parser.add_argument(name, type=parse, default=default, help=f"{meaning} (default: {default:,})")
 
 
 def option_parser(description: str, paths: int) -> argparse.ArgumentParser:
-    """A parser with the parameters of an option, too."""
+    """Make a parser with the parameters of an option, too."""
     parser = common_parser(description)
     add_number(parser, "--spot", number(1e-3, 1e9), 100.0, "today's price of the asset")
     add_number(parser, "--strike", number(1e-3, 1e9), 100.0, "the price agreed on")
@@ -121,7 +124,7 @@ def option_parser(description: str, paths: int) -> argparse.ArgumentParser:
 
 
 def checked_option(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Option:
-    """The option of the arguments; ends the program where they make no sense together."""
+    """Return the option of the arguments; end the program where they make no sense together."""
     option = Option(args.spot, args.strike, args.rate, args.volatility, args.maturity)
     spread = option.volatility * math.sqrt(option.maturity)
     growth = option.rate * option.maturity
@@ -135,7 +138,10 @@ def checked_option(parser: argparse.ArgumentParser, args: argparse.Namespace) ->
 
 
 def check_strike(parser: argparse.ArgumentParser, args: argparse.Namespace, fate: str, chance: float) -> None:
-    """Ends the program if too few paths would have a fate such as "end above" the strike, each with this chance."""
+    """End the program if too few paths would have a fate such as "end above" the strike.
+
+    `chance` is the chance of each path.
+    """
     if args.paths * chance < FEWEST_PAYING:
         parser.error(
             f"argument --strike: expected at least {FEWEST_PAYING} of {args.paths:,} paths to {fate} it, "

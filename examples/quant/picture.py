@@ -1,4 +1,4 @@
-"""The picture of a simulation's convergence: estimates in their error bands, and the bands' width against 1/sqrt(n).
+"""The picture of a simulation's convergence: estimates in error bands, and their widths against 1/sqrt(n).
 
 Figures are made without pyplot: no window, no display, no state of the whole process.
 """
@@ -43,7 +43,10 @@ class Curve(NamedTuple):
 def curves_of(
     running: list[Moments], quantity: int, expected: Floats, known: tuple[str, float] | None
 ) -> tuple[Curve, Curve]:
-    """A quantity without variance reduction and with it, over the number of paths: a pair of them is two."""
+    """Return the curves of a quantity without variance reduction and with it.
+
+    Both are over the number of paths: a pair of them is two.
+    """
     pairs = np.array([float(moments.pairs) for moments in running])
     values, errors = np.array([plain(moments) for moments in running])[:, :, quantity].T
     reduced_values, reduced_errors = np.array([controlled(moments, expected) for moments in running])[:, :, quantity].T
@@ -54,12 +57,12 @@ def curves_of(
 
 
 def draw_convergence(path: str, title: str, quantity: str, unit: str, samples: str, curves: tuple[Curve, Curve]) -> None:
-    """Writes the picture.
+    """Draw the picture.
 
     Parameters
     ----------
     path : str
-        The file; its ending says of what kind it is.
+        The file; its ending gives its kind.
     title, quantity, unit, samples : str
         What is estimated, in which unit, and what is counted.
     curves : two Curves
@@ -104,7 +107,7 @@ def _draw_errors(axes: Axes, curves: tuple[Curve, Curve]) -> None:
     for curve, colour in zip(curves, COLOURS, strict=True):
         axes.plot(curve.counts, curve.errors, color=colour, linewidth=1.6, label=curve.label)
     for curve in curves:
-        if not curve.errors.all():  # nothing is left to fall
+        if not curve.errors.all():  # no error is left to decrease
             continue
         scale = np.exp(np.log(curve.errors * np.sqrt(curve.counts)).mean())
         label = r"falling as $1/\sqrt{n}$" if curve is curves[-1] else None

@@ -1,4 +1,4 @@
-"""A portfolio to measure the risk of: shares of some assets and options on a few, and the covariance of their returns.
+"""A portfolio to measure the risk of: shares, options on a few of the assets, and their returns' covariance.
 
 All of it is made up, the same at every run. Amounts of money are in euros. Returns over a day are taken as normal, which
 makes the loss of the shares normal, and its risk known.
@@ -21,12 +21,12 @@ FACTORS = 4
 #: One asset in so many has an option.
 OPTION_EVERY = 5
 SHORTEST_MATURITY = 0.5
-#: The share of its price that an asset is worth, for a formula that has its logarithm, where it is worth nothing.
+#: The share of its price that a worthless asset gets, for a formula that takes the price's logarithm.
 NEXT_TO_NOTHING = 1e-9
 
 
 class NotPositiveDefinite(ValueError):
-    """A matrix that is no covariance matrix, or one of returns that depend on each other wholly."""
+    """A matrix that is no covariance matrix, or one of returns that wholly depend on each other."""
 
 
 class Options(NamedTuple):
@@ -54,7 +54,7 @@ class Options(NamedTuple):
 
 
 class Book(NamedTuple):
-    """What is held.
+    """The positions held.
 
     Attributes
     ----------
@@ -71,7 +71,7 @@ class Book(NamedTuple):
 
 
 def made_up_covariance(assets: int) -> Floats:
-    """Covariance matrix of the assets' returns over a day: some factors that they share, and a part of their own.
+    """Make a covariance matrix of the assets' returns over a day: shared factors, and a part of each asset's own.
 
     Volatilities are 12 % to 45 % a year; the factors account for a fifth to three fifths of a return's variance.
     """
@@ -85,12 +85,12 @@ def made_up_covariance(assets: int) -> Floats:
 
 
 def read_covariance(path: str) -> Floats:
-    """The covariance matrix in a file: .npy, or text with a row in each line.
+    """Read the covariance matrix in a file: .npy, or text with a row in each line.
 
     Raises
     ------
     ValueError
-        It cannot be read, or is no square symmetric matrix of finite numbers.
+        The file cannot be read, or has no square symmetric matrix of finite numbers.
     """
     try:
         matrix = np.load(path, allow_pickle=False) if path.endswith(".npy") else np.loadtxt(path, delimiter=",", ndmin=2)
@@ -113,12 +113,12 @@ def read_covariance(path: str) -> Floats:
 
 
 def lower_factor(covariance: Floats, days: int) -> Floats:
-    """The Cholesky factor of the covariance matrix of returns over so many days, made of that of a day.
+    """Return the Cholesky factor of the covariance matrix over so many days, made of that of a day.
 
     Raises
     ------
     NotPositiveDefinite
-        It has none.
+        The matrix has none.
     """
     try:
         return np.linalg.cholesky(covariance) * math.sqrt(days)
@@ -130,7 +130,11 @@ def lower_factor(covariance: Floats, days: int) -> Floats:
 
 
 def made_up_book(covariance: Floats) -> Book:
-    """Shares for up to 2.5 million euros an asset, some sold short; options on every fifth: calls sold, puts bought."""
+    """Make a book of shares and options.
+
+    Shares are for up to 2.5 million euros an asset, some sold short. Options are on every fifth asset: calls sold, puts
+    bought.
+    """
     assets = len(covariance)
     rng = np.random.default_rng(seed=1973)
     chosen = np.arange(0, assets, OPTION_EVERY)
@@ -151,13 +155,16 @@ def made_up_book(covariance: Floats) -> Book:
 
 
 def valued(options: Options, i: int, spot: float, rate: float, elapsed: float) -> Values:
-    """One of the options by its closed form, with the asset at another price after so much of a year."""
+    """Return the values of one option by its closed form.
+
+    The asset is at another price, after `elapsed` of a year.
+    """
     option = Option(spot, options.strikes[i], rate, options.volatilities[i], options.maturities[i] - elapsed)
     return black_scholes_call(option) if options.signs[i] > 0 else black_scholes_put(option)
 
 
 def delta_holdings(book: Book) -> Floats:
-    """The shares that lose as the whole portfolio does, for small changes."""
+    """Return the shares that lose as the whole portfolio does, for small changes."""
     holdings = book.holdings.copy()
     for i, asset in enumerate(book.options.assets):
         spot = book.options.spots[i]
@@ -166,7 +173,7 @@ def delta_holdings(book: Book) -> Floats:
 
 
 def quadrature_loss(book: Book, covariance: Floats, days: int) -> Floats:
-    """What shares and options are expected to lose over so many days, by Gauss-Hermite quadrature for each option.
+    """Return the expected loss of shares and options over so many days, by Gauss-Hermite quadrature for each option.
 
     Parameters
     ----------
@@ -182,7 +189,7 @@ def quadrature_loss(book: Book, covariance: Floats, days: int) -> Floats:
     spreads, elapsed = np.sqrt(np.diag(covariance) * days), days / TRADING_DAYS
     nodes, weights = np.polynomial.hermite_e.hermegauss(40)
     weights /= weights.sum()
-    lost = np.zeros(1)  # which is what the shares lose on average
+    lost = np.zeros(1)  # the expected loss of the shares
     for i, asset in enumerate(book.options.assets):
         spot = book.options.spots[i]
         prices = spot * np.maximum(1 + spreads[asset] * nodes, NEXT_TO_NOTHING)

@@ -1,4 +1,4 @@
-"""How the examples print what they found, and what they do if it is wrong."""
+"""Reports of the examples: how they print their results, and what they do if those are wrong."""
 
 from __future__ import annotations
 
@@ -8,27 +8,27 @@ import numpy as np
 from closed_forms import Option
 from moments import BAND, Estimates, Floats
 
-#: Standard errors from the true value beyond which an estimate is taken for wrong; chance goes there once in 1.7 million.
+#: Standard errors from the true value beyond which an estimate counts as wrong; chance goes there once in 1.7 million.
 TOLERATED = 5.0
 
-#: What rounding may take of a value whose standard error is all but zero.
+#: Rounding error of a value whose standard error is all but zero.
 ROUNDING = 1e-11
 
 
 def distances(estimates: Estimates, references: Floats) -> Floats:
-    """How many standard errors the estimates are from what they are compared with."""
+    """Return how many standard errors the estimates are from their references."""
     return (estimates.values - references) / np.maximum(estimates.errors, ROUNDING * np.maximum(1, np.abs(references)))
 
 
 def check(names: Sequence[str], found: Floats) -> None:
-    """Ends the program with an error if one of the distances is too large, or no number at all."""
+    """End the program with an error if one of the distances is too large, or no number at all."""
     for name, distance in zip(names, found, strict=True):
         if not abs(distance) <= TOLERATED:
             raise SystemExit(f"{name}: expected to be off by at most {TOLERATED:g} standard errors, got {distance:+.1f}")
 
 
 def describe(option: Option) -> str:
-    """The option's parameters."""
+    """Describe the option's parameters."""
     return ", ".join(f"{name} {value:g}" for name, value in option._asdict().items())
 
 
@@ -40,16 +40,16 @@ def print_estimates(
     found: Floats,
     factors: Mapping[str, Floats],
 ) -> None:
-    """A table with a line for each quantity.
+    """Print a table with a line for each quantity.
 
     Parameters
     ----------
     title : str
     names : sequence of str
-        Of the quantities.
+        The quantities' names.
     estimates : Estimates
     against : tuple of str and float64 array
-        What they are compared with: its name and the values.
+        The references: their name and the values.
     found : float64 array
         Standard errors that they are off by.
     factors : mapping of str to float64 array
@@ -69,7 +69,7 @@ def print_estimates(
 
 
 def print_table(header: list[str], rows: list[list[str]]) -> None:
-    """Columns as wide as their longest text; the first one has names, the others are aligned on the right."""
+    """Print columns as wide as their longest text; the first has names, the others are aligned on the right."""
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for name, *cells in (header, *rows):
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
@@ -77,15 +77,15 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
 
 
 def significant(value: float) -> str:
-    """With seven digits."""
+    """Format a value with seven digits."""
     return f"{value:#.7g}"
 
 
 def interval(value: float, error: float) -> str:
-    """The 95 % confidence interval."""
+    """Format the 95 % confidence interval."""
     return f"{significant(value - BAND * error)} to {significant(value + BAND * error)}"
 
 
 def factor(value: float) -> str:
-    """Of a variance reduction."""
+    """Format the factor of a variance reduction."""
     return f"x {value:,.1f}" if value < 1e6 else f"x {value:.0e}"

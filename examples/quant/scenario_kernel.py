@@ -1,4 +1,4 @@
-"""What a portfolio loses in random scenarios, in nopython code.
+"""The losses of a portfolio in random scenarios, in nopython code.
 
 A scenario's returns are L z, with independent normals z and the Cholesky factor L of their covariance matrix: P. Glasserman,
 "Monte Carlo Methods in Financial Engineering", Springer, 2004, sections 2.3.3 and 9.1. Shares lose with their assets;
@@ -19,7 +19,7 @@ CHUNK = 128
 
 @njit(cache=True)
 def option_value(sign, spot, strike, rate, volatility, maturity):
-    """Of a call (sign 1) or a put (sign -1) on an asset that may be worth nothing."""
+    """Return the value of a call (sign 1) or a put (sign -1); its asset may be worth nothing."""
     discounted = strike * math.exp(-rate * maturity)
     if spot <= 0.0:
         return max(-sign * discounted, 0.0)
@@ -32,7 +32,10 @@ def option_value(sign, spot, strike, rate, volatility, maturity):
 
 @njit(cache=True)
 def _correlate(factor, normals):
-    """Puts the returns L z in the place of the normals z: from the last asset to the first, which needs no others."""
+    """Put the returns L z in the place of the normals z.
+
+    The order from the last asset to the first is safe: an asset's return needs the normals of no later asset.
+    """
     for asset in range(len(factor) - 1, -1, -1):
         row = normals[asset]
         row *= factor[asset, asset]
@@ -44,7 +47,7 @@ def _correlate(factor, normals):
 
 @njit(cache=True)
 def _option_values(options, changes, rate, elapsed):
-    """Of all options together; `changes` are returns of the assets, after as much of a year."""
+    """Return the value of all options together; `changes` are the assets' returns after this part of a year."""
     total = 0.0
     for i in range(options.assets.size):
         spot = options.spots[i] * (1.0 + changes[options.assets[i]])
@@ -56,20 +59,20 @@ def _option_values(options, changes, rate, elapsed):
 
 @njit(cache=True)
 def losses_of(key, number, scenarios, factor, book, deltas, elapsed):
-    """What a portfolio loses in the scenarios of a stream's number.
+    """Return the losses of a portfolio in the scenarios of a stream's number.
 
     Parameters
     ----------
     key, number
-        The stream's.
+        Those of the stream.
     scenarios : int
     factor : float64 array, shape (assets, assets)
         Lower triangle: the Cholesky factor of the covariance matrix of the returns.
     book : portfolio.Book
     deltas : float64 array, shape (assets,)
-        The shares that lose as all of it does, for small changes.
+        The shares that lose as the whole portfolio does, for small changes.
     elapsed : float
-        Years that the options come nearer to their maturity.
+        Years by which the options approach their maturity.
 
     Returns
     -------

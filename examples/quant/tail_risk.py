@@ -18,9 +18,9 @@ MEASURES = ["value at risk", "expected shortfall"]
 
 
 def tail_risk(losses: Floats, confidence: float) -> tuple[Estimates, list[tuple[float, float]]]:
-    """Both measures of a sample of losses, and their 95 % confidence intervals.
+    """Return both measures of a sample of losses, and their 95 % confidence intervals.
 
-    How many losses are below the true value at risk is binomial. So its interval reaches from one of the ordered losses to
+    The number of losses below the true value at risk is binomial. So its interval reaches from one of the ordered losses to
     another: those 1.96 standard deviations of that number away from the expected one, whatever the losses' distribution
     [1]_. Its standard error is taken from the interval. The variance of the expected shortfall is the asymptotic one [2]_:
     of the losses beyond the value at risk, and of the value at risk itself.

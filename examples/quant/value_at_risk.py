@@ -1,13 +1,13 @@
-"""Value at risk of a portfolio by Monte Carlo on all cores: full revaluation of shares and options in random scenarios.
+"""Value at risk of a portfolio by Monte Carlo on all cores: full revaluation of shares and options.
 
-The covariance matrix of the assets' returns is stored once, with `put_object`. Its handle is the argument of one task, which
-makes the Cholesky factor; the handle of that one's result is an argument of all others. So neither is copied, and a matrix
-that has no such factor fails them all with one and the same error.
+The driver stores the covariance matrix of the assets' returns once, with `put_object`. The matrix's handle is the argument
+of one task, which makes the Cholesky factor; the handle of that task's result is an argument of all others. So neither is
+copied, and a matrix that has no such factor fails them all with one and the same error.
 
-Returns are normal: what the shares alone lose is normal too, and checked against its closed form. Of the whole portfolio the
-expected loss is known. Run it as `python examples/quant/value_at_risk.py` from the clone's root, or as `python
-value_at_risk.py` from here; `--help` lists the parameters. It ends with an error if something is off by more than 5 standard
-errors.
+Random scenarios have normal returns. So the loss of the shares alone is normal too, and checked against its closed form. Of
+the whole portfolio the expected loss is known. Run it as `python examples/quant/value_at_risk.py` from the clone's root, or
+as `python value_at_risk.py` from here; `--help` lists the parameters. It ends with an error if something is off by more than
+5 standard errors.
 """
 
 from __future__ import annotations
@@ -43,7 +43,10 @@ SHARES, DELTAS, ALL = range(3)
 
 
 def block_losses(factor: Floats, book: Book, deltas: Floats, years: float, seed: int, scenarios: int, block: int) -> Floats:
-    """The losses in one block of scenarios. Runs in a worker; so the driver needs no Numba, and compiles nothing."""
+    """Return the losses in one block of scenarios.
+
+    Runs in a worker; so the driver needs no Numba, and compiles nothing.
+    """
     from flame_fast.kernels.rng import key
     from scenario_kernel import losses_of
 
@@ -51,7 +54,7 @@ def block_losses(factor: Floats, book: Book, deltas: Floats, years: float, seed:
 
 
 def simulate(daily: Floats, book: Book, deltas: Floats, args: argparse.Namespace) -> Floats:
-    """The losses in all scenarios: a float64 array of shape (3, scenarios), as `scenario_kernel.losses_of` has them."""
+    """Return the losses in all scenarios, as `scenario_kernel.losses_of` has them: a float64 array (3, scenarios)."""
     with Runner("value-at-risk", workers=args.workers) as rr:
         factor = rr.service(lower_factor)(rr.put_object(daily), args.days)
         losses_in = rr.service(block_losses)
@@ -63,7 +66,7 @@ def simulate(daily: Floats, book: Book, deltas: Floats, args: argparse.Namespace
 
 
 def make_parser() -> argparse.ArgumentParser:
-    """The parameters."""
+    """Make the parser of the parameters."""
     parser = common_parser("Value at risk of a portfolio by Monte Carlo on all cores.")
     source = parser.add_mutually_exclusive_group()
     source.add_argument("--covariance", metavar="FILE", help="of returns over a day: .npy, or lines of numbers and commas")
@@ -75,7 +78,7 @@ def make_parser() -> argparse.ArgumentParser:
 
 
 def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Floats]:
-    """The command line, checked, and the covariance matrix of the returns over a day."""
+    """Parse and check the command line; return it with the covariance matrix of the returns over a day."""
     args = parser.parse_args()
     beyond = args.scenarios * min(args.confidence, 1 - args.confidence)
     if beyond < FEWEST_BEYOND:
@@ -90,12 +93,15 @@ def parse(parser: argparse.ArgumentParser) -> tuple[argparse.Namespace, Floats]:
 
 
 def normal_risk(holdings: Floats, covariance: Floats, confidence: float) -> Floats:
-    """Both measures, of what shares of those values lose."""
+    """Return both risk measures of a loss of shares with these values."""
     return np.array(normal_value_at_risk(math.sqrt(holdings @ covariance @ holdings), confidence))
 
 
 def expected_loss_of(losses: Floats) -> Estimates:
-    """Of the whole portfolio, with the loss of its deltas as control variate: that one is expected to be 0."""
+    """Estimate the expected loss of the whole portfolio, with the loss of its deltas as control variate.
+
+    That control variate has the expectation 0.
+    """
     corrected = losses[ALL] - losses[DELTAS]
     return Estimates(corrected.mean(keepdims=True), corrected.std(keepdims=True) / math.sqrt(len(corrected)))
 
@@ -103,7 +109,7 @@ def expected_loss_of(losses: Floats) -> Estimates:
 def print_risk(
     title: str, estimates: Estimates, intervals: list[tuple[float, float]], compared: str, references: Floats
 ) -> None:
-    """A table of amounts in euros."""
+    """Print a table of amounts in euros."""
     rows = [
         [name, f"{value:,.0f}", f"{error:,.0f}", f"{low:,.0f} to {high:,.0f}", f"{reference:,.0f}", f"{distance:+.2f}"]
         for name, value, error, (low, high), reference, distance in zip(
@@ -114,7 +120,7 @@ def print_risk(
 
 
 def draw(path: str, args: argparse.Namespace, losses: Floats, exact: float, by_deltas: float) -> None:
-    """The convergence of the value at risk."""
+    """Draw the convergence of the value at risk."""
     from picture import Curve, draw_convergence
 
     first = FEWEST_BEYOND / 4 / min(args.confidence, 1 - args.confidence)
@@ -134,7 +140,7 @@ def draw(path: str, args: argparse.Namespace, losses: Floats, exact: float, by_d
 
 
 def report(args: argparse.Namespace, book: Book, deltas: Floats, daily: Floats, losses: Floats) -> None:
-    """Both measures of risk in two tables, a picture if wanted, and what is known checked."""
+    """Print both risk measures in two tables, draw a picture if wanted, and check them against known values."""
     covariance = daily * args.days
     exact, by_deltas = (normal_risk(holdings, covariance, args.confidence) for holdings in (book.holdings, deltas))
     shares, intervals = tail_risk(losses[SHARES], args.confidence)

@@ -1,1 +1,1 @@
-"""A runner seen from outside, for one that hangs: ``python -m flame_fast dump``."""
+"""A look at a runner from outside, for one that hangs: ``python -m flame_fast dump``."""

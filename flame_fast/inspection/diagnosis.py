@@ -1,7 +1,7 @@
-"""What waits for what in a runner, and what looks wrong: read off one `flame_fast.inspection.picture.Picture`.
+"""Which call waits for which in a runner, and what looks wrong: read off one `flame_fast.inspection.picture.Picture`.
 
-A finding is a line that names who is at fault, what it costs, and what to do about it. A runner at work is always in the
-middle of something, so a finding counts only if a second look makes it again.
+A finding is a line that names the process or call at fault, what it costs, and what to do about it. A runner at work is
+always in the middle of something, so a finding counts only if a second look repeats it.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ if TYPE_CHECKING:
     Findings = Iterator[tuple[object, str]]
 
 FINISHED = ("DONE", "FAILED", "LEAVING")
-#: A queue's ring has room for so many entries.
+#: Entries that a queue's ring has room for.
 MOST_ENTRIES = 1 << 20
-#: Links of a chain that are told, from its beginning and its end.
+#: Links of a chain that are printed, from its beginning and its end.
 LINKS = 4
 
 ENDED = ("gone", "zombie")
@@ -27,10 +27,10 @@ HALTED = ENDED + STOPPED
 
 
 def needs(picture: Picture, *, all_of_them: bool = False) -> dict[int, list[int]]:
-    """The unfinished slots that each unfinished slot waits for, directly.
+    """Return the wait-for graph: the unfinished slots that each unfinished slot waits for, directly.
 
-    An entry of an instance's queue waits for the one before it, the first of them for what the instance runs.
-    `all_of_them`: not those of which any one is enough.
+    An entry of an instance's queue waits for the one before it; the first entry waits for the call that the instance runs.
+    `all_of_them`: without the slots of which any one is enough.
     """
     found: dict[int, list[int]] = {}
     for index, slot in picture.slots.items():
@@ -50,9 +50,10 @@ def needs(picture: Picture, *, all_of_them: bool = False) -> dict[int, list[int]
 
 
 def chains(picture: Picture) -> list[str]:
-    """For each call that others wait for and that waits for none itself, how many do, and the longest way to it.
+    """Describe each call that others wait for and that waits for none itself.
 
-    Rings of calls that wait for each other come first.
+    A line tells how many calls wait for it, and the longest chain to it. Cycles of calls that wait for each other come
+    first.
     """
     graph = needs(picture)
     rings = [f"{_joined(picture, ring)}: a ring" for ring in find_rings(graph)]
@@ -79,7 +80,10 @@ def chains(picture: Picture) -> list[str]:
 
 
 def find_rings(graph: dict[int, list[int]]) -> list[list[int]]:
-    """Cycles of a graph, one for each that a walk in depth comes back to; the first element is repeated at the end."""
+    """Return the cycles of a graph, one for each back edge of a depth-first search.
+
+    Each repeats its first element at its end.
+    """
     rings = []
     done: set[int] = set()
     for root in graph:
@@ -124,7 +128,7 @@ def _situation(picture: Picture, index: int) -> str:
 
 
 def wrong(picture: Picture) -> dict[object, str]:
-    """Everything that a healthy runner does not show for longer than a moment: lines, by what they are about."""
+    """Return all that a healthy runner does not show for longer than a moment: lines, by their subjects."""
     rings = find_rings(needs(picture, all_of_them=True))
     return {
         **dict(_lock(picture)),
@@ -152,7 +156,7 @@ def _lock(picture: Picture) -> Findings:
     if entry is not None and entry["alive"] in STOPPED:
         yield (
             "lock",
-            f"the lock is held by {who}, which is {entry['alive']}: every process that takes or gives back memory waits "
+            f"the lock is held by {who}, which is {entry['alive']}: every process that allocates or frees memory waits "
             f"until it goes on (kill -CONT {entry['pid']}), or ends (kill -9 {entry['pid']})",
         )
 
@@ -196,14 +200,14 @@ def _workers(picture: Picture) -> Findings:
 
 
 def _queues(picture: Picture) -> Findings:
-    """Calls that could run and that no process runs."""
+    """Find calls that could run and that no process runs."""
     pool = [entry for entry in picture.processes.values() if entry["role"] == "worker"]
     idle = ("sleeping", "retiring", "blocked")
     at_work = [entry for entry in pool if entry["alive"] not in HALTED and not any(entry[name] for name in idle)]
     for queue in picture.queues.values():
         valid = [index for _, index, is_valid in queue["entries"] if is_valid and index in picture.slots]
         if queue["ordered"]:
-            del valid[1:]  # the first one alone may run
+            del valid[1:]  # only the first entry may run
         ready = [index for index in valid if picture.slots[index]["status"] == "READY"]
         if not ready:
             continue
@@ -239,7 +243,7 @@ def _queues(picture: Picture) -> Findings:
 
 
 def _calls(picture: Picture) -> Findings:
-    """What the table says that cannot be true for long."""
+    """Find states in the table that cannot last."""
     named = {index for queue in picture.queues.values() for _, index, valid in queue["entries"] if valid}
     whole = picture.is_whole()
     for index, slot in picture.slots.items():
@@ -256,4 +260,4 @@ def _calls(picture: Picture) -> Findings:
             elif finished is not None:
                 yield key, f"{which} waits for slot {finished}, which is finished: no process told it"
             elif slot["dependencies"] and not slot["missing"] and not slot["submitting"]:
-                yield key, f"{which} is WAITING, and all its inputs are there: no process made it ready"
+                yield key, f"{which} is WAITING, and all its dependencies are finished: no process made it ready"

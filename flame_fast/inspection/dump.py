@@ -1,6 +1,6 @@
-"""``python -m flame_fast dump PID``: what a runner is doing, in words, for one that hangs.
+"""``python -m flame_fast dump PID``: the state of a runner in words, for one that hangs.
 
-`picture` finds the runner and reads it, `diagnosis` says what is wrong, this file words what was seen.
+`picture` finds the runner and reads it, `diagnosis` finds what is wrong, this file puts both into words.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ if TYPE_CHECKING:
 
 #: Unfinished calls of each status, and entries of each queue, that are printed.
 PRINTED = 20
-#: What looks wrong must look wrong twice, so long apart: a runner at work is always in the middle of something.
+#: Seconds between two looks. A finding must be in both: a runner at work is always in the middle of something.
 SECOND_LOOK_S = 0.2
 
 # ---- words ---------------------------------------------------------------------------------------------------------------
 
 
 def describe(picture: Picture, wrong: list[str], printed: int = PRINTED) -> Iterator[str]:
-    """The lines that tell what a picture shows; `wrong` is the end of it."""
+    """Yield the lines that describe a picture; those of `wrong` come last."""
     yield from _runner(picture)
     yield "processes"
     for process in picture.processes.values():
@@ -108,7 +108,7 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
     if process["waiters"]:
         said.append(f"{process['waiters']} of its threads sleep for a future")
     for name, words in (
-        ("sleeping", "sleeps until it is called for a call"),
+        ("sleeping", "sleeps until a submitter wakes it"),
         ("seeking", "looks for calls"),
         ("retiring", "leaves"),
     ):
@@ -118,10 +118,10 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
         said.append("spins")
     for name, words in (
         ("building", "fills in slot {}"),
-        ("taking", "takes the block at {}"),
+        ("taking", "allocates the block at {}"),
         ("promoting", "queues slot {}"),
         ("rotating", "moves the entry to slot {} to its queue's end"),
-        ("releasing_slot", "gives an input's hold on slot {} back"),
+        ("releasing_slot", "releases a dependency's reference to slot {}"),
     ):
         if process[name] is not None:
             said.append(words.format(process[name]))
@@ -170,19 +170,20 @@ def _slot(picture: Picture, slot: dict[str, Any]) -> str:
         words
         for name, words in (
             ("held_by_creator", "its creator's future"),
-            ("held_by_lists", "its places on inputs' lists"),
+            ("held_by_lists", "its edges on dependencies' lists"),
             ("dependent_pending", "a dependent that is just being added"),
         )
         if slot[name]
     ]
     if slot["dependents"]:
         holds.append(counted(slot["dependents"], "dependent"))
-    said.append(f"held by {', '.join(holds) or 'nobody but itself'}")
+    said.append(f"held by {', '.join(holds) or 'itself alone'}")
     if slot["dependencies"]:
         missing = ", ".join(map(str, slot["missing_slots"][:PRINTED]))
         more = ", ..." if slot["missing"] > PRINTED else ""
         said.append(
-            f"{slot['missing']:,} of {slot['inputs']:,} inputs missing" + (f": slots {missing}{more}" if missing else "")
+            f"{slot['missing']:,} of {slot['dependencies']:,} dependencies missing"
+            + (f": slots {missing}{more}" if missing else "")
         )
     if slot["submitting"]:
         said.append("its submitter has not finished yet")
@@ -196,7 +197,7 @@ def _slot(picture: Picture, slot: dict[str, Any]) -> str:
 
 
 def looked_at(path: str, everything: bool) -> tuple[Picture, list[str]]:
-    """A picture of the segment at a path, and what looks wrong in it, and did so a moment before."""
+    """Return a picture of the segment at a path, and the findings that two looks at it share."""
     most = (1 << 31) - 1 if everything else LOOKED_AT
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -218,21 +219,21 @@ def looked_at(path: str, everything: bool) -> tuple[Picture, list[str]]:
 
 
 def dump(pid: int, *, everything: bool = False, as_json: bool = False) -> Iterator[str]:
-    """The lines that tell what the runners of a process are doing.
+    """Yield the lines that tell what the runners of a process are doing.
 
     Parameters
     ----------
     pid : int
         Any process of a runner: the driver, the supervisor, a worker.
     everything : bool
-        Look at all calls and print them, not the first ones.
+        Look at all calls and print them, not only the first ones.
     as_json : bool
         One line for each runner, a JSON object, in place of words.
 
     Raises
     ------
     FlameError
-        There is no such process, it may not be looked at, it is no runner's, or of another build of flame_fast.
+        The process does not exist, may not be looked at, belongs to no runner, or to another build of flame_fast.
     """
     for number, path in enumerate(segments_of(pid)):
         picture, wrong = looked_at(path, everything)

@@ -1,4 +1,4 @@
-"""One look at a runner from outside: its segment, which stays as it is, and what the kernel says of its processes."""
+"""One look at a runner from outside: its segment, which it leaves unchanged, and the kernel's account of its processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 SEGMENT = "/memfd:flame_fast (deleted)"
-#: Calls of each status and entries of each queue that are looked at, unless all of them are asked for.
+#: Calls of each status and entries of each queue that are looked at, unless the caller asks for all of them.
 LOOKED_AT = 20_000
 UNFINISHED = ("RUNNING", "READY", "WAITING")
 #: By the letters of `/proc/PID/stat`.
@@ -34,7 +34,7 @@ STATES = {
 
 
 def state_of(pid: int) -> str:
-    """What the kernel says a process does: a value of `STATES`."""
+    """Return what the kernel says a process does: a value of `STATES`."""
     try:
         with open(f"/proc/{pid}/stat", "rb") as stat:
             text = stat.read()
@@ -44,12 +44,12 @@ def state_of(pid: int) -> str:
 
 
 def segments_of(pid: int) -> list[str]:
-    """Paths below `/proc` that open each segment which a process has, once.
+    """Return paths below `/proc` that open a process's segments, each segment once.
 
     Raises
     ------
     FlameError
-        There is no such process, it may not be looked at, or it has no segment.
+        The process does not exist, may not be looked at, or has no segment.
     """
     directory = f"/proc/{pid}/fd"
     try:
@@ -87,14 +87,14 @@ def _same_pids(pid: int) -> bool:
 
 
 def has_segment(pid: int, segment: os.stat_result) -> bool:
-    """Whether a process has a segment open or mapped; one that may not be looked at is believed to."""
+    """Tell whether a process has a segment open or mapped; assume so if it may not be looked at."""
     try:
         for name in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(OSError):
                 status = os.stat(f"/proc/{pid}/fd/{name}")
                 if (status.st_dev, status.st_ino) == (segment.st_dev, segment.st_ino):
                     return True
-        with open(f"/proc/{pid}/maps") as maps:  # only now: reading it waits for a process that maps memory
+        with open(f"/proc/{pid}/maps") as maps:  # last: reading it waits for a process that maps memory
             return any("memfd:flame_fast" in line and line.split()[4] == str(segment.st_ino) for line in maps)
     except PermissionError:
         return True
@@ -113,7 +113,7 @@ class Picture:
     fd : int
         A descriptor of its segment, open for reading.
     most : int
-        Calls that wait, calls that are queued, and entries of each queue, that are looked at.
+        Limit to the waiting calls, the queued calls, and the entries of each queue that are looked at.
     """
 
     def __init__(self, fd: int, most: int = LOOKED_AT) -> None:
@@ -141,16 +141,16 @@ class Picture:
             return "not started"
         state = state_of(pid)
         if state not in ("gone", "zombie") and not has_segment(pid, segment):
-            return "gone"  # its number is another process's by now
+            return "gone"  # another process has its number by now
         return state
 
     def status_of(self, slot: int) -> str:
-        """Of any slot; FREE if there is none of that number."""
+        """Return the status of any slot; FREE if there is none of that number."""
         entry = self.slots.get(slot) or self._reader.slot(slot)
         return entry["status"] if entry else "FREE"
 
     def is_whole(self) -> bool:
-        """Whether every unfinished call and every queue's entry was looked at."""
+        """Tell whether the look covered every unfinished call and every queue's entry."""
         unfinished = sum(self.counts.get(name, 0) for name in UNFINISHED)
         return len(self.slots) >= unfinished and all(
             len(entry["entries"]) >= entry["tail"] - entry["head"] for entry in self.queues.values()
@@ -168,15 +168,15 @@ class Picture:
         }
 
     def run_by(self, process: int) -> list[int]:
-        """Slots that a process has claimed: the one it runs, those that this one's waits interrupted, its promises."""
+        """Return the slots that a process has claimed: of its call, of calls that wait below it, of its promises."""
         return [index for index, slot in self.slots.items() if slot["status"] == "RUNNING" and slot["owner"] == process]
 
     # Names
 
     def process(self, index: int | None) -> str:
-        """A process as messages name it."""
+        """Return a process's name in messages."""
         if index is None:
-            return "nobody"
+            return "no process"
         entry = self.processes.get(index)
         if entry is None:
             return f"process {index} (which is not in the table)"
@@ -189,7 +189,7 @@ class Picture:
         return f"service {index}" if name is None else f"service {index} {name!r}"
 
     def call(self, slot: int) -> str:
-        """A slot and what is called there."""
+        """Return a slot's name in messages, with the call in it."""
         entry = self.slots.get(slot)
         if entry is None:
             return f"slot {slot} ({self.status_of(slot)})"
@@ -205,9 +205,9 @@ def counted(count: int, what: str) -> str:
 
 
 def _described(blob: bytes) -> dict[str, Any]:
-    """Name, kind and methods of a service, as far as its blob tells them."""
+    """Return name, kind and methods of a service, as far as its blob tells them."""
     found: dict[str, Any] = {"name": None, "kind": None, "methods": []}
-    with contextlib.suppress(ValueError, RecursionError):  # not yet written, or given back already
+    with contextlib.suppress(ValueError, RecursionError):  # not yet written, or freed already
         fields, _ = described_by(blob)
         if isinstance(fields["name"], str) and isinstance(fields["kind"], str):
             found |= {"name": fields["name"], "kind": fields["kind"]}

@@ -1,1 +1,1 @@
-"""What the kernels are made of: vectors in nopython code, compiled code kept on disk, threads."""
+"""Parts of the kernels: SIMD vectors in nopython code, the cache of compiled code, threads."""

@@ -1,4 +1,4 @@
-"""Counts and seeds as the kernels' callers give them."""
+"""Check counts and seeds that callers give to the kernels."""
 
 from __future__ import annotations
 
@@ -6,18 +6,18 @@ import operator
 
 
 def whole_number(name: str, value: object, highest: tuple[int, str] | None = None, expected: str = "an integer") -> int:
-    """An argument as an integer that is not negative.
+    """Return an argument as an integer that is not negative.
 
     Parameters
     ----------
     name : str
-        The argument's, for the error.
+        The argument's name, for the error.
     value : object
-        What was given; anything with `__index__` is an integer.
+        The argument; an object with `__index__` is an integer.
     highest : tuple of int and str, optional
-        The largest one allowed, and what the error says of it after "from 0 to".
+        The largest value allowed, and the error's words for it after "from 0 to".
     expected : str
-        What the error says instead of an integer.
+        The error's words for the type expected.
 
     Raises
     ------
@@ -29,8 +29,8 @@ def whole_number(name: str, value: object, highest: tuple[int, str] | None = Non
     try:
         number = operator.index(value)  # type: ignore[arg-type]
     except TypeError:
-        raise TypeError(f"{name} must be {expected}, got {value!r}") from None
+        raise TypeError(f"{name}: expected {expected}, got {value!r}") from None
     if number < 0 or (highest is not None and number > highest[0]):
-        allowed = "not be negative" if highest is None else f"be from 0 to {highest[1]}"
-        raise ValueError(f"{name} must {allowed}, got {value!r}")
+        allowed = "of at least 0" if highest is None else f"from 0 to {highest[1]}"
+        raise ValueError(f"{name}: expected an integer {allowed}, got {value!r}")
     return number

@@ -1,18 +1,18 @@
-"""Compiled code kept on disk: where, until when, and who compiles.
+"""Cache of compiled code on disk: where it lies, how long it is fresh, and which process compiles.
 
-Numba keeps what `cache=True` compiles beside its source file. That is not enough here:
+Numba keeps the code that `cache=True` compiles beside its source file. That is not enough here:
 
-- A kernel of this package is made of several files. Its code is fresh only while none of them has changed; where the
-  package lies in a place that cannot be written to, it goes to the user's cache, or is compiled in each process.
-- A worker imports the user's project from an unpacked package, whose path changes with every edit anywhere. So its code is
-  kept in the data directory by the project's own path and the file's place in it, and is fresh while the function's file,
-  and what of the project that file imports, has not changed.
+- A kernel of this package consists of several files. Its code is fresh only while none of them has changed. Where the
+  package's directory is not writable, the code goes to the user's cache, or each process compiles it.
+- A worker imports the user's project from an unpacked package, whose path changes with every edit anywhere. So the data
+  directory keeps the project's code, by the project's own path and the file's place in it. The code is fresh while the
+  function's file, and the files of the project that it imports, have not changed.
 - Workers start together and would all compile the same function. The first one does, the others wait for it, and load.
 
-Guarantees: a damaged or unwritable cache costs time only. Assumes: what a compiled function has taken from outside of
-its project is told by the versions in Numba's own key. Rejected: one lock for a whole project, which would have workers
-with different functions wait for each other; locks for functions that are compiled on behalf of another (two such could
-wait for each other in a ring): they may be compiled twice.
+Guarantees: a damaged or unwritable cache costs time only. Assumes: the versions in Numba's own key identify everything that
+a compiled function has taken from outside of its project. Rejected: one lock for a whole project, since workers with
+different functions would wait for each other; locks for functions that Numba compiles on behalf of another (two such could
+deadlock): two processes may compile them.
 """
 
 from __future__ import annotations
@@ -34,31 +34,31 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-#: Where the sources of this package's kernels lie: some in folders of it.
+#: The folder of this package's kernels; some lie in folders of it.
 KERNELS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
-#: Kernels that are called from nopython code of this package only: part of what they are called from.
+#: Decorator of kernels that only this package's nopython code calls: LLVM inlines them into their callers.
 inlined = njit(forceinline=True)
 
 
 def compiled(signature: str | None = None, *, heap: bool = True, **options: Any) -> Callable[[Any], Any]:
-    """A decorator for this package's kernels: `numba.njit` without the GIL, cached as this module says.
+    """Return a decorator for this package's kernels: `numba.njit` without the GIL, cached as this module says.
 
     Parameters
     ----------
     signature : str, optional
-        Compiles for it, or loads, when the module is imported.
+        The kernel is compiled for it, or loaded, when the module is imported.
     heap : bool
-        False: the kernel neither takes nor makes arrays. Then Numba's memory management need not be started to load it.
+        False: the kernel neither takes nor makes arrays. Then it loads without a start of Numba's memory management.
     **options
-        Numba's.
+        Options of `numba.njit`.
     """
 
     def decorate(function: Any) -> Any:
         if config.DISABLE_JIT:
             return functools.wraps(function)(_refuse)
         kernel = njit(nogil=True, **options)(function)
-        with contextlib.suppress(RuntimeError, OSError):  # no place that can be written to
+        with contextlib.suppress(RuntimeError, OSError):  # no writable place
             kernel._cache = KernelCache(function, heap)
         if signature is not None:
             kernel.compile(signature)
@@ -78,7 +78,7 @@ def _refuse(*args: object, **kwargs: object) -> None:
 
 
 def _namespaces(value: Any) -> Iterator[dict[str, Any]]:
-    """The global names that a module, a function or a compiled function has."""
+    """Yield the global names that a module, a function or a compiled function has."""
     value = getattr(value, "py_func", value) if type(value).__module__.startswith("numba.") else value
     if isinstance(value, ModuleType):
         yield vars(value)
@@ -89,7 +89,7 @@ def _namespaces(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def sources_behind(function: FunctionType, root: str) -> list[str]:
-    """The files below `root` that a function's file imports, directly or not, and itself."""
+    """Return the files below `root` that a function's file imports, directly or not, and itself."""
     found: set[str] = set()
     todo = [function.__globals__]
     while todo:
@@ -118,7 +118,10 @@ def _stamp(paths: list[str], constants: tuple[Any, ...]) -> str:
 
 
 def _constants_of(function: FunctionType) -> tuple[Any, ...]:
-    """Plain values of global names that a function uses: they become part of its code, wherever they are from."""
+    """Return the plain values of global names that a function uses.
+
+    They become part of its code, whatever module they come from.
+    """
     names = sorted(set(function.__code__.co_names))
     values = [(name, function.__globals__.get(name)) for name in names]
     return tuple((name, value) for name, value in values if isinstance(value, (bool, int, float, complex, str, tuple)))
@@ -128,12 +131,12 @@ def _constants_of(function: FunctionType) -> tuple[Any, ...]:
 
 
 def is_kernel(path: str) -> bool:
-    """Whether a source file is one of this package's kernels."""
+    """Tell whether a source file is one of this package's kernels."""
     return os.path.dirname(path) in (KERNELS, os.path.join(KERNELS, "jit"))
 
 
 class _Fresh:
-    """A locator whose code is fresh while all of a function's sources are; a mixin."""
+    """Mixin: a locator whose code is fresh while all of a function's sources are."""
 
     root: str
     _py_func: Any  # a FunctionType, which type checkers would bind
@@ -145,7 +148,7 @@ class _Fresh:
 
 
 def _for_kernels(base: Any) -> Any:
-    """One of Numba's locators, for the kernels of this package."""
+    """Return a subclass of one of Numba's locators for the kernels of this package."""
 
     class Locator(_Fresh, base):  # type: ignore[misc]
         root = KERNELS
@@ -175,9 +178,9 @@ class Project:
         The data directory.
     """
 
-    #: Projects whose code is kept, and files of each: those used last.
-    KEPT = 32
-    KEPT_FILES = 1024
+    #: Projects in the cache, and files of each: the most recently used.
+    CACHE_ENTRIES = 32
+    CACHE_FILES = 1024
 
     def __init__(self, tree: str, directory: str, home: str) -> None:
         self.tree = os.path.realpath(tree)
@@ -185,7 +188,7 @@ class Project:
         self.place = os.path.join(home, "numba", hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:24])
 
     def relative(self, path: str) -> str | None:
-        """A source file's place in the project; None for one that is not in the package."""
+        """Return a source file's place in the project; None for a file that is not in the package."""
         path = os.path.realpath(path)
         for root in (self.tree, self.directory):
             inside = path.removeprefix(root + os.sep)
@@ -194,20 +197,20 @@ class Project:
         return None
 
     def tidy(self) -> None:
-        """Notes that the project is in use, and removes what has not been used for long."""
+        """Mark the project as in use, and evict the least recently used projects and files."""
         os.makedirs(self.place, mode=0o700, exist_ok=True)
         os.utime(self.place)
-        for place in _oldest(os.path.dirname(self.place), self.KEPT):
+        for place in _oldest(os.path.dirname(self.place), self.CACHE_ENTRIES):
             for path in _oldest(place, 0):
                 _remove(path)
             with contextlib.suppress(OSError):
                 os.rmdir(place)
-        for path in _oldest(self.place, self.KEPT_FILES):
+        for path in _oldest(self.place, self.CACHE_FILES):
             _remove(path)
 
 
 def _oldest(directory: str, kept: int) -> list[str]:
-    """What a directory has, but for the `kept` entries changed last."""
+    """Return the entries of a directory but for the `kept` most recently changed."""
     with contextlib.suppress(OSError), os.scandir(directory) as entries:
         dated = sorted(((entry.stat().st_mtime_ns, entry.path) for entry in entries), reverse=True)
         return [path for _, path in dated[kept:]]
@@ -220,7 +223,7 @@ def _remove(path: str) -> None:
 
 
 class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
-    """Functions of the user's project, in a worker."""
+    """Locator of functions of the user's project, in a worker."""
 
     project: Project | None = None
 
@@ -256,18 +259,21 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
 OWN_LOCATORS = [ProjectLocator, *map(_for_kernels, caching.CacheImpl._locator_classes[:3])]
 
 
-# ---- one compiles, the others wait ---------------------------------------------------------------------------------------
+# ---- one process compiles, the others wait -------------------------------------------------------------------------------
 
 
 class _Turn:
-    """This process's turn at compiling: a lock on a file, held by one cache at a time, for the outermost compilation."""
+    """The turn of this process at compiling: a file lock that one cache holds at a time.
+
+    The cache of the outermost compilation holds it.
+    """
 
     def __init__(self) -> None:
         self._holder: SharedCache | None = None
         self._fd = -1
 
     def take(self, cache: SharedCache) -> bool:
-        """Waits for the turn; False if this process has one already, or cannot lock here."""
+        """Wait for the turn; return False if this process has one already, or cannot lock here."""
         if self._holder is not None or cache.lock is None:
             return False
         try:
@@ -283,7 +289,7 @@ class _Turn:
         return True
 
     def give(self, cache: SharedCache) -> None:
-        """Ends the turn, if it is this cache's."""
+        """End the turn, if this cache holds it."""
         if self._holder is cache:
             self._holder = None
             os.close(self._fd)
@@ -293,7 +299,7 @@ _turn = _Turn()
 
 
 class _Failures(event.Listener):  # type: ignore[misc]
-    """Ends the turn of a compilation that failed: nothing will be saved."""
+    """End the turn of a compilation that failed: it saves nothing."""
 
     def on_start(self, started: Any) -> None:
         pass
@@ -314,7 +320,7 @@ class _SharedImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
 
 
 class SharedCache(caching.FunctionCache):  # type: ignore[misc]
-    """A function's cache that several processes fill once."""
+    """A function's cache that several processes share and one process fills."""
 
     _impl_class = _SharedImpl
 
@@ -337,7 +343,7 @@ class SharedCache(caching.FunctionCache):  # type: ignore[misc]
             self._prepare(context)
             with self._guard_against_spurious_io_errors():
                 return self._load_overload(signature, context)
-        except Exception:  # a damaged file: whatever reading it raises
+        except Exception:  # a damaged file: reading it may raise anything
             return None
 
     def _prepare(self, context: Any) -> None:
@@ -346,9 +352,9 @@ class SharedCache(caching.FunctionCache):  # type: ignore[misc]
     def save_overload(self, signature: Any, result: Any) -> None:
         try:
             super().save_overload(signature, result)
-        except OSError:  # no room, or no right any more: it is compiled all the same
+        except OSError:  # disk full, or permission lost: the compiled function works all the same
             pass
-        except Exception:  # a damaged index, which is read before it is written
+        except Exception:  # a damaged index: `save_overload` reads it before it writes
             with contextlib.suppress(OSError):
                 self.flush()
                 super().save_overload(signature, result)
@@ -357,8 +363,11 @@ class SharedCache(caching.FunctionCache):  # type: ignore[misc]
 
 
 class KernelCache(SharedCache):
-    """The cache of a kernel of this package. What is loaded from it needs nothing of what Numba imports in order to compile,
-    which takes half as long as the import of Numba itself."""
+    """The cache of a kernel of this package.
+
+    A kernel loads from it without the modules that Numba imports in order to compile; importing them takes half as long as
+    importing Numba itself.
+    """
 
     def __init__(self, function: FunctionType, heap: bool) -> None:
         super().__init__(function)
@@ -370,7 +379,7 @@ class KernelCache(SharedCache):
 
 
 def share_cache(tree: str, directory: str, home: str) -> None:
-    """In a worker: from now on functions of the user's project are cached as this module says. See `Project`."""
+    """In a worker: cache functions of the user's project from now on as this module says; see `Project`."""
     ProjectLocator.project = Project(tree, directory, home)
     with contextlib.suppress(OSError):
         ProjectLocator.project.tidy()

@@ -1,8 +1,8 @@
-"""How many threads a kernel may use, and running kernels over blocks on them in pieces short enough for Ctrl-C.
+"""Thread limits of kernels, and runs of kernels over blocks in pieces short enough for Ctrl-C.
 
-Numba starts its threads when the first parallel kernel is loaded, or when somebody merely asks how many there are. A process
-that uses one thread needs none of that, and may be forked afterwards without a thought (after GNU OpenMP has been started, a
-forked child that runs a parallel kernel is ended by Numba). So here Numba is asked only once it has been started.
+Numba starts its threads when a process loads the first parallel kernel, or merely asks how many there are. A process that
+uses one thread needs none of that, and can then fork safely. (After GNU OpenMP has started, Numba ends a forked child that
+runs a parallel kernel.) So this module asks Numba only once its threads have started.
 """
 
 from __future__ import annotations
@@ -17,22 +17,22 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-#: Blocks that the first piece of a kernel has for each thread, and how long a piece is to take, in seconds. A signal's
-#: handler runs between two pieces.
+#: Blocks for each thread in the first piece of a run, and the seconds that a piece should take. A signal's handler runs
+#: between two pieces.
 FIRST_BLOCKS = 16
 PIECE_S = 0.05
 
-#: Blocks for each thread below which calling the other threads costs more than they do.
+#: Blocks for each thread below which calling the other threads costs more than they save.
 FEW_BLOCKS = 4
 
 
 class _Threads:
-    """What this process knows of Numba's threads."""
+    """State of Numba's threads in this process."""
 
     def __init__(self) -> None:
         self.limit: int | None = None
         self.launched: Callable[[], object] = lambda: None
-        self.launching = threading.Lock()  # the workqueue layer ends a process in which two threads launch kernels at once
+        self.launching = threading.Lock()  # the workqueue layer aborts the process if two threads launch kernels at once
         self.lost = False  # a forked child: the parent's threads are not here
 
     def after_fork(self) -> None:
@@ -45,8 +45,11 @@ os.register_at_fork(after_in_child=_threads.after_fork)
 
 
 def limit_threads(limit: int, launched: Callable[[], object]) -> None:
-    """From now on parallel kernels of this thread, anybody's, use at most `limit` threads: `numba.set_num_threads`, but
-    without starting Numba's threads before some kernel needs them. Calls `launched` when they have been started."""
+    """Limit all parallel kernels of this thread, the user's too, to `limit` threads from now on.
+
+    Has the effect of `numba.set_num_threads`, but does not start Numba's threads before some kernel needs them. Calls
+    `launched` when they have started.
+    """
     _threads.limit = min(limit, parallel.NUM_THREADS)
     _threads.launched = launched
     if parallel._is_initialized:
@@ -67,8 +70,10 @@ def _launch_limited() -> None:
 
 
 def thread_count() -> int:
-    """Threads that a kernel called now by this thread uses: `numba.get_num_threads()`; 1 in a forked child of a process that
-    had started its threads."""
+    """Return the number of threads that a kernel called now by this thread uses.
+
+    It is `numba.get_num_threads()`; 1 in a forked child of a process whose threads had started.
+    """
     if _threads.lost:
         return 1
     if parallel._is_initialized:
@@ -77,7 +82,7 @@ def thread_count() -> int:
 
 
 def run_blocks(blocks: int, alone: Callable[[int, int], int], together: Callable[[int, int, int], int]) -> int:
-    """The sum of what a kernel returns over the blocks 0 to below `blocks`.
+    """Return the sum of a kernel's results over the blocks 0 to below `blocks`.
 
     Parameters
     ----------

@@ -1,15 +1,15 @@
-"""Counting random points inside a quarter circle: the compiled half of `montecarlo.estimate_batch`.
+"""Count random points inside a quarter circle: the compiled half of `montecarlo.estimate_batch`.
 
 A point's coordinates are signed 32-bit integers x and y, over 2**31: it lies in the square from -1 to 1, which has the
 quarter circle four times, and is inside if x * x + y * y <= 2**62. A generator's word has the upper 16 bits of both
-coordinates for two points. They decide alone, but for one point in 7,000: such a point's lower 16 bits are drawn too,
-from a lane beside the others. So a point takes half a word instead of a whole one, and yet every point is tested
-exactly, to its last bit.
+coordinates for two points. They alone decide all points but one in 7,000: for such a point the kernel draws the lower 16
+bits too, from a ninth lane. So a point takes half a word instead of a whole one, and yet the test of every point is exact,
+to its last bit.
 
-The squares of the upper halves X and Y sum up to S. The point (X + a, Y + b), with a and b in [0, 1), is at a distance
-whose square differs from S by less than 2 * (|X| + |Y|) + 2, and |X| + |Y| is at most the square root of 2 * S. With R
-= 2**15: S <= R * R - 92,684 is inside, whatever a and b are, and S >= R * R + 92,687 is outside
-(tests/kernels/test_quarter_circle.py has the arithmetic).
+The squares of the upper halves X and Y sum up to S. The point (X + a, Y + b), with a and b in [0, 1), is at a distance whose
+square differs from S by less than 2 * (|X| + |Y|) + 2, and |X| + |Y| is at most the square root of 2 * S. With R = 2**15: S
+<= R * R - 92,684 is inside, whatever a and b are, and S >= R * R + 92,687 is outside (tests/kernels/test_quarter_circle.py
+has the arithmetic).
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from flame_fast.kernels.jit.simd import (
     below,
     lane,
     lowest_bit,
-    room,
     squared_norms,
+    stack_array,
     store,
     total,
     unlikely,
@@ -33,13 +33,13 @@ from flame_fast.kernels.jit.simd import (
 from flame_fast.kernels.rng import LANES, PI_DOMAIN, advance, lane_beside, lanes_of
 from numba import njit, prange, types
 
-#: Points of a block, which has a stream of its own; and of a row, which is one step of the stream.
+#: Points of a block, which has a stream of its own, and of a row, which is one step of the stream.
 BLOCK = 1 << 16
 ROW = 2 * LANES
 
 SURELY_INSIDE = (1 << 30) - 92_684
 SURELY_OUTSIDE = (1 << 30) + 92_687
-#: Added to S, modulo 2**32: what is surely inside becomes negative, and what is in doubt the numbers from 0 to below
+#: Added to S, modulo 2**32: sums that are surely inside become negative, those in doubt the numbers from 0 to below
 #: `DOUBTFUL`.
 SHIFT = np.uint32((1 << 32) - SURELY_INSIDE - 1)
 DOUBTFUL = np.uint32(SURELY_OUTSIDE - SURELY_INSIDE - 1)
@@ -47,13 +47,13 @@ SIGN = np.uint32(31)
 ONE = np.uint32(1)
 RADIUS_SQUARED = np.int64(1 << 62)
 
-row_room = room(types.uint64, LANES)
-beside_room = room(types.uint64, 4)
+row_array = stack_array(types.uint64, LANES)
+beside_array = stack_array(types.uint64, 4)
 
 
 @njit
 def _refine(words, doubts, beside):
-    """How many of a row's points in doubt (a bit each) are inside, by their lower halves too."""
+    """Return how many of a row's doubtful points (a bit each) are inside, by their lower halves too."""
     inside = 0
     while doubts:
         point = lowest_bit(doubts)
@@ -70,12 +70,12 @@ def _refine(words, doubts, beside):
 
 @inlined
 def _count_block(key, block, points):
-    """How many of the first `points` points of a block are inside.
+    """Return how many of the first `points` points of a block are inside.
 
-    A step's words go to memory, where the rare refinement finds them: kept in registers for it, they would push the
-    state of the lanes out of AVX2's sixteen in every step.
+    A step's words go to memory, where the rare refinement finds them. If the compiler kept them in registers for it, they
+    would displace the state of the lanes from AVX2's sixteen registers in every step.
     """
-    row, beside = row_room(), beside_room()
+    row, beside = row_array(), beside_array()
     s0, s1, s2, s3 = lanes_of(key, block, PI_DOMAIN)
     beside[0], beside[1], beside[2], beside[3] = lane_beside(key, block, PI_DOMAIN)
     inside = squared_norms(s0) & np.uint32(0)
@@ -106,7 +106,7 @@ def _points_of(block, points):
 
 @compiled("int64(UniTuple(uint64, 2), int64, int64, int64)", heap=False)
 def count_alone(key, points, first, last):
-    """How many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
+    """Return how many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
     inside = 0
     for block in range(first, last):
         inside += _count_block(key, block, _points_of(block, points))
@@ -115,7 +115,7 @@ def count_alone(key, points, first, last):
 
 @compiled(parallel=True)
 def count_together(key, points, first, last, threads):
-    """As `count_alone`, by as many threads; each takes the next block as soon as it is done with one."""
+    """Count as `count_alone` does, in `threads` threads; each takes the next block when it has finished one."""
     next_block = np.array([first])
     inside = 0
     for _ in prange(threads):
@@ -130,7 +130,7 @@ def count_together(key, points, first, last, threads):
 
 
 def count_inside(points: int, seed: int | None) -> int:
-    """How many of `points` random points are inside, on the threads that Numba may use here."""
+    """Return how many of `points` random points are inside, on the threads that Numba may use here."""
     key = rng.key(seed)
     return run_blocks(
         -(-points // BLOCK),

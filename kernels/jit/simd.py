@@ -1,12 +1,13 @@
-"""Vectors in Numba's nopython code: values of several lanes that stay in registers.
+"""SIMD vectors in Numba's nopython code: values of several lanes that stay in registers.
 
-A `Vector` is one LLVM value. LLVM lowers it to whatever the CPU has: 8 lanes of 64 bits are one AVX-512 register, two of
-AVX2, four of NEON. Its own vectoriser, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and
-gives up on a loop with so much state as a generator's.
+A `Vector` is one LLVM value. LLVM lowers it to the CPU's registers: 8 lanes of 64 bits are one AVX-512 register, two of
+AVX2, four of NEON. LLVM's own vectorizer, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and gives up on a
+loop with as much state as a generator has.
 
-Operators work lane by lane, a number beside a vector stands in every lane: ``+ - * & | ^ << >>`` of integers, which are
-unsigned and wrap, and ``+ - * /`` of floats. The rest are the functions of this module, for nopython code only. Nothing here
-touches the heap, and results are the same on every CPU: a fused multiply-add is always fused, nothing is reordered.
+Operators work lane by lane, and a number beside a vector stands in every lane: ``+ - * & | ^ << >>`` of integers, which are
+unsigned and wrap, and ``+ - * /`` of floats. The other operations are the functions of this module, for nopython code only.
+Nothing here allocates heap memory, and results are the same on every CPU: a fused multiply-add is always fused, nothing is
+reordered.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ INT64 = ir.IntType(64)
 
 
 class Vector(types.Type):
-    """The type of a vector.
+    """Numba's type of a vector.
 
     Parameters
     ----------
@@ -50,14 +51,14 @@ class _VectorModel(models.PrimitiveModel):
 
 
 def _splat(builder, scalar, vector):
-    """The LLVM vector with `scalar` in every lane."""
+    """Return the LLVM vector with `scalar` in every lane."""
     nothing = ir.Constant(vector, ir.Undefined)
     first = builder.insert_element(nothing, scalar, ir.Constant(INT32, 0))
     return builder.shuffle_vector(first, nothing, ir.Constant(ir.VectorType(INT32, vector.count), [0] * vector.count))
 
 
 def _as_lanes(context, builder, value, kind, vector):
-    """`value`, a vector already or a number, as a vector of the Numba type `vector`."""
+    """Return `value`, a vector already or a number, as a vector of the Numba type `vector`."""
     if isinstance(kind, Vector):
         return value
     scalar = context.cast(builder, value, kind, vector.element)
@@ -65,7 +66,7 @@ def _as_lanes(context, builder, value, kind, vector):
 
 
 def _call(builder, name, result, *arguments):
-    """Calls LLVM's intrinsic `name` for the type of the first argument, a vector or a scalar."""
+    """Call LLVM's intrinsic `name` for the type of the first argument, a vector or a scalar."""
     kind = arguments[0].type
     element = kind.element if isinstance(kind, ir.VectorType) else kind
     suffix = {"double": "f64"}.get(str(element), str(element))
@@ -76,7 +77,7 @@ def _call(builder, name, result, *arguments):
 
 
 def _pick(builder, value, lanes):
-    """The LLVM vector of some lanes of another."""
+    """Return the LLVM vector of some lanes of another vector."""
     chosen = ir.Constant(ir.VectorType(INT32, len(lanes)), list(lanes))
     return builder.shuffle_vector(value, ir.Constant(value.type, ir.Undefined), chosen)
 
@@ -132,7 +133,7 @@ for _function, _instructions in OPERATORS.items():
 
 
 def _data(context, builder, kind, value):
-    """The address of the first element of contiguous memory."""
+    """Return the address of the first element of contiguous memory."""
     if isinstance(kind, types.CPointer):
         return value
     from numba.np.arrayobj import make_array  # slow to import, and only compiling needs it
@@ -146,17 +147,18 @@ def _address(context, builder, signature, arguments, vector):
 
 
 def _holds(memory, element, *, writable=False):
-    """Whether the type `memory` is contiguous memory of such elements."""
+    """Tell whether the type `memory` is contiguous memory of such elements."""
     if isinstance(memory, types.CPointer):
         return memory.dtype == element
     contiguous = isinstance(memory, types.Array) and memory.layout == "C"
     return contiguous and memory.dtype == element and (memory.mutable or not writable)
 
 
-def room(element, count):
-    """A function for nopython code: a pointer to memory for `count` elements, on the stack of its caller and gone with it.
+def stack_array(element, count):
+    """Return a nopython function that allocates `count` elements on its caller's stack and returns a pointer to them.
 
-    What is written there stays there: the compiler, which does not see whose memory it is, keeps no register for it.
+    The memory lasts until the caller returns. Stores to it stay stores: the compiler does not see whose memory it is, so it
+    keeps no register for it.
     """
 
     @intrinsic
@@ -173,8 +175,11 @@ def room(element, count):
 
 
 def loader(element, lanes):
-    """A function `load(memory, start)` for nopython code: the vector of `lanes` elements from the place `start` on, of a
-    contiguous array (counted over all its dimensions) or of memory of `room`. It does not look at its size."""
+    """Return a nopython function `load(memory, start)`: the vector of `lanes` elements from the index `start` on.
+
+    The memory is a contiguous array, with `start` counted over all its dimensions, or memory of `stack_array`. `load` does
+    not check its size.
+    """
     vector = Vector(element, lanes)
 
     @intrinsic
@@ -189,8 +194,11 @@ def loader(element, lanes):
 
 @intrinsic
 def store(typing, memory, start, vector):
-    """Writes a vector into a contiguous array of its element's type, from the place `start` on, counted over all its
-    dimensions, or into memory of `room`. It does not look at its size."""
+    """Store a vector into contiguous memory of its element's type, from the index `start` on.
+
+    The memory is an array, with `start` counted over all its dimensions, or memory of `stack_array`. `store` does not check
+    its size.
+    """
 
     def generate(context, builder, signature, arguments):
         builder.store(arguments[2], _address(context, builder, signature, arguments, vector), align=4)
@@ -203,7 +211,7 @@ def store(typing, memory, start, vector):
 
 @intrinsic
 def like(typing, vector, value):
-    """`value` in every lane of a vector of the same type as `vector`."""
+    """Return `value` in every lane of a vector of the same type as `vector`."""
 
     def generate(context, builder, signature, arguments):
         return _as_lanes(context, builder, arguments[1], signature.args[1], vector)
@@ -212,7 +220,7 @@ def like(typing, vector, value):
 
 
 def counter(element, lanes):
-    """A function for nopython code: the vector 0, 1, 2 and so on."""
+    """Return a nopython function that returns the vector 0, 1, 2 and so on."""
     vector = Vector(element, lanes)
 
     @intrinsic
@@ -227,7 +235,7 @@ def counter(element, lanes):
 
 @intrinsic
 def lane(typing, vector, index):
-    """One lane's value."""
+    """Return one lane's value."""
 
     def generate(context, builder, signature, arguments):
         return builder.extract_element(arguments[0], builder.trunc(arguments[1], INT32))
@@ -237,7 +245,7 @@ def lane(typing, vector, index):
 
 @intrinsic
 def total(typing, vector):
-    """The sum of an integer vector's lanes."""
+    """Return the sum of an integer vector's lanes."""
 
     def generate(context, builder, signature, arguments):
         return _call(builder, "llvm.vector.reduce.add", arguments[0].type.element, arguments[0])
@@ -250,7 +258,7 @@ def total(typing, vector):
 
 @intrinsic
 def rotate_left(typing, value, bits):
-    """An integer vector, or one unsigned integer, rotated to the left; both for `bits` and the same amount in every lane."""
+    """Rotate an integer vector, or one unsigned integer, to the left by the same number of bits in every lane."""
 
     def generate(context, builder, signature, arguments):
         if isinstance(value, Vector):
@@ -264,8 +272,11 @@ def rotate_left(typing, value, bits):
 
 @intrinsic
 def squared_norms(typing, vector):
-    """Of each 32-bit half of a 64-bit lane the sum of the squares of its two signed 16-bit halves, modulo 2**32: a vector of
-    twice the lanes, the lower half of a lane first. One instruction where there is one (pmaddwd)."""
+    """Return for each 32-bit half of 64-bit lanes the sum of its two signed 16-bit halves' squares.
+
+    Sums are modulo 2**32. The result has twice the lanes, the lower half of a lane first. One instruction where the CPU has
+    one (pmaddwd).
+    """
 
     def generate(context, builder, signature, arguments):
         short = ir.VectorType(ir.IntType(16), 4 * vector.lanes)
@@ -280,8 +291,10 @@ def squared_norms(typing, vector):
 
 @intrinsic
 def below(typing, vector, limit):
-    """A mask of the lanes of an unsigned integer vector that are below `limit`: an unsigned integer, a bit a lane, that
-    of lane 0 the lowest."""
+    """Return a mask of the lanes of an unsigned integer vector that are below `limit`.
+
+    The mask is an unsigned integer with a bit a lane, lane 0 the lowest.
+    """
 
     def generate(context, builder, signature, arguments):
         limits = _as_lanes(context, builder, arguments[1], limit, vector)
@@ -292,7 +305,7 @@ def below(typing, vector, limit):
 
 @intrinsic
 def any_below(typing, vector, limit):
-    """Whether any lane of an unsigned integer vector is below `limit`."""
+    """Tell whether any lane of an unsigned integer vector is below `limit`."""
 
     def generate(context, builder, signature, arguments):
         values = arguments[0]
@@ -309,14 +322,14 @@ def any_below(typing, vector, limit):
 
 
 def _widest_comparison(context):
-    """Bits of the widest vector that the CPU compares in one instruction."""
+    """Return the bits of the widest vector that the CPU compares in one instruction."""
     _, _, features = context.codegen().magic_tuple()
     return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
 
 
 @intrinsic
 def where_odd(typing, chooser, odd, even):
-    """Lane by lane: `odd` where the integer vector `chooser` is odd, `even` elsewhere."""
+    """Choose lane by lane: `odd` where the integer vector `chooser` is odd, `even` elsewhere."""
 
     def generate(context, builder, signature, arguments):
         flags = builder.trunc(arguments[0], ir.VectorType(ir.IntType(1), chooser.lanes))
@@ -330,7 +343,7 @@ def where_odd(typing, chooser, odd, even):
 
 @intrinsic
 def to_floats(typing, vector):
-    """The values of 64-bit lanes, taken as signed integers, as doubles."""
+    """Convert 64-bit lanes, taken as signed integers, to doubles."""
 
     def generate(context, builder, signature, arguments):
         return builder.sitofp(arguments[0], context.get_value_type(signature.return_type))
@@ -340,7 +353,7 @@ def to_floats(typing, vector):
 
 @intrinsic
 def as_floats(typing, vector):
-    """The bits of 64-bit lanes as doubles."""
+    """Reinterpret the bits of 64-bit lanes as doubles."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
@@ -350,7 +363,7 @@ def as_floats(typing, vector):
 
 @intrinsic
 def as_integers(typing, vector):
-    """The bits of doubles as 64-bit lanes."""
+    """Reinterpret the bits of doubles as 64-bit lanes."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
@@ -360,7 +373,7 @@ def as_integers(typing, vector):
 
 @intrinsic
 def multiply_add(typing, left, right, addend):
-    """left * right + addend, rounded once; right and addend may be numbers."""
+    """Return left * right + addend, rounded once; right and addend may be numbers."""
 
     def generate(context, builder, signature, arguments):
         lanes = [
@@ -374,7 +387,7 @@ def multiply_add(typing, left, right, addend):
 
 @intrinsic
 def square_root(typing, vector):
-    """The square roots, correctly rounded."""
+    """Return the square roots, correctly rounded."""
 
     def generate(context, builder, signature, arguments):
         return _call(builder, "llvm.sqrt", arguments[0].type, arguments[0])
@@ -387,7 +400,7 @@ def square_root(typing, vector):
 
 @intrinsic
 def lowest_bit(typing, mask):
-    """The place of the lowest bit of a mask that is not zero."""
+    """Return the index of the lowest set bit of a mask that is not zero."""
 
     def generate(context, builder, signature, arguments):
         place = builder.cttz(arguments[0], ir.Constant(ir.IntType(1), 1))
@@ -398,7 +411,7 @@ def lowest_bit(typing, mask):
 
 @intrinsic
 def unlikely(typing, flag):
-    """A condition that hardly ever holds: what depends on it is kept out of the way."""
+    """Return a condition that hardly ever holds: the compiler moves the code that depends on it out of line."""
 
     def generate(context, builder, signature, arguments):
         bit = ir.IntType(1)
@@ -410,7 +423,7 @@ def unlikely(typing, flag):
 
 @intrinsic
 def add_atomically(typing, array, amount):
-    """Adds to the first element of an int64 array and returns what it was before, in one step for all threads."""
+    """Add to the first element of an int64 array atomically, in relaxed memory order; return its previous value."""
 
     def generate(context, builder, signature, arguments):
         data = _data(context, builder, array, arguments[0])

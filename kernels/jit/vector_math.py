@@ -1,6 +1,6 @@
-"""Elementary functions of vectors of doubles: what LLVM has no vector instruction for.
+"""Elementary functions of vectors of doubles that LLVM has no vector instruction for.
 
-All by polynomials, without a branch, within one unit in the last place of the true value on the ranges given. The
+All are polynomials without a branch, within one unit in the last place (ulp) of the true value on the ranges given. The
 coefficients are those of fdlibm (Sun Microsystems, 1993: e_log.c, k_sin.c, k_cos.c).
 """
 
@@ -10,10 +10,10 @@ import numpy as np
 from flame_fast.kernels.jit.cache import inlined
 from flame_fast.kernels.jit.simd import as_floats, as_integers, like, multiply_add, to_floats, where_odd
 
-#: The bits of the largest double below the square root of one half, in its upper word: mantissas are taken between
-#: there and its double.
+#: The bits of the largest double below the square root of one half, in its upper word: mantissas are taken between it and
+#: its double.
 ROOT_BITS = np.uint64(0x3FE6A09E_00000000)
-#: The bits of 1.0 less those: carries into the exponent just where the mantissa is to be halved.
+#: The bits of 1.0 less those: the addition carries into the exponent just where the mantissa is to be halved.
 CARRY = np.uint64(0x3FF00000_00000000 - 0x3FE6A09E_00000000)
 MANTISSA = np.uint64(0x000FFFFF_FFFFFFFF)
 BIAS = np.uint64(1023)
@@ -24,7 +24,7 @@ LN2_LOW = 1.90821492927058770002e-10
 
 @inlined
 def logarithm(x):
-    """The natural logarithm of positive normal doubles."""
+    """Return the natural logarithm of positive normal doubles."""
     bits = as_integers(x) + CARRY
     exponent = to_floats((bits >> np.uint64(52)) - BIAS)
     f = as_floats((bits & MANTISSA) + ROOT_BITS) - 1.0
@@ -45,17 +45,17 @@ def logarithm(x):
     return exponent * LN2_HIGH - ((half_square - rest) - f)
 
 
-#: 2 * pi / 2**53: the nearest double, and what is missing to it.
+#: 2 * pi / 2**53: the nearest double, and its rounding error.
 STEP_HIGH = 2.0**-53 * 6.283185307179586477
 STEP_LOW = 2.719262146893782e-32
 
 
 @inlined
 def sine_and_cosine(turns):
-    """The sines and cosines of 2 * pi * turns / 2**53, for integers `turns` from 0 to below 2**53."""
+    """Return the sines and cosines of 2 * pi * turns / 2**53; integers `turns` from 0 to below 2**53."""
     quadrant = (turns + np.uint64(1 << 50)) >> np.uint64(51)
     steps = to_floats(turns - (quadrant << np.uint64(51)))
-    angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without what `low` has
+    angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without its low part, `low`
     low = multiply_add(steps, STEP_LOW, multiply_add(steps, like(steps, STEP_HIGH), angle * -1.0))
     z = angle * angle
     s = multiply_add(z, 1.58969099521155010221e-10, -2.50507602534068634195e-08)

@@ -1,4 +1,4 @@
-"""One process's attachment to a runner's segment of shared memory; PROTOCOL.md tells how its words change."""
+"""The native runtime: a process's attachment to a runner's segment; PROTOCOL.md specifies how its words change."""
 
 from flame_fast.kernels.runtime._native import DRIVER as DRIVER
 from flame_fast.kernels.runtime._native import UNCALLABLE as UNCALLABLE

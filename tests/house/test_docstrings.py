@@ -11,7 +11,7 @@ import textwrap
 
 import pytest
 
-#: The modules whose names users import: those that the API reference is made of.
+#: The modules whose names users import: the API reference documents them.
 PUBLIC = (
     "flame_fast",
     "flame_fast.errors",
@@ -59,7 +59,10 @@ def code_of(text: str) -> list[str]:
 
 
 def is_code(block: str) -> bool:
-    """Tell whether it parses and does anything: a picture does not parse, a line of prose in a list is a bare name."""
+    """Tell whether a block is code.
+
+    A picture does not parse, and a line of prose in a list is a bare name.
+    """
     try:
         body = ast.parse(block).body
     except SyntaxError:
@@ -72,7 +75,7 @@ DOCUMENTED = documented()
 
 @pytest.fixture
 def names(tmp_path):
-    """Names that an example leaves to its reader."""
+    """Return the names that an example leaves to its reader."""
     import numba
     import numpy
     from flame_fast.kernels import rng
@@ -105,5 +108,5 @@ def test_examples_in_docstrings_run(name, names):
 
 
 def test_examples_are_found():
-    """At least the package's own first example; a test that finds none would say nothing."""
+    """The package's own first example is found; a test that finds no example would pass in silence."""
     assert code_of(DOCUMENTED["flame_fast"]) or ">>>" in DOCUMENTED["flame_fast"]

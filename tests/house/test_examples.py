@@ -1,4 +1,4 @@
-"""Each example, run as a user runs it: what it prints, how it ends, and that it leaves nothing behind."""
+"""Each example, run as a user runs it: its output, its exit, and that it leaves nothing behind."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ RULE = "=" * 60
 
 @pytest.fixture
 def sandbox(tmp_path: Path) -> Iterator[Sandbox]:
-    """A sandbox of the test's own, with nothing left in it afterwards."""
+    """Yield a sandbox of the test's own, and check that nothing is left in it afterwards."""
     sandbox = Sandbox(tmp_path)
     with nothing_left_by_examples(sandbox):
         yield sandbox
 
 
 def check_pi(text: str, batches: int, samples: int) -> None:
-    """Every line of the pi example's output, and that its figures belong together."""
+    """Check every line of the pi example's output, and that its figures belong together."""
     number = r"\d\.\d{10}"
     expected = [
         RULE,
@@ -65,7 +65,7 @@ def check_pi(text: str, batches: int, samples: int) -> None:
 )
 def test_pi_prints_the_estimate(sandbox: Sandbox, script: str, cwd: Path) -> None:
     check_pi(sandbox.output([script], cwd=cwd), batches=10, samples=1_000_000)
-    assert sandbox.storage.is_dir()  # so that finding it empty says something
+    assert sandbox.storage.is_dir()  # so that finding it empty proves something
 
 
 def test_pi_takes_its_size_from_the_environment(sandbox: Sandbox) -> None:

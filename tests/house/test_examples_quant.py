@@ -1,4 +1,4 @@
-"""The examples of finance: what they print, that its figures belong together and are right, and what they refuse."""
+"""The examples of finance: their output, whether its figures belong together and are right, and their refusals."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ NUMBER = r"-?\d[\d,]*(?:\.\d*)?(?:e[+-]\d+)?"
 
 @pytest.fixture(scope="module")
 def shared_sandbox(tmp_path_factory: pytest.TempPathFactory) -> Sandbox:
-    """One for all tests here: what the first run compiles, the others load."""
+    """Return one sandbox for all tests here: the first run compiles, the others load."""
     return Sandbox(tmp_path_factory.mktemp("quant"))
 
 
@@ -43,7 +43,10 @@ class Quant:
 
 @pytest.fixture
 def quant(monkeypatch: pytest.MonkeyPatch) -> Iterator[Quant]:
-    """The examples' modules, in this process for as long as the test; Numba's ones would compile, and are left alone."""
+    """Return the examples' modules, in this process for as long as the test.
+
+    Modules for Numba would compile, and stay out.
+    """
     before = set(sys.modules)
     monkeypatch.setattr(sys, "dont_write_bytecode", True)
     monkeypatch.syspath_prepend(str(QUANT))
@@ -58,7 +61,7 @@ def read(text: str) -> float:
 
 
 class Row:
-    """A line of a table: what a script says of one quantity."""
+    """A line of a table: a script's figures for one quantity."""
 
     def __init__(self, cells: list[str]) -> None:
         self.name, value, error, interval, reference, off, *factors = cells
@@ -69,11 +72,11 @@ class Row:
 
     @staticmethod
     def unit_of(text: str) -> float:
-        """What the last printed digit of a number is worth."""
+        """Return the value of one unit in a number's last printed digit."""
         return 10.0 ** -len(text.partition(".")[2])
 
     def check(self, symmetric: bool = True) -> None:
-        """The figures belong together, as far as they are printed."""
+        """Check that the figures belong together, as far as they are printed."""
         rounding = 2 * self.digit + BAND * 0.05 * self.error  # the standard error has two digits
         if symmetric:
             assert abs(self.value - BAND * self.error - self.low) <= rounding
@@ -83,7 +86,7 @@ class Row:
 
 
 def rows_of(table: list[str], header: list[str]) -> dict[str, Row]:
-    """A table's rows by their names; its columns are set apart by at least two spaces."""
+    """Return a table's rows by their names; at least two spaces separate its columns."""
     assert re.split(r"\s{2,}", table[0].strip()) == header
     rows = [Row(re.split(r"\s{2,}", line)) for line in table[1:]]
     return {row.name: row for row in rows}
@@ -94,8 +97,11 @@ def is_png(path: Path) -> bool:
 
 
 def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path = ROOT) -> list[str]:
-    """The lines that a script prints with its defaults: the same with 1 worker and with as many as there are CPUs, with a
-    picture and without, from the root and from another directory."""
+    """Return the lines that a script prints with its defaults, the same from every run.
+
+    The runs have 1 worker and as many as there are CPUs, draw a picture and none, and start from the root and from another
+    directory.
+    """
     path = f"examples/quant/{script}.py"
     first = sandbox.output([path, "--picture", str(picture)])
     assert is_png(picture)
@@ -103,7 +109,7 @@ def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path
     return first.splitlines()
 
 
-# ---- what they print -----------------------------------------------------------------------------------------------------
+# ---- output --------------------------------------------------------------------------------------------------------------
 
 
 def test_european(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
@@ -173,7 +179,7 @@ def test_asian(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
         assert abs(row.off) < 5
         assert row.high - row.low == pytest.approx(2 * BAND * row.error, rel=0.06, abs=2 * row.digit)
         assert row.factors[1] > row.factors[0] > 1
-    assert arithmetic["price"].factors[1] > 500  # it is what Kemna and Vorst are known for
+    assert arithmetic["price"].factors[1] > 500  # Kemna and Vorst are known for it
     assert arithmetic["price"].value > exact.price  # no geometric average is above the arithmetic one
 
     match = re.fullmatch(
@@ -188,7 +194,7 @@ def test_asian(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
 
 
 def value_at_risk_tables(lines: list[str]) -> tuple[dict[str, Row], dict[str, Row]]:
-    """The rows of both tables, checked; and that the last lines say what the tables do."""
+    """Check the rows of both tables, and that the last lines say what the tables do; return the rows."""
     assert lines[0] == "Value at risk by Monte Carlo, from returns whose covariance matrix all tasks share; amounts in euros"
     assert lines[2] == lines[6] == lines[10] == ""
     columns = ["estimate", "std. error", "95 % confidence"]
@@ -223,7 +229,7 @@ def test_value_at_risk(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
 
 
 def test_value_at_risk_of_a_covariance_matrix_of_ones_own(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
-    """With parameters of its own too; and where matplotlib is none, which nobody asks for."""
+    """The script takes parameters of the user's own, and runs without matplotlib as long as no picture is asked for."""
     covariance = np.array([[4e-4, 1e-4, 0.0], [1e-4, 1e-4, -5e-5], [0.0, -5e-5, 9e-4]])
     np.savetxt(tmp_path / "covariance.csv", covariance, delimiter=",")
     parameters = ["--days", "5", "--confidence", "0.95", "--scenarios", "20000", "--seed", "2"]
@@ -241,7 +247,10 @@ def test_value_at_risk_of_a_covariance_matrix_of_ones_own(sandbox: Sandbox, quan
 
 
 def test_an_asian_call_on_two_dates_is_an_integral(sandbox: Sandbox, quant: Quant) -> None:
-    """With the price s at the first date, it is half a European call on the strike 2 K - s; over all s, by quadrature."""
+    """Given the price s at the first date, it is half a European call on 2 K - s.
+
+    The test integrates over all s, by quadrature.
+    """
     spot, strike, rate, volatility, maturity = 90.0, 95.0, 0.03, 0.4, 2.0
     nodes, weights = np.polynomial.hermite_e.hermegauss(201)
     first = spot * np.exp((rate - volatility**2 / 2) * maturity / 2 + volatility * math.sqrt(maturity / 2) * nodes)
@@ -268,11 +277,11 @@ def test_an_asian_call_on_two_dates_is_an_integral(sandbox: Sandbox, quant: Quan
     assert row.error < 1e-3 * exact
 
 
-# ---- what they refuse ----------------------------------------------------------------------------------------------------
+# ---- refusals ------------------------------------------------------------------------------------------------------------
 
 
 def without_matplotlib(path: Path) -> Path:
-    """A directory for PYTHONPATH that makes matplotlib one that is not installed."""
+    """Return a directory for PYTHONPATH that makes matplotlib one that is not installed."""
     directory = path / "hiding"
     directory.mkdir()
     (directory / "matplotlib.py").write_text("raise ModuleNotFoundError(\"No module named 'matplotlib'\")\n")
@@ -291,7 +300,7 @@ def test_without_matplotlib_a_picture_is_refused_at_once(sandbox: Sandbox, scrip
 
 
 def test_a_matrix_that_is_no_covariance_matrix(sandbox: Sandbox, tmp_path: Path) -> None:
-    """The task that makes its Cholesky factor says so, as do all that depend on it."""
+    """The task that makes its Cholesky factor raises the error, as do all that depend on it."""
     (tmp_path / "matrix.csv").write_text("1, 2\n2, 1\n")
     result = sandbox.run(["examples/quant/value_at_risk.py", "--covariance", str(tmp_path / "matrix.csv")])
     assert (result.returncode, result.stdout) == (2, "")
@@ -326,7 +335,7 @@ REFUSED = [
 
 
 def refusal(quant: Quant, capsys: pytest.CaptureFixture[str], script: str, arguments: list[str]) -> str:
-    """What a script that refuses its arguments says last."""
+    """Return the last line of a script that refuses its arguments."""
     with pytest.MonkeyPatch.context() as patch, pytest.raises(SystemExit) as raised:
         patch.setattr(sys, "argv", [f"{script}.py", *arguments])
         getattr(quant, script).main()
@@ -485,7 +494,10 @@ def test_the_geometric_average_of_one_date_is_the_price(quant: Quant, numbers: t
 
 
 def test_the_geometric_average_of_many_dates_is_the_one_of_kemna_and_vorst(quant: Quant) -> None:
-    """Their formula has the volatility over the square root of 3, and half of (r - volatility**2 / 6) for growth."""
+    """Their formula has other parameters.
+
+    The volatility is divided by the square root of 3, and the growth is half of (r - volatility**2 / 6).
+    """
     option = quant.closed_forms.Option(100.0, 95.0, 0.08, 0.3, 0.75)
     spread = 0.3 / math.sqrt(3) * math.sqrt(0.75)
     growth = (0.08 - 0.3**2 / 6) / 2 * 0.75
@@ -499,14 +511,14 @@ def test_the_geometric_average_of_many_dates_is_the_one_of_kemna_and_vorst(quant
 
 
 def moments_of(quant: Quant, samples: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """As `moments_kernel.moments_of`, by NumPy: of samples of shape (quantities, 3, pairs)."""
+    """Compute `moments_kernel.moments_of` by NumPy: of samples of shape (quantities, 3, pairs)."""
     pairs = samples.shape[2]
     products = np.array([np.cov(columns) * (pairs - 1) for columns in samples])
     return quant.moments.Moments(pairs, samples.mean(axis=2), products)
 
 
 def drawn_samples(pairs: int) -> np.ndarray:
-    """Two quantities whose control variates, of the expectation 7, have much to do with them."""
+    """Draw two quantities with control variates, of the expectation 7, that correlate strongly with them."""
     rng = np.random.default_rng(11)
     control = rng.normal(7.0, 2.0, size=(2, pairs))
     paired = 3.0 * control + rng.normal(size=(2, pairs)) + 1e6  # far from zero, where squares would lose digits

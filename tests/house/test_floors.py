@@ -1,4 +1,4 @@
-"""The house's floors: imports run only downwards, the two wings do not know each other, and importing is cheap."""
+"""The house's floors: imports run only downwards, the two wings stay apart, and importing is cheap."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "flame_fast"
 
-#: From the top floor down. A module may import only from floors below its own; a pair on one floor does not know each other.
+#: From the top floor down. A module may import only from floors below its own; two modules on one floor stay apart.
 FLOORS = [
     {"__main__"},
     {"cli"},
@@ -76,7 +76,7 @@ def modules() -> dict[str, Path]:
 
 
 def python_of(path: Path) -> str:
-    """A module's text; of a native one, what it and the files that it includes import of the package's Python."""
+    """Return a module's text; of a native one, the imports from the package's Python in it and its included files."""
     if path.suffix == ".py":
         return path.read_text()
     files = [file for kind in ("pyx", "pxi", "pxd") for file in path.parent.rglob(f"*.{kind}")]
@@ -85,7 +85,7 @@ def python_of(path: Path) -> str:
 
 
 def imports_of(path: Path) -> set[str]:
-    """Modules of the package that a file imports, late imports too; those for type checkers alone do not count."""
+    """Return the package's modules that a file imports, late imports too, but none for type checkers alone."""
     tree = ast.parse(python_of(path))
     skipped = {
         node
@@ -110,14 +110,14 @@ def floor_of(module: str) -> int:
 
 @pytest.mark.parametrize("module", sorted(modules()))
 def test_imports_run_only_downwards(module):
-    """A new module must be given a floor; then whatever it imports lies below."""
+    """A new module must get a floor; then all its imports lie below."""
     for imported in imports_of(modules()[module]):
         if (module, imported) not in DOORS:
             assert floor_of(imported) > floor_of(module), f"{module} imports {imported}, which is not below it"
 
 
 def wing_of(module: str) -> str:
-    """The wing of the nearest folder that has one."""
+    """Return the wing of the nearest folder that has one."""
     parts = module.split(".")
     for end in range(len(parts), 0, -1):
         folder = ".".join(parts[:end])
@@ -149,7 +149,7 @@ def loaded_after(statement: str) -> set[str]:
     return set(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split())
 
 
-#: What records and annotations would cost a start: typing alone takes as long as a third of the interpreter's own.
+#: Modules that records and annotations would load at a start: typing takes a third of the interpreter's own time.
 FOR_ANNOTATIONS = {"typing", "dataclasses", "inspect"}
 
 

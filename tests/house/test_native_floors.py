@@ -1,7 +1,7 @@
-"""The walls of the native half: each file says what it uses, uses only what lies below it, and none uses itself in a ring.
+"""The walls of the native half: each file declares what it uses, and uses only files below it, without cycles.
 
-A `.pxd` of a `core/` has no Python object: its cimports say what it uses. A `.pxi`, which has, says besides in its line
-`# uses:` which files of its folder it needs; `_native.pyx` includes them from the bottom up.
+A `.pxd` of a `core/` has no Python object: its cimports declare what it uses. A `.pxi`, which has Python objects, also lists
+in its line `# uses:` the files of its folder that it needs; `_native.pyx` includes them from the bottom up.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def texts(folder):
 
 
 def sources(folder):
-    """(folder, file) of all but the unit itself."""
+    """Return (folder, file) of all but the unit itself."""
     return [(folder, name) for name in sorted(texts(folder)) if name != "_native"]
 
 
@@ -30,7 +30,7 @@ FILES = [file for folder in FOLDERS for file in sources(folder)]
 
 
 def homes(files):
-    """Each name of the top level, and the file that has it."""
+    """Return each name of the top level, and the file that defines it."""
     found = {}
     for name, text in files.items():
         for word in defined_in(text):
@@ -39,7 +39,7 @@ def homes(files):
 
 
 def cimported(name, text):
-    """The project's files that a file cimports, by their names here, each with the names taken from it."""
+    """Return the project's files that a file cimports, by their names here, each with the names taken from it."""
     found = {}
     for module, words in cimports_of(text).items():
         if module.startswith("."):
@@ -48,7 +48,7 @@ def cimported(name, text):
 
 
 def resolved(name, module):
-    """`.slots` in `core.groups` is `core.slots`, as is `.core.slots` in `client`."""
+    """Resolve a relative module name: `.slots` in `core.groups` is `core.slots`, as is `.core.slots` in `client`."""
     package = name.rpartition(".")[0]
     return f"{package}.{module[1:]}".lstrip(".")
 
@@ -58,7 +58,7 @@ def needs(files):
 
 
 def floors_of(folder):
-    """The files from the bottom up."""
+    """Return the files from the bottom up."""
     return list(graphlib.TopologicalSorter(needs(texts(folder))).static_order())
 
 
@@ -79,7 +79,7 @@ def test_the_unit_includes_every_file_from_the_bottom_up(folder):
 
 @pytest.mark.parametrize(("folder", "name"), FILES)
 def test_a_file_says_what_it_uses(folder, name):
-    """All of it, and nothing else: cimports by the names that it uses, the other files by theirs."""
+    """A file declares all that it uses, and nothing else: cimports by their names, other files by theirs."""
     files = texts(folder)
     text, home = files[name], homes(files)
     used = {word for word in used_in(text) - defined_in(text) if home.get(word, name) != name}
@@ -105,7 +105,7 @@ def test_the_core_knows_no_python_object(folder, name):
 
 
 def test_functions_that_need_the_lock_held_stand_below_it():
-    """And neither take it nor give it back: they could not; nor does anything else below it."""
+    """They, and all other files below it, neither take nor release the lock: they cannot."""
     files = texts("runtime")
     order = floors_of("runtime")
     for name in ("core.locked", "core.repair"):
@@ -125,7 +125,7 @@ def test_cimports_are_read(text, said):
 
 
 def test_an_arrow_up_is_found():
-    """The test of the test: two files that use each other, and one that does not say what it uses."""
+    """The test of the test: two files that use each other, and one that does not declare what it uses."""
     files = {
         "core.low": "from .high cimport b\n\ncdef inline int a() noexcept nogil:\n    return b()\n",
         "core.high": "from .low cimport a\n\ncdef inline int b() noexcept nogil:\n    return a()\n",

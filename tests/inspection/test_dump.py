@@ -1,4 +1,4 @@
-"""`python -m flame_fast dump`: what a runner is doing, read from outside, whatever state it is in."""
+"""`python -m flame_fast dump`: the state of a runner, read from outside, whatever that state is."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from flame_fast.cli import main
 from flame_fast.inspection import diagnosis, dump
 from flame_fast.inspection.picture import SEGMENT, Picture, segments_of, state_of
 
-#: Of the header's words that keep their places in every version.
+#: Words of the header that keep their places in every version.
 LAYOUT_AT = 60
 
 
@@ -36,7 +36,7 @@ def fifo(tmp_path):
 
 @pytest.fixture
 def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What the command prints about a process, by default this one."""
+    """Return a function that returns what the command prints about a process, by default this one."""
 
     def say(pid: int | None = None, *options: str) -> str:
         assert main(["dump", str(pid or os.getpid()), *options]) == 0
@@ -49,7 +49,7 @@ def said(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[int], str]:
-    """The one line that the command ends with."""
+    """Return a function that returns the one line with which the command fails."""
 
     def say(pid: int) -> str:
         assert main(["dump", str(pid)]) == 1
@@ -61,7 +61,7 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[[int], str]:
 
 
 def section(text: str, name: str) -> list[str]:
-    """The lines below a heading."""
+    """Return the lines below a heading."""
     lines = text.splitlines()
     following = lines[lines.index(name) + 1 :]
     count = next((i for i, line in enumerate(following) if not line.startswith(" ")), len(following))
@@ -70,7 +70,7 @@ def section(text: str, name: str) -> list[str]:
 
 @contextlib.contextmanager
 def stopped(pid: int) -> Iterator[None]:
-    """The process is stopped meanwhile."""
+    """Stop a process for the block."""
     os.kill(pid, signal.SIGSTOP)
     try:
         wait_until(lambda: state_of(pid) == "stopped", "a process's stop")
@@ -82,7 +82,7 @@ def stopped(pid: int) -> Iterator[None]:
 
 @contextlib.contextmanager
 def segment() -> Iterator[int]:
-    """A descriptor of the one segment of this process."""
+    """Open the one segment of this process."""
     (path,) = segments_of(os.getpid())
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
@@ -96,7 +96,7 @@ def sleeping_workers() -> int:
         return sum(entry["sleeping"] for entry in Picture(fd).processes.values())
 
 
-# What a runner at work shows
+# A runner at work
 
 
 def test_calls_that_run_wait_and_are_queued(project: Path, said: Callable[..., str]) -> None:
@@ -136,7 +136,8 @@ def test_calls_that_run_wait_and_are_queued(project: Path, said: Callable[..., s
         assert calls[0] == "3 WAITING, 2 READY, 1 RUNNING, 1 DONE, 0 FAILED, 0 LEAVING"
         assert re.search(r"RUNNING in worker .*; held by its creator's future, 1 dependent$", calls[1])
         assert any(
-            re.search(r"\(service 1 'add'\): WAITING; .*; 2 of 2 inputs missing: slots \d+, \d+$", line) for line in calls
+            re.search(r"\(service 1 'add'\): WAITING; .*; 2 of 2 dependencies missing: slots \d+, \d+$", line)
+            for line in calls
         )
         chains = section(text, "what waits for what")
         assert re.fullmatch(
@@ -206,7 +207,7 @@ def test_as_a_user_runs_it(project: Path) -> None:
     assert done.stdout.endswith("nothing looks wrong\n")
 
 
-# What is wrong
+# A runner with something wrong
 
 
 def test_a_stopped_worker_is_found_by_what_it_runs(project: Path, said: Callable[..., str]) -> None:
@@ -272,7 +273,10 @@ def test_calls_that_no_worker_looks_at(project: Path, said: Callable[..., str]) 
 
 
 def test_a_lock_that_a_stopped_process_holds(said: Callable[..., str]) -> None:
-    """Nor does the dump take it. The process stops when it writes into the first extent, which it does with the lock."""
+    """The dump does not take the lock.
+
+    The process stops at its first write into an extent, for which it holds the lock.
+    """
     family = Family()
     try:
 
@@ -321,11 +325,11 @@ def test_a_dead_driver_whose_supervisor_is_stopped(project: Path, fifo, said: Ca
         assert said(supervisor) == text
 
 
-# What cannot be
+# States that cannot last
 
 
 class Made(Picture):
-    """A picture of what no runner of these tests comes to."""
+    """A picture that no runner of these tests comes to."""
 
     def __init__(self, slots: list[dict], queues: list[dict] = [], lock_holder: int | None = None) -> None:  # noqa: B006
         plain = {
@@ -369,9 +373,11 @@ def test_a_queued_call_that_no_queue_names() -> None:
     assert findings([slot], [{"index": 0, "entries": [(3, 7, True)], "permits": []}]) == []
 
 
-def test_a_waiting_call_that_nobody_told() -> None:
+def test_a_waiting_call_that_no_process_told() -> None:
     waiting = {"index": 7, "status": "WAITING", "dependencies": 2}
-    assert findings([waiting]) == ["slot 7 (service 0) is WAITING, and all its inputs are there: no process made it ready"]
+    assert findings([waiting]) == [
+        "slot 7 (service 0) is WAITING, and all its dependencies are finished: no process made it ready"
+    ]
     (line,) = findings([waiting | {"missing": 1, "missing_slots": [9]}])
     assert line == "slot 7 (service 0) waits for slot 9, which is finished: no process told it"
     (line,) = findings([waiting | {"submitting": True, "creator": 5}])
@@ -384,7 +390,7 @@ def test_a_call_of_a_process_that_is_not_there() -> None:
 
 
 def test_a_lock_of_a_process_that_has_ended_is_no_fault() -> None:
-    """The kernel gives it to whoever asks next."""
+    """The kernel gives the lock of a dead process to the next one that asks."""
     assert findings([], lock_holder=9) == []
 
 
@@ -403,11 +409,11 @@ def test_rings_are_found_in_any_graph() -> None:
     assert diagnosis.find_rings(long) == []
 
 
-# What it leaves as it was
+# The segment stays unchanged
 
 
 def pages(fd: int) -> tuple[int, list[tuple[int, bytes]]]:
-    """Blocks allocated, and the pages of a sparse file that are there."""
+    """Return the blocks allocated, and the pages of a sparse file that are there."""
     found = []
     at = 0
     with contextlib.suppress(OSError):  # no data any further
@@ -420,7 +426,7 @@ def pages(fd: int) -> tuple[int, list[tuple[int, bytes]]]:
 
 
 def test_an_idle_runner_is_left_as_it_was(project: Path, said: Callable[..., str]) -> None:
-    """Every byte, and every page that was not there."""
+    """Every byte stays, and no page is added."""
     with Runner("idle", workers=2) as rr, Gate() as gate:
         future = rr.service(add)(rr.service(hold)(gate, 1), 1)
         gate.open()
@@ -433,7 +439,7 @@ def test_an_idle_runner_is_left_as_it_was(project: Path, said: Callable[..., str
             assert pages(fd) == before
 
 
-# What is no runner
+# Processes without a runner
 
 
 def test_a_process_that_is_none_is_told_in_one_line(refused: Callable[[int], str]) -> None:
@@ -481,7 +487,7 @@ def test_arguments_that_make_no_sense_are_answered_with_the_usage(capsys: pytest
 
 @contextlib.contextmanager
 def copied(source: int) -> Iterator[int]:
-    """A copy of a segment, as sparse, as if this process had it."""
+    """Open a copy of a segment, as sparse, as if this process had it."""
     fd = os.memfd_create(SEGMENT.removeprefix("/memfd:").removesuffix(" (deleted)"), os.MFD_CLOEXEC)
     try:
         os.ftruncate(fd, os.fstat(source).st_size)
@@ -494,7 +500,7 @@ def copied(source: int) -> Iterator[int]:
 
 @contextlib.contextmanager
 def busy_copy() -> Iterator[int]:
-    """A copy of the segment of a runner that was in the middle of something."""
+    """Open a copy of the segment of a runner that was in the middle of something."""
     with contextlib.ExitStack() as stack:
         with Runner("copied", workers=1) as rr, Gate() as gate:
             held = rr.service(hold)(gate, 1)
@@ -520,12 +526,12 @@ def test_a_segment_of_another_version_is_told_in_one_line(project: Path, refused
 
 
 def test_no_bytes_make_it_fail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Whatever stands in a segment, the dump ends, and says something, or says that it is none."""
+    """Whatever bytes a segment has, the dump ends: it describes them, or says that they are no segment."""
     monkeypatch.setattr(dump, "SECOND_LOOK_S", 0.0)
     with busy_copy() as fd:
         whole = b"".join(data for _, data in pages(fd)[1])
         places = [place for at, data in pages(fd)[1] for place in range(at, at + len(data))]
-        used = [place for place, byte in zip(places, whole, strict=True) if byte]  # what says something
+        used = [place for place, byte in zip(places, whole, strict=True) if byte]  # bytes that mean something
         changes = st.lists(
             st.tuples(st.sampled_from(used) | st.sampled_from(places), st.binary(min_size=1, max_size=8)),
             min_size=1,

@@ -1,4 +1,4 @@
-"""Compiled code kept on disk: one worker compiles for all, edits elsewhere cost nothing, a damaged disk no more."""
+"""The cache of compiled code: one worker compiles for all, edits elsewhere cost nothing, a damaged disk no more."""
 
 from __future__ import annotations
 
@@ -151,7 +151,7 @@ def test_a_compilation_that_fails_lets_the_next_one_in(kernels):
 
 
 def test_without_a_place_to_write_it_compiles_all_the_same(tmp_path):
-    """A copy of the package whose `__pycache__` is a file, with a home that is one."""
+    """A copy of the package has a file for `__pycache__`, and its home is a file too."""
     package = tmp_path / "flame_fast"
     shutil.copytree(ROOT / "flame_fast", package, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "kernels", package / "kernels", ignore=shutil.ignore_patterns("__pycache__", "*.c", "*.px*"))
@@ -182,14 +182,14 @@ def test_without_a_compiler_a_kernel_says_so(tmp_path):
 def test_what_has_not_been_used_for_long_is_removed(tmp_path):
     from flame_fast.kernels.jit.cache import Project
 
-    for number in range(Project.KEPT + 5):
+    for number in range(Project.CACHE_ENTRIES + 5):
         project = Project(str(tmp_path / "tree"), str(tmp_path / f"project{number}"), str(tmp_path))
         project.tidy()
         place = Path(project.place)
         (place / "kernel.nbi").write_text("code")
         os.utime(place, (number, number))
     Project(str(tmp_path / "tree"), str(tmp_path / "latest"), str(tmp_path)).tidy()
-    assert len(list((tmp_path / "numba").iterdir())) == Project.KEPT
+    assert len(list((tmp_path / "numba").iterdir())) == Project.CACHE_ENTRIES
     assert place.exists()
 
 

@@ -20,13 +20,13 @@ WORDS = loader(numba.types.uint64, LANES)
 TURN = 1 << 53
 EIGHTH = TURN >> 3
 
-#: What the module promises, in units in the last place of the true value.
+#: Bounds that the module promises, in units in the last place of the true value.
 PROMISED_ULPS = 1.0
 
 DIGITS = 50
 PI = Decimal("3.14159265358979323846264338327950288419716939937510582097494459")
 
-#: Vectors of doubles are judged by doubles with at least 11 bits more, where there are such.
+#: Doubles with at least 11 bits more judge vectors of doubles, where the platform has them.
 WIDE = np.longdouble
 HAS_WIDE = np.finfo(WIDE).nmant >= 63
 DRAWS = 1 << 18
@@ -64,7 +64,7 @@ def sines_and_cosines_of(turns):
 
 
 def ulps(found, true):
-    """The distance of a double from the true value, a Decimal, in units in the last place of the latter."""
+    """Return a double's distance from the true value, a Decimal, in units in the last place of the latter."""
     with localcontext(prec=DIGITS):
         return float(abs(Decimal(float(found)) - true) / Decimal(math.ulp(float(true))))
 
@@ -80,7 +80,7 @@ def factorial(n):
 
 
 def true_sine_and_cosine(turns):
-    """By the power series, of what the turns are beyond the nearest quarter."""
+    """Return sine and cosine by the power series, of the turns beyond the nearest quarter."""
     quarter, rest = divmod(turns + EIGHTH, 2 * EIGHTH)
     with localcontext(prec=DIGITS):
         angle = 2 * PI * (rest - EIGHTH) / TURN

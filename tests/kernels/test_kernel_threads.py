@@ -1,6 +1,6 @@
-"""How kernels use threads: the same results from any number of them, no more of them than allowed, and Ctrl-C.
+"""Threads of kernels: the same results from any number of them, no more of them than allowed, and Ctrl-C.
 
-What starts Numba's threads runs in a process of its own: this one forks, and would not get rid of them again.
+Programs that start Numba's threads run in processes of their own: this one forks, and could not end those threads.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ SEED = 7
 
 
 def told(code, **settings):
-    """What a program prints as JSON."""
+    """Return the JSON that a program prints."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
@@ -53,7 +53,7 @@ def told(code, **settings):
 
 # ---- the same result -----------------------------------------------------------------------------------------------------
 
-#: Counts and arrays of 16 and more blocks, by one thread, two and three; and how many threads every kernel was given.
+#: Counts and arrays of 16 and more blocks, by one thread, two and three; and the number of threads each kernel was given.
 BY_THREADS = """\
 import hashlib, json, os
 import numba
@@ -129,7 +129,10 @@ def test_one_two_and_three_workers_give_the_same(project):
 
 
 def test_without_a_seed_workers_draw_different_points(project):
-    """Two counts of so many points are the same in 380 times: not more than a few of sixty, from three workers."""
+    """Two counts of so many points are equal once in 380 times.
+
+    From three workers, at most a few of sixty may be equal.
+    """
     with Runner("unseeded", workers=3) as rr:
         estimator = rr.service(estimate_batch)
         counts = rr.get([estimator(BLOCK) for _ in range(60)])
@@ -168,7 +171,7 @@ print(json.dumps([numba.threading_layer(), found.count(True), len(found), len(se
 
 
 def test_threads_may_call_kernels_at_once():
-    """Numba's own layer ends a process in which two threads launch kernels at the same time, unless somebody prevents it."""
+    """Without a lock, Numba's own layer ends a process in which two threads launch kernels at the same time."""
     assert told(SEVERAL, NUMBA_THREADING_LAYER="workqueue") == ["workqueue", 15, 20, 1]
 
 
@@ -177,12 +180,12 @@ def test_threads_may_call_kernels_at_once():
 LIMITED = """\
 import json, os
 import numba
-from numba.np.ufunc import parallel
+from numba.np.ufunc import parallel as numba_parallel
 from flame_fast.kernels import estimate_batch
 from flame_fast.kernels.jit import quarter_circle as q, parallel
 
 def state():
-    return parallel.thread_count(), bool(parallel._is_initialized), len(os.listdir("/proc/self/task"))
+    return parallel.thread_count(), bool(numba_parallel._is_initialized), len(os.listdir("/proc/self/task"))
 
 told = {"at first": state()}
 launched = []
@@ -219,11 +222,11 @@ def test_a_limit_starts_no_threads_and_holds_once_they_are_started():
 
 ALONE = """\
 import json, os
-from numba.np.ufunc import parallel
+from numba.np.ufunc import parallel as numba_parallel
 from flame_fast.kernels import estimate_batch, sampling
 
 found = estimate_batch(5_000_000, 1), float(sampling.normals(5_000_000, 1)[-1])
-print(json.dumps([bool(parallel._is_initialized), len(os.listdir("/proc/self/task"))]))
+print(json.dumps([bool(numba_parallel._is_initialized), len(os.listdir("/proc/self/task"))]))
 """
 
 
@@ -263,7 +266,10 @@ def test_a_forked_child_has_the_threads_that_it_can_start_itself():
 
 
 def pieces_of(blocks, thread_count, seconds_of):
-    """Runs fake kernels: [(first, last, threads)] and the result; `seconds_of(first, last)` is how long a piece takes."""
+    """Run fake kernels; return [(first, last, threads)] and the result.
+
+    `seconds_of(first, last)` is how long a piece takes.
+    """
     clock = [0.0]
     pieces = []
 
@@ -295,7 +301,7 @@ def test_every_block_is_in_one_piece(blocks, thread_count, random):
 
 
 class Interrupted(Exception):
-    """What a signal's handler raises between two pieces."""
+    """Raised by a signal's handler between two pieces."""
 
 
 @given(st.floats(1e-8, 1e-2), st.integers(1, 64))
@@ -327,7 +333,7 @@ def test_pieces_grow_shorter_as_soon_as_blocks_take_longer():
 
 
 def test_an_error_of_a_piece_ends_the_run():
-    """And leaves nothing locked."""
+    """The error releases the lock."""
 
     def seconds_of(first, last):
         if first:
@@ -350,7 +356,7 @@ from flame_fast.kernels import estimate_batch, sampling
 from flame_fast.kernels.jit import quarter_circle as q
 
 call, number = sys.argv[1], int(sys.argv[2])
-signal.signal(signal.SIGINT, signal.default_int_handler)  # whoever runs the tests may have it ignored
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start the tests with it ignored
 pieces = 0
 
 def announcing(kernel):
@@ -370,7 +376,7 @@ pieces = 0
 estimate_batch(2**62) if call == "count" else sampling.normals(1 << 27)
 """
 
-#: What a process has computed, after it said so, when it is in the middle of a piece.
+#: CPU time after a process's report that proves it to be in the middle of a piece.
 BUSY_NS = 5_000_000
 
 

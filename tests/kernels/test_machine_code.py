@@ -1,7 +1,7 @@
-"""The machine code of the kernels: full vectors in the loop that takes the time, and no call, no heap and no spill in it.
+"""The kernels' machine code: in the loop that takes the time, full vectors, no call, no heap, no spill.
 
-Code for other CPUs is made here, not run: for x86-64 with AVX-512 by Numba itself, which is told that this were such a CPU;
-for ARM by LLVM, out of what it has made of the kernels before it chooses instructions.
+Code for other CPUs is made here, not run: for x86-64 with AVX-512 by Numba itself, told that this were such a CPU; for ARM
+by LLVM, from the kernels' code before instruction selection.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import pytest
 
 PATIENCE_S = 100
 
-#: Compiles in a process and a cache of its own, so that nothing is loaded that another CPU has compiled.
+#: Compiles in a process and a cache of its own, so that it loads nothing compiled for another CPU.
 COMPILE = """\
 import json, sys
 import flame_fast.kernels.jit.quarter_circle as q
@@ -46,7 +46,7 @@ if X86:
 
 @pytest.fixture(scope="module")
 def compiled(tmp_path_factory):
-    """What was compiled for each CPU; all at the same time."""
+    """Return the code compiled for each CPU; the compilations run at the same time."""
     processes = {
         name: subprocess.Popen(
             [sys.executable, "-c", COMPILE, *(["fill"] if name == "this CPU" else [])],
@@ -78,9 +78,9 @@ DIRECTIVE = re.compile(r"^\s+\.")
 
 
 def innermost_loop_with(assembly, operation):
-    """The instructions of the shortest loop that has an operation: (mnemonic, operands) from a label to a jump back to it.
+    """Return the instructions of the shortest loop with an operation, from a label to a jump back to it.
 
-    What the compiler has put elsewhere, since it hardly ever runs, is not among them.
+    Each is (mnemonic, operands). Code that hardly ever runs is not among them: the compiler has moved it elsewhere.
     """
     labels, code, loops = {}, [], []
     for line in assembly.splitlines():
@@ -105,12 +105,12 @@ def calls_of(loop):
 
 
 def stack_uses(loop):
-    """Of the frame pointer only what is below it: the register may be used for something else."""
+    """Return the accesses below the frame pointer, and no others: the register may serve another purpose."""
     return [instruction for instruction in loop if re.search(r"%rsp\b|-\d+\(%rbp|\bsp\b", instruction[1])]
 
 
 def stores_of(loop):
-    """Instructions that write memory: of x86-64 those whose last operand is memory, but for comparisons."""
+    """Return the instructions that write memory: on x86-64 those whose last operand is memory, but for comparisons."""
     return [
         (mnemonic, operands)
         for mnemonic, operands in loop
@@ -149,8 +149,8 @@ outer:
 
 # ---- counting points -----------------------------------------------------------------------------------------------------
 
-#: Of a step of 8 lanes: the output takes two sums of 64-bit lanes, the next state five exclusive ors. With rotations by two
-#: shifts and an or where there is no instruction for them.
+#: Of a step of 8 lanes: the output takes two sums of 64-bit lanes, the next state five exclusive ors. A rotation is two
+#: shifts and an or where the CPU has no instruction for it.
 SUMS, EXCLUSIVE_ORS = 2, 5
 
 
@@ -164,7 +164,7 @@ def test_with_avx512_a_step_is_one_register_of_eight_lanes(compiled):
     assert registers_of(loop) == {"zmm"}
     assert not calls_of(loop)
     assert not stack_uses(loop)
-    assert [mnemonic for mnemonic, _ in stores_of(loop)] == ["vmovdqu64"]  # the row, for what is rarely refined
+    assert [mnemonic for mnemonic, _ in stores_of(loop)] == ["vmovdqu64"]  # the row, for the rare refinement
     assert count_of(loop, "vpmaddwd", "zmm") == 1
     assert count_of(loop, "vpaddq", "zmm") == SUMS
     assert sum(mnemonic == "vprolq" for mnemonic, _ in loop) == 2
@@ -191,7 +191,7 @@ def test_on_this_cpu_a_step_is_full_registers_and_nothing_else(compiled):
 
 
 def test_on_arm_a_step_is_four_registers(compiled):
-    """Sixteen lanes of 32 bits in four registers of NEON; the state of all lanes stays in the 32 that there are."""
+    """Sixteen lanes of 32 bits take four registers of NEON; the state of all lanes stays in its 32 registers."""
     if X86:
         assembly = for_arm(compiled["AVX-512"]["llvm"])
     elif platform.machine() in ("aarch64", "arm64"):
@@ -211,7 +211,7 @@ def test_on_arm_a_step_is_four_registers(compiled):
 
 
 def for_arm(code):
-    """LLVM's code made into ARM's assembly; skips where LLVM was built for this CPU only."""
+    """Compile LLVM's code to ARM's assembly; skip where LLVM was built for this CPU only."""
     llvm.initialize_all_targets()
     llvm.initialize_all_asmprinters()
     triple = "aarch64-unknown-linux-gnu"
@@ -227,7 +227,7 @@ def for_arm(code):
 
 
 def test_no_code_asks_for_memory_in_a_loop(compiled):
-    """Neither the loop over steps nor the one over blocks around it; what there is stands on the stack."""
+    """Neither the loop over steps nor the one over blocks around it allocates; all memory is on the stack."""
     for name, told in compiled.items():
         assert "NRT_Allocate" not in told["assembly"], name
         assert "NRT_MemInfo_alloc" not in told["assembly"], name

@@ -85,7 +85,7 @@ def test_both_series_of_it_meet():
 
 
 def test_for_few_values_it_is_as_printed():
-    """The critical values of Massey's and Miller's tables for five percent."""
+    """The tables are Massey's and Miller's, of critical values for five percent."""
     for n, distance in ((40, 0.210), (50, 0.1884), (100, 0.1340)):
         assert kolmogorov_tail(distance, n) == pytest.approx(0.05, abs=0.002), n
 

@@ -1,4 +1,4 @@
-"""Counting points in the quarter circle: every point decided exactly, any count, and an error that is the binomial's."""
+"""Points in the quarter circle: every point decided exactly, any count, and an error that is the binomial's."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from stream_model import state_giving
 
 R = 1 << 15
 SHORTS = range(-R, R)
-LOWER_END = 1 << 16  # a coordinate is an upper half times this, and a lower half below it
+LOWER_END = 1 << 16  # a coordinate is an upper half times this, plus a lower half below it
 
-#: A seed, and some of its blocks that have two points in doubt in one row; each of the two would be decided otherwise with
-#: the word that the other one takes of the ninth lane. Found by a search through 2,048 blocks.
+#: A seed, and some of its blocks with two points in doubt in one row. Each of the two would be decided otherwise with the
+#: word of the ninth lane that the other one takes. Found by a search through 2,048 blocks.
 SEED = 2024
 TWO_DOUBTS = [(101, 3848), (715, 3317)]
 BLOCKS = 3
@@ -30,13 +30,16 @@ BLOCKS = 3
 
 
 def squares(upper):
-    """The least and the greatest square of a coordinate with this upper half."""
+    """Return the least and the greatest square of a coordinate with this upper half."""
     ends = [(upper << 16) ** 2, ((upper << 16) + LOWER_END - 1) ** 2]
     return min(ends), max(ends)
 
 
 def test_what_is_surely_inside_is_inside_whatever_its_lower_halves_are():
-    """For every x, of all y that make the sum small enough the greatest of both signs: a smaller one is further inside."""
+    """For every x, the test takes the greatest y of both signs that keeps the sum small enough.
+
+    A smaller y is further inside.
+    """
     for x in SHORTS:
         room = DOUBTFUL.start - 1 - x * x
         if room < 0:
@@ -48,7 +51,10 @@ def test_what_is_surely_inside_is_inside_whatever_its_lower_halves_are():
 
 
 def test_what_is_surely_outside_is_outside_whatever_its_lower_halves_are():
-    """For every x, of all y that make the sum large enough the least of both signs: a larger one is further outside."""
+    """For every x, the test takes the least y of both signs that makes the sum large enough.
+
+    A larger y is further outside.
+    """
     for x in SHORTS:
         wanted = DOUBTFUL.stop - x * x
         root = math.isqrt(max(wanted - 1, 0)) + 1 if wanted > 0 else 0
@@ -59,7 +65,7 @@ def test_what_is_surely_outside_is_outside_whatever_its_lower_halves_are():
 
 
 def test_the_kernel_tells_them_apart_by_one_comparison():
-    """For every sum of two squares that 16 bits can give next to an edge, in the kernel's arithmetic of 32 bits."""
+    """Tests all sums of two 16-bit squares next to an edge, in the kernel's arithmetic of 32 bits."""
     assert range(quarter_circle.SURELY_INSIDE + 1, quarter_circle.SURELY_OUTSIDE) == DOUBTFUL
     edges = [0, DOUBTFUL.start, DOUBTFUL.stop, RADIUS_SQUARED >> 32, 2 * R * R]
     sums = np.array(
@@ -73,20 +79,20 @@ def test_the_kernel_tells_them_apart_by_one_comparison():
 
 
 def test_few_points_are_in_doubt():
-    """One in 7,000 at most, as said: the ring's area over the square's."""
+    """One in 7,000 at most, as documented: the ring's area over the square's."""
     assert math.pi * len(DOUBTFUL) / (4 * R * R) < 1 / 7000
 
 
 def refined(upper_x, upper_y, lower_x, lower_y, place=0):
-    """How the kernel decides a point at some place of a row."""
+    """Return how the kernel decides a point at some index of a row."""
     row = np.full(ROW // 2, 0xA5A5_A5A5_A5A5_A5A5, np.uint64)
     row.view(np.int16)[2 * place : 2 * place + 2] = upper_x, upper_y
-    word = (lower_x << 48) + (lower_y << 32) + 0x1234_5678  # the rest of the word means nothing
+    word = (lower_x << 48) + (lower_y << 32) + 0x1234_5678  # the other bits of the word mean nothing
     return quarter_circle._refine(row, np.uint16(1 << place), state_giving(word, 0))
 
 
 ON_THE_CIRCLE = {
-    # Of all points only four lie on it: 2**62 is the sum of two squares in no other way. Two have coordinates of 32 bits.
+    # Only four points lie on the circle: 2**62 is the sum of two squares in no other way. Two have coordinates of 32 bits.
     "left end": ((-R, 0), (0, 0), 1),
     "left end, up by one": ((-R, 0), (0, 1), 0),
     "left end, down by one": ((-R, -1), (0, LOWER_END - 1), 0),
@@ -109,7 +115,7 @@ def test_points_on_the_circle_are_inside_and_those_beside_it_are_not():
 
 @st.composite
 def near_the_circle(draw):
-    """Coordinates of a point within one unit of the circle, where a rounded test would be wrong."""
+    """Draw coordinates of a point within one unit of the circle, where a rounded test would be wrong."""
     x = draw(st.integers(-(1 << 31), (1 << 31) - 1))
     y = math.isqrt(RADIUS_SQUARED - x * x) + draw(st.integers(-1, 1))
     x, y = (x, y) if draw(st.booleans()) else (y, x)
@@ -137,7 +143,7 @@ def test_the_model_decides_by_integers_too():
 
 @pytest.fixture(scope="module")
 def model():
-    """Of the seed's first blocks: which points are inside, and which were in doubt, in the order in which they are drawn."""
+    """Return, for the seed's first blocks, which points are inside, and which were in doubt, in drawing order."""
     inside, doubtful = points_inside(rng.key(SEED), range(BLOCKS))
     return np.concatenate([[0], np.cumsum(inside)]), np.flatnonzero(doubtful)
 
@@ -161,7 +167,7 @@ def test_any_count_is_exact(model, n):
 
 
 def test_counts_that_end_at_a_point_in_doubt_are_exact(model):
-    """There the last row is not whole, and the word of the ninth lane must be drawn for this point and no other."""
+    """There the last row is not whole, and the kernel must draw the ninth lane's word for this point alone."""
     inside, doubtful = model
     assert doubtful.size > 20
     for point in doubtful.tolist():
@@ -205,7 +211,7 @@ def test_blocks_add_up():
     assert 0 < alone[5] <= 7
 
 
-#: A promise: for a seed and a count the result stays what it is.
+#: A promise: the result of a seed and a count never changes.
 RECORDED = {(1000, 0): 789, (100_000, 1): 78_586, (100_000, 2**64): 78_513, (100_000, 2**128 - 1): 78_563}
 
 
@@ -214,7 +220,7 @@ def test_counts_are_those_recorded():
         assert estimate_batch(n, seed) == expected, (n, seed)
 
 
-# ---- what is asked for ---------------------------------------------------------------------------------------------------
+# ---- arguments -----------------------------------------------------------------------------------------------------------
 
 
 def test_a_count_is_a_plain_integer():
@@ -236,7 +242,7 @@ BOTH = pytest.mark.parametrize("function", [estimate_batch, montecarlo.estimate_
 @BOTH
 def test_what_is_no_integer_is_no_count(function):
     for count in (1.0, 1e6, "1000", b"1", None, [1], np.float64(1), np.array([1, 2])):
-        with pytest.raises(TypeError, match="^num_samples must be an integer, got ") as caught:
+        with pytest.raises(TypeError, match="^num_samples: expected an integer, got ") as caught:
             function(count)
         assert repr(count) in str(caught.value)
 
@@ -244,7 +250,7 @@ def test_what_is_no_integer_is_no_count(function):
 @BOTH
 def test_a_count_out_of_range_is_an_error(function):
     for count in (-1, 2**62 + 1, 2**64, -(2**62), np.int64(-5)):
-        with pytest.raises(ValueError, match=r"^num_samples must be from 0 to 2\*\*62, got ") as caught:
+        with pytest.raises(ValueError, match=r"^num_samples: expected an integer from 0 to 2\*\*62, got ") as caught:
             function(count)
         assert repr(count) in str(caught.value)
 
@@ -257,14 +263,14 @@ def test_the_largest_count_is_taken(monkeypatch):
 
 
 def test_a_wrong_seed_is_an_error_even_for_no_points():
-    with pytest.raises(TypeError, match="^seed must be an integer or None, got 1.5$"):
+    with pytest.raises(TypeError, match="^seed: expected an integer or None, got 1.5$"):
         estimate_batch(0, 1.5)
-    with pytest.raises(ValueError, match=r"^seed must be from 0 to below 2\*\*128, got -1$"):
+    with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to below 2\*\*128, got -1$"):
         estimate_batch(0, seed=-1)
 
 
 def test_without_a_seed_no_two_calls_draw_the_same_points():
-    """One pair of counts is the same in 380 times; that all eight are has a probability of 1e-18."""
+    """One pair of counts is equal once in 380 times; all eight are with a probability of 1e-18."""
     assert len({estimate_batch(BLOCK) for _ in range(8)}) > 1
 
 
@@ -301,7 +307,7 @@ def test_the_probability_is_a_quarter_of_pi_but_for_the_lattice():
 
 
 def counts_of(n):
-    """By one thread: the same as those of `estimate_batch`, without starting threads in this process."""
+    """Return counts by one thread, without starting threads in this process; `estimate_batch` gives the same ones."""
     return np.array([count_alone(rng.key(seed), n, 0, -(-n // BLOCK)) for seed in SEEDS])
 
 

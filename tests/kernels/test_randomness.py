@@ -1,4 +1,4 @@
-"""Statistics of what is drawn: of each number, of those after it and beside it, and of streams whose names are alike.
+"""Statistics of the numbers drawn: of each, of those after it and beside it, and of streams with similar names.
 
 Every seed is fixed, so a test passes always or never; none was chosen for its result (see `pvalues`).
 """
@@ -31,14 +31,17 @@ from stream_model import lane_state
 SEEDS = [0, 1 << 64, (1 << 128) - 1]
 SIZE = 1 << 20
 
-#: A mean over independent values is not that many of its standard deviations from the true one: once in 1.7 million times.
+#: Standard deviations that a mean of independent values stays within, but for once in 1.7 million times.
 FAR = 5.0
 
 each_seed = pytest.mark.parametrize("seed", SEEDS)
 
 
 def drawn(fill, dtype, seed, number=0, size=SIZE):
-    """The first numbers of a stream, a step a row. They may be kept for the next test, so they cannot be written to."""
+    """Return the first numbers of a stream, a step a row.
+
+    They are read-only, since the next test may get the same array.
+    """
     out = np.empty(size, dtype)
     fill(rng.stream(rng.key(seed), np.uint64(number)), out)
     out.flags.writeable = False
@@ -56,7 +59,7 @@ def doubles_of(kind, seed, size=SIZE):
 
 
 def bits_of(words):
-    """The bits of words, that of value 1 first: a bool array with one dimension more, of 64."""
+    """Return the bits of words, the lowest first: a bool array with one dimension more, of 64."""
     flat = np.ascontiguousarray(words)[..., None].view(np.uint8)
     return np.unpackbits(flat, axis=-1, bitorder="little").view(bool)
 
@@ -65,18 +68,18 @@ ONES = np.array([number.bit_count() for number in range(1 << 16)], np.uint8)
 
 
 def ones_of(words):
-    """How many bits of each word are set. (NumPy itself counts them since 2.0.)"""
+    """Return how many bits of each word are set; NumPy itself counts them since 2.0."""
     quarters = np.ascontiguousarray(words)[..., None].view(np.uint16)
     return ONES[quarters].sum(axis=-1, dtype=int)
 
 
 def z_of_bits(ones, tosses):
-    """How far numbers of ones are from a half of all tosses, in standard deviations."""
+    """Return how far numbers of ones are from a half of all tosses, in standard deviations."""
     return (2.0 * np.asarray(ones) - tosses) / math.sqrt(tosses)
 
 
 def z_of_correlation(left, right):
-    """Of uniform 64-bit words, taken as numbers around 0 with a variance of 1."""
+    """Return the correlation of uniform 64-bit words, as numbers around 0 with a variance of 1."""
     scale = math.sqrt(12.0) / 2.0**64
     left, right = ((np.ravel(words).astype(float) - 2.0**63) * scale for words in (left, right))
     return float((left * right).sum()) / math.sqrt(left.size)
@@ -92,7 +95,7 @@ def test_uniform_numbers_fill_equal_cells_equally(seed):
 
 
 def test_uniform_numbers_use_all_their_bits():
-    """Of the 53: the lowest 10, which cells do not see."""
+    """Of the 53 bits, the test looks at the lowest 10, which cells do not see."""
     lowest = (doubles_of("uniforms", 1) * 2.0**53).astype(np.int64) & 1023
     assert ODD < chi_square_of_cells(lowest, 1024) < 1 - ODD
 
@@ -130,7 +133,7 @@ def test_numbers_have_the_distribution_of_their_name(seed):
 
 
 def moments_of(kind):
-    """Of the kind's powers 1 to 4: the mean, and the variance."""
+    """Return the mean and the variance of the kind's powers 1 to 4."""
     if kind == "uniforms":
         raw = [1 / (k + 1) for k in range(9)]
     elif kind == "normals":
@@ -161,7 +164,7 @@ def test_far_normals_are_as_rare_as_they_should_be():
 
 
 def test_exponentials_have_no_memory():
-    """Their whole part is geometric, and what is beyond it is distributed the same after each."""
+    """The integer part is geometric, and the rest has the same distribution after each integer."""
     values = doubles_of("exponentials", 3).ravel()
     whole = np.floor(values).astype(int)
     share = -math.expm1(-1)
@@ -188,7 +191,7 @@ def test_every_bit_of_every_lane_is_balanced(seed):
 
 @each_seed
 def test_bits_of_a_word_are_independent_of_each_other(seed):
-    """Each pair of bits is different in a half of all words."""
+    """Each pair of bits differs in half of all words."""
     bits = bits_of(words_of(seed, size=SIZE // 32).ravel()) * np.float32(2) - np.float32(1)
     products = (bits.T @ bits)[np.triu_indices(64, 1)].astype(float)
     z = products / math.sqrt(bits.shape[0])
@@ -204,7 +207,7 @@ def test_the_number_of_ones_in_a_word_is_binomial(seed):
 
 @each_seed
 def test_the_number_of_ones_says_nothing_of_the_next_word(seed):
-    """The weakness of linear generators whose states have few ones or many; in a lane, by three sizes each."""
+    """Linear generators have this weakness, if their states have few ones or many; here in a lane, three sizes each."""
     weights = ones_of(words_of(seed))
     sizes = np.digitize(weights, [31, 34])  # below 31, to 33, above
     chances = np.add.reduceat(binomial(64, 0.5), [0, 31, 34])
@@ -241,7 +244,7 @@ NEIGHBOURS = {
 
 @each_seed
 def test_pairs_of_neighbours_fill_a_square_equally(seed):
-    """The serial test on 64 times 64 cells, and the correlation."""
+    """The serial test runs on 64 times 64 cells, with the correlation."""
     for name, neighbours in NEIGHBOURS.items():
         left, right = neighbours(words_of(seed))
         for shift in (58, 29, 0):
@@ -304,7 +307,7 @@ def stream_words(seed, number, domain=FREE_DOMAIN, size=SHORT):
 
 
 def ninth_lane(seed, number):
-    """Beside the eight lanes of a block of points; the same in every column."""
+    """Return the ninth lane beside the eight of a block of points; the same in every column."""
     state = np.array(lane_state(rng.key(seed), number, PI_DOMAIN, LANES), np.uint64)
     out = np.empty(SHORT, np.uint64)
     rng.fill_words(np.repeat(state[:, None], LANES, axis=1), out)
@@ -366,7 +369,7 @@ def test_the_first_words_of_many_streams_are_a_random_sequence_too(names):
 
 
 def test_one_bit_of_a_seed_or_a_number_changes_half_of_every_state():
-    """For each of the 192 bits; a state has 4 words for each of 8 lanes."""
+    """The test changes each of the 192 bits; a state has 4 words for each of 8 lanes."""
     seed, number = 0x0123_4567_89AB_CDEF_FEDC_BA98_7654_3210, 12345
     state = rng.stream(rng.key(seed), np.uint64(number))
     others = [rng.stream(rng.key(seed ^ 1 << bit), np.uint64(number)) for bit in range(128)]
@@ -378,7 +381,10 @@ def test_one_bit_of_a_seed_or_a_number_changes_half_of_every_state():
 
 
 def test_no_word_comes_twice_in_many_streams():
-    """Lanes that met would draw the same words from there on; two of 2**20 words are alike with a probability of 2**-25."""
+    """Lanes that met would draw equal words from there on.
+
+    By chance, two of 2**20 words are equal with a probability of 2**-25.
+    """
     words = np.stack([stream_words(seed, number, size=1 << 12) for seed in range(16) for number in range(16)])
     assert words.size == SIZE
     assert np.unique(words).size == SIZE

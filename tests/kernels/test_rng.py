@@ -1,4 +1,4 @@
-"""Streams of random numbers: the reference vectors of their two generators, a model in Python, and what words become."""
+"""Streams of random numbers: reference vectors of their two generators, a model in Python, and transforms of words."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def filled(fill, stream, size):
 
 
 def stream_giving(first, second=()):
-    """A stream whose lanes' next two words begin with the given ones."""
+    """Return a stream whose lanes' next two words begin with the given ones."""
     padded = np.zeros((2, LANES), np.uint64)
     padded[0, : len(first)] = np.array(first, np.uint64)
     padded[1, : len(second)] = np.array(second, np.uint64)
@@ -191,7 +191,7 @@ def test_a_number_may_be_a_plain_integer():
     assert np.array_equal(rng.stream(key, 77), rng.stream(key, np.uint64(77)))
 
 
-#: A promise: streams stay what they are. Of (seed, number) the words 0, 7 and 14.
+#: A promise: streams never change. Of (seed, number) the words 0, 7 and 14.
 RECORDED = {
     (0, 0): ["aa4adc5a8843faf4", "50dee79f6cca4e93", "1a9ba392c9bd7c5e"],
     (1, 0): ["766e4f280f671029", "7ad7e96f4462b114", "92bc2df3fd2f1fc6"],
@@ -246,14 +246,14 @@ def test_whatever_is_an_integer_is_a_seed():
 
 def test_what_is_no_integer_is_no_seed():
     for seed in (1.0, "1", b"1", np.float64(1), [1], 1j):
-        with pytest.raises(TypeError, match="^seed must be an integer or None, got ") as caught:
+        with pytest.raises(TypeError, match="^seed: expected an integer or None, got ") as caught:
             rng.key(seed)
         assert repr(seed) in str(caught.value)
 
 
 def test_a_seed_out_of_range_is_an_error():
     for seed in (-1, 2**128, -(2**128), np.int64(-1)):
-        with pytest.raises(ValueError, match=r"^seed must be from 0 to below 2\*\*128, got ") as caught:
+        with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to below 2\*\*128, got ") as caught:
             rng.key(seed)
         assert repr(seed) in str(caught.value)
 
@@ -264,7 +264,7 @@ def test_without_a_seed_a_key_is_16_bytes_of_the_operating_system(monkeypatch):
     assert rng.key(None) == rng.key(0x0F0E0D0C0B0A09080706050403020100)
 
 
-# ---- what words become ---------------------------------------------------------------------------------------------------
+# ---- transforms of words -------------------------------------------------------------------------------------------------
 
 
 @given(st.integers(0, 70), SEEDS)

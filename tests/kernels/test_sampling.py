@@ -1,4 +1,4 @@
-"""Arrays of random numbers: what of the streams they are, their shapes and errors, and from a Runner's workers."""
+"""Arrays of random numbers: their place in the streams, their shapes and errors, and draws in a Runner's workers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ each_kind = pytest.mark.parametrize("draw", KINDS, ids=lambda draw: draw.__name_
 
 
 def expected(draw, size, seed):
-    """Out of the streams, one for each block of 65,536 numbers, that are documented."""
+    """Draw from the documented streams, one for each block of 65,536 numbers."""
     fill, dtype = KINDS[draw]
     out = np.empty((size, 2) if draw is sampling.pairs else size, dtype)
     for block in range(-(-size // BLOCK)):
@@ -58,14 +58,14 @@ def test_an_array_is_the_callers_own_and_any_integer_is_its_size(draw):
 @each_kind
 def test_what_is_no_size_or_no_seed_is_an_error(draw):
     for size in (1.0, "5", None, [5], np.float64(5), (2, 3)):
-        with pytest.raises(TypeError, match="^size must be an integer, got ") as caught:
+        with pytest.raises(TypeError, match="^size: expected an integer, got ") as caught:
             draw(size, 3)
         assert repr(size) in str(caught.value)
     for size in (-1, np.int64(-7)):
-        with pytest.raises(ValueError, match="^size must not be negative, got "):
+        with pytest.raises(ValueError, match="^size: expected an integer of at least 0, got "):
             draw(size, 3)
     for seed, error in ((1.5, TypeError), ("1", TypeError), (-1, ValueError), (2**128, ValueError)):
-        with pytest.raises(error, match="^seed must be "):
+        with pytest.raises(error, match="^seed: expected an integer "):
             draw(5, seed)
     with pytest.raises(MemoryError):
         draw(2**57, 3)  # more bytes than any address space has

@@ -1,4 +1,4 @@
-"""Vectors in nopython code, lane by lane against NumPy: operators, memory, masks, and what each function alone promises."""
+"""SIMD vectors in nopython code against NumPy, lane by lane: operators, memory, masks, each function's promise."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def vectors(elements, dtype, lanes=LANES):
 
 
 def settled(examples):
-    """Numba compiles in the first example."""
+    """Return settings for Hypothesis without a deadline: Numba compiles in the first example."""
     return settings(deadline=None, max_examples=examples)
 
 
@@ -110,7 +110,7 @@ def float_operators(left, right, number, out):
 
 
 def fused(left, right, addend):
-    """left * right + addend, rounded once, by exact arithmetic."""
+    """Return left * right + addend, rounded once, by exact arithmetic."""
     exact = Fraction(left) * Fraction(right) + Fraction(addend)
     return exact.numerator / exact.denominator
 
@@ -209,12 +209,12 @@ def test_memory_that_does_not_fit_does_not_compile(kind):
         copy(source, 0, target, 0)
 
 
-WORD_ROOM = simd.room(types.uint64, LANES)
+WORD_ARRAY = simd.stack_array(types.uint64, LANES)
 
 
 @numba.njit
 def through_rooms(values, rounds, out):
-    one, other = WORD_ROOM(), WORD_ROOM()
+    one, other = WORD_ARRAY(), WORD_ARRAY()
     store(one, 0, WORDS(values, 0))
     store(other, 0, WORDS(values, 0))
     for _ in range(rounds):
@@ -277,7 +277,7 @@ def test_masks_of_words_do_too(values, limit, place):
 
 
 def test_one_lane_below_is_enough_wherever_it_is():
-    """`any_below` folds the vector first; no lane may be lost by that."""
+    """`any_below` folds the vector first; the fold must lose no lane."""
     for place in range(HALVES):
         values = np.full(HALVES, 1000, np.uint32)
         values[place] = 999
@@ -332,7 +332,7 @@ SHORTS = st.one_of(st.sampled_from([-32768, -32767, -1, 0, 1, 32767]), st.intege
 
 
 @given(vectors(SHORTS, np.int16, 4 * LANES))
-@example(np.full(4 * LANES, -32768, np.int16))  # the sum is 2**31: what pmaddwd gives as a negative number
+@example(np.full(4 * LANES, -32768, np.int16))  # the sum is 2**31: pmaddwd gives it as a negative number
 @example(np.array([-32768, 0] * HALVES, np.int16))
 @example(np.full(4 * LANES, 32767, np.int16))
 @settled(200)

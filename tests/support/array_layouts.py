@@ -1,4 +1,7 @@
-"""What tests of arrays and the tasks they start say about them; imported by workers, so it loads NumPy and no more."""
+"""Array layouts of tests, and the tasks that describe them.
+
+Workers import this module, so it loads NumPy and no more.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +10,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-#: Values up to here are copied; arrays of more bytes are views of shared memory.
+#: Bytes up to which values are copied; larger arrays are views of shared memory.
 SHARED = 32 << 10
 
 
-#: What may be copied beside values that are passed on as they lie: their descriptions.
+#: Bytes that may be copied beside values passed on in place: their descriptions.
 LITTLE = 16 << 10
 
 #: Elements of a large array, of eight bytes each.
@@ -31,7 +34,7 @@ class Look(NamedTuple):
 
 
 def look(array):
-    """`order`: which one it lies in, empty for none."""
+    """Return the look of an array. `order`: its memory layout, empty for none."""
     order = "C" if array.flags.c_contiguous else "F" if array.flags.f_contiguous else ""
     return Look(
         type(array).__name__, array.dtype, array.dtype.str, array.dtype.isalignedstruct, array.shape, order, content(array)
@@ -39,10 +42,10 @@ def look(array):
 
 
 def content(array):
-    """What the elements are, in short: the same for equal arrays, whatever order they lie in."""
+    """Return a digest of the elements: the same for equal arrays, whatever their memory layout."""
     if isinstance(array, np.ma.MaskedArray):
         return "/".join([content(np.asarray(array.filled())), content(np.ma.getmaskarray(array)), str(array.fill_value)])
-    if array.dtype.names:  # between its fields may lie anything
+    if array.dtype.names:  # the padding between its fields is undefined
         return "/".join(content(array[name]) for name in array.dtype.names)
     if array.dtype.hasobject:
         return hashlib.sha256(repr(array.tolist()).encode()).hexdigest()[:16]
@@ -52,24 +55,27 @@ def content(array):
 
 
 def bytes_of_value(array):
-    """Of long doubles: on x86 each has ten bytes of value and six of anything."""
+    """Return the bytes of long doubles that hold their values.
+
+    On x86 each has ten bytes of value and six of padding.
+    """
     native = np.ascontiguousarray(array, array.dtype.newbyteorder("="))
     count = 10 if np.finfo(np.longdouble).nmant == 63 else np.longdouble().itemsize
     return native.view(np.uint8).reshape(-1, np.longdouble().itemsize)[:, :count]
 
 
 def is_like(found, expected):
-    """Whether what arrived looks as what was sent; an array that lies in no order may arrive in any."""
+    """Tell whether the array that arrived looks as the one sent; one without an order may arrive in any."""
     return found == (expected if expected.order else expected._replace(order=found.order))
 
 
 def look_closely(array):
-    """As `look`, with its strides: for what is passed on as it lies."""
+    """Return `look` with the array's strides, for an array passed on in place."""
     return look(array), array.strides
 
 
 def is_own(array):
-    """Whether every way of writing to an array works, which leaves it as it was."""
+    """Tell whether every way of writing to an array works; leave it unchanged."""
     before = array.copy()
     if not (array.flags.writeable and array.view().flags.writeable and array[1:].flags.writeable):
         return False
@@ -82,7 +88,7 @@ def is_own(array):
 
 
 def is_locked(array):
-    """Whether every way of writing to a large array is refused, as `Runner(arrays="readonly")` has it."""
+    """Tell whether a large array refuses every way of writing, as `Runner(arrays="readonly")` has it."""
     attempts = [
         lambda: array.__setitem__(..., array),
         lambda: array.fill(array.flat[0]),
@@ -106,7 +112,7 @@ def is_locked(array):
 
 
 class Traffic:
-    """What moves while the block runs: bytes copied into shared memory or out of it, bytes passed on or read as they lie."""
+    """Traffic during the block: bytes copied into shared memory or out of it, bytes passed on or read in place."""
 
     def __init__(self, rr):
         self.rr = rr

@@ -1,4 +1,4 @@
-"""Every way of writing to an array that tests try; imported by workers, so it loads NumPy and no more until asked."""
+"""Ways of writing to an array; workers import this module, so it loads NumPy and no more until asked."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def random_out(array):
 
 
 def by_address(array):
-    """As a C library does that was given a pointer."""
+    """Write as a C library does that was given a pointer."""
     ctypes.c_double.from_address(array.ctypes.data + 8).value = -2
 
 
@@ -65,7 +65,7 @@ def pack_into(array):
 
 
 def readinto(array):
-    """The kernel writes, which no handler of a fault in this process would see."""
+    """Let the kernel write, which no handler of a fault in this process would see."""
     with tempfile.TemporaryFile() as file:
         file.write(b"\1" * array.nbytes)
         file.seek(0)
@@ -144,13 +144,13 @@ def fresh(seed=0):
 
 
 def written(way, seed=0):
-    """What an array is after it was written that way, in memory of nobody else's."""
+    """Return an array in private memory after it was written that way."""
     array = fresh(seed)
     (WAYS | COMPILED)[way](array)
     return array
 
 
 def write(way, array):
-    """In a task: writes and returns a copy, so that what is looked at is what the task saw."""
+    """In a task: write, and return a copy, so that the test sees what the task saw."""
     (WAYS | COMPILED)[way](array)
     return array.copy()

@@ -1,7 +1,7 @@
-"""A program that defines everything there is to define and tries it in every position; run in each way Python is run.
+"""A program that defines every kind of definition and tries it in every position, in each way Python is run.
 
 The program is text: `definitions/kinds.py`, a few lines for each of its kinds, `definitions/checks.py`. It writes a JSON
-line for each combination of a kind and a position. Programs of other tests can be run in the same ways.
+line for each combination of a kind and a position. Programs of other tests can run in the same ways.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ module.{call}
 
 
 def parts() -> list[str]:
-    """The program, as a notebook's cells would have it."""
+    """Return the program as cells of a notebook."""
     kinds = (PARTS / "kinds.py").read_text()
     names = re.findall(r'^(?:kind|member)\(\s*"([^"]+)"', kinds, re.MULTILINE)
     lines = ["BY_GLOBAL, BY_DEFAULT, BY_ATTRIBUTE = {}, {}, {}\n"]
@@ -112,7 +112,7 @@ def as_made_up(project: Path, cells: list[str], call: str) -> list[str]:
 
 
 def as_zip(project: Path, cells: list[str], call: str) -> list[str]:
-    """A module beside the `__main__.py` of a zip that lies outside the project."""
+    """Run a module beside the `__main__.py` of a zip that lies outside the project."""
     path = project.parent / f"{project.name}.pyz"
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("__main__.py", f"import sibling_program\nsibling_program.{call}\n")
@@ -132,7 +132,10 @@ MODES = {
 
 
 def run_program(mode: str, project: Path, cells: list[str], call: str, **environment: str) -> str:
-    """Runs a program made of cells and a last line that calls it; returns its standard output. It must succeed."""
+    """Run a program made of cells and a last line that calls it; return its standard output.
+
+    It must succeed.
+    """
     arguments = MODES[mode](project, cells, call)
     done = subprocess.run(
         [sys.executable, *arguments],
@@ -149,7 +152,7 @@ def run_program(mode: str, project: Path, cells: list[str], call: str, **environ
 
 
 def run_matrix(mode: str, project: Path, output: Path) -> list[dict[str, str]]:
-    """Runs the program in a mode; a dict with `kind`, `position` and `outcome` for each combination it tried."""
+    """Run the program in a mode; return a dict with `kind`, `position` and `outcome` for each combination."""
     (project / "kinds_beside.py").write_text((PARTS / "kinds_beside.py").read_text())
     run_program(mode, project, parts(), "check_all()", MATRIX_OUTPUT=str(output))
     *lines, last = map(json.loads, output.read_text().splitlines())

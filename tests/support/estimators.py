@@ -1,4 +1,4 @@
-"""Every estimator of scikit-learn, made as its own tests make it, with data that it takes, and how it is used."""
+"""Every estimator of scikit-learn, made as its own tests make it, with data that it takes, and uses of it."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from sklearn.utils import discovery, get_tags
 from sklearn.utils._test_common.instance_generator import _construct_instances
 from sklearn.utils.estimator_checks import _enforce_estimator_tags_X, _enforce_estimator_tags_y
 
-#: Rows and columns. Above 32 KiB lie: none; the data and what keeps rows; what keeps columns.
+#: Rows and columns. Arrays above 32 KiB: none; the data and results with its rows; results with its columns.
 SHAPES = {"tiny": (30, 4), "large": (500, 9), "wide": (24, 4200)}
 
-#: Those whose coefficients or sums are to be large too; others take seconds or hours with so many columns.
+#: Estimators whose coefficients or sums are to be large too; others take seconds or hours with so many columns.
 WIDE = {
     "BernoulliNB",
     "Birch",
@@ -55,7 +55,7 @@ QUICKER = {
 
 
 def instances(size):
-    """(name, unfitted estimator) of all that are tried with data of a size."""
+    """Yield (name, unfitted estimator) of all that are tried with data of a size."""
     made = []
     for name, kind in discovery.all_estimators():
         if size == "wide" and name not in WIDE:
@@ -69,7 +69,7 @@ def instances(size):
 
 
 def prepared(name, estimator, shape):
-    """With a seed wherever one is taken, and not more steps than needed."""
+    """Seed an estimator wherever it takes a seed, and limit its steps to those needed."""
     if name != "FrozenEstimator":
         seeds = [key for key in estimator.get_params() if key.rpartition("__")[2] == "random_state"]
         estimator.set_params(**dict.fromkeys(seeds, 0), **QUICKER.get(name, {}))
@@ -87,7 +87,7 @@ def numbers(size):
 
 
 def data(name, estimator, size):
-    """(X, y) that it can be fitted with; y is `None` if it takes none."""
+    """Return (X, y) to fit an estimator with; y is `None` if it takes none."""
     points, target = numbers(size)
     tags = get_tags(estimator).input_tags
     takes = list(inspect.signature(estimator.fit).parameters)
@@ -115,7 +115,7 @@ def takes_target(function):
 
 
 def fit(estimator, X, y):
-    """Fits it in place; gives back all three, as results of one task."""
+    """Fit an estimator in place; return it and its data, as results of one task."""
     with quiet():
         estimator.fit(X, y) if takes_target(estimator.fit) else estimator.fit(X)
     return estimator, X, y
@@ -138,7 +138,7 @@ READS = [
 
 
 def read(estimator, X, y):
-    """What all of its methods say, by name; those that fail by how they fail."""
+    """Return the results of all its methods by name; the error of a method that fails."""
     said = {}
     for name in READS:
         if hasattr(estimator, name):
@@ -151,15 +151,15 @@ def read(estimator, X, y):
 
 
 def more(estimator, X, y):
-    """Fits it further, as an online learner does."""
+    """Fit an estimator further, as an online learner does."""
     keywords = {"classes": np.unique(y)} if "classes" in inspect.signature(estimator.partial_fit).parameters else {}
     estimator.partial_fit(*((X, y) if takes_target(estimator.partial_fit) else (X,)), **keywords)
 
 
 def use(estimator, X, y):
-    """All that is done to a fitted estimator, each step to what the one before left; by name, what came of it.
+    """Use a fitted estimator in every way, one step after the other; return the results by name.
 
-    Its parameters that say whether data are copied are set to `False` at last: then it writes to the data, which return.
+    At last its parameters that control copies of the data are set to `False`: then it writes to the data, which return.
     """
     said = {}
 

@@ -24,13 +24,13 @@ class Sandbox:
     def __init__(self, path: Path) -> None:
         self.home = path / "home"
         self.data = path / "data"
-        self.storage = self.data / "packages"  # where packages go when no configuration says otherwise
+        self.storage = self.data / "packages"  # packages go here without a configuration
         self.home.mkdir()
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(("PI_", "FLAME_"))}
         self.environment = inherited | {
             "HOME": str(self.home),
             "FLAME_FAST_HOME": str(self.data),
-            "PYTHONDONTWRITEBYTECODE": "1",  # beside an example, that would be Python's doing and not its own
+            "PYTHONDONTWRITEBYTECODE": "1",  # Python's caches beside an example would not be the example's
         }
 
     def run(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> Completed:
@@ -45,7 +45,7 @@ class Sandbox:
         )
 
     def output(self, arguments: list[str], settings: Settings = NONE, cwd: Path = ROOT) -> str:
-        """What a run that succeeds and does not complain prints."""
+        """Return the output of a run that must succeed without complaint."""
         result = self.run(arguments, settings, cwd)
         assert (result.returncode, result.stderr) == (0, "")
         return result.stdout
@@ -57,7 +57,7 @@ def files_of_examples() -> set[Path]:
 
 @contextmanager
 def nothing_left_by_examples(sandbox: Sandbox) -> Iterator[None]:
-    """Afterwards, nothing may be left in storage, in the registry or beside the examples."""
+    """Check that the examples left nothing in storage, in the registry or beside themselves."""
     before = files_of_examples()
     yield
     assert list(sandbox.storage.rglob("*")) == []

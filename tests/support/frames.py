@@ -21,7 +21,7 @@ ARROW = {
 
 
 def columns(count):
-    """By name, one of each kind; numbers are multiples of a quarter, so that sums of them are exact."""
+    """Return columns by name, one of each kind; numbers are multiples of a quarter, so that their sums are exact."""
     at = np.arange(count)
     real = (at * 7 % 1000) / 4
     real[::5] = np.nan
@@ -52,12 +52,12 @@ def columns(count):
     for name, kind in ARROW.items():
         values = pa.array(np.asarray(sources[name]), kind, mask=at % 4 == 0)
         made[name] = pd.arrays.ArrowExtensionArray(pa.chunked_array([values]))
-    if count < LARGE:  # nothing of it is shared
+    if count < LARGE:  # no part of it is shared
         made["object"] = np.array([(number, None, "x", 1.5)[number % 4] for number in at], dtype=object)
     return made
 
 
-#: Of a frame with a bit of everything, as users have them.
+#: Columns of a frame with a bit of everything, as users have them.
 MIXED = ["real", "more", "whole", "truth", "text", "kind", "order", "time", "zone", "masked"] + [
     "arrow whole",
     "arrow text",
@@ -66,7 +66,7 @@ MIXED = ["real", "more", "whole", "truth", "text", "kind", "order", "time", "zon
 
 
 def subjects(count=0):
-    """What there is to do things to: by name, the function that makes it of a number of rows; fewer kinds of large ones."""
+    """Return functions by name that each make a subject of a number of rows; fewer kinds of large ones."""
     kinds = ["real", "whole", "truth", "text", "kind", "order", "time", "masked", "sparse"] + ["arrow whole", "arrow text"]
     made = {
         "frame": lambda count: pd.DataFrame({name: value for name, value in columns(fewer(count)).items() if name in MIXED}),
@@ -85,7 +85,10 @@ def subjects(count=0):
 
 
 def fewer(count):
-    """Rows of which numbers of eight bytes are large still: what is done to all columns, or looked up, takes its time."""
+    """Return a number of rows with which eight-byte numbers are still large.
+
+    Deeds on all columns, or with look-ups, take long.
+    """
     return min(count, LARGE // 6)
 
 
@@ -102,19 +105,19 @@ def same_columns_as(value, *names):
 
 
 def condition(value):
-    """True for every other row, of its own shape."""
+    """Return a condition that is True for every other row, of the value's own shape."""
     rows = np.arange(len(value)) % 2 == 0
     return rows if value.ndim == 1 else np.repeat(rows[:, None], value.shape[1], 1)
 
 
 def filling(value):
-    """By column, a value that is there already."""
+    """Return by column a value that is there already."""
     return {name: value[name].dropna().iloc[0] for name in value.columns}
 
 
-# ---- what has a parameter `inplace` ------------------------------------------------------------------------------------
+# ---- methods with a parameter `inplace` --------------------------------------------------------------------------------
 
-#: What it is called with, each of a list of (arguments, keywords): those of a series, of a frame and of an index.
+#: Arguments of each method, a list of (arguments, keywords): of a series, of a frame and of an index.
 OF_SERIES = {
     "bfill": [lambda s: ((), {}), lambda s: ((), {"limit": 1})],
     "clip": [lambda s: ((s.iloc[3],), {}), lambda s: ((), {"upper": s.iloc[8]})],
@@ -182,13 +185,13 @@ ARGUMENTS = {pd.DataFrame: OF_FRAME, pd.Series: OF_SERIES, pd.Index: OF_INDEX, p
 
 
 def named_in_place(kind):
-    """Every public method of a class that has a parameter `inplace`."""
+    """Return every public method of a class that has a parameter `inplace`."""
     public = (name for name in dir(kind) if not name.startswith("_") and inspect.isfunction(getattr(kind, name)))
     return [name for name in public if "inplace" in inspect.signature(getattr(kind, name)).parameters]
 
 
 def forgotten():
-    """Methods with a parameter `inplace` that this module has no arguments for."""
+    """Return the methods with a parameter `inplace` that this module has no arguments for."""
     return [
         f"{kind.__name__}.{name}" for kind, known in ARGUMENTS.items() for name in named_in_place(kind) if name not in known
     ]
@@ -208,7 +211,7 @@ def methods(kind):
 
 
 def arithmetic(kind):
-    """`+=` and its like, with one of its elements, with itself, with a number."""
+    """Return deeds of `+=` and its like, with one of the elements, with the value itself, with a number."""
     found = {}
     for name in dir(kind):
         if name.startswith("__i") and hasattr(operator, f"__{name[3:]}") and hasattr(operator, name):
@@ -227,7 +230,7 @@ def arithmetic(kind):
 
 
 def through(accessor, key, value):
-    """`value.loc[key] = ...` and its like; key and value may be functions of the whole."""
+    """Return a deed of `value.loc[key] = ...` and its like; key and value may be functions of the whole."""
 
     def deed(whole):
         target = getattr(whole, accessor) if accessor else whole
@@ -237,7 +240,7 @@ def through(accessor, key, value):
 
 
 def write_into(array):
-    """Every other element becomes the one before it, and one is written by itself."""
+    """Set every other element to the one before it, and write one by itself."""
 
     def deed(whole):
         target = array(whole)
@@ -284,7 +287,7 @@ SERIES = {
     "s.attrs": lambda s: s.attrs.update(a=1),
     "np.add(out=s)": lambda s: np.add(s, s, out=s),
     "np.copyto": lambda s: np.copyto(s.array, s.array[::-1]),
-    # What reads by compiled code of its own, which may ask for a writable array.
+    # Reads by compiled code of its own, which may ask for a writable array.
     "sort_values": lambda s: s.sort_values(),
     "rank": lambda s: s.rank(),
     "unique": lambda s: s.unique(),
@@ -365,7 +368,7 @@ FRAME = {
     "f[a] += ": lambda f: f.__setitem__(first(f), operator.iadd(f[first(f)], 1)),
     "np.add(out=f)": lambda f: np.add(f, f, out=f),
     "pd.eval(target=f)": lambda f: pd.eval("new = 1 + 2", target=f, inplace=True),
-    # What reads by compiled code of its own.
+    # Reads by compiled code of its own.
     "sort_values": lambda f: f.sort_values(first(f)),
     "rank": lambda f: f.rank(numeric_only=True),
     "duplicated": lambda f: f.duplicated(),
@@ -418,5 +421,5 @@ def deeds(name, value):
 
 
 def perform(name, deed, value):
-    """What a deed gives, and what the value is then."""
+    """Return a deed's result, and the value after it."""
     return attempt(table(kind_of(value))[deed], value), value

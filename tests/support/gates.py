@@ -1,4 +1,4 @@
-"""What tests and the tasks they start wait for each other with; imported by workers, so it loads next to nothing."""
+"""Synchronization of tests with the tasks they start; workers import this module, so it loads next to nothing."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import traceback
 from collections.abc import Callable
 from pathlib import Path
 
-#: How long anything is waited for before a test fails.
+#: Seconds that a test waits for anything before it fails.
 PATIENCE_S = 20.0
 _numbers = itertools.count()
 
 
 def wait_until(look, what="it"):
-    """Looks until it finds something; returns that."""
+    """Look repeatedly until it finds something; return that."""
     deadline = time.monotonic() + PATIENCE_S
     while not (found := look()):
         if time.monotonic() > deadline:
@@ -28,9 +28,9 @@ def wait_until(look, what="it"):
 
 
 class Gate:
-    """A fifo that holds a task until the driver opens it; as a context manager it is opened at the end at the latest.
+    """A fifo that holds a task until the driver opens it.
 
-    Travels to the task as an argument.
+    As a context manager, it opens at the end at the latest. Travels to the task as an argument.
     """
 
     def __init__(self, directory="."):
@@ -57,17 +57,17 @@ class Gate:
         return True
 
     def entered(self):
-        """In the driver: returns once a task stands at the gate."""
+        """In the driver: return once a task stands at the gate."""
         if self.fd < 0:
             wait_until(self._try_enter, "a task's reaching the gate")
 
     def open(self):
-        """In the driver: lets the task at the gate pass, waits for it if need be."""
+        """In the driver: let the task at the gate pass; wait for it if need be."""
         self.entered()
         self.__exit__()
 
     def wait(self):
-        """In the task."""
+        """In the task: wait until the driver opens the gate."""
         with open(self.path, "rb") as fifo:
             fifo.read()
 
@@ -79,7 +79,7 @@ def _gate_at(path):
 
 
 def hold(gate, value=None):
-    """A task: stands at the gate, then returns a value, or raises it if it is an exception."""
+    """Task: stand at the gate, then return a value, or raise it if it is an exception."""
     gate.wait()
     if isinstance(value, BaseException):
         raise value
@@ -87,7 +87,7 @@ def hold(gate, value=None):
 
 
 def meet(directory, count, number):
-    """A task: returns its process's id once `count` calls of it, each with its own number, run at the same time."""
+    """Task: return its process's id once `count` calls of it, each with its own number, run at the same time."""
     os.makedirs(directory, exist_ok=True)
     Path(directory, str(number)).touch()
     wait_until(lambda: len(os.listdir(directory)) >= count, f"a meeting of {count} calls")
@@ -95,7 +95,7 @@ def meet(directory, count, number):
 
 
 def start_workers(rr, directory, count=2):
-    """Returns the ids of the pool's processes once all of them have run a call at the same time."""
+    """Return the ids of the pool's processes once all of them have run a call at the same time."""
     service = rr.service(meet)
     pids = set(rr.get([service(str(directory), count, number) for number in range(count)], timeout=PATIENCE_S))
     assert len(pids) == count
@@ -120,7 +120,7 @@ def cached_square(number):
 
 
 def new_module(monkeypatch, project, text, name=None):
-    """Writes a module into the project, imports it here and forgets it after the test."""
+    """Write a module into the project, import it here and forget it after the test."""
     import sys
 
     name = name or f"project_module_{next(_numbers)}_{os.getpid()}"
@@ -133,7 +133,7 @@ def new_module(monkeypatch, project, text, name=None):
 
 
 def run_script(project, text, *, check=True, **settings):
-    """Runs a script from the project directory as a user would; returns what it prints."""
+    """Run a script from the project directory as a user would; return what it prints."""
     import subprocess
     import sys
 
@@ -149,7 +149,10 @@ def run_script(project, text, *, check=True, **settings):
 
 
 def in_child(work: Callable[[], object]) -> int:
-    """Fork; the child does the work and nothing else, whatever happens in it. Its exit status is 0 unless that is False."""
+    """Fork; the child does the work and nothing else, even if the work fails.
+
+    Its exit status is 0 unless the work raises or returns False.
+    """
     pid = os.fork()
     if pid == 0:
         status = 1
@@ -167,7 +170,7 @@ def passes_in_child(work: Callable[[], object]) -> bool:
 
 
 class Log(list):
-    """An instance that keeps what it is told, in order."""
+    """An instance that keeps the values it gets, in order."""
 
     def note(self, value):
         self.append(value)

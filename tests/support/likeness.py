@@ -1,7 +1,7 @@
-"""Where two values differ, in words, and what comes of a deed done to a value; imported by workers.
+"""The differences of two values in words, and the outcome of a deed done to a value.
 
-Types, dtypes, shapes and contents must be the same; floats may differ by as much as the caller says, by default by nothing.
-Looks by vectorised comparison alone, so that frames of many rows can be compared often.
+Workers import this module. Types, dtypes, shapes and contents must be the same; floats may differ by as much as the caller
+says, by default by nothing. All comparisons are vectorized, so that frames of many rows can be compared often.
 """
 
 from __future__ import annotations
@@ -14,28 +14,28 @@ from itertools import chain
 
 import numpy as np
 
-#: Elements of a large value: one byte each is more than what is copied at most, so all arrays of it are shared.
+#: Elements of a large value: one byte each exceeds the copy threshold, so all its arrays are shared.
 LARGE = 34_000
 SIZES = {"tiny": 30, "large": LARGE}
 
-#: What says itself whether it is equal.
+#: Types whose `==` tells whether they are equal.
 PLAIN = (str, int, float, np.generic, type(None))
 
 
 @dataclasses.dataclass(frozen=True)
 class Raised:
-    """In place of what a deed returns."""
+    """Outcome of a deed that raised."""
 
     text: str
 
     @classmethod
     def by(cls, error):
-        """Addresses differ from process to process."""
+        """Make the outcome of an error, without addresses: they differ from process to process."""
         return cls(re.sub(r"0x[0-9a-f]+", "0x", f"{type(error).__name__}: {error}")[:300])
 
 
 def attempt(deed, *args):
-    """What a deed returns, or how it fails."""
+    """Return the result of a deed, or its error as `Raised`."""
     try:
         return deed(*args)
     except Exception as error:
@@ -43,12 +43,12 @@ def attempt(deed, *args):
 
 
 def plain_copy(value):
-    """What plain pickling makes of a value: the oracle. It has the writable arrays that the protocol asks for."""
+    """Return what plain pickling makes of a value: the oracle. Its arrays are writable, as the protocol asks for."""
     return pickle.loads(pickle.dumps(value))
 
 
 def difference(found, expected, tolerance=0.0):
-    """The first one, as text; empty for none."""
+    """Return the first difference as text; empty for none."""
     if isinstance(found, Raised) or isinstance(expected, Raised):
         same = type(found) is type(expected) and found == expected
         return "" if same else f"{_short(found)}, not {_short(expected)}"
@@ -65,7 +65,7 @@ def difference(found, expected, tolerance=0.0):
 
 
 def _comparers():
-    """By type: first those of the libraries that are loaded, since a matrix may be a dict as well."""
+    """Return comparers by type: first those of the libraries loaded, since a matrix may be a dict as well."""
     return {**_pandas(), **_scipy(), np.ndarray: _arrays, dict: _dicts, (list, tuple): _sequences}
 
 
@@ -157,7 +157,7 @@ def _indexes(found, expected, tolerance):
 
 
 def _contents(found, expected, tolerance):
-    """Of columns or series, without labels."""
+    """Compare columns or series, without labels."""
     if found.dtype != expected.dtype:
         return f"{found.dtype}, not {expected.dtype}"
     if isinstance(found.dtype, np.dtype) and found.dtype.kind not in "mM":
@@ -183,7 +183,7 @@ def _scipy():
 
 
 def _sparse(found, expected, tolerance):
-    """As they lie, not only what they mean: order, duplicates and explicit zeros are part of it."""
+    """Compare representations, not only meanings: order, duplicates and explicit zeros count."""
     if (found.dtype, found.shape) != (expected.dtype, expected.shape):
         return f"{found.dtype} {found.shape}, not {expected.dtype} {expected.shape}"
     if found.format == "dok":

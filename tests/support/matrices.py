@@ -1,4 +1,4 @@
-"""Sparse matrices of every format, and what can be done to them: in place, and by whatever methods they have."""
+"""Sparse matrices of every format, and what can be done to them: in place, and by all methods they have."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ ENOUGH = 9_000
 
 
 def subjects(count=0):
-    """What there is to do things to: by name, the function that makes it of a number of elements.
+    """Return functions by name that each make a subject of a number of elements.
 
-    Of large ones, only one format comes as a matrix: the class differs from the array's in what operators mean.
+    Of large ones, only one format comes as a matrix: its class differs from the array's in what operators mean.
     """
     made = {}
     for form in FORMATS:
@@ -35,12 +35,18 @@ def subjects(count=0):
 
 
 def make(name, count):
-    """Those that hold Python's objects and no arrays are slow, and the border of what is shared is none for them."""
+    """Make a matrix of a format.
+
+    Formats that hold Python's objects and no arrays are slow, and the threshold of sharing means nothing to them.
+    """
     return subjects()[name](min(count, ENOUGH // 10 if name.startswith(("dok", "lil")) else ENOUGH))
 
 
 def two_axes(form, flavour, count):
-    """With duplicates, explicit zeros and unsorted indices where the format can have them; elements are whole numbers."""
+    """Make a matrix with duplicates, explicit zeros and unsorted indices where the format can have them.
+
+    Elements are whole numbers.
+    """
     new = getattr(sparse, f"{form}_{flavour}")
     if form == "dia":
         data = np.arange(3.0 * (count // 3)).reshape(3, -1) % 7
@@ -71,7 +77,7 @@ def one_axis(form, count):
 
 
 def square(form, count):
-    """Three diagonals: a graph that is a chain, and a system that has a solution."""
+    """Make a matrix of three diagonals: a graph that is a chain, and a system that has a solution."""
     size = max(10, count)
     return sparse.diags_array([1.0, 4.0, 2.0], offsets=[-1, 0, 1], shape=(size, size), format=form)
 
@@ -80,11 +86,11 @@ def square(form, count):
 
 
 def ones(value):
-    """A dense array of its own shape; of few enough elements at all sizes."""
+    """Return a dense array of the matrix's shape; of few enough elements at all sizes."""
     return np.ones(value.shape)
 
 
-#: What methods are called with, each of a list: the others without anything.
+#: Arguments of methods, each a list of them: the other methods take none.
 ARGUMENTS = {
     "asformat": [lambda m: ("coo",), lambda m: ("csr",)],
     "astype": [lambda m: ("f4",), lambda m: ("f8", "unsafe", False)],
@@ -111,12 +117,12 @@ ARGUMENTS = {
     **{name: [lambda m: (), lambda m: (0,)] for name in ("max", "min", "argmax", "argmin", "nanmax", "nanmin", "mean")},
 }
 
-#: What gives another value every time, or only an iterator.
+#: Methods that give another value every time, or only an iterator.
 LEFT_OUT = {"popitem", "keys", "values", "items"}
 
 
 def methods(kind):
-    """Every public method of a class once for each arguments, every property, and its arithmetic in place."""
+    """Return deeds: every public method of a class once for each arguments, every property, arithmetic in place."""
     found = {}
     for name in dir(kind):
         if name.startswith("_") or name in LEFT_OUT:
@@ -177,7 +183,7 @@ def add_in_place(name):
     return deed
 
 
-#: What is no method, whatever the format: one that cannot do it says so, in a task as elsewhere.
+#: Deeds that are no method, for every format: one that cannot do it says so, in a task as elsewhere.
 STATEMENTS = {
     "m[1, 2] = 5": assign(1, 2, 5.0),
     "m[1, 2] = 0": assign(1, 2, 0.0),
@@ -220,7 +226,7 @@ STATEMENTS = {
 #: It compares every element with every other.
 SLOW = {("coo", "m[m > 1] = 8")}
 
-#: Of square ones: what reads them by compiled code of its own.
+#: Of square ones: reads by compiled code of its own.
 SQUARE = {
     "spsolve": lambda m: linalg.spsolve(m, np.ones(m.shape[0])),
     "splu": lambda m: linalg.splu(m).solve(np.ones(m.shape[0])),
@@ -254,7 +260,10 @@ def table(name):
 
 
 def deeds(name, value):
-    """Those for which it has what they write to; the rest it may refuse, and does so in the same words everywhere."""
+    """Return the deeds for which the value has what they write to.
+
+    It may refuse the others, and does so in the same words everywhere.
+    """
     wanted = {deed: re.match(r"m\.(\w+)", deed) for deed in table(name)}
     return [
         deed
@@ -264,5 +273,5 @@ def deeds(name, value):
 
 
 def perform(name, deed, value):
-    """What a deed gives, and what the value is then."""
+    """Return a deed's result, and the value after it."""
     return attempt(table(name)[deed], value), value

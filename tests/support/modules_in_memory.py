@@ -13,14 +13,14 @@ _numbers = itertools.count()
 
 
 def run_cell(module: types.ModuleType, text: str) -> types.ModuleType:
-    """Executes text in a module's namespace, as a notebook does with a cell."""
+    """Execute text in a module's namespace, as a notebook does with a cell."""
     name = f"<cell {next(_numbers)} of {module.__name__}>"
     exec(compile(textwrap.dedent(text), name, "exec"), vars(module))
     return module
 
 
 def made_up_module(monkeypatch: pytest.MonkeyPatch, text: str = "", name: str | None = None) -> types.ModuleType:
-    """A module in `sys.modules` without a file, until the end of the test."""
+    """Make a module in `sys.modules` without a file, until the end of the test."""
     module = types.ModuleType(name or f"made_up_{next(_numbers)}")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return run_cell(module, text)

@@ -1,6 +1,7 @@
-"""The names that native files define and use, read off their text: for the test of their floors.
+"""The names that native files define and use, parsed from their text, for the test of their floors.
 
-Knows what this project writes: top-level functions, classes, structs, enums, variables and C declarations, one a line.
+Knows the forms that this project writes: top-level functions, classes, structs, enums, variables and C declarations, one a
+line.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ USES = re.compile(r"^# uses: (.*(?:\n#   .*)*)$", re.M)
 
 
 def code_of(text: str) -> str:
-    """The text without comments, strings and the C inside of `cdef extern` blocks."""
+    """Return the text without comments, strings and the C inside of `cdef extern` blocks."""
     return NO_CODE.sub(lambda found: "''" if found[0][0] in "\"'" else "", text)
 
 
 def cimports_of(text: str) -> dict[str, set[str]]:
-    """Module as it is written -> the names cimported from it, as they are called here."""
+    """Return module, as it is written -> the names cimported from it, as they are called here."""
     found: dict[str, set[str]] = {}
     for module, names in CIMPORT.findall(code_of(text)):
         parts = [name.strip() for name in names.strip("()").split(",") if name.strip()]
@@ -30,7 +31,7 @@ def cimports_of(text: str) -> dict[str, set[str]]:
 
 
 def uses_of(text: str) -> set[str]:
-    """The files of its folder that a file says it uses."""
+    """Return the files of its folder that a file says it uses."""
     found = USES.search(text)
     if found is None:
         return set()
@@ -39,7 +40,7 @@ def uses_of(text: str) -> set[str]:
 
 
 def defined_in(text: str) -> set[str]:
-    """Names of the top level."""
+    """Return the names of the top level."""
     found: set[str] = set()
     block, depth = "", 0
     for line in code_of(text).splitlines():
@@ -80,7 +81,7 @@ def defined_by(code: str) -> set[str]:
 
 
 def declared_by(code: str) -> set[str]:
-    """By a line of somebody else's declarations; fields of their structs do not count."""
+    """Return the names that a line of `cdef extern` declares; fields of its structs do not count."""
     if name := re.match(r"(?:ctypedef )?struct (\w+)", code):
         return {name[1]}
     if name := re.match(r"ctypedef [^(]*\(\*(\w+)\)\(", code):
@@ -95,14 +96,14 @@ def declared_by(code: str) -> set[str]:
 
 
 def used_in(text: str) -> set[str]:
-    """Names that stand in the code, but not behind a dot, and not as what the code declares or assigns to itself."""
+    """Return the names in the code, but not those behind a dot, nor those it declares or assigns to itself."""
     code = CIMPORT.sub("", code_of(text))
     code = re.sub(r"^(include|import|from) .*$", "", code, flags=re.M)
     return set(WORD.findall(re.sub(r"\.\s*\w+", "", code))) - local_names(code)
 
 
 def local_names(code: str) -> set[str]:
-    """Variables, parameters and methods."""
+    """Return variables, parameters and methods."""
     found = set(re.findall(r"^    \s*cdef (?:\w+ )+\**(\w+)(?: =|$|,)", code, re.M))
     found |= set(re.findall(r"^\s+(\w+)(?:, \w+)* = ", code, re.M)) | set(re.findall(r"\bfor (\w+)\b", code))
     found |= set(re.findall(r"^    (?:cdef|cpdef|def) [^\n(=]*?(\w+)\(", code, re.M))
@@ -113,7 +114,7 @@ def local_names(code: str) -> set[str]:
 
 
 def native_files(folder: Path) -> dict[str, Path]:
-    """A folder's native files by their names in `uses` and cimports: `slots`, or `core.slots`."""
+    """Return a folder's native files by their names in `uses` and cimports: `slots`, or `core.slots`."""
     found = {}
     for kind in ("pyx", "pxi", "pxd"):
         for path in folder.rglob(f"*.{kind}"):

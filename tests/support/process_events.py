@@ -1,4 +1,4 @@
-"""What the tests of deaths, endings and processes share: events by fifo, looks at /proc, drivers as scripts, tasks.
+"""Tools of the tests of deaths, endings and processes: events by fifo, looks at /proc, drivers as scripts, tasks.
 
 Imports nothing heavy: workers import this module for the tasks at its end.
 """
@@ -17,12 +17,12 @@ import threading
 import time
 from pathlib import Path
 
-#: How long anything may take that has no promise of its own: a hang becomes a failure.
+#: Seconds for anything that has no promise of its own: a hang becomes a failure.
 PATIENCE_S = 30.0
 
 
 class Fifo:
-    """An event between processes: a named pipe that this process holds open at both ends, so nobody blocks in `open`."""
+    """An event between processes: a named pipe that this process holds open at both ends, so no `open` blocks."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)
@@ -34,7 +34,7 @@ class Fifo:
         return self.path
 
     def read_line(self, timeout: float = PATIENCE_S) -> str:
-        """The next line somebody wrote; fails when none comes in time."""
+        """Return the next line written; fail when none comes in time."""
         deadline = time.monotonic() + timeout
         while b"\n" not in self._rest:
             left = deadline - time.monotonic()
@@ -47,7 +47,7 @@ class Fifo:
         return [int(self.read_line()) for _ in range(count)]
 
     def open_gate(self, count: int = 1) -> None:
-        """Lets `count` tasks through that wait here, now or later."""
+        """Let `count` tasks through that wait here, now or later."""
         os.write(self._fd, b"." * count)
 
     def close(self) -> None:
@@ -56,7 +56,7 @@ class Fifo:
 
 
 def fifos(directory: Path):
-    """For a fixture: yields what makes a `Fifo` by its name; all are closed at the end."""
+    """Yield, for a fixture, a function that makes a `Fifo` by its name; close all at the end."""
     made: list[Fifo] = []
 
     def make(name: str) -> Fifo:
@@ -72,7 +72,7 @@ def fifos(directory: Path):
 
 
 def wait_until(look, timeout: float = PATIENCE_S, what: str = "") -> None:
-    """For what gives no event: looks again until it is so."""
+    """Poll a condition that gives no event, until it holds."""
     deadline = time.monotonic() + timeout
     while not look():
         assert time.monotonic() < deadline, f"not so after {timeout} s: {what or look}"
@@ -80,7 +80,7 @@ def wait_until(look, timeout: float = PATIENCE_S, what: str = "") -> None:
 
 
 def children(parent: int) -> list[int]:
-    """Living children, whichever thread started them."""
+    """Return the living children, whichever thread started them."""
     found = []
     for entry in os.listdir("/proc"):
         if entry.isdigit():
@@ -92,7 +92,7 @@ def children(parent: int) -> list[int]:
 
 
 def zygotes(driver: int | None = None) -> list[int]:
-    """The zygotes of a driver's runners; default this process's."""
+    """Return the supervisors (zygotes) of a driver's runners; default this process's."""
     found = []
     for pid in children(driver or os.getpid()):
         with contextlib.suppress(OSError):
@@ -102,7 +102,7 @@ def zygotes(driver: int | None = None) -> list[int]:
 
 
 def workers(driver: int | None = None) -> list[int]:
-    """The worker processes of a driver's runners; default this process's."""
+    """Return the worker processes of a driver's runners; default this process's."""
     return [pid for zygote in zygotes(driver) for pid in children(zygote)]
 
 
@@ -115,7 +115,7 @@ def open_pidfds(pids: list[int]) -> dict[int, int]:
 
 
 def still_alive(pidfds: dict[int, int], timeout: float) -> list[int]:
-    """Waits for processes to end and closes their descriptors; returns those that have not ended in time."""
+    """Wait for processes to end and close their descriptors; return those that have not ended in time."""
     deadline = time.monotonic() + timeout
     try:
         return [
@@ -127,16 +127,16 @@ def still_alive(pidfds: dict[int, int], timeout: float) -> list[int]:
 
 
 def wait_asleep(thread: threading.Thread) -> None:
-    """Until a thread sleeps in the kernel: in the wait it was about to enter."""
+    """Wait until a thread sleeps in the kernel: in the wait it was about to enter."""
     stat = Path(f"/proc/self/task/{thread.native_id}/stat")
     wait_until(lambda: stat.read_text().rpartition(") ")[2][0] == "S", what=f"{thread} asleep")
 
 
-# ---- what a runner leaves --------------------------------------------------------------------------------------------
+# ---- leftovers of a runner -------------------------------------------------------------------------------------------
 
 
 def leavings(home: Path) -> list[str]:
-    """What is left of runners in a data directory: packages, locks, temporary files, registry rows."""
+    """Return what is left of runners in a data directory: packages, locks, temporary files, registry rows."""
     found = [
         str(path)
         for directory in ("packages", "storage", "owners", "tmp")
@@ -156,7 +156,7 @@ def leavings(home: Path) -> list[str]:
 
 # ---- drivers as scripts ----------------------------------------------------------------------------------------------
 
-#: Every driver script starts with this.
+#: Beginning of every driver script.
 PREAMBLE = f"""\
 import os, signal, sys, threading, time
 sys.path.append({str(Path(__file__).parent)!r})
@@ -191,7 +191,7 @@ class Driver(subprocess.Popen):
         )
 
     def finish(self, timeout: float = PATIENCE_S) -> tuple[str, str]:
-        """Waits for its end and that of all who hold its pipes; returns what it wrote."""
+        """Wait for its end and that of all processes that hold its pipes; return what it wrote."""
         try:
             return self.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
@@ -201,7 +201,7 @@ class Driver(subprocess.Popen):
 
 
 def run_driver(script: str, where: Path, *arguments: object) -> str:
-    """Runs a driver that must succeed silently; returns its standard output."""
+    """Run a driver that must succeed silently; return its standard output."""
     driver = Driver(script, where, *arguments)
     out, err = driver.finish()
     assert (driver.returncode, err) == (0, ""), (driver.returncode, out, err)
@@ -225,7 +225,7 @@ def pass_gate(fifo: str) -> None:
 
 
 def hold(said: str, gate: str, value: object = None) -> object:
-    """Says its pid, then waits at the gate."""
+    """Tell its pid, then wait at the gate."""
     tell(said, os.getpid())
     pass_gate(gate)
     return value
@@ -250,7 +250,7 @@ def pid_of_worker(_: object = None) -> int:
 
 
 def nest(depth: int, own_name: bool) -> list[int]:
-    """The pids of a chain of tasks, each waiting for the next."""
+    """Return the pids of a chain of tasks, each waiting for the next."""
     from flame_fast import Runner
 
     if depth == 0:
@@ -260,7 +260,7 @@ def nest(depth: int, own_name: bool) -> list[int]:
 
 
 def wide(depth: int) -> int:
-    """The number of leaves of a tree of tasks, three to each."""
+    """Return the number of leaves of a tree of tasks, three to each."""
     from flame_fast import Runner
 
     if depth == 0:
@@ -275,7 +275,7 @@ def count_down(service, depth: int) -> int:
 
 
 class Bomb:
-    """Pickles well; whoever unpickles it dies."""
+    """An object that pickles well; unpickling it kills the process."""
 
     def __init__(self, way: str) -> None:
         self.way = way

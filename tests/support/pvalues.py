@@ -10,12 +10,12 @@ import math
 
 import numpy as np
 
-#: What happens to one p-value in half a million; no test here has a seed that was chosen for its result.
+#: A p-value is this odd once in half a million; no test here has a seed that was chosen for its result.
 ODD = 1e-6
 
 
 def gamma_tail(shape, x):
-    """The regularised upper incomplete gamma function Q(shape, x)."""
+    """Return the regularized upper incomplete gamma function Q(shape, x)."""
     if x <= 0:
         return 1.0
     scale = math.exp(shape * math.log(x) - x - math.lgamma(shape))
@@ -31,7 +31,7 @@ def gamma_tail(shape, x):
 
 
 def _gamma_fraction(shape, x):
-    """Legendre's continued fraction, by Lentz's algorithm."""
+    """Return Legendre's continued fraction, by Lentz's algorithm."""
     tiny = 1e-300
     b = x + 1.0 - shape
     c = 1.0 / tiny
@@ -48,12 +48,15 @@ def _gamma_fraction(shape, x):
 
 
 def chi_square_tail(statistic, degrees):
-    """That a chi-square variable with so many degrees of freedom is above `statistic`."""
+    """Return the probability that a chi-square variable of these degrees of freedom exceeds `statistic`."""
     return gamma_tail(degrees / 2, statistic / 2)
 
 
 def chi_square(observed, expected):
-    """Of counts, all independent but for their given sum, against their expectations (one number or as many)."""
+    """Return the p-value of counts against their expectations (one number or as many).
+
+    The counts are independent but for their given sum.
+    """
     observed = np.asarray(observed, float).ravel()
     expected = np.broadcast_to(np.asarray(expected, float).ravel(), observed.shape)
     assert math.isclose(observed.sum(), expected.sum(), rel_tol=1e-9), "the cells do not hold everything"
@@ -61,19 +64,19 @@ def chi_square(observed, expected):
 
 
 def chi_square_of_cells(cells, number):
-    """Of draws from the integers 0 to below `number`, all equally likely."""
+    """Return the p-value of draws from the integers 0 to below `number`, all equally likely."""
     counts = np.bincount(np.asarray(cells).ravel().astype(np.int64), minlength=number)
     return chi_square(counts, counts.sum() / number)
 
 
 def chi_square_of_normals(z):
-    """Of independent standard normal values, whose squares sum up to a chi-square variable."""
+    """Return the p-value of independent standard normal values: their squares sum up to a chi-square variable."""
     z = np.ravel(z)
     return chi_square_tail((z * z).sum(), z.size)
 
 
 def pooled(observed, expected, least=5.0):
-    """Neighbouring cells taken together until each expects at least so many: (observed, expected)."""
+    """Return (observed, expected) of neighboring cells merged until each expects at least so many."""
     cells = [[0.0, 0.0]]
     for found, wanted in zip(observed, expected, strict=True):
         if cells[-1][1] >= least:
@@ -88,7 +91,10 @@ def pooled(observed, expected, least=5.0):
 
 
 def kolmogorov_tail(distance, n):
-    """That the distribution of n values is further than `distance` from the true one; for n of some dozens or more."""
+    """Return the probability that the distribution of n values is further than `distance` from the true one.
+
+    For n of some dozens or more.
+    """
     root = math.sqrt(n)
     scaled = (root + 0.12 + 0.11 / root) * distance  # Stephens, 1970
     if scaled < 1.18:  # the same function by the series that converges here
@@ -98,7 +104,7 @@ def kolmogorov_tail(distance, n):
 
 
 def kolmogorov_smirnov(probabilities):
-    """Of values, given as their probabilities under the distribution that they should have."""
+    """Return the p-value of values, given as their probabilities under the distribution that they should have."""
     ordered = np.sort(probabilities)
     n = ordered.size
     ranks = np.arange(n + 1) / n
@@ -107,22 +113,22 @@ def kolmogorov_smirnov(probabilities):
 
 
 def normal_below(z):
-    """That a standard normal value is below z; of an array."""
+    """Return the probability that a standard normal value is below z; of an array."""
     return np.array([math.erfc(value) for value in (np.ravel(z) * -math.sqrt(0.5)).tolist()]) * 0.5
 
 
 def normal_tail(z):
-    """That a standard normal value is further from 0 than z."""
+    """Return the probability that a standard normal value is further from 0 than z."""
     return math.erfc(abs(z) * math.sqrt(0.5))
 
 
 def poisson_tail(count, mean):
-    """That a Poisson variable is at least `count`."""
+    """Return the probability that a Poisson variable is at least `count`."""
     return 1.0 - gamma_tail(count, mean) if count else 1.0
 
 
 def binomial(n, p):
-    """The probabilities of 0 to n hits out of n."""
+    """Return the probabilities of 0 to n hits out of n."""
     logarithms = [
         math.lgamma(n + 1) - math.lgamma(k + 1) - math.lgamma(n - k + 1) + k * math.log(p) + (n - k) * math.log1p(-p)
         for k in range(n + 1)

@@ -1,4 +1,4 @@
-"""The native runtime without its engines: alone in one process, or with forked relatives, to test the tables themselves."""
+"""The native runtime without its engines, to test the tables themselves: in one process, or with forked relatives."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ INSTANCE_ROLE = Role.INSTANCE
 class Alone:
     """A runtime whose tasks run when `work` is called."""
 
-    #: A death costs a count here and there, which only debug builds have.
+    #: Only debug builds have these counts; a death costs a count here and there.
     counts_blocks = True
 
     def __init__(self, limit=1 << 26, workers=1, cpus=1, cgroups=()):
@@ -58,15 +58,15 @@ class Alone:
         self.runtime.run_queued(self.host)
 
     def in_use(self):
-        """(slots, bytes of values and arguments): as before once everything is dropped."""
+        """Return (slots, bytes of values and arguments): as before once everything is dropped."""
         statistics = self.runtime.statistics()
         balanced(statistics)
         return statistics["slots"], statistics["bytes"]
 
     def room(self):
-        """Bytes of whole extents still to be had, as the store says when it refuses a value.
+        """Return the bytes of whole extents still available, as the store says when it refuses a value.
 
-        Unlike `in_use` it shows memory that no value lies in and that nobody can take all the same.
+        Unlike `in_use` it shows memory that no value lies in and that no process can allocate all the same.
         """
         try:
             self.runtime.put(bytes(self.runtime.statistics()["limit"] + 1))
@@ -75,7 +75,7 @@ class Alone:
         raise AssertionError("a value larger than the store found room")
 
     def check(self):
-        """While nothing goes on: the tables are what they should be."""
+        """Check the tables while nothing runs."""
         assert not (faults := audit.faults(self.runtime)), "\n".join(faults)
         statistics = self.runtime.statistics()
         if "blocks_taken" in statistics and self.counts_blocks:
@@ -88,13 +88,13 @@ class Alone:
 
 
 def balanced(statistics):
-    """Debug builds count what is taken and given back."""
+    """Check that allocations and frees balance, which debug builds count."""
     if "slots_taken" in statistics:
         assert statistics["slots_taken"] - statistics["slots_freed"] == statistics["slots"]
 
 
 class Death(Exception):
-    """What becomes of the calls of a relative that died."""
+    """The error of the calls of a relative that died."""
 
 
 class Relative:
@@ -115,7 +115,10 @@ class Relative:
 
 
 class Family(Alone):
-    """A runtime with relatives: this process is their driver and their zygote, and runs tasks itself if `inline`."""
+    """A runtime with relatives: this process is their driver and their supervisor (zygote).
+
+    It runs tasks itself if `inline`.
+    """
 
     counts_blocks = False
 
@@ -129,19 +132,22 @@ class Family(Alone):
             super().serve()
 
     def in_use(self):
-        """The same, without a look at what the debug build counts: relatives are in the middle of something."""
+        """Return what `Alone.in_use` does, without the counts of the debug build.
+
+        Those need not balance: relatives are in the middle of something.
+        """
         statistics = self.runtime.statistics()
         return statistics["slots"], statistics["bytes"]
 
     def wait_until_in_use(self, expected):
-        """Returns once the relatives have given back what they have finished with."""
+        """Return once the relatives have freed what they have finished with."""
         deadline = time.monotonic() + PATIENCE_S
         while self.in_use() != expected:
             assert time.monotonic() < deadline, f"(slots, bytes) in use: {self.in_use()}, not {expected}"
             time.sleep(0.001)
 
     def fork(self, life, index=None):
-        """A relative that lives `life()`; `index` is its entry in the process table, None: a new one."""
+        """Fork a relative that lives `life()`; `index` is its entry in the process table, None: a new one."""
         if index is None:
             index = self.runtime.request_process(POOL, 0)
         sys.stdout.flush()
@@ -164,7 +170,7 @@ class Family(Alone):
         return relative
 
     def take_in_children(self, index, tokens):
-        """Which of some tokens lets a process that was just forked take an entry, one after the other."""
+        """Tell which tokens let a process that was just forked claim an entry, one after the other."""
         took = []
         for token in tokens:
             pid = os.fork()
@@ -178,11 +184,11 @@ class Family(Alone):
         return self.fork(lambda: self.runtime.serve(Host(self.runtime)), index)
 
     def fork_requested(self):
-        """Workers for the instances that ask for one."""
+        """Fork workers for the instances that ask for one."""
         return [self.fork_worker(one.index) for one in self.supervisor.processes() if one.state == REQUESTED]
 
     def wait_until_idle(self):
-        """Returns once every call has ended."""
+        """Return once every call has ended."""
         deadline = time.monotonic() + PATIENCE_S
         while True:
             statistics = self.runtime.statistics()
@@ -193,13 +199,13 @@ class Family(Alone):
             time.sleep(0.001)
 
     def recover_process(self, relative, error=None):
-        """Waits for a relative's end and settles what it left; returns its exit code."""
+        """Wait for a relative's end and recover what it left; return its exit code."""
         code = self.forget(relative)
         self.supervisor.recover_process(relative.index, serialization.dump_error(error or Death()))
         return code
 
     def forget(self, relative):
-        """Waits for the end of a relative that somebody else recovers; returns its exit code."""
+        """Wait for the end of a relative that another process recovers; return its exit code."""
         if not relative.has_ended(PATIENCE_S):
             relative.kill()
             raise AssertionError(f"relative {relative.index} does not end")
@@ -210,7 +216,7 @@ class Family(Alone):
 
     def close(self):
         for relative in self.relatives:
-            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it may have ended, and been noticed elsewhere
+            with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it may have ended, and been reaped elsewhere
                 relative.kill()
                 os.waitpid(relative.pid, 0)
             os.close(relative.pidfd)

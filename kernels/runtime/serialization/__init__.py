@@ -1,7 +1,7 @@
-"""How values that the native codec does not take travel, and what a worker's error becomes: what the native runtime calls.
+"""Serialization of values that the native codec does not take, and of task errors; the native runtime calls it.
 
-Futures in a call become inputs of the task; in a value (a result, `put_object`) they are waited for and replaced by their
-value. `picklers.py` writes, `unpickling.py` reads.
+Futures in a call become dependencies of the task. Futures in a value (a result, `put_object`) are waited for and replaced by
+their values. `picklers.py` writes, `unpickling.py` reads.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.runtime import Client
 
-#: Exceptions that would end or confuse the driver if they were raised there as themselves.
+#: Exceptions that would end or confuse the driver if it raised them as themselves.
 NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
@@ -34,7 +34,7 @@ class Unpicklable(TypeError):
     """A value that cannot leave its process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """A task's result was it: the driver gets a `TaskError`."""
+        """Reduce to a `TaskError`, which the driver gets when a task's result was such a value."""
         return (TaskError, (f"the task's result cannot be sent to the driver: {self}",))
 
 
@@ -44,14 +44,14 @@ class Unpicklable(TypeError):
 def dump_call(
     runtime: Client, state: tuple[Any, ...] | None, args: tuple[Any, ...], kwargs: dict[str, Any], inputs: dict[int, Any]
 ) -> tuple[bytes, list[Any], list[Any], list[Any]]:
-    """Pickles a call, with the function's state if it has one; futures met are added to `inputs`.
+    """Pickle a call, with the function's state if it has one; add the futures met to `inputs`.
 
     Returns the pickle, buffers out of band, arrays beside it, and holds on the bodies that it refers to.
 
     Raises
     ------
     TypeError
-        Something in it cannot be pickled: names the argument.
+        Something in it cannot be pickled; the message names the argument.
     """
     try:
         dump = write(runtime, (args, kwargs) if state is None else (state, args, kwargs), inputs)
@@ -64,7 +64,7 @@ def dump_call(
 
 
 def _is_own(error: BaseException) -> bool:
-    """An error that tells its own story: of a future met on the way, of the store, of a foreign service."""
+    """Tell whether an error explains itself: of a future met on the way, of the store, of a foreign service."""
     return isinstance(error, (FlameError, KeyboardInterrupt))
 
 
@@ -80,9 +80,9 @@ def _culprit(runtime: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
 
 
 def adopt(runtime: Client, future: Any) -> ObjectFuture:
-    """A future of `runtime` with the value, or the error, of one of another runner.
+    """Return a future of `runtime` with the value, or the error, of a future of another runner.
 
-    One that is not finished yet is waited for in a thread of its own, since submitting never blocks.
+    A thread of its own waits for an unfinished one, since submitting never blocks.
     """
     if future.done():
         local = runtime.promise()
@@ -111,12 +111,12 @@ def _pass_on(runtime: Client, local: ObjectFuture, future: Any) -> None:
 
 
 def dump_value(runtime: Client, value: Any) -> tuple[bytes, list[Any], list[Any], list[Any]]:
-    """Pickles a value, as `dump_call` does a call; futures in it are replaced by their values.
+    """Pickle a value as `dump_call` pickles a call; replace the futures in it by their values.
 
     Raises
     ------
     Unpicklable
-        It cannot be pickled: names its type.
+        It cannot be pickled; the message names its type.
     """
     try:
         dump = write(runtime, value, None)
@@ -128,7 +128,7 @@ def dump_value(runtime: Client, value: Any) -> tuple[bytes, list[Any], list[Any]
 
 
 def release(runtime: Client) -> None:
-    """A runner ends: its segment keeps no body any more that this process wrote."""
+    """Let the segment of a runner that ends keep no body any more that this process wrote."""
     definitions.leave(runtime.session)
     forget_layouts(runtime)
 
@@ -137,13 +137,13 @@ def release(runtime: Client) -> None:
 
 
 def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes:
-    """An exception with its traceback's text, as `load_error` rebuilds it.
+    """Pickle an exception with its traceback's text, for `load_error` to rebuild.
 
     Parameters
     ----------
     error : BaseException
-        What the task raised. One that cannot be pickled or rebuilt, and one of `NOT_RAISED_AS_THEMSELVES`, becomes a
-        `TaskError` with its text.
+        The exception that the task raised. If it cannot be pickled or rebuilt, or is one of `NOT_RAISED_AS_THEMSELVES`, it
+        becomes a `TaskError` with its text.
     shown : callable
         Turns paths in the traceback's text into the user's own.
     """
@@ -158,7 +158,7 @@ def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes
 
 
 def _users_frames(frames: Any) -> Any:
-    """The traceback without the runtime's frames in front of the user's; all of it when there is nothing else."""
+    """Return the traceback without the runtime's frames in front of the user's; all of it if it has no others."""
     inner = frames
     while inner is not None and inner.tb_frame.f_globals.get("__name__", "").startswith("flame_fast."):
         inner = inner.tb_next
@@ -166,7 +166,10 @@ def _users_frames(frames: Any) -> Any:
 
 
 def _pickled_exception(error: BaseException) -> bytes | None:
-    """Bytes that give an equal exception back, None if there are none: it is not about a lock if that is another one."""
+    """Return a pickle that gives an equal exception back; None if there is none.
+
+    An exception about a lock (or another guard of threads) has none: its copy would be about another lock.
+    """
     try:
         if any(map(is_guard, error.args)):
             return None
@@ -181,19 +184,19 @@ def _pickled_exception(error: BaseException) -> bytes | None:
 
 
 def _without_addresses(error: BaseException) -> str:
-    """Its text; what it says of objects without a text of their own is where they lie."""
+    """Return the exception's text without addresses, which differ for an object that has no text of its own."""
     return re.sub(r"\bat 0x[0-9a-fA-F]+", "at", str(error))
 
 
 def _pair(data: bytes, text: str) -> bytes:
-    """The tuple (bytes, str) in the native codec."""
+    """Return the tuple (bytes, str) in the native codec."""
     encoded = text.encode("utf-8", "backslashreplace")
     size = (2).to_bytes(8, "little")
     return b"(" + size + b"b" + len(data).to_bytes(8, "little") + data + b"s" + len(encoded).to_bytes(8, "little") + encoded
 
 
 def load_error(data: bytes, text: str) -> BaseException:
-    """A fresh copy of a task's exception, the worker's traceback as its cause."""
+    """Return a fresh copy of a task's exception, with the worker's traceback as its cause."""
     try:
         error = load_body(data)
     except Exception as problem:

@@ -1,7 +1,7 @@
-"""How NumPy arrays that the native codec does not take alone are pickled: their elements go beside the pickle all the same.
+"""Pickling of the NumPy arrays that the native codec does not take alone: their elements still go beside the pickle.
 
-Arrays arrive writable, whatever they were: those beside the pickle are views of private memory, the rest are copies. With
-`Runner(arrays="readonly")` what is rebuilt here refuses writes, as the native codec's arrays do.
+Arrays arrive writable, whatever they were: those beside the pickle are views of private memory, the others are copies. With
+`Runner(arrays="readonly")` arrays rebuilt here refuse writes, as the native codec's arrays do.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ PROTOCOL = 5
 
 
 def reduce_array(array: Any, read_only: bool) -> Any:
-    """What a pickler's `reducer_override` returns for an ndarray, or one of a subclass, that is not written natively.
+    """Reduce an ndarray, or one of a subclass, that is not written natively, for `reducer_override`.
 
     Parameters
     ----------
     array : numpy.ndarray
     read_only : bool
-        What is rebuilt shall refuse writes.
+        The rebuilt array refuses writes.
     """
     numpy = sys.modules["numpy"]
     kind, dtype = type(array), array.dtype
@@ -39,11 +39,14 @@ def reduce_array(array: Any, read_only: bool) -> Any:
 
 
 def _reduce_plain(array: Any, read_only: bool) -> Any:
-    """Of a dtype that only pickle can describe: its bytes, which the native codec takes, and what they are."""
+    """Reduce an array of a dtype that only pickle can describe to its bytes and a description.
+
+    The native codec takes the bytes.
+    """
     if not (array.flags.c_contiguous or array.flags.f_contiguous):
         array = array.copy()
     dtype, order = array.dtype, "C" if array.flags.c_contiguous else "F"
-    # The pickled dtype of a time, or of a long double, forgets its byte order.
+    # The pickled dtype of a time, or of a long double, loses its byte order.
     described = dtype.str if dtype.kind in "mM" or dtype.char in "gG" else dtype
     return (_rebuild_plain, (array.reshape(-1, order="A").view("u1"), described, array.shape, order, read_only))
 
@@ -69,7 +72,7 @@ def _rebuild_masked(data: Any, mask: Any, fill_value: Any, hard_mask: bool, read
 
 
 def _rebuild_locked(function: Callable[..., Any], args: tuple[Any, ...], state: Any = None) -> Any:
-    """What pickle does with a reduced array, and then no more writing to it."""
+    """Rebuild a reduced array as pickle does, then make it read-only."""
     array = function(*args)
     if state is not None:
         array.__setstate__(state)

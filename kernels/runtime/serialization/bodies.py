@@ -1,7 +1,7 @@
-"""How the body of a definition is written, once: functions, classes, enums, named objects.
+"""Writing the bodies of definitions, each once: functions, classes, enums, named objects.
 
-`building.py` builds what is written here. The source of the technique: cloudpickle's skeleton classes; for what a member of
-an enum is made of, CPython's `enum.EnumType.__new__`.
+`building.py` builds what this module writes. Sources: cloudpickle's skeleton classes for the technique; CPython's
+`enum.EnumType.__new__` for the parts of an enum's member.
 """
 
 from __future__ import annotations
@@ -40,19 +40,19 @@ HEAP_TYPE = 1 << 9
 ATOM_TYPES = frozenset(ATOMS)
 GLOBAL_OPERATIONS = {"LOAD_GLOBAL", "STORE_GLOBAL", "DELETE_GLOBAL", "LOAD_NAME"}
 
-#: What a class has of its own accord; the rest of its dictionary travels.
+#: Attributes that every class gets when it is made; the rest of its dictionary travels.
 MADE_WITH_CLASS = frozenset(
     {"__dict__", "__weakref__", "__module__", "__qualname__", "__slots__", "__slotnames__", "_abc_impl"}
 )
 
 
-# ---- what a function uses --------------------------------------------------------------------------------------------
+# ---- names that a function uses --------------------------------------------------------------------------------------
 
 
 @functools.lru_cache(maxsize=4096)
 def global_names(code: CodeType) -> tuple[str, ...]:
-    """Names of the globals that a function's code, and the code inside of it, reads or writes."""
-    import dis  # what only reads bodies does not need it
+    """Return the names of the globals that a function's code, and the code inside of it, reads or writes."""
+    import dis  # a process that only reads bodies does not need it
 
     found: dict[str, None] = {}
     todo = [code]
@@ -66,7 +66,7 @@ def global_names(code: CodeType) -> tuple[str, ...]:
 
 
 def _annotated_names(annotations: dict[str, Any]) -> Iterator[str]:
-    """Names that annotations written as text refer to."""
+    """Return the names that annotations written as text refer to."""
     for text in annotations.values():
         if isinstance(text, str):
             try:
@@ -76,7 +76,7 @@ def _annotated_names(annotations: dict[str, Any]) -> Iterator[str]:
 
 
 def _documented_names(text: Any, namespace: dict[str, Any]) -> list[str]:
-    """Names that examples in a docstring use: doctest looks for them."""
+    """Return the names that examples in a docstring use: doctest looks for them."""
     if not isinstance(text, str) or ">>>" not in text:
         return []
     import re
@@ -88,13 +88,16 @@ def _documented_names(text: Any, namespace: dict[str, Any]) -> list[str]:
 def _annotations(obj: Any) -> dict[str, Any]:
     try:
         found = obj.__annotations__ if isinstance(obj, FunctionType) else vars(obj).get("__annotations__")
-    except Exception:  # evaluated late, and not to be had
+    except Exception:  # evaluated late, and not available
         return {}
     return found if isinstance(found, dict) else {}
 
 
 def _submodules(values: Any, code: CodeType) -> list[str]:
-    """Submodules that were imported apart and are reached as attributes: `import scipy.special` for `scipy.special.erf`."""
+    """Return the submodules imported on their own and reached as attributes, as in `import scipy.special`.
+
+    The function names them by attributes: `scipy.special.erf`.
+    """
     names = set(code.co_names)
     found = []
     for value in values:
@@ -107,7 +110,7 @@ def _submodules(values: Any, code: CodeType) -> list[str]:
 
 
 def parts_of(obj: Any) -> Any:
-    """What the version of a definition goes by."""
+    """Return the parts of a definition that identify its version."""
     if isinstance(obj, FunctionType):
         return function_parts(obj, global_names(obj.__code__))
     if isinstance(obj, type):
@@ -116,14 +119,14 @@ def parts_of(obj: Any) -> Any:
 
 
 def _leads_to(function: FunctionType) -> list[Any]:
-    """The functions and classes of a function's globals and cells that are no import."""
+    """Return the functions and classes in a function's globals and cells that cannot be imported."""
     values = [function.__globals__.get(name) for name in global_names(function.__code__)]
     values += map(_cell_content, function.__closure__ or ())
     return [value for value in values if isinstance(value, (FunctionType, type)) and not is_importable(value)]
 
 
 def follow_changes(function: FunctionType) -> None:
-    """Makes a new version of a function, and of those that it calls, if one further on has changed."""
+    """Make a new version of a function, and of functions that it calls, if a definition further on has changed."""
     found: dict[int, tuple[Record, list[Any]]] = {}
     todo: list[Any] = [function]
     while todo:
@@ -158,28 +161,30 @@ def _reached(key: int, found: dict[int, tuple[Record, list[Any]]]) -> frozenset[
 # ---- writing ---------------------------------------------------------------------------------------------------------
 
 
-#: Definitions of one body that are written where they are met first.
+#: Definitions of one body that are written where the pickler meets them first.
 NESTED = 50
 
 
 class Body:
-    """What is gathered while one body is written."""
+    """State gathered while one body is written."""
 
     def __init__(self, unavailable: dict[tuple[int, str], str] | None = None) -> None:
         self.names: dict[tuple[str, str], bytes] = {}  # of the definitions in it
         self.definitions: list[tuple[Any, bytes]] = []
         self.modules: dict[str, dict[str, Any]] = {}
         self.sources: dict[str, list[str]] = {}
-        self.globals: dict[int, Any] = {}  # id of a function's globals -> what stands for them
+        self.globals: dict[int, Any] = {}  # id of a function's globals -> their stand-in
         self.seen: dict[tuple[int, str], Any] = {}  # globals that functions in it use
         self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
         self.unavailable = {} if unavailable is None else unavailable  # globals that cannot be written -> why
-        self.kept: list[Any] = []  # so that no id is another object's meanwhile
-        self.later: list[_Later] | None = None  # what is to be written last; None: there is no last
+        self.kept: list[Any] = []  # keep-alive: no other object gets one of these ids meanwhile
+        self.later: list[_Later] | None = None  # parts to be written last; None: written in place
 
     def put_off(self, values: dict[str, Any], fill: Any, owner: Any) -> dict[str, Any]:
-        """Of values by name those to write now; the others are written last. A table whose keys are instances of a class in
-        this body hashes them as it is built, and the class may have no more than its name by then.
+        """Return the values to write now, by their names; the others are written last.
+
+        A table whose keys are instances of a class in this body hashes them as it is built. The class may have no more than
+        its name by then.
         """
         if self.later is None:
             return values
@@ -188,7 +193,10 @@ class Body:
         return {name: value for name, value in values.items() if name not in waiting}
 
     def _is_for_later(self, value: Any, fill: Any) -> bool:
-        """Also definitions that functions use, once there are many: a long line of them would be nested too deep."""
+        """Tell whether a value is written last: a table with own keys, or one definition of many.
+
+        Definitions that functions use wait once there are many: a long chain of them would nest too deep.
+        """
         if isinstance(value, (FunctionType, type)):
             return fill is building.fill_global and len(self.definitions) > NESTED and not is_importable(value)
         return _has_own_keys(value)
@@ -206,7 +214,7 @@ class Body:
             self.modules[name] = {key: vars(module)[key] for key in kept if isinstance(vars(module).get(key), str)}
 
     def note_source(self, filename: str) -> None:
-        """The lines of what is no file: a notebook's cell, `python -c`."""
+        """Note the lines of a source that is no file: a notebook's cell, `python -c`."""
         if filename not in self.sources and not os.path.exists(filename):
             lines = linecache.cache.get(filename)
             if lines is not None and len(lines) == 4:
@@ -217,7 +225,7 @@ class Body:
     def values_of(
         self, namespace: dict[str, Any], names: Iterable[str], holder: Any
     ) -> tuple[dict[str, Any], dict[str, str]]:
-        """Globals by their names, and why others cannot be written."""
+        """Return globals by their names, and the reasons why others cannot be written."""
         used: dict[str, Any] = {}
         unavailable: dict[str, str] = {}
         for name in names:
@@ -234,14 +242,14 @@ class Body:
         return used, unavailable
 
     def module_of(self, namespace: int) -> str | None:
-        """The module that cannot be imported whose globals these are; None for any other globals."""
+        """Return the name of the module with these globals if it cannot be imported; None for any other globals."""
         standin = self.globals.get(namespace)
         if isinstance(standin, _ModuleGlobals) and not building.can_be_imported_by_name(standin.name):
             return standin.name
         return None
 
     def chain(self, holder: Any, name: str) -> str:
-        """How a global is reached, from the outermost function to it."""
+        """Describe how a global is reached, from the outermost function to it."""
         text = f"function {_label(holder)!r} uses global {name!r}"
         seen = set()
         while id(holder) in self.users and id(holder) not in seen:
@@ -256,17 +264,17 @@ def _label(obj: Any) -> str:
 
 
 def class_data(cls: type) -> dict[str, Any]:
-    """Attributes of a class that are data: its state."""
+    """Return the attributes of a class that are data: its state."""
     own = _class_state(cls)[0]
     return {name: value for name, value in own.items() if not is_behaviour(value) and not name.startswith("__")}
 
 
-#: Containers within a value that are looked into for keys of its own classes.
+#: Containers within a value that are searched for keys of its own classes.
 LOOKED_INTO = 1000
 
 
 def _has_own_keys(value: Any) -> bool:
-    """Whether there are keys of dictionaries, or members of sets, in it whose classes travel with it."""
+    """Tell whether a value has dictionary keys, or members of sets, whose classes travel with it."""
     todo = [value]
     seen: dict[int, Any] = {}
     while todo and len(seen) < LOOKED_INTO:
@@ -290,7 +298,7 @@ def _has_own_keys(value: Any) -> bool:
 
 
 def _one_of_each(keys: Any) -> Iterable[Any]:
-    """A key of each type; all those that are containers."""
+    """Return a key of each type; all keys if some of them are containers."""
     if {*map(type, keys)} <= ATOM_TYPES:
         return ()
     by_type = {type(key): key for key in list(keys)}
@@ -304,7 +312,7 @@ def _is_own_key(key: Any) -> bool:
 
 
 class _Later:
-    """What is done last where the body is built."""
+    """A step that runs last where the body is built."""
 
     def __init__(self, reduced: tuple[Any, ...]) -> None:
         self._reduced = reduced
@@ -314,7 +322,7 @@ class _Later:
 
 
 class Whole:
-    """A body's value, and then what its parts have put off: which may put off more while it is written."""
+    """A body's value, followed by the parts that were put off; those may put off more while they are written."""
 
     def __init__(self, value: Any, body: Body) -> None:
         self.value = value
@@ -325,7 +333,10 @@ class Whole:
         return (building.first, (self.value, _Later((list, (), None, self._last()))))
 
     def _last(self) -> Iterator[Any]:
-        """The pickler asks for two before it writes the first one."""
+        """Yield the steps that were put off, each followed by None.
+
+        The pickler asks for two items before it writes the first one.
+        """
         assert self.body.later is not None
         yield None
         for later in self.body.later:
@@ -334,7 +345,7 @@ class Whole:
 
 
 class _ModuleGlobals:
-    """Stands for the globals of a module: where it arrives, those of the module of that name."""
+    """Stand-in for the globals of a module: where it arrives, those of the module of that name."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -344,7 +355,7 @@ class _ModuleGlobals:
 
 
 class _LooseGlobals:
-    """Stands for globals that are nobody's: `exec` with a dictionary, or a copy."""
+    """Stand-in for globals of no module: of `exec` with a dictionary, or a copy."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -371,8 +382,9 @@ def _standin_for(function: FunctionType, body: Body, loose: bool) -> Any:
 
 
 def write_function(function: FunctionType, record: Record | None, body: Body, loose: bool = False) -> tuple[Any, ...]:
-    """Reduces a function to its code, its cells and the globals that it uses. Without a record it is a new one wherever it
-    arrives.
+    """Reduce a function to its code, its cells and the globals that it uses.
+
+    Without a record it is a new function wherever it arrives.
     """
     if record is not None:
         body.note_definition(function, record)
@@ -407,17 +419,17 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
 
 
 def _used_globals(function: FunctionType, body: Body) -> tuple[dict[str, Any], dict[str, str]]:
-    """Values of the globals that a function names, and why others cannot be had."""
+    """Return the values of the globals that a function names, and the reasons why others are not available."""
     documented = _documented_names(function.__doc__, function.__globals__)
     names = (*global_names(function.__code__), *_annotated_names(_annotations(function)), *documented)
     return body.values_of(function.__globals__, names, function)
 
 
 def _code_for_travel(code: CodeType) -> Any:
-    """Every process of a runner has the same interpreter, so its own format will do."""
+    """Return a code object in the interpreter's own format: every process of a runner has the same interpreter."""
     try:
         return marshal.dumps(code)
-    except ValueError:  # constants that somebody has put there
+    except ValueError:  # constants that some tool has put there
         return code
 
 
@@ -429,7 +441,7 @@ def _cell_state(cell: CellType) -> tuple[Any, ...]:
 
 
 def _cell_of(cell: CellType, body: Body) -> tuple[Any, ...]:
-    """A cell's content for now: nothing if it is to be written last."""
+    """Return a cell's content as written now: nothing if it is to be written last."""
     state = _cell_state(cell)
     return state if not state or body.put_off({"": state[0]}, building.fill_cell, cell) else ()
 
@@ -439,7 +451,7 @@ def _cell_content(cell: CellType) -> Any:
 
 
 def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces a class to a bare one, and its dictionary as the state that follows."""
+    """Reduce a class to a bare one, with its dictionary as the state that follows."""
     body.note_definition(cls, record)
     if not building.can_be_imported_by_name(cls.__module__):
         body.note_module(cls.__module__)
@@ -476,14 +488,14 @@ def write_class(cls: Any, record: Record, body: Body) -> tuple[Any, ...]:
 
 
 def _note_sources(cls: type, body: Body) -> None:
-    """A class has the sources of its methods."""
+    """Note the sources of a class's methods."""
     for value in list(vars(cls).values()):
         if isinstance(value, FunctionType):
             body.note_source(value.__code__.co_filename)
 
 
 def _annotated_globals(cls: type, body: Body) -> tuple[str, dict[str, Any]]:
-    """What a class's annotations, written as text, name in its module."""
+    """Return the module of a class, and the objects in it that its annotations, written as text, name."""
     module = sys.modules.get(cls.__module__)
     if module is None or can_be_imported(module):
         return cls.__module__, {}
@@ -495,7 +507,7 @@ def _annotated_globals(cls: type, body: Body) -> tuple[str, dict[str, Any]]:
 
 
 def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
-    """The dictionary of a class without what it has of its own accord, and the classes registered with an abstract one."""
+    """Return the dictionary of a class without `MADE_WITH_CLASS`, and the classes registered with an abstract one."""
     state = {}
     for name, value in list(vars(cls).items()):
         if name in MADE_WITH_CLASS or (isinstance(value, MemberDescriptorType) and value.__objclass__ is cls):
@@ -510,7 +522,7 @@ def _class_state(cls: Any) -> tuple[dict[str, Any], list[type] | None]:
 
 
 def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces a module made in memory to what is in it."""
+    """Reduce a module made in memory to its content."""
     body.kept.append(module)
     body.note_module(module.__name__)
     body.names[module.__name__, ""] = record.identity
@@ -521,15 +533,16 @@ def write_module(module: ModuleType, record: Record, body: Body) -> tuple[Any, .
 
 
 def write_cached(function: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces what `functools.lru_cache` made to the function and the cache's parameters: its cache is each process's
-    own.
+    """Reduce a function of `functools.lru_cache` to the wrapped function and the cache's parameters.
+
+    Each process has a cache of its own.
     """
     body.note_definition(function, record)
     return (building.make_cached, (record.identity, function.__wrapped__, function.cache_parameters()))
 
 
 def write_named(name: str, module: str, obj: Any, record: Record, body: Body) -> tuple[Any, ...]:
-    """Reduces an object that pickles by its name, if any, in a module which no worker can import."""
+    """Reduce an object that pickles by its name, if any, in a module which no worker can import."""
     body.kept.append(obj)
     if name:
         body.names[module, name] = record.identity
@@ -545,8 +558,9 @@ def is_of_typing(kind: type) -> bool:
 
 
 def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...]] | None:
-    """How to make a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias again; its own reduction gives a name
-    only.
+    """Return a callable and its arguments that make an object of `typing` again; None for any other object.
+
+    Such an object is a TypeVar, a ParamSpec, a TypeVarTuple, a NewType or a type alias. Its own reduction gives a name only.
     """
     kind = type(obj)
     if not is_of_typing(kind):
@@ -567,20 +581,20 @@ def _typing_parts(obj: Any) -> tuple[Any, tuple[Any, ...]] | None:
 
 # ---- plain instances -------------------------------------------------------------------------------------------------
 
-#: Where a class's instances have what they are made of: as instances.pxi names it.
+#: Where a class's instances keep their state; the `LAYOUT_` numbers of class_layouts.pxi.
 IN_DICT, IN_SLOTS, MEMBER, IN_TUPLE = 1, 2, 4, 8
 
-#: Hooks of pickle: a class that has none of its own is copied attribute by attribute.
+#: Hooks of pickle: instances of a class that overrides none of them are copied attribute by attribute.
 HOOKS = ("__reduce_ex__", "__reduce__", "__getstate__", "__new__")
 
 
 def overrides(kind: type, name: str) -> bool:
-    """Whether a class has a method of its own in place of object's."""
+    """Tell whether a class has a method of its own in place of object's."""
     return getattr(kind, name) is not getattr(object, name)
 
 
 def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
-    """Where instances have what they are made of, and the slots' names. 0: pickle does more than copy that."""
+    """Return where instances keep their state, and the slots' names; 0 if pickle does more than copy that."""
     in_dict = IN_DICT if kind.__dictoffset__ else 0
     if is_enum(kind):
         return MEMBER, ()
@@ -601,7 +615,7 @@ def plain_form(kind: type) -> tuple[int, tuple[str, ...]]:
 
 
 def _is_plain_tuple(kind: type) -> bool:
-    """A named tuple, or another subclass, that adds nothing to how a tuple is made."""
+    """Tell whether a named tuple, or another subclass, adds nothing to how a tuple is made."""
     if (
         not all(base in (object, tuple) or base.__flags__ & HEAP_TYPE for base in kind.__mro__)
         or kind in copyreg.dispatch_table
@@ -618,7 +632,7 @@ def _is_plain_tuple(kind: type) -> bool:
 
 
 def _has_hooks_of_dataclasses(kind: type) -> bool:
-    """Frozen dataclasses with slots: their hooks copy the fields, too."""
+    """Tell whether a class has the hooks of frozen dataclasses with slots: they copy the fields, too."""
     dataclasses = sys.modules.get("dataclasses")
     getstate = getattr(dataclasses, "_dataclass_getstate", None)
     return getstate is not None and getattr(kind, "__getstate__", None) is getstate
@@ -637,7 +651,7 @@ def _canonical_members(cls: Any) -> list[tuple[str, Any]]:
 
 
 def _member_arguments(cls: Any, member: Any) -> tuple[Any, ...]:
-    """What the member's data type is made from."""
+    """Return the arguments that the member's data type is made from."""
     if cls._member_type_ is object:
         return ()
     reduced = cls._member_type_.__reduce_ex__(member, 2)
@@ -649,7 +663,10 @@ def _member_attributes(member: Any) -> dict[str, Any]:
 
 
 def reduce_member(member: Any) -> Any:
-    """A member goes by its name; what is no member of its own, a combination of flags, by its enum's own rule."""
+    """Reduce a member to its name.
+
+    A combination of flags is no member of its own: its enum's own rule reduces it.
+    """
     cls = type(member)
     name = getattr(member, "_name_", None)
     if name is None or cls._member_map_.get(name) is not member:
@@ -665,8 +682,9 @@ def _is_struct(cls: type) -> bool:
 
 
 def _struct_arguments(cls: Any, state: dict[str, Any]) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
-    """What msgspec's metaclass makes such a class from: annotations, factories of defaults, and options. Takes it out of
-    `state`.
+    """Return the annotations, factories of defaults and options that msgspec's metaclass makes such a class from.
+
+    Takes them out of `state`.
     """
     import msgspec
 

@@ -1,7 +1,8 @@
-"""How the bodies of definitions are built where they arrive, without running the user's code.
+"""Building the bodies of definitions where they arrive, without running the user's code.
 
-A class is made bare, then gets its dictionary as the driver has it: so its methods may refer to it, and neither a metaclass
-that arrived nor the `__init_subclass__` of a base that did runs a second time. What is known already is left as it is.
+A class is made bare, then gets its dictionary as the driver has it. So its methods may refer to it, and neither a metaclass
+that arrived nor the `__init_subclass__` of a base that did runs a second time. A definition that is known already stays as
+it is.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ def can_be_imported_by_name(name: str) -> bool:
 
 
 class _Building(threading.local):
-    """The load that this thread is in: where it puts things, and what it has made of definitions so far."""
+    """State of the load that this thread is in: where it puts things, and the definitions made so far."""
 
     namespace: Namespace | None = None
     modules: Namespace | None = None  # whose modules hold the globals
@@ -51,14 +52,14 @@ _building = _Building()
 
 
 class building_in:
-    """Context in which a body is built. What was learnt is forgotten again if that fails.
+    """Context in which a body is built; if that fails, it forgets the definitions learnt.
 
     Parameters
     ----------
     namespace : Namespace
-        Where definitions are looked for and kept.
+        The namespace in which definitions are looked up and kept.
     modules : Namespace
-        Whose modules hold functions' globals.
+        The namespace whose modules hold functions' globals.
     """
 
     def __init__(self, namespace: Namespace, modules: Namespace) -> None:
@@ -83,7 +84,7 @@ class building_in:
 
 
 class learning:
-    """Context that tells which identities the loads in it have brought."""
+    """Context that returns the identities which the loads in it have brought."""
 
     def __enter__(self) -> list[bytes]:
         self._before, _building.brought = _building.brought, []
@@ -94,7 +95,7 @@ class learning:
 
 
 def module_named(name: str) -> ModuleType:
-    """A module that cannot be imported, as it is in this namespace."""
+    """Return this namespace's module of a name that cannot be imported."""
     return _modules().module(name)
 
 
@@ -131,7 +132,7 @@ def _learn(identity: bytes | None, obj: Any) -> Any:
 
 
 def _is_fresh(obj: Any) -> bool:
-    """Whether its state is to be put into it: not if it was known before. True once."""
+    """Tell whether an object still gets its state: not if it was known before. True once."""
     if _building.fresh is None:
         return True
     if _building.fresh.pop(id(obj), None) is None:
@@ -142,7 +143,7 @@ def _is_fresh(obj: Any) -> bool:
 
 
 def _is_made_now(obj: Any) -> bool:
-    """Whether this load has made it: what was put off belongs to it."""
+    """Tell whether this load has made an object: only then do the parts put off belong to it."""
     return _building.done is None or id(obj) in _building.done
 
 
@@ -171,7 +172,10 @@ def fill_member(member: Any, name: str, value: Any) -> None:
 
 
 def fill_cell(cell: CellType, name: str, content: Any) -> None:
-    """A cell is always new, or of a function that is known and has it no more."""
+    """Set a cell's content.
+
+    The cell is always a new one, or that of a known function which has dropped it.
+    """
     cell.cell_contents = content
 
 
@@ -180,14 +184,14 @@ def _modules() -> Namespace:
 
 
 def module_globals(name: str) -> dict[str, Any]:
-    """The globals of a module: the imported one, or the one that this namespace has under that name."""
+    """Return the globals of a module: the imported one, or this namespace's own of that name."""
     if can_be_imported_by_name(name) or name not in _modules().modules and _is_elsewhere(name):
         return vars(importlib.import_module(name))
     return vars(_modules().module(name))
 
 
 def _is_elsewhere(name: str) -> bool:
-    """Whether a module that is not loaded yet can be imported here."""
+    """Tell whether a module that is not loaded yet can be imported here."""
     if name == "__main__" or name in sys.modules:
         return False
     import importlib.util
@@ -240,8 +244,9 @@ def make_class(identity: bytes, meta: Any, name: str, bases: tuple[type, ...], b
 
 
 def _bare_class(meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, Any]) -> Any:
-    """A class without its dictionary. A metaclass that can be imported makes it; of one that arrived, the nearest base that
-    can.
+    """Return a class without its dictionary.
+
+    A metaclass that can be imported makes it; for one that arrived, the nearest base that can be imported does.
     """
     with _without_hooks(bases, everybody=False):
         if is_importable(meta):
@@ -255,9 +260,9 @@ def _bare_class(meta: Any, name: str, bases: tuple[type, ...], basic: dict[str, 
 
 
 class _without_hooks:
-    """Switches `__init_subclass__` off: what it did to the driver's class is part of what arrives.
+    """Context that switches `__init_subclass__` off: its effect on the driver's class is part of the body that arrives.
 
-    That of an importable base runs, unless `everybody`: it tells that module of the class.
+    The hook of an importable base runs, unless `everybody`: it registers the class in that base's module.
     """
 
     def __init__(self, bases: tuple[type, ...], everybody: bool) -> None:
@@ -272,7 +277,7 @@ class _without_hooks:
             hook = vars(base)["__init_subclass__"]
             try:
                 type.__setattr__(base, "__init_subclass__", classmethod(lambda cls, **options: None))
-            except TypeError:  # of a compiled class
+            except TypeError:  # a compiled class
                 continue
             self._saved.append((base, hook))
 
@@ -389,7 +394,7 @@ def call(function: Callable[..., Any], args: tuple[Any, ...], keywords: dict[str
 
 
 def open_sources(sources: dict[str, list[str]]) -> None:
-    """Makes the lines of what is no file known to tracebacks and `inspect`."""
+    """Make the lines of a source that is no file known to tracebacks and `inspect`."""
     for filename, lines in sources.items():
         linecache.cache.setdefault(filename, (sum(map(len, lines)), None, lines, filename))
 

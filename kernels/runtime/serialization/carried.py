@@ -1,4 +1,4 @@
-"""How values are pickled that pickle itself refuses, repeats or gets wrong, and that programs with pools carry all the same.
+"""Reductions of values that pickle itself refuses, repeats or gets wrong, and that programs with pools carry all the same.
 
 generators of the whole process    by reference: in a worker they are that worker's own
 locks, thread-local objects        fresh ones, in definitions only: what they guard is each process's own
@@ -51,12 +51,12 @@ def _by_path(module: str, *names: str) -> Any:
 
 
 def is_global_generator(obj: Any) -> bool:
-    """Whether it is the generator behind `random` or `numpy.random`, whose state is each process's own."""
+    """Tell whether an object is the generator behind `random` or `numpy.random`, whose state is each process's own."""
     return reduce_random(obj) is not NotImplemented or reduce_numpy_random(obj) is not NotImplemented
 
 
 def is_generator(obj: Any) -> bool:
-    """Whether it draws random numbers from a state of its own: of Python's kind or of NumPy's."""
+    """Tell whether an object draws random numbers from a state of its own: a generator of Python or NumPy."""
     kind = type(obj)
     return (kind.__module__, kind.__name__) in GENERATORS
 
@@ -78,7 +78,7 @@ GUARDS = {
 
 
 def is_guard(value: Any) -> bool:
-    """Whether it only guards or separates the threads of one process."""
+    """Tell whether an object only guards or separates the threads of one process."""
     kind = type(value)
     return (kind.__module__, kind.__qualname__) in GUARDS
 
@@ -110,7 +110,10 @@ def _context_variable(name: str, value: tuple[Any, ...]) -> Any:
 
 
 def reduce_exception(error: BaseException) -> Any:
-    """An exception with an `__init__` of the user's is built without it: it was given other arguments than `args`."""
+    """Reduce an exception with an `__init__` of the user's to a rebuild without it.
+
+    Its arguments were others than `args`.
+    """
     kind = type(error)
     if not isinstance(kind.__init__, FunctionType) or kind.__reduce__ is not _compiled_base(kind).__reduce__:
         return NotImplemented
@@ -136,7 +139,7 @@ def _rebuild_exception(kind: Any, args: tuple[Any, ...]) -> Any:
 
 
 def reduce_manager_proxy(proxy: Any) -> Any:
-    """As `multiprocessing` does for the children it starts: with the key that the manager asks for."""
+    """Reduce a proxy as `multiprocessing` does for the children it starts: with the key that the manager asks for."""
     _, (function, token, serializer, keywords) = proxy.__reduce__()
     keywords = {key: value for key, value in keywords.items() if key != "authkey"}
     return (_rebuild_manager_proxy, (function, token, serializer, keywords, bytes(proxy._authkey)))
@@ -160,8 +163,9 @@ def attach_shared_memory(name: str) -> Any:
 
 
 def never_unlink_attached() -> None:
-    """From now on what this process only attaches to is not unlinked when it ends: it is somebody else's
-    (python/cpython#82300).
+    """Never unlink, at this process's end, shared memory that it only attaches to: another process owns it.
+
+    See python/cpython#82300.
     """
     from multiprocessing import shared_memory
 
@@ -188,7 +192,7 @@ def never_unlink_attached() -> None:
 
 
 class _NoTracker:
-    """In place of the tracker while a process attaches."""
+    """Stand-in for the resource tracker while a process attaches."""
 
     @staticmethod
     def register(name: str, kind: str) -> None:
@@ -203,7 +207,10 @@ CAST_FORMATS = frozenset("bBhHiIlLqQnNfd?c")
 
 
 def reduce_memoryview(view: memoryview) -> Any:
-    """Its elements in C order, of the same format and shape; of a format that is not Python's own, the bytes."""
+    """Reduce a memoryview to its elements in C order, of the same format and shape.
+
+    With a format that `memoryview.cast` does not know, it becomes the bytes.
+    """
     data: Any = view.tobytes() if view.readonly else bytearray(view.tobytes())
     element = view.format.removeprefix("@")
     has_shape = element in CAST_FORMATS and view.ndim > 0 and view.nbytes > 0
@@ -224,7 +231,7 @@ def reduce_weak_set(members: Any) -> Any:
 
 def _weak_container(kind: Any, contents: list[Any]) -> Any:
     made = kind(contents)
-    made._contents = contents  # nobody else here has them
+    made._contents = contents  # keep-alive: nothing else here refers to them
     return made
 
 
@@ -245,7 +252,10 @@ def reduce_method_wrapper(value: Any) -> Any:
 
 
 def reduce_method(method: Any) -> Any:
-    """Pickle would look it up by its name, in a class that has not got it yet."""
+    """Reduce a method to its function and instance.
+
+    Pickle would look its name up in a class that does not have it yet.
+    """
     return (type(method), (method.__func__, method.__self__))
 
 
@@ -255,7 +265,7 @@ def reduce_mapping_proxy(mapping: Any) -> Any:
     return (MappingProxyType, (dict(mapping),))
 
 
-#: By the module and the name of a type, so that nothing is imported to look.
+#: By the module and the name of a type: the lookup imports nothing.
 REDUCERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("random", "Random"): reduce_random,
     ("numpy.random.mtrand", "RandomState"): reduce_numpy_random,

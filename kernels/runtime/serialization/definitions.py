@@ -5,13 +5,13 @@
                                                  unknown: read the body once, keep the object
 
 A *definition* lives in `__main__`, in a module made in memory, or inside a function. The process that made it gives it an
-identity; a value that refers to it carries this identity, not its body. The body lies in shared memory once per version, for
-as long as the process that made it has the object, or a value that refers to it is there. Whoever knows an identity uses his
-own object, so nothing that arrives changes a class.
+identity; a value that refers to it carries this identity, not its body. The body lies in shared memory once per version, as
+long as the process that made it has the object, or a value that refers to it exists. A process that knows an identity uses
+its own object, so no arriving value changes a class.
 
-A `Namespace` is where a process keeps what has arrived: a module object per name, whose globals the functions use. A worker
-has one for each service that it has loaded, since a service's globals are those at `Runner.service`; the driver has one for
-what tasks define. `bodies.py` says how a body is written and built.
+A `Namespace` is where a process keeps the definitions that have arrived: a module object per name, whose globals the
+functions use. A worker has one for each service that it has loaded, since a service's globals are those at `Runner.service`.
+The driver has one for the definitions of tasks. `bodies.py` writes a body, `building.py` builds it.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ if TYPE_CHECKING:
 KEPT_VERSIONS = 64
 
 
-# ---- what a worker can import ----------------------------------------------------------------------------------------
+# ---- modules that a worker can import --------------------------------------------------------------------------------
 
 _searched: dict[str, tuple[int, bool]] = {}  # module name -> (id of its spec, whether the import system finds it)
 
 
 def is_importable(obj: Any) -> bool:
-    """Whether another process finds the very same object by importing its module and following its qualified name."""
+    """Tell whether another process finds the same object by importing its module and following its qualified name."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     if module is None or not can_be_imported(module):
         return False
@@ -50,7 +50,7 @@ def is_importable(obj: Any) -> bool:
 
 
 def is_named(obj: Any) -> bool:
-    """Whether its module, of whatever kind, has the object under its qualified name."""
+    """Tell whether an object's module, of whatever kind, has the object under its qualified name."""
     module = sys.modules.get(getattr(obj, "__module__", None) or "")
     return module is not None and _follow(module, obj.__qualname__) is obj
 
@@ -63,8 +63,10 @@ def _follow(module: ModuleType, qualified: str) -> Any:
 
 
 def can_be_imported(module: ModuleType) -> bool:
-    """Whether a worker can import the module: not `__main__`, nor one that was made in memory or came from a place that only
-    this process knows."""
+    """Tell whether a worker can import the module.
+
+    It cannot import `__main__`, a module made in memory, or one from a place that only this process knows.
+    """
     spec = getattr(module, "__spec__", None)
     if spec is None or module.__name__ == "__main__":
         return False
@@ -90,7 +92,7 @@ def _is_found(spec: Any) -> bool:
 
 
 def _standard_finders() -> Iterator[Any]:
-    """Those that a worker has, too: of paths, and of editable installs."""
+    """Yield the finders that a worker has, too: of paths, and of editable installs."""
     yield PathFinder
     for finder in sys.meta_path:
         if getattr(finder, "__module__", "").startswith("__editable__"):
@@ -113,7 +115,7 @@ _numbers = itertools.count(1)
 
 
 def new_identity() -> bytes:
-    """16 bytes that no other process and no other definition has."""
+    """Return 16 bytes that no other process and no other definition has."""
     global _prefix, _prefix_of
     if _prefix_of != os.getpid():
         _prefix, _prefix_of = os.urandom(8), os.getpid()
@@ -121,7 +123,10 @@ def new_identity() -> bytes:
 
 
 class Place:
-    """Where the body of one version lies in a runner's segment. `hold` keeps it there; None: others do."""
+    """The place of one version's body in a runner's segment.
+
+    `hold` keeps the body there; None: others keep it.
+    """
 
     __slots__ = ("hold", "identity", "nbytes", "offset")
 
@@ -133,7 +138,7 @@ class Place:
 
 
 class Written:
-    """A body that was written: what told it from others, and the globals in it.
+    """A body that was written: its digest, the marks that tell it from others, and the globals in it.
 
     `users` are functions, by weak references, and names of globals; `looks` are their marks at the time.
     """
@@ -150,7 +155,7 @@ class Written:
         return [_mark_deeper(_global_of(reference(), name)) for reference, name in self.users]
 
     def is_current(self) -> bool:
-        """Whether its globals are what they were, as far as a look at them and their members tells."""
+        """Tell whether the globals are unchanged, as far as a look at them and their members can tell."""
         return self.looks == self._look()
 
 
@@ -160,11 +165,11 @@ def _global_of(holder: Any, name: str) -> Any:
 
 
 class Record:
-    """What this process knows of one definition object.
+    """The knowledge of this process about one definition object.
 
-    `parts` is what its version goes by; None for an object that arrived: whoever made it says when it changes. `reached` is
-    what a function leads to by those that it calls, and how often each had changed when it was sent. `written` is the body
-    that was written last, and what it found.
+    `parts` identifies its version; None for an object that arrived: the process that made it announces its changes.
+    `reached` is what a function leads to by the functions that it calls, and how often each had changed when it was sent.
+    `written` is the body written last, and the globals it found.
     """
 
     __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached", "written")
@@ -181,14 +186,17 @@ class Record:
 
 
 class Definitions:
-    """The definition objects of this process, by object and by identity. Each step is one operation on a dictionary."""
+    """The definition objects of this process, by object and by identity.
+
+    Each step is one operation on a dictionary, so threads need no lock.
+    """
 
     def __init__(self) -> None:
         self._by_id: dict[int, Record] = {}
         self._own: dict[bytes, Record] = {}
 
     def record_of(self, obj: Any, parts_of: Callable[[Any], Any]) -> Record:
-        """The object's record; a new version of it if its parts are no longer those it was written with."""
+        """Return the object's record; a new version of it if its parts have changed since they were written."""
         record = self._by_id.get(id(obj))
         if record is None:
             record = self._add(obj, new_identity(), parts_of(obj))
@@ -206,33 +214,33 @@ class Definitions:
         return self._by_id.get(id(obj))
 
     def adopt(self, obj: Any, identity: bytes) -> None:
-        """An object that arrived: other processes know it by this identity."""
+        """Record an object that arrived: other processes know it by this identity."""
         if id(obj) not in self._by_id:
             self._add(obj, identity, None)
 
     def place(self, obj: Any, identity: bytes, session: int, offset: int, nbytes: int) -> None:
-        """Where the body of an object that arrived lies, for as long as others hold it there."""
+        """Record where the body of an object that arrived lies, as long as others hold it there."""
         record = self._by_id.get(id(obj))
         if record is not None and record.identity == identity and session not in record.places:
             record.places[session] = Place(identity, offset, nbytes, None)
 
     def leave(self, session: int) -> None:
-        """Forgets what lies in a runner's segment."""
+        """Forget the places in a runner's segment."""
         for record in list(self._by_id.values()):
             record.places.pop(session, None)
 
     def sent_classes(self) -> list[tuple[type, Record]]:
-        """This process's own classes whose bodies lie in some segment."""
+        """Return the classes of this process whose bodies lie in some segment."""
         records = [record for record in list(self._by_id.values()) if record.places and record.parts is not None]
         return [(obj, record) for record in records if isinstance(obj := _object_of(record), type)]
 
     def own(self, identity: bytes) -> Any:
-        """This process's own object of an identity that it has given out; None for any other."""
+        """Return the object of this process that has an identity which it has given out; None for any other."""
         record = self._own.get(identity)
         return None if record is None else _object_of(record)
 
     def renew(self, record: Record) -> None:
-        """A new version."""
+        """Give the object a new version."""
         record.identity = new_identity()
         record.identities.append(record.identity)
         record.places = {}
@@ -241,7 +249,7 @@ class Definitions:
             self._own.pop(record.identities.pop(0), None)
 
     def _add(self, obj: Any, identity: bytes, parts: Any) -> Record:
-        """A record of the object: that of another thread, if it was faster."""
+        """Return a record of the object: another thread's, if that was faster."""
         key = id(obj)
         record = Record(obj, identity, parts)
 
@@ -259,7 +267,7 @@ class Definitions:
 
 
 class _Always:
-    """Stands for a weak reference to what cannot have one."""
+    """Stand-in for a weak reference to an object that cannot have one."""
 
     __slots__ = ("_object",)
 
@@ -281,37 +289,38 @@ definitions = Definitions()
 
 
 class Namespace:
-    """Definitions that arrived together, and the modules that their functions have their globals in.
+    """Definitions that arrived together, and the modules that hold their functions' globals.
 
     Parameters
     ----------
     is_drivers : bool
-        What the driver itself defined is its own there, and what arrives never shares its modules.
+        The driver's own definitions count as known there, and arriving ones never share its modules.
     """
 
     def __init__(self, is_drivers: bool = False) -> None:
         self.is_drivers = is_drivers
         self.modules: dict[str, ModuleType] = {}
         self.names: dict[tuple[str, str], bytes] = {}  # (module, name) -> identity of the definition there
-        self.marks: dict[Any, bytes] = {}  # of what services brought, see `takes`
+        self.marks: dict[Any, bytes] = {}  # of the definitions that services brought, see `takes`
         self.unavailable: dict[str, str] = {}  # global that could not be sent -> why
-        self._apart: Namespace | None = None  # where the last one went that came with a value and did not agree
+        self._apart: Namespace | None = None  # the last namespace made for definitions that came with a value and disagreed
         self._known: dict[bytes, Any] = {}
         self._places: dict[
             bytes, tuple[bytes, weakref.ref[Client], int]
-        ] = {}  # of those that came with a value: whose body, where
+        ] = {}  # of definitions that came with a value: whose body, where
         self._faded: weakref.WeakValueDictionary[bytes, Any] = weakref.WeakValueDictionary()
 
     def find(self, identity: bytes, *, own: bool = True) -> Any:
-        """The object of an identity, None if it is not known here. `own`: this process's own objects count."""
+        """Return the object of an identity, None if it is not known here. `own`: this process's own objects count."""
         found = self._known.get(identity)
         if found is None and (own or self.is_drivers):
             found = definitions.own(identity)
         return self._faded.get(identity) if found is None else found
 
     def takes(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> bool:
-        """Whether a service can move in with those that are here: all names that both have mean the same, in the same
-        state.
+        """Tell whether a service can share this namespace.
+
+        All names that both have must mean the same, in the same state.
         """
         if marks is None:
             return False
@@ -320,7 +329,10 @@ class Namespace:
         )
 
     def place_for(self, names: dict[tuple[str, str], bytes], marks: dict[Any, bytes] | None) -> Namespace:
-        """Whose modules hold the globals of what came with a value: this one's if it agrees, as for a service."""
+        """Return the namespace whose modules hold the globals of a definition that came with a value.
+
+        It is this one if the two agree, as for a service.
+        """
         place = self
         if not self.takes(names, marks):
             if self._apart is None or not self._apart.takes(names, marks):
@@ -336,17 +348,20 @@ class Namespace:
         self._known.pop(identity, None)
 
     def came_with_value(self, identity: bytes, root: bytes, runtime: Client, offset: int) -> None:
-        """It came with the body of `root` in the segment: once that is gone, nobody else will ever send this identity."""
+        """Note that a definition came with the body of `root` in the segment.
+
+        Once that body is gone, no process will ever send this identity again.
+        """
         self._places[identity] = (root, weakref.ref(runtime), offset)
 
     def has_moved(self, identity: bytes, offset: int) -> None:
-        """Its body has been written anew since it came."""
+        """Note that a definition's body has been written anew since it came."""
         known = self._places.get(identity)
         if known is not None and known[2] != offset:
             self._places[identity] = (identity, known[1], offset)
 
     def sweep(self) -> None:
-        """Keeps definitions whose bodies are gone only for as long as something here uses them."""
+        """Keep definitions whose bodies are gone only as long as something here uses them."""
         for identity, (root, reference, offset) in list(self._places.items()):
             runtime = reference()
             if runtime is None or not runtime.is_definition(root, offset):
@@ -354,11 +369,11 @@ class Namespace:
                 obj = self._known.pop(identity, None)
                 try:
                     self._faded[identity] = obj
-                except TypeError:  # no weak reference to it: let it go
+                except TypeError:  # it cannot have a weak reference: drop it
                     continue
 
     def module(self, name: str) -> ModuleType:
-        """The module object of a name, made when first asked for; nothing is executed."""
+        """Return the module object of a name, made on first use; nothing is executed."""
         module = self.modules.get(name)
         if module is None:
             module = self.modules[name] = ModuleType(name)
@@ -366,7 +381,7 @@ class Namespace:
         return module
 
     def enter(self) -> None:
-        """From now on this process is at work in this namespace: `import __main__` finds its modules."""
+        """Make this namespace the process's current one: `import __main__` finds its modules."""
         global _default
         _default = self
         sys.modules.update(self.modules)
@@ -376,7 +391,7 @@ _default = Namespace(is_drivers=True)
 
 
 class _Thread(threading.local):
-    """What this thread alone is at work in, if anything."""
+    """The namespace of this thread alone, if any."""
 
     namespace: Namespace | None = None
 
@@ -389,7 +404,7 @@ def current_namespace() -> Namespace:
 
 
 def use_in_thread(namespace: Namespace | None) -> Namespace | None:
-    """Sets the namespace of this thread alone; returns the one before."""
+    """Set the namespace of this thread alone; return the previous one."""
     before, _thread.namespace = _thread.namespace, namespace
     return before
 
@@ -397,12 +412,12 @@ def use_in_thread(namespace: Namespace | None) -> Namespace | None:
 # ---- versions --------------------------------------------------------------------------------------------------------
 
 
-#: Told apart by their values: another one may lie at the address of one that is gone.
+#: Compared by value, not by identity, against ABA: a new object may lie at the address of one that is gone.
 ATOMS = (int, float, complex, str, bytes, bool, type(None))
 
 
 def function_parts(function: FunctionType, names: tuple[str, ...]) -> tuple[Any, ...]:
-    """What the version of a function goes by: its code, defaults, attributes, cells, and which objects its globals are."""
+    """Return the parts of a function's version: its code, defaults, attributes, cells, and its globals' identities."""
     namespace = function.__globals__
     return (
         function.__code__,
@@ -415,14 +430,15 @@ def function_parts(function: FunctionType, names: tuple[str, ...]) -> tuple[Any,
 
 
 def class_parts(cls: type) -> tuple[Any, ...]:
-    """What the version of a class goes by: its bases, its methods and descriptors, and those of its bases. Data in it is
-    state, not
-    a version."""
+    """Return the parts of a class's version: its bases, its methods and descriptors, and those of its bases.
+
+    Data in it is state, not a version.
+    """
     return tuple((id(base), _behaviour_of(base)) for base in cls.__mro__ if not is_importable(base))
 
 
 def module_parts(module: ModuleType) -> tuple[Any, ...]:
-    """What the version of a module made in memory goes by: which objects it has."""
+    """Return the parts of the version of a module made in memory: the objects that it has."""
     return tuple((name, _mark(value)) for name, value in list(vars(module).items()) if not name.startswith("__"))
 
 
@@ -431,7 +447,7 @@ def _behaviour_of(cls: type) -> tuple[Any, ...]:
 
 
 def is_behaviour(value: Any) -> bool:
-    """Whether an attribute of a class is a method or a descriptor, not data."""
+    """Tell whether an attribute of a class is a method or a descriptor, not data."""
     kind = type(value)
     return kind is FunctionType or (hasattr(kind, "__get__") and not isinstance(value, type))
 
@@ -448,7 +464,7 @@ def _marks(values: Any) -> tuple[Any, ...]:
 
 
 class _Same:
-    """Equal for one object only: not for another at the address of one that is gone."""
+    """Equal for one object only, against ABA: not for another object at the address of one that is gone."""
 
     __slots__ = ("_reference",)
 
@@ -461,12 +477,15 @@ class _Same:
     __hash__ = None  # type: ignore[assignment]
 
 
-#: Members of a container that is told from its successor by them, not only by its address.
+#: Members up to which a container is compared by them, not only by its address.
 MARKED_MEMBERS = 64
 
 
 def _mark(value: Any, within: bool = False) -> Any:
-    """Tells a value from its successor without keeping it: a method that was kept would keep its class."""
+    """Return a mark that tells a value from its successor, without keeping it alive.
+
+    A reference to a method would keep its class alive.
+    """
     kind = type(value)
     if kind in ATOMS:
         return kind, value
@@ -489,7 +508,7 @@ def _mark(value: Any, within: bool = False) -> Any:
 
 
 def _mark_deeper(value: Any) -> Any:
-    """With the attributes of an object: one that holds settings changes in place."""
+    """Return a mark of an object with its attributes: an object that holds settings changes in place."""
     attributes = getattr(value, "__dict__", None)
     if (
         isinstance(value, (FunctionType, type, ModuleType))

@@ -1,12 +1,12 @@
-"""The picklers: values with what lies beside them, and bodies of definitions and services.
+"""The picklers: they write values with the parts that lie beside them, and bodies of definitions and services.
 
-Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only for what it alone knows.
-Plain pickle would write a reference to `__main__` without complaint, so the reducer below looks at every function and class
-it meets: what a worker cannot import is a definition (`definitions.py`). A value refers to definitions by their identity; a
-*body*, of a definition or of a service, holds them (`bodies.py`).
+Pickle protocol 5 with buffers out of band, by the C pickler as long as it can; cloudpickle only for the objects that it
+alone knows. Plain pickle would write a reference to `__main__` without complaint, so the reducer below looks at every
+function and class it meets: if a worker cannot import it, it is a definition (`definitions.py`). A value refers to
+definitions by their identity; a *body*, of a definition or of a service, holds them (`bodies.py`).
 
-Futures are found by the pickler wherever they are, not by walking the arguments. NumPy arrays are written beside the pickle:
-natively where the codec can, else by `array_pickling`.
+The pickler finds futures wherever they are; nothing walks the arguments. NumPy arrays are written beside the pickle:
+natively where the codec can, else by `arrays.py`.
 """
 
 from __future__ import annotations
@@ -47,27 +47,27 @@ PROTOCOL = 5
 
 
 class _NeedsCloudpickle(Exception):
-    """Something that plain pickle would write wrongly or not at all."""
+    """Raised for an object that plain pickle would write wrongly or not at all."""
 
 
-#: What pickle writes by itself, without a name.
+#: Types that pickle writes by itself, without a name.
 SINGLETON_TYPES = (type(None), type(...), type(NotImplemented))
 
-#: Compiled types of which some objects go by their name.
+#: Compiled types of which some objects pickle by their name.
 NAMED_SOMETIMES = (BuiltinFunctionType, MethodWrapperType)
 
 #: Types that pickle needs no help with: compiled ones, and imported classes without a reduction of their own.
 _ordinary: set[type] = set()
 
-#: What `functools.lru_cache` makes; pickle writes it by name, wherever it is from.
+#: The type that `functools.lru_cache` makes; pickle writes it by name, whatever module it is from.
 CACHED = type(functools.lru_cache(lambda: None))
 
 
 class _Reducer:
-    """What both picklers do with the objects that are special here."""
+    """Reductions of special objects, for both picklers."""
 
     runtime: Client | None  # None: a body; arrays in it stay as they are
-    beside: Dump  # where what lies beside the pickle is gathered
+    beside: Dump  # the parts beside the pickle
 
     def special(self, obj: Any) -> Any:
         kind = type(obj)
@@ -104,7 +104,10 @@ class _Reducer:
         return _note_ordinary(kind)
 
     def reduce_by_its_own(self, obj: Any, kind: type) -> Any:
-        """Objects with a reduction of their own: it may be no more than a name in a module that no worker can import."""
+        """Reduce an object with a reduction of its own.
+
+        That may be no more than a name in a module which no worker can import.
+        """
         if kind in copyreg.dispatch_table or (kind in getattr(self, "dispatch_table", ()) and not bodies.is_of_typing(kind)):
             return NotImplemented
         managers = sys.modules.get("multiprocessing.managers")
@@ -132,14 +135,14 @@ class _Reducer:
         return self.reduce_with_body(module, bodies.write_module)
 
     def reduce_with_body(self, obj: Any, write: Callable[[Any, Record, bodies.Body], tuple[Any, ...]]) -> tuple[Any, ...]:
-        """Something with an identity: a reference in a value, the body in a body."""
+        """Reduce an object with an identity: to a reference in a value, to its body in a body."""
         if self.runtime is not None:
             return self.reference(obj)
         record = definitions.record_of(obj, bodies.parts_of)
         return (bytes, (record.identity,)) if self.beside.marking else write(obj, record, self.beside.body)
 
     def reduce_definition(self, obj: Any) -> Any:
-        """A function or class: by name, by identity, or with its body."""
+        """Reduce a function or class: to its name, its identity, or its body."""
         if obj in SINGLETON_TYPES or is_importable(obj):
             return NotImplemented
         if isinstance(obj, type):
@@ -151,7 +154,7 @@ class _Reducer:
         return bodies.write_function(obj, None, self.beside.body, loose=self.runtime is not None)
 
     def reference(self, obj: Any) -> tuple[Any, ...]:
-        """A definition by its identity, and where its body lies."""
+        """Reduce a definition to its identity, and the place of its body."""
         assert self.runtime is not None
         _, place = placed(self.runtime, obj)
         hold = place.hold or self.runtime.hold_definition(place.identity, place.offset, place.nbytes)
@@ -177,7 +180,10 @@ class _Reducer:
 
 
 def _note_ordinary(kind: type) -> Any:
-    """Remembers that pickle needs no help with such objects, if that holds for all of them, in values and in bodies."""
+    """Remember that pickle needs no help with a type.
+
+    Only if that holds for all its objects, in values and in bodies.
+    """
     name = kind.__module__, kind.__qualname__
     is_special = name in carried.REDUCERS or name in carried.REDUCERS_IN_BODIES or hasattr(kind, "__array_finalize__")
     if not is_special and is_importable(kind):
@@ -186,7 +192,10 @@ def _note_ordinary(kind: type) -> Any:
 
 
 def _reduce_compiled(compiled: Any) -> Any:
-    """What Numba compiled goes by name where it can: Numba would send a copy, which its module's cache does not know."""
+    """Reduce a function compiled by Numba to its name where it has one.
+
+    Numba would send a copy, which its module's cache does not know.
+    """
     if is_importable(compiled):
         return compiled.__qualname__
     if type(getattr(compiled, "_cache", None)).__name__ in ("NoneType", "NullCache"):
@@ -207,7 +216,7 @@ class _PlainPickler(pickle.Pickler, _Reducer):
 
 
 class Dump:
-    """One value, or body, being pickled, and what lies beside its pickle."""
+    """One value, or body, being pickled, and the parts beside its pickle."""
 
     def __init__(
         self,
@@ -223,7 +232,7 @@ class Dump:
         self.begin()
 
     def begin(self) -> None:
-        """Forgets what an attempt that failed has left."""
+        """Discard the parts of an attempt that failed."""
         if self.inputs:
             self.inputs.clear()
         self.buffers: list[Any] = []
@@ -233,7 +242,7 @@ class Dump:
 
     @property
     def body(self) -> bodies.Body:
-        """What is gathered of definitions, from the first on."""
+        """The definitions gathered, from the first one on."""
         if self._body is None:
             self._body = bodies.Body(self.unavailable)
         return self._body
@@ -255,7 +264,10 @@ class Dump:
 
 
 def _buffer_keeper(runtime: Client | None, buffers: list[Any]) -> Callable[[pickle.PickleBuffer], bool] | None:
-    """Buffers out of band, as flat bytes; in band where there is no arena to put them in."""
+    """Return a callback that keeps buffers out of band, as flat bytes; None keeps them in band.
+
+    A body has no arena to put them in.
+    """
     if runtime is None:
         return None
 
@@ -267,7 +279,10 @@ def _buffer_keeper(runtime: Client | None, buffers: list[Any]) -> Callable[[pick
 
 
 def _cloud_pickler(file: Any, dump: Dump) -> pickle.Pickler:
-    """The slow pickler: a class made late, since importing cloudpickle costs as much as importing this package."""
+    """Return the slow pickler.
+
+    The function makes its class late, since importing cloudpickle costs as much as importing this package.
+    """
     import cloudpickle
 
     class CloudPickler(cloudpickle.Pickler, _Reducer):  # type: ignore[misc]
@@ -288,7 +303,10 @@ def _cloud_pickler(file: Any, dump: Dump) -> pickle.Pickler:
 
 
 def write(runtime: Client | None, value: Any, inputs: dict[int, Any] | None) -> Dump:
-    """Pickles a value; without a runtime, as a body. Globals that cannot be pickled are left out, with the reason."""
+    """Pickle a value; without a runtime, pickle it as a body.
+
+    Leaves out globals that cannot be pickled, with the reason.
+    """
     unavailable: dict[tuple[int, str], str] = {}
     while True:
         dump = Dump(runtime, inputs, unavailable)
@@ -303,9 +321,9 @@ def write(runtime: Client | None, value: Any, inputs: dict[int, Any] | None) -> 
 
 
 def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str], visited: set[tuple[int, str]]) -> bool:
-    """Looks which of the globals that functions use cannot be pickled; false if none of them is at fault.
+    """Find the globals of functions that cannot be pickled; return False if none of them is at fault.
 
-    One that fails only for what it uses itself, a class whose method names a connection, is not at fault.
+    A global that fails only for an object it uses itself, as a class whose method names a connection does, is not at fault.
     """
     found = False
     for key, (holder, value) in list(body.seen.items()):
@@ -327,17 +345,17 @@ def _find_unavailable(body: bodies.Body, unavailable: dict[tuple[int, str], str]
 
 # ---- bodies ----------------------------------------------------------------------------------------------------------
 
-#: Services of more than so many bytes share no namespace: comparing their globals would cost more than it is worth.
+#: Services of more bytes than this share no namespace: comparing their globals would cost more than it is worth.
 MARKED_BYTES = 1 << 20
 
 
 def dump_body(value: Any) -> bytes:
-    """A value with the bodies of all definitions in it: one byte string, arrays in band."""
+    """Pickle a value with the bodies of all definitions in it: one byte string, arrays in band."""
     return _with_names(write(None, value, None), {})
 
 
 def dump_definition(obj: Any) -> tuple[bytes, Written]:
-    """A definition, with what tells where it arrives whether the globals there are those that it was sent with."""
+    """Pickle a definition, with marks that tell where it arrives whether the globals there are those it was sent with."""
     dump = write(None, obj, None)
     marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
     body = _with_names(dump, marks)
@@ -346,7 +364,7 @@ def dump_definition(obj: Any) -> tuple[bytes, Written]:
 
 
 def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
-    """The body of a service, with what the workers' `__main__` shall have; and the globals in it, by name."""
+    """Pickle a service with the content of the workers' `__main__`; return its body and the globals in it, by name."""
     dump = write(None, target, None)
     dump.body.note_module("__main__")
     marks = {**_marks_of_sent(), **_marks_of(dump.body)} if len(dump.data) <= MARKED_BYTES else None
@@ -361,7 +379,7 @@ def _with_names(dump: Dump, marks: dict[Any, bytes] | None) -> bytes:
 
 
 def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
-    """What tells whether a global, or the state of a class, is as another service found it."""
+    """Return marks that tell whether a global, or the state of a class, is as another service found it."""
     marks = _marks_of_globals(body)
     for obj, identity in body.definitions:
         if isinstance(obj, type):
@@ -370,15 +388,16 @@ def _marks_of(body: bodies.Body) -> dict[Any, bytes]:
 
 
 def _marks_of_sent() -> dict[Any, bytes]:
-    """What the classes that values have brought find in their modules now. Bodies that say something else are written anew.
+    """Return marks of the globals that the classes sent with values find in their modules now.
 
-    So a service that is made now shares no namespace with one where their globals were others, whatever it uses itself.
+    Bodies that are out of date are written anew. So a service made now shares no namespace with one whose globals were
+    others, whatever it uses itself.
     """
     marks: dict[Any, bytes] = {}
     for cls, record in definitions.sent_classes():
         written = record.written
         if written is None or not written.is_current():
-            with contextlib.suppress(Exception):  # it cannot be written any more: who sends it is told
+            with contextlib.suppress(Exception):  # no longer picklable: the caller that sends it gets the error
                 _, record.written = dump_definition(cls)
                 if written is None or record.written.digest != written.digest:
                     record.places = {}
@@ -412,7 +431,10 @@ def _mark(value: Any) -> bytes:
 
 
 def placed(runtime: Client, obj: Any) -> tuple[Record, Place]:
-    """A definition's record, and the place of its body in the runner's segment: written there once per version."""
+    """Return a definition's record, and the place of its body in the runner's segment.
+
+    The body is written there once per version.
+    """
     record = definitions.record_of(obj, bodies.parts_of)
     if isinstance(obj, FunctionType) and record.parts is not None:
         bodies.follow_changes(obj)
@@ -426,8 +448,9 @@ def placed(runtime: Client, obj: Any) -> tuple[Record, Place]:
 
 
 def layout_of(runtime: Client, kind: type) -> tuple[Any, ...] | None:
-    """How the native codec writes instances of a class; None if a worker can import it, or pickle does more than copy
-    attributes.
+    """Return how the native codec writes instances of a class.
+
+    None if a worker can import it, or if pickle does more than copy attributes.
 
     Returns
     -------

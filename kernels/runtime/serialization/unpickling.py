@@ -1,7 +1,6 @@
-"""How pickles are read: values with their inputs and arrays beside them, bodies of definitions, and what refers to either.
+"""Reading pickles: values with their dependencies and arrays beside them, and bodies of definitions.
 
-Pickles name the functions of this module, of `building`, of `carried` and of `array_pickling`, and nothing else of the
-package.
+Pickles name the functions of this module, of `building`, of `carried` and of `arrays`, and nothing else of the package.
 """
 
 from __future__ import annotations
@@ -24,12 +23,15 @@ if TYPE_CHECKING:
     from flame_fast.kernels.runtime import Client
 
 
-#: Tells a body with names and sources from a plain pickle, which begins with the protocol's opcode.
+#: Prefix of a body with names and sources; a plain pickle begins with the protocol's opcode.
 BODY_MARK = b"flame_fast body\n"
 
 
 class _Loading(threading.local):
-    """What the pickle being read by this thread refers to: the call's inputs, arrays written beside it, where bodies lie."""
+    """The objects that the pickle this thread reads refers to.
+
+    They are the call's dependencies, arrays written beside the pickle, and the runtime where bodies lie.
+    """
 
     values: list[Any] | None = None
     arrays: list[Any] | None = None
@@ -50,7 +52,7 @@ def array_beside(number: int) -> Any:
 
 
 def load(runtime: Client, data: Any, buffers: list[Any], arrays: list[Any], values: list[Any] | None) -> Any:
-    """What was dumped, with its inputs' values in place of the futures."""
+    """Load a pickled value, with its dependencies' values in place of the futures."""
     outer = _loading.values, _loading.arrays, _loading.runtime
     _loading.values, _loading.arrays, _loading.runtime = values, arrays, runtime
     try:
@@ -59,11 +61,11 @@ def load(runtime: Client, data: Any, buffers: list[Any], arrays: list[Any], valu
         _loading.values, _loading.arrays, _loading.runtime = outer
 
 
-# ---- what pickles name ------------------------------------------------------------------------------------------------
+# ---- functions that pickles name --------------------------------------------------------------------------------------
 
 
 def rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """A function of the driver's script that Numba keeps on disk there: so it does here."""
+    """Rebuild a function of the driver's script that Numba caches on disk there, and cache it here as well."""
     compiled = rebuild(*args)
     with contextlib.suppress(RuntimeError):  # no place for it
         compiled.enable_caching()
@@ -82,8 +84,9 @@ def identity(value: Any) -> Any:
 
 
 def choose_namespace(data: bytes, known: Iterable[Namespace]) -> Namespace:
-    """The namespace for a service: one that it can share with others, as they would share an imported module; else a new
-    one.
+    """Return the namespace for a service: one that it can share with others, else a new one.
+
+    Services share a namespace as they would share an imported module.
     """
     if data.startswith(BODY_MARK):
         names, _, _, marks, _ = pickle.loads(data[len(BODY_MARK) :])
@@ -98,10 +101,10 @@ def choose_namespace(data: bytes, known: Iterable[Namespace]) -> Namespace:
 
 
 def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = False) -> Any:
-    """What `dump_body` wrote, built in a namespace: this process's current one by default.
+    """Load a body of `dump_body` into a namespace; by default this process's current one.
 
-    `apart`: it came with a value; where its names mean something else in the namespace already, it gets other globals: those
-    that the one before got, if they agree.
+    `apart`: it came with a value. If its names mean something else in the namespace already, it gets other globals: those of
+    the previous such body, if the two agree.
     """
     namespace = current_namespace() if namespace is None else namespace
     if not data.startswith(BODY_MARK):
@@ -129,13 +132,16 @@ def load_body(data: bytes, namespace: Namespace | None = None, *, apart: bool = 
 
 
 def resolve(identity: bytes, offset: int, nbytes: int) -> Any:
-    """In a pickle: `definition`."""
+    """Return the `definition` that a pickle refers to."""
     assert _loading.runtime is not None
     return definition(_loading.runtime, identity, offset, nbytes)
 
 
 def definition(runtime: Client, identity: bytes, offset: int, nbytes: int) -> Any:
-    """This process's own object of a definition; reads its body, which the value being read keeps, if it has none yet."""
+    """Return this process's own object of a definition; if it has none yet, read its body.
+
+    The value being read keeps the body in the segment.
+    """
     namespace = current_namespace()
     found = namespace.find(identity)
     if found is None:
@@ -155,5 +161,5 @@ def definition(runtime: Client, identity: bytes, offset: int, nbytes: int) -> An
 
 
 def unreadable(error: Exception) -> TaskError:
-    """The error for a value whose own code failed to rebuild it here."""
+    """Return the error for a value whose own code failed to rebuild it here."""
     return TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}")
