@@ -1,4 +1,4 @@
-"""The papers hold what they promise: links lead somewhere, pictures match the code, each dependency has a reason."""
+"""The papers keep their promises: links lead somewhere, verbs of .ci exist, each dependency has a reason."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ ARCHITECTURE = (ROOT / "ARCHITECTURE.md").read_text()
 #: The papers that a newcomer reads.
 PAPERS = sorted(path.relative_to(ROOT) for at in ("", "docs", "bench", "examples") for path in (ROOT / at).glob("*.md"))
 
+#: Packages of an extra that the reason of another package covers, or that need no reason.
+UNEXPLAINED = {"flame-fast"}
+
 #: A file as a paper names it: by the end of its path.
 FILE = re.compile(r"`([\w./-]+\.(?:py|pyi|pyx|pxi|pxd|h|c|md|txt))(?:::[^`]*)?`")
 
 #: Words that this project once had of its own, where the field has others.
 PRIVATE = re.compile(r"whoever|burial|bury|buried|epitaph|giver|seat_", re.IGNORECASE)
-
-#: Packages that an extra names for what another one's row explains, or that need no reason.
-UNEXPLAINED = {"flame-fast"}
 
 
 def fences(text: str) -> list[str]:
@@ -33,7 +33,7 @@ def fences(text: str) -> list[str]:
 
 
 def test_the_readme_begins_with_two_commands():
-    """`.ci/test` runs the second one; both are one line, so that they can be copied."""
+    """`.ci/test` runs the second one; both are one line, so that a user can copy them."""
     text = (ROOT / "README.md").read_text()
     first, second, *_ = fences(text)
     assert first.count("\n") == second.count("\n") == 1
