@@ -101,8 +101,8 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
         os.makedirs(directory, mode=0o700, exist_ok=True)
         return Storage(directory)
     if not url.startswith(_SCHEME):
-        entry = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
-        raise _invalid(f"package.storage: expected {_SCHEME}DIR, got {url!r}{entry}")
+        hint = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
+        raise _invalid(f"package.storage: expected {_SCHEME}DIR, got {url!r}{hint}")
     directory = os.path.expanduser(url.removeprefix(_SCHEME).removeprefix("localhost"))
     if not os.path.isabs(directory):
         raise _invalid(f"package.storage: expected {_SCHEME} and an absolute path, got {url!r}")

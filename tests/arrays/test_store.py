@@ -61,7 +61,7 @@ def test_the_default_limit_is_a_share_of_what_is_free(project):
 
 @pytest.mark.parametrize(
     "memory",
-    ["", " ", "m", "lots", "64x", "64 m m", "-64m", "1.5g", "64m,", "mem=64m", 0, -LIMIT, 1000, "1k", 1 << 60, "1p"]
+    ["", " ", "m", "lots", "64x", "64 m m", "-64m", "1.5", "64m,", "mem=64m", 0, -LIMIT, 1000, "1k", 1 << 60, "1p"]
     + [True, 6.4e7, b"64m", [LIMIT], {}, object],
     ids=repr,
 )

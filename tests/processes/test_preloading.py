@@ -254,7 +254,7 @@ def imports(name):
     return before, sys.modules["numba.core.dispatcher"].FunctionCache.__module__
 
 
-@pytest.mark.parametrize("module", ["caching", "threads", "rng", "quarter_circle", "sampling"])
+@pytest.mark.parametrize("module", ["jit.cache", "jit.parallel", "rng", "jit.quarter_circle", "sampling"])
 def test_a_task_may_be_the_one_that_imports_our_kernels(project, module):
     """The import of Numba, in the middle of one of ours, tells the worker to use ours."""
     source = inspect.getsource(imports).replace("imports", "function")

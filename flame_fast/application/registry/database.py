@@ -155,11 +155,11 @@ class Registry:
         try:
             yield
         except sqlite3.Error as error:
-            entry = "check the disk and the permissions of its directory"
+            hint = "check the disk and the permissions of its directory"
             if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
-                entry = "remove it; it holds no more than the applications registered by hand"
+                hint = "remove it; it holds no more than the applications registered by hand"
             raise FlameError(
-                FlameErrorCode.INTERNAL, f"the registry {self.path!r} cannot be used: {error}; {entry}"
+                FlameErrorCode.INTERNAL, f"the registry {self.path!r} cannot be used: {error}; {hint}"
             ) from error
 
     @contextlib.contextmanager
@@ -384,8 +384,8 @@ def _from_text(value: Any) -> Any:
     return os.fsdecode(value) if isinstance(value, bytes) else value
 
 
-def already_exists(name: str, registry: Registry, entry: str) -> FlameError:
+def already_exists(name: str, registry: Registry, hint: str) -> FlameError:
     """Return the error about a name that is taken."""
     owners = registry.live_owners(name)
     by = f", in use by {owners[0].describe()}" if owners else ""
-    return FlameError(FlameErrorCode.ALREADY_EXISTS, f"application {name!r} already exists{by}; {entry}")
+    return FlameError(FlameErrorCode.ALREADY_EXISTS, f"application {name!r} already exists{by}; {hint}")

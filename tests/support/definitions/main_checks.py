@@ -139,13 +139,13 @@ def task_executor():
     return [type(got) is Model, got.number]
 
 
-def task_type_entries():
-    entries = typing.get_type_entries(Model)
+def task_type_hints():
+    hints = typing.get_type_hints(Model)
     return [
-        entries == {"shared": typing.ClassVar[list[Other]]},
-        typing.get_type_entries(Other) == {"owner": Model, "names": list[str]},
-        typing.get_type_entries(advance_model) == {"model": Model, "return": Model},
-        typing.get_type_entries(Model.advanced) == {"return": Model},
+        hints == {"shared": typing.ClassVar[list[Other]]},
+        typing.get_type_hints(Other) == {"owner": Model, "names": list[str]},
+        typing.get_type_hints(advance_model) == {"model": Model, "return": Model},
+        typing.get_type_hints(Model.advanced) == {"return": Model},
         inspect.signature(advance, eval_str=True).return_annotation is int,
     ]
 
