@@ -205,7 +205,7 @@ class TaskHost(Protocol):
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the function as it was in the submitter at the call."""
 
-    def settle(self, value: Any) -> Any:
+    def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine, refuse a generator."""
 
     def dump_error(self, error: BaseException) -> bytes:

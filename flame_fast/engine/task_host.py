@@ -194,7 +194,7 @@ class Host:
         self._loaded.clear()
         self._current = None
 
-    def settle(self, value: Any) -> Any:
+    def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine to its end.
 
         Raises

@@ -1,4 +1,4 @@
-"""The zygote: forks workers, watches them and the driver, settles what the dead leave.
+"""Supervisor process (zygote): forks workers, watches them and the driver, recovers after deaths.
 
 A small single-threaded process of its own session, started by exec, so that forking it is always safe.
 
@@ -30,24 +30,24 @@ from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, Worker, serialization
 
-#: Seconds a pool worker beyond the number wanted stays, in case it is wanted again.
+#: Seconds that a surplus pool worker stays, in case a blocked task needs it again.
 SURPLUS_S = 1.0
-#: Seconds an idle worker gets to leave by itself at the end.
+#: Seconds that idle workers get to leave by themselves when the runner ends.
 LEAVE_S = 0.2
 #: Seconds between two looks at closed services whose calls still run.
 REAP_S = 0.1
-#: Seconds without any use of large memory after which what is kept of it for the next use goes back to the system.
+#: Seconds without an extent allocation after which cached extents return their pages to the system.
 IDLE_S = 5.0
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
-#: How a worker ended that was the zygote's before.
+#: How a worker of the supervisor before this one ended, for its death notice.
 WITH_SUPERVISOR = "with the process that supervised it"
-#: Seconds that a new zygote waits for the workers of the one before to end; it goes on without those that take longer.
+#: Seconds that a new supervisor waits until the workers of the one before have ended.
 RECOVER_S = 2.0
 
 
 class Child:
-    """A worker: one that this zygote has forked, or one that outlives the zygote before."""
+    """A worker that this supervisor forked, or that outlives the supervisor before."""
 
     __slots__ = ("index", "pid", "pidfd", "role")
 
@@ -87,9 +87,9 @@ class Zygote:
             self.recover(before)
 
     def recover(self, before: int) -> None:
-        """Recovers the zygote before this one and its workers: they died with it, or do so now.
+        """Recover the supervisor before this one and its workers, which died with it or are killed now.
 
-        A worker that does not end in time, in a system call that nothing interrupts, is recovered when it does.
+        A worker in an uninterruptible system call may end late: this supervisor recovers it then.
         """
         for process in self.supervisor.processes():
             if process.state == ProcessState.STARTING:
@@ -142,7 +142,7 @@ class Zygote:
                 timeout = idle if timeout is None else min(timeout, idle)
 
     def watch_memory(self) -> float | None:
-        """Gives memory that nobody has used for a while back; returns the seconds until it wants to look again.
+        """Return cached memory to the system after a while without use; return the seconds until the next look.
 
         Whoever keeps the first piece of it rings the bell.
         """
@@ -163,7 +163,7 @@ class Zygote:
     # ---- staffing ----------------------------------------------------------------------------------------------------
 
     def staff(self) -> float | None:
-        """Forks who is missing and retires who is too many; returns the seconds until it wants to look again."""
+        """Fork missing workers and retire surplus ones; return the seconds until the next look."""
         if self.preloading.is_busy(self.supervisor.preload):
             return None
         pool = blocked = 0
@@ -201,7 +201,7 @@ class Zygote:
         return None
 
     def fork(self, role: int, requested: int | None = None) -> None:
-        """Starts the process of an entry that was asked for, or of a new one."""
+        """Fork the process of a requested entry, or of a new one."""
         me = os.getpid()
         with contextlib.ExitStack() as closing:
             out_read, out_write = open_pipe(closing)
@@ -256,7 +256,7 @@ class Zygote:
         self.supervisor.recover_process(child.index, self.death_notice(child.index, how))
 
     def death_notice(self, index: int, how: str) -> bytes:
-        """The error of what a dead process was running; of an instance's process, of all its calls."""
+        """Return the error for the task that a dead process ran, or for all calls of its instance."""
         what = "a worker process"
         instance = any(one.index == index and one.role == Role.INSTANCE for one in self.supervisor.processes())
         with contextlib.suppress(Exception):  # its service may be closed and gone just now
@@ -274,7 +274,7 @@ class Zygote:
         return serialization.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
 
     def end(self) -> None:
-        """Every worker ends: the idle by themselves, the busy by force."""
+        """End every worker: idle ones leave by themselves, busy ones are killed."""
         busy = {process.index for process in self.supervisor.processes() if not process.idle}
         for child in self.children.values():
             if child.index in busy or not self.supervisor.closing:
@@ -305,7 +305,7 @@ def kill(child: Child) -> None:
 
 
 def worker_left(index: int, role: int, pid: int, started_at: int, session: int) -> Child | None:
-    """The worker that an entry of a dead zygote's names, if it has not ended: its number may be somebody else's by now.
+    """Return the worker that an entry of a dead supervisor names, unless it has ended: its pid may be in use again.
 
     `started_at`: when it started. One that has not told that yet has run no task: it is in its zygote's session still.
     """
@@ -333,7 +333,7 @@ def ring_own_bell() -> None:
 
 
 def wait_for_end(pidfd: int, patience_s: float) -> bool:
-    """Whether the process has ended in time. By poll: select knows no descriptor above 1,023."""
+    """Return whether the process ends in time. By poll: select refuses descriptors above 1,023."""
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
     return bool(waiting.poll(patience_s * 1000))
@@ -351,7 +351,7 @@ CAUSES = {
 
 
 def describe_exit(code: int) -> str:
-    """By name and number, with the likely cause; `code` as of `os.waitstatus_to_exitcode`."""
+    """Describe an exit by name and number, with the likely cause; `code` as of `os.waitstatus_to_exitcode`."""
     if code >= 0:
         return f"with exit code {code} (likely cause: the task called os._exit or native code called exit)"
     try:
@@ -363,7 +363,7 @@ def describe_exit(code: int) -> str:
 
 
 def release_application(setup: bytes | None) -> None:
-    """Undoes, for a driver that no longer can, what entering the application did."""
+    """Release the application's lease for a driver that no longer can."""
     project = pickle.loads(setup) if setup else None
     if project:
         from flame_fast.application.lifecycle import release_owner
@@ -372,7 +372,7 @@ def release_application(setup: bytes | None) -> None:
 
 
 def main(argument: str) -> None:
-    """The process's whole life; `argument` is JSON: name, recover."""
+    """Run the supervisor's whole life; `argument` is JSON: name, recover."""
     options = json.loads(argument)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a driver that ignores it would hide how workers end

@@ -1,4 +1,4 @@
-# A worker's life: find a task, claim it, run it, finish it; sleep when there is none.
+# The worker loop: find a task, claim it, run it, finish it; sleep when there is none.
 # uses: python_api, views, array_allocator, fork, integer_list, arrays, decode, waits, deadlock, client
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -28,14 +28,14 @@ cdef extern from "Python.h":
     int PyAsyncGen_CheckExact(object value)
 
 cdef inline bint is_plain_value(object value) noexcept:
-    """Whether a result is a value already, and no code that is still to run: that is for the host."""
+    """Return whether a result needs no further code to run, which the host would run."""
     return not (PyCoro_CheckExact(value) or PyGen_CheckExact(value) or PyAsyncGen_CheckExact(value))
 
 cdef enum:
     MOST_HELPS = 100            # tasks that may run inside each other's waits, on one stack
 
 cdef bint is_deep() except -1:
-    """Whether a task on top of this stack would find less than half of the frames that Python allows."""
+    """Return whether a task on top of this stack would find less than half of the frames that Python allows."""
     cdef int depth = 0, most = sys.getrecursionlimit() // 2
     frame = sys._getframe()
     while frame is not None and depth < most:
@@ -49,14 +49,14 @@ cdef struct TaskFrame:          # what runs in this process when a task begins o
     bint between_tasks
 
 cdef class Worker(Client):
-    """What runs tasks: a worker process, or the driver itself with the inline engine."""
+    """Role of a process that runs tasks: a worker, or the driver itself with the inline engine."""
     cdef object host
-    cdef int64_t next_task           # a task that became ready by the last one's outcome and is claimed already; -1: none
-    cdef int helps              # waits that this process runs something inside of
+    cdef int64_t next_task      # claimed already: the last outcome made it ready; -1: none
+    cdef int helps              # waits of this process inside of which it runs a task
     cdef object function        # of the last call; None: the host must be asked
     cdef uint32_t function_service, function_method
     cdef uint64_t function_generation
-    cdef object passed_on       # the array of slot `passed_slot` itself, for the task in `next_task`; None: it reads it like any other
+    cdef object passed_on       # array of slot `passed_slot` for `next_task`; None: read it from the slot
     cdef uint32_t passed_slot
     cdef uint32_t next_queue
     cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
@@ -88,7 +88,7 @@ cdef class Worker(Client):
         return bool(ff_cas32(&self.memory.header.warned, 0, 1))
 
     def serve(self, host):
-        """Runs the tasks of this process's queues until told to leave.
+        """Run the tasks of this process's queues until told to leave.
 
         `host` (see `flame_fast.engine.worker`) loads services, writes errors, and holds the list `partial`, not empty while
         some output has not been written yet.
@@ -123,17 +123,17 @@ cdef class Worker(Client):
                 host.flush()
 
     def mark_stateful(self):
-        """This process holds an object whose state is its own: it does not leave for another one's sake."""
+        """Note that this process holds a class service's object: the supervisor does not replace it."""
         self.memory.processes[self.me].stateful = 1
 
     def serve_inline(self):
-        """From now on this process runs all tasks itself; no worker will come."""
+        """Make this process run all tasks itself, at `run_queued`; no worker will come."""
         self.inline = True
         self.busy_queues = set()
-        self.memory.header.cache_limit = 0      # no zygote would give back what is kept
+        self.memory.header.cache_limit = 0      # no supervisor would return cached extents to the system
 
     def run_queued(self, host):
-        """Runs what is queued in every queue, in this very thread: the inline engine's worker.
+        """Run what is queued in every queue, in this thread: the inline engine's worker.
 
         A call of an instance that is just running stays queued until that one is over, as in a process of its own.
         """
@@ -208,7 +208,7 @@ cdef class Worker(Client):
         return CLAIM_EMPTY
 
     cdef int64_t _wait_for_task(self) noexcept nogil:
-        """Spins, then sleeps; CLAIM_EMPTY when woken for another reason than a task, or for none."""
+        """Spin, then sleep; return CLAIM_EMPTY after a wake-up without a task."""
         cdef Process *process = &self.memory.processes[self.me]
         cdef bint instance = process.role == ROLE_INSTANCE
         cdef uint32_t *wake = &self.memory.queues[process.queue].wake if instance else &self.memory.header.pool_wake
@@ -241,7 +241,7 @@ cdef class Worker(Client):
             return index
         process.sleeping = 1
         calls = sleep_begin(wake)
-        index = self._find_task()           # pairs with a waker's look at the sleepers
+        index = self._find_task()           # S4: pairs with `queue_push`, then `needs_call` and `wake_sleepers`
         if index == CLAIM_EMPTY and not self._shall_leave() \
                 and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
             woken = ff_futex_wait(wake, calls, IDLE_NS) == 0
@@ -251,7 +251,7 @@ cdef class Worker(Client):
         return index
 
     cdef _load_instance(self, host):
-        """An instance's process is there for one service: it loads it before the first call."""
+        """Load the one service of an instance's process before its first call."""
         cdef uint32_t i
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].queue == self.memory.processes[self.me].queue and \
@@ -259,9 +259,9 @@ cdef class Worker(Client):
                 host.load_ahead(i, self.memory.services[i].generation)
 
     cdef int _load_ahead(self, host) except -1:
-        """Loads one service whose `warmup` asks for it; 0 when there is none for this worker.
+        """Load one service whose `warmup` asks for it; return 0 if there is none for this worker.
 
-        One that a call made it load before counts as well: `warmup` says how many workers have it, not who made them.
+        A service that a call made this worker load counts as well: `warmup` says how many workers have it.
         """
         cdef uint32_t i, left
         cdef Service *entry
@@ -289,7 +289,7 @@ cdef class Worker(Client):
         return 0
 
     cdef _run(self, host, uint32_t index):
-        """Executes a claimed task and finishes it, whatever happens."""
+        """Execute a claimed task and finish it, whatever it raises."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef Process *process = &self.memory.processes[self.me]
         cdef RunQueue *queue = &self.memory.queues[slot.queue]
@@ -306,7 +306,7 @@ cdef class Worker(Client):
                 set_array_allocator()
             value = self._execute(host, slot)
             if not self.is_mine():
-                os._exit(0)             # a process that the task forked has come to the task's end: it is no worker
+                os._exit(0)             # a child that the task forked has reached the task's end: it is no worker
             is_map = slot.payload_kind & KIND_MAP != 0
             value_free(&self.memory, index, PAYLOAD)
             if is_map:
@@ -338,7 +338,7 @@ cdef class Worker(Client):
                 wake_queue(&self.memory, queue_index)
 
     cdef object _execute(self, host, Slot *slot):
-        """Calls the user's function; what it returns, settled."""
+        """Call the user's function; return its value as it travels."""
         cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
         function = self._function_of(host, slot)
         values = self._dependency_values(slot) if slot.dependencies else None
@@ -360,7 +360,7 @@ cdef class Worker(Client):
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
-        return value if is_plain_value(value) else host.settle(value)
+        return value if is_plain_value(value) else host.resolve_awaitable(value)
 
     cdef object _function_of(self, host, Slot *slot):
         cdef uint64_t generation = self.memory.services[slot.service].generation
@@ -368,14 +368,14 @@ cdef class Worker(Client):
                 or generation != self.function_generation:
             self.function = None
             function = host.function_of(slot.service, generation, slot.method)
-            if self.inline:             # the runner's end must let go of what it ran; a worker's process ends
+            if self.inline:             # closing the runner must release what it ran; a worker's process ends
                 return function
             self.function_service, self.function_generation, self.function_method = slot.service, generation, slot.method
             self.function = function
         return self.function
 
     cdef object _run_items(self, host, function, list items, const char *numbers):
-        """A chunk of `map`: (nanoseconds, values, None or the error of the item after them).
+        """Run a chunk of `map`; return (nanoseconds, values, None or the error of the item after them).
 
         Its items are a list, or integers as the codec writes a list of them; so may the values be `Int64List`.
         """
@@ -394,7 +394,7 @@ cdef class Worker(Client):
                     if plain.add(value):
                         continue
                     values = plain.listed()
-                values.append(value if is_plain_value(value) else host.settle(value))
+                values.append(value if is_plain_value(value) else host.resolve_awaitable(value))
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
@@ -402,7 +402,7 @@ cdef class Worker(Client):
         return ff_now_ns() - start, plain if values is None else values, None
 
     cdef int _write_items(self, host, uint32_t index, chunk) except -1:
-        """Writes what `_run_items` gave. Of values that cannot be written, those before the first such go, and its error."""
+        """Write the outcome of `_run_items`: if a value cannot be written, those before it, and its error."""
         cdef Py_ssize_t count
         try:
             self._write_value(index, chunk, True)
@@ -444,7 +444,7 @@ cdef class Worker(Client):
         return value
 
     cdef bint help(self, Wait wait) except -1:
-        """Runs one task that the wait needs, if it is queued for the pool, inside the waiting one.
+        """Run one task that the wait needs inside the waiting one, if it is queued for the pool.
 
         Never an unrelated one: it would delay the waiter. Nor a method of a class whose instance of this process is in the
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
@@ -472,9 +472,9 @@ cdef class Worker(Client):
         return index >= 0
 
     cdef bint _claim_here(self, uint32_t index, int64_t *permit) except -1:
-        """Claims one task that is queued for the pool, wherever in its queue it stands; its entry there is void then.
+        """Claim one task that is queued for the pool, wherever in its queue; its entry there becomes stale.
 
-        `permit`: becomes the queue at which this process took a permit for that, which it leaves when the task is over.
+        `permit` becomes the queue whose permit this process acquired for the task, to be released when it ends.
         """
         cdef Slot *slot = &self.memory.slots[index]
         cdef RunQueue *queue = &self.memory.queues[slot.queue]
@@ -489,7 +489,7 @@ cdef class Worker(Client):
             if not queue.sticky:
                 permit[0] = slot.queue
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
-            queue_trim(&self.memory, slot.queue)      # its entry is void, and those of others that were run like this
+            queue_trim(&self.memory, slot.queue)      # its entry is stale, and those of other tasks that were claimed like this
             return True
         if permit[0] >= 0:
             permit_release(&self.memory, <uint32_t> permit[0], self.me)
@@ -497,7 +497,7 @@ cdef class Worker(Client):
         return False
 
     cdef int64_t _claim_needed(self, list targets, int64_t *permit) except -2:
-        """Claims a queued task that the waited ones depend on, at any distance; -1 when there is none."""
+        """Claim a queued task that the targets depend on, at any distance; return -1 if there is none."""
         seen = set()
         todo = targets
         while todo:

@@ -16,7 +16,7 @@ def plain(monkeypatch):
 
 @pytest.fixture(params=ENGINES)
 def engine(request):
-    """The name of an engine, as `Runner(engine=...)` takes it."""
+    """Return the name of an engine, as `Runner(engine=...)` takes it."""
     return request.param
 
 

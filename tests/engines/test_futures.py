@@ -363,7 +363,7 @@ def test_a_failed_call_of_an_instance_does_not_hold_up_the_next_ones(rr):
 
 @pytest.fixture(params=["future", "ref"])
 def handle(rr, request):
-    """Makes a handle of a value."""
+    """Make a handle of a value."""
     plus = rr.service(add)
     return plus if request.param == "future" else lambda value: plus(value).ref()
 

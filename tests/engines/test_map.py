@@ -48,7 +48,7 @@ class Source:
 
 
 def outcomes(iterator, most=1000):
-    """What comes out of an iterator until it has stopped twice in a row, errors among it."""
+    """Return what comes out of an iterator until it has stopped twice in a row, errors among it."""
     found, stops = [], 0
     while stops < 2:
         try:
@@ -63,7 +63,7 @@ def outcomes(iterator, most=1000):
 
 
 def fail_at(bad):
-    """A function that returns ten times its argument and raises a ValueError for one."""
+    """Return a function that returns ten times its argument and raises a ValueError for one."""
 
     def times_ten(number):
         if number == bad:

@@ -439,7 +439,7 @@ class PlainEngine:
 
 
 def adopt(engine, future):
-    """A ref of `engine` with the outcome of another runner's future."""
+    """Return a ref of `engine` with the outcome of another runner's future."""
     outcome = Outcome()
     try:
         outcome.value = Dumped(*serialization.dump_value(engine, future.get()))
