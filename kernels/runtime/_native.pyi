@@ -1,4 +1,4 @@
-"""Types of the native runtime; the documentation stands in _native.pyx and future.pxi."""
+"""Types of the native runtime; its docstrings are in _native.pyx and the .pxi files that it includes."""
 
 from collections.abc import Callable, Iterable, Iterator
 from types import ModuleType

@@ -3,11 +3,11 @@
     driver                                          worker
     submit --- slot: arguments ---> queue (entries) -> claim (READY -> RUNNING)
     get <----- slot: outcome <--------------------- finish (-> DONE/FAILED), queues what became ready
-                        zygote: recover (the tasks of a dead worker fail, nobody else's)
+                        supervisor (zygote): recover (the tasks of a dead worker fail, no others)
 
-Guarantees: submitting never blocks; a task runs at most once; a death is told by the table alone. Assumes: one zygote at a
-time, which recovers a process only after the kernel has reported its end. The layout of the segment stands in `layout.pxi`;
-the order of the steps of each operation in `PROTOCOL.md`.
+Guarantees: submitting never blocks; a task runs at most once; the tables alone tell what a dead process left.
+Assumes: one supervisor at a time, which recovers a process only after the kernel has reported its end.
+The layout of the segment stands in `core/layout.pxd`, the order of the steps of each operation in `PROTOCOL.md`.
 """
 
 cimport cython
@@ -29,7 +29,7 @@ from .core.layout_checks cimport check_layout
 check_layout()
 
 def die_with_parent(int signal):
-    """Asks the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the zygote is."""
+    """Ask the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the supervisor is."""
     prctl(PR_SET_PDEATHSIG, signal)
 
 include "constants.pxi"

@@ -1,8 +1,8 @@
 # NumPy's memory handler: arrays that tasks make are allocated in the segment (NEP 49).
 #
-# NumPy asks the handler of the current context for every array's data (NEP 49). Of more than SHARED_BYTES it is an extent of
-# this process; when the store is half full, and in a child that a task forks, it is ordinary memory. Which one it is shows by its address.
-# In such a child the whole mapping becomes a private one, so that what it writes into arrays is its own, as after any fork.
+# NumPy asks the handler of the current context for every array's data. Data of more than SHARED_BYTES is an extent of this
+# process; it is ordinary memory when the store is half full, and in a child that a task forks. The address tells which one
+# it is. In such a child the whole mapping becomes private, so that its writes into arrays are its own, as after any fork.
 # uses: numpy_api, segment
 
 from cpython.ref cimport Py_INCREF
@@ -19,7 +19,7 @@ cdef extern from "Python.h":
     object PyCapsule_New(void *pointer, const char *name, void *destructor)
 
 cdef enum:
-    CLEARED_BYTES = 1 << 28     # larger zeroed arrays are born cold: their pages come when they are touched
+    CLEARED_BYTES = 1 << 28     # larger zeroed arrays take cold extents: their pages come when they are touched
 
 cdef Memory *arena_memory = NULL
 cdef uint64_t arena_bytes = 0
@@ -28,13 +28,16 @@ cdef int arena_fd = -1
 cdef PyDataMem_Handler arena_handler
 
 cdef inline int64_t extent_at_address(const void *data) noexcept nogil:
-    """The extent that begins at an address, -1 if it is ordinary memory."""
+    """Return the extent that begins at an address, -1 if it is ordinary memory."""
     if <char *> data < arena_memory.base or <char *> data >= arena_memory.base + arena_bytes:
         return -1
     return extent_of(arena_memory, <char *> data - arena_memory.base)
 
 cdef inline int64_t alloc_array_extent(size_t nbytes, int cold) noexcept nogil:
-    """Arrays that may never become values have half of the store at most: they must not take the room of those that are."""
+    """Allocate an extent for an array; -1 above half of the store.
+
+    Arrays that may never become values must leave space for those that do.
+    """
     if arena_memory.header.live_bytes + nbytes > arena_memory.header.limit // 2:
         return -1
     return extent_alloc(arena_memory, nbytes, EXTENT_VALUE, 0, cold)
@@ -47,7 +50,10 @@ cdef void *array_malloc(void *context, size_t nbytes) noexcept nogil:
     return malloc(nbytes) if id < 0 else arena_memory.base + arena_memory.extents[id].offset
 
 cdef void *array_calloc(void *context, size_t count, size_t size) noexcept nogil:
-    """Clearing a warm extent costs less than the pages of a cold one; but a huge array may be meant to stay empty for the most part."""
+    """Allocate zeroed data.
+
+    Clearing a warm extent costs less than the pages of a cold one; but a huge array may stay mostly empty.
+    """
     cdef int64_t id
     cdef size_t nbytes = count * size
     if nbytes <= SHARED_BYTES or arena_generation != fork_generation or (size and nbytes // size != count):
@@ -80,22 +86,22 @@ cdef void *array_realloc(void *context, void *data, size_t nbytes) noexcept nogi
     return moved
 
 cdef void privatize_segment() noexcept:
-    """In a forked child: what its parent's arrays hold from now on is not for it to change."""
+    """Make the mapping private in a forked child: it must not change what its parent's arrays hold from now on."""
     if arena_memory != NULL and arena_generation == fork_generation - 1:
         mmap(arena_memory.base, arena_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_FIXED | MAP_NORESERVE, arena_fd, 0)
 
 cdef int install_array_allocator(Segment runtime) except -1:
-    """From now on NumPy's arrays of this context are born in the arena. For the rest of the process's life."""
+    """Allocate NumPy's arrays of this context in the arena, for the rest of the process's life."""
     global arena_memory, arena_bytes, arena_generation, arena_fd
     if arena_memory != NULL and arena_memory != &runtime.memory and arena_generation == fork_generation:
-        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are started_at in another segment already")
+        raise FlameError(FlameErrorCode.INVALID_STATE, "this process's arrays are allocated in another segment already")
     if not numpy_ready:
         load_numpy()
     arena_memory = &runtime.memory
     arena_bytes = runtime.mapped_bytes
     arena_generation = fork_generation
     arena_fd = runtime.fd
-    Py_INCREF(runtime)                          # its mapping must outlive every array; never given back
+    Py_INCREF(runtime)                          # its mapping must outlive every array: never released
     memcpy(arena_handler.name, b"flame_fast", 11)
     arena_handler.version = 1
     arena_handler.allocator.malloc = array_malloc
@@ -105,6 +111,6 @@ cdef int install_array_allocator(Segment runtime) except -1:
     return set_array_allocator()
 
 cdef int set_array_allocator() except -1:
-    """NumPy keeps the handler in the context: the one where NumPy was loaded may have been a copy."""
+    """Set the handler in the current context: the context in which NumPy was loaded may have been a copy."""
     PyDataMem_SetHandler(PyCapsule_New(&arena_handler, "mem_handler", NULL))
     return 0

@@ -1,4 +1,4 @@
-# NumPy arrays: plain ones of a numeric dtype natively, those of more than SHARED_BYTES where they lie.
+# NumPy arrays: plain ones of a numeric dtype natively, those of more than SHARED_BYTES by offset.
 #
 #   a type, dimensions, order, 0, shape, the elements in that order
 #   A type, dimensions, 0, 0, shape, strides, u64 offset of the first element in the segment
@@ -16,7 +16,7 @@ cdef enum:
     ARRAY_HEAD = 4              # type, dimensions, order, 0
     MOST_DIMENSIONS = 64
 
-cdef struct Span:               # which bytes an array's elements lie in, as seen from the first element
+cdef struct Span:               # the bytes that an array's elements lie in, counted from the first element
     uint64_t before
     uint64_t after
 
@@ -32,7 +32,7 @@ cdef Span span_of(int dimensions, const npy_intp *shape, const npy_intp *strides
     return span
 
 cdef int encode_array(ValueWriter out, Segment runtime, object value, int expected_refcount) except -1:
-    """An exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `expected_refcount` as in encode_native."""
+    """Append an exact ndarray; NATIVE_CANNOT for a dtype that needs pickle. `expected_refcount` as in `encode_native`."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef const char *data = <const char *> PyArray_DATA(array)
     cdef int64_t id, place
@@ -40,9 +40,10 @@ cdef int encode_array(ValueWriter out, Segment runtime, object value, int expect
     if not is_numeric(array) or PyArray_NDIM(array) > MOST_DIMENSIONS:
         return NATIVE_CANNOT
     id = held_extent(runtime, data)
-    if id >= 0 and not runtime.memory.extents[id].sealed and expected_refcount and gives_up(value, expected_refcount, runtime.memory.extents[id].size):
+    if id >= 0 and not runtime.memory.extents[id].sealed and expected_refcount \
+            and is_callers_alone(value, expected_refcount, runtime.memory.extents[id].size):
         runtime.memory.extents[id].sealed = 1
-    keep_alive = value                # from here on other threads may run
+    keep_alive = value              # from here on other threads may run
     if PyArray_NBYTES(array) <= SHARED_BYTES:
         return put_small_array(out, value)
     span = span_of(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array)))
@@ -55,15 +56,18 @@ cdef int encode_array(ValueWriter out, Segment runtime, object value, int expect
     return put_array_place(out, array, place + span.before, PyArray_STRIDES(array))
 
 cdef void leave_view(PyArrayObject *array, uint64_t nbytes) noexcept:
-    """An array that is about to go, and of which no byte was written: if it is all that there is of its view, nobody writes there
-    any more, and the view need not look once more when it goes."""
+    """Mark the view of an unwritten array that is about to be freed, if no other array shows any of it.
+
+    No object can write to such a view any more, so it need not look for written pages when it is freed. The array must show
+    all of the view: bytes beside it may have been written.
+    """
     cdef PyObject *base = PyArray_BASE(array)
     if base != NULL and Py_TYPE(<object> base) == <PyTypeObject *> SharedBuffer and Py_REFCNT(<object> base) == 1:
         if not has_weak_references(<object> <PyObject *> array) and (<SharedBuffer> base).nbytes == nbytes:
             (<SharedBuffer> base).left = True
 
 cdef bint is_as_it_came(Segment runtime, value) except -1:
-    """Whether a value that was just written is an array that `leave_view` let go, and equals in all what a reader would get."""
+    """Return whether a value just written is an array that `leave_view` marked, and equals what a reader would get."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef PyObject *base
     if not is_array(value):
@@ -76,21 +80,24 @@ cdef bint is_as_it_came(Segment runtime, value) except -1:
     return is_standard(array)
 
 cdef inline void take_up(Segment runtime, value) noexcept:
-    """Makes an array that was let go the reader's own."""
+    """Make an array that `leave_view` marked the reader's own."""
     (<SharedBuffer> PyArray_BASE(<PyArrayObject *> value)).left = False
     runtime.count_shared(PyArray_NBYTES(<PyArrayObject *> value))
 
-cdef bint gives_up(object value, int references, uint64_t extent_bytes):
-    """Whether an array born in the arena is the caller's alone, so that it can become a value in place.
+cdef bint is_callers_alone(object value, int expected_refcount, uint64_t extent_bytes):
+    """Return whether an array in the arena is the caller's alone, so that it can become a value in place.
 
-    It has no more references than those `references` of the caller's, the array that it is a view of has none but its, neither has
-    weak ones, it is at least half of the extent, and each of its elements lies by itself.
+    Its refcount is `expected_refcount`, the array that it is a view of has one reference, and neither has weak references.
+    It fills at least half of the extent, and no two of its elements overlap.
     """
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef PyArrayObject *owner = array
-    if Py_REFCNT(value) != references or has_weak_references(value) or 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+    cdef uint64_t item_bytes = PyDataType_ELSIZE(PyArray_DESCR(array))
+    if Py_REFCNT(value) != expected_refcount or has_weak_references(value):
         return False
-    if elements_overlap(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), PyDataType_ELSIZE(PyArray_DESCR(array))):
+    if 2 * <uint64_t> PyArray_NBYTES(array) < extent_bytes:
+        return False
+    if elements_overlap(PyArray_NDIM(array), PyArray_DIMS(array), PyArray_STRIDES(array), item_bytes):
         return False
     if PyArray_BASE(array) != NULL:
         if Py_TYPE(<object> PyArray_BASE(array)) != &PyArray_Type or Py_REFCNT(<object> PyArray_BASE(array)) != 1:
@@ -108,7 +115,7 @@ cdef int put_array_head(ValueWriter out, char tag, PyArrayObject *array, char or
     at[2] = <char> dimensions
     at[3] = order
     at[4] = 0
-    if dimensions:          # an array without any has no list of them
+    if dimensions:          # a 0-d array has no shape to copy from
         memcpy(at + 1 + ARRAY_HEAD, PyArray_DIMS(array), 8 * dimensions)
     return 0
 
@@ -132,7 +139,7 @@ cdef int put_array_place(ValueWriter out, PyArrayObject *array, uint64_t offset,
     return 0
 
 cdef int put_copied_array(ValueWriter out, Segment runtime, object value) except -1:
-    """Copies an array into an extent, in its own order if it is contiguous in any, else in C order."""
+    """Copy an array into an extent: a contiguous one in its own order, any other in C order."""
     cdef PyArrayObject *array = <PyArrayObject *> value
     cdef bint fortran = PyArray_IS_F_CONTIGUOUS(array) and not PyArray_IS_C_CONTIGUOUS(array), again
     cdef uint64_t offset
@@ -160,10 +167,12 @@ cdef int put_copied_array(ValueWriter out, Segment runtime, object value) except
     return put_array_place(out, array, offset, PyArray_STRIDES(<PyArrayObject *> copy))
 
 cdef object array_at(int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, void *data, int flags):
-    return PyArray_NewFromDescr(&PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL)
+    return PyArray_NewFromDescr(
+        &PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL
+    )
 
 cdef object decode_array(const char **at, Segment runtime, bint in_place):
-    """An array of the reader's own: a view of its extent, or a small one copied out."""
+    """Read an array of the reader's own: a view of its extent, or a copy of a small one."""
     cdef npy_intp shape[MOST_DIMENSIONS]
     cdef npy_intp strides[MOST_DIMENSIONS]
     cdef int type_number = <unsigned char> at[0][0], dimensions = <unsigned char> at[0][1], order = at[0][2]
@@ -183,13 +192,15 @@ cdef object decode_array(const char **at, Segment runtime, bint in_place):
     return lock_if_asked(runtime, array)
 
 cdef object lock_if_asked(Segment runtime, array):
-    """A fresh array, which `Runner(arrays="readonly")` makes refuse writes."""
+    """Return a fresh array, read-only under `Runner(arrays="readonly")`."""
     if runtime.memory.header.arrays_read_only:
         PyArray_CLEARFLAGS(<PyArrayObject *> array, NPY_ARRAY_WRITEABLE)
     return array
 
-cdef object view_of_array(Segment runtime, int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t offset):
-    """An array whose first element lies at `offset` of the segment; a copy if nothing more can be mapped."""
+cdef object view_of_array(
+    Segment runtime, int type_number, int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t offset
+):
+    """Return an array whose first element lies at `offset` of the segment; a copy if nothing more can be mapped."""
     cdef uint64_t item_bytes = item_bytes_of(type_number)
     cdef Span span = span_of(dimensions, shape, strides, item_bytes)
     cdef SharedBuffer view = shared_buffer(runtime, offset - span.before, span.before + span.after)
@@ -207,10 +218,10 @@ cdef object view_of_array(Segment runtime, int type_number, int dimensions, cons
     return array
 
 cdef bint elements_overlap(int dimensions, const npy_intp *shape, const npy_intp *strides, uint64_t item_bytes) noexcept:
-    """Whether two elements may share a byte, as a broadcast array's do: writing to one would change the other, so that NumPy
-    makes such an array read-only, and read-only it arrives.
+    """Return whether two elements may overlap, as a broadcast array's do.
 
-    They do not if each axis, from the one with the shortest steps on, steps over all that those before it reach.
+    Writing to one would change the other, so that NumPy makes such an array read-only; it arrives read-only. Elements do not
+    overlap if each axis, from the one with the shortest stride on, strides over all bytes that the axes before it reach.
     """
     cdef uint64_t reach = item_bytes, step, shortest, left = 0
     cdef int i, axis = 0

@@ -1,9 +1,11 @@
-# Instances of classes that no worker can import, written natively: most values that scripts and notebooks make.
+# Layouts of classes that no worker can import: their instances, most values of scripts and notebooks, are written natively.
 #
-# Only where pickle would do no more than copy the attributes: `flame_fast.kernels.runtime.serialization.layout_of` says which classes those
-# are. The class goes by its identity, see definitions.py; what a class needs is found once and kept for as long as it lives.
-#   O identity, place of the body, a tuple's items or N, pairs of __dict__ or N, pairs of slots or N | E identity, place of the body, name
-#   of a member | o u64 distance back to an O of the same class, the rest as of O | M u64 distance back to an E of the same member
+# Only where pickle would do no more than copy the attributes: `flame_fast.kernels.runtime.serialization.layout_of` decides
+# for which classes that is so. A value names the class by its identity (see `serialization`). The layout of a class is
+# found once and cached for as long as the class lives.
+#   O identity, place of the body, a tuple's items or N, pairs of __dict__ or N, pairs of slots or N
+#   E identity, place of the body, name of a member
+#   o u64 distance back to an O of the same class, the rest as of O | M u64 distance back to an E of the same member
 # uses: segment, definition_store, writer, values
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -42,21 +44,21 @@ cdef enum:
     PLACE_BYTES = IDENTITY_BYTES + 16
 
 cdef class Layout:
-    """How instances of one class are written, in one runner."""
+    """How instances of one class are written in one runner."""
     cdef uint64_t session
     cdef bytes identity
-    cdef DefinitionHold hold    # None: others keep the body
+    cdef DefinitionHold hold    # None: others keep the body alive
     cdef uint64_t offset, nbytes
     cdef int form
     cdef tuple slots
-    cdef unsigned int version   # of the class's dictionary when this was found out; a change may be a new version of the definition
-    cdef bint fixed             # the class arrived: its version is not this process's to change
-    cdef object reference       # a weak one to the class, whose end takes this away
+    cdef unsigned int version   # of the class's dictionary when this was made; after a change the definition may be new
+    cdef bint fixed             # the class arrived: this process does not change its version
+    cdef object reference       # a weak reference to the class, whose end removes this layout
 
-cdef dict layouts = {}          # address of a class -> Layout; or a weak reference to it: its instances are pickle's
+cdef dict layouts = {}          # address of a class -> Layout; or a weak reference to it: pickle writes its instances
 
 cdef Layout layout_of(Values runtime, object kind):
-    """The layout of a class; None if pickle must write its instances."""
+    """Return the layout of a class; None if pickle must write its instances."""
     cdef Layout layout
     key = PyLong_FromVoidPtr(<void *> <PyObject *> kind)
     found = PyDict_GetItemWithError(layouts, key)
@@ -64,7 +66,8 @@ cdef Layout layout_of(Values runtime, object kind):
         if type(<object> found) is not Layout:
             return None
         layout = <Layout> found
-        if layout.session == runtime.memory.header.session and (layout.fixed or layout.version == ff_version_tag(<PyTypeObject *> kind) != 0):
+        if layout.session == runtime.memory.header.session \
+                and (layout.fixed or layout.version == ff_version_tag(<PyTypeObject *> kind) != 0):
             return layout
     parts = runtime.pickling.layout_of(runtime, kind)
     reference = weakref.ref(kind, lambda _: layouts.pop(key, None))
@@ -80,13 +83,13 @@ cdef Layout layout_of(Values runtime, object kind):
     return layout
 
 def forget_layouts(Segment runtime=None):
-    """Forgets what was found out of classes: for one runner, which ends, so that nothing of its segment is kept; or for all."""
+    """Drop cached layouts: those of one runner, which ends, so that they keep nothing of its segment; or all."""
     for key, layout in list(layouts.items()):
         if runtime is None or (type(layout) is Layout and (<Layout> layout).session == runtime.memory.header.session):
             layouts.pop(key, None)
 
 cdef bint keep_body(ValueWriter out, Segment runtime, Layout layout) except -1:
-    """Names the class's body among the value's extents; false if it is gone."""
+    """Reference the class's body, and name it among the value's handles; False if it is freed."""
     cdef int64_t id = extent_of(&runtime.memory, layout.offset)
     cdef bint there = True
     cdef int i

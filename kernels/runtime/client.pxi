@@ -1,4 +1,4 @@
-# Client and values on the driver's side, or a worker's that submits: slots are filled, queued, waited for and read.
+# The client, in the driver or in a worker's task that submits: fill slots, queue them, wait for them and read them.
 # uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -29,28 +29,28 @@ from .core.dependencies cimport dependencies_bytes, dependency_ready, mark_all_m
 from .core.completion cimport fail_unstarted, finish, write_result
 
 cdef class Client(Outcomes):
-    """What a driver and a task use: submitting calls, storing values, waiting for outcomes, and ending a runner.
+    """What a driver and a task use: submit calls, store values, wait for outcomes, and end a runner.
 
-    Made by `create` (the driver's) or `attach`. Safe from any thread of its process. A child that a user forks must not use it: every
+    Made by `create` (the driver's) or `attach`. Safe from any thread of its process. In a child that the user forks every
     call raises `INVALID_STATE`.
     """
 
     @classmethod
     def create(cls, str name, int doorbell, int workers, int cpus, uint64_t limit, cgroups=(), bint arrays_read_only=False):
-        """A new segment with this process as its driver.
+        """Create a segment with this process as its driver.
 
         Parameters
         ----------
         name : str
-            The runner's, for error messages.
+            The runner's name, for error messages.
         doorbell : int
-            An eventfd that the supervisor polls.
+            An eventfd that the supervisor (zygote) polls.
         workers, cpus : int
-            Pool workers wanted; CPUs there are, which bounds how many processes may spin.
+            Pool workers wanted; CPUs available, which bounds how many processes may spin.
         limit : int
             Bytes of values allowed at the same time.
         cgroups : sequence of (str, str, str)
-            Files with the memory limit, the memory used, and what that is made of, of each cgroup above this process.
+            Files with the memory limit, the memory used, and its composition, of each cgroup above this process.
         arrays_read_only : bool
             Arrays arrive with WRITEABLE cleared.
         """
@@ -81,7 +81,7 @@ cdef class Client(Outcomes):
         header.limit = limit
         header.arrays_read_only = arrays_read_only
         header.arena_next = self.arena - self.memory.base
-        header.checked_bytes = CHECK_STEP           # whoever gave the limit has just looked
+        header.checked_bytes = CHECK_STEP           # the caller has just looked, to compute the limit
         header.cache_limit = limit // 2
         names = b"".join(os.fsencode(name) + b"\0" for files in cgroups for name in files)
         if len(names) < CGROUP_BYTES:
@@ -90,7 +90,7 @@ cdef class Client(Outcomes):
         return 0
 
     cdef void _enroll_first_processes(self) noexcept:
-        """The driver, and an entry for the supervisor to come; the queue that every pool worker serves."""
+        """Fill in the driver's entry and one for the supervisor to come; open the queue that every pool worker serves."""
         self.memory.header.process_high = 2
         self.memory.header.pool_queue_high = 1
         self.memory.queues[0].state = QUEUE_OPEN
@@ -102,11 +102,11 @@ cdef class Client(Outcomes):
 
     cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t queue, uint32_t method, uint32_t flags,
                            PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
-        """Queues a call and returns its future at once.
+        """Queue a call and return its future at once.
 
-        `args`: `count` positional arguments, then the values of the keyword arguments that the tuple `names` names (NULL: none).
-        `flags`: KIND_MAP, or 0. `state`: what the function has of its own at this call, for `flame_fast.calls.captures.with_state`.
-        Raises TypeError (an argument that cannot be pickled, naming it), StoreFullError, FlameError (`INVALID_STATE`: closed).
+        `args`: `count` positional arguments, then the values of the keyword arguments in the tuple `names` (NULL: none).
+        `flags`: KIND_MAP, or 0. `state`: the function's captured state, for `flame_fast.calls.captures.with_state`.
+        Raises TypeError (an argument that cannot be pickled, by name), StoreFullError, FlameError (`INVALID_STATE`: closed).
         """
         cdef ValueWriter writer
         cdef uint64_t block
@@ -120,7 +120,7 @@ cdef class Client(Outcomes):
             if state is not None or self._encode_call(writer, args, count, names) != NATIVE_OK:
                 kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
                 self._pickle_call(writer, state, args, count, names)
-            self.check()            # encoding may have run the user's code, or let other threads run; the service: see _publish
+            self.check()            # encoding may have run user code or other threads; the service: see _publish
             block = self._filled_block(writer)
             index = self._new_slot(block)
             self._store_value(index, PAYLOAD, writer, block, kind)
@@ -144,7 +144,8 @@ cdef class Client(Outcomes):
                 return NATIVE_CANNOT
         return NATIVE_OK
 
-    cdef int _pickle_call(self, ValueWriter writer, tuple state, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
+    cdef int _pickle_call(self, ValueWriter writer, tuple state, PyObject *const *args, Py_ssize_t count,
+                          PyObject *names) except -1:
         cdef Py_ssize_t i
         cdef dict dependencies = {}
         writer.begin_again()
@@ -159,7 +160,7 @@ cdef class Client(Outcomes):
         return 0
 
     cdef uint64_t _filled_block(self, ValueWriter writer) except? 0:
-        """A block with the value; 0 for one that fits into its slot."""
+        """Return a block with the value; 0 for a value that fits into its slot."""
         cdef uint64_t nbytes = writer.total(), block
         if nbytes <= INLINE_BYTES:
             return 0
@@ -173,7 +174,7 @@ cdef class Client(Outcomes):
         return block
 
     cdef void _store_value(self, uint32_t index, uint32_t which, ValueWriter writer, uint64_t block, uint32_t kind) noexcept:
-        """Puts what `_filled_block` was made from into a slot."""
+        """Store the value that `_filled_block` was made from in a slot."""
         if writer.handle_count:
             kind |= KIND_HANDLES
         if block == 0:
@@ -181,27 +182,33 @@ cdef class Client(Outcomes):
         value_store(&self.memory, index, which, block, writer.total(), kind)
 
     cdef int check_service(self, uint32_t service, uint64_t generation) except -1:
+        """Raise `INVALID_STATE` unless this service, and none that reuses its entry (ABA), is open."""
         self.check()
         if ff_load32(&self.memory.services[service].state) != SERVICE_OPEN or \
-                self.memory.services[service].generation != generation:     # after: a later service's OPEN is not taken for its own
+                self.memory.services[service].generation != generation:   # after the state, for a later service's OPEN (ABA)
             raise FlameError(FlameErrorCode.INVALID_STATE,
                              f"this service of runner {self.name!r} is closed; make a new one with Runner.service")
         return 0
 
     cdef int64_t _new_slot(self, uint64_t block) except -1:
-        """A slot; gives `block` back if there is none."""
+        """Allocate a slot; free `block` if there is none."""
         cdef int64_t index = slot_alloc(&self.memory)
         if index < 0:
             if block:
                 block_cancel(&self.memory, block)
             entries = (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS * GROUP_BITS
-            raise StoreFullError(sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values")
+            raise StoreFullError(
+                sizeof(Slot), 0, entries * sizeof(Slot), f"the table of {entries:,} unfinished calls and held values"
+            )
         slot_prepare(&self.memory, index)
         return index
 
-    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t queue_index, uint32_t method,
-                               dict dependencies):
-        """Puts a filled slot on its queue; with inputs, on their waiter lists first. From here on it may run."""
+    cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t queue_index,
+                               uint32_t method, dict dependencies):
+        """Publish a filled slot: queue it, and put its edges on the waiter lists of its dependencies.
+
+        From here on it may run.
+        """
         cdef Slot *slot = &self.memory.slots[index]
         cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t free_state = slot.state
@@ -212,21 +219,23 @@ cdef class Client(Outcomes):
         slot.queue_tail = ff_load64(&queue.tail)
         slot.method = method
         try:
-            self.check_service(service, generation)     # pairs with is_calling: `building` names the slot since before its bit's cas
+            # Pairs with is_calling: `building` has named the slot since before the cas on its bit.
+            self.check_service(service, generation)
             if queue.ordered and ff_load32(&queue.process) == 0:
                 self.start_instance(service)
             if dependencies:
                 self._add_dependencies(slot, dependencies)
         except BaseException:
             slot_free(&self.memory, index)
-            ff_store64(&self.memory.processes[self.me].building, 0)     # else a recovery gives it back again, whoever has it then
+            # Else a recovery frees the slot again, which another process may have allocated since.
+            ff_store64(&self.memory.processes[self.me].building, 0)
             raise
         future.runtime = self
         future.index = index
         if dependencies:
             ff_or32(&slot.refs, REF_EDGES)
         ff_exchange64(&slot.state, with_status(free_state, WAITING if dependencies else READY, 0))
-        # In an ordered queue a task stands from the start; in another once nothing is missing. A dead one has no reader.
+        # An ordered queue has a task from the start, another one once no dependency is missing. A DEAD queue has no reader.
         if ff_load32(&queue.state) != QUEUE_DEAD if queue.ordered else not dependencies:
             pushed = queue_push(&self.memory, queue_index, index)
             wake_queue(&self.memory, queue_index)
@@ -234,13 +243,15 @@ cdef class Client(Outcomes):
         if dependencies:
             self._subscribe_to_dependencies(index, dependencies)
         if not pushed:
-            self._fail_unstarted(index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance")))
-        if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:    # pairs with _recover_queue, which marks it and then looks
+            self._fail_unstarted(
+                index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance"))
+            )
+        if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:     # pairs with _recover_queue: marks it, then looks
             fail_unstarted(&self.memory, index, self.memory.base + queue.error, queue.error_bytes)
         return future
 
     cdef int _add_dependencies(self, Slot *slot, dict handles) except -1:
-        """The block of edges and missing bits, one input each and one bit for the submitter."""
+        """Build the block of edges and missing bits: one of each per dependency, and one bit for the submitter."""
         cdef uint32_t i
         cdef uint64_t nbytes, block
         cdef Dependencies head
@@ -268,9 +279,9 @@ cdef class Client(Outcomes):
         return 0
 
     cdef int _subscribe_to_dependencies(self, uint32_t index, dict handles) except -1:
-        """Pushes the task's edges; an input that has finished already counts at once.
+        """Push the task's edges on the waiter lists; a dependency that has finished already counts at once.
 
-        By the futures, not by the edges' own numbers: a task that fails on the way gives those back.
+        The futures name the dependencies, not the edges: a task that fails meanwhile releases its edges' references.
         """
         cdef Slot *slot = &self.memory.slots[index]
         cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
@@ -290,7 +301,7 @@ cdef class Client(Outcomes):
         fail_unstarted(&self.memory, index, PyBytes_AS_STRING(error), len(error))
 
     def put(self, value):
-        """Stores a value once; returns its `ObjectRef`."""
+        """Store a value once; return its `ObjectRef`."""
         cdef int64_t index
         cdef ObjectRef ref
         cdef Slot *slot
@@ -307,7 +318,7 @@ cdef class Client(Outcomes):
         return ref
 
     def promise(self):
-        """A future that this process fulfils itself: for a value that comes from outside the segment."""
+        """Return a future that this process fulfils itself: for a value that comes from outside the segment."""
         cdef int64_t index
         cdef ObjectFuture future
         cdef Slot *slot
@@ -323,7 +334,7 @@ cdef class Client(Outcomes):
         return future
 
     def fulfil(self, ObjectFuture future, value, bytes error=None):
-        """Finishes a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
+        """Finish a `promise`: with a value, or with an error as `pickling.dump_error` writes it."""
         if not self.is_mine():
             self.check()
         if error is None:
@@ -334,8 +345,10 @@ cdef class Client(Outcomes):
             finish(&self.memory, future.index, FAILED, NULL)
 
     cdef int64_t _write_value(self, int64_t index, value, bint owned) except -1:
-        """Writes an outcome into a slot that this process owns, or, for -1, into a new one; returns which. `owned`: nobody but
-        the caller's caller refers to the value."""
+        """Write an outcome into a slot that this process owns, or, for -1, into a new one; return which.
+
+        `owned`: only the caller's caller references the value, so that its memory may be taken over.
+        """
         cdef ValueWriter writer = self.borrow_writer()
         cdef uint64_t block
         cdef uint32_t kind = KIND_NATIVE
@@ -346,7 +359,7 @@ cdef class Client(Outcomes):
                 data, buffers, arrays, holds = self.pickling.dump_value(self, value)
                 put_pickled(writer, self, data, buffers, arrays, holds)
                 kind = KIND_PICKLE
-            if not self.is_mine():      # encoding has run the user's code, which forked: what follows is the parent's to do
+            if not self.is_mine():      # encoding has run user code, which forked: the parent does what follows
                 self.check()
             block = self._filled_block(writer)
             if index < 0:
@@ -357,15 +370,15 @@ cdef class Client(Outcomes):
         return index
 
     def get_many(self, list handles, timeout=None):
-        """The values of handles of this runtime, in order; the first failure in this order is raised."""
+        """Return the values of handles of this client, in order; raise the first failure in this order."""
         return self._collect(handles, deadline_of(timeout), True)
 
     def wait_many(self, list handles, timeout=None):
-        """As `get_many`, without the values."""
+        """Wait as `get_many` does, without reading the values."""
         self._collect(handles, deadline_of(timeout), False)
 
     cdef list _collect(self, list handles, int64_t deadline, bint read):
-        cdef tuple held = tuple(handles)        # the user's list may change while this one waits
+        cdef tuple held = tuple(handles)        # another thread may change the list during the wait
         cdef Py_ssize_t count = len(held), i = 0
         cdef list values = PyList_New(count) if read else None
         cdef AllWait wait = None
@@ -386,15 +399,15 @@ cdef class Client(Outcomes):
         return values
 
     def selector(self, list handles):
-        """A `Selector` of these handles, all of this runtime."""
+        """Return a `Selector` of these handles, all of this client."""
         return new_selector(self, handles)
 
     def owns(self, obj):
-        """Whether something is a future or ref of this runtime."""
+        """Return whether an object is a future or ref of this client."""
         return isinstance(obj, ObjectHandle) and (<ObjectHandle> obj).runtime is self
 
     def owns_all(self, list objects):
-        """Whether each of them is a future or ref of this runtime."""
+        """Return whether each object is a future or ref of this client."""
         cdef Py_ssize_t i
         for i in range(len(objects)):
             if not isinstance(objects[i], ObjectHandle) or (<ObjectHandle> objects[i]).runtime is not self:
@@ -402,19 +415,20 @@ cdef class Client(Outcomes):
         return True
 
     def number_dependency(self, dict dependencies, ObjectHandle handle):
-        """For the pickler: the input number of a future met inside an argument."""
+        """Return the dependency number of a future met inside an argument, for the pickler."""
         return dependency_number(dependencies, handle)
 
     def set_setup(self, bytes data):
+        """Publish what `get_setup` returns in each process of the runner."""
         cdef uint64_t block = self.store(data)
         self.memory.header.setup_bytes = len(data)
         ff_store64(&self.memory.header.setup, block)
         block_published(&self.memory)
 
     def statistics(self):
-        """What is in use: a dict of counts and bytes, see `flame_fast.calls.statistics`.
+        """Return a dict of counts and bytes in use; see `flame_fast.calls.statistics`.
 
-        A debug build adds how many blocks and slots were ever taken and given back.
+        A debug build adds how many blocks and slots were ever allocated and freed.
         """
         cdef Header *header = self.memory.header
         cdef uint32_t i, status
@@ -434,7 +448,8 @@ cdef class Client(Outcomes):
         counted = {
             "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
             "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
-            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit, "cached": header.cached_bytes,
+            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit,
+            "cached": header.cached_bytes,
             "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
         }
         if FF_DEBUG:
@@ -445,7 +460,7 @@ cdef class Client(Outcomes):
         return counted
 
     def announce_close(self):
-        """Tells every process to leave. Returns how many calls are unfinished."""
+        """Tell every process to leave; return how many calls are unfinished."""
         cdef uint32_t i, unfinished = 0, status
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
@@ -457,12 +472,12 @@ cdef class Client(Outcomes):
         return unfinished
 
     def mark_broken(self, str reason):
-        """Nothing will run any more: unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`."""
+        """Make unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`: nothing runs any more."""
         self.broken = reason
         wake_waiters(&self.memory, self.me)
 
     def mark_closed(self, str ending="was closed"):
-        """From here on unfinished futures of this process raise; threads that wait for one wake up to do so.
+        """Make unfinished futures of this process raise from here on; threads that wait for one wake up to do so.
 
         `ending` says what happened to the runner, after its name.
         """
@@ -471,10 +486,10 @@ cdef class Client(Outcomes):
         wake_waiters(&self.memory, self.me)
 
     def give_back_memory(self):
-        """Once every other process has ended: what no value lies in goes back to the system, and is not kept any more."""
+        """Return memory without values to the system, and cache none any more: once every other process has ended."""
         cdef char *rings = <char *> self.memory.rings
         release_fork_pins(self, forget=True)
-        self.memory.doorbell = -1           # its number may be another file's soon
+        self.memory.doorbell = -1           # the system may give its number to another file soon
         self.memory.header.cache_limit = 0
         with nogil:
             extents_trim(&self.memory)

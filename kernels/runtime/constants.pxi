@@ -1,4 +1,4 @@
-# Numbers of the tables that Python code knows by name: as `layout.pxd` has them.
+# Numbers of the tables that Python code uses by name; `layout.pxd` defines them.
 # uses: nothing
 
 from libc.stdint cimport uint32_t
@@ -7,18 +7,23 @@ from .core.layout cimport (
     ROLE_ZYGOTE, ZYGOTE_INDEX,
 )
 
-DRIVER = DRIVER_INDEX                   #: the driver's index in the process table
-ZYGOTE = ZYGOTE_INDEX                   #: the supervisor's
-UNCALLABLE = <uint32_t> NO_METHOD       #: as a method's number: a call makes no sense
+#: The driver's index in the process table.
+DRIVER = DRIVER_INDEX
+#: The supervisor's (zygote's) index in the process table.
+ZYGOTE = ZYGOTE_INDEX
+#: A method's number that makes no sense to call.
+UNCALLABLE = <uint32_t> NO_METHOD
 
 class ProcessState:
     """States of an entry of the process table."""
+
     REQUESTED = PROCESS_REQUESTED
     LIVE = PROCESS_LIVE
     STARTING = PROCESS_STARTING
 
 class Role:
-    """What a process of the table is for."""
+    """Roles of a process of the table."""
+
     DRIVER = ROLE_DRIVER
     ZYGOTE = ROLE_ZYGOTE
     POOL = ROLE_POOL

@@ -1,4 +1,4 @@
-# Waits that can never end: a search for cycles among what tasks wait for.
+# Deadlock detection: a search for cycles in the wait-for graph of tasks. A wait in a cycle can never end.
 # uses: nothing
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -11,55 +11,75 @@ from .core.lookup cimport edges_of, is_finished, status_of
 from .core.run_queue cimport is_stale, lap_of
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
-    """(slots without all of which this one cannot finish; slots of which it needs any one), unfinished ones."""
+    """Return (unfinished slots all of which a task needs to finish, unfinished slots of which it needs any one)."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = ff_load64(&slot.state), waits_for, current, head, entry
-    cdef RunQueue *queue = &memory.queues[slot.queue]
-    cdef uint64_t *ring = memory.rings + <uint64_t> slot.queue * SLOT_COUNT
-    cdef Dependencies *dependencies
-    cdef DependencyEdge *edges
-    cdef uint64_t *block
-    cdef uint32_t i, status = status_of(state), process
-    needs = set()
-    choice = []
+    cdef uint64_t state = ff_load64(&slot.state)
+    cdef uint32_t status = status_of(state), queue_index = slot.queue
+    cdef set needs = set()
+    cdef list choice = []
     if status == RUNNING:
-        waits_for = ff_load64(&slot.waits_for)
-        if waits_for & WAITS_FOR_ANY:
-            block = <uint64_t *> (memory.base + (waits_for & ~WAITS_FOR_ANY))
-            choice = [block[1 + i] for i in range(min(block[0], SLOT_COUNT)) if block[1 + i] < SLOT_COUNT]
-            if ff_load64(&slot.waits_for) != waits_for:     # its wait is over: the block may be gone
-                choice = []
-        elif waits_for:
-            needs.add(waits_for - 1)
+        add_targets(memory, slot, needs, choice)
     elif status == WAITING or status == READY:
-        if slot.dependencies:
-            dependencies = <Dependencies *> (memory.base + slot.dependencies)
-            edges = edges_of(dependencies)
-            for i in range(min(dependencies.count, SLOT_COUNT)):
-                needs.add(edges[i].dependency)
-        if queue.ordered:
-            process = ff_load32(&queue.process)
-            current = ff_load64(&memory.processes[process - 1].current) if process else 0
-            if current:
-                needs.add(current - 1)
-            head = ff_load64(&queue.head)
-            while head < ff_load64(&queue.tail):                 # the calls made before it
-                entry = ff_load64(&ring[head & RING_MASK])
-                i = <uint32_t> (entry & RING_MASK) - 1
-                if lap_of(entry) == lap_of(head) and entry & RING_MASK and not is_stale(memory, slot.queue, head, entry):
-                    if i == index:
-                        break
-                    needs.add(i)
-                head += 1
+        add_dependencies(memory, slot, needs)
+        if memory.queues[queue_index].ordered:
+            add_calls_before(memory, queue_index, index, needs)
     if ff_load64(&slot.state) != state:       # it changed meanwhile: what was read may be of something else
         return set(), set()
-    # Where loads may change places, as on ARM, what was read may be of something else all the same: no number is out of bounds.
+    # Memory order: where loads may be reordered, as on ARM, what was read may be of something else all the same; this keeps
+    # every number in bounds.
     return {need for need in needs if need < SLOT_COUNT and not is_finished(memory, need)}, set(choice)
 
-cdef int never_ends(Memory *memory, uint32_t waiting, list targets) except -1:
-    """Whether every one of `targets` needs, through whatever it waits for in turn, the running task `waiting`.
+cdef int add_targets(Memory *memory, Slot *slot, set needs, list choice) except -1:
+    """Add what a running task waits for, as its wait has published it."""
+    cdef uint64_t waits_for = ff_load64(&slot.waits_for)
+    cdef uint64_t *block
+    cdef uint32_t i
+    if waits_for & WAITS_FOR_ANY:
+        block = <uint64_t *> (memory.base + (waits_for & ~WAITS_FOR_ANY))
+        any_of = [block[1 + i] for i in range(min(block[0], SLOT_COUNT)) if block[1 + i] < SLOT_COUNT]
+        if ff_load64(&slot.waits_for) == waits_for:     # else its wait is over: the block may be gone
+            choice.extend(any_of)
+    elif waits_for:
+        needs.add(waits_for - 1)
+    return 0
 
-    First the tasks that matter are collected, then those that cannot end are marked, until no more are found.
+cdef int add_dependencies(Memory *memory, Slot *slot, set needs) except -1:
+    """Add the dependencies of a task that has not begun."""
+    cdef Dependencies *dependencies
+    cdef DependencyEdge *edges
+    cdef uint32_t i
+    if slot.dependencies:
+        dependencies = <Dependencies *> (memory.base + slot.dependencies)
+        edges = edges_of(dependencies)
+        for i in range(min(dependencies.count, SLOT_COUNT)):
+            needs.add(edges[i].dependency)
+    return 0
+
+cdef int add_calls_before(Memory *memory, uint32_t queue_index, uint32_t index, set needs) except -1:
+    """Add the call that an instance runs, and the calls submitted before slot `index` in its ordered queue."""
+    cdef RunQueue *queue = &memory.queues[queue_index]
+    cdef uint64_t *ring = memory.rings + <uint64_t> queue_index * SLOT_COUNT
+    cdef uint64_t current, head, entry
+    cdef uint32_t i, process = ff_load32(&queue.process)
+    current = ff_load64(&memory.processes[process - 1].current) if process else 0
+    if current:
+        needs.add(current - 1)
+    head = ff_load64(&queue.head)
+    while head < ff_load64(&queue.tail):
+        entry = ff_load64(&ring[head & RING_MASK])
+        i = <uint32_t> (entry & RING_MASK) - 1
+        if lap_of(entry) == lap_of(head) and entry & RING_MASK and not is_stale(memory, queue_index, head, entry):
+            if i == index:
+                break
+            needs.add(i)
+        head += 1
+    return 0
+
+cdef int never_ends(Memory *memory, uint32_t waiting, list targets) except -1:
+    """Return whether each of `targets` depends, through its own waits and dependencies, on the running task `waiting`.
+
+    The search first collects the reachable part of the wait-for graph. Then it marks tasks that cannot finish, until there
+    are no more of them.
     """
     cdef bint changed = True
     graph = {}

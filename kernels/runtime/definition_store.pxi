@@ -1,6 +1,7 @@
-# Bodies of definitions in the segment: an extent each, identity first, kept by the process that wrote it and by values that refer to it.
+# Bodies of definitions in the segment: an extent each, identity first.
 #
-# Who has read a body does not keep it: so it is gone once its definition is, and those who still have the object find out.
+# Reference counting: the process that wrote a body and the values that refer to it keep it alive. A process that has read
+# it does not, so the body is freed once its definition is, and a process that still has the object finds out.
 # uses: segment
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -17,7 +18,7 @@ cdef enum:
 
 @cython.no_gc
 cdef class DefinitionHold:
-    """A hold on a body, for as long as this object is there."""
+    """A reference to a body, for as long as this object lives."""
     cdef Segment runtime
     cdef uint32_t extent
     cdef readonly uint64_t offset, nbytes
@@ -30,7 +31,7 @@ cdef class DefinitionHold:
             extent_release(&self.runtime.memory, self.extent)
 
 cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, uint64_t nbytes):
-    """Takes over a hold that this process has."""
+    """Return an object that takes over a reference of this process."""
     cdef DefinitionHold hold = DefinitionHold.__new__(DefinitionHold)
     hold.extent = extent
     hold.offset = offset
@@ -39,6 +40,7 @@ cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, 
     return hold
 
 cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
+    """Write a body into a new extent; return the reference to it."""
     cdef uint64_t nbytes = IDENTITY_BYTES + <uint64_t> len(data)
     cdef int64_t id = extent_alloc(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
     cdef char *at
@@ -53,19 +55,19 @@ cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
     return new_hold(runtime, <uint32_t> id, runtime.memory.extents[id].offset, nbytes)
 
 cdef int64_t extent_at(Segment runtime, uint64_t offset) noexcept:
-    """The extent at an offset that somebody has told; -1: none."""
+    """Return the extent at an offset that another process has passed; -1: none."""
     if offset < <uint64_t> (runtime.arena - runtime.memory.base) or offset >= runtime.mapped_bytes:
         return -1
     return extent_of(&runtime.memory, offset)
 
 cdef bint is_body(Segment runtime, uint32_t id, const char *identity, uint64_t offset) noexcept:
-    """With the lock: whether the body is still there, held or referred to by somebody."""
+    """Return whether the body is still there, referenced by a process or a value. The caller has the lock."""
     cdef Extent *extent = &runtime.memory.extents[id]
     return extent.kind == EXTENT_VALUE and (extent.refs or extent.holders) and extent.offset == offset \
         and memcmp(runtime.memory.base + offset, identity, IDENTITY_BYTES) == 0
 
 cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, uint64_t nbytes):
-    """A hold on a body that somebody else keeps; None if nobody does any more."""
+    """Return a reference to a body that others keep alive; None if it is freed."""
     cdef int64_t id = extent_at(runtime, offset)
     cdef bint there
     if id < 0:
@@ -78,6 +80,7 @@ cdef DefinitionHold hold_body(Segment runtime, bytes identity, uint64_t offset, 
     return new_hold(runtime, <uint32_t> id, offset, nbytes) if there else None
 
 cdef bint body_is_there(Segment runtime, bytes identity, uint64_t offset):
+    """Return whether a body is still there."""
     cdef int64_t id = extent_at(runtime, offset)
     cdef bint there
     if id < 0:

@@ -1,9 +1,10 @@
-# Reading a runner's segment from outside: `python -m flame_fast dump`.
+# Read a runner's segment from outside: `python -m flame_fast dump`.
 #
-# Guarantees: `SegmentReader` changes nothing. It maps no page and takes no lock; it reads by pread(2), which allocates no page where
-# the segment has a hole, as a read through a shared mapping would. So it works on a runner of which every process is stopped,
-# and on one whose lock is held for good. Assumes nothing of what it reads: each struct is copied once, and each index and offset is
-# checked before it is followed, since the runner changes the segment meanwhile, or has spoilt it.
+# Guarantees: `SegmentReader` changes nothing. It maps no page and acquires no lock. It reads by pread(2), which allocates
+# no page where the segment has a hole; a read through a shared mapping would. So it works on a runner whose processes are
+# all stopped, and on one whose lock is never released.
+# Assumes: nothing of what it reads. It copies each struct once, and checks each index and offset before it follows it,
+# since the runner changes the segment meanwhile, or has corrupted it.
 # Rejected: attaching like a worker (an entry in the process table, and futex words that it would have to answer for).
 # uses: nothing
 
@@ -30,9 +31,11 @@ cdef enum:
     SLOTS_AT_ONCE = 256
     EXTENTS_AT_ONCE = 256
     BLOB_READ = 1 << 16         # of a service's description, at most
-    DEPENDENCIES_NAMED = 1000         # missing inputs of one task, at most
+    DEPENDENCIES_NAMED = 1000   # missing dependencies of one task, at most
 
-STATUS_NAMES = {FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING"}
+STATUS_NAMES = {
+    FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING",
+}
 
 ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
 
@@ -42,12 +45,14 @@ QUEUE_NAMES = {QUEUE_FREE: "FREE", QUEUE_OPEN: "OPEN", QUEUE_CLOSING: "CLOSING",
 
 SERVICE_NAMES = {SERVICE_FREE: "FREE", SERVICE_OPEN: "OPEN", SERVICE_CLOSING: "CLOSING"}
 
-EXTENT_NAMES = {EXTENT_COLD: "cold", EXTENT_WARM: "warm", EXTENT_LEAVING: "leaving", EXTENT_VALUE: "value", EXTENT_SLAB: "slab"}
+EXTENT_NAMES = {
+    EXTENT_COLD: "cold", EXTENT_WARM: "warm", EXTENT_LEAVING: "leaving", EXTENT_VALUE: "value", EXTENT_SLAB: "slab",
+}
 
 REDO_NAMES = {REDO_NOTHING: None, REDO_LINK: "link", REDO_UNLINK: "unlink"}
 
 cdef str name_in(dict names, uint32_t word):
-    """A word of a table's entry by name; RESERVED ones tell the process that fills or empties the entry."""
+    """Return the name of a table entry's word; a RESERVED one includes the process that fills or empties the entry."""
     if word in names:
         return names[word]
     if RESERVED <= word < RESERVED + PROCESS_COUNT:
@@ -55,7 +60,7 @@ cdef str name_in(dict names, uint32_t word):
     return f"unknown ({word})"
 
 cdef int64_t entry_slot(uint64_t entry, uint64_t position) noexcept nogil:
-    """The slot that a queue's entry names, read at `position`; -1: it was taken out or never written, -2: of another lap."""
+    """Return the slot that a queue entry at `position` names; -1: claimed or never written, -2: of another lap."""
     if lap_of(entry) == lap_of(position + SLOT_COUNT):
         return -1
     if lap_of(entry) != lap_of(position):
@@ -63,28 +68,28 @@ cdef int64_t entry_slot(uint64_t entry, uint64_t position) noexcept nogil:
     return <int64_t> (entry & RING_MASK) - 1
 
 cdef bint entry_is_valid(uint64_t position, uint32_t queue, Slot *slot) noexcept nogil:
-    """Whether a task is still to be run through this entry, which names `slot`: see `is_here`."""
+    """Return whether a task is still to be run through this entry, which names `slot`: see `is_here`."""
     return status_of(slot.state) in (WAITING, READY) and slot.queue == queue and <int64_t> (position - slot.queue_tail) >= 0
 
 cdef class SegmentReader:
-    """A segment as a diagnosis needs it: plain dicts, copied without any change to it.
+    """A reader of a segment for diagnosis: it copies tables into plain dicts and changes nothing.
 
     Parameters
     ----------
     fd : int
-        A descriptor of the segment, open for reading; it stays the caller's.
+        A descriptor of the segment, open for reading, which the caller closes.
 
     Raises
     ------
     ValueError
-        It is no segment, or one that another build of flame_fast laid out.
+        The file is no segment, or another build of flame_fast laid it out.
 
     Notes
     -----
-    Slots, processes, services and queues are given by their index, None where there is none.
+    An index identifies each slot, process, service and queue; None stands for none.
     """
     cdef int fd
-    cdef Memory places          # where the regions lie: offsets + PAGE, never followed
+    cdef Memory places          # of the regions: offsets + PAGE, never followed
     cdef uint64_t size, arena
 
     def __init__(self, int fd):
@@ -95,16 +100,17 @@ cdef class SegmentReader:
             raise ValueError("it is no segment of a runner")
         if header.layout != FF_LAYOUT:
             raise ValueError(
-                "its runner is of another version of flame_fast, or of another build: look at it with the Python environment it uses"
+                "its runner is of another version of flame_fast, or of another build: look at it with the Python "
+                "environment it uses"
             )
-        # A base other than NULL: to add to that is undefined.
+        # A base other than NULL, since adding to NULL is undefined.
         self.arena = map_memory(<char *> <uint64_t> PAGE, self.size, &self.places) - PAGE
         self.arena = align_up(self.arena, GRANULE)
         if self.arena >= self.size:
             raise ValueError("it is no segment of a runner: it is too small")
 
     cdef bint copy(self, uint64_t offset, void *to, uint64_t nbytes) noexcept:
-        """Copies bytes out of the segment; False, and zeros, if they are not all there."""
+        """Copy bytes out of the segment; return False, with zeros, if they are not all there."""
         cdef uint64_t have = 0
         cdef Py_ssize_t got
         while have < nbytes and offset < self.size and nbytes <= self.size - offset:
@@ -126,28 +132,30 @@ cdef class SegmentReader:
         return self.copy_at(&self.places.slots[index], slot, sizeof(Slot))
 
     cdef uint32_t slots_high(self) noexcept:
-        """Slots from here on were never used."""
+        """Return the index from which on slots were never used."""
         cdef Header header
         self.copy(0, &header, sizeof(Header))
         return min(<uint64_t> header.group_high * GROUP_BITS, <uint64_t> SLOT_COUNT)
 
     def header(self):
-        """The runner as a whole."""
+        """Return the state of the runner as a whole."""
         cdef Header header
         self.copy(0, &header, sizeof(Header))
         return {
             "session": header.session, "bytes_reserved": self.size, "cpus": header.cpus, "workers": header.workers,
             "closing": header.closing != 0, "limit_bytes": header.limit, "live_bytes": header.live_bytes,
-            "cached_bytes": header.cached_bytes, "peak_bytes": header.peak_bytes, "arrays_read_only": header.arrays_read_only != 0,
+            "cached_bytes": header.cached_bytes, "peak_bytes": header.peak_bytes,
+            "arrays_read_only": header.arrays_read_only != 0,
             "lock_holder": noted(header.lock_holder),
             "redo": REDO_NAMES.get(header.redo.op, f"unknown ({header.redo.op})"), "redo_slot": header.redo.slot,
             "redo_half": "payload" if header.redo.which == PAYLOAD else "result",
-            "sleepers": header.pool_sleepers, "spinners": header.spinners, "seeker": header.seeker - 1 if header.seeker else None,
+            "sleepers": header.pool_sleepers, "spinners": header.spinners,
+            "seeker": header.seeker - 1 if header.seeker else None,
             "sought_s": max(0, ff_now_ns() - <int64_t> (header.sought_ns & 0x7FFFFFFFFFFFFFFF)) / 1e9,
         }
 
     def processes(self):
-        """Entries of the process table that are not free."""
+        """Return the entries of the process table that are not free."""
         cdef Header header
         cdef Process process
         cdef uint32_t i
@@ -159,17 +167,19 @@ cdef class SegmentReader:
                 continue
             found.append({
                 "index": i, "state": name_in(PROCESS_NAMES, process.state), "role": name_in(ROLE_NAMES, process.role),
-                "pid": process.pid if process.state == PROCESS_LIVE else 0, "queue": process.queue if process.role == ROLE_INSTANCE else None,
+                "pid": process.pid if process.state == PROCESS_LIVE else 0,
+                "queue": process.queue if process.role == ROLE_INSTANCE else None,
                 "blocked": process.blocked != 0, "spinning": process.spinning, "sleeping": process.sleeping != 0,
                 "seeking": header.seeker == i + 1, "retiring": process.retiring != 0, "waiters": process.waiters,
                 "runs": noted(process.current), "building": noted(process.building), "promoting": noted(process.promoting),
                 "rotating": noted(process.rotating), "taking": process.taking or None,
-                "releasing_edge": process.releasing_edge or None, "releasing_slot": process.releasing_slot if process.releasing_edge else None,
+                "releasing_edge": process.releasing_edge or None,
+                "releasing_slot": process.releasing_slot if process.releasing_edge else None,
             })
         return found
 
     def services(self):
-        """Entries of the service table that are not free; `blob` is the beginning of what workers are told of each."""
+        """Return the entries of the service table that are not free; `blob` is the beginning of what workers load."""
         cdef Header header
         cdef Service service
         cdef uint32_t i
@@ -180,21 +190,22 @@ cdef class SegmentReader:
             if service.state == SERVICE_FREE:
                 continue
             found.append({
-                "index": i, "state": name_in(SERVICE_NAMES, service.state), "queue": service.queue, "creator": service.creator,
+                "index": i, "state": name_in(SERVICE_NAMES, service.state),
+                "queue": service.queue, "creator": service.creator,
                 "generation": service.generation, "warm_left": service.warm_left,
                 "blob": self.bytes_at(service.blob, min(service.blob_bytes, <uint64_t> BLOB_READ)),
             })
         return found
 
     cdef bytes bytes_at(self, uint64_t offset, uint64_t nbytes):
-        """Bytes of the arena; none if they do not lie there."""
+        """Return bytes of the arena; b"" if they do not lie there."""
         if offset < self.arena or offset > self.size or nbytes > self.size - offset:
             return b""
         data = PyBytes_FromStringAndSize(NULL, <Py_ssize_t> nbytes)
         return data if self.copy(offset, PyBytes_AS_STRING(data), nbytes) else b""
 
     def queues(self):
-        """Queues that are not free, or that have entries."""
+        """Return the queues that are not free, or that have entries."""
         cdef RunQueue queue
         cdef uint32_t i, permit
         found = []
@@ -206,12 +217,15 @@ cdef class SegmentReader:
                 "index": i, "state": name_in(QUEUE_NAMES, queue.state), "ordered": queue.ordered != 0, "limit": queue.limit,
                 "sticky": queue.sticky != 0, "head": queue.head, "tail": queue.tail, "sleepers": queue.sleepers,
                 "process": queue.process - 1 if queue.process else None,
-                "permits": [queue.permits[permit] - 1 for permit in range(min(queue.limit, <uint32_t> PERMIT_COUNT)) if queue.permits[permit]],
+                "permits": [
+                    queue.permits[permit] - 1
+                    for permit in range(min(queue.limit, <uint32_t> PERMIT_COUNT)) if queue.permits[permit]
+                ],
             })
         return found
 
     def entries(self, uint32_t queue_index, int most):
-        """The first entries of a queue, in order: a list of (position, slot or None, whether its task is still to be run)."""
+        """Return the first entries of a queue: a list of (position, slot or None, whether its task must still run)."""
         cdef RunQueue queue
         cdef Slot slot
         cdef uint64_t position, entry, last
@@ -233,7 +247,7 @@ cdef class SegmentReader:
         return found
 
     def slots(self, int most):
-        """(how many slots there are of each status, the unfinished ones: all that are RUNNING, `most` of WAITING and of READY)."""
+        """Return (number of slots by status, unfinished slots: all RUNNING, `most` WAITING and `most` READY at most)."""
         cdef Slot *copies = <Slot *> malloc(SLOTS_AT_ONCE * sizeof(Slot))
         cdef uint32_t high = self.slots_high(), first, count, i, status
         cdef int waiting = most, ready = most
@@ -258,11 +272,12 @@ cdef class SegmentReader:
         return counts, found
 
     def slot(self, uint64_t index):
-        """One slot, whatever its status; None if there is none of that number."""
+        """Return one slot, whatever its status; None if there is none of that number."""
         cdef Slot slot
         return self.describe(index, &slot) if self.copy_slot(index, &slot) else None
 
     cdef dict describe(self, uint64_t index, Slot *slot):
+        """Return a copied slot as a dict."""
         cdef uint32_t status = status_of(slot.state)
         found = {
             "index": index, "status": name_in(STATUS_NAMES, status), "generation": generation_of(slot.state),
@@ -272,25 +287,30 @@ cdef class SegmentReader:
             "held_by_lists": slot.refs & REF_EDGES != 0, "dependent_pending": slot.refs & REF_PENDING != 0,
             "dependents": slot.refs & REF_COUNT, "watched": slot.watched != 0, "has_payload": slot.payload_kind != 0,
             "payload_bytes": slot.payload_bytes, "map": slot.payload_kind & KIND_MAP != 0,
-            "dependencies": 0, "missing": 0, "missing_slots": [], "submitting": False, "waits_for": [], "waits_for_any": False,
+            "dependencies": 0, "missing": 0, "missing_slots": [], "submitting": False,
+            "waits_for": [], "waits_for_any": False,
         }
         if slot.dependencies and status < DONE:
-            self.describe_inputs(slot.dependencies, found)
+            self.describe_dependencies(slot.dependencies, found)
         if status == RUNNING and slot.waits_for:
             self.describe_wait(slot.waits_for, found)
         return found
 
-    cdef int describe_inputs(self, uint64_t offset, dict found) except -1:
-        """Which of a task's inputs are missing: bits of level 0, unless the whole tree says that all are there."""
+    cdef int describe_dependencies(self, uint64_t offset, dict found) except -1:
+        """Add the missing dependencies of a task: bits of level 0, unless the whole tree says that all are ready."""
         cdef Dependencies dependencies
         cdef DependencyEdge edge
-        cdef uint64_t word = 0, top
+        cdef uint64_t word = 0, top, last_level
         cdef uint32_t bit
-        if offset < self.arena or not self.copy(offset, &dependencies, sizeof(Dependencies)) or dependencies.count >= SLOT_COUNT \
-                or not 1 <= dependencies.levels <= 4 or max(dependencies.level_at[0], dependencies.level_at[dependencies.levels - 1]) >= self.size:
+        if offset < self.arena or not self.copy(offset, &dependencies, sizeof(Dependencies)):
+            return 0
+        if dependencies.count >= SLOT_COUNT or not 1 <= dependencies.levels <= 4:
+            return 0
+        last_level = dependencies.level_at[dependencies.levels - 1]
+        if max(dependencies.level_at[0], last_level) >= self.size:
             return 0
         found["dependencies"] = dependencies.count
-        self.copy(offset + dependencies.level_at[dependencies.levels - 1], &top, 8)
+        self.copy(offset + last_level, &top, 8)
         if top >> CLEARED_SHIFT:
             return 0
         for bit in range(dependencies.count + 1):
@@ -309,6 +329,7 @@ cdef class SegmentReader:
         return 0
 
     cdef int describe_wait(self, uint64_t waits_for, dict found) except -1:
+        """Add the slots that a running task waits for."""
         cdef uint64_t offset = waits_for & ~WAITS_FOR_ANY, count, i, one
         if not waits_for & WAITS_FOR_ANY:
             if waits_for - 1 < SLOT_COUNT:
@@ -323,7 +344,7 @@ cdef class SegmentReader:
         return 0
 
     def extents(self):
-        """How many extents there are of each kind, and their bytes: a dict of name to (count, bytes)."""
+        """Return a dict from each kind of extent to (count, bytes)."""
         cdef Extent *copies = <Extent *> malloc(EXTENTS_AT_ONCE * sizeof(Extent))
         cdef Header header
         cdef uint32_t high, first, count, i
@@ -345,5 +366,5 @@ cdef class SegmentReader:
         return found
 
 cdef object noted(uint64_t word):
-    """A slot + 1 of a process's notes, or a process + 1."""
+    """Return the index that a word of the tables has as index + 1; None for 0."""
     return word - 1 if word else None

@@ -1,4 +1,4 @@
-# Writing values: plain ones natively, everything else by pickle with its buffers and arrays out of band.
+# Write values: plain ones natively, everything else by pickle with its buffers and arrays out of band.
 # uses: python_api, numpy_api, segment, definition_store, handle, writer, integer_list, shared_values, arrays, values,
 #   class_layouts
 
@@ -18,7 +18,7 @@ cdef enum:
     UNIFORM_LEAST = 4           # items of a list that is looked at for being all integers or all floats
 
 cdef uint32_t dependency_number(dict dependencies, SlotReference handle) except? 0xFFFFFFFF:
-    """Which input of the task a future is: the same one twice is one input."""
+    """Return which dependency of the task a future is. The same future twice is one dependency."""
     known = dependencies.get(handle.index)
     if known is not None:
         return known[0]
@@ -26,7 +26,7 @@ cdef uint32_t dependency_number(dict dependencies, SlotReference handle) except?
     return len(dependencies) - 1
 
 cdef int put_pickled(ValueWriter out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
-    """What `pickling` has written."""
+    """Append what `pickling` has written."""
     cdef uint32_t counts[2]
     cdef DefinitionHold hold
     for hold in holds:
@@ -44,7 +44,7 @@ cdef int put_pickled(ValueWriter out, Segment runtime, bytes data, list buffers,
     return 0
 
 cdef bint put_uniform(ValueWriter out, list items, Py_ssize_t size) except -1:
-    """A list of integers of 64 bits, or of floats; false, and nothing written, for any other."""
+    """Append a list of nothing but 64-bit integers, or of nothing but floats; False, and nothing appended, for any other."""
     cdef Py_ssize_t start = out.size, i
     cdef int overflow = 0
     cdef int64_t number
@@ -81,116 +81,157 @@ cdef bint put_uniform(ValueWriter out, list items, Py_ssize_t size) except -1:
     return False
 
 cdef int encode_item(ValueWriter out, PyObject *item, Values runtime, int depth, int expected_refcount) except -1:
-    """A part of a container. It is kept meanwhile: other threads may run, and change the container."""
+    """Append a part of a container. A reference keeps it alive: other threads may run and change the container."""
     keep_alive = <object> item
     return encode_native(out, <object> item, runtime, depth, expected_refcount)
 
 cdef int encode_native(ValueWriter out, object value, Values runtime, int depth, int expected_refcount) except -1:
-    """Appends a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
+    """Append a value; NATIVE_CANNOT when some part of it needs pickle (what was appended is then void).
 
-    `expected_refcount`: the references that the value has if nobody but the callers here refers to it, or to what contains it: then it will
-    be gone soon. 0: somebody may.
+    `expected_refcount`: the refcount of a value if only the callers here reference it and what contains it. Such a value
+    will be freed soon, so its memory may be taken over. 0: unknown, others may reference it.
     """
+    if value is None:
+        return out.put_tag(b'N')
+    if value is True:
+        return out.put_tag(b'T')
+    if value is False:
+        return out.put_tag(b'F')
+    if PyLong_CheckExact(value):
+        return put_integer(out, value)
+    if PyFloat_CheckExact(value):
+        return put_float(out, PyFloat_AS_DOUBLE(value))
+    if PyUnicode_CheckExact(value):
+        return put_text(out, runtime, value)
+    if PyBytes_CheckExact(value):
+        return put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
+    if type(value) is Int64List:
+        return put_int64_list(out, <Int64List> value)
+    if PyTuple_CheckExact(value):
+        return put_tuple(out, value, runtime, depth, expected_refcount)
+    if PyList_CheckExact(value):
+        return put_list(out, value, runtime, depth, expected_refcount)
+    if PyDict_CheckExact(value):
+        return put_dict(out, value, runtime, depth, expected_refcount)
+    if is_array(value):
+        return put_array(out, runtime, value, expected_refcount)
+    if out.takes_futures and isinstance(value, SlotReference) and (<SlotReference> value).runtime is runtime:
+        return put_dependency(out, <SlotReference> value)
+    return encode_instance(out, value, runtime, depth)
+
+cdef inline int put_integer(ValueWriter out, object value) except -1:
     cdef int overflow = 0
-    cdef long long number
-    cdef double real
+    cdef long long number = PyLong_AsLongLongAndOverflow(value, &overflow)
     cdef char *at
+    if overflow:
+        raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
+        return out.put_sized(b'I', PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
+    at = out.reserve(9)
+    at[0] = b'i'
+    memcpy(at + 1, &number, 8)
+    return NATIVE_OK
+
+cdef inline int put_float(ValueWriter out, double real) except -1:
+    cdef char *at = out.reserve(9)
+    at[0] = b'f'
+    memcpy(at + 1, &real, 8)
+    return NATIVE_OK
+
+cdef inline int put_text(ValueWriter out, Segment runtime, object value) except -1:
+    """Append a str; NATIVE_CANNOT for one with lone surrogates, which UTF-8 has no bytes for."""
     cdef const char *text
-    cdef Py_ssize_t size, i
-    cdef uint32_t position
+    cdef Py_ssize_t size
+    if PyUnicode_IS_COMPACT_ASCII(value):
+        return put_long(out, runtime, b's', b'S', <const char *> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value), value)
+    try:
+        text = PyUnicode_AsUTF8AndSize(value, &size)
+    except UnicodeEncodeError:
+        return NATIVE_CANNOT
+    return put_long(out, runtime, b's', b'S', text, size, value)
+
+cdef inline int put_int64_list(ValueWriter out, Int64List numbers) except -1:
+    cdef char *at = out.reserve(9 + 8 * numbers.count)
+    at[0] = b'q'
+    memcpy(at + 1, &numbers.count, 8)
+    if numbers.count:           # an empty one has no memory to copy from
+        memcpy(at + 9, numbers.at, 8 * <size_t> numbers.count)
+    return NATIVE_OK
+
+cdef inline bint is_new(ValueWriter out, object value, int expected_refcount) except -1:
+    """Return whether this value has not had a container or array before: one without further references occurs once."""
+    return Py_REFCNT(value) == expected_refcount or out.first_time(value)
+
+cdef inline int item_refcount(object container, int expected_refcount) noexcept:
+    """Return the refcount of an item that only its container and `encode_item` reference; 0: others may reference both."""
+    return 2 if Py_REFCNT(container) == expected_refcount else 0
+
+cdef inline int put_tuple(ValueWriter out, object value, Values runtime, int depth, int expected_refcount) except -1:
+    cdef Py_ssize_t i
+    if depth == 0:
+        return NATIVE_CANNOT
+    if PyTuple_GET_SIZE(value) and not is_new(out, value, expected_refcount):       # the empty tuple is a singleton
+        return NATIVE_CANNOT
+    out.put_count(b'(', PyTuple_GET_SIZE(value))
+    expected_refcount = item_refcount(value, expected_refcount)
+    for i in range(PyTuple_GET_SIZE(value)):
+        if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
+            return NATIVE_CANNOT
+    return NATIVE_OK
+
+cdef inline int put_list(ValueWriter out, object value, Values runtime, int depth, int expected_refcount) except -1:
+    """Append a list; NATIVE_CANNOT too if another thread changes its length meanwhile."""
+    cdef Py_ssize_t size, i = 0
+    if depth == 0 or not is_new(out, value, expected_refcount):
+        return NATIVE_CANNOT
+    size = PyList_GET_SIZE(value)
+    if size >= UNIFORM_LEAST and put_uniform(out, value, size):
+        return NATIVE_OK
+    out.put_count(b'[', size)
+    expected_refcount = item_refcount(value, expected_refcount)
+    while i < PyList_GET_SIZE(value):
+        if encode_item(out, PyList_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
+            return NATIVE_CANNOT
+        i += 1
+    return NATIVE_CANNOT if i != size else NATIVE_OK
+
+cdef inline int put_dict(ValueWriter out, object value, Values runtime, int depth, int expected_refcount) except -1:
+    """Append a dict; NATIVE_CANNOT too if another thread changes its length meanwhile."""
+    cdef Py_ssize_t left, i = 0
     cdef PyObject *key
     cdef PyObject *item
-    if value is None:
-        out.put_tag(b'N')
-    elif value is True:
-        out.put_tag(b'T')
-    elif value is False:
-        out.put_tag(b'F')
-    elif PyLong_CheckExact(value):
-        number = PyLong_AsLongLongAndOverflow(value, &overflow)
-        if overflow:
-            raw = value.to_bytes((value.bit_length() + 8) // 8, "little", signed=True)
-            out.put_sized(b'I', PyBytes_AS_STRING(raw), PyBytes_GET_SIZE(raw))
-        else:
-            at = out.reserve(9)
-            at[0] = b'i'
-            memcpy(at + 1, &number, 8)
-    elif PyFloat_CheckExact(value):
-        real = PyFloat_AS_DOUBLE(value)
-        at = out.reserve(9)
-        at[0] = b'f'
-        memcpy(at + 1, &real, 8)
-    elif PyUnicode_CheckExact(value):
-        if PyUnicode_IS_COMPACT_ASCII(value):
-            put_long(out, runtime, b's', b'S', <const char *> PyUnicode_DATA(value), PyUnicode_GET_LENGTH(value), value)
-        else:
-            try:
-                text = PyUnicode_AsUTF8AndSize(value, &size)
-            except UnicodeEncodeError:          # lone surrogates
-                return NATIVE_CANNOT
-            put_long(out, runtime, b's', b'S', text, size, value)
-    elif PyBytes_CheckExact(value):
-        put_long(out, runtime, b'b', b'B', PyBytes_AS_STRING(value), PyBytes_GET_SIZE(value), value)
-    elif type(value) is Int64List:
-        at = out.reserve(9 + 8 * (<Int64List> value).count)
-        at[0] = b'q'
-        memcpy(at + 1, &(<Int64List> value).count, 8)
-        if (<Int64List> value).count:
-            memcpy(at + 9, (<Int64List> value).at, 8 * <size_t> (<Int64List> value).count)
-    elif PyTuple_CheckExact(value):
-        if depth == 0 or (PyTuple_GET_SIZE(value) and Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
+    if depth == 0 or not is_new(out, value, expected_refcount):
+        return NATIVE_CANNOT
+    left = PyDict_Size(value)
+    out.put_count(b'{', left)
+    expected_refcount = item_refcount(value, expected_refcount)
+    if expected_refcount:
+        expected_refcount += 1              # `keep_alive`
+    while PyDict_Next(value, &i, &key, &item):
+        left -= 1
+        keep_alive = <object> item          # while the key is written
+        if encode_item(out, key, runtime, depth - 1, 0) or encode_item(out, item, runtime, depth - 1, expected_refcount):
             return NATIVE_CANNOT
-        out.put_count(b'(', PyTuple_GET_SIZE(value))
-        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
-        for i in range(PyTuple_GET_SIZE(value)):
-            if encode_item(out, PyTuple_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
-                return NATIVE_CANNOT
-    elif PyList_CheckExact(value):
-        if depth == 0 or (Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
-            return NATIVE_CANNOT
-        size = PyList_GET_SIZE(value)
-        if size >= UNIFORM_LEAST and put_uniform(out, value, size):
-            return NATIVE_OK
-        out.put_count(b'[', size)
-        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
-        i = 0
-        while i < PyList_GET_SIZE(value):
-            if encode_item(out, PyList_GET_ITEM(value, i), runtime, depth - 1, expected_refcount):
-                return NATIVE_CANNOT
-            i += 1
-        if i != size:
-            return NATIVE_CANNOT
-    elif PyDict_CheckExact(value):
-        if depth == 0 or (Py_REFCNT(value) != expected_refcount and not out.first_time(value)):
-            return NATIVE_CANNOT
-        size = PyDict_Size(value)
-        out.put_count(b'{', size)
-        expected_refcount = 2 if Py_REFCNT(value) == expected_refcount else 0
-        i = 0
-        while PyDict_Next(value, &i, &key, &item):
-            size -= 1
-            keep_alive = <object> item
-            if encode_item(out, key, runtime, depth - 1, 0) or encode_item(out, item, runtime, depth - 1, expected_refcount + 1 if expected_refcount else 0):
-                return NATIVE_CANNOT
-        if size:
-            return NATIVE_CANNOT
-    elif is_array(value):
-        if Py_REFCNT(value) != expected_refcount and not out.first_time(value):
-            return NATIVE_CANNOT
-        return encode_array(out, runtime, value, expected_refcount)
-    elif out.takes_futures and isinstance(value, SlotReference) and (<SlotReference> value).runtime is runtime:
-        if out.dependencies is None:
-            out.dependencies = {}
-        position = dependency_number(out.dependencies, <SlotReference> value)
-        at = out.reserve(5)
-        at[0] = b'R'
-        memcpy(at + 1, &position, 4)
-    else:
-        return encode_instance(out, value, runtime, depth)
+    return NATIVE_CANNOT if left else NATIVE_OK
+
+cdef inline int put_array(ValueWriter out, Segment runtime, object value, int expected_refcount) except -1:
+    if not is_new(out, value, expected_refcount):
+        return NATIVE_CANNOT
+    return encode_array(out, runtime, value, expected_refcount)
+
+cdef inline int put_dependency(ValueWriter out, SlotReference handle) except -1:
+    """Append the number of the dependency that a future becomes."""
+    cdef uint32_t position
+    cdef char *at
+    if out.dependencies is None:
+        out.dependencies = {}
+    position = dependency_number(out.dependencies, handle)
+    at = out.reserve(5)
+    at[0] = b'R'
+    memcpy(at + 1, &position, 4)
     return NATIVE_OK
 
 cdef int encode_instance(ValueWriter out, object value, Values runtime, int depth) except -1:
-    """An instance of such a class; NATIVE_CANNOT for any other value."""
+    """Append an instance of a class with a `Layout`, or a member of an enum; NATIVE_CANNOT for others."""
     cdef Layout layout
     cdef Py_ssize_t start = out.size, position = out.position_of(value)
     if position >= 0:
@@ -226,6 +267,7 @@ cdef int encode_instance(ValueWriter out, object value, Values runtime, int dept
     return put_slots(out, value, layout.slots, runtime, depth - 1)
 
 cdef int put_class(ValueWriter out, Layout layout, char tag) except -1:
+    """Append a class in full: identity and place of its body."""
     cdef char *at = out.reserve(1 + PLACE_BYTES)
     at[0] = tag
     memcpy(at + 1, PyBytes_AS_STRING(layout.identity), IDENTITY_BYTES)
@@ -256,7 +298,7 @@ cdef int put_attributes(ValueWriter out, dict attributes, Values runtime, int de
     return NATIVE_CANNOT if left else NATIVE_OK
 
 cdef int put_slots(ValueWriter out, object value, tuple names, Values runtime, int depth) except -1:
-    """Slots that nothing has been put into are left out."""
+    """Append the slots of an instance. One without a value is left out."""
     cdef uint64_t count = 0
     cdef Py_ssize_t place = out.size + 1
     out.put_count(b'{', 0)

@@ -1,9 +1,10 @@
-# What a child that the user forks has in its hands must not change: its views still show pages that the parent may let go of.
+# After a user's fork the child's views still map pages that the parent may free: pin them while the child lives.
 #
-# So the parent pins, at the fork, every extent that it has views of, for as long as that child (or whoever it forks in turn)
-# lives: the child keeps the writing end of a pipe, and its end, or its exec, is the end of file that the parent finds when it
-# looks. Arrays born here, which the parent goes on writing to, are the child's own from the start: `privatize_segment` (arrays.pxi)
-# makes its mapping private, and it touches their pages before the parent goes on, which waits for that.
+# The parent pins, at the fork, every extent that it has views of, for as long as that child, or a process that it forks in
+# turn, lives. The child keeps the writing end of a pipe. Its end, or its exec, is the end of file that the parent finds
+# when it looks. Arrays allocated here, which the parent goes on writing to, are copied for the child: `privatize_segment`
+# (array_allocator.pxi) makes its mapping private, and the child touches their pages; the parent waits for that before it
+# goes on.
 # uses: python_api, segment, array_allocator
 
 from libc.stdint cimport uint32_t, uint64_t
@@ -20,7 +21,8 @@ cdef extern from *:
 cdef dict forking = {}          # thread -> what `_before_fork` made
 
 def _before_fork():
-    forking[PyThread_get_thread_ident()] = [pin for pin in [pin_extents(reference()) for reference in attachments] if pin is not None]
+    pins = [pin_extents(reference()) for reference in attachments]
+    forking[PyThread_get_thread_ident()] = [pin for pin in pins if pin is not None]
 
 def _after_fork_in_parent():
     for segment, ends, pinned in forking.pop(PyThread_get_thread_ident(), ()):
@@ -28,7 +30,7 @@ def _after_fork_in_parent():
         if writing >= 0:
             os.close(writing)
             os.close(telling)
-            os.read(published, 1)        # the child has what it needs, or has ended
+            os.read(published, 1)       # returns once the child has its copies, or has ended
             os.close(published)
         (<Segment> segment).pins.append((reading, pinned))
 
@@ -40,14 +42,14 @@ def _after_fork_in_child():
         reading, writing, published, telling = ends
         copy_unsealed(segment, pinned)
         if writing >= 0:
-            os.close(reading)       # and never the other end: its closing tells the parent
+            os.close(reading)       # and never the writing end: its closing tells the parent
             os.close(published)
             os.write(telling, b"x")
             os.close(telling)
     forking.clear()
 
 cdef int copy_unsealed(Segment segment, list pinned) except -1:
-    """In the child, whose mapping is private: makes the pages of arrays that may still change its own."""
+    """Copy, in the child, whose mapping is private, the pages of arrays that may still change (copy on write)."""
     cdef volatile_char *page
     cdef uint64_t at
     cdef uint32_t id
@@ -61,7 +63,7 @@ cdef int copy_unsealed(Segment segment, list pinned) except -1:
 os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 cdef object pin_extents(Segment segment):
-    """(attachment, ends of two pipes, extents) with one hold more on each of these; None if there are none."""
+    """Pin the extents that this process references; return (attachment, ends of two pipes, extents), None without any."""
     cdef uint32_t id
     cdef list pinned
     if segment is None or not segment.is_mine() or segment.me == ZYGOTE_INDEX:
@@ -74,7 +76,7 @@ cdef object pin_extents(Segment segment):
     try:
         ends[:2] = os.pipe2(os.O_CLOEXEC)
         ends[2:] = os.pipe2(os.O_CLOEXEC)
-    except OSError:                 # no descriptors to be had: pinned for good, and what changes meanwhile may show
+    except OSError:                 # no descriptors left: pin for good; the child may see what the parent changes meanwhile
         for end in ends[:2]:
             if end >= 0:
                 os.close(end)
@@ -84,7 +86,7 @@ cdef object pin_extents(Segment segment):
     return segment, ends, pinned
 
 cdef int release_fork_pins(Segment segment, bint forget=False) except -1:
-    """Lets go of what children that have ended had pinned. `forget`: looks no more, what is pinned stays so."""
+    """Release what was pinned for children that have ended. `forget`: stop looking, and leave the rest pinned."""
     cdef uint32_t id
     remaining = []
     for reading, pinned in segment.pins:
@@ -100,7 +102,7 @@ cdef int release_fork_pins(Segment segment, bint forget=False) except -1:
     return 0
 
 cdef bint at_end(int reading) except -1:
-    """Whether nobody has the writing end of a pipe any more."""
+    """Return whether no process has the writing end of a pipe any more."""
     look = select.poll()
     look.register(reading, select.POLLIN)
     return len(look.poll(0)) > 0

@@ -1,4 +1,4 @@
-# What a call returns and what a user holds of it.
+# Futures and references: what a call and `put_object` return.
 # uses: handle, timeouts, outcomes
 
 from .core.externs cimport ff_load64
@@ -7,10 +7,10 @@ from .core.lookup cimport is_finished, status_of
 
 @cython.no_gc
 cdef class ObjectHandle(SlotReference):
-    """A value that is there, or will be."""
+    """A value in shared memory, or one that a call will put there."""
 
     def get(self, timeout=None):
-        """The value; waits for it.
+        """Wait for the value and return it.
 
         Parameters
         ----------
@@ -20,14 +20,14 @@ cdef class ObjectHandle(SlotReference):
         Returns
         -------
         object
-            A new object at each call; what is written into its NumPy arrays shows nowhere else.
+            A new object at each call; writing into its NumPy arrays changes no other object.
 
         Raises
         ------
         TimeoutError
             The time is up; the task goes on.
         FlameError
-            `INVALID_STATE`: the runner was closed before the call finished, or the wait could never end.
+            `INVALID_STATE`: the runner was closed before the call finished, or the wait is a deadlock.
         Exception
             Whatever the task raised, with its type; `str(error.__cause__)` is the worker's traceback.
 
@@ -39,41 +39,42 @@ cdef class ObjectHandle(SlotReference):
         return (<Outcomes> self.runtime).value_of(self.index)
 
     def done(self):
-        """Whether the value, or the error, is there."""
+        """Return whether the call has finished, with a value or an error."""
         if not self.runtime.is_mine():
             self.runtime.check()
         return bool(is_finished(&self.runtime.memory, self.index))
 
     def runtime_of(self):
+        """Return the client that the handle belongs to."""
         return self.runtime
 
     def is_lost(self):
-        """Whether the value will never be there: the runner was closed before the call finished."""
+        """Return whether the value can never arrive: the runner was closed before the call finished."""
         return not is_finished(&self.runtime.memory, self.index) and (self.runtime.closed or not self.runtime.is_mine())
 
 @cython.no_gc
 cdef class ObjectFuture(ObjectHandle):
-    """The outcome of one call, as a hold on a slot of shared memory.
+    """The outcome of one call: a reference to a slot of shared memory.
 
     It can be an argument, at any depth, of further calls of the same runner; the task then starts when the value is ready.
-    When nobody holds it any more, its memory is given back. Safe from any thread; void in a forked child.
+    Its memory is freed with the last reference. Safe from any thread; void in a forked child.
     """
 
     def wait(self, timeout=None):
-        """As `get`, without the value: returns None once the call has finished, raises its error."""
+        """Wait as `get` does, without reading the value: return None once the call has finished, raise its error."""
         (<Outcomes> self.runtime).wait_one(self, deadline_of(timeout))
         if status_of(self.runtime.memory.slots[self.index].state) == FAILED:
             raise (<Outcomes> self.runtime).error_of(self.index)
 
     def exception(self, timeout=None):
-        """The exception the call raised, a fresh copy; None if it succeeded. Waits like `get`."""
+        """Return a fresh copy of the exception the call raised; None if it succeeded. Waits like `get`."""
         (<Outcomes> self.runtime).wait_one(self, deadline_of(timeout))
         if status_of(self.runtime.memory.slots[self.index].state) == FAILED:
             return (<Outcomes> self.runtime).error_of(self.index)
         return None
 
     def ref(self):
-        """Waits for the call and gives its value's `ObjectRef`; raises the call's error."""
+        """Wait for the call and return its value's `ObjectRef`; raise the call's error."""
         cdef ObjectRef ref
         self.wait()
         ref = ObjectRef.__new__(ObjectRef)
@@ -89,7 +90,7 @@ cdef class ObjectFuture(ObjectHandle):
 
 @cython.no_gc
 cdef class ObjectRef(ObjectHandle):
-    """A value in shared memory: what `put_object` and `ObjectFuture.ref` give, usable as an argument like a future."""
+    """A value in shared memory: `put_object` and `ObjectFuture.ref` return it; usable as an argument like a future."""
 
     def __repr__(self):
         return f"<ObjectRef {self.index}>"

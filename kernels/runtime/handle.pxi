@@ -1,7 +1,7 @@
-# A hold on one slot of the segment, which futures and references are.
+# The base of futures and references: an object that has a reference to one slot of the segment.
 #
-# `no_gc`: a collector that breaks a cycle through a future would clear `runtime` before `__dealloc__` can give the slot back; and
-# what a future refers to, the runtime and another future, never refers back to it.
+# `no_gc`: a collector that broke a cycle through a future would clear `runtime` before `__dealloc__` can release the slot.
+# A future is in no cycle of its own: the objects it refers to, the runtime and another future, never refer back to it.
 # uses: segment
 
 from libc.stdint cimport uint32_t
@@ -10,7 +10,7 @@ from .core.slots cimport release_refs
 
 @cython.no_gc
 cdef class SlotReference:
-    """A hold on one slot of the segment: freed with the object, or kept alive by `owner`, which has the hold."""
+    """A reference to one slot of the segment, released with the object. If there is an `owner`, that has the reference."""
     cdef Segment runtime
     cdef uint32_t index
     cdef object owner

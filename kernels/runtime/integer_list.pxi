@@ -1,4 +1,4 @@
-# Lists of 64-bit integers or doubles, as they travel.
+# Lists of 64-bit integers or doubles, as a value has them.
 # uses: python_api
 
 from cpython.float cimport PyFloat_FromDouble
@@ -8,7 +8,7 @@ from libc.stdlib cimport free, realloc
 from libc.string cimport memcpy
 
 cdef class Int64List:
-    """Integers of 64 bits in a row, which travel like a list of them: to collect many without keeping an object for each."""
+    """An array of 64-bit integers that is written like a list: it collects many without an object for each."""
     cdef int64_t *at
     cdef Py_ssize_t count
     cdef Py_ssize_t capacity
@@ -20,7 +20,7 @@ cdef class Int64List:
         return list, (self.listed(),)
 
     cdef bint add(self, object item) except -1:
-        """Appends an item; False when it is none of these."""
+        """Append an item; False when it is no 64-bit integer."""
         cdef int overflow = 0
         if not PyLong_CheckExact(item):
             return False
@@ -42,9 +42,11 @@ cdef class Int64List:
         return 0
 
     cdef list listed(self):
+        """Return the integers as a list."""
         return [self.at[i] for i in range(self.count)]
 
 cdef inline object uniform_item(const char *at, bint integers):
+    """Return the integer, or else the double, at an address."""
     cdef int64_t number
     cdef double real
     if integers:

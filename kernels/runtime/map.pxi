@@ -1,7 +1,7 @@
-# `service.map`: many items in few calls, their values in order, lazily, with a bounded look-ahead.
+# `service.map`: many items in few calls; values come in order and lazily. Backpressure: the look-ahead is bounded.
 #
-# A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, so that the cost of a task is
-# spread over enough items, and no further, so that the workers end at about the same time.
+# A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, which spreads the cost of a
+# task over enough items. It grows no further, so that the workers end at about the same time.
 # uses: integer_list, decode, timeouts, future, client, vectorcall
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -13,24 +13,24 @@ from .core.lookup cimport body_of, status_of
 cdef enum:
     CHUNK_NS = 1_000_000
     MOST_ITEMS = 1 << 16        # of a chunk
-    CHUNK_GROWTH = 8            # at most, from one measure to the next
-    AHEAD_PER_WORKER = 2        # chunks queued or running, per worker, before the oldest is waited for
-    NUMBER_BYTES = 9            # of an integer as the codec writes it
+    CHUNK_GROWTH = 8            # the largest factor from one measure to the next
+    AHEAD_PER_WORKER = 2        # chunks queued or running, per worker, before the iterator waits for the oldest
+    NUMBER_BYTES = 9            # of an integer as `encode_native` writes it
 
 cdef class MapResults:
     """The iterator that `service.map` returns. Not safe for several threads at a time."""
     cdef CallTarget target
     cdef object source          # an iterator; None once it is exhausted
     cdef object pending         # deque of futures, the oldest first
-    cdef Py_ssize_t count       # of the values of the chunk being given out
-    cdef Py_ssize_t position    # the next one of them
-    cdef list values            # they; or, if all are integers or floats, None, and they are read where they lie:
-    cdef const char *numbers
+    cdef Py_ssize_t count       # values of the current chunk
+    cdef Py_ssize_t position    # of the next one of them
+    cdef list values            # of the current chunk; None if all are integers or all floats: they are read in place
+    cdef const char *numbers    # where these are
     cdef bint integers
-    cdef ObjectFuture future    # holds them there
+    cdef ObjectFuture future    # keeps them there
     cdef bytes error            # of the item after `values`
-    cdef object problem         # what the source raised, or queueing an item
-    cdef object waiting         # an item taken from the source that begins the next chunk
+    cdef object problem         # what the source, or queueing an item, raised
+    cdef object waiting         # an item of the source that begins the next chunk
     cdef Py_ssize_t chunk
     cdef Py_ssize_t share       # the most items of a chunk that leaves every worker several
     cdef bint fixed
@@ -63,10 +63,11 @@ cdef class MapResults:
                 self.target.runtime.check()
             return uniform_item(self.numbers + 8 * position, self.integers)
         value = self.values[position]
-        self.values[position] = None            # what the user has let go of is gone
+        self.values[position] = None            # a value that the user drops is freed
         return value
 
     cdef int fill(self) except -1:
+        """Queue chunks up to the bound of the look-ahead."""
         while self.source is not None and len(self.pending) < self.ahead:
             items = self.next_items()
             if items is not None:
@@ -74,7 +75,7 @@ cdef class MapResults:
         return 0
 
     cdef int enqueue(self, object items) except -1:
-        """Queues a chunk; one that cannot be, item by item, so that what is wrong comes in its turn."""
+        """Queue a chunk; if that fails, queue its items one by one, so that the error comes in its turn."""
         try:
             self.pending.append(self.target.enqueue((items,), 1, (), KIND_MAP))
             return 0
@@ -91,7 +92,10 @@ cdef class MapResults:
         return 0
 
     cdef object next_items(self):
-        """The items of the next chunk, None if there are none. A future is one by itself: its failure is no other item's."""
+        """Return the items of the next chunk, None if there are none.
+
+        A future is a chunk of its own: its failure fails no other item.
+        """
         cdef Int64List numbers = Int64List()
         cdef list items = None
         cdef Py_ssize_t i
@@ -120,6 +124,7 @@ cdef class MapResults:
         return items
 
     cdef int next_chunk(self) except -1:
+        """Begin the next chunk, or raise what ends the iteration."""
         if self.error is not None:
             error = self.error
             self.end()
@@ -130,14 +135,14 @@ cdef class MapResults:
             raise StopIteration if problem is None else problem
         try:
             self.read(self.pending.popleft())
-        except BaseException:                   # of the whole chunk: its worker died, an input failed, the runner was closed
+        except BaseException:                   # of the whole chunk: its worker died, a dependency failed, the runner closed
             self.end()
             raise
         self.fill()
         return 0
 
     cdef int read(self, ObjectFuture future) except -1:
-        """Waits for a chunk, as `_run_items` gave it, and begins to give it out."""
+        """Wait for a chunk, as `Worker._run_items` returned it, and make it the current one."""
         cdef const char *at
         self.position = self.count = 0
         self.values = self.future = None
@@ -159,20 +164,21 @@ cdef class MapResults:
         return 0
 
     cdef void end(self) noexcept:
-        """Nothing follows."""
+        """Drop all that would follow."""
         self.source = self.error = self.problem = self.waiting = None
         self.values = self.future = None
         self.position = self.count = 0
         self.pending.clear()
 
     cdef void measure(self, int64_t nanoseconds) noexcept:
+        """Set the size of the next chunks by the time that the current one took."""
         cdef Py_ssize_t best
         if self.count:
             best = <Py_ssize_t> (CHUNK_NS * <double> self.count / max(nanoseconds, 1))
             self.chunk = max(1, min(best, self.chunk * CHUNK_GROWTH, self.share))
 
 cdef bint is_uniform_chunk(ObjectFuture future):
-    """Whether a finished chunk's values are all integers or all floats, written one after the other."""
+    """Return whether a finished chunk's values are all integers or all floats, written one after the other."""
     cdef Slot *slot = &future.runtime.memory.slots[future.index]
     cdef char tag
     if status_of(slot.state) == FAILED or not slot.result_kind & KIND_NATIVE:

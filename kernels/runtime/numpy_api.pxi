@@ -1,4 +1,4 @@
-# NumPy's C interface, loaded when the first array is met, never before.
+# NumPy's C interface: loaded when the first array is met, never before.
 # uses: nothing
 
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
@@ -75,7 +75,7 @@ cdef int load_numpy() except -1:
     return 0
 
 cdef bint is_array(object value) except -1:
-    """Whether it is exactly an ndarray. Where nobody has loaded NumPy nothing is."""
+    """Return whether a value is exactly an ndarray. In a process without NumPy no value is."""
     if not numpy_ready:
         if PyDict_GetItemString(PyImport_GetModuleDict(), "numpy") == NULL:
             return False
@@ -83,14 +83,14 @@ cdef bint is_array(object value) except -1:
     return Py_TYPE(value) == &PyArray_Type
 
 cdef inline bint is_numeric(PyArrayObject *array) noexcept:
-    """A dtype that its number alone tells: bool, integers, floats and complex ones, of native byte order."""
+    """Return whether the dtype's number alone identifies it: bool, integer, float or complex, of native byte order."""
     cdef int number = PyArray_TYPE(array)
     return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
 
 cdef bint is_standard(PyArrayObject *array) noexcept:
-    """Whether its dtype is the object that NumPy itself takes for it: one without metadata."""
+    """Return whether the array's dtype is NumPy's own object for its number, which has no metadata."""
     cdef PyArray_Descr *standard = PyArray_DescrFromType(PyArray_TYPE(array))
-    Py_DECREF(<object> standard)                # NumPy keeps it
+    Py_DECREF(<object> standard)                # NumPy keeps it alive
     return PyArray_DESCR(array) == standard
 
 cdef inline bint has_weak_references(object value) noexcept:

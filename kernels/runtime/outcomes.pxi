@@ -1,4 +1,4 @@
-# Outcomes of calls: waiting for them, and reading them.
+# Outcomes of calls: wait for them, and read them.
 # uses: python_api, handle, values, decode, waits, deadlock
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
@@ -8,22 +8,22 @@ from .core.lookup cimport body_of, data_of, is_finished, status_of
 from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
 
 cdef object out_of_time():
-    return TimeoutError("the calls targets for have not finished in time; they go on")
+    return TimeoutError("the calls waited for have not finished in time; they go on")
 
-cdef object endless_wait():
+cdef object deadlock_error():
     return FlameError(
         FlameErrorCode.INVALID_STATE,
-        "this wait can never end: the call targets for needs the one that waits (a method that waits for a call of its own "
-        "instance, or a ring of such); wait outside of the instance's methods, or ask another instance",
+        "deadlock: the call waited for depends on the task that waits (an instance method waiting for its own instance, or "
+        "a cycle of such waits); wait outside of the instance's methods, or call another instance",
     )
 
 cdef class Outcomes(Values):
-    """Waiting for calls, and reading what became of them."""
+    """Wait for calls, and read their values or errors."""
     cdef unsigned long task_thread
-    cdef int blocked_threads            # of the running task, waiting for other tasks
+    cdef int blocked_threads            # of the running task: they wait for other tasks
 
     cdef object value_of(self, uint32_t index):
-        """The value of a finished slot that the caller holds, or its error raised."""
+        """Return the value of a finished slot that the caller references, or raise its error."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef const char *at
         if status_of(slot.state) == FAILED:
@@ -37,7 +37,7 @@ cdef class Outcomes(Values):
             raise self.pickling.unreadable(error) from error
 
     cdef object read(self, const char **at, list values):
-        """A value at an address, or a call's arguments. What it named is not kept beyond."""
+        """Read a value at an address, or a call's arguments, and forget the classes and members that it named."""
         try:
             return decode_native(at, self, values)
         finally:
@@ -45,6 +45,7 @@ cdef class Outcomes(Values):
                 self.forget_known()
 
     cdef object error_of(self, uint32_t index):
+        """Return a fresh copy of a failed slot's error. One without bytes found the store full."""
         cdef Slot *slot = &self.memory.slots[index]
         cdef const char *at = data_of(&self.memory, slot, RESULT)
         if slot.result_bytes == 0:
@@ -52,14 +53,14 @@ cdef class Outcomes(Values):
         return self.pickling.load_error(*decode_native(&at, self, None))
 
     cdef int check_waitable(self) except -1:
-        """Raises when nothing unfinished will ever finish here."""
+        """Raise when no unfinished call will ever finish here."""
         if self.closed and self.is_mine():
             raise FlameError(FlameErrorCode.INVALID_STATE,
                              f"this call had not finished when its runner {self.name!r} {self.ending}; it was dropped")
         return self.check()
 
     cdef int wait_one(self, SlotReference handle, int64_t deadline) except -1:
-        """Returns once the slot is finished; TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
+        """Return once the slot is finished; raise TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
         cdef OneWait wait
         if self.is_mine() and is_finished(&self.memory, handle.index):
             return 0
@@ -69,7 +70,10 @@ cdef class Outcomes(Values):
         return self.wait_for(wait, deadline)
 
     cdef int wait_for(self, Wait wait, int64_t deadline) except -1:
-        """Returns once the wait is over: spins, then sleeps. In a task it runs meanwhile what it waits for, or asks for a worker."""
+        """Return once the wait is over: spin, then sleep.
+
+        Helping: a task that waits runs what it waits for meanwhile, or asks for a worker.
+        """
         cdef int found
         cdef bint in_task = self.memory.processes[self.me].current != 0 and self.task_thread == PyThread_get_thread_ident()
         if self.is_mine() and wait.ready():
@@ -102,7 +106,7 @@ cdef class Outcomes(Values):
                 self.check_waitable()
                 if in_task and deadline < 0:
                     if wait.publish(self, current - 1) and self._never_ends(current - 1, wait.targets()):
-                        raise endless_wait()
+                        raise deadlock_error()
                     if needs_help and self._help_unblocked(wait, blocked):
                         continue
                 left = slice_ns
@@ -112,7 +116,7 @@ cdef class Outcomes(Values):
                         raise out_of_time()
                 with nogil:
                     if sleep_for_futures(&self.memory, self.me, seen, left):
-                        call_for_queued(&self.memory)       # the seeker may have been stopped
+                        call_for_queued(&self.memory)       # the seeker may be stopped
                 PyErr_CheckSignals()
                 wait.look_again()
                 if needs_help and not blocked and not wait.ready():
@@ -126,7 +130,7 @@ cdef class Outcomes(Values):
                 self.set_blocked(False)
 
     cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
-        """While it runs something, this process is not blocked: nobody may take over its permit."""
+        """Run something that the wait needs; meanwhile this process is not blocked: no worker may take over its permit."""
         if blocked:
             ff_exchange32(&self.memory.processes[self.me].blocked, 0)
         try:
@@ -136,15 +140,15 @@ cdef class Outcomes(Values):
                 ff_exchange32(&self.memory.processes[self.me].blocked, 1)
 
     cdef bint help(self, Wait wait) except -1:
-        """Runs something that the wait needs, in this very process; 0 when there is nothing of the kind. See `Serving`."""
+        """Helping: run a task that the wait needs in this process; False when there is none. See `Worker`."""
         return False
 
     cdef bint _never_ends(self, uint32_t current, list targets) except -1:
-        """Looked at twice: the first look may have met a task in the middle of a change."""
+        """Return whether the wait is a deadlock. Two searches must agree: one may meet a task in the middle of a change."""
         return never_ends(&self.memory, current, targets) and never_ends(&self.memory, current, targets)
 
     cdef set_blocked(self, bint blocked):
-        """Tells the zygote that this process's task waits for others, in whichever thread: the pool has a worker too few."""
+        """Tell the supervisor (zygote) whether any thread of this task waits for others: the pool then lacks a worker."""
         cdef bint before = self.blocked_threads > 0
         self.blocked_threads += 1 if blocked else -1
         if (self.blocked_threads > 0) == before:

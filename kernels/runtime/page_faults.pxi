@@ -1,4 +1,4 @@
-# Page faults of this process: a page that nobody has written to since cannot have been copied by the kernel.
+# Page faults of this process: without one since a view was made, the kernel cannot have copied a page of it.
 # uses: nothing
 
 from libc.stdint cimport uint64_t
@@ -15,13 +15,13 @@ cdef bint faults_are_counted = False
 cdef uint64_t page_bytes = os.sysconf("SC_PAGESIZE")
 
 cdef inline uint64_t fault_count() noexcept:
-    """Page faults of this process so far, in all its threads. A write to a page that was swapped out is a major one."""
+    """Return the page faults of this process so far, in all its threads. A write to a swapped-out page is a major one."""
     cdef rusage usage
     getrusage(RUSAGE_SELF, &usage)
     return <uint64_t> usage.ru_minflt + <uint64_t> usage.ru_majflt
 
 cdef void look_for_faults() noexcept:
-    """Finds out whether this kernel counts page faults at all: one that imitates Linux may not."""
+    """Find out whether this kernel counts page faults: one that imitates Linux may not."""
     global faults_are_counted
     cdef uint64_t before = fault_count()
     cdef char *page = <char *> mmap(NULL, page_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)

@@ -1,4 +1,4 @@
-# One process's view of the segment: mapping it, who this process is in it, what all parts below build on.
+# One process's attachment to the segment: its mapping and its identity, which all classes above build on.
 # uses: page_faults
 
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
@@ -18,41 +18,41 @@ from .core.blocks cimport block_alloc_owned
 from .core.wraparound cimport wind_processes, wind_queues, wind_slots
 
 cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
-cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and some room beyond the limit
-cdef int fork_generation = 0
+cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and a reserve beyond the limit
+cdef int fork_generation = 0    # forks between the first process and this one: an attachment of another number is a parent's
 cdef list attachments = []      # weak references to the attachments of this process
 
 cdef class Segment:
-    """The mapping, this process's entry in the table, and blocks of the arena. Unmapped when the last future is gone."""
+    """The mapping, this process's entry in the table, and blocks of the arena. Unmapped with the last future's end."""
     cdef Memory memory
     cdef uint64_t mapped_bytes
-    cdef char *arena                    # where values may lie, to the end of the mapping
-    cdef char *window                   # the same pages, privately: see views.pxi; NULL: there is no room for it
-    cdef void **own                     # views that are mapped by themselves, by address
+    cdef char *arena                    # values lie from here to the end of the mapping
+    cdef char *window                   # the same pages, privately: see views.pxi; NULL: too few addresses for it
+    cdef void **own                     # views with their own mappings, by address
     cdef Py_ssize_t own_count
     cdef uint64_t device, inode         # of `fd`
-    cdef bint between_tasks             # a worker with no user's code running
-    cdef uint64_t faults_known          # page faults of this process when it counted last; 0: too long ago
-    cdef int calm                       # views in a row that went by without any, up to CALM
+    cdef bint between_tasks             # a worker that runs no user code
+    cdef uint64_t faults_known          # page faults of this process at the last count; 0: too long ago
+    cdef int calm                       # views in a row without page faults, up to CALM
     cdef uint32_t me
     cdef int generation
     cdef int doorbell
     cdef bint closed
-    cdef str ending                     # how it was closed, for what was not finished then
-    cdef str broken                     # why nothing runs any more, though nobody closed it
-    cdef readonly bint inline           # this process runs every task itself, at `run_queued`
-    cdef list pins                      # what forked children hold: see forks.pxi
+    cdef str ending                     # how the runner was closed, for messages of unfinished calls
+    cdef str broken                     # why nothing runs any more although the runner is not closed
+    cdef readonly bint inline           # this process runs every task itself, in `run_queued`
+    cdef list pins                      # extents pinned for forked children: see fork.pxi
     cdef object __weakref__
     cdef readonly int fd
     cdef readonly str name
-    cdef public object pickling         # how values that are not plain are written and read: flame_fast.kernels.runtime.serialization
+    cdef public object pickling         # flame_fast.kernels.runtime.serialization: for values that are not plain
 
     def __init__(self):
         raise TypeError(f"use {type(self).__name__}.attach")
 
     @classmethod
     def attach(cls, int fd, int index, str name, int doorbell):
-        """This process's view of a segment made elsewhere, as entry `index` of its process table."""
+        """Attach to a segment that another process created, as entry `index` of its process table."""
         cdef Segment segment = cls.__new__(cls)
         if not segment._map(fd, os.fstat(fd).st_size):
             raise MemoryError
@@ -62,10 +62,10 @@ cdef class Segment:
         return segment
 
     cdef int _reserve(self, int fd, uint64_t least) except -1:
-        """Makes a file of at least so many bytes and maps it, twice if possible. A bound on the address space: smaller ones."""
+        """Size a file to at least so many bytes and map it, twice if possible. A bound on addresses makes it smaller."""
         cdef uint64_t size
         for windowed, collecting in ((True, False), (True, True), (False, False)):
-            if collecting:          # segments of runners that only cycles refer to any more
+            if collecting:          # unmaps segments of runners that only reference cycles keep alive
                 gc.collect()
             size = RESERVED_BYTES
             while size >= least:
@@ -81,11 +81,11 @@ cdef class Segment:
         )
 
     cdef bint _map(self, int fd, uint64_t size) noexcept:
-        """Whether there were addresses for the shared mapping; the window is there if there were more."""
+        """Map the segment; False if there were too few addresses. The window is mapped too if there were enough for it."""
         cdef void *base = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_NORESERVE, fd, 0)
         if base == MAP_FAILED:
             return False
-        madvise(base, size, MADV_DONTDUMP)      # a core dump of the segment would delay the notice of a death by seconds
+        madvise(base, size, MADV_DONTDUMP)      # dumping the segment's core would delay the notice of a death by seconds
         self.mapped_bytes = size
         self.fd = fd
         know_segment(self)
@@ -101,7 +101,7 @@ cdef class Segment:
         self.memory.base = NULL
 
     def become(self, uint32_t index, str name, int doorbell):
-        """Turns this attachment into that of entry `index`: what a forked worker does first."""
+        """Turn this attachment into that of entry `index`, as a forked worker does first."""
         self.me = index
         self.name = name
         self.doorbell = doorbell
@@ -109,7 +109,8 @@ cdef class Segment:
         if not memory_own(&self.memory, index, doorbell):
             raise MemoryError
         self.pins = []
-        attachments[:] = [known for known in attachments if known() is not None and known() is not self] + [weakref.ref(self)]
+        others = [known for known in attachments if known() is not None and known() is not self]
+        attachments[:] = [*others, weakref.ref(self)]
 
     def __dealloc__(self):
         memory_disown(&self.memory)
@@ -117,9 +118,11 @@ cdef class Segment:
         self._unmap()
 
     cdef inline bint is_mine(self) noexcept:
+        """Return whether this process made the attachment, and is no forked child of the one that did."""
         return self.generation == fork_generation
 
     cdef int check(self) except -1:
+        """Raise unless the attachment can be used: it is this process's, and its runner is neither broken nor closed."""
         if self.generation != fork_generation:
             raise FlameError(FlameErrorCode.INVALID_STATE,
                              f"runner {self.name!r} belongs to the parent of this forked process; make a new Runner here")
@@ -130,18 +133,22 @@ cdef class Segment:
 
     @property
     def index(self):
+        """This process's index in the process table."""
         return self.me
 
     @property
     def doorbell_fd(self):
+        """The eventfd that the supervisor (zygote) polls."""
         return self.doorbell
 
     @property
     def session(self):
+        """The runner's random number."""
         return self.memory.header.session
 
     @property
     def workers(self):
+        """Pool workers wanted."""
         return self.memory.header.workers
 
     @property
@@ -151,10 +158,12 @@ cdef class Segment:
 
     @property
     def cpus(self):
+        """CPUs available to the runner."""
         return self.memory.header.cpus
 
     @property
     def is_closed(self):
+        """Whether `mark_closed` was called here."""
         return bool(self.closed)
 
     @property
@@ -163,12 +172,16 @@ cdef class Segment:
         return self.generation != fork_generation
 
     def get_setup(self):
+        """Return what `Client.set_setup` has published; None before that."""
         if ff_load64(&self.memory.header.setup) == 0:
             return None
         return PyBytes_FromStringAndSize(self.memory.base + self.memory.header.setup, self.memory.header.setup_bytes)
 
     cdef uint64_t store(self, bytes data) except 0:
-        """A block of the caller's own with these bytes; `block_published` when it is put down, `block_free` in the end."""
+        """Return a block with these bytes, owned by the caller.
+
+        The caller calls `block_published` once a table names the block, and `block_free` in the end.
+        """
         cdef uint64_t block = block_alloc_owned(&self.memory, len(data))
         if block == 0:
             raise self.full(len(data))
@@ -176,6 +189,7 @@ cdef class Segment:
         return block
 
     cdef object full(self, uint64_t nbytes):
+        """Return the `StoreFullError` of an allocation of so many bytes."""
         cdef Header *header = self.memory.header
         cdef uint64_t free_bytes = header.limit - min(header.limit, header.live_bytes), left = memory_left(header.cgroups)
         free_bytes = min(free_bytes, left - min(left, MARGIN) + header.cached_bytes)
@@ -188,14 +202,14 @@ cdef class Segment:
         self.memory.processes[self.me].shared_bytes += nbytes
 
     def wind(self, uint64_t back):
-        """For tests, at once after `create`: whatever counts up comes round after about `back` more, at most a thousand."""
+        """Make each counter wrap around after about `back` more steps, at most a thousand: for tests, after `create`."""
         wind_slots(&self.memory, back)
         wind_queues(&self.memory, back)
         wind_processes(&self.memory, back)
 
     @property
     def release_seq(self):
-        """For tests: the number of this process's last drop, see `begin_release`."""
+        """The number of this process's last release, for tests; see `begin_release`."""
         return self.memory.processes[self.me].release_seq
 
     @release_seq.setter
@@ -203,7 +217,7 @@ cdef class Segment:
         self.memory.processes[self.me].release_seq = number
 
 cdef void window_open(Segment runtime) noexcept:
-    """Maps the window; without one every view is mapped by itself. Extents must not share a page in it."""
+    """Map the window, unless extents would share a page in it; without one every view has its own mapping."""
     cdef void *window
     look_for_faults()
     if page_bytes > GRANULE:
@@ -214,11 +228,12 @@ cdef void window_open(Segment runtime) noexcept:
         runtime.window = <char *> window
 
 cdef void know_segment(Segment runtime) noexcept:
+    """Note which file the descriptor is, for `has_segment`."""
     cdef struct_stat status
     if fstat(runtime.fd, &status) == 0:
         runtime.device, runtime.inode = status.st_dev, status.st_ino
 
 cdef bint has_segment(Segment runtime) noexcept:
-    """Whether the descriptor is still the segment's: `close` closes it, and so may a task, and then it may be another file."""
+    """Return whether the descriptor is still the segment's. `close`, or a task, may close it, and a file may reuse it."""
     cdef struct_stat status
     return fstat(runtime.fd, &status) == 0 and status.st_dev == runtime.device and status.st_ino == runtime.inode

@@ -1,19 +1,19 @@
-# Futures given out as they finish.
+# Give out futures as they finish.
 # uses: handle, timeouts, waits, outcomes
 
 from libc.stdint cimport uint32_t
 from .core.externs cimport ff_exchange32
 
 cdef class Selector:
-    """Some futures of one runtime, given out as they finish: each look costs what is finished, not what is waited for."""
+    """Some futures of one client, given out as they finish. A look costs as much as has finished, not as is waited for."""
     cdef Outcomes runtime
     cdef AnyWait wait
 
     def __init__(self):
-        raise TypeError("a Selector is made by Runtime.selector")
+        raise TypeError("a Selector is made by Client.selector")
 
     def take(self, timeout=None):
-        """Positions of what has finished since the last time; waits for the first. TimeoutError when none does in time."""
+        """Return the positions that have finished since the last call; wait for the first, or raise TimeoutError."""
         self.runtime.wait_for(self.wait, deadline_of(timeout))
         found, self.wait.found = self.wait.found, []
         return found

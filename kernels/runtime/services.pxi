@@ -1,4 +1,4 @@
-# Services and their queues: made, started, closed, and given back once no call of theirs is left.
+# Services and their queues: open, start, close, and free them once none of their calls is left.
 # uses: segment
 
 from cpython.bytes cimport PyBytes_FromStringAndSize
@@ -18,12 +18,13 @@ from .core.wakeup cimport ring_bell, wake_sleepers
 from .core.blocks cimport block_free, block_published
 
 cdef enum:
-    CALL_SPINS = 1000           # looks at a process that makes a call, which takes less than a microsecond
+    CALL_SPINS = 1000           # looks at a process that submits a call, which takes less than a microsecond
 
 cdef bint is_calling(Memory *memory) noexcept nogil:
-    """Whether a process may just be making a call of a service that it found open before that was closed.
+    """Return whether a process may be submitting a call of a service that it found open before that was closed.
 
-    It names a slot, by a full barrier, before it looks at the service, until the call is published. One that names it anew looks anew.
+    Memory order: the submitter names a slot in `building`, by a full barrier, before it looks at the service, and until the
+    call is published. A submitter that names a slot anew looks anew.
     """
     cdef uint32_t i, looks
     cdef uint64_t building
@@ -40,8 +41,9 @@ cdef bint is_calling(Memory *memory) noexcept nogil:
 cdef class Services(Segment):
     """A process's view of the services and of the process table: what clients, workers and the supervisor share."""
 
-    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0, uint32_t preload=0):
-        """Registers a service; returns (service, generation, queue).
+    def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0,
+                    uint32_t preload=0):
+        """Open a service; return (service, generation, queue).
 
         Parameters
         ----------
@@ -52,14 +54,13 @@ cdef class Services(Segment):
         limit : int
             Workers that may serve it at the same time; 0: all.
         sticky : bool
-            With a limit: a worker that served it once goes on doing so.
+            With a limit: a worker that served it once keeps its permit.
         warmup : int
             Workers that load it before its first call.
         preload : int
-            Libraries that the zygote shall load for it; see `flame_fast.engine.preload`.
+            Libraries that the supervisor (zygote) shall load for it; see `flame_fast.engine.preload`.
         """
-        cdef uint32_t i, queue = 0, service
-        cdef RunQueue *entry
+        cdef uint32_t queue = 0, service
         cdef uint64_t block
         self.check()
         self.reap_services()
@@ -69,38 +70,52 @@ cdef class Services(Segment):
         try:
             if instance or limit:
                 queue = self._reserve_queue(instance)
-                entry = &self.memory.queues[queue]
-                entry.ordered = instance
-                entry.limit = min(limit, PERMIT_COUNT)
-                entry.sticky = sticky
-                entry.process = 0
-                entry.sleepers = 0
-                memset(entry.permits, 0, sizeof(entry.permits))
+                self._prepare_queue(&self.memory.queues[queue], instance, limit, sticky)
             service = self._reserve_service()
         except BaseException:
-            block_published(&self.memory)     # first: what is given back must not be named any more
+            block_published(&self.memory)     # first: what is freed must not be named any more
             block_free(&self.memory, block)
             if queue:
                 ff_store32(&self.memory.queues[queue].state, QUEUE_FREE)
             raise
+        self._open_service(service, queue, block, len(blob), 0 if instance else warmup)
+        self._begin_warmup(service, instance, warmup)
+        return service, self.memory.services[service].generation, queue
+
+    cdef void _prepare_queue(self, RunQueue *queue, bint instance, int limit, bint sticky) noexcept:
+        queue.ordered = instance
+        queue.limit = min(limit, PERMIT_COUNT)
+        queue.sticky = sticky
+        queue.process = 0
+        queue.sleepers = 0
+        memset(queue.permits, 0, sizeof(queue.permits))
+
+    cdef void _open_service(self, uint32_t service, uint32_t queue, uint64_t blob, uint64_t nbytes,
+                            uint32_t warm_left) noexcept:
+        """Fill in a reserved service, and open it and its queue."""
         self.memory.services[service].queue = queue
         self.memory.services[service].creator = self.me
-        self.memory.services[service].blob = block
-        self.memory.services[service].blob_bytes = len(blob)
+        self.memory.services[service].blob = blob
+        self.memory.services[service].blob_bytes = nbytes
         block_published(&self.memory)
-        self.memory.services[service].warm_left = 0 if instance else warmup
-        ff_store32(&self.memory.queues[queue].state, QUEUE_OPEN)   # an open queue is always some service's, or 0: see _recover_services
+        self.memory.services[service].warm_left = warm_left
+        # Invariant: an open queue belongs to some service, or is queue 0: see _recover_services.
+        ff_store32(&self.memory.queues[queue].state, QUEUE_OPEN)
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
+
+    cdef int _begin_warmup(self, uint32_t service, bint instance, int warmup) except -1:
         if warmup and not instance:
             ff_add32(&self.memory.header.warm_left, warmup)
             wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         elif warmup:
             self.start_instance(service)
-        return service, self.memory.services[service].generation, queue
+        return 0
 
     cdef void _ask_preload(self, uint32_t libraries) noexcept:
-        """Has the zygote load them, and idle workers without them leave for others that are forked with them; one that holds a class
-        service's object stays."""
+        """Have the supervisor load libraries, and idle workers without them leave.
+
+        Workers forked with the libraries take their place. A worker that has a class service's object stays.
+        """
         cdef uint32_t i
         cdef Process *process
         ff_or32(&self.memory.header.preload, libraries)
@@ -130,10 +145,11 @@ cdef class Services(Segment):
                     ff_cas32(&self.memory.services[i].state, SERVICE_FREE, RESERVED + self.me):
                 self.memory.services[i].generation += 1
                 return i
-        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {SERVICE_COUNT} services open; close some first")
+        raise FlameError(FlameErrorCode.INVALID_STATE,
+                         f"runner {self.name!r} has {SERVICE_COUNT} services open; close some first")
 
     def start_instance(self, uint32_t service):
-        """Asks the zygote for the process of an instance service, once."""
+        """Ask the supervisor for the process of an instance service. Idempotent."""
         cdef uint32_t queue = self.memory.services[service].queue, process
         if self.inline:
             ff_cas32(&self.memory.queues[queue].process, 0, self.me + 1)
@@ -147,7 +163,7 @@ cdef class Services(Segment):
             ff_store32(&self.memory.processes[process].state, PROCESS_FREE)
 
     def request_process(self, uint32_t role, uint32_t queue):
-        """A process table entry nobody else has, still RESERVED."""
+        """Reserve an entry of the process table; return its index. RESERVED: no other process may use it."""
         cdef uint32_t i
         cdef Process *process
         for i in range(2, PROCESS_COUNT):
@@ -163,19 +179,21 @@ cdef class Services(Segment):
                 process.promoting = process.rotating = 0
                 process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
                 return i
-        raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
+        raise FlameError(FlameErrorCode.INVALID_STATE,
+                         f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
 
     def service_blob(self, uint32_t service):
+        """Return what a worker's host needs to load a service."""
         cdef Service *entry = &self.memory.services[service]
         return PyBytes_FromStringAndSize(self.memory.base + entry.blob, entry.blob_bytes)
 
     def is_service(self, uint32_t service, uint64_t generation):
-        """Whether calls of a service may still come to a worker."""
+        """Return whether calls of a service may still come to a worker."""
         cdef Service *entry = &self.memory.services[service]
         return ff_load32(&entry.state) in (SERVICE_OPEN, SERVICE_CLOSING) and entry.generation == generation
 
     def close_service(self, uint32_t service, uint64_t generation):
-        """No new calls; those made go on. Its entry is given back once none of them is left."""
+        """Refuse new calls of a service; those submitted go on. Its entry is freed once none of them is left."""
         cdef Service *entry = &self.memory.services[service]
         if not self.is_mine() or self.closed or entry.generation != generation:
             return
@@ -188,8 +206,7 @@ cdef class Services(Segment):
         ff_add32(&self.memory.header.warm_left, -ff_exchange32(&entry.warm_left, 0))
 
     def reap_services(self):
-        """Gives back what closed services had, where no unfinished task names them any more, nor one that is just being made;
-        returns how many are left."""
+        """Free closed services that no unfinished task names, nor one being submitted; return how many are left."""
         cdef uint32_t i
         cdef int left = 0
         cdef Service *entry
@@ -199,7 +216,7 @@ cdef class Services(Segment):
             return 0
         if is_calling(&self.memory):            # after the list: what closes later is not looked at
             return len(closing)
-        busy = self._busy_services()            # after that: whoever made a call has published it
+        busy = self._busy_services()            # after that: each submitter has published its call
         for i in closing:
             entry = &self.memory.services[i]
             if i in busy:
@@ -209,7 +226,7 @@ cdef class Services(Segment):
         return left
 
     cdef void _free_service(self, Service *entry) noexcept:
-        """Gives back what a reserved entry has, and itself. May be said twice."""
+        """Free a reserved entry and what it has. Idempotent."""
         cdef uint64_t blob = entry.blob
         self._release_queue(entry.queue)
         entry.queue = 0
@@ -219,6 +236,7 @@ cdef class Services(Segment):
         ff_store32(&entry.state, SERVICE_FREE)
 
     cdef set _busy_services(self):
+        """Return the services that unfinished tasks name."""
         cdef uint32_t i, status
         busy = set()
         for i in range(slots_used(&self.memory)):
@@ -232,7 +250,7 @@ cdef class Services(Segment):
         if index == 0:
             return
         if queue.process and not self.inline and ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_CLOSING):
-            # The zygote frees it when the process has ended.
+            # The supervisor frees it when the process has ended.
             ff_add32(&queue.wake, 1)
             ff_futex_wake(&queue.wake, PROCESS_COUNT)
             return

@@ -1,4 +1,4 @@
-# Parts of a value that lie in extents of their own, and are passed on by their place.
+# Parts of a value that lie in extents of their own, and are passed by offset, without a copy.
 # uses: segment, views, fork, writer
 
 from cpython.buffer cimport PyBUF_SIMPLE, PyBuffer_Release, PyObject_GetBuffer
@@ -11,17 +11,17 @@ from .core.lookup cimport extent_of
 from .core.extents cimport extent_acquire, extent_alloc
 
 cdef enum:
-    UNLOCKED_BYTES = 1 << 20    # copies from here on let other threads run
+    UNLOCKED_BYTES = 1 << 20    # copies of at least so many bytes release the GIL
 
 cdef uint64_t new_extent(ValueWriter out, Segment runtime, uint64_t nbytes) except 0:
-    """Offset of an extent for a part of the value, for the caller to fill; it never changes afterwards."""
+    """Return the offset of a new extent for a part of the value, for the caller to fill. Afterwards it is immutable."""
     cdef int64_t id
     if runtime.pins:
         release_fork_pins(runtime)
     with nogil:
         id = extent_alloc(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
         if id >= 0 and nbytes >= UNLOCKED_BYTES and not runtime.memory.extents[id].was_warm:
-            # All of it is about to be written: one call instead of a fault per page. Kernels before 5.14 refuse; no harm done.
+            # The caller writes all of it: one call instead of a fault per page. Kernels before 5.14 refuse, harmlessly.
             madvise(runtime.memory.base + runtime.memory.extents[id].offset, align_up(nbytes, PAGE), MADV_POPULATE_WRITE)
     if id < 0:
         raise runtime.full(nbytes)
@@ -30,8 +30,10 @@ cdef uint64_t new_extent(ValueWriter out, Segment runtime, uint64_t nbytes) exce
     runtime.count_copied(nbytes)
     return runtime.memory.extents[id].offset
 
-cdef int put_long(ValueWriter out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value) except -1:
-    """The bytes of `value`, in an extent if there are many: it is kept meanwhile, since other threads may run."""
+cdef int put_long(
+    ValueWriter out, Segment runtime, char tag, char long_tag, const char *source, uint64_t nbytes, object value
+) except -1:
+    """Append the bytes of `value`, in an extent if there are many. A reference keeps it alive: other threads may run."""
     cdef uint64_t offset
     cdef char *target
     if nbytes <= SHARED_BYTES:
@@ -50,7 +52,7 @@ cdef void copy_bytes(char *target, const char *source, uint64_t nbytes) noexcept
             memcpy(target, source, nbytes)
 
 cdef int put_buffer(ValueWriter out, Segment runtime, object buffer) except -1:
-    """A buffer of a pickle: by its place if it has one, else copied."""
+    """Append a buffer of a pickle: by offset if it lies in the segment, else as a copy."""
     cdef Py_buffer view
     cdef int64_t place
     PyObject_GetBuffer(buffer, &view, PyBUF_SIMPLE)
@@ -64,7 +66,7 @@ cdef int put_buffer(ValueWriter out, Segment runtime, object buffer) except -1:
         PyBuffer_Release(&view)
 
 cdef int hold_place(ValueWriter out, Segment runtime, uint64_t place, uint64_t nbytes) except -1:
-    """A part of the value that lies in an extent already."""
+    """Reference the extent that a part of the value lies in already."""
     cdef uint32_t id = <uint32_t> extent_of(&runtime.memory, place)
     extent_acquire(&runtime.memory, id)
     out.add_handle(runtime.memory.extents[id].offset)

@@ -1,4 +1,4 @@
-# What the zygote does in the table, and how a runner ends.
+# The supervisor (zygote): starting and retiring processes, and recovering what dead processes left in the tables.
 # uses: services
 
 from cpython.bytes cimport PyBytes_AS_STRING
@@ -40,13 +40,12 @@ cdef ProcessInfo process_info(uint32_t index, uint32_t state, Process *process):
     return info
 
 cdef class Supervisor:
-    """What the supervisor does in the tables, of a segment that its process is attached to: starting and retiring processes, and
-    recovery after their deaths.
+    """What the supervisor does in the tables: it starts and retires processes, and recovers after their deaths.
 
     Parameters
     ----------
     services : Services
-        The attachment. It may be a `Worker`'s, which forked processes go on with as their own.
+        The attachment of its process. It may be a `Worker`, which forked processes go on with as their own.
     """
     cdef Services services
     cdef Memory *memory
@@ -56,7 +55,7 @@ cdef class Supervisor:
         self.memory = &services.memory
 
     def processes(self):
-        """The process table, without what others are just filling in: a list of `ProcessInfo`."""
+        """Return a list of `ProcessInfo`: the process table, without entries that are still RESERVED or free."""
         cdef uint32_t i
         cdef Process *process
         table = []
@@ -68,7 +67,7 @@ cdef class Supervisor:
         return table
 
     def start(self, uint32_t index, uint32_t libraries=0):
-        """The zygote is about to fork the process of an entry, with these libraries; returns the token for its `claim_entry`."""
+        """Mark an entry STARTING before its process is forked with these libraries; return its token for `claim_entry`."""
         cdef Process *process = &self.memory.processes[index]
         process.preloaded = libraries
         process.starts += 1
@@ -76,7 +75,7 @@ cdef class Supervisor:
         return process.starts
 
     def cancel_start(self, uint32_t index):
-        """Undoes `start`: whoever was forked will not take the entry any more. False if it has taken it, or nobody was to."""
+        """Undo `start`: the forked process cannot claim the entry any more. False if it has, or if none was starting."""
         cdef Process *process = &self.memory.processes[index]
         cdef uint64_t word = ff_load64(process_word(process))
         if <uint32_t> word != PROCESS_STARTING:
@@ -84,35 +83,36 @@ cdef class Supervisor:
         return bool(ff_cas64(process_word(process), word, self._unstarted(index)))
 
     cdef uint64_t _unstarted(self, uint32_t index) noexcept:
-        """The state of an entry without a process: an instance's that its queue names is still to be started."""
+        """Return the state of an entry without a process: an instance's that its queue names is still to be started."""
         cdef Process *process = &self.memory.processes[index]
         cdef RunQueue *queue = &self.memory.queues[process.queue]
-        if process.role == ROLE_INSTANCE and ff_load32(&queue.process) == index + 1 and ff_load32(&queue.state) in (QUEUE_OPEN, QUEUE_CLOSING):
+        if process.role == ROLE_INSTANCE and ff_load32(&queue.process) == index + 1 \
+                and ff_load32(&queue.state) in (QUEUE_OPEN, QUEUE_CLOSING):
             return PROCESS_REQUESTED
         return PROCESS_FREE
 
     def start_time(self, uint32_t index):
-        """When the process of an entry started; 0 if it has not told."""
+        """Return when the process of an entry started; 0 if it has not published that."""
         return ff_load64(&self.memory.processes[index].started_at)
 
     def adopt_supervision(self, uint32_t pid):
-        """This process is the zygote from now on; returns the pid of the one before, 0 for none."""
+        """Make this process the supervisor; return the pid of the one before, 0 for none."""
         before = self.memory.processes[ZYGOTE_INDEX].pid
         self.memory.processes[ZYGOTE_INDEX].pid = pid
         return before
 
     @property
     def preload(self):
-        """Libraries that services need, as `add_service` was told."""
+        """Libraries that services need, as given to `add_service`."""
         return ff_load32(&self.memory.header.preload)
 
     def retire(self, uint32_t index):
-        """Asks an idle pool worker to leave."""
+        """Ask an idle pool worker to leave."""
         ff_store32(&self.memory.processes[index].retiring, 1)
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
 
     def current_service(self, uint32_t index):
-        """(service, method) of the task a process runs, or its instance's service; None if neither."""
+        """Return (service, method) of the task a process runs, or its instance's service; None if it has neither."""
         cdef uint64_t current = self.memory.processes[index].current
         cdef uint32_t i
         if current:
@@ -124,23 +124,50 @@ cdef class Supervisor:
         return None
 
     def recover_process(self, uint32_t index, bytes error):
-        """Settles what a dead process left. Called by the zygote, after the kernel reported the end.
+        """Recover what a dead process left. The supervisor calls it after the kernel has reported the end.
 
-        1 what it was changing under the lock, a hold, a slot and a block in its hands; 2 a task that it had begun fails with `error`,
-        one it had only claimed is for others, what it was finishing is finished; 3 a task it was queueing is queued, one it was
-        submitting fails; 4 services it was making or closing; 5 processes it was asking for are asked for; 6 its futures are
-        dropped; 7 its permits and its token are given back; 8 its services close, an instance's queue
-        dies with its queue; 9 the memory that it held or owned is given back; 10 the entry is free, and whoever it was about to
-        call is called. Each step may be done twice.
+        Each step is idempotent: a supervisor that follows one that died here begins again.
+
+        1. Redo what the process was changing under the lock; release a reference, a slot and a block that it was handling.
+        2. Fail the task that it had begun with `error`; requeue one that it had only claimed; finish what it was finishing.
+        3. Queue a task that it was queueing; fail one that it was submitting.
+        4. Free the services that it was opening or freeing.
+        5. Request the processes that it was requesting.
+        6. Drop its futures.
+        7. Release its permits, its spinner's token and its place as the seeker.
+        8. Close its services. An instance's queue dies with its process.
+        9. Release the memory that it held or owned.
+        10. Free its entry, and wake the processes that it was about to wake.
+
+        The supervisor before this one has no steps 6 to 8: this process goes on with its entry, so 10 only wakes.
         """
         cdef Process *process = &self.memory.processes[index]
-        cdef const char *data = PyBytes_AS_STRING(error)
-        cdef uint64_t nbytes = len(error), state
-        cdef uint32_t i, high
-        lock_repair(self.memory)
+        cdef uint32_t high
+        lock_repair(self.memory)                                                                # 1
         recover_release(self.memory, index)
         recover_allocation(self.memory, index)
         high = slots_used(self.memory)
+        self._recover_tasks(process, index, error, high)                                        # 2, 3
+        self._recover_services(index)                                                           # 4
+        self._recover_requests(index)                                                           # 5
+        if index == self.memory.me:
+            self._recover_predecessor(index, high)                                              # 9
+            return
+        self._drop_futures(index, high)                                                         # 6
+        self._recover_places(process, index)                                                    # 7
+        self._close_services(index)                                                             # 8
+        self._recover_queue(index, error, high)
+        recover_memory(self.memory, index)                                                      # 9
+        self._add_counts(process)
+        ff_exchange64(process_word(process), PROCESS_FREE)                                      # 10
+        self.services.reap_services()
+        wake_everybody(self.memory)
+
+    cdef void _recover_tasks(self, Process *process, uint32_t index, bytes error, uint32_t high) noexcept:
+        """Fail, requeue, finish or queue the tasks that a dead process had claimed or was submitting."""
+        cdef const char *data = PyBytes_AS_STRING(error)
+        cdef uint64_t nbytes = len(error), state
+        cdef uint32_t i
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
             if status_of(state) == RUNNING and owner_of(state) == index:
@@ -153,36 +180,44 @@ cdef class Supervisor:
         self._queue_again(&process.rotating)
         for i in range(high):
             recover_slot(self.memory, i, index)
-        self._recover_services(index)
-        self._recover_requests(index)
-        if index == self.memory.me:                # the zygote before this one: the entry goes on
-            for i in range(high):
-                release_refs(self.memory, i, REF_RECOVERY)
-            recover_memory(self.memory, index)
-            if not memory_own(self.memory, self.memory.me, self.services.doorbell):
-                raise MemoryError
-            wake_everybody(self.memory)
-            return
+
+    cdef int _recover_predecessor(self, uint32_t index, uint32_t high) except -1:
+        """Release what the supervisor before this one held. The entry goes on as this process's."""
+        cdef uint32_t i
+        for i in range(high):
+            release_refs(self.memory, i, REF_RECOVERY)
+        recover_memory(self.memory, index)
+        if not memory_own(self.memory, self.memory.me, self.services.doorbell):
+            raise MemoryError
+        wake_everybody(self.memory)
+        return 0
+
+    cdef void _drop_futures(self, uint32_t index, uint32_t high) noexcept:
+        cdef uint32_t i
         for i in range(high):
             if ff_load32(&self.memory.slots[i].refs) & REF_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
                 release_refs(self.memory, i, REF_CREATOR)
-        self._recover_places(process, index)
+
+    cdef void _close_services(self, uint32_t index) noexcept:
+        """Close the services that a dead process had opened."""
+        cdef uint32_t i
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self.services._stop_warming(&self.memory.services[i])
-        self._recover_queue(index, error, high)
-        recover_memory(self.memory, index)
+
+    cdef void _add_counts(self, Process *process) noexcept:
+        """Keep a dead process's counters in the sums of the runner."""
         self.memory.header.copied_bytes += process.copied_bytes
         self.memory.header.definitions += process.definitions
         self.memory.header.definition_bytes += process.definition_bytes
         self.memory.header.shared_bytes += process.shared_bytes
-        ff_exchange64(process_word(process), PROCESS_FREE)
-        self.services.reap_services()
-        wake_everybody(self.memory)
 
     cdef void _queue_again(self, uint64_t *note) noexcept:
-        """Queues the task that a dead process was queueing, perhaps once more: one entry of the two is void. Or it was to wait again."""
+        """Queue the task that a dead process was queueing, or make it wait again.
+
+        Idempotent: if the process had queued it, one of the two entries is void.
+        """
         cdef uint32_t index = <uint32_t> note[0] - 1
         if note[0]:
             if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
@@ -192,7 +227,10 @@ cdef class Supervisor:
             note[0] = 0
 
     cdef void _recover_places(self, Process *process, uint32_t index) noexcept:
-        """Permits, the spinner's token, the seeker's place. Whoever sleeps for one of them is called at the recovery's end."""
+        """Release permits, the spinner's token and the seeker's place.
+
+        The recovery's end wakes the processes that sleep for one of them.
+        """
         cdef uint32_t i
         for i in range(1, ff_load32(&self.memory.header.pool_queue_high)):
             permit_release(self.memory, i, index)
@@ -201,7 +239,7 @@ cdef class Supervisor:
         ff_cas32(&self.memory.header.seeker, index + 1, 0)
 
     cdef void _recover_services(self, uint32_t index) noexcept:
-        """Entries that it was filling in or emptying."""
+        """Free the service entries and queues that a dead process had reserved: it was filling or emptying them."""
         cdef uint32_t i, queue
         cdef Service *entry
         for i in range(ff_load32(&self.memory.header.service_high)):
@@ -209,7 +247,7 @@ cdef class Supervisor:
             if ff_load32(&entry.state) == RESERVED + index:
                 queue = ff_load32(&self.memory.queues[entry.queue].state)
                 if queue not in (QUEUE_OPEN, QUEUE_DEAD) or self._is_others_queue(entry.queue, i):
-                    entry.queue = 0          # it had given it back already, and somebody else may have taken it
+                    entry.queue = 0          # the dead process had freed it, and another may have reserved it since
                 self.services._free_service(entry)
         for i in range(1, QUEUE_COUNT):
             ff_cas32(&self.memory.queues[i].state, RESERVED + index, QUEUE_FREE)
@@ -222,18 +260,18 @@ cdef class Supervisor:
         return False
 
     cdef void _recover_requests(self, uint32_t index) noexcept:
-        """Entries that it had reserved."""
+        """Release the entries of the process table that a dead process had reserved."""
         cdef uint32_t i
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
     cdef void _recover_queue(self, uint32_t process, bytes error, uint32_t high) noexcept:
-        """Of an instance's process that has ended: if nobody wants its queue any more it is free, otherwise the queue is dead."""
+        """Free the queue of a dead instance if its service is closed; else mark it DEAD and fail its calls."""
         cdef uint32_t i, queue_index = self.memory.processes[process].queue
         cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t state
-        if ff_load32(&queue.process) != process + 1:     # the pool's, or given back before: it may be another service's by now
+        if ff_load32(&queue.process) != process + 1:     # the pool's, or freed before: it may be another service's by now
             return
         if not queue.error:
             self._keep_error(queue, error)
@@ -248,7 +286,7 @@ cdef class Supervisor:
                 finish(self.memory, i, FAILED, NULL)
 
     cdef void _keep_error(self, RunQueue *queue, bytes error) noexcept:
-        """For a dead queue's calls. A full store: they fail with StoreFullError."""
+        """Keep the error of a dead queue's later calls. In a full store they fail with StoreFullError instead."""
         cdef uint64_t block = block_alloc_owned(self.memory, len(error))
         if block:
             memcpy(self.memory.base + block, PyBytes_AS_STRING(error), len(error))
@@ -258,34 +296,38 @@ cdef class Supervisor:
 
     @property
     def closing(self):
+        """Whether the runner is being closed."""
         return bool(ff_load32(&self.memory.header.closing))
 
     def trim(self):
-        """Gives the memory of everything that is kept free back to the system."""
+        """Return the memory of all cached free extents to the system."""
         with nogil:
             extents_trim(self.memory)
 
     def cached_memory(self):
-        """(bytes kept free and warm, how many extents were ever taken): what the zygote goes by to `trim`."""
+        """Return (bytes of cached free extents, how many extents were ever allocated), which decide when to `trim`."""
         return self.memory.header.cached_bytes, self.memory.header.takes
 
     @property
     def name(self):
+        """The runner's name, for error messages."""
         return self.services.name
 
     @property
     def workers(self):
-        """Pool workers wanted, blocked ones not counted."""
+        """Pool workers wanted, those blocked in a wait not counted."""
         return self.services.workers
 
     def get_setup(self):
+        """See `Segment.get_setup`."""
         return self.services.get_setup()
 
     def request_process(self, uint32_t role, uint32_t queue):
-        """A process table entry nobody else has, still RESERVED."""
+        """See `Services.request_process`."""
         return self.services.request_process(role, queue)
 
     def service_blob(self, uint32_t service):
+        """See `Services.service_blob`."""
         return self.services.service_blob(service)
 
     def reap_services(self):

@@ -1,4 +1,4 @@
-# Time-outs in seconds, as users give them, and deadlines.
+# Time-outs in seconds, as users give them, and deadlines on the monotonic clock.
 # uses: nothing
 
 from libc.stdint cimport int64_t
@@ -7,19 +7,19 @@ from .core.externs cimport ff_now_ns
 cdef double LONGEST_WAIT_S = 1e9       # thirty years
 
 def check_timeout(timeout):
-    """A time-out in seconds as a float, at least 0; TypeError or ValueError for what is none."""
+    """Return a time-out in seconds as a float of at least 0; raise TypeError or ValueError for anything else."""
     if not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
-        raise TypeError(f"timeout must be a number of seconds or None, got {timeout!r}")
+        raise TypeError(f"timeout: expected a number of seconds or None, got {timeout!r}")
     try:
         seconds = float(timeout)
     except OverflowError:               # an integer beyond every float
         return LONGEST_WAIT_S if timeout > 0 else 0.0
     if seconds != seconds:
-        raise ValueError("timeout must be a number of seconds or None, got nan")
+        raise ValueError("timeout: expected a number of seconds or None, got nan")
     return min(max(seconds, 0.0), LONGEST_WAIT_S)
 
 cdef int64_t deadline_of(timeout) except? -2:
-    """Nanoseconds of the monotonic clock; -1 for none."""
+    """Return nanoseconds of the monotonic clock; -1 for no deadline."""
     if timeout is None:
         return -1
     return ff_now_ns() + <int64_t> (<double> check_timeout(timeout) * 1e9)

@@ -1,4 +1,4 @@
-# The entry of a call: what `service(x)` runs into, without a Python frame in between.
+# The entry of a call: `service(x)` comes here by vectorcall, without a Python frame in between.
 # uses: future, client
 
 from cpython.object cimport PyObject, PyTypeObject
@@ -21,33 +21,30 @@ cdef extern from *:
     void ff_has_vectorcall(PyTypeObject *type, Py_ssize_t offset)
 
 cdef class CallTarget:
-    """Something of a service that is called: each call returns an `ObjectFuture` at once. The base of services and methods.
-
-    Safe from any thread.
-    """
+    """The base of services and methods: each call returns an `ObjectFuture` at once. Safe from any thread."""
     cdef vectorcallfunc vectorcall
     cdef Client runtime
     cdef uint32_t service, queue, method
     cdef uint64_t generation
-    cdef object state           # a function: what the user's function has of its own at this call; None: nothing
-    cdef object after           # called after each call; None: nothing
+    cdef object state           # returns the user function's captured state at this call; None: it has none
+    cdef object after           # called after each call; None: nothing is
     cdef object submit          # an engine without a segment: called in place of the runtime
 
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
 
     def bind(self, Client runtime, ids, uint32_t method, state=None, after=None):
-        """Says what is called.
+        """Set what is called.
 
         Parameters
         ----------
-        runtime : Runtime
+        runtime : Client
         ids : tuple of int
             (service, generation, queue) as `add_service` returned them.
         method : int
             The method's number; `UNCALLABLE` if a call makes no sense: then `refuse()` is called, which raises.
         state : callable, optional
-            What it returns travels with each call, for `flame_fast.calls.captures.with_state`.
+            Its return value travels with each call, for `flame_fast.calls.captures.with_state`.
         after : callable, optional
             Called after each call was queued.
         """
@@ -115,8 +112,8 @@ cdef Py_ssize_t vectorcall_offset():
 ff_has_vectorcall(<PyTypeObject *> CallTarget, vectorcall_offset())
 
 def call_without_frames(kind):
-    """Makes a subclass of `CallTarget` that does not override `__call__` as fast to call as itself; returns it."""
+    """Make a subclass of `CallTarget`, without a `__call__` of its own, as fast to call as that; return it."""
     if not issubclass(kind, CallTarget) or kind.__call__ is not CallTarget.__call__:
-        raise TypeError(f"{kind!r} has a __call__ of its own")
+        raise TypeError(f"kind: expected a subclass of CallTarget without a __call__ of its own, got {kind!r}")
     ff_has_vectorcall(<PyTypeObject *> kind, vectorcall_offset())
     return kind

@@ -1,21 +1,24 @@
-# What users see of values: pages of the segment mapped a second time, privately. The kernel copies a page when it is written, by
-# whom and however, and nobody else sees that; a page that nobody has written is the segment's own.
+# Views: what users see of values. Pages of the segment are mapped a second time, privately (copy on write).
+#
+# The kernel copies a page when it is written, by any code and in any way, and no other process sees that write. A page that
+# was never written is the segment's own.
 #
 #   segment   [ header | tables | arena: extents ... ]       shared; the runtime and the memory handler read and write here
-#   window    [ the same pages, all of them          ]       private; what `SharedBuffer` shows of an extent first
-#   own             [ pages of one view ]                    private; what it shows when the window's place is taken
+#   window    [ the same pages, all of them          ]       private; a `SharedBuffer` shows an extent here first
+#   own             [ pages of one view ]                    private; it shows it here when the window's place is taken
 #
-# Guarantees: what a user writes into a view shows nowhere else: in no other process, not in the value, in no other arrival of it.
-# An extent has one view in the window at a time; further ones, of two arrivals or of two parts of a value, are mapped by themselves.
-# Assumes: an extent with views is held and sealed, so what an unwritten page shows never changes.
+# Guarantees: what a user writes into a view shows nowhere else: in no other process, not in the value, in no other arrival
+# of it. An extent has one view in the window at a time; further ones, of two arrivals or of two parts of a value, have
+# their own mappings.
+# Assumes: this process references an extent with views, and the extent is sealed, so an unwritten page never changes.
 #
-# Written or not is what the page table says: /proc/self/pagemap tells a copied page from a page of the file. It is asked only
-# if this process has had a page fault since the view was made: the first write to a page is one, whoever makes it here. Where it
-# cannot be asked everything counts as written, which costs a copy. It is opened at each look: a descriptor that is kept would be a
-# parent's after a fork, or a stranger's after the user's `os.closerange`.
+# The page table says whether a page was written: /proc/self/pagemap tells a copied page from a page of the file. The
+# process reads it only after a page fault since the view was made: the first write to a page is one, by whichever code of
+# the process. Where it cannot be read every page counts as written, which costs a copy. The process opens it at each look:
+# a descriptor kept open would be the parent's after a fork, or another file's after the user's `os.closerange`.
 #
-# Rejected: a handler for SIGSEGV that copies pages (system calls like `readinto` fail with EFAULT instead of raising it, and
-# whoever installs another handler breaks it).
+# Rejected: a handler for SIGSEGV that copies pages: system calls like `readinto` fail with EFAULT instead of raising it,
+# and a program that installs another handler breaks it.
 # uses: page_faults, segment
 
 from cpython.buffer cimport PyBuffer_FillInfo
@@ -37,8 +40,9 @@ cdef extern from *:
 
     struct ff_pages { uint64_t start, end, categories; };
 
-    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: where a range has pages, present or swapped out, that are
-     * no file's. How many pieces, or -1 where it cannot be asked. It skips what is not mapped, which `read` goes through. */
+    /* PAGEMAP_SCAN of <linux/fs.h>, which may be older than the kernel: the pieces of a range whose pages, present or
+     * swapped out, belong to no file. Returns how many pieces, or -1 where the kernel has no such call. It skips what is not
+     * mapped, which `read` goes through. */
     static int ff_scan_copied(int pagemap, uint64_t start, uint64_t end, struct ff_pages *found, uint64_t most) {
         enum { IS_FILE = 1 << 2, IS_PRESENT = 1 << 3, IS_SWAPPED = 1 << 4 };
         struct {
@@ -60,10 +64,10 @@ cdef enum:
     MOST_OWN = 8192             # mappings for single views: a process may have 65,530 of all kinds
     PAGES_AT_ONCE = 2048        # entries of the page table read at once
     DROPPED_UNSEEN = 1 << 20    # bytes of a view that cost less to map again than to look which of them were written
-    CALM = 8                    # views without page faults after which the next one is expected to be like them
-    PIECES_DROPPED = 64         # pieces that were written and are dropped one by one: what lies between them stays mapped
+    CALM = 8                    # views without page faults after which the next one is expected to have none
+    PIECES_DROPPED = 64         # written pieces that are dropped one by one: the pages between them stay mapped
 
-cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63
+cdef uint64_t PAGE_PRESENT = <uint64_t> 1 << 63     # bits of an entry of /proc/self/pagemap
 
 cdef uint64_t PAGE_SWAPPED = <uint64_t> 1 << 62
 
@@ -71,20 +75,23 @@ cdef uint64_t PAGE_OF_FILE = <uint64_t> 1 << 61
 
 cdef bint pages_are_scanned = True
 
-#: Memory.viewed: nothing is there to be shown, but copies that could not be dropped.
+#: Memory.viewed: no view shows the extent, but its place in the window has written pages that could not be dropped.
 cdef void *SPOILED = <void *> 1
 
 @cython.no_gc
 cdef class SharedBuffer:
-    """Bytes of an extent, this process's own to change, which stay for as long as this object: what views of values rest on."""
+    """Bytes of an extent that this process may change (copy on write) and that live as long as this object.
+
+    The arrays and buffers that users see are views of it.
+    """
     cdef Segment runtime
     cdef uint32_t extent
     cdef bint own               # in a mapping by itself
-    cdef bint left              # unwritten, and nobody is there to write any more
+    cdef bint left              # unwritten, and no object is left to write through: see `leave_view`
     cdef char *data
     cdef uint64_t offset        # of its first byte in the segment
     cdef uint64_t nbytes
-    cdef uint64_t faults        # this process's page faults when nothing of it had been written
+    cdef uint64_t faults        # this process's page faults when no byte of it had been written
 
     def __init__(self):
         raise TypeError("a SharedBuffer is made by reading a value")
@@ -103,7 +110,7 @@ cdef class SharedBuffer:
         PyBuffer_FillInfo(buffer, self, self.data, self.nbytes, self.runtime.memory.header.arrays_read_only, flags)
 
 cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbytes):
-    """A view of something that the caller holds by its slot just now; None if nothing more can be mapped."""
+    """Return a view of bytes that the caller references by their slot; None if nothing more can be mapped."""
     cdef SharedBuffer view = SharedBuffer.__new__(SharedBuffer)
     view.runtime = runtime
     view.extent = <uint32_t> extent_of(&runtime.memory, offset)
@@ -123,12 +130,12 @@ cdef inline char *page_start(const char *at) noexcept nogil:
     return <char *> (<uint64_t> at & ~(page_bytes - 1))
 
 cdef void window_close(SharedBuffer view) noexcept:
-    """Drops what was written, so that the next view there shows the value. Pages that were only read stay mapped."""
+    """Drop written pages, so that the next view there shows the value. Pages that were only read stay mapped."""
     cdef bint dropped = view.left or is_untouched(view) or drop_copied(page_start(view.data), view.data + view.nbytes)
     view.runtime.memory.viewed[view.extent] = NULL if dropped else SPOILED
 
 cdef bint drop_copied(char *start, char *end) noexcept:
-    """False if it is refused, as for memory that somebody has locked."""
+    """Drop the copied pages of a range; False if the kernel refuses, as for memory that the process has locked."""
     cdef Pages pieces[PIECES_DROPPED]
     cdef int count = -1, i
     if end - start > DROPPED_UNSEEN:
@@ -142,7 +149,7 @@ cdef bint drop_copied(char *start, char *end) noexcept:
 
 # ---- mappings for single views ---------------------------------------------------------------------------------------
 #
-# Segment.own lists them by address: an array that is passed on is known by where its data lie.
+# Segment.own lists them by address: the address of its data identifies an array that is passed on.
 
 cdef bint own_open(SharedBuffer view) except -1:
     cdef Segment runtime = view.runtime
@@ -154,7 +161,9 @@ cdef bint own_open(SharedBuffer view) except -1:
         runtime.own = <void **> malloc(MOST_OWN * sizeof(void *))
         if runtime.own == NULL:
             raise MemoryError
-    start = mmap(NULL, before + view.nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, view.offset - before)
+    start = mmap(
+        NULL, before + view.nbytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, view.offset - before
+    )
     if start == MAP_FAILED:
         return False
     madvise(start, before + view.nbytes, MADV_DONTDUMP)
@@ -168,7 +177,7 @@ cdef void own_insert(Segment runtime, Py_ssize_t at, SharedBuffer view) noexcept
     runtime.own_count += 1
 
 cdef void own_close(SharedBuffer view) noexcept:
-    """In a forked child too, whose list is its own."""
+    """Unmap a view's own mapping, in a forked child too: its list is its own."""
     cdef Segment runtime = view.runtime
     cdef Py_ssize_t at = own_index(runtime, view.data)
     cdef char *start = page_start(view.data)
@@ -177,7 +186,7 @@ cdef void own_close(SharedBuffer view) noexcept:
     munmap(start, view.data + view.nbytes - start)
 
 cdef Py_ssize_t own_index(Segment runtime, const char *data) noexcept:
-    """Which of the mappings is the first that ends behind an address."""
+    """Return the index of the first mapping that ends behind an address (binary search)."""
     cdef Py_ssize_t low = 0, high = runtime.own_count, middle
     cdef SharedBuffer view
     while low < high:
@@ -190,8 +199,11 @@ cdef Py_ssize_t own_index(Segment runtime, const char *data) noexcept:
     return low
 
 cdef int64_t place_of(Segment runtime, const char *data, uint64_t nbytes) noexcept:
-    """Where in the segment some bytes lie that this process holds, which never change any more and which nobody here has
-    written to; -1: nowhere."""
+    """Return the offset in the segment of bytes at an address; -1 if they cannot be passed by it.
+
+    They can if this process references their extent, the extent is sealed, and no code of this process has written to its
+    view of them.
+    """
     cdef int64_t id = held_extent(runtime, data)
     cdef SharedBuffer view
     cdef void *found
@@ -206,7 +218,7 @@ cdef int64_t place_of(Segment runtime, const char *data, uint64_t nbytes) noexce
     return view.offset + (data - view.data)
 
 cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
-    """The extent of this process that an address of the shared mapping lies in; else -1."""
+    """Return the extent that an address of the shared mapping lies in and this process references; -1: none."""
     cdef int64_t id
     if data < runtime.arena or data >= runtime.memory.base + runtime.mapped_bytes:
         return -1
@@ -214,7 +226,7 @@ cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
     return id if id >= 0 and runtime.memory.local[id] else -1
 
 cdef void *view_at(Segment runtime, const char *data) noexcept:
-    """The `SharedBuffer`, borrowed, that shows what lies at an address; NULL: none."""
+    """Return the `SharedBuffer`, borrowed, that shows the byte at an address; NULL: none."""
     cdef void *found = NULL
     cdef Py_ssize_t at
     cdef int64_t id
@@ -229,18 +241,18 @@ cdef void *view_at(Segment runtime, const char *data) noexcept:
     return found
 
 cdef bint is_changed(SharedBuffer view, const char *data, uint64_t nbytes) noexcept:
-    """Whether a page of a part of a view has been written."""
+    """Return whether a page of a part of a view has been written."""
     cdef Pages piece
     if is_untouched(view):
         return False
     if copied_pieces(page_start(data), data + nbytes, &piece, 1):
         return True
     if nbytes == view.nbytes:
-        view.faults = view.runtime.faults_known         # before the look: a fault meanwhile counts for the next one
+        view.faults = view.runtime.faults_known         # the count before this look: a fault meanwhile counts for the next
     return False
 
 cdef inline bint is_untouched(SharedBuffer view) noexcept:
-    """Whether there was no page fault since the view was made, or found to be unwritten."""
+    """Return whether there was no page fault since the view was made, or last found unwritten."""
     cdef Segment runtime = view.runtime
     runtime.faults_known = fault_count()
     if view.faults != runtime.faults_known:
@@ -250,19 +262,21 @@ cdef inline bint is_untouched(SharedBuffer view) noexcept:
     return faults_are_counted
 
 cdef inline uint64_t faults_before(Segment runtime) noexcept:
-    """A count for a new view. An old one is right as well: it only makes a look at the page table more likely."""
+    """Return a fault count for a new view. An old one is right too: it only makes a look at the page table more likely."""
     if runtime.faults_known and (runtime.between_tasks or runtime.calm == CALM):
         return runtime.faults_known
     return fault_count()
 
 cdef inline void forget_faults(Segment runtime) noexcept:
-    """User's code may run from here on, or has run: what was counted before is old."""
+    """Discard the last fault count: user code may run from here on, or has run."""
     if runtime.calm < CALM:
         runtime.faults_known = 0
 
 cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int most) noexcept:
-    """How many pieces of a private mapping the kernel has copied for this process, up to `most`; -1: it cannot be asked, or they
-    can be anywhere."""
+    """Return how many pieces of a private mapping the kernel has copied for this process, up to `most`.
+
+    -1: the page table cannot be read, or tells only that there are some.
+    """
     cdef int pagemap = open_file("/proc/self/pagemap", O_RDONLY | O_CLOEXEC), count = -1
     if pagemap >= 0:
         if pages_are_scanned:
@@ -273,7 +287,7 @@ cdef int copied_pieces(const char *start, const char *end, Pages *pieces, int mo
     return count
 
 cdef bint is_clean(int pagemap, uint64_t page, uint64_t last) noexcept:
-    """For kernels before 6.7: whether no page is a copy, by the entries of the pages one by one."""
+    """Return whether no page is a copy, by the entries of the pages one by one: for kernels before 6.7."""
     cdef uint64_t entries[PAGES_AT_ONCE]
     cdef uint64_t count, i
     while page < last:
@@ -287,6 +301,6 @@ cdef bint is_clean(int pagemap, uint64_t page, uint64_t last) noexcept:
     return True
 
 def scan_pages(bint scanned):
-    """For tests: whether the page table is asked by the call that newer kernels have for it, which is the default."""
+    """Choose, for tests, whether to ask for copied pages by PAGEMAP_SCAN of newer kernels, which is the default."""
     global pages_are_scanned
     pages_are_scanned = scanned

@@ -1,4 +1,4 @@
-# What a thread may wait for: one future, all of a list, any of a list. `Calls.wait_for` waits.
+# What a thread may wait for: one future, all of a list, any of a list. `Outcomes.wait_for` waits.
 # uses: segment, handle
 
 from cpython.tuple cimport PyTuple_GET_ITEM
@@ -13,45 +13,45 @@ from .core.wakeup cimport log_lap
 from .core.blocks cimport block_alloc_owned, block_free, block_published
 
 cdef enum:
-    REACH = 4096                # futures of a list that are waited for at once: values are read while the next ones run
+    REACH = 4096                # futures of a list that one wait covers: values are read while the next ones run
 
 cdef class Wait:
-    """One wait. `ready` says whether it is over; the rest is what sleeping takes."""
+    """One wait. `ready` decides whether it is over; the other methods serve sleeping."""
     cdef Memory *memory
 
     cdef bint ready(self) except -1:
         raise NotImplementedError
 
     cdef bint looks_ready(self) noexcept nogil:
-        """A cheap look, for spinning; `ready` decides."""
+        """Return whether the wait may be over: a cheap look for spinning; `ready` decides."""
         return True
 
     cdef void watch(self) noexcept:
-        """From now on this process is woken when something changes."""
+        """Have this process woken, from now on, when something changes."""
 
     cdef void unwatch(self) noexcept:
         pass
 
     cdef void look_again(self) noexcept:
-        """After each sleep: whatever was told may have been lost with its teller."""
+        """Look again after each sleep: a finisher that died may have finished a call without waking this process."""
 
     cdef bint publish(self, Segment runtime, uint32_t task) except -1:
-        """Publishes what `task` waits for; whether that is something new."""
+        """Publish what `task` waits for, for deadlock detection; return whether that is new."""
         raise NotImplementedError
 
     cdef void retract(self, Segment runtime, uint32_t task) noexcept:
         ff_exchange64(&runtime.memory.slots[task].waits_for, 0)
 
     cdef list targets(self):
-        """The slots, if all of which never finish, the wait never ends."""
+        """Return the slots this wait depends on, for deadlock detection: if none of them finishes, the wait never ends."""
         raise NotImplementedError
 
     cdef int64_t runnable(self) noexcept:
-        """One of the slots needed that is queued, to run it here; -1 for none."""
+        """Return a slot that the wait needs and that is queued, to run it here (helping); -1 for none."""
         return -1
 
     cdef bint needs_all(self) noexcept:
-        """Whether running any of them here is no detour."""
+        """Return whether the wait needs each of its slots, so that running any of them here is no detour."""
         return True
 
 cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
@@ -73,7 +73,7 @@ cdef int spin_for(Memory *memory, Wait wait) noexcept nogil:
     return found
 
 cdef class OneWait(Wait):
-    """For one future."""
+    """A wait for one future."""
     cdef uint32_t index
 
     cdef bint ready(self) except -1:
@@ -95,21 +95,21 @@ cdef class OneWait(Wait):
         return self.index if status_of(ff_load64(&self.memory.slots[self.index].state)) == READY else -1
 
 cdef class AllWait(Wait):
-    """For the next stretch of a list: until its last future is finished, or one before that has failed with all before it done.
+    """A wait for the next stretch of a list: until all are finished, or all up to one that failed.
 
-    One sleep for the whole stretch: only its last slot is watched, and failures, by Process.watching.
+    One sleep covers the stretch: the process watches only its last slot, and failures, by `Process.watching`.
     """
     cdef uint32_t *slots
     cdef Py_ssize_t count
     cdef Py_ssize_t first       # all before it are finished
-    cdef Py_ssize_t target      # what is watched
-    cdef Py_ssize_t scanned     # all before it are no more queued: a worker's task looks for work for itself here
+    cdef Py_ssize_t target      # the slot that is watched
+    cdef Py_ssize_t scanned     # none before it is queued any more: here a worker's task looks for work for itself
 
     def __dealloc__(self):
         free(self.slots)
 
     cdef void reach(self, Py_ssize_t first) noexcept:
-        """From position `first` on, which is not finished."""
+        """Begin a stretch at position `first`, which is not finished."""
         self.first = first
         self.target = min(first + REACH, self.count) - 1
         while self.target > first and is_finished(self.memory, self.slots[self.target]):
@@ -145,7 +145,7 @@ cdef class AllWait(Wait):
         ff_add32(&self.memory.processes[self.memory.me].watching, <uint32_t> -1)
 
     cdef void look_again(self) noexcept:
-        """A failure ends the wait as soon as all before it are finished: that is what is waited for then."""
+        """Watch the last unfinished slot before a failure: the wait ends once all before the failed one are finished."""
         cdef Py_ssize_t i
         for i in range(self.first, self.target):
             if status_of(ff_load64(&self.memory.slots[self.slots[i]].state)) == FAILED:
@@ -167,7 +167,7 @@ cdef class AllWait(Wait):
         self.scanned = max(self.scanned, self.first)
         while self.scanned < self.count:
             slot = &self.memory.slots[self.slots[self.scanned]]
-            if status_of(ff_load64(&slot.state)) == READY and slot.queue < POOL_QUEUES:       # an instance's call is for its process
+            if status_of(ff_load64(&slot.state)) == READY and slot.queue < POOL_QUEUES:     # an instance runs its own calls
                 return self.slots[self.scanned]
             self.scanned += 1
         return -1
@@ -185,11 +185,11 @@ cdef AllWait all_wait(Memory *memory, tuple handles):
     return wait
 
 cdef class AnyWait(Wait):
-    """For any of some futures: which of them are finished is read in this process's log, entry by entry."""
+    """A wait for any of some futures. This process's log says, entry by entry, which of them are finished."""
     cdef dict pending           # slot -> positions of its futures in the list
-    cdef list found             # positions that are finished and have not been taken
+    cdef list found             # positions that are finished and not yet given out
     cdef uint64_t cursor
-    cdef uint64_t published          # block that says what a task waits for
+    cdef uint64_t published     # the block that says what a task waits for; 0: none
 
     cdef bint ready(self) except -1:
         cdef uint64_t tail = ff_load64(&self.memory.processes[self.memory.me].log_tail), entry
@@ -199,7 +199,7 @@ cdef class AnyWait(Wait):
         while self.cursor < tail:
             entry = ff_load64(&log[self.cursor % LOG_COUNT])
             ahead = <int64_t> ((entry & ~<uint64_t> RING_MASK) - log_lap(self.cursor))
-            if ahead:                                           # not written yet, or overwritten
+            if ahead:                           # not written yet, or, if positive, overwritten in a later lap
                 if ahead > 0:
                     self.look_at_all()
                 break
@@ -213,7 +213,7 @@ cdef class AnyWait(Wait):
         return ff_load64(&self.memory.processes[self.memory.me].log_tail) != self.cursor
 
     cdef int look_at_all(self) except -1:
-        """Looks at every future: at first, when the log has run away, and when an entry never comes."""
+        """Look at every future: at first, when the log was overwritten, and when a finisher died before its entry."""
         self.cursor = ff_load64(&self.memory.processes[self.memory.me].log_tail)
         for index in [index for index in self.pending if is_finished(self.memory, index)]:
             self.found.extend(self.pending.pop(index))

@@ -1,14 +1,15 @@
-# A value while it is written: its bytes, and what of it lies in extents.
+# A value while it is written: its bytes, and the extents that parts of it lie in.
 #
-# One tag byte, then the value; containers hold values. It is chosen only for exact types, so that a subclass keeps its class.
-# Futures among the arguments become the number of a task's input.
-#   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes | ( [ size, values | { size, pairs
+# One tag byte, then the value; containers hold values. A native tag is for exact types only, so that a subclass keeps its
+# class. A future among the arguments becomes the number of a task's dependency.
+#   N T F | i int64 | I size, little-endian bytes | f double | s size, UTF-8 | b size, bytes
+#   ( [ size, values | { size, pairs
 #   q d size, int64s or doubles: a list of nothing else
-#   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read where it lies | R input
-#   w size, bytes: a short buffer, to be written to
-#   a A arrays, see arrays.pxi | O o E M instances and members of enums, see instances.pxi
+#   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read in place | R number of a dependency
+#   w size, bytes: a short buffer that is writable
+#   a A arrays, see arrays.pxi | O o E M instances and members of enums, see class_layouts.pxi
 #   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
-# Whatever lies in an extent (S B V A) is named in the handles too, which stand before the value (KIND_HANDLES).
+# The handles, which stand before the value (KIND_HANDLES), name each extent that a part lies in (S B V A).
 # uses: nothing
 
 from cpython.object cimport PyObject
@@ -21,51 +22,52 @@ from .core.lookup cimport extent_of
 from .core.extents cimport extent_release
 
 cdef enum:
-    NATIVE_CONTAINERS = 1 << 18 # so do more shared containers and arrays than this, and one that occurs twice: pickle keeps it one
-    SEEN_CACHED = 64              # places of the table of containers that are kept from call to call
-    BODIES_NOTED = 8            # classes of a value whose bodies are named once
-    PARTS_NOTED = 64            # classes and members of a value that are named in full once, by writer and by reader
+    NATIVE_CONTAINERS = 1 << 18 # shared containers and arrays; more, or one met twice, are for pickle, which keeps it one
+    SEEN_CACHED = 64            # entries of the table of containers that are cached from call to call
+    BODIES_NOTED = 8            # classes of a value whose bodies the handles name once
+    PARTS_NOTED = 64            # classes and members of a value that it names in full once, for writer and reader
+    WRITER_CACHED = 1 << 20     # bytes of a writer's buffer that are cached from call to call
     NATIVE_OK = 0
-    WRITER_CACHED = 1 << 20      # bytes of a scratch buffer that are kept from call to call
     NATIVE_CANNOT = 1
 
 cdef uint64_t GOLDEN = 0x9E3779B97F4A7C15       # Knuth's multiplicative hashing: 2**64 / the golden ratio
 
-cdef struct Part:               # a layout or a member of an enum that the value being written names already
-    PyObject *named             # with a reference: no other object can have its address meanwhile
+cdef struct Part:               # a layout or a member of an enum that the current value names already
+    PyObject *named             # with a reference, so that no other object has its address meanwhile (ABA)
     Py_ssize_t position
 
 cdef inline uint64_t part_place(const void *key) noexcept nogil:
     return (<uint64_t> key * GOLDEN) >> 32 & (PARTS_NOTED - 1)
 
 cdef inline void replace(PyObject **place, PyObject *other) noexcept:
-    """Puts another object, or NULL, where a reference is kept. The one before goes last: its end may come back here."""
+    """Replace a reference by another, or by NULL. The old one is dropped last: its destructor may come here (reentrancy)."""
     cdef PyObject *before = place[0]
     Py_XINCREF(other)
     place[0] = other
     Py_XDECREF(before)
 
 cdef class ValueWriter:
-    """A value while it is written: a growing byte buffer, and the extents that it lies in, held meanwhile by this process.
+    """A value while it is written: a growing byte buffer, and the extents of its parts.
 
-    Reused from call to call. Not thread-safe: whoever writes takes it away from the runtime.
+    This process references the extents meanwhile. Reused from call to call. Not thread-safe: a thread that writes borrows it
+    from the client.
     """
     cdef char *data
     cdef Py_ssize_t size, capacity
     cdef uint64_t *handles
     cdef Py_ssize_t handle_count, handle_capacity
-    cdef PyObject *seen_first[SEEN_CACHED]        # an open-addressed table of containers met, by their addresses
+    cdef PyObject *seen_first[SEEN_CACHED]      # open-addressed hash table of the containers met, by address
     cdef PyObject **seen
     cdef Py_ssize_t seen_capacity, seen_count
-    cdef uint64_t bodies[BODIES_NOTED]          # places of bodies among the handles
+    cdef uint64_t bodies[BODIES_NOTED]          # offsets of bodies that the handles name
     cdef int body_count
-    cdef Part parts[PARTS_NOTED]                # by `part_place`; a later one may take the place of another
+    cdef Part parts[PARTS_NOTED]                # by `part_place`; a later one may evict another
     cdef int part_count
     cdef Memory *memory
-    cdef dict dependencies            # futures met: slot -> (number of the input, future); None: none yet
-    cdef bint takes_futures     # in a call; in a value no future may stay one
-    cdef dict copied            # id of an array -> where it was copied to, for a second beginning
-    cdef list spare             # extents that a first beginning held
+    cdef dict dependencies      # futures met: slot -> (number of the dependency, future); None: none yet
+    cdef bint takes_futures     # True for a call's arguments; a stored value may not have a future as a dependency
+    cdef dict copied            # id of an array -> offset of its copy, for a second attempt
+    cdef list spare             # offsets of the extents that the first attempt referenced
 
     def __cinit__(self):
         self.capacity = 4096
@@ -82,6 +84,7 @@ cdef class ValueWriter:
         self.forget_seen()
 
     cdef char *reserve(self, Py_ssize_t nbytes) except NULL:
+        """Append so many bytes, for the caller to fill; return their address, which the next `reserve` may move."""
         cdef char *larger
         cdef Py_ssize_t capacity = self.capacity
         if self.size + nbytes > capacity:
@@ -97,7 +100,7 @@ cdef class ValueWriter:
         return larger
 
     cdef void clear(self) noexcept:
-        """Empties it; what it holds is held no more."""
+        """Empty the writer and release its references to extents."""
         cdef Py_ssize_t i
         for i in range(self.handle_count):
             extent_release(self.memory, <uint32_t> extent_of(self.memory, self.handles[i]))
@@ -110,7 +113,7 @@ cdef class ValueWriter:
         self.forget_seen()
 
     cdef int begin_again(self) except -1:
-        """Empties it for another way of writing the same value: arrays that were copied need not be copied again."""
+        """Empty the writer to write the same value in another way; arrays that were copied need no second copy."""
         cdef Py_ssize_t i
         self.spare = [self.handles[i] for i in range(self.handle_count)]
         self.size = self.handle_count = 0
@@ -120,7 +123,7 @@ cdef class ValueWriter:
         return 0
 
     cdef int add_handle(self, uint64_t extent_offset) except -1:
-        """Notes an extent that this process has taken or held; `clear` gives that hold back."""
+        """Note an extent that this process has a reference to; `clear` releases it."""
         cdef uint64_t *larger
         cdef Py_ssize_t capacity = 2 * self.handle_capacity if self.handle_capacity else 16
         if self.handle_count == self.handle_capacity:
@@ -135,7 +138,7 @@ cdef class ValueWriter:
         return 0
 
     cdef uint64_t total(self) noexcept:
-        """Bytes of the value with its handles in front."""
+        """Return the bytes of the value with its handles in front."""
         return self.size + (8 * (<uint64_t> self.handle_count + 1) if self.handle_count else 0)
 
     cdef void write_to(self, char *out) noexcept:
@@ -147,7 +150,7 @@ cdef class ValueWriter:
         memcpy(out, self.data, self.size)
 
     cdef inline Py_ssize_t position_of(self, object named) noexcept:
-        """Where in the value a layout or member is named; -1: nowhere, or it is not known any more."""
+        """Return where the value names a layout or member; -1: nowhere, or it is not known any more."""
         cdef Part *part = &self.parts[part_place(<PyObject *> named)]
         return part.position if part.named == <PyObject *> named else -1
 
@@ -166,7 +169,7 @@ cdef class ValueWriter:
                 replace(&self.parts[i].named, NULL)
 
     cdef int put_distance(self, char tag, Py_ssize_t position) except -1:
-        """Names what is named at an earlier position of the value."""
+        """Append a reference back to what the value names at an earlier position."""
         cdef uint64_t distance = self.size - position
         cdef char *at = self.reserve(9)
         at[0] = tag
@@ -174,7 +177,7 @@ cdef class ValueWriter:
         return 0
 
     cdef bint first_time(self, object container) except -1:
-        """Notes a container; false when it was met before, or there are too many to tell."""
+        """Note a container; False when it was met before, or when too many are noted to tell."""
         cdef Py_ssize_t at
         if 2 * self.seen_count >= self.seen_capacity:
             if self.seen_count >= NATIVE_CONTAINERS:
@@ -188,7 +191,7 @@ cdef class ValueWriter:
         return True
 
     cdef inline Py_ssize_t seen_place(self, PyObject *container) noexcept:
-        """Where a container stands in the table, or would stand."""
+        """Return the place of a container in the hash table, or the free place where it would stand."""
         cdef Py_ssize_t mask = self.seen_capacity - 1
         cdef Py_ssize_t at = <Py_ssize_t> ((<uint64_t> container >> 4) * GOLDEN >> 32) & mask
         while self.seen[at] != NULL and self.seen[at] != container:

@@ -295,8 +295,8 @@ class Tangle:
         self.alone.work()
         ends.join()
         error = self.me.exception(0)
-        assert "never end" in str(error) or "over" in str(error), error
-        return "never end" in str(error)
+        assert "deadlock" in str(error) or "over" in str(error), error
+        return "deadlock" in str(error)
 
     def end_the_wait(self):
         wait_until(lambda: self.me.done() or self.words.get("processes", self.words.tables.DRIVER_INDEX, "waiters"))
