@@ -1366,14 +1366,14 @@ def what_is_kept(family):
     family.supervisor.trim()
 
 
-@pytest.mark.parametrize("acked_release", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
-def test_an_extent_that_a_dead_process_was_emptying_is_emptied(family, given):
+@pytest.mark.parametrize("kind", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
+def test_an_extent_that_a_dead_process_was_emptying_is_emptied(family, kind):
     """It dies when it asks the system to take the pages, having given the lock back."""
     words, before = Words(family.runtime), family.in_use()
 
     def live():
         words.set("header", 0, "cache_limit", 0)
-        steps = given(family)
+        steps = kind(family)
         next(steps)
         words.forbid_calls()
         next(steps)
@@ -1919,7 +1919,7 @@ def test_a_task_that_had_begun_is_found(family, dead, one_at_the_end):
 
 def test_an_outcome_that_was_published_is_found(family, dead, one_at_the_end):
     one_at_the_end(
-        lambda: family.runtime.put(None), leave("DONE", dead, waiters=0, holds=0x40000000), waiters=1, holds=0x80000000
+        lambda: family.runtime.put(None), leave("DONE", dead, waiters=0, refs=0x40000000), waiters=1, refs=0x80000000
     )
 
 
@@ -1931,12 +1931,12 @@ def test_a_task_that_was_not_told_is_found(family, dead, one_at_the_end):
 
 
 def test_a_slot_on_its_way_back_is_found(family, dead, one_at_the_end):
-    one_at_the_end(lambda: family.runtime.put(b"x" * 1000), leave("LEAVING", dead, holds=-0x80000000), state=0, result=0)
+    one_at_the_end(lambda: family.runtime.put(b"x" * 1000), leave("LEAVING", dead, refs=-0x80000000), state=0, result=0)
 
 
 @pytest.mark.parametrize("status", ["DONE", "FAILED"])
 def test_a_slot_that_nobody_holds_is_found(family, dead, one_at_the_end, status):
-    one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, holds=-0x80000000), state=0)
+    one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, refs=-0x80000000), state=0)
 
 
 def test_a_value_of_the_dead_process_is_found(family, dead, one_at_the_end):
@@ -1944,14 +1944,14 @@ def test_a_value_of_the_dead_process_is_found(family, dead, one_at_the_end):
 
 
 def test_a_pending_hold_is_found(family, dead, one_at_the_end):
-    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, holds=0x10000001), state=0, holds=0)
+    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, refs=0x10000001), state=0, refs=0)
 
 
 def test_a_hold_of_the_zygote_before_is_found(family, one_at_the_end):
     def recover_process():
         family.supervisor.recover_process(family.runtime.index, serialization.dump_error(Death()))
 
-    one_at_the_end(lambda: family.runtime.put(None), leave(holds=0x08000000), recover_process, holds=0x80000000)
+    one_at_the_end(lambda: family.runtime.put(None), leave(refs=0x08000000), recover_process, refs=0x80000000)
 
 
 def test_the_place_of_a_block_is_found(family, dead, one_at_the_end):
