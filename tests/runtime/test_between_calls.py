@@ -14,7 +14,7 @@ import pytest
 from between import Scenes, possible
 from gates import passes_in_child, same
 from runtime_harness import Alone
-from test_checks import Tangle, deeds, do
+from tangle import Tangle, deeds, do
 from words import Words, slot_of
 
 from flame_fast import FlameError

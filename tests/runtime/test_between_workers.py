@@ -8,8 +8,8 @@ import between
 import pytest
 import stepping
 from between import Scenes, death, one_that_has_died, possible
-from gates import Log, same, wait_until
-from test_serving import PATIENCE_S, Acting, acts, here, mark, marks
+from gates import PATIENCE_S, Log, same, wait_until
+from serving import Acting, acts, here, mark, marks
 from words import Words, slot_of
 
 from flame_fast.engine.spec import INSTANCE

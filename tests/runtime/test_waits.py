@@ -13,11 +13,12 @@ import time
 
 import numpy as np
 import pytest
+from actors import rung
 from flame_fast.kernels.runtime import serialization
 from flame_fast.kernels.runtime.serialization.definitions import Namespace, definitions, use_in_thread
 from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from runtime_harness import POOL, Alone
-from test_checks import deeds, do, rung
+from tangle import deeds, do
 from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError, TaskError
