@@ -1,4 +1,4 @@
-"""The registry of applications (API.md, Registry), and who is taken for alive."""
+"""The registry of applications (API.md, Registry), and which owner counts as alive."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Arrays that tasks return: born where they lie, handed over only if nobody else can change them, in memory used before."""
+"""Arrays that tasks return: allocated in the store, handed over only if nothing else can change them, in used memory."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_result_is_the_drivers_alone(local):
     assert all((array == number).all() for number, array in enumerate(kept))
 
 
-# ---- who owns it ---------------------------------------------------------------------------------------------------------
+# ---- ownership -----------------------------------------------------------------------------------------------------------
 
 
 class Keeper:

@@ -481,7 +481,7 @@ def test_what_a_dying_call_had_is_released(local):
     for _ in range(3):
         with pytest.raises(WorkerDiedError):
             service(np.ones(MB)).get()
-    wait_until(lambda: held(local) - before <= LITTLE, "the release of what the dead had")
+    wait_until(lambda: held(local) - before <= LITTLE, "the release of what the dead worker had")
 
 
 def test_an_instance_that_ends_releases_what_it_kept(local):
@@ -548,7 +548,7 @@ def test_statistics_tell_bytes(rr):
     gone = rr.statistics()
     assert gone.bytes == before.bytes
     assert gone.peak_bytes >= three.bytes
-    assert (gone.cached_bytes >= 8 * MB) is not rr._engine.runtime.inline  # nobody would give back what that one kept
+    assert (gone.cached_bytes >= 8 * MB) is not rr._engine.runtime.inline  # no supervisor would give back what that one kept
 
 
 def test_bytes_and_text_are_copied_in_and_out(rr):

@@ -9,7 +9,7 @@
 
 One build, one process: the tests are collected once, and each mutant is a forked child that sets the switch and runs the
 tests that reach it, the most likely ones first, until one fails. What is found is kept in build/mutation/results.json, by
-the text of the mutant's line, so that a second run goes on. Mutants that nobody can tell from the runtime stand, with the
+the text of the mutant's line, so that a second run goes on. Mutants that no test can tell from the runtime stand, with the
 reason, in `mutants_alike.txt`. One core is enough. Needs Cython in the environment, and gcc.
 """
 
@@ -110,7 +110,7 @@ REPORT_HEAD = """\
 
 `mutation.py` takes out or turns one check, atomic, call or bound at a time, and looks which native test fails then.
 Killed: the tests that notice it, and the seconds of the slowest, from the start of the first test to that failure.
-Alike: nobody can tell it from the runtime; `mutants_alike.txt` has the reason. Left: no test notices it.
+Alike: no test can tell it from the runtime; `mutants_alike.txt` has the reason. Left: no test notices it.
 Made by `python tests/mutation/mutation.py --list --report tests/mutation/MUTANTS.md`.
 """
 #: Mutants after which what was found is written down.
@@ -558,7 +558,7 @@ def table(chosen, results, statuses):
 
 
 def report(chosen, results):
-    """What was found, as Markdown: for each function how many mutants, who kills them, and how long the slowest takes."""
+    """What was found, as Markdown: for each function its mutants, the tests that kill them, and the time of the slowest."""
     files = group(chosen.values())
     lines = [REPORT_HEAD, *head_of("file")]
     for name, functions in [*files.items(), ("all", {"": list(chosen.values())})]:

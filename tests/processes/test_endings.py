@@ -44,7 +44,7 @@ def fifo(tmp_path):
 
 # ---- how a driver ends -----------------------------------------------------------------------------------------------
 
-#: A driver with a busy function worker, an idle one and an instance; says who they are, then ends in some way.
+#: A driver with a busy function worker, an idle one and an instance; says their pids, then ends in some way.
 BUSY = """
 said, gate = sys.argv[1:]
 rr = Runner("ending", workers=2)

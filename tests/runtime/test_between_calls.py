@@ -117,7 +117,7 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])
 
 

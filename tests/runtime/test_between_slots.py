@@ -22,7 +22,7 @@ def next_slot(words):
 
 
 def held_by_nobody(family, words, *arguments):
-    """The slot of a value, or of a call with these arguments, whose last hold is gone, and that nobody has given back."""
+    """The slot of a value, or of a call with these arguments: its last reference is gone, and no process has freed it."""
     made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
     words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
@@ -109,7 +109,7 @@ def mark(words, process, number):
 
 @scene(at_each_look=True)
 def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
-    """And whose number that one's owner gives to a drop that he is just beginning."""
+    """And the tag's number is the one that its owner gives to a release that it is just beginning."""
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
     held_by_nobody(family, words, value)
@@ -224,7 +224,7 @@ def check_ring(words, queue):
     head, tail = words.get("queues", queue, "head"), words.get("queues", queue, "tail")
     for position in {*range(head, min(head + 8, tail)), *range(max(head, tail - 8), tail)}:
         assert is_written(words, queue, position), f"position {position} has the entry {entry_at(words, queue, position):#x}"
-        assert entry_at(words, queue, position) & words.ring_mask, f"nobody has written at {position}"
+        assert entry_at(words, queue, position) & words.ring_mask, f"no process has written at {position}"
 
 
 @scene()
@@ -357,7 +357,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
 
 @scene(at_each_look=True)
 def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
-    """Who watches one says so, and then looks whether it is finished."""
+    """A process that watches one says so, and then looks whether it is finished."""
     slot, process = next_slot(words), one_that_has_died(family) + 1
 
     def act():
@@ -374,7 +374,7 @@ def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
 
 @scene("stands", "does not stand yet", at_each_look=True)
 def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(family, words, how):
-    """And whose first task is gone: what it had is anybody's."""
+    """And its first task is gone: any process may free what that had."""
     dead, promise, service = one_that_has_died(family), family.runtime.promise(), family.service(same)
     future = family.call(service, promise)
     below, other = family.call(service, future), family.call(service, promise)
@@ -447,5 +447,5 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])

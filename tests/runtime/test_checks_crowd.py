@@ -17,7 +17,7 @@ from flame_fast.engine.task_host import Host
 class Crowd:
     """Producers and workers that get into each other's way at every word, all of them on one processor.
 
-    A change in two steps lets somebody else do his in between, if the first one yields there. After each burst all of
+    A change in two steps lets another process do its own in between, if the first one yields there. After each burst all of
     them rest, and every word must be what the others say.
     """
 
@@ -46,7 +46,7 @@ class Crowd:
     def produce(self, _):
         os.sched_setaffinity(0, {self.cpu})
         call, runtime, number = self.family.call, self.family.runtime, os.getpid()
-        for index in range(160):  # nobody wants them: their groups become free behind it
+        for index in range(160):  # they are dropped at once: their groups become free behind it
             call(self.wide, index)
             if index % 8 == 0:
                 os.sched_yield()
@@ -99,7 +99,7 @@ class Crowd:
             (there,) = tables.numbers(tables.rings_at + 8 * (queue * tables.SLOT_COUNT + (tail & words.ring_mask)), 1)
             assert there == tail & ~words.ring_mask, f"queue {queue} goes on behind its end"
         for queue in (self.wide[2], self.narrow[2], self.failing[2]):
-            assert not any(words.get("queues", queue, "permits")), f"somebody has a permit at queue {queue}"
+            assert not any(words.get("queues", queue, "permits")), f"a process still has a permit at queue {queue}"
 
 
 class Counted:

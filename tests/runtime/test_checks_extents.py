@@ -168,7 +168,7 @@ def test_what_is_not_kept_goes_back_to_the_system(family):
     words, size = Words(family.runtime), 1 << 17
     values = [put_extent(family, size) for _ in range(3)]
     words.set("header", 0, "cache_limit", 2 * size)
-    family.check()  # who looks at all tables has them take pages
+    family.check()  # an audit of all tables has them take pages
     pages = os.fstat(family.runtime.fd).st_blocks
     for kept, kinds in (2, [3, 3, 1]), (1, [3, 1, 1]), (0, [0, 1, 1]):
         del values[kept]
@@ -211,7 +211,7 @@ def test_the_smallest_extents_are_kept_and_given_back_too(family):
     family.check()
 
 
-def test_what_was_a_slab_keeps_its_blocks_size_for_whoever_counts_just_now(family):
+def test_what_was_a_slab_keeps_its_block_size_for_a_process_that_counts_just_now(family):
     words = Words(family.runtime)
     blocks = [family.runtime.put(b"x" * 1000) for _ in range(2 * GROUP)]
     (number, size) = max((number, extent.size) for number, extent in enumerate(words.extents()))
@@ -222,8 +222,8 @@ def test_what_was_a_slab_keeps_its_blocks_size_for_whoever_counts_just_now(famil
     del values
 
 
-def test_memory_that_somebody_has_locked_is_kept(family):
-    """The system refuses to take its pages: who trims does not ask for ever, and the next value may lie there."""
+def test_memory_that_is_locked_is_kept(family):
+    """The system refuses to take its pages: a trim does not ask for ever, and the next value may lie there."""
     words, size = Words(family.runtime), 1 << 16
     values = [put_extent(family, size) for _ in range(2)]
     with locked(family, words.extents()[0]):
@@ -366,7 +366,7 @@ def test_a_somewhat_larger_warm_extent_is_taken_and_a_much_larger_one_is_not(fam
     family.check()
 
 
-def test_the_zygote_is_told_of_the_first_extent_that_is_kept(family):
+def test_the_supervisor_is_told_of_the_first_extent_that_is_kept(family):
     """It gives the memory back when nothing happens any more."""
     value = family.runtime.put(b"x" * MB)
     rung(family)

@@ -170,8 +170,8 @@ def test_a_forked_process_takes_from_groups_of_its_own(family):
     assert value.get() == b"x" * 1000
 
 
-def test_groups_emptied_while_another_is_in_use_are_anybodys(family):
-    """The last member of a group that its owner does not take from gives the group back, whoever drops it."""
+def test_groups_emptied_while_another_is_in_use_are_free_for_all(family):
+    """The last member of a group that its owner does not take from frees the group, whichever process drops it."""
     values = [family.runtime.put(b"x" * 1000) for _ in range(4 * GROUP)]
     del values[: 3 * GROUP]
     family.check()
@@ -192,7 +192,7 @@ def owners(words, values):
 
 
 def test_a_process_takes_only_from_groups_of_its_own(family):
-    """What it had before and left empty is another's by now, who has half of it free."""
+    """What it had before and left empty is another process's by now, which has half of it free."""
     words = Words(family.runtime)
     values = [family.runtime.put(b"x" * 1000) for _ in range(4 * GROUP)]
     del values

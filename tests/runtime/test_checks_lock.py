@@ -20,14 +20,14 @@ from flame_fast import StoreFullError
 
 
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
-@pytest.mark.parametrize("release_seq", [True, False])
-def test_whoever_takes_or_gives_back_groups_and_extents_waits_for_the_lock(family, size, release_seq):
+@pytest.mark.parametrize("is_freeing", [True, False])
+def test_allocating_and_freeing_groups_and_extents_waits_for_the_lock(family, size, is_freeing):
     """More of them than fit into what it has at hand; nothing that the lock is for changes before."""
 
     def put(_=None):
         return [family.runtime.put(b"x" * size) for _ in range(GROUP + 1)]
 
-    actor = Actor(family, put, list.clear) if release_seq else Actor(family, act=put)
+    actor = Actor(family, put, list.clear) if is_freeing else Actor(family, act=put)
     words = Words(family.runtime)
     fields = ["free_groups", "group_high", "extent_high", "live_bytes", "cached_bytes", "takes"]
     before = [words.get("header", 0, field) for field in fields]
@@ -41,8 +41,8 @@ def test_whoever_takes_or_gives_back_groups_and_extents_waits_for_the_lock(famil
 
 
 @pytest.mark.parametrize("size", [1, 1000])
-def test_what_a_repair_gives_back_is_given_back_once(family, size):
-    """The lock's holder dies; whoever has claimed an empty group, and is next, repairs first, and frees it by that."""
+def test_what_a_repair_frees_is_freed_once(family, size):
+    """The lock's holder dies. The next process, which has claimed an empty group, repairs first, and frees it by that."""
     words = Words(family.runtime)
     holder = Actor(family, act=lambda _: words.lock())
     actor = Actor(family, lambda: [family.runtime.put(b"x" * size) for _ in range(2 * GROUP)], list.clear)
@@ -58,7 +58,7 @@ def test_what_a_repair_gives_back_is_given_back_once(family, size):
     family.check()
 
 
-def test_a_group_that_somebody_is_giving_back_is_not_taken_from(family):
+def test_a_group_that_is_being_freed_is_not_allocated_from(family):
     """Not even by the process whose it is still."""
     words, service = Words(family.runtime), family.service(same)
 
@@ -86,7 +86,7 @@ def actor_group(words, actor):
     return next(number for number, group in enumerate(groups) if group.owner == actor.relative.index + 1)
 
 
-def test_whoever_needs_the_lock_waits_until_it_is_given_back(family):
+def test_a_process_that_needs_the_lock_waits_until_it_is_released(family):
     """And finds then what its holder has changed: there is no room left."""
     words = Words(family.runtime)
     family.runtime.put(b"x" * MB)  # looks for memory, and keeps an extent warm
@@ -106,8 +106,8 @@ def test_whoever_needs_the_lock_waits_until_it_is_given_back(family):
     family.check()
 
 
-def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
-    """By all that one process does: one that gives it back without having taken it takes it from somebody else."""
+def test_the_lock_is_released_as_often_as_it_is_acquired(family):
+    """By all that one process does: a release without an acquire would take the lock from another process."""
     words, runtime = Words(family.runtime), family.runtime
     parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
 
@@ -145,13 +145,13 @@ def test_the_lock_is_given_back_as_often_as_it_is_taken(family):
             runtime.put(bytes(1 << 26))
         del values, few, many, call, promise, hold, again
         family.supervisor.trim()
-    assert give(), "somebody has given it back who had not taken it"
-    assert not give(), "somebody has it still"
+    assert give(), "the lock was released without having been acquired"
+    assert not give(), "the lock is still held"
     family.check()
 
 
 def test_the_lock_names_its_holder_and_outlives_it(family):
-    """A relative has it while it rings a bell that nobody hears."""
+    """A relative has it while it rings a bell that no process reads."""
     words, deaf = Words(family.runtime), os.eventfd(0)
     os.eventfd_write(deaf, 2**64 - 2)
     assert words.get("header", 0, "lock_holder") == 0

@@ -66,7 +66,7 @@ def test_the_last_view_of_a_value_goes_under_the_lock(family):
     view = value.get()
     give = words.make_lock_count()
     del view
-    assert give(), "somebody has given it back who had not taken it"
+    assert give(), "the lock was released without having been acquired"
 
 
 def test_one_value_in_many_places_is_kept_until_the_last_is_gone(family):
@@ -160,7 +160,7 @@ def test_a_bit_that_another_thread_is_about_to_take_off_or_has_just_taken_off_is
     family.check()
 
 
-def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
+def test_a_body_stays_for_each_process_that_holds_it_however_often(family, tmp_path):
     words, identity, me = Words(family.runtime), bytes(range(16)), family.runtime.index
     with Gate(tmp_path) as gate:
 
@@ -184,7 +184,7 @@ def test_a_body_stays_for_whoever_holds_it_however_often(family, tmp_path):
     family.check()
 
 
-def test_a_large_block_that_is_no_value_s_is_held_by_nobody_and_comes_back(family):
+def test_a_large_block_that_is_no_value_s_has_no_holder_and_comes_back(family):
     """It counts one reference, and is kept then as any other: what comes to lie there is counted from 0."""
     words, runtime = Words(family.runtime), family.runtime
     promises = [runtime.promise() for _ in range(2000)]

@@ -40,16 +40,16 @@ def timed(wait):
     return time.monotonic() - begin
 
 
-# ---- whoever sleeps is woken -----------------------------------------------------------------------------------------
+# ---- sleepers are woken ----------------------------------------------------------------------------------------------
 
 
-def test_whoever_waits_for_a_call_is_woken_when_it_ends(family):
+def test_a_thread_that_waits_for_a_call_is_woken_when_it_ends(family):
     family.fork_worker()
     service = family.service(once_asleep)
     assert shortest(lambda: family.call(service, os.getpid()).get(PATIENCE_S)) < PROMPT_S
 
 
-def test_whoever_waits_for_many_calls_is_woken_by_the_last(family):
+def test_a_thread_that_waits_for_many_calls_is_woken_by_the_last(family):
     family.fork_worker()
     service, quick = family.service(once_asleep), family.service(same)
 
@@ -60,7 +60,7 @@ def test_whoever_waits_for_many_calls_is_woken_by_the_last(family):
     assert shortest(wait) < PROMPT_S
 
 
-def test_whoever_waits_for_many_calls_is_woken_by_a_failure_among_them(family):
+def test_a_thread_that_waits_for_many_calls_is_woken_by_a_failure_among_them(family):
     """The calls behind it are not waited for."""
     family.fork_worker()
     service = family.service(once_asleep)
@@ -75,7 +75,7 @@ def test_whoever_waits_for_many_calls_is_woken_by_a_failure_among_them(family):
     assert shortest(wait) < PROMPT_S
 
 
-def test_whoever_selects_is_woken_by_any_and_told_which(family):
+def test_a_selecting_thread_is_woken_by_any_and_told_which(family):
     family.fork_worker()
     service = family.service(once_asleep)
 
@@ -102,7 +102,7 @@ def test_an_idle_worker_is_called_for_a_task(family):
 
 
 def test_an_idle_worker_is_called_for_a_task_of_a_limited_service(family):
-    """Who of the idle ones has the permit is not known: all are called."""
+    """It is not known which of the idle workers has the permit: all are woken."""
     workers = [family.fork_worker(), family.fork_worker()]
     service = family.service(same, limit=1)
 
@@ -164,7 +164,7 @@ def test_an_idle_instance_is_called_for_its_next_call(family):
 
 
 def test_an_idle_instance_goes_on_when_the_call_it_waited_for_fails_by_its_input(family):
-    """Nothing is left before the second call then; nobody but who passes the failure on knows."""
+    """Nothing is left before the second call then; only the process that passes the failure on knows."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = family.fork_requested()
     promise = family.runtime.promise()
@@ -189,7 +189,7 @@ def test_an_idle_instance_ends_when_its_service_is_closed(family):
 
 
 def test_threads_that_wait_at_once_are_each_counted(family):
-    """Together with a worker on one processor: whoever yields in the middle of counting lets another count."""
+    """Together with a worker on one processor: a thread that yields in the middle of counting lets another count."""
     words, service = Words(family.runtime), family.service(let_others)
     words.set("header", 0, "cpus", 8)
     before = os.sched_getaffinity(0)

@@ -136,7 +136,7 @@ def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(famil
     assert future.get(PATIENCE_S) == count
 
 
-def test_whoever_clears_a_word_leaves_his_number(family):
+def test_a_process_that_clears_a_word_leaves_its_number(family):
     words, service = Words(family.runtime), family.service(same)
     promise = family.runtime.promise()
     future = family.call(service, promise)
@@ -148,7 +148,7 @@ def test_whoever_clears_a_word_leaves_his_number(family):
     assert future.get(PATIENCE_S) == 7
 
 
-def test_an_input_of_which_a_dead_process_had_told_already_counts_once(family, dead):
+def test_a_dependency_that_a_dead_process_had_cleared_counts_once(family, dead):
     """Another one is missing still."""
     words, service = Words(family.runtime), family.service(same)
     promise, other = family.runtime.promise(), family.runtime.promise()
@@ -163,7 +163,7 @@ def test_an_input_of_which_a_dead_process_had_told_already_counts_once(family, d
     assert waiting.get(PATIENCE_S) == [None, 1]
 
 
-def test_a_task_that_a_zygote_let_wait_again_and_then_died_runs_if_its_inputs_have_come(family, dead):
+def test_a_task_that_a_supervisor_let_wait_again_before_its_death_runs_if_its_dependencies_are_there(family, dead):
     words, service = Words(family.runtime), family.service(same)
     promise, missing = family.runtime.promise(), family.runtime.promise()
     there, waiting = family.call(service, promise), family.call(service, missing)
@@ -248,7 +248,7 @@ def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_
 # ---- tasks that a dead process was running or submitting -------------------------------------------------------------
 
 
-def test_a_finished_task_whose_runner_died_lets_its_inputs_go_and_whoever_watches_is_told(family, dead):
+def test_a_finished_task_whose_runner_died_releases_its_dependencies_and_wakes_its_watcher(family, dead):
     words, service = Words(family.runtime), family.service(same)
     value = family.runtime.put(1)
     future = family.call(service, value)
@@ -286,7 +286,7 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
     assert future.get(PATIENCE_S) == 7
 
 
-def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in_his_hands(family, dead):
+def test_a_task_of_a_dead_submitter_waits_for_the_finisher_that_walks_a_list(family, dead):
     """For twenty milliseconds, in each recovery. It has failed by then; what it holds comes back with a later recovery."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
@@ -319,8 +319,8 @@ def test_a_task_of_a_dead_submitter_waits_for_the_one_who_has_an_input_s_list_in
 # ---- tasks that a recovery leaves alone ------------------------------------------------------------------------------
 
 
-def test_a_task_that_somebody_is_just_submitting_is_left_alone(family, dead):
-    """In a slot that was the dead one's before. Once it is published it is told of the input that the dead one finished."""
+def test_a_task_that_a_living_process_is_submitting_is_left_alone(family, dead):
+    """In a slot that was the dead process's before. Once published, it is told of the outcome of the dead process."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
     finished_by(words, slot_of(promise), dead.index)
@@ -336,7 +336,7 @@ def test_a_task_that_somebody_is_just_submitting_is_left_alone(family, dead):
 
 
 def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, dead):
-    """And one whose dead submitter had done that: it is a task like any other, though nobody has its future."""
+    """And one whose dead submitter had done that: it is a task like any other, though no process has its future."""
     words, promise = Words(family.runtime), family.runtime.promise()
     living, orphan = (family.call(family.service(same), promise) for _ in range(2))
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(living)))
@@ -351,8 +351,8 @@ def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, 
         assert words.get("slots", slot, "state") & 15 == words.tables.READY
 
 
-def test_nobody_is_waited_for_who_has_told_a_dead_submitter_s_task(family, dead):
-    """Though he has not given his hold back: the input has come."""
+def test_no_finisher_is_waited_for_that_has_told_a_dead_submitter_s_task(family, dead):
+    """Though the finisher has not released its reference: the dependency has come."""
     words, over = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), over)
     family.runtime.fulfil(over, 1)
@@ -368,7 +368,7 @@ def test_nobody_is_waited_for_who_has_told_a_dead_submitter_s_task(family, dead)
 
 
 def test_an_input_that_was_crossed_out_is_none(family, dead):
-    """What lies where a slot of that number would lie says that the dead one has finished it."""
+    """What lies where a slot of that number would lie says that the dead process has finished it."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
     edge = words.get("slots", slot_of(future), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
@@ -384,7 +384,7 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
 
 
 def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on_none(family, dead):
-    """Its runner died before it had told everybody."""
+    """Its runner died before it had told all dependents."""
     words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
     future = family.call(family.service(same), promise, value)
     for field in "payload", "payload_kind":
@@ -398,7 +398,7 @@ def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on
     assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR
 
 
-def test_whoever_stands_on_the_list_of_an_outcome_is_told_though_its_finisher_died_before(family, dead):
+def test_a_task_on_the_list_of_an_outcome_is_told_though_its_finisher_died_before(family, dead):
     """The list is open still."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)

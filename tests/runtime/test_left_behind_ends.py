@@ -70,7 +70,7 @@ def test_an_outcome_that_was_published_is_found(family, dead, one_at_the_end):
     )
 
 
-def test_a_task_that_was_not_told_is_found(family, dead, one_at_the_end):
+def test_a_task_that_was_not_notified_is_found(family, dead, one_at_the_end):
     def prepare(words, _):
         finished_by(words, slot_of(family.promise), dead.index)
 
@@ -82,7 +82,7 @@ def test_a_slot_on_its_way_back_is_found(family, dead, one_at_the_end):
 
 
 @pytest.mark.parametrize("status", ["DONE", "FAILED"])
-def test_a_slot_that_nobody_holds_is_found(family, dead, one_at_the_end, status):
+def test_a_slot_without_a_reference_is_found(family, dead, one_at_the_end, status):
     one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, refs=-0x80000000), state=0)
 
 
@@ -90,11 +90,11 @@ def test_a_value_of_the_dead_process_is_found(family, dead, one_at_the_end):
     one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index), state=0)
 
 
-def test_a_pending_hold_is_found(family, dead, one_at_the_end):
+def test_a_pending_reference_is_found(family, dead, one_at_the_end):
     one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, refs=0x10000001), state=0, refs=0)
 
 
-def test_a_hold_of_the_zygote_before_is_found(family, one_at_the_end):
+def test_a_reference_of_the_supervisor_before_is_found(family, one_at_the_end):
     def recover_process():
         family.supervisor.recover_process(family.runtime.index, serialization.dump_error(Death()))
 

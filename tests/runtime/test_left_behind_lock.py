@@ -16,7 +16,7 @@ from words import Words, slot_of
 pytest_plugins = ["dead_processes"]
 
 
-def test_who_gets_the_lock_after_its_holder_makes_lists_and_sums_from_what_is_true(family, dead):
+def test_the_next_holder_of_a_dead_process_s_lock_rebuilds_lists_and_sums_from_what_is_true(family, dead):
     """All of them, whatever stood there: of each extent its kind, references and holders are true, of a group its word."""
     words, runtime = Words(family.runtime), family.runtime
     slots = [runtime.put(number) for number in range(4 * GROUP)]

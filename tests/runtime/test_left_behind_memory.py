@@ -74,7 +74,7 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
 # ---- memory of a dead process ----------------------------------------------------------------------------------------
 
 
-def test_extents_that_a_dead_process_held_are_free_unless_somebody_else_has_them(family, dead):
+def test_extents_that_a_dead_process_held_are_free_unless_another_holds_them(family, dead):
     """The first and the last are values of which nothing else was left; others were just being emptied, or taken."""
     words, me, runtime = Words(family.runtime), family.runtime.index, family.runtime
     tables, rest = words.tables, [0] * (words.tables.HELD_WORDS - 1)
@@ -152,7 +152,7 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
     family.check()
 
 
-def test_a_member_that_is_given_back_when_its_group_s_owner_is_recovered_is_given_back(family, dead):
+def test_a_member_that_is_freed_when_its_group_s_owner_is_recovered_is_freed(family, dead):
     """Of a slab whose word ends a page of the table: what else the recovery writes there lies on the next one."""
     words, number = Words(family.runtime), 105
     kept = [family.runtime.put(LARGE) for _ in range(number + 1)]
@@ -217,7 +217,7 @@ def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(
     look_whether_all_is_back(family, dead)
 
 
-def test_what_workers_are_told_has_its_place_before_its_block_is_said_to_be_settled(family):
+def test_what_workers_are_told_has_its_place_before_its_block_is_published(family):
     """It dies when it is about to say so: the block stays."""
     words = Words(family.runtime)
 
@@ -284,7 +284,7 @@ GROUPS = [
 
 
 @pytest.mark.parametrize("table", ["groups", "extents"])
-def test_groups_of_a_dead_process_are_nobodys_and_empty_ones_free(family, dead, table):
+def test_groups_of_a_dead_process_are_orphans_and_empty_ones_free(family, dead, table):
     """Slots', or slabs of 16 blocks; what a slab has no block for counts as taken."""
     words, runtime = Words(family.runtime), family.runtime
     tables = words.tables
@@ -396,7 +396,7 @@ def test_a_block_that_tells_what_a_living_task_waits_for_stays(family, dead):
 # ---- the driver's memory at the end ----------------------------------------------------------------------------------
 
 
-def test_nobody_looks_any_more_at_the_end_whether_forked_children_live(family):
+def test_at_the_end_no_pidfd_of_a_forked_child_is_kept(family):
     view, gate = family.runtime.put(np.arange(10_000.0)).get(), os.eventfd(0)
     child = in_child(lambda: os.eventfd_read(gate) and view[7] == 7)
     before = len(os.listdir("/proc/self/fd"))
@@ -407,7 +407,7 @@ def test_nobody_looks_any_more_at_the_end_whether_forked_children_live(family):
     os.close(gate)
 
 
-def test_memory_that_nobody_uses_goes_back_at_the_end_and_is_kept_no_more(family):
+def test_unused_memory_goes_back_at_the_end_and_is_kept_no_more(family):
     """Nor is the bell rung, or any other file written to: its number may be another file's."""
     words = Words(family.runtime)
     family.call(family.service(same), 1)

@@ -20,7 +20,7 @@ pytest_plugins = ["dead_processes"]
 # ---- entries that a dead process had reserved ------------------------------------------------------------------------
 
 
-def test_a_process_that_a_dead_one_was_asking_for_is_asked_for_if_its_queue_names_it(family, dead):
+def test_a_process_that_a_dead_process_was_requesting_is_requested_if_its_queue_names_it(family, dead):
     words = Words(family.runtime)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
@@ -105,7 +105,7 @@ def test_workers_without_a_library_that_is_needed_leave_unless_they_hold_an_obje
 # ---- what the supervisor is told -------------------------------------------------------------------------------------
 
 
-def test_the_post_of_the_zygote_tells_who_had_it_before(alone):
+def test_adopting_the_supervision_returns_the_supervisor_before(alone):
     assert [alone.supervisor.adopt_supervision(pid) for pid in (11, 12)] == [0, 11]
 
 
@@ -193,7 +193,7 @@ def test_entries_that_a_dead_process_had_are_found_at_both_ends(family, dead, nu
         words.set("processes", index, "state", words.tables.PROCESS_FREE)
 
 
-def test_the_first_process_that_a_dead_one_was_asking_for_is_found(family):
+def test_the_first_process_that_a_dead_process_was_requesting_is_found(family):
     words = Words(family.runtime)
     first, dead = (family.runtime.request_process(POOL, 0) for _ in range(2))
     assert first == 2
@@ -203,7 +203,7 @@ def test_the_first_process_that_a_dead_one_was_asking_for_is_found(family):
     assert words.get("processes", first, "state") == words.tables.PROCESS_FREE
 
 
-def test_a_recovery_that_is_done_again_leaves_a_dead_instance_dead(family):
+def test_a_repeated_recovery_leaves_a_dead_instance_dead(family):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
     for error in LookupError("first"), LookupError("second"):
@@ -216,7 +216,7 @@ def test_a_recovery_that_is_done_again_leaves_a_dead_instance_dead(family):
 # ---- the supervisor's own recovery -----------------------------------------------------------------------------------
 
 
-def test_a_zygote_that_recovers_the_one_before_keeps_its_entry_and_takes_no_more_from_that_one_s_groups(family):
+def test_a_supervisor_that_recovers_the_one_before_keeps_its_entry_and_leaves_that_one_s_groups(family):
     words = Words(family.runtime)
     me = family.runtime.index
     values = [family.runtime.put(number) for number in range(3)]
@@ -237,7 +237,7 @@ def test_a_zygote_that_recovers_the_one_before_keeps_its_entry_and_takes_no_more
 # ---- waiters ---------------------------------------------------------------------------------------------------------
 
 
-def test_whoever_waits_is_told_that_nothing_runs_any_more():
+def test_a_waiter_is_told_that_nothing_runs_any_more():
     family = Family()
     words = Words(family.runtime)
     future = family.runtime.promise()

@@ -88,8 +88,8 @@ def test_an_old_entry_of_a_queue_to_the_slot_of_a_later_call_of_it_is_void(alone
     assert futures[-1].get(0) == [0, 1, 2]
 
 
-def test_an_old_entry_to_the_slot_of_a_call_that_waits_holds_nobody_up(alone):
-    """Of the same queue: a later call's, in order; or one of the pool's queue, where nobody waits for another's input."""
+def test_an_old_entry_to_the_slot_of_a_waiting_call_delays_no_other(alone):
+    """Of the same queue: a later call's, in order; or one of the pool's queue, where no call waits for another's."""
     log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
     promise = alone.runtime.promise()
     *_, last = next_slots(alone, 2)
@@ -136,7 +136,7 @@ def test_a_queue_full_of_void_entries_behind_queued_calls_takes_more(alone):
 
 
 def test_a_full_queue_of_an_instance_whose_first_call_waits_takes_no_more(alone):
-    """Nobody may overtake it; what did not fit fails, and the rest is called in order."""
+    """No call may overtake it; what did not fit fails, and the rest is called in order."""
     log, words = alone.service(Log(), INSTANCE, ("note",)), Words(alone.runtime)
     promise = alone.runtime.promise()
     first, second = alone.call(log, promise), alone.call(log, 2)

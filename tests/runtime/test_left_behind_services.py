@@ -35,7 +35,7 @@ def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, de
     assert family.service(same, limit=1)[::2] == (service, queue)
 
 
-def test_a_queue_that_somebody_else_has_by_now_stays_his(family, dead):
+def test_a_queue_that_another_service_has_by_now_stays_its_own(family, dead):
     """A dead process had given it back, and not crossed it out in its entry."""
     words = Words(family.runtime)
     first, second = family.service(same, limit=1), family.service(same, limit=1)
@@ -127,7 +127,7 @@ def test_the_queue_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process
     family.check()
 
 
-def test_a_recovery_that_is_done_again_costs_nobody_his_queue(family):
+def test_a_repeated_recovery_frees_no_other_service_s_queue(family):
     """Its zygote died at its end; an instance's service had been closed before, and another has its queue."""
     words = Words(family.runtime)
     service, generation, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
@@ -141,7 +141,7 @@ def test_a_recovery_that_is_done_again_costs_nobody_his_queue(family):
     family.check()
 
 
-def test_a_service_whose_maker_died_between_the_two_ends_of_it_holds_nobody_up(family, dead):
+def test_a_service_whose_maker_died_between_its_two_steps_blocks_no_other(family, dead):
     """It had reserved the entry, and the table's end had not been moved on."""
     words = Words(family.runtime)
     for table, first, high, free in [
@@ -187,7 +187,7 @@ def test_an_error_for_which_a_dead_instance_finds_no_room_reads_as_a_full_store(
 # ---- notifications ---------------------------------------------------------------------------------------------------
 
 
-def test_the_zygote_is_called_for_what_it_is_to_do(family):
+def test_the_supervisor_is_woken_for_what_it_is_to_do(family):
     log, service = family.service(Log(), INSTANCE, ("note",)), family.service(same)
     rung(family)
     family.runtime.start_instance(log[0])

@@ -32,7 +32,7 @@ def test_a_spinner_s_token_and_the_seeker_s_place_come_back(family, dead):
     assert (words.get("header", 0, "spinners"), words.get("header", 0, "seeker")) == (0, 0)
 
 
-def test_another_one_s_place_as_the_seeker_stays(family, dead):
+def test_another_process_s_place_as_the_seeker_stays(family, dead):
     words = Words(family.runtime)
     words.set("header", 0, "seeker", dead.index + 2)
     family.recover_process(dead)
@@ -59,7 +59,7 @@ def test_one_sleeper_is_called_for_a_task_and_all_for_one_of_a_limited_service(a
 
 
 @pytest.mark.parametrize("seeker, ago_ns, called", [(1, -(10**10), 0), (1, 10**9, 1), (0, -(10**10), 1)])
-def test_nobody_is_called_for_a_task_that_a_seeker_finds_unless_it_has_not_looked_for_long(alone, seeker, ago_ns, called):
+def test_no_sleeper_is_woken_for_a_task_that_a_seeker_finds_unless_it_has_not_looked_for_long(alone, seeker, ago_ns, called):
     words, service = Words(alone.runtime), alone.service(same)
     words.set("header", 0, "pool_sleepers", 3)
     words.set("header", 0, "seeker", seeker)
@@ -89,7 +89,7 @@ def test_a_sleeper_is_called_for_each_task_that_lies_there_when_a_waiter_looks_a
     assert family.runtime.get_many(futures, PATIENCE_S) == [1, 2, 3]
 
 
-def test_everybody_is_called_after_a_recovery(family, dead):
+def test_all_sleepers_of_all_queues_are_woken_after_a_recovery(family, dead):
     """Even one that the dead process had taken off the count and not called any more."""
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
     words.set("header", 0, "pool_sleepers", 3)
@@ -99,7 +99,7 @@ def test_everybody_is_called_after_a_recovery(family, dead):
     assert words.get("queues", log[2], "wake") == queue_calls + 1
 
 
-def test_an_instance_s_process_is_called_for_its_calls_and_nobody_of_the_pool(alone):
+def test_an_instance_s_process_is_woken_for_its_calls_and_no_worker_of_the_pool(alone):
     """Its queue is the first of those that are no pool's, or a later one."""
     words, services = Words(alone.runtime), [alone.service(Log(), INSTANCE, ("note",)) for _ in range(2)]
     for _, _, queue in services:
@@ -112,8 +112,8 @@ def test_an_instance_s_process_is_called_for_its_calls_and_nobody_of_the_pool(al
     alone.work()
 
 
-def test_all_that_sleep_are_called_after_a_recovery_and_no_queue_that_is_free(family, dead):
-    """Whoever had taken them off the count died before it called them. The last queue counts like the first."""
+def test_all_sleepers_are_woken_after_a_recovery_and_no_free_queue_s(family, dead):
+    """The process that had taken them off the count died before it woke them. The last queue counts like the first."""
     words, service = Words(family.runtime), family.service(same)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     last = words.tables.QUEUE_COUNT - 1
@@ -130,7 +130,7 @@ def test_all_that_sleep_are_called_after_a_recovery_and_no_queue_that_is_free(fa
 
 
 def sleeps(words, index):
-    """Whether it says so, and is in the futex of those that have nothing to do."""
+    """Return whether a process says that it sleeps, and is in the futex of idle processes."""
     return words.get("processes", index, "sleeping") and is_asleep(words.get("processes", index, "pid"))
 
 
@@ -172,8 +172,8 @@ def test_a_sleeper_that_wakes_by_itself_is_counted_once(idler):
         assert pool(idler.words) == before
 
 
-def test_a_sleeper_that_somebody_has_called_meanwhile_is_off_the_count_already(idler):
-    """Whoever did died before the call came through."""
+def test_a_sleeper_that_was_woken_meanwhile_is_off_the_count_already(idler):
+    """The process that did so died before the wake-up came through."""
     idler.words.set("header", 0, "pool_sleepers", 0)
     idler.words.add("header", 0, "pool_wake", 1)
     before = pool(idler.words)
@@ -183,7 +183,7 @@ def test_a_sleeper_that_somebody_has_called_meanwhile_is_off_the_count_already(i
 
 @pytest.fixture
 def queued(family, idler):
-    """Two calls that the idle worker may not run: somebody else has the permit."""
+    """Two calls that the idle worker may not run: another process has the permit."""
     service = family.service(same, limit=1)
     holder = family.runtime.request_process(POOL, 0)
     idler.words.set("queues", service[2], "permits", [holder + 1])
@@ -209,7 +209,7 @@ def test_a_worker_seeks_while_others_sleep_and_calls_as_many_as_there_are_tasks_
     assert words.get("header", 0, "seeker") == 0
 
 
-def test_nobody_seeks_beside_another_seeker(idler, queued):
+def test_no_worker_seeks_beside_another_seeker(idler, queued):
     words = idler.words
     words.set("header", 0, "pool_sleepers", 6)
     words.set("header", 0, "seeker", idler.worker.index + 2)
@@ -221,12 +221,12 @@ def test_nobody_seeks_beside_another_seeker(idler, queued):
     words.set("header", 0, "seeker", 0)
 
 
-def test_nobody_seeks_while_nobody_else_sleeps(idler, queued):
+def test_no_worker_seeks_while_no_other_sleeps(idler, queued):
     idler.rouse()
     assert idler.words.get("header", 0, "sought_ns") == 0
 
 
-def test_whoever_waits_is_told_in_the_log_and_by_the_futex(alone):
+def test_a_waiter_is_told_in_the_log_and_by_the_futex(alone):
     """In the order in which they finish, through more than one round of the log."""
     words = Words(alone.runtime)
     driver = words.tables.DRIVER_INDEX
@@ -240,7 +240,7 @@ def test_whoever_waits_is_told_in_the_log_and_by_the_futex(alone):
         assert words.get("processes", driver, "wake") == calls + 3
 
 
-def test_who_waits_without_a_processor_to_spare_takes_no_token(alone):
+def test_a_wait_without_a_processor_to_spare_takes_no_token(alone):
     promise = alone.runtime.promise()
     for _ in range(3):
         with pytest.raises(TimeoutError):

@@ -1,4 +1,4 @@
-"""Slots, references and release marks that a process left half done: a recovery frees each once."""
+"""Slots, references and releaser tags that a process left half done: a recovery frees each once."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def holder(family):
     return relative
 
 
-def test_a_slot_that_a_dead_process_was_giving_back_comes_back(family, holder):
+def test_a_slot_that_a_dead_process_was_freeing_is_freed(family, holder):
     words = Words(family.runtime)
     slots = words.slots_of(holder.index)
     assert len(slots) == 3
@@ -45,14 +45,14 @@ def test_a_slot_that_a_dead_process_was_giving_back_comes_back(family, holder):
     look_whether_all_is_back(family, holder)
 
 
-def test_a_slot_whose_last_hold_a_dead_process_had_comes_back(family, holder):
+def test_a_slot_whose_last_reference_a_dead_process_had_is_freed(family, holder):
     words = Words(family.runtime)
     for slot in words.slots_of(holder.index):
         words.set("slots", slot, "refs", 0)
     look_whether_all_is_back(family, holder)
 
 
-def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_comes_back(family, holder):
+def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_is_freed(family, holder):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[0]
     for field in ("refs", "result_kind"):
@@ -61,8 +61,8 @@ def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_comes_bac
     look_whether_all_is_back(family, holder)
 
 
-def test_a_slot_that_somebody_is_filling_is_not_taken_for_one_that_a_dead_process_gave_back(family, dead):
-    """It was the dead one's before; it is free still, and named."""
+def test_a_slot_that_a_living_process_fills_is_not_taken_for_one_that_a_dead_process_freed(family, dead):
+    """It was the dead process's before; it is free still, and named."""
     words = Words(family.runtime)
     value = family.runtime.put(None)
     slot = slot_of(value)
@@ -76,14 +76,14 @@ def test_a_slot_that_somebody_is_filling_is_not_taken_for_one_that_a_dead_proces
     assert value.get() is None
 
 
-def test_a_hold_that_a_dead_process_had_just_taken_and_written_nowhere_comes_back(family, holder):
+def test_a_reference_that_a_dead_process_had_just_acquired_and_written_nowhere_is_released(family, holder):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[1]
     words.add("slots", slot, "refs", words.tables.REF_PENDING + 1)
     look_whether_all_is_back(family, holder)
 
 
-def test_a_hold_that_the_zygote_before_had_while_it_recovered_somebody_comes_back(family):
+def test_a_reference_that_the_supervisor_before_had_for_a_recovery_is_released(family):
     """It dies, and its successor recovers it."""
     words = Words(family.runtime)
     value = family.runtime.put(None)
@@ -97,8 +97,8 @@ def test_a_hold_that_the_zygote_before_had_while_it_recovered_somebody_comes_bac
 
 @pytest.mark.parametrize("is_done", [True, False])
 @pytest.mark.parametrize("is_told", [True, False])
-def test_a_hold_that_a_dead_process_was_giving_back_is_given_back_once(family, dead, is_done, is_told):
-    """It had crossed it out. Whether it had taken it off the count, its mark tells, or who has overwritten that."""
+def test_a_reference_that_a_dead_process_was_releasing_is_released_once(family, dead, is_done, is_told):
+    """It had crossed it out. The releaser tag, or the process that overwrote it, tells whether the count was decremented."""
     words, service = Words(family.runtime), family.service(same)
     value = family.runtime.put(None)
     promise = family.runtime.promise()
@@ -110,8 +110,8 @@ def test_a_hold_that_a_dead_process_was_giving_back_is_given_back_once(family, d
         words.set("processes", dead.index, field, number)
     if is_done:
         words.add("slots", slot_of(value), "refs", -1)
-        mark = dead.index << words.tables.RELEASE_BITS | 6
-        words.set("slots", slot_of(value), "releaser", 0 if is_told else mark)
+        tag = dead.index << words.tables.RELEASE_BITS | 6
+        words.set("slots", slot_of(value), "releaser", 0 if is_told else tag)
         words.set("processes", dead.index, "acked_release", 5 if is_told else 4)
     family.recover_process(dead)
     assert words.get("slots", slot_of(value), "refs") == words.tables.REF_CREATOR
@@ -124,7 +124,7 @@ def test_a_hold_that_a_dead_process_was_giving_back_is_given_back_once(family, d
 # ---- outcomes half written -------------------------------------------------------------------------------------------
 
 
-def test_a_call_that_a_dead_process_had_half_written_the_outcome_of_fails_and_all_of_it_comes_back(family, holder):
+def test_a_call_whose_outcome_a_dead_process_had_half_written_fails_and_all_of_it_is_freed(family, holder):
     """Its arguments have gone; the outcome is a block, an extent or in the slot, and it had not been published."""
     words = Words(family.runtime)
     for slot in words.slots_of(holder.index):
@@ -138,30 +138,30 @@ def test_a_call_that_a_dead_process_had_half_written_the_outcome_of_fails_and_al
 # ---- releaser tags ---------------------------------------------------------------------------------------------------
 
 
-def give_back(alone, words, value, mark):
-    """This process drops a dependent's hold on a value that has a mark already."""
+def release_over(alone, words, value, tag):
+    """Release a dependent's reference to a value that has a releaser tag already."""
     future = alone.call(alone.service(same), value)
-    words.set("slots", slot_of(value), "releaser", mark)
+    words.set("slots", slot_of(value), "releaser", tag)
     alone.work()
     assert future.get(0) == 1
 
 
 @pytest.mark.parametrize(
-    "release_seq, given, of_this_slot, expected",
+    "release_seq, acked, of_this_slot, expected",
     [(5, 4, True, 5), (6, 4, True, 4), (5, 4, False, 4), (5, 9, True, 9), (5, 5, True, 5)],
 )
-def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_done(
-    alone, release_seq, given, of_this_slot, expected
+def test_a_process_that_overwrites_a_release_tag_acknowledges_the_release_in_progress(
+    alone, release_seq, acked, of_this_slot, expected
 ):
     words, (_, value) = Words(alone.runtime), [alone.runtime.put(1) for _ in range(2)]
     other = alone.runtime.request_process(POOL, 0)
     for field, number in [
         ("release_seq", release_seq),
-        ("acked_release", given),
+        ("acked_release", acked),
         ("releasing_slot", slot_of(value) + (not of_this_slot)),
     ]:
         words.set("processes", other, field, number)
-    give_back(alone, words, value, other << words.tables.RELEASE_BITS | 6)
+    release_over(alone, words, value, other << words.tables.RELEASE_BITS | 6)
     assert words.get("processes", other, "acked_release") == expected
     assert words.get("processes", words.tables.DRIVER_INDEX, "releasing_slot") == slot_of(value)
     assert words.get("slots", slot_of(value), "releaser") >> words.tables.RELEASE_BITS == words.tables.DRIVER_INDEX
@@ -169,18 +169,18 @@ def test_who_overwrites_a_mark_tells_its_process_that_the_drop_in_progress_was_d
     assert alone.supervisor.cancel_start(other)
 
 
-def test_a_drop_has_another_number_than_the_mark_that_is_there(alone):
+def test_a_release_has_another_number_than_the_tag_that_is_there(alone):
     words, value = Words(alone.runtime), alone.runtime.put(1)
     alone.runtime.release_seq = 10
-    give_back(alone, words, value, 12)
+    release_over(alone, words, value, 12)
     assert alone.runtime.release_seq == 12
     assert words.get("slots", slot_of(value), "releaser") == 13
 
 
-def test_numbers_of_drops_come_round_without_touching_the_process(alone):
+def test_numbers_of_releases_wrap_around_without_touching_the_process(alone):
     words, value = Words(alone.runtime), alone.runtime.put(1)
     alone.runtime.release_seq = (1 << words.tables.RELEASE_BITS) - 2
-    give_back(alone, words, value, 0)
+    release_over(alone, words, value, 0)
     assert words.get("slots", slot_of(value), "releaser") == 1
 
 
@@ -209,7 +209,7 @@ def test_a_full_table_refuses_a_value_and_takes_nothing(alone, value):
     assert alone.in_use()[0] == 1
 
 
-def test_a_slot_used_again_has_no_arguments_whoever_looks_at_it_from_outside(alone):
+def test_a_slot_used_again_shows_no_arguments_to_a_reader_outside(alone):
     reader, service = SegmentReader(alone.runtime.fd), alone.service(len)
     call = alone.call(service, b"x" * 1000)
     assert reader.slot(slot_of(call))["payload_bytes"] >= 1000
@@ -226,7 +226,7 @@ def test_a_slot_used_again_has_no_arguments_whoever_looks_at_it_from_outside(alo
 
 
 def test_a_promise_of_a_dead_process_ends_with_its_recovery(family):
-    """It is no task that somebody else could run."""
+    """It is no task that another process could run."""
 
     def live():
         promise = family.runtime.promise()
@@ -247,7 +247,7 @@ def test_a_slot_that_a_dead_process_was_filling_comes_back(family, holder):
 
 
 @pytest.mark.parametrize("is_held", [True, False])
-def test_a_pending_hold_on_a_value_comes_back_whether_its_creator_holds_it_still(family, holder, is_held):
+def test_a_pending_reference_to_a_value_is_released_whether_its_creator_holds_it_still(family, holder, is_held):
     words = Words(family.runtime)
     slot = words.slots_of(holder.index)[1]
     words.set("slots", slot, "refs", (words.tables.REF_CREATOR if is_held else 0) | words.tables.REF_PENDING | 1)
@@ -255,7 +255,7 @@ def test_a_pending_hold_on_a_value_comes_back_whether_its_creator_holds_it_still
 
 
 @pytest.mark.parametrize("which", [0, 1])
-def test_a_pending_hold_that_was_written_down_comes_back_once(family, which):
+def test_a_pending_reference_that_was_written_down_is_released_once(family, which):
     """The dead process was filling the task that it stands in."""
     words, service = Words(family.runtime), family.service(same)
     before = family.in_use()
@@ -277,7 +277,7 @@ def test_a_pending_hold_that_was_written_down_comes_back_once(family, which):
     look_whether_all_is_back(family, relative, before)
 
 
-def test_what_the_living_are_finishing_or_giving_back_is_left_to_them(family, dead):
+def test_what_living_processes_are_finishing_or_freeing_is_left_to_them(family, dead):
     words = Words(family.runtime)
     values = [family.runtime.put(number) for number in range(3)]
     slots = list(map(slot_of, values))
@@ -299,7 +299,7 @@ def test_what_the_living_are_finishing_or_giving_back_is_left_to_them(family, de
 # ---- slots that a recovery leaves alone ------------------------------------------------------------------------------
 
 
-def test_a_hold_that_a_dead_process_had_not_crossed_out_stays(family, dead):
+def test_a_reference_that_a_dead_process_had_not_crossed_out_stays(family, dead):
     words, value, promise = Words(family.runtime), family.runtime.put(None), family.runtime.promise()
     call = family.call(family.service(same), value, promise)
     edge = words.get("slots", slot_of(call), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
@@ -331,7 +331,7 @@ def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_be
     family.recover_process(dead)
 
 
-def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family):
+def test_a_pending_reference_that_another_task_s_dependencies_do_not_name_is_released(family):
     words, service = Words(family.runtime), family.service(same)
     before = family.in_use()
 
@@ -352,7 +352,7 @@ def test_a_pending_hold_that_another_task_s_inputs_do_not_name_comes_back(family
     look_whether_all_is_back(family, relative, before)
 
 
-def test_a_pending_hold_of_a_living_process_stays(family, dead):
+def test_a_pending_reference_of_a_living_process_stays(family, dead):
     words, value = Words(family.runtime), family.runtime.put(1)
     words.add("slots", slot_of(value), "refs", words.tables.REF_PENDING + 1)
     holds = words.get("slots", slot_of(value), "refs")
@@ -361,7 +361,7 @@ def test_a_pending_hold_of_a_living_process_stays(family, dead):
     words.add("slots", slot_of(value), "refs", -words.tables.REF_PENDING - 1)
 
 
-def test_a_pending_hold_comes_back_though_the_task_had_no_inputs_yet(family, holder):
+def test_a_pending_reference_is_released_though_the_task_had_no_dependencies_yet(family, holder):
     words = Words(family.runtime)
     first, second, _ = words.slots_of(holder.index)
     words.add("slots", first, "refs", words.tables.REF_PENDING + 1)
@@ -392,8 +392,8 @@ def test_a_slot_that_a_dead_process_named_and_had_not_taken_is_left_alone(family
     assert family.runtime.statistics().get("slots_freed") == freed
 
 
-def test_a_slot_is_somebody_s_who_is_last_in_the_process_table(family, dead):
-    """It is free still, and was the dead one's."""
+def test_a_slot_may_be_of_the_last_process_in_the_table(family, dead):
+    """It is free still, and was the dead process's."""
     words, value = Words(family.runtime), family.runtime.put(None)
     last = family.runtime.request_process(POOL, 0)
     state = words.get("slots", slot_of(value), "state")

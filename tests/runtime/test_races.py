@@ -56,7 +56,7 @@ def is_asleep(pid):
 
 
 def test_workers_sleep_though_calls_came_before_their_warmup(rr):
-    """A call makes a worker load the service before it looks for what to load ahead: nobody counted the warm-up as done."""
+    """A call makes a worker load the service before it looks for what to load ahead: no worker counted that warm-up."""
     service = rr.service(same, warmup=2)
     rr.get([service(i) for i in range(200)])
     workers = processes(rr)
@@ -316,7 +316,7 @@ def test_an_exception_that_cannot_be_described_ends_its_call(project, monkeypatc
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_worker_that_looked_for_tasks_and_is_stopped_holds_no_call_up(rr, number):
-    """Whoever queues a task calls nobody while a worker looks for tasks: it must not count on one that looks no more."""
+    """A submitter wakes no sleeper while a worker looks for tasks: it must not count on one that looks no more."""
     service = rr.service(os.getpid)
     for _ in range(10):
         rr.get([service() for _ in range(100)])

@@ -1,6 +1,6 @@
-"""The segment itself: how many addresses it takes, who is attached to it, what is left of it in a process and its children.
+"""The segment itself: its addresses, the processes attached to it, and what is left of it in a process and its children.
 
-Nobody else's segment may be mapped meanwhile.
+No other segment may be mapped meanwhile.
 """
 
 from __future__ import annotations
@@ -132,7 +132,7 @@ def test_segments_that_only_cycles_refer_to_make_room_and_are_collected_only_the
     assert passes_in_child(reserve)
 
 
-def test_an_attachment_is_somebody(alone):
+def test_an_attachment_has_an_entry(alone):
     """With a name, for error messages, and a bell."""
     with open(alone.runtime.fd, "rb", closefd=False) as segment:
         bell = os.eventfd(0)
@@ -200,7 +200,7 @@ def test_what_a_large_value_was_written_in_is_not_kept(alone):
     assert given() - before < 1 << 20
 
 
-def test_who_finds_no_memory_for_what_it_keeps_says_so():
+def test_a_process_without_memory_for_what_it_keeps_says_so():
     def become():
         libc, most = ctypes.CDLL(None), ctypes.c_size_t(13 << 20)
         libc.malloc.restype = ctypes.c_void_p
@@ -424,7 +424,7 @@ def test_one_process_is_the_first_to_warn(family):
 
 
 def test_statistics_are_the_sums_of_what_processes_count(alone):
-    """Of the first and of the last of them, and of those that are gone; an entry that is nobody's counts nothing."""
+    """Of the first and of the last of them, and of those that are gone; an entry without an owner counts nothing."""
     words, runtime = Words(alone.runtime), alone.runtime
     gone, last = runtime.request_process(POOL, 0), runtime.request_process(POOL, 0)
     words.set("processes", gone, "state", words.tables.PROCESS_FREE)

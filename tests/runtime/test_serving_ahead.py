@@ -82,11 +82,11 @@ def test_a_service_that_is_still_being_made_is_not_loaded_ahead(kin, words):
     wait_until(lambda: marks[1], "its loading")
 
 
-def test_nobody_is_called_when_a_free_service_has_been_loaded_ahead(kin, words):
+def test_no_sleeper_is_woken_when_a_free_service_has_been_loaded_ahead(kin, words):
     kin.service(Telling(1), warmup=1)
     words.set("header", 0, "pool_sleepers", 1)
     kin.fork_worker()
-    wait_until(lambda: words.get("header", 0, "pool_sleepers") == 2, "the worker's sleep, and nobody's call")
+    wait_until(lambda: words.get("header", 0, "pool_sleepers") == 2, "the worker's sleep, and no wake-up")
     assert marks[1] == 1
 
 
@@ -105,8 +105,8 @@ def test_a_worker_loads_all_that_is_to_be_loaded_ahead(kin):
 
 
 @pytest.mark.parametrize("sticky", [False, True])
-def test_a_limited_service_is_loaded_ahead_by_who_has_a_permit(kin, words, sticky):
-    """Who has none leaves it, and loads it when there is one."""
+def test_a_limited_service_is_loaded_ahead_by_a_worker_with_a_permit(kin, words, sticky):
+    """A worker without one leaves it, and loads it when there is one."""
     holder = kin.runtime.request_process(POOL, 0)
     limited = kin.service(Telling(1), limit=1, sticky=sticky, warmup=1)
     words.set("queues", limited[2], "permits", [holder + 1])
@@ -124,7 +124,7 @@ def test_a_limited_service_is_loaded_ahead_by_who_has_a_permit(kin, words, stick
     assert kin.supervisor.cancel_start(holder)
 
 
-def test_who_waits_for_a_permit_is_called_when_a_service_has_been_loaded_ahead(kin, words):
+def test_a_worker_that_waits_for_a_permit_is_woken_when_a_service_has_been_loaded_ahead(kin, words):
     """By the one that had the permit for that, before it runs a call itself."""
     first = kin.fork_worker()
     limited = kin.service(Slow(), limit=1, warmup=1)

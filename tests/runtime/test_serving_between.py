@@ -47,7 +47,7 @@ def test_a_signal_reaches_a_worker_that_sleeps_and_leaves_it_among_the_sleepers(
     assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
 
 
-def test_who_looks_for_tasks_counts_itself_among_the_sleepers_before_it_sleeps(kin, words):
+def test_a_spinner_counts_itself_among_the_sleepers_before_it_sleeps(kin, words):
     """And gives its places back: as a spinner, as the seeker."""
     service, workers = kin.service(pid), [kin.fork_worker() for _ in range(2)]
     for _ in range(5):
@@ -59,7 +59,7 @@ def test_who_looks_for_tasks_counts_itself_among_the_sleepers_before_it_sleeps(k
     wait_until(lambda: words.get("header", 0, "spinners") == words.get("header", 0, "seeker") == 0)
 
 
-def test_who_gets_no_place_to_look_for_tasks_leaves_those_of_others(kin, words):
+def test_a_worker_without_a_place_to_spin_leaves_those_of_others(kin, words):
     """As a spinner, and as the seeker: both are the driver's. Nor does it say that the seeker goes on."""
     driver = words.tables.DRIVER_INDEX
     taken = {("header", 0, "seeker"): driver + 1, ("header", 0, "spinners"): 1, ("processes", driver, "spinning"): 1}
@@ -72,7 +72,7 @@ def test_who_gets_no_place_to_look_for_tasks_leaves_those_of_others(kin, words):
         words.set(*place, 0)
 
 
-def test_who_looks_for_the_pool_s_tasks_while_others_sleep_says_so(kin, words):
+def test_a_seeker_of_the_pool_s_tasks_says_so_while_others_sleep(kin, words):
     """An instance's process looks for none of those."""
     kin.service(Log(), INSTANCE, ("note",), warmup=1)
     words.set("header", 0, "pool_sleepers", 1)

@@ -20,7 +20,7 @@ from flame_fast.engine.spec import INSTANCE
 pytest_plugins = ["serving_family"]
 
 
-def test_the_zygote_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
+def test_the_supervisor_is_told_that_a_task_waits_and_that_it_goes_on(kin, words):
     worker, outer = kin.fork_worker(), kin.service(ask)
     log = kin.service(Log(), INSTANCE, ("pid",), warmup=1)
     assert kin.call(outer, kin.service(pid)).get(PATIENCE_S) == (worker.pid, worker.pid)  # without being blocked
@@ -59,8 +59,8 @@ class Standing:
         return stand(door)
 
 
-def test_a_permit_whose_holder_waits_is_taken_by_who_sleeps(kin, words):
-    """Nobody else is called for that: the task was queued while the permit was in use."""
+def test_a_permit_whose_holder_waits_is_acquired_by_a_sleeper(kin, words):
+    """No other sleeper is woken for that: the task was queued while the permit was in use."""
     first, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
     limited = kin.service(stand_then_ask, limit=1)
     waiting = kin.call(limited, log)

@@ -46,7 +46,7 @@ def test_a_task_runs_what_it_waits_for_in_its_own_process(kin, words, options):
 
 
 def test_a_task_runs_what_its_call_depends_on_at_any_distance(kin):
-    """With one worker nobody else would. An input of the pool's queue, of a limited one, one that is there already."""
+    """With one worker no other process would. It is of the pool's queue, of a limited one, or there already."""
     worker, limited = kin.fork_worker(), kin.service(chained, limit=1)
     assert kin.call(kin.service(ask_a_chain), kin.service(chained), limited).get(PATIENCE_S) == [worker.pid] * 7
     wait_until(lambda: permits(Words(kin.runtime), limited) == [])
@@ -65,7 +65,7 @@ def ask_a_chain(service, limited):
 
 
 def test_a_task_looks_for_what_to_run_at_each_of_what_it_needs_once(kin, words):
-    """A net of inputs, with more ways through it than anybody could go; what lies at its end is an instance's."""
+    """A net of dependencies, with more ways through it than any search could go; what lies at its end is an instance's."""
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
     future = kin.call(kin.service(ask_a_net), log, kin.service(same))
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
@@ -88,12 +88,12 @@ def test_a_limited_task_keeps_its_permit_while_one_of_its_service_runs_inside_it
 
 
 def descend(service, depth):
-    """Who has a permit at the end of each task, the innermost first."""
+    """A task: the processes with a permit at the end of each task, the innermost first."""
     below = here[0].call(service, service, depth - 1).get() if depth else []
     return [*below, permits(Words(here[0].runtime), service)]
 
 
-def test_each_permit_taken_inside_a_wait_is_given_back_at_the_end_of_that_task(kin, words):
+def test_each_permit_acquired_inside_a_wait_is_released_at_the_end_of_that_task(kin, words):
     """One service's task inside another's, both limited."""
     worker = kin.fork_worker()
     outer, middle, inner = kin.service(ask), kin.service(ask_and_look, limit=1), kin.service(pid, limit=1)
@@ -103,12 +103,12 @@ def test_each_permit_taken_inside_a_wait_is_given_back_at_the_end_of_that_task(k
 
 
 def ask_and_look(inner, middle):
-    """Who has permits of either service when the inner task is over."""
+    """A task: the processes with permits of either service when the inner task is over."""
     here[0].call(inner).get()
     return tuple(permits(Words(here[0].runtime), service) for service in (inner, middle))
 
 
-def test_what_ran_inside_a_wait_leaves_no_entry_and_calls_nobody(kin, words):
+def test_what_ran_inside_a_wait_leaves_no_entry_and_wakes_no_sleeper(kin, words):
     """It is void by then, and would be the next look's."""
     kin.fork_worker()
     outer, inner = kin.service(ask_and_look_at_the_queue), kin.service(sleepers_now)
@@ -135,7 +135,7 @@ def test_a_task_without_a_permit_for_what_it_waits_for_does_not_run_that(kin, wo
     assert kin.supervisor.cancel_start(holder)
 
 
-def test_who_waits_for_a_permit_taken_inside_a_wait_is_called_when_it_is_free(kin, words):
+def test_a_worker_that_waits_for_a_permit_acquired_inside_a_wait_is_woken_when_it_is_free(kin, words):
     limited, outer = kin.service(stand, limit=1), kin.service(ask_and_stand)
     first = kin.fork_worker()
     future = kin.call(outer, limited, kin.service(mark))
@@ -160,8 +160,8 @@ def ask_and_stand(limited, then):
 
 
 @pytest.mark.parametrize("limit", [0, 1])
-def test_a_task_inside_a_wait_is_not_begun_by_who_lost_it_to_another(kin, words, limit):
-    """Between the look at its state and the claim somebody else has it. Its permit is free again."""
+def test_a_task_inside_a_wait_is_not_begun_by_a_worker_that_lost_the_race_for_it(kin, words, limit):
+    """Between the look at its state and the claim another worker has it. Its permit is free again."""
     limited, outer = kin.service(pid, limit=limit), kin.service(ask)
     worker = serve_with(kin, Late)
     future = kin.call(outer, limited)
@@ -191,7 +191,7 @@ def test_the_permit_for_a_task_that_was_lost_is_left_though_another_is_taken_for
     assert future.get(PATIENCE_S) == [worker.pid] * 2
 
 
-def test_nobody_is_called_for_a_permit_that_was_left_with_the_lost_task(kin, words):
+def test_no_sleeper_is_woken_for_a_permit_that_was_left_with_the_lost_task(kin, words):
     """Not even when what was found then is over: of three one is called for the task that it has made ready."""
     lost, found = kin.service(pid, limit=1), kin.service(sleepers_here)
     worker = serve_with(kin, Late)

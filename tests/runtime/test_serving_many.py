@@ -55,7 +55,7 @@ def ask_for_each(log, service):
 
 
 def test_a_failure_of_what_a_task_runs_inside_its_wait_for_many_ends_that(kin):
-    """What comes behind it is not waited for: nobody ever runs it."""
+    """What comes behind it is not waited for: no process ever runs it."""
     kin.fork_worker()
     log = kin.service(Log(), INSTANCE, ("pid",))
     future = kin.call(kin.service(ask_for_a_failure), log, kin.service(fails_at_three))
@@ -150,7 +150,7 @@ def test_a_task_runs_what_it_waits_for_though_that_has_the_first_slot(kin, many)
 
 
 def test_a_task_that_runs_all_that_it_waits_for_is_never_blocked(kin):
-    """Though the first of them has the first slot: the zygote hears of nobody who is."""
+    """Though the first of them has the first slot: the supervisor (zygote) hears of no blocked process."""
     places = [kin.runtime.put(0) for _ in range(62)]
     worker = kin.fork_worker()
     first = kin.call(kin.service(stand), 0)
@@ -221,7 +221,7 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
 
 
 def stand_and_ask_for(log, after, many):
-    """What it waits for is not queued, or only for somebody else."""
+    """A task: what it waits for is not queued, or only for another process."""
     future = here[0].call(after, here[0].call(log)) if many else here[0].call(log)
     doors[0].stand()
     return here[0].runtime.get_many([future])[0] if many else future.get()

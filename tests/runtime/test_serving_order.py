@@ -64,7 +64,7 @@ def test_a_permit_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service
     assert permits(words, limited) == [worker.index] * sticky
 
 
-def test_a_worker_leaves_a_queue_alone_that_is_nobody_s(kin, words):
+def test_a_worker_leaves_a_free_queue_alone(kin, words):
     """Though an entry has stayed there, which is void."""
     value, limited = kin.runtime.put(0), kin.service(same, limit=1)
     words.push(limited[2], slot_of(value))
@@ -74,7 +74,7 @@ def test_a_worker_leaves_a_queue_alone_that_is_nobody_s(kin, words):
     assert words.get("queues", limited[2], "head") == 0
 
 
-def test_an_inline_runner_leaves_a_queue_alone_that_is_nobody_s(alone):
+def test_an_inline_runner_leaves_a_free_queue_alone(alone):
     words, value, limited = Words(alone.runtime), alone.runtime.put(0), alone.service(same, limit=1)
     words.push(limited[2], slot_of(value))
     alone.runtime.close_service(*limited[:2])
@@ -95,7 +95,7 @@ def test_a_worker_that_is_told_to_leave_takes_no_other_task(kin):
     assert waiting.get(PATIENCE_S) == other.pid
 
 
-def test_nobody_takes_another_task_once_the_runner_closes(kin):
+def test_no_worker_takes_another_task_once_the_runner_closes(kin):
     worker, service, quick = kin.fork_worker(), kin.service(stand), kin.service(pid)
     held, waiting = kin.call(service, 0), kin.call(quick)
     doors[0].entered()
@@ -106,7 +106,7 @@ def test_nobody_takes_another_task_once_the_runner_closes(kin):
     assert not waiting.done()
 
 
-def test_who_waits_for_a_permit_is_called_when_it_is_free(kin, words):
+def test_a_worker_that_waits_for_a_permit_is_woken_when_it_is_free(kin, words):
     """The one that had it goes on with a task that its last one has made ready."""
     limited, service = kin.service(stand, limit=1), kin.service(stand)
     first = kin.fork_worker()
@@ -130,14 +130,14 @@ def test_sleepers_are_called_for_a_free_permit_only_if_something_is_queued_for_i
     futures = [alone.call(limited, 3), alone.call(limited, 3), alone.call(free, 0)]
     alone.work()
     alone.work()
-    # The pool's queue comes first, then the limited one: its first call's end calls all, its last one's end nobody.
+    # The pool's queue comes first, then the limited one: its first call's end wakes all, its last one's end none.
     assert [future.get(0) for future in futures] == [0, 0, 0]
     assert words.get("header", 0, "pool_sleepers") == 3
     words.set("header", 0, "pool_sleepers", 0)
     here.clear()
 
 
-def test_nobody_is_called_when_a_free_service_s_task_is_over(alone):
+def test_no_sleeper_is_woken_when_a_free_service_s_task_is_over(alone):
     here[:] = [alone]
     words, free = Words(alone.runtime), alone.service(sleepers_now)
     futures = [alone.call(free, 3), alone.call(free, 0)]
@@ -208,7 +208,7 @@ def is_said_to_sleep():
 
 
 def test_a_task_that_has_become_ready_in_the_first_slot_runs(kin):
-    """Who has finished its input runs it at once."""
+    """The finisher of its dependency runs it at once."""
     place, worker = kin.runtime.put(0), kin.fork_worker()
     first = kin.call(kin.service(stand), 0)
     assert slot_of(place) == 0

@@ -323,7 +323,7 @@ def test_an_instance_of_the_last_queue_is_served_as_well(alone):
         words.set("queues", queue, "state", words.tables.QUEUE_FREE)
 
 
-def test_nothing_is_kept_warm_where_nobody_would_give_it_back(alone):
+def test_nothing_is_kept_warm_where_no_process_would_give_it_back(alone):
     value = alone.runtime.put(b"x" * MB)
     del value
     assert alone.runtime.statistics()["cached"] == 0
@@ -342,7 +342,7 @@ def test_a_call_with_the_function_s_state_brings_it(alone):
 
 
 def test_arrays_of_tasks_are_born_in_the_segment_wherever_that_was_asked_for(kin):
-    """NumPy keeps in the context who has its memory: here in another one than the tasks'."""
+    """NumPy keeps its memory handler in the context: here in another one than the tasks'."""
 
     def life():
         contextvars.copy_context().run(kin.runtime.install_array_allocator)

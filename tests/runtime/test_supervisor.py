@@ -126,7 +126,7 @@ def test_a_worker_is_started_though_the_zygote_died_right_before_the_fork(at_for
         assert [entry.state for entry in Supervisor(rr._engine.runtime).processes()] == [ProcessState.LIVE]
 
 
-def test_a_task_that_its_zygote_s_death_does_not_reach_is_ended_by_the_next_one(fifo):
+def test_a_task_that_its_supervisor_s_death_does_not_reach_is_ended_by_the_next_one(fifo):
     said, gate = fifo("said"), fifo("gate")
     with Runner("escaping", workers=1) as rr:
         escaped = rr.service(escape)(said, gate)
@@ -181,7 +181,7 @@ def test_a_process_that_was_called_off_takes_no_entry():
         family.close()
 
 
-def test_an_entry_that_somebody_is_filling_in_is_nobody_s_yet():
+def test_an_entry_that_is_being_filled_in_has_no_owner_yet():
     """It was a pool worker's once, and says so still."""
     family = Family()
     try:

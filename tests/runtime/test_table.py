@@ -258,7 +258,7 @@ class Table(RuleBasedStateMachine):
     @rule(node=consumes(nodes))
     def drop(self, node):
         if node.status == RUNNING:
-            self.fulfil(node, 0, False)  # nobody else could
+            self.fulfil(node, 0, False)  # no other process could
         node.future = None
 
     @rule(which=st.integers(0, 1))

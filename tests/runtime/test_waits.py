@@ -1,6 +1,6 @@
 """What a thread waits for: one future, all of a list in order, any of some; what wakes it, and what it leaves behind.
 
-One process. Somebody else's part is played by a thread, which goes on once the waiting one sleeps.
+One process. A thread plays the part of another process; it goes on once the waiting one sleeps.
 """
 
 from __future__ import annotations
@@ -178,7 +178,7 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         alone.close()
 
 
-def test_who_waits_in_a_forked_child_is_refused_at_once(alone):
+def test_a_wait_in_a_forked_child_is_refused_at_once(alone):
     """What is finished, too: it is the parent's."""
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
@@ -207,7 +207,7 @@ def fulfil(alone, *futures):
         alone.runtime.fulfil(future, slot_of(future))
 
 
-def test_who_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
+def test_a_thread_that_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
     """Each that finishes last passes that on to the one before it, past those that have finished meanwhile."""
     futures = [alone.runtime.promise() for _ in range(7)]
     fulfil(alone, futures[6])
@@ -226,7 +226,7 @@ def test_who_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
     assert in_use(words) == [0] * 4
 
 
-def test_who_waits_for_many_is_not_woken_by_those_before_the_last(alone, words):
+def test_a_thread_that_waits_for_many_is_not_woken_by_those_before_the_last(alone, words):
     futures = [alone.runtime.promise() for _ in range(4)]
     waiting = Waiting(words, lambda: alone.runtime.wait_many(futures))
     waiting.sleeps()
@@ -272,7 +272,7 @@ def test_a_failure_that_was_there_before_the_wait_ends_it_as_well(alone, words):
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_who_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
+def test_a_thread_that_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
     stretch = 4096
     futures = [alone.runtime.put(0) for _ in range(stretch + beyond)]
     for at in (0, stretch - 1, stretch + beyond - 1):
@@ -300,7 +300,7 @@ def before_the_list(alone, count):
     return kept, promises
 
 
-def test_a_list_ends_at_its_beginning_for_who_looks_for_a_failure(alone, words):
+def test_a_list_ends_at_its_beginning_for_a_waiter_that_looks_for_a_failure(alone, words):
     kept, before = before_the_list(alone, 130)
     first, last = alone.runtime.promise(), alone.runtime.promise()
     waiting = Waiting(words, lambda: alone.runtime.wait_many([first, *kept[:128], last]))
@@ -312,7 +312,7 @@ def test_a_list_ends_at_its_beginning_for_who_looks_for_a_failure(alone, words):
 
 
 @pytest.mark.parametrize("looks", [["last"], ["last", "first", "last"]])
-def test_a_list_ends_at_its_beginning_for_who_finds_all_of_it_finished(looks):
+def test_a_list_ends_at_its_beginning_for_a_waiter_that_finds_all_of_it_finished(looks):
     """All that was left finishes between its look at the first and this one at the last."""
     stays = []
 
@@ -343,7 +343,7 @@ def test_a_list_ends_at_its_beginning_for_who_finds_all_of_it_finished(looks):
     assert passes_in_child(look)
 
 
-def test_a_list_that_changes_while_somebody_waits_for_it_is_waited_for_as_it_was(alone, words):
+def test_a_list_that_changes_while_a_thread_waits_for_it_is_waited_for_as_it_was(alone, words):
     futures = [alone.runtime.promise() for _ in range(3)]
     given = list(futures)
     waiting = Waiting(words, lambda: alone.runtime.get_many(given))
@@ -411,7 +411,7 @@ def test_what_has_finished_is_given_out_once_in_the_order_of_its_end(alone):
         selector.take(0)
 
 
-def test_who_waits_for_any_is_woken_by_each(alone, words):
+def test_a_thread_that_waits_for_any_is_woken_by_each(alone, words):
     futures = [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     for at in (1, 2, 0):
@@ -422,7 +422,7 @@ def test_who_waits_for_any_is_woken_by_each(alone, words):
     assert in_use(words) == [0] * 4
 
 
-def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
+def test_all_that_finish_while_a_thread_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
     """However many it finds when it is woken."""
     futures = [alone.runtime.promise() for _ in range(4)]
     selector, found = alone.runtime.selector(futures), []
@@ -439,7 +439,7 @@ def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_the
 
 
 @pytest.mark.parametrize("count", [LOG, LOG + 1, 2 * LOG + 3])
-def test_who_reads_the_log_too_late_looks_at_all(alone, count):
+def test_a_waiter_that_reads_the_log_too_late_looks_at_all(alone, count):
     """All positions come, once, whatever was overwritten."""
     futures = [alone.runtime.promise() for _ in range(count)]
     selector = alone.runtime.selector(futures)
@@ -474,7 +474,7 @@ class LogOf:
         os.pwrite(self.words.fd, (lap | slot + 1).to_bytes(8, "little"), at)
 
 
-def test_an_entry_that_never_comes_holds_up_nobody_for_long(alone, words):
+def test_an_entry_that_never_comes_delays_no_reader_for_long(alone, words):
     """Its writer has died. A sleep later all are looked at, and the log is read on from behind it."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
@@ -509,8 +509,8 @@ def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words
     assert selector.take(0) == [1]
 
 
-def test_an_entry_of_the_log_is_a_entry(alone, words):
-    """Of a future that is not finished, and of a slot that nobody asked for."""
+def test_an_entry_of_the_log_is_a_hint(alone, words):
+    """Of a future that is not finished, and of a slot that is not waited for."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(2)]
     selector, other = alone.runtime.selector(futures), alone.runtime.promise()
     for future in (futures[1], other):
@@ -587,7 +587,7 @@ def test_futures_are_inputs_wherever_they_are_in_an_argument(alone):
 
 
 def test_a_future_in_a_value_is_its_value(alone):
-    """It stays no future: nobody would hold it."""
+    """It stays no future: nothing would hold a reference to it."""
     service = alone.service(shown)
     ref, before = alone.runtime.put("inner"), alone.in_use()
     alone.call(service, ref)  # there it would be one
@@ -770,12 +770,12 @@ def test_a_value_of_a_class_that_cannot_be_built_here_says_so_once(alone, words,
 
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
-    """Whoever needs the room looks for children that have ended: for one large value as for many small ones."""
+    """A process that needs the memory looks for children that have ended: for one large value as for many small ones."""
     alone = Alone(limit=8 << 20)
-    published = os.eventfd(0)
+    leave = os.eventfd(0)
     value = alone.runtime.put(np.zeros(5 << 17))
     view = value.get()
-    child = in_child(lambda: os.eventfd_read(published))
+    child = in_child(lambda: os.eventfd_read(leave))
     del view, value
 
     def fill():
@@ -783,16 +783,16 @@ def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
 
     with pytest.raises(StoreFullError):
         fill()
-    os.eventfd_write(published, 1)
+    os.eventfd_write(leave, 1)
     os.waitpid(child, 0)
     assert len(fill()) == (5 << 20) // size
-    os.close(published)
+    os.close(leave)
     alone.check()
     alone.close()
 
 
 def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_come(alone):
-    """Though nobody holds it: who finishes that input finds it there."""
+    """Though nothing holds a reference to it: the finisher of that dependency finds it there."""
     service, before = alone.service(shown), alone.in_use()
     failing, late = alone.runtime.promise(), alone.runtime.promise()
     future = alone.call(service, [failing, late])
@@ -876,8 +876,8 @@ def test_a_full_store_refuses_a_result_and_the_call_says_so(alone):
 # ---- a worker's waits ------------------------------------------------------------------------------------------------
 
 
-def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
-    """Though it is a worker: nobody is told of its wait."""
+def test_a_process_that_runs_no_task_counts_as_blocked_by_nothing(family):
+    """Though it is a worker: no process is told of its wait."""
 
     def live():
         promise = family.runtime.promise()
@@ -889,7 +889,7 @@ def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
     assert family.recover_process(family.fork(live)) == 0
 
 
-def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
+def test_a_sleeper_is_woken_when_a_worker_s_task_waits(family):
     """It may take over that one's permit."""
     words = Words(family.runtime)
 

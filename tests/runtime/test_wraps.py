@@ -35,7 +35,7 @@ class Counter:
 
 
 def alone(path, gate=None):
-    """A task of a service with one worker: nobody else may be in it."""
+    """A task of a service with one worker: no other process may be in it."""
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if gate is not None:
@@ -250,7 +250,7 @@ def test_the_contract_holds_while_every_counter_comes_round(project, wind, engin
 
 
 class Ledger:
-    """An instance that notes who called it, in which order."""
+    """An instance that notes its callers, in the order of their calls."""
 
     def __init__(self):
         self.entries = []

@@ -12,7 +12,7 @@ LARGE = b"x" * 40_000
 
 
 def is_asleep(pid):
-    """In a futex: whoever spins is not for long."""
+    """Return whether a process sleeps in a futex; one that spins is not asleep for long."""
     with open(f"/proc/{pid}/stat", "rb") as file:
         return file.read().rpartition(b") ")[2][:1] == b"S"
 
@@ -29,42 +29,42 @@ HEAD = 9
 
 
 class Actor:
-    """A relative that prepares something, and does something with it each time it is told."""
+    """A relative that prepares something, and acts on it with each command."""
 
     def __init__(self, family, prepare=lambda: None, act=lambda prepared: prepared):
         self.family = family
         self.prepare, self.act = prepare, act
-        self.published, self.said = os.eventfd(0), os.eventfd(0, os.EFD_SEMAPHORE)
+        self.command, self.reply = os.eventfd(0), os.eventfd(0, os.EFD_SEMAPHORE)
         self.relative = family.fork(self.live)
         self.listen()
 
     def live(self):
         kept = self.prepare()
-        os.eventfd_write(self.said, 1)
-        while os.eventfd_read(self.published) == 1:
-            os.eventfd_write(self.said, 1)
+        os.eventfd_write(self.reply, 1)
+        while os.eventfd_read(self.command) == 1:
+            os.eventfd_write(self.reply, 1)
             kept = self.act(kept)
-            os.eventfd_write(self.said, 1)
+            os.eventfd_write(self.reply, 1)
 
     def has_said(self, timeout_s=0.0):
-        return self.said in select.select([self.said, self.relative.pidfd], [], [], timeout_s)[0]
+        return self.reply in select.select([self.reply, self.relative.pidfd], [], [], timeout_s)[0]
 
     def listen(self):
         assert self.has_said(PATIENCE_S), "it does not come to it"
-        os.eventfd_read(self.said)
+        os.eventfd_read(self.reply)
 
     def begin(self):
-        """Returns once it is about it."""
-        os.eventfd_write(self.published, 1)
+        """Return once the relative is about to act."""
+        os.eventfd_write(self.command, 1)
         self.listen()
 
     def is_held_up(self):
-        """Whether it sleeps in the middle: it has nothing to wait for but the lock."""
+        """Return whether the relative sleeps in the middle of its act: it has nothing to wait for but the lock."""
         wait_until(lambda: self.has_said() or is_asleep(self.relative.pid))
         return not self.has_said()
 
     def end(self):
-        os.eventfd_write(self.published, 2)
+        os.eventfd_write(self.command, 2)
         assert self.family.recover_process(self.relative) == 0
         self.close()
 
@@ -74,25 +74,25 @@ class Actor:
         self.close()
 
     def close(self):
-        os.close(self.published)
-        os.close(self.said)
+        os.close(self.command)
+        os.close(self.reply)
 
 
 MB = 1 << 20
 
 
 def of_kind(words, kind):
-    """Sizes of the extents of a kind, in the order in which they were carved."""
+    """Return the sizes of the extents of a kind, in the order in which they were carved."""
     return [extent.size for extent in words.extents() if extent.kind == getattr(words.tables, f"EXTENT_{kind}")]
 
 
 def put_extent(alone, size):
-    """A value that fills an extent of a size."""
+    """Put a value that fills an extent of a size."""
     return alone.runtime.put(b"x" * size)
 
 
 def rung(family):
-    """Whether the bell has been rung since the last time."""
+    """Return whether the supervisor's bell has been rung since the last look."""
     try:
         return os.eventfd_read(family.bell) > 0
     except BlockingIOError:

@@ -8,7 +8,7 @@ from gates import PATIENCE_S
 
 @pytest.fixture
 def dead(family):
-    """A process that has ended and is not recovered."""
+    """Return a process that has ended and is not recovered."""
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     return relative

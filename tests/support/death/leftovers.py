@@ -11,7 +11,7 @@ from runtime_harness import REQUESTED
 
 
 def finished_by(words, slot, process, *, failed=False):
-    """The state is published and the list closed; whoever stood on it was in the dead process's hands."""
+    """Publish a slot's outcome and close its list, as a finisher does that dies before it has told the tasks on the list."""
     words.set("slots", slot, "result_kind", words.tables.KIND_NATIVE)
     words.set("slots", slot, "result_bytes", 0 if failed else 1)
     words.set("slots", slot, "data", list(b"N" + bytes(words.tables.INLINE_BYTES - 1)))  # None
@@ -30,7 +30,7 @@ def kilobytes(number):
 
 
 def pool(words):
-    """(sleepers, calls)."""
+    """Return the pool's sleepers and the count of its wake-ups."""
     return words.get("header", 0, "pool_sleepers"), words.get("header", 0, "pool_wake")
 
 
@@ -39,14 +39,14 @@ LARGE, LARGER = b"x" * 40_000, b"x" * 100_000
 
 
 def extents_of(words, kind):
-    """Numbers of the extents of a kind."""
+    """Return the numbers of the extents of a kind."""
     tables = words.tables
     high = words.get("header", 0, "extent_high")
     return [number for number in range(high) if words.get("extents", number, "kind") == getattr(tables, kind)]
 
 
 def die_at(family, words, offset, life, protection=mmap.PROT_READ):
-    """A relative that dies when it touches the page of a word; it prepares, forbids itself that page, and goes on."""
+    """Fork a relative that prepares, forbids itself the page of a word, goes on, and dies when it touches that page."""
 
     def live():
         steps = life()
@@ -60,14 +60,14 @@ def die_at(family, words, offset, life, protection=mmap.PROT_READ):
 
 
 def started(family):
-    """The entry of an instance's process that the zygote has just forked."""
+    """Return the entry of an instance's process, in the state right after the supervisor's fork."""
     (index,) = [entry.index for entry in family.supervisor.processes() if entry.state == REQUESTED]
     family.supervisor.start(index)
     return index
 
 
 def whole_slot(words, slot):
-    """All of it, and of the block that tells what it waits for."""
+    """Return the bytes of a slot, and of the block that names its dependencies."""
     at = words.place("slots", slot, "state")[0]
     return os.pread(words.fd, ctypes.sizeof(words.structs["Slot"]), at), os.pread(
         words.fd, 128, words.get("slots", slot, "dependencies")

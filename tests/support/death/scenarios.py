@@ -60,7 +60,7 @@ def fail(scene, promise):
 
 
 def given_away(scene, size):
-    """A list with the last reference to a value, for whoever takes it out."""
+    """Return a list with the last reference to a value, for the process that takes it out."""
     return [scene.runtime.put(size)]
 
 
@@ -310,7 +310,7 @@ def serves_a_limited_service(scene):
 
 @scenario
 def starts_an_instance(scene):
-    """Asks for its process; whoever was asked, or asks next, runs it."""
+    """It requests its process; the process that was requested, or that requests it next, runs it."""
     service = scene.service(Log(), INSTANCE, ("note",))
 
     def life(_):

@@ -168,7 +168,7 @@ class Scene(Family):
             now[whole] -= min(now[whole] - self.before[whole], 4 * LOST_BYTES)
         wrong += [f"{what}: {now[what]}, not {before}" for what, before in self.before.items() if now[what] != before]
         faults = [
-            fault for fault in audit.faults(self.runtime) if not (lost > 0 and fault.endswith("is taken, and nobody's"))
+            one for one in audit.faults(self.runtime) if not (lost > 0 and one.endswith("is allocated, and has no place"))
         ]
         assert not wrong + faults, "; ".join(wrong + faults)
 
@@ -208,14 +208,14 @@ class Neighbour:
 
     def __init__(self, scene):
         self.scene = scene
-        self.published, self.said = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
+        self.command, self.reply = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
         self.relative = scene.fork(self.life)
 
     def life(self):
-        os.eventfd_read(self.published)
+        os.eventfd_read(self.command)
         self.act_there()
-        os.eventfd_write(self.said, 1)
-        os.eventfd_read(self.published)
+        os.eventfd_write(self.reply, 1)
+        os.eventfd_read(self.command)
         self.look_there()
 
     def act_there(self):
@@ -238,16 +238,16 @@ class Neighbour:
 
     def act(self):
         """Returns when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
-        os.eventfd_write(self.published, 1)
+        os.eventfd_write(self.command, 1)
         waiting = select.poll()
-        waiting.register(self.said, select.POLLIN)
+        waiting.register(self.reply, select.POLLIN)
         waiting.poll(BLOCKED_MS)
 
     def end(self):
-        os.eventfd_write(self.published, 1)
+        os.eventfd_write(self.command, 1)
         code = self.scene.recover_process(self.relative)
-        os.close(self.published)
-        os.close(self.said)
+        os.close(self.command)
+        os.close(self.reply)
         assert code == 0, f"the neighbour ended with {code}"
 
 

@@ -26,33 +26,33 @@ acts: list = []
 
 
 class Door:
-    """Holds a task until the driver opens it. No relative that is forked meanwhile can hold it shut, as one can a fifo."""
+    """A gate for a task until the driver opens it; unlike a fifo, no relative forked meanwhile can hold it shut."""
 
     def __init__(self):
-        self.said, self.published = os.eventfd(0), os.eventfd(0)
+        self.reply, self.command = os.eventfd(0), os.eventfd(0)
 
     def stand(self):
         """In the task."""
-        os.eventfd_write(self.said, 1)
-        os.eventfd_read(self.published)
+        os.eventfd_write(self.reply, 1)
+        os.eventfd_read(self.command)
 
     def entered(self):
-        """In the driver: returns once a task stands there."""
+        """In the driver: return once a task stands at the door."""
         waiting = select.poll()
-        waiting.register(self.said, select.POLLIN)
-        assert waiting.poll(PATIENCE_S * 1000), "nobody has come to the door"
-        os.eventfd_read(self.said)
+        waiting.register(self.reply, select.POLLIN)
+        assert waiting.poll(PATIENCE_S * 1000), "no task has come to the door"
+        os.eventfd_read(self.reply)
 
     def open(self):
-        os.eventfd_write(self.published, 1)
+        os.eventfd_write(self.command, 1)
 
     def close(self):
-        os.close(self.said)
-        os.close(self.published)
+        os.close(self.reply)
+        os.close(self.command)
 
 
 def look_at_idle(family):
-    """What workers say of themselves while they have nothing to do."""
+    """Assert that the entries of idle workers hold no note."""
     words = Words(family.runtime)
     names = [name for name in NOTES if name not in ("sleeping", "spinning")]
     for relative in family.relatives:
@@ -63,7 +63,7 @@ def look_at_idle(family):
 
 
 def serve_with(kin, kind):
-    """A worker with a host of another kind."""
+    """Fork a worker with a host of another kind."""
 
     def life():
         hosts[:] = [kind(kin.runtime)]
@@ -73,7 +73,7 @@ def serve_with(kin, kind):
 
 
 class Acting(Host):
-    """Does something where a worker is about to wait, or has run a task that left some output."""
+    """A host that acts when a worker is about to wait, or has run a task that left some output."""
 
     def flush(self):
         super().flush()
@@ -111,7 +111,7 @@ def await_sleep(words, *workers):
 
 
 def permits(words, service):
-    """Processes that have one."""
+    """Return the processes that hold a permit of a service."""
     return [permit - 1 for permit in words.get("queues", service[2], "permits") if permit]
 
 

@@ -24,7 +24,7 @@ RIP, RSP = 16 * 8, 19 * 8  # in struct user of x86-64
 TRAP = 0xCC
 PAGE = 4096
 EMPTY = bytes(PAGE)
-#: Pages in a row that change: a value's bytes, about which nobody else decides anything.
+#: Pages in a row that change: a value's bytes, by which no other process decides anything.
 BULK_PAGES = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -220,10 +220,10 @@ def entries():
 
 
 def find_stops(pid, fd, pages):
-    """Steps a process from its mark to the next; the stops, as (address, how many times it is passed before).
+    """Step a process from its mark to the next; return the stops, as (address, how many times it is passed before).
 
-    Returns two lists of equal length: the instructions that follow a change of the segment, and those that make it: whoever
-    is stopped there has read what it goes by, and has not acted yet.
+    Two lists of equal length: the instructions that follow a change of the segment, and those that make it. A process that
+    is stopped before a change has read what decides it, and has not acted yet.
     """
     begin, end, _ = code_range()
     watch, doors = Watch(fd, pages), Doors(pid)

@@ -85,7 +85,7 @@ class Tangle:
         return second
 
     def is_refused(self, make):
-        """Whether the task that waits for what is made is told that this never ends; if not, somebody ends it."""
+        """Whether the task that waits for what is made is told that this never ends; if not, a thread ends it."""
         ends = threading.Thread(target=self.end_the_wait)
 
         def wait():

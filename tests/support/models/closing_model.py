@@ -40,7 +40,7 @@ class Closing:
             yield from self.look_after()
 
     def look_after(self):
-        """It was looked at once the call was published: which was too late for whoever had run it."""
+        """It was looked at once the call was published: which was too late for the worker that had run it."""
         yield add("tail", 1)
         state, generation = yield load("service")
         gone = state not in (OPEN, CLOSING) or generation != 1
@@ -57,7 +57,7 @@ class Closing:
         """`reap_services`, `_free_service`, `_release_queue`."""
         if (yield load("service")) != (CLOSING, 1):
             return
-        if self.has("a look at who makes a call") and (yield from self.is_calling()):
+        if self.has("a look at the calls being made") and (yield from self.is_calling()):
             return
         if (yield load("call")) in BUSY:
             return

@@ -52,7 +52,7 @@ def store(word, value):
 
 
 def stores(*pairs):
-    """Several words that nobody else looks at yet, in one step."""
+    """Several words that no other process looks at yet, in one step."""
     return ("stores", *pairs)
 
 
@@ -62,7 +62,7 @@ def exchanges(*pairs):
 
 
 def fence():
-    """Goes on once all stores before it are everybody's."""
+    """Go on once all stores before it are visible to all."""
     return ("fence",)
 
 
@@ -131,15 +131,15 @@ def spawn(process):
 
 
 def fail(what):
-    """The protocol has failed if anybody gets here."""
+    """The protocol has failed if a process gets here."""
     return ("fail", what)
 
 
 def futex_wait(word, seen, timed=False, shift=0):
-    """Sleeps if the word is still `seen`, the part of it above `shift` bits; whether it did.
+    """Sleep if the word is still `seen`, the part of it above `shift` bits; return whether it did.
 
-    `timed`: not for ever, but until nothing else happens any more. The kernel wakes those first who fell asleep first:
-    whoever saw less of the word, which only grows.
+    `timed`: not for ever, but until nothing else happens any more. The kernel wakes first the process that fell asleep
+    first: the one that saw less of the word, which only grows.
     """
     if (yield ("futex", word, seen, shift)):
         yield ("asleep", word, timed, seen)
@@ -154,12 +154,12 @@ class Scenario:
     words: dict
     programs: dict  #: process -> function that makes its generator
     unborn: tuple = ()  #: processes that only run once they are spawned
-    mortal: tuple = ()  #: who may be killed at any time
+    mortal: tuple = ()  #: the processes that may be killed at any time
     deaths: int = 0  #: how many of them
     private: dict = field(default_factory=dict)  #: word -> the process that alone touches it while it lives
     owned: dict = field(default_factory=dict)  #: word -> the process that alone writes it while it lives
     always: tuple = ()  #: functions of the words: what is wrong in them, or None
-    at_end: tuple = ()  #: the same, asked when nobody has anything left to do
+    at_end: tuple = ()  #: the same, asked when no process has anything left to do
     puts_off: tuple = ()  #: processes whose later loads may overtake their stores
     most_put_off: int = 8  #: how many of each process at a time: more than the programs here store without a barrier
     killed: tuple = ()  #: processes that others kill
@@ -413,7 +413,7 @@ class Explorer:
         for look in looks:
             wrong = look(Words(self.places, self.memories[state[0]]))
             if wrong:
-                raise Violation(wrong, [*self.trace(state), "nobody goes on; " + self.whereabouts(state)])
+                raise Violation(wrong, [*self.trace(state), "no process goes on; " + self.whereabouts(state)])
 
     def whereabouts(self, state):
         ends = {DEAD: "is dead", UNBORN: "was never started", ENDED: "has ended"}
@@ -451,7 +451,7 @@ class Explorer:
         return Step(self, process, operation)
 
     def timeouts(self, state):
-        """Nobody can do anything: those who sleep for a time only wake up."""
+        """No process can do anything: those that sleep for a time only wake up."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0 and self.nodes[state[at]].operation[0] == "asleep" and self.nodes[state[at]].operation[2]:
@@ -546,7 +546,7 @@ class Step:
         self.rest = rest[1:]
         touched = [word for word, _ in rest] if kind in SEVERAL else rest[:1]
         owners = {**explorer.scenario.private, **explorer.scenario.owned} if kind == "load" else explorer.scenario.private
-        #: whether the step matters to nobody else, so that the others' steps need not be tried before it
+        #: whether the step matters to no other process, so that the others' steps need not be tried before it
         self.alone = kind == "choose" or (
             kind in ("load", *SEVERAL, *CHANGES) and all(owners.get(word) == process for word in touched)
         )
@@ -554,7 +554,7 @@ class Step:
             owners = {**explorer.scenario.private, **explorer.scenario.owned}
         else:
             owners = explorer.scenario.private if kind == "load" else {}
-        #: whoever must be dead for this process to touch the words: else they are not the other's own
+        #: the process that must be dead for this one to touch the words: else they are not the other's own
         self.must_be_dead = [
             explorer.places["dead", owners[word]] for word in touched if owners.get(word, process) != process
         ]
@@ -652,7 +652,7 @@ class Step:
 
     def take_wake(self, state, at, node):
         explorer = self.explorer
-        asleep = {}  # what was seen -> who sleeps since
+        asleep = {}  # what was seen -> the processes that sleep since
         for other in range(2, len(state)):
             operation = explorer.nodes[state[other]].operation if state[other] >= 0 else ()
             if operation[:2] == ("asleep", self.operation[1]):
@@ -727,7 +727,7 @@ class BufferedExplorer(Explorer):
         return (BufferedStep if process in self.scenario.puts_off else Step)(self, process, operation)
 
     def successors(self, state):
-        """As before; a process that only puts off another store does what matters to nobody else."""
+        """As before; a process that only delays another store does what matters to no other."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0:
@@ -741,7 +741,7 @@ class BufferedExplorer(Explorer):
         return found or self.timeouts(state)
 
     def let_out(self, state, place):
-        """The oldest store of a process becomes everybody's; and the process may be killed, once it was its last."""
+        """The oldest store of a process becomes visible to all; and the process may be killed, once it was its last."""
         buffer = self.buffers[place]
         values = self.memories[state[0]]
         if not values[buffer]:
@@ -768,7 +768,7 @@ class BufferedExplorer(Explorer):
                 words = list(self.places)
                 names = ", ".join(f"{in_short(words[at])} = {self.memories[after[0]][at]}" for at, _, _ in oldest)
                 dead = [f"{self.names[place]} is killed"] if after[place + 2] == DEAD != before[place + 2] else []
-                return [f"{self.names[place]}: what was put off is everybody's: {names}", *dead]
+                return [f"{self.names[place]}: a delayed store is visible to all: {names}", *dead]
         return super().published(before, after)
 
     def in_words(self, operation, before, after):

@@ -157,7 +157,7 @@ class Groups:
         return member, current, mine
 
     def give(self, me, member, box=None):
-        """`freeing` names the member, as `slot_free` does, from before it is nobody's until its bit is cleared."""
+        """`freeing` names the member, as `slot_free` does, from before its state is free until its bit is cleared."""
         yield store(("freeing", me), member)
         yield stores((("place", *member), NOBODY), *([(("box", box), None)] if box else []))
         yield from self.group_clear(me, *member)
@@ -204,7 +204,7 @@ class Groups:
         yield exchange(("entry", dead), FREE)
 
     def recover_member(self, me, member, dead):
-        """A member that the dead process named: nobody's, if it has no place and nobody else names it."""
+        """A member that the dead process named: free, if it has no place and no other process names it."""
         used = yield load(("used", member[0]))
         if not used & member[1] or (yield load(("place", *member))) != NOBODY:
             return
@@ -254,15 +254,15 @@ def needs_recovery(words, processes):
 
 
 def lost_groups(words, model):
-    """A group that nobody can take from any more, or two can; a member that is nobody's and taken."""
+    """A group that no process can allocate from any more, or two can; a member that is allocated, and no process's."""
     for group in range(words["high"]):
         used, owner, listed = words["used", group], words["owner", group], words["free"].count(group)
         if listed > 1 or (listed == 1) != (owner == NOBODY):
-            return f"group {group} of {owner or 'nobody'} is {listed} times on the list of free ones"
+            return f"group {group} of {owner or 'no process'} is {listed} times on the list of free ones"
         if owner not in (NOBODY, ORPHAN) and words["dead", owner]:
-            return f"group {group} is a dead one's"
+            return f"group {group} is a dead process's"
         if owner == ORPHAN or (owner == NOBODY and not used & CLAIMED):
-            return f"group {group} of {owner or 'nobody'} has {used:#x}"
+            return f"group {group} of {owner or 'no process'} has {used:#x}"
         if owner != NOBODY and not used & CURRENT:
             return f"group {group} is empty, and stays {owner}'s"
         for bit in range(model.size):

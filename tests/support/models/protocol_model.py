@@ -14,14 +14,14 @@ LEAVING = "leaving"  # its owner gives it back
 UNFINISHED = (WAITING, READY, RUNNING)
 FINISHED = (DONE, FAILED)
 
-CREATOR, RUN, EDGES, PENDING, BURIAL, COUNT = 0x80, 0x40, 0x20, 0x10, 0x08, 0x07
+CREATOR, RUN, EDGES, PENDING, RECOVERY, COUNT = 0x80, 0x40, 0x20, 0x10, 0x08, 0x07
 HOLDS = 0xFF
 MARK_SHIFT = 8
 
 CLOSED = "closed"  # a waiter list
 OPEN, QUEUE_DEAD = "open", "queue is dead"
 NO_DEPENDENCY = "no input"
-GONE = "given back"  # what a word of a block holds that is nobody's any more
+GONE = "given back"  # what a word of a freed block holds
 NOBODY = ""
 #: What a process writes about itself; None: nothing.
 NOTES = ("building", "promoting", "rotating", "freeing", "releasing_edge", "releasing_slot", "current")
@@ -89,7 +89,7 @@ class Protocol:
             ("queue_tail", slot): 0,
             ("creator", slot): NOBODY,
             ("started", slot): 0,
-            ("begun", slot): 0,  # how often this use of it has begun to run: nobody of the protocol reads it
+            ("begun", slot): 0,  # how often this use of it has begun to run: no process of the protocol reads it
             ("watched", slot): 0,
             ("dependencies", slot): 0,
             ("submitter_died", slot): 0,
@@ -121,7 +121,7 @@ class Protocol:
     # ---- slots.pxi, groups.pxi -----------------------------------------------------------------------------------------
 
     def slot_alloc(self, me, index):
-        """`member_alloc`: of this process's own group, so that nobody else takes it."""
+        """`member_alloc`: of this process's own group, so that no other process allocates it."""
         yield when(is_vacant, index)
         if self.has("building"):
             yield store(("building", me), index)
@@ -154,7 +154,7 @@ class Protocol:
         yield from self.free_noted(me, outer)
 
     def slot_retire(self, me, index, generation):
-        """Nobody holds the slot any more: whoever claims it gives it back. `generation`: of when it was held still."""
+        """The slot has no reference any more: the process that claims it frees it. `generation`: of its last reference."""
         if not self.has("a claim before freeing"):
             yield from self.slot_free(me, index)
             return
@@ -165,7 +165,7 @@ class Protocol:
             yield from self.slot_free(me, index)
 
     def block_free(self, index):
-        """Nobody may read what lay in the block of inputs from here on."""
+        """No process may read what lay in the block of dependencies from here on."""
         pairs = [(name, GONE) for name, _ in self.all_missing(index)]
         for number in range(len(self.dependencies[index])):
             pairs += [(("next", index, number), GONE), (("dependency", index, number), NO_DEPENDENCY)]
@@ -428,7 +428,7 @@ class Protocol:
     # ---- inputs.pxi ----------------------------------------------------------------------------------------------------
 
     def mark_ready(self, me, task, bit):
-        """True to the one who clears the last."""
+        """True to the process that clears the last."""
         if not self.per_word:
             return (yield from self.clear_from(me, task, ((("top", task), bit),)))
         at = self.word_of(task, bit)
@@ -441,7 +441,7 @@ class Protocol:
                 word = yield load(name)
                 if word == GONE:
                     yield fail(f"{me} looks at the inputs of {task}, which are given back")
-                if name[0] == "low" and not self.has("who cleared a word"):
+                if name[0] == "low" and not self.has("the clearer's tag in a word"):
                     if (yield cas(name, word, word - {bit})):
                         left = word - {bit}
                         break
@@ -457,7 +457,7 @@ class Protocol:
 
     def clear_again(self, me, task, dead):
         """Goes on above the words whose last bit a dead process cleared."""
-        if self.per_word and self.has("who cleared a word"):
+        if self.per_word and self.has("the clearer's tag in a word"):
             for name, _ in self.all_missing(task)[:-1]:
                 way = ((("top", task), name[2]),)
                 if (yield load(name)) == ("all there", dead) and (yield from self.clear_from(me, task, way)):
@@ -686,8 +686,8 @@ class Protocol:
                 yield from self.recover_slot(me, index, dead)
         if dead == ZYGOTE:
             for index in range(self.slots):
-                if (yield load(("refs", index))) & BURIAL:
-                    yield from self.release_refs(me, index, BURIAL)
+                if (yield load(("refs", index))) & RECOVERY:
+                    yield from self.release_refs(me, index, RECOVERY)
             return
         for index in range(self.slots):
             if (yield load(("refs", index))) & CREATOR and (yield load(("creator", index))) == dead:
@@ -707,10 +707,10 @@ class Protocol:
                 yield from self.finish(me, index, FAILED)
 
     def acquire_again(self, me, index, state):
-        more = BURIAL if self.has("a bit for the recovery's hold") else 1
+        more = RECOVERY if self.has("a bit for the recovery's hold") else 1
         holds = yield load(("refs", index))
         while holds & HOLDS:
-            if (yield cas(("refs", index), holds, holds | BURIAL if more == BURIAL else holds + 1)):
+            if (yield cas(("refs", index), holds, holds | RECOVERY if more == RECOVERY else holds + 1)):
                 now = yield load(("state", index))
                 if now[0] == state[0]:
                     return True
@@ -722,7 +722,7 @@ class Protocol:
     def let_go(self, me, index):
         """Gives back what `acquire_again` took."""
         if self.has("a bit for the recovery's hold"):
-            yield from self.release_refs(me, index, BURIAL)
+            yield from self.release_refs(me, index, RECOVERY)
         else:
             yield from self.release_count(me, index)
 
@@ -759,7 +759,7 @@ class Protocol:
         creator = yield load(("creator", index))
         if self.has("finish_submission") and (creator == dead or (yield load(("submitter_died", index)))):
             yield from self.finish_submission(me, index)
-        if self.has("all there by the dead") and (yield from self.clear_again(me, index, dead)):
+        if self.has("all there by the dead process") and (yield from self.clear_again(me, index, dead)):
             yield from self.all_dependencies_ready(me, index, ())
         yield from self.let_go(me, index)
 
@@ -813,7 +813,7 @@ class Protocol:
         yield store(("promoting", me), None)
 
     def promote_if_there(self, me, index):
-        """Whoever cleared the last bit meanwhile found the task claimed."""
+        """The process that cleared the last bit meanwhile found the task claimed."""
         state = yield load(("state", index))
         inputs = yield load(("dependencies", index))
         if state[1] != WAITING or not inputs:
@@ -870,7 +870,7 @@ class Protocol:
             yield from self.slot_free(me, index)
 
     def recover_slot(self, me, index, dead):
-        """A slot that nobody holds any more, if nobody living has claimed it to free it."""
+        """A slot without a reference, if no living process has claimed it to free it."""
         state = yield load(("state", index))
         if state[1] == LEAVING and state[2] == dead:
             yield from self.slot_free(me, index)
@@ -881,7 +881,7 @@ class Protocol:
             yield from self.recover_free(me, index, state)
 
     def recover_free(self, me, index, state):
-        """The dead process had freed it, and perhaps not cleared its bit; if somebody has taken it since, he names it."""
+        """The dead process had freed it, and perhaps not cleared its bit; a process that has allocated it since names it."""
         if not (yield load(("used", index))):
             return
         for process in self.processes:
@@ -938,7 +938,7 @@ class Protocol:
         yield store((note, dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):
-        """A zygote's life: recovers whoever has died, and starts another of the `new` for it.
+        """A zygote's life: it recovers each dead process, and starts another of the `new` for it.
 
         `before`: it begins by recovering the zygote before it.
         """
@@ -954,7 +954,7 @@ class Protocol:
                         yield spawn(new[0])
                         new = new[1:]
             if self.dependencies:
-                for index in self.dependencies:  # of whoever dies next, and leaves nothing else
+                for index in self.dependencies:  # of the process that dies next, and leaves nothing else
                     yield from self.repair_waiting(me, index, NOBODY)
 
     def needs_recovery(self, words, processes):
@@ -992,7 +992,7 @@ def is_dead(words, process):
 
 
 def unfinished(words, slots):
-    """A task that nobody will ever run or finish."""
+    """A task that no process will ever run or finish."""
     for index in range(slots):
         if words["state", index][1] in UNFINISHED:
             return f"slot {index} is {words['state', index][1]} for ever"
@@ -1000,16 +1000,16 @@ def unfinished(words, slots):
 
 
 def freed_too_early(words, slots):
-    """A slot that somebody holds while it is given back."""
+    """A slot that has a reference while it is freed."""
     for index in range(slots):
         if words["state", index][1] == LEAVING and words["refs", index] & HOLDS:
-            return f"slot {index} is given back while it is held: {words['holds', index] & HOLDS:#x}"
+            return f"slot {index} is given back while it is held: {words['refs', index] & HOLDS:#x}"
     return None
 
 
 def taken(words, slots):
-    """A slot that nobody will ever give back."""
+    """A slot that no process will ever free."""
     for index in range(slots):
         if words["used", index] or words["state", index][1] != FREE:
-            return f"slot {index} stays taken: {words['state', index]}, holds {words['holds', index] & HOLDS:#x}"
+            return f"slot {index} stays taken: {words['state', index]}, holds {words['refs', index] & HOLDS:#x}"
     return None

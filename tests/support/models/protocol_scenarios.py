@@ -1,4 +1,4 @@
-"""Small worlds for `explorer.py`, each about one part of the protocol: who is there, does what, and may be killed."""
+"""Small worlds for `explorer.py`, each about one part of the protocol: its processes, their steps, their deaths."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import functools
 
 from explorer import Scenario, store, when
 from protocol_model import (
-    BURIAL,
     CREATOR,
     DONE,
     EDGES,
     FAILED,
+    RECOVERY,
     RUN,
     RUNNING,
     ZYGOTE,
@@ -42,7 +42,7 @@ def finished(slot, by, holds):
 
 
 def serve_after(protocol, dead):
-    """Another worker's life, in place of a dead one."""
+    """Another worker's life, in place of a dead worker."""
     yield when(is_dead, dead)
     yield from protocol.serve("N")
 
@@ -283,7 +283,7 @@ def last_input_while_recovered(without=()):
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
     words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})
-    words.update({("refs", 1): CREATOR | RUN | EDGES | BURIAL, ("started", 1): 0, ("begun", 1): 0, ("dependencies", 1): 1})
+    words.update({("refs", 1): CREATOR | RUN | EDGES | RECOVERY, ("started", 1): 0, ("begun", 1): 0, ("dependencies", 1): 1})
     words.update({("top", 1): frozenset({"own"}), ("dependency", 1, 0): 0, ("next", 1, 0): None})
 
     def submitter():
@@ -336,7 +336,7 @@ def on_both_lists(first, second):
     return words
 
 
-def release_seq(without=(), mortal=("P",), deaths=1, marks=2):
+def releasing(without=(), mortal=("P",), deaths=1, marks=2):
     """P and Q finish tasks and give the holds on shared inputs back; the numbers of P's marks come round."""
     protocol = Protocol(5, ("P", "Q", ZYGOTE), marks=marks, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
     words = {**finished(3, "S", 3), **finished(4, "S", 1)}

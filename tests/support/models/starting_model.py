@@ -74,7 +74,7 @@ class Starting:
             yield from self.staff(me)
 
     def has_work(self, words, me, mortals):
-        """Whether a poll would return: a child of its own has ended, who asked is dead, or an entry is to be started."""
+        """Whether a poll would return: a child of its own has ended, the requester is dead, or an entry is to be started."""
         states = [words["entry", entry] for entry in range(self.entries)]
         if any(words["parent", child] == me and words["dead", child] for child in self.children):
             return True
@@ -145,7 +145,7 @@ class Starting:
             yield store(("entry", entry), (LIVE, child))
 
     def recover(self, me, before):
-        """Those who live or may come to live are killed; what was being started is to be started."""
+        """All processes that live or may come to live are killed; what was being started is to be started."""
         ended = ()
         for entry in range(self.entries):
             state = yield load(("entry", entry))
@@ -191,7 +191,7 @@ class Starting:
         yield when(never)
 
     def kernel(self):
-        """Ends, one by one and late, who has got a signal."""
+        """End, one by one and late, each process that has got a signal."""
         while True:
             yield when(self.has_doomed)
             for child in self.children:

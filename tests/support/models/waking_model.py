@@ -51,7 +51,7 @@ class Waking(Protocol):
             yield futex_wake("pool_wake", called)
 
     def wake_some(self, most):
-        if self.has("a fence before the look at who sleeps"):
+        if self.has("a fence before the look at the sleepers"):
             yield fence()
         while True:
             pool = yield load("pool")
@@ -238,7 +238,7 @@ class Waking(Protocol):
             if count:
                 yield cas("pool_sleepers", count, count - 1)
         yield exchange(("entry", dead), FREE)
-        if self.has("a call to everybody after a recovery"):
+        if self.has("a wake-up of all after a recovery"):
             yield from self.wake_everybody()
 
     # ---- waits.pxi, finishing.pxi --------------------------------------------------------------------------------------
@@ -261,7 +261,7 @@ class Waking(Protocol):
             yield add(("waiters", me), -1)
 
     def tell(self, me, index):
-        """The outcome is published, then whoever watches is woken: `finish_one`, `wake_waiters`."""
+        """The outcome is published, then each watcher is woken: `finish_one`, `wake_waiters`."""
         if not self.has("published before the look"):
             watched = yield load(("watched", index))
         yield self.barrier("finished by exchange", ("state", index), (0, DONE, me))
@@ -276,7 +276,7 @@ class Waking(Protocol):
     # ---- waiting.pxi ---------------------------------------------------------------------------------------------------
 
     def wait_in_ring(self, task, other):
-        """`wait.tell`, then `never_ends`: whoever sees that the other waits for it does not wait."""
+        """`wait.tell`, then `never_ends`: the process that sees that the other waits for it does not wait."""
         yield self.barrier("waits_for by exchange", ("waits_for", task), other)
         if (yield load(("waits_for", other))) == task:
             yield exchange("noticed", 1)
@@ -291,7 +291,7 @@ class Permitted(Waking):
 
 
 class Lasting(Waking):
-    """The first call lasts: whoever runs it does not look for the others."""
+    """The first call lasts: the worker that runs it does not look for the others."""
 
     lasts = True
 
@@ -321,14 +321,14 @@ def is_rest_done(words, slots):
 
 
 def asleep(words, workers):
-    """Somebody sleeps uncounted: nobody would ever call him."""
+    """A process sleeps uncounted: no other would ever wake it."""
     sleeping = sum(words["sleeping", process] for process in workers if not words["dead", process])
     count = words["pool"] % CALL + words["pool_sleepers"]
     return f"{sleeping} sleep, and {count} count as asleep" if count < sleeping else None
 
 
 def sleeping(without=(), mortal=(), deaths=0, tasks=2, kind=Waking, workers="WV", once=""):
-    """S queues calls while W and V look for them, seek, and go to sleep. `once`: who looks no more after a call."""
+    """S queues calls while W and V look for them, seek, and go to sleep. `once`: those that look no more after a call."""
     protocol = kind(tasks, ("S", *workers, ZYGOTE), ring=4, without=without)
     words = protocol.words()
     words.update((("queue", index), 0) for index in range(tasks))
