@@ -181,7 +181,7 @@ def closes_a_service_while_another_closes_it(family, words):
 
 
 def closed_and_made_anew(family, service, generation):
-    """Whether another service has got the entry."""
+    """The entry may have become another service's."""
     family.runtime.close_service(service, generation)
     return family.service(same, limit=1)[0] == service
 
@@ -250,7 +250,7 @@ def recovers_an_instance_s_process_while_its_service_is_closed(family, words):
 
 @scene(at_each_look=True)
 def recovers_an_instance_s_process_while_a_call_of_it_fails(family, words):
-    """By a dependency. It has one outcome, whichever process comes first."""
+    """A dependency fails the task. The task has one outcome, whichever process comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
     promise = family.runtime.promise()
     future = family.call(log, promise)
@@ -315,7 +315,7 @@ def holds_a_task_while_its_slot_is_given_back(family, words):
 
 @scene()
 def takes_a_pending_hold_back_while_another_drops_his(family, words):
-    """Of a value that the dead process made, and has two dependents: one of a living process."""
+    """The dead process made the value, which has two dependents: one of a living process."""
     dead, value = one_that_has_died(family), family.runtime.put(1)
     holds = ("slots", slot_of(value), "refs")
     words.set("slots", slot_of(value), "creator", dead)
@@ -366,7 +366,7 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words)
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_another_takes_it(family, words):
-    """The dead process had freed it, whole."""
+    """The dead process had freed the slot, whole."""
     dead, first = one_that_has_died(family), family.runtime.put(None)
     slot = slot_of(first)
     del first
@@ -399,7 +399,7 @@ def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(fam
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
-    """It was the dead process's before."""
+    """The slot was the dead process's before."""
     dead, value = one_that_has_died(family), family.runtime.put(None)
     state, building = ("slots", slot_of(value), "state"), ("processes", words.tables.DRIVER_INDEX, "building")
     before = words.get(*state)
@@ -429,7 +429,7 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
 
 @scene("load", "leave", "close")
 def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
-    """That one has counted itself among the sleepers, and looks what is to be done before it sleeps."""
+    """The worker has counted itself among the sleepers, and looks once more for something to do before it sleeps."""
     worker = family.runtime.request_process(POOL, 0)
     flag, act = {
         "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
@@ -463,7 +463,7 @@ def asked_for(family):
 
 
 def is_called(family):
-    """Whether the zygote's bell has rung since it was asked last."""
+    """Return whether the supervisor's bell has rung since the last look."""
     try:
         return os.eventfd_read(family.bell) > 0
     except BlockingIOError:
@@ -472,7 +472,7 @@ def is_called(family):
 
 @scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
-    """It was the dead process's before, and is free. A recovery looks at the references first."""
+    """The slot was the dead process's before, and is free. A recovery looks at the references first."""
     dead = one_that_has_died(family)
     first = family.runtime.put(None)
     slot = slot_of(first)
@@ -510,7 +510,7 @@ def asks_the_zygote_for_an_instance_s_process(family, words):
 
 @scene_of_a_call()
 def tells_an_instance_s_process_that_its_service_is_closed(family, words):
-    """One that has read how often it was called, and does not sleep yet, finds that it is called."""
+    """A process that has read the count of wake-ups, and does not sleep yet, finds that it was woken."""
     (service, generation, queue), instance = instance_whose_process_has_died(family)
     calls = words.get("queues", queue, "wake")
     yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
@@ -555,7 +555,7 @@ def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, wo
 
 @scene_of_a_death()
 def takes_an_extent(family, words):
-    """With the lock. The first recovery gives that back, whether it needs it itself or not."""
+    """The process dies with the lock. The first recovery releases that, whether it needs the lock itself or not."""
     yield words.place("header", 0, "lock_holder"), lambda: family.runtime.put(b"x" * 100_000)
     assert words.get("header", 0, "lock_holder") == 0
     assert family.in_use() == (0, 0)

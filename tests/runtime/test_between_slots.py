@@ -17,12 +17,12 @@ scene, scene_of_a_death = Scenes(), Scenes()
 
 
 def next_slot(words):
-    """The one that a process takes that has none yet."""
+    """Return the group that a process takes which has none yet."""
     return words.get("header", 0, "group_high") * words.tables.GROUP_BITS
 
 
 def held_by_nobody(family, words, *arguments):
-    """The slot of a value, or of a call with these arguments: its last reference is gone, and no process has freed it."""
+    """Return a slot without a reference that no process has freed: a value's, or a call's with these arguments."""
     made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
     words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
@@ -65,7 +65,7 @@ def gives_a_slot_back_that_becomes(family, words, what):
 
 @scene("state", "refs", at_each_look=True)
 def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_another_s(family, words, field):
-    """It had left nothing."""
+    """The dead process had left nothing."""
     dead, service = one_that_has_died(family), family.service(same)
     values = [family.runtime.put(None)]
     slot = slot_of(values[0])
@@ -82,7 +82,7 @@ def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_
 
 @scene(at_each_look=True)
 def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words):
-    """An old one, of the slot that the dropper gave back a hold on last."""
+    """The tag is an old one, of the slot to which the dropper released a reference last."""
     dead, other = one_that_has_died(family), one_that_has_died(family)
     old, new = family.runtime.put(1), family.runtime.put(2)
     of_old, _ = held_by_nobody(family, words, old), held_by_nobody(family, words, new)
@@ -109,7 +109,7 @@ def mark(words, process, number):
 
 @scene(at_each_look=True)
 def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
-    """And the tag's number is the one that its owner gives to a release that it is just beginning."""
+    """The tag has the number that its owner gives to a release that it is just beginning."""
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
     held_by_nobody(family, words, value)
@@ -165,7 +165,7 @@ def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words)
 
 @scene("fuller", "another's")
 def takes_from_a_group_of_its_own_again_that_becomes(family, words, what):
-    """The process has filled it, and given some of it back."""
+    """The process has filled the group, and freed some of its members."""
     first, most = words.get("header", 0, "group_high"), words.tables.GROUP_BITS
     group, owner = ("groups", first, "group.used"), ("groups", first, "group.owner")
 
@@ -215,12 +215,12 @@ def entry_at(words, queue, position):
 
 
 def is_written(words, queue, position):
-    """Whether a place of a ring is of this position's round."""
+    """Return whether a place of a ring is of this position's round."""
     return entry_at(words, queue, position) & ~words.ring_mask == position & ~words.ring_mask
 
 
 def check_ring(words, queue):
-    """Every place between the head and the tail has been written, near both ends."""
+    """Assert that every place between the head and the tail has been written, near both ends."""
     head, tail = words.get("queues", queue, "head"), words.get("queues", queue, "tail")
     for position in {*range(head, min(head + 8, tail)), *range(max(head, tail - 8), tail)}:
         assert is_written(words, queue, position), f"position {position} has the entry {entry_at(words, queue, position):#x}"
@@ -256,7 +256,7 @@ def queues_a_call_of_an_instance_while_its_ring_goes_round_twice(family, words):
 
 
 def full_queue(family, words):
-    """(two calls, the first of them queued in all places but for one): a process that queues another rotates entries."""
+    """Return a service and two calls, the first in all places but one: a process that queues another rotates entries."""
     service = family.service(same)
     second, first = family.call(service, 2), family.call(service, 1)
     words.set("slots", slot_of(first), "queue_tail", 0)
@@ -292,7 +292,7 @@ def makes_room_in_a_full_queue(family, words):
 
 @scene(at_each_look=True)
 def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
-    """Where the entry to that one goes, two rings further."""
+    """Return where the entry to that call goes, two rings further."""
     service, end = family.service(same), 2 * words.tables.SLOT_COUNT
     second, first = family.call(service, 2), family.call(service, 1)
     words.set("slots", slot_of(first), "queue_tail", 0)
@@ -340,7 +340,7 @@ def fails_a_call_of_a_dead_instance_while_another_does(family, words):
 
 @scene()
 def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
-    """Its first call's input has failed before that was made. The process has seen that an input is missing."""
+    """The first call's dependency failed before the second call. The process has seen that a dependency is missing."""
     log, instance = instance_whose_process_has_died(family)
     promise, slot = family.runtime.promise(), next_slot(words)
     family.runtime.fulfil(promise, None, death())
@@ -374,7 +374,7 @@ def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
 
 @scene("stands", "does not stand yet", at_each_look=True)
 def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(family, words, how):
-    """And its first task is gone: any process may free what that had."""
+    """The service's first task is gone: any process may free what that had."""
     dead, promise, service = one_that_has_died(family), family.runtime.promise(), family.service(same)
     future = family.call(service, promise)
     below, other = family.call(service, future), family.call(service, promise)

@@ -21,7 +21,7 @@ from flame_fast.engine.spec import INSTANCE
 
 
 def test_a_failure_reaches_more_tasks_than_are_noted_at_first(alone):
-    """All of one input, and one task below each."""
+    """All dependents of one call fail, and one task below each."""
     service = alone.service(same)
     before = alone.in_use()
     promise = alone.runtime.promise()
@@ -35,7 +35,7 @@ def test_a_failure_reaches_more_tasks_than_are_noted_at_first(alone):
 
 
 def test_failures_take_no_memory_of_the_process(alone):
-    """Each notes what fails with it, and forgets that again."""
+    """Each failure notes its dependents, and forgets them again."""
 
     class Heap(ctypes.Structure):
         _fields_ = [(f"field{number}", ctypes.c_size_t) for number in range(10)]
@@ -56,7 +56,7 @@ def test_failures_take_no_memory_of_the_process(alone):
 
 
 def test_all_tasks_that_one_outcome_makes_ready_run(family):
-    """The worker that has finished their input runs one of them next, and queues the rest."""
+    """The worker that has finished their dependency runs one of them next, and queues the rest."""
     family.fork_worker()
     service, last = family.service(same), family.service(add_up)
     promise = family.runtime.promise()
@@ -74,7 +74,7 @@ def add_up(*values):
 
 @pytest.mark.parametrize("sticky", [False, True])
 def test_a_task_that_has_become_ready_waits_for_a_permit(family, sticky):
-    """Its service is limited, and another worker runs it: the one that has finished the input must not run it."""
+    """Its service is limited, and another worker runs it: the finisher of the dependency must not run it."""
     pids = {family.fork_worker().pid, family.fork_worker().pid}
     limited, free = family.service(once_released, limit=1, sticky=sticky), family.service(same)
     promise = family.runtime.promise()
@@ -97,7 +97,7 @@ def once_released(gate):
 
 
 def test_an_input_goes_with_the_task_that_needed_it(family):
-    """Though the task's own future is held on to."""
+    """Although the driver still holds the task's own future."""
     family.fork_worker()
     service, length = family.service(same), family.service(len)
     before = family.in_use()
@@ -173,7 +173,7 @@ def test_a_call_with_inputs_for_which_there_is_no_room_takes_nothing():
 
 
 def test_inputs_for_which_there_is_no_room_take_nothing():
-    """Though the arguments have found some."""
+    """Although the arguments have found some."""
     alone = Alone(limit=1 << 21)
     service, values = alone.service(count), [alone.runtime.put(number) for number in range(1500)]
     kept = alone.call(service, *values)

@@ -25,7 +25,7 @@ from flame_fast import StoreFullError
 
 @pytest.mark.parametrize("value", [b"x" * 1000, tuple(range(10_000)), LARGE], ids=len)
 def test_a_full_store_gives_out_nothing_whatever_stands_before_its_tables(value):
-    """There is the log of the process with the last number, of finished slots."""
+    """The log of finished slots of the last process lies there."""
     alone = Alone(limit=1 << 14)
     words, zeros = Words(alone.runtime), bytes(audit.BEFORE)
     for name in ("groups", "extents"):
@@ -60,7 +60,7 @@ def test_a_value_has_the_smallest_extent_that_it_fits_into(alone):
 
 
 def test_a_value_has_the_smallest_block_that_it_fits_into(alone):
-    """Of a slab of 62 blocks, or as many as go into 128 KiB, at least 4."""
+    """A slab has 62 blocks, or as many as go into 128 KiB, at least 4."""
     words = Words(alone.runtime)
     sizes = [size for size in STEPS if size <= 1 << 15]
     for size, larger in zip(sizes[1:], [*sizes[2:], None], strict=True):
@@ -80,7 +80,7 @@ def test_a_value_has_the_smallest_block_that_it_fits_into(alone):
 
 @pytest.mark.parametrize("end", ["more addresses", "no addresses", "no numbers"])
 def test_which_free_extent_a_value_gets(end):
-    """A warm one that is at most two sizes larger, else a cold one, else a new one; where there is none any larger one."""
+    """A warm one, at most two sizes larger; else a cold one; else a new one; without addresses or numbers any larger one."""
     cases = [  # those that are free, sizes counted from the one that fits; which is taken; which where none can be carved
         ([], "new", "none"),
         ([("WARM", 0)], 0, 0),
@@ -164,7 +164,7 @@ def test_the_limit_is_for_whole_extents_and_exact(family):
 
 
 def test_what_is_not_kept_goes_back_to_the_system(family):
-    """Up to the byte of what may be kept; from then on its pages go, and what comes next finds zeros."""
+    """The bound is exact to the byte; beyond it an extent's pages go, and the next value finds zeros."""
     words, size = Words(family.runtime), 1 << 17
     values = [put_extent(family, size) for _ in range(3)]
     words.set("header", 0, "cache_limit", 2 * size)
@@ -198,7 +198,7 @@ def test_growth_is_looked_into_anew_once_pages_have_gone_back(family):
 
 
 def test_the_smallest_extents_are_kept_and_given_back_too(family):
-    """Slabs of the smallest blocks, which are of calls with an input."""
+    """Slabs of the smallest blocks are of calls with one dependency."""
     words, service = Words(family.runtime), family.service(same)
     promise = family.runtime.promise()
     calls = [family.call(service, promise) for _ in range(2 * GROUP + 1)]
@@ -244,7 +244,7 @@ def test_memory_that_is_locked_is_kept(family):
 
 @contextlib.contextmanager
 def locked(family, extent):
-    """An extent's pages are locked into memory in this process."""
+    """Lock an extent's pages into memory in this process."""
     libc, where = ctypes.CDLL(None, use_errno=True), ctypes.c_void_p(segment_at(family.runtime.fd) + extent.offset)
     length = ctypes.c_size_t(extent.size)
     if libc.mlock(where, length) or "VmLck:\t       0 kB" in Path("/proc/self/status").read_text():
@@ -254,7 +254,7 @@ def locked(family, extent):
 
 
 def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family):
-    """In an extent that was used before, and in one whose pages have gone back."""
+    """The array lies in an extent that was used before, or in one whose pages have gone back."""
     words, size = Words(family.runtime), 1 << 17
 
     def live():
@@ -278,7 +278,7 @@ def test_arrays_that_are_born_in_the_store_are_zeros_where_they_should_be(family
 
 @pytest.mark.parametrize("has_addresses", [True, False])
 def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_only_if_there_are_no_more_addresses(has_addresses):
-    """It may be meant to stay empty for the most part."""
+    """Such an array may be meant to stay empty for the most part."""
     family, size = Family(limit=1 << 31), 1 << 28
     words = Words(family.runtime)
 
@@ -304,7 +304,7 @@ def test_a_huge_array_of_zeros_takes_an_extent_that_was_used_before_only_if_ther
 
 
 def test_the_store_looks_for_memory_once_more_when_it_has_given_back_what_it_kept(tmp_path):
-    """Until then the machine has none left: the first look finds that in a fifo, the second one in a file."""
+    """Until then the machine has none left: the first look reads that from a fifo, the second from a file."""
     (tmp_path / "used").write_text("0")
     with Gate(tmp_path) as gate:
         family = Family(cgroups=[(gate.path, str(tmp_path / "used"), "none")])
@@ -367,7 +367,7 @@ def test_a_somewhat_larger_warm_extent_is_taken_and_a_much_larger_one_is_not(fam
 
 
 def test_the_supervisor_is_told_of_the_first_extent_that_is_kept(family):
-    """It gives the memory back when nothing happens any more."""
+    """The supervisor gives the memory back when nothing happens any more."""
     value = family.runtime.put(b"x" * MB)
     rung(family)
     del value
@@ -394,7 +394,7 @@ def test_the_first_extent_is_as_good_as_any(alone, what):
 
 
 def test_a_value_of_many_extents_gives_all_of_them_back(family):
-    """More than the pages of which one call gives back."""
+    """The value has more extents than one call purges."""
     arrays = [np.full(10_000, float(number)) for number in range(40)]
     value = family.runtime.put(arrays)
     assert [array[0] for array in value.get()] == list(range(40))

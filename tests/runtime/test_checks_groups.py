@@ -19,7 +19,7 @@ from flame_fast import StoreFullError
 
 
 def test_slots_given_back_here_and_there_are_taken_before_new_ones(alone):
-    """Of groups that are half empty none is left behind, even of those that a process had before and has again."""
+    """No half-empty group is left behind, not even one that the process had before and has again."""
     for _ in range(2):
         values = [alone.runtime.put(number) for number in range(8 * GROUP)]
         del values
@@ -54,7 +54,7 @@ def test_blocks_given_back_here_and_there_are_taken_before_new_ones(alone):
 
 
 def test_a_full_store_gives_out_each_block_that_comes_back():
-    """Even one of a slab that is as good as full, or that had blocks of another size before."""
+    """Even a block of a slab that is as good as full, or that had blocks of another size before."""
     alone = Alone(limit=15 << 16)
     for size, other in (1000, 850), (850, 1000), (1000, 850), (1000, 850):
         values = []
@@ -96,7 +96,7 @@ def test_a_slab_that_had_other_blocks_before_gives_out_each_that_comes_back():
 
 
 def test_a_process_takes_as_many_groups_as_it_likes(alone):
-    """It notes each of them."""
+    """The process notes each of them."""
     for _ in range(2):
         values = [alone.runtime.put(number) for number in range(10_000)]
         del values[::2]
@@ -111,7 +111,7 @@ BLOCK_SIZES = sorted({-(-(2**exponent * (4 + step) // 4) // 64) * 64 for exponen
 
 
 def test_blocks_of_all_sizes_overlap_nothing(alone):
-    """In slabs of few large blocks as in those of many small ones; and in slabs that had other blocks before."""
+    """Slabs of few large blocks, of many small ones, and slabs that had other blocks before."""
     before = alone.in_use()
     for sizes in BLOCK_SIZES, BLOCK_SIZES[::-1]:
         values = []
@@ -127,7 +127,7 @@ def test_blocks_of_all_sizes_overlap_nothing(alone):
 
 
 def test_a_slab_that_has_become_one_of_another_size_is_not_taken_from(alone):
-    """Both sizes come in slabs of as many bytes. The process had it on its list of slabs for the first."""
+    """Slabs of both sizes have as many bytes. The process had it on its list of slabs for the first size."""
     first, second = 1000, 850
     for size, other in (first, second), (second, first):
         values = [alone.runtime.put(b"x" * size) for _ in range(5 * GROUP)]
@@ -142,7 +142,7 @@ def test_a_slab_that_has_become_one_of_another_size_is_not_taken_from(alone):
 
 
 def test_what_one_process_leaves_empty_another_may_have(family):
-    """Groups and slabs that a relative took and its end emptied: as much as there was fits in once more."""
+    """A relative's end empties its groups and slabs: as much as there was fits in once more."""
 
     def live():
         values = [family.runtime.put(b"x" * 1000) for _ in range(20 * GROUP)]
@@ -155,7 +155,7 @@ def test_what_one_process_leaves_empty_another_may_have(family):
 
 
 def test_a_forked_process_takes_from_groups_of_its_own(family):
-    """Not from those that its parent was taking from."""
+    """It does not allocate from those of its parent."""
     words, value = Words(family.runtime), family.runtime.put(b"x" * 1000)
 
     def live():
@@ -184,7 +184,7 @@ def test_groups_emptied_while_another_is_in_use_are_free_for_all(family):
 
 
 def owners(words, values):
-    """The processes whose groups and slabs some values lie in."""
+    """Return the processes whose groups and slabs some values lie in."""
     tables = audit.Tables(words.fd)
     slots = [slot_of(value) for value in values]
     slabs = [tables.slab_at(tables.slots[slot].result) for slot in slots]
@@ -192,7 +192,7 @@ def owners(words, values):
 
 
 def test_a_process_takes_only_from_groups_of_its_own(family):
-    """What it had before and left empty is another process's by now, which has half of it free."""
+    """A group that it had before and left empty is another process's by now, which has half of it free."""
     words = Words(family.runtime)
     values = [family.runtime.put(b"x" * 1000) for _ in range(4 * GROUP)]
     del values
@@ -232,7 +232,7 @@ def test_the_group_of_a_dead_process_stays_for_as_long_as_a_call_of_it_lies_ther
 
 
 def test_a_slab_that_was_given_back_and_taken_again_is_taken_from_again_when_it_has_room(alone):
-    """Of the smallest blocks, the first of a process's pools: those of tasks with one input."""
+    """The blocks are the smallest, in the first of a process's pools: those of tasks with one dependency."""
     service, words, most = alone.service(same), Words(alone.runtime), 62
 
     def wait(count):

@@ -22,7 +22,7 @@ from flame_fast import StoreFullError
 @pytest.mark.parametrize("size", [1, 1000, 100_000])
 @pytest.mark.parametrize("is_freeing", [True, False])
 def test_allocating_and_freeing_groups_and_extents_waits_for_the_lock(family, size, is_freeing):
-    """More of them than fit into what it has at hand; nothing that the lock is for changes before."""
+    """The process needs more of them than it has at hand; nothing under the lock changes before it has the lock."""
 
     def put(_=None):
         return [family.runtime.put(b"x" * size) for _ in range(GROUP + 1)]
@@ -59,7 +59,7 @@ def test_what_a_repair_frees_is_freed_once(family, size):
 
 
 def test_a_group_that_is_being_freed_is_not_allocated_from(family):
-    """Not even by the process whose it is still."""
+    """Not even the group's owner allocates from it."""
     words, service = Words(family.runtime), family.service(same)
 
     def fill():
@@ -81,13 +81,13 @@ def test_a_group_that_is_being_freed_is_not_allocated_from(family):
 
 
 def actor_group(words, actor):
-    """The first of the groups that it takes from."""
+    """Return the first of the groups that an actor allocates from."""
     groups = audit.Tables(words.fd).groups
     return next(number for number, group in enumerate(groups) if group.owner == actor.relative.index + 1)
 
 
 def test_a_process_that_needs_the_lock_waits_until_it_is_released(family):
-    """And finds then what its holder has changed: there is no room left."""
+    """The process then finds the holder's change: there is no room left."""
     words = Words(family.runtime)
     family.runtime.put(b"x" * MB)  # looks for memory, and keeps an extent warm
     limit = words.get("header", 0, "limit")
@@ -107,7 +107,7 @@ def test_a_process_that_needs_the_lock_waits_until_it_is_released(family):
 
 
 def test_the_lock_is_released_as_often_as_it_is_acquired(family):
-    """By all that one process does: a release without an acquire would take the lock from another process."""
+    """Each operation of one process balances: a release without an acquire would take the lock from another process."""
     words, runtime = Words(family.runtime), family.runtime
     parts = [np.arange(10_000.0), b"x" * MB, tuple(range(10_000))]
 
@@ -151,7 +151,7 @@ def test_the_lock_is_released_as_often_as_it_is_acquired(family):
 
 
 def test_the_lock_names_its_holder_and_outlives_it(family):
-    """A relative has it while it rings a bell that no process reads."""
+    """A relative holds the lock while it rings a bell that no process reads."""
     words, deaf = Words(family.runtime), os.eventfd(0)
     os.eventfd_write(deaf, 2**64 - 2)
     assert words.get("header", 0, "lock_holder") == 0

@@ -16,7 +16,7 @@ from flame_fast.engine.spec import INSTANCE
 
 
 def forked_until(family, tmp_path, life):
-    """A relative that has lived `life` and waits; killed and recovered."""
+    """Fork a relative that lives `life` and waits; kill and recover it."""
     path = tmp_path / f"lived-{len(os.listdir(tmp_path))}"
 
     def live():
@@ -32,7 +32,7 @@ def forked_until(family, tmp_path, life):
 
 
 def test_a_recovery_gives_back_everything_that_the_dead_process_held(family, tmp_path):
-    """Values, views, calls in the queue, promises with dependents."""
+    """The dead process held values, views, calls in the queue, promises with dependents."""
     service = family.service(same)
     shared = family.runtime.put(np.arange(50_000.0))
     before = family.in_use()
@@ -52,7 +52,7 @@ def test_a_recovery_gives_back_everything_that_the_dead_process_held(family, tmp
 
 
 def test_a_permit_comes_back_from_a_dead_worker(family, tmp_path):
-    """A sticky one, which a worker keeps between calls."""
+    """The permit is sticky: a worker keeps it between calls."""
     service = family.service(os.getpid, limit=1, sticky=True)
     first = family.fork_worker()
     assert family.call(service).get(PATIENCE_S) == first.pid

@@ -16,7 +16,7 @@ from words import Words, segment_at
 
 
 def views_of(runtime, extent):
-    """Where this process counts its views of an extent: from the segment's address on, as `Words.at_touches` wants it."""
+    """Return where this process counts its views of an extent, as an offset from the segment's address."""
     memory = (ctypes.c_uint64 * 13).from_address(id(runtime) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
     assert memory[0] == segment_at(runtime.fd)
     return memory[12] + 4 * extent - memory[0]
@@ -24,7 +24,7 @@ def views_of(runtime, extent):
 
 @pytest.mark.parametrize("what", ["one more view", "one view less"])
 def test_views_are_counted_whatever_another_thread_does_meanwhile(family, what):
-    """NumPy may free memory without the GIL. Here it is the same thread, in the middle of the step, that takes a view."""
+    """NumPy may free memory without the GIL. Here the same thread takes a view, in the middle of the step."""
     words = Words(family.runtime)
 
     def live():
@@ -43,7 +43,7 @@ def test_views_are_counted_whatever_another_thread_does_meanwhile(family, what):
 
 
 def test_an_extent_of_which_another_thread_takes_a_view_when_its_last_one_goes_stays(family):
-    """That one has been taken off the count, and the lock not been taken yet."""
+    """The last view is off the count, and its thread has not acquired the lock yet."""
     words = Words(family.runtime)
 
     def live():
@@ -107,7 +107,7 @@ def test_an_extent_that_lies_in_a_value_twice_goes_once_and_with_the_last_value(
 
 
 def holders(words, number):
-    """Processes with a bit on an extent; as many must be counted."""
+    """Return the processes with a bit on an extent; as many must be counted."""
     bits = sum(word << 64 * at for at, word in enumerate(words.get("extents", number, "held")))
     assert bits.bit_count() == words.get("extents", number, "holders")
     return [process for process in range(words.tables.PROCESS_COUNT) if bits >> process & 1]
@@ -185,7 +185,7 @@ def test_a_body_stays_for_each_process_that_holds_it_however_often(family, tmp_p
 
 
 def test_a_large_block_that_is_no_value_s_has_no_holder_and_comes_back(family):
-    """It counts one reference, and is kept then as any other: what comes to lie there is counted from 0."""
+    """The block counts one reference, and is then kept as any other: the next value there is counted from 0."""
     words, runtime = Words(family.runtime), family.runtime
     promises = [runtime.promise() for _ in range(2000)]
     services = [family.service(LARGE * number) for number in (1, 2, 3)]

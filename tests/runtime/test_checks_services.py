@@ -43,7 +43,7 @@ def test_closing_a_service_that_was_made_anew_does_nothing(alone):
 
 
 def test_a_closed_service_loads_nowhere_ahead(family):
-    """What its warm-up still asked for is taken back."""
+    """The warm-ups that it still asked for are taken back."""
     service = family.service(same, warmup=3)
     family.check()
     family.runtime.close_service(*service[:2])

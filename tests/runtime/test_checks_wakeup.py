@@ -22,7 +22,7 @@ WAITS = 5
 
 
 def once_asleep(pid, value=None):
-    """A task: ends when a process sleeps, with a value or an error."""
+    """A task: end when a process sleeps, with a value or an error."""
     wait_until(lambda: is_asleep(pid), "its sleep")
     if isinstance(value, Exception):
         raise value
@@ -30,7 +30,7 @@ def once_asleep(pid, value=None):
 
 
 def shortest(wait):
-    """Seconds that the shortest of some waits takes, each begun anew."""
+    """Return the seconds that the shortest of some waits takes, each begun anew."""
     return min(timed(wait) for _ in range(WAITS))
 
 
@@ -61,7 +61,7 @@ def test_a_thread_that_waits_for_many_calls_is_woken_by_the_last(family):
 
 
 def test_a_thread_that_waits_for_many_calls_is_woken_by_a_failure_among_them(family):
-    """The calls behind it are not waited for."""
+    """The driver does not wait for the calls behind it."""
     family.fork_worker()
     service = family.service(once_asleep)
 
@@ -135,7 +135,7 @@ def test_an_idle_worker_is_called_to_load_a_service_ahead(family, tmp_path):
 
 
 class Telling:
-    """Something to be called that leaves a file behind where it is loaded."""
+    """A callable that leaves a file behind where it is loaded."""
 
     def __init__(self, path):
         self.path = path

@@ -23,7 +23,7 @@ pytest_plugins = ["dead_processes"]
 
 
 def recovered(family, note, value, error=None):
-    """A process that has ended and left a note in its entry."""
+    """Recover a process that has ended and left a note in its entry."""
     relative = family.fork(lambda: None)
     assert relative.has_ended(PATIENCE_S)
     Words(family.runtime).set("processes", relative.index, note, value)
@@ -54,7 +54,7 @@ def test_a_task_that_a_dead_process_had_claimed_and_not_begun_is_another_s(famil
 
 
 def test_a_waiting_task_that_a_dead_process_had_claimed_to_fail_it_waits_again(family):
-    """The input that failed tells it once more; without one it goes on when the last input comes."""
+    """A dependency that failed notifies the task once more; without one the task goes on with its last dependency."""
     service, words = family.service(same), Words(family.runtime)
     promise = family.runtime.promise()
     future = family.call(service, promise)
@@ -114,7 +114,7 @@ def test_a_task_whose_last_input_a_dead_process_had_cleared_is_ready(family, dea
 )
 @pytest.mark.parametrize("is_last", [True, False])
 def test_a_word_of_inputs_that_a_dead_process_had_cleared_is_cleared_above(family, dead, count, level, word, is_last):
-    """In a tree of two or three levels. Then the task has all of its inputs, or one of another word is missing still."""
+    """In a tree of two or three levels: either the task then has all dependencies, or one of another word is missing."""
     service, words = family.service(len), Words(family.runtime)
     promises = [family.runtime.promise() for _ in range(count)]
     future = family.call(service, promises)
@@ -149,7 +149,7 @@ def test_a_process_that_clears_a_word_leaves_its_number(family):
 
 
 def test_a_dependency_that_a_dead_process_had_cleared_counts_once(family, dead):
-    """Another one is missing still."""
+    """Another dependency is still missing."""
     words, service = Words(family.runtime), family.service(same)
     promise, other = family.runtime.promise(), family.runtime.promise()
     waiting = family.call(service, [promise, other])
@@ -182,7 +182,7 @@ def test_a_task_that_a_supervisor_let_wait_again_before_its_death_runs_if_its_de
 
 
 def test_a_worker_keeps_the_first_task_that_an_outcome_makes_ready_whatever_its_slot(family):
-    """The table's first slot is that of one of two."""
+    """One of the two tasks has the table's first slot."""
     service, words = family.service(same), Words(family.runtime)
     place, promise = family.runtime.put(0), family.runtime.promise()
     first = family.call(service, promise)
@@ -212,7 +212,7 @@ def test_a_call_is_queued_once_in_order_when_it_is_made_and_else_when_its_last_i
 
 
 def test_an_input_that_comes_after_its_task_has_failed_is_let_go(alone):
-    """Though the task's future is held on to."""
+    """Although the driver still holds the task's future."""
     service = alone.service(same)
     failing, late = alone.runtime.promise(), alone.runtime.promise()
     future = alone.call(service, [failing, late])
@@ -224,7 +224,7 @@ def test_an_input_that_comes_after_its_task_has_failed_is_let_go(alone):
 
 
 def test_a_task_whose_submitter_died_among_its_inputs_lists_fails_and_lets_them_go(family, dead):
-    """It stands on one, behind another's; it does not stand on the second yet; the third has finished before that."""
+    """The task is on the first list, behind another's entry; not yet on the second; the third dependency finished before."""
     words, service = Words(family.runtime), family.service(same)
     before = family.in_use()
     on, off, over = (family.runtime.promise() for _ in range(3))
@@ -287,7 +287,7 @@ def test_a_task_with_all_of_its_inputs_that_a_dead_process_had_claimed_runs(fami
 
 
 def test_a_task_of_a_dead_submitter_waits_for_the_finisher_that_walks_a_list(family, dead):
-    """For twenty milliseconds, in each recovery. It has failed by then; what it holds comes back with a later recovery."""
+    """Each recovery waits twenty milliseconds. The task has failed by then; a later recovery releases its references."""
     words, service = Words(family.runtime), family.service(same)
     over = family.runtime.promise()
     future = family.call(service, over)
@@ -320,7 +320,7 @@ def test_a_task_of_a_dead_submitter_waits_for_the_finisher_that_walks_a_list(fam
 
 
 def test_a_task_that_a_living_process_is_submitting_is_left_alone(family, dead):
-    """In a slot that was the dead process's before. Once published, it is told of the outcome of the dead process."""
+    """The slot was the dead process's before. Once published, the task is told of the dead process's outcome."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
     finished_by(words, slot_of(promise), dead.index)
@@ -336,7 +336,7 @@ def test_a_task_that_a_living_process_is_submitting_is_left_alone(family, dead):
 
 
 def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, dead):
-    """And one whose dead submitter had done that: it is a task like any other, though no process has its future."""
+    """So is an orphan that its dead submitter had put on the lists: a task like any other, though its future is gone."""
     words, promise = Words(family.runtime), family.runtime.promise()
     living, orphan = (family.call(family.service(same), promise) for _ in range(2))
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(living)))
@@ -352,7 +352,7 @@ def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, 
 
 
 def test_no_finisher_is_waited_for_that_has_told_a_dead_submitter_s_task(family, dead):
-    """Though the finisher has not released its reference: the dependency has come."""
+    """The dependency has come, although the finisher has not released its reference."""
     words, over = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), over)
     family.runtime.fulfil(over, 1)
@@ -368,7 +368,7 @@ def test_no_finisher_is_waited_for_that_has_told_a_dead_submitter_s_task(family,
 
 
 def test_an_input_that_was_crossed_out_is_none(family, dead):
-    """What lies where a slot of that number would lie says that the dead process has finished it."""
+    """The bytes at the place of a slot of that number say that the dead process has finished it."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
     edge = words.get("slots", slot_of(future), "dependencies") + ctypes.sizeof(words.structs["Dependencies"])
@@ -384,7 +384,7 @@ def test_an_input_that_was_crossed_out_is_none(family, dead):
 
 
 def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on_none(family, dead):
-    """Its runner died before it had told all dependents."""
+    """The task's runner died before it had told all dependents."""
     words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
     future = family.call(family.service(same), promise, value)
     for field in "payload", "payload_kind":
@@ -399,7 +399,7 @@ def test_a_failed_task_that_stands_on_a_list_keeps_its_inputs_until_it_stands_on
 
 
 def test_a_task_on_the_list_of_an_outcome_is_told_though_its_finisher_died_before(family, dead):
-    """The list is open still."""
+    """The list is still open."""
     words, promise = Words(family.runtime), family.runtime.promise()
     future = family.call(family.service(same), promise)
     words.set("slots", slot_of(promise), "result_kind", words.tables.KIND_NATIVE)

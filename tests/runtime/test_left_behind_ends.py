@@ -31,7 +31,7 @@ def end(request, family):
 
 @pytest.fixture
 def one_at_the_end(family, dead, end):
-    """Prepares a slot by `prepare(words, slot)`, has a recovery done, and looks for words of the slot."""
+    """Prepare a slot by `prepare(words, slot)`, let a recovery run, and compare words of the slot."""
 
     def look(make, prepare, recover_process=None, **expected):
         words = Words(family.runtime)
@@ -48,7 +48,7 @@ def one_at_the_end(family, dead, end):
 
 
 def leave(status=None, dead=None, **fields):
-    """What writes words of a slot; of holds, it adds those given."""
+    """Return a function that writes words of a slot; references are added to those that are there."""
 
     def prepare(words, slot):
         for field, value in fields.items():

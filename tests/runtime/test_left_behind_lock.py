@@ -17,7 +17,7 @@ pytest_plugins = ["dead_processes"]
 
 
 def test_the_next_holder_of_a_dead_process_s_lock_rebuilds_lists_and_sums_from_what_is_true(family, dead):
-    """All of them, whatever stood there: of each extent its kind, references and holders are true, of a group its word."""
+    """The next holder trusts each extent's kind, references and holders, and each group's word; it rebuilds all else."""
     words, runtime = Words(family.runtime), family.runtime
     slots = [runtime.put(number) for number in range(4 * GROUP)]
     values = [runtime.put(np.arange(10_000.0)), runtime.put([np.arange(20_000.0), LARGER]), runtime.put(b"x" * 1000)]
@@ -92,7 +92,7 @@ def test_a_death_with_the_lock_before_anything_was_taken_leaves_everything(alone
 
 
 def references_of(words, slot, half):
-    """Numbers of the extents that half of a slot counts as its own, in the order in which they are counted."""
+    """Return the numbers of the extents that half of a slot counts as its own, in the order of counting."""
     tables, block, kind = words.tables, words.get("slots", slot, half), words.get("slots", slot, half + "_kind")
     assert kind & tables.KIND_LINKED and kind & tables.KIND_HANDLES and kind & tables.KIND_EXTENT
     offsets = [*tables.numbers(block + 8, tables.numbers(block, 1)[0]), block]
@@ -103,7 +103,7 @@ def references_of(words, slot, half):
 @pytest.mark.parametrize("half", ["payload", "result"])
 @pytest.mark.parametrize("op, by", [("REDO_LINK", 1), ("REDO_UNLINK", -1)])
 def test_references_that_a_dead_process_was_counting_are_counted_to_the_end(alone, half, op, by):
-    """Each of them once, from wherever it was, whether it had done that step or not."""
+    """Each reference is counted once, from any step on, whether the dead process had done that step or not."""
     parts = [np.arange(5000.0), np.arange(6000.0), tuple(range(5000))]
     future = alone.runtime.put(parts) if half == "result" else alone.call(alone.service(len), parts)
     words, slot = Words(alone.runtime), slot_of(future)
@@ -144,7 +144,7 @@ def test_references_that_a_dead_process_was_counting_are_counted_to_the_end(alon
 
 @pytest.fixture
 def spread(family):
-    """Values whose extents lie on different pages of the table, in order, and the numbers of those."""
+    """Return values whose extents lie on different pages of the table, in order, and the numbers of those extents."""
     values = [family.runtime.put(np.arange(5000.0) + number) for number in range(60)]
     numbers = extents_of(Words(family.runtime), "EXTENT_VALUE")
     return values[5::20], numbers[5::20]
@@ -173,7 +173,7 @@ def test_before_a_reference_is_counted_it_is_written_down_what_there_was(family,
 
 
 def test_references_are_not_begun_to_be_counted_before_it_is_known_what_there_was(family, spread):
-    """What an earlier count has left is not gone by: it dies between its first look at the value and that at an extent."""
+    """The process ignores what an earlier count has left: it dies between its first looks at the value and at an extent."""
     values, numbers = spread
     words, before = Words(family.runtime), family.in_use()
 
@@ -221,7 +221,7 @@ def a_body(family):
 
 
 def a_call_with_inputs(family):
-    """Whose block is an extent."""
+    """The block of the call's dependencies is an extent."""
     promises = [family.runtime.promise() for _ in range(2000)]
     call = family.call(family.service(len), promises)
     for promise in promises:
@@ -250,7 +250,7 @@ def what_is_kept(family):
 
 @pytest.mark.parametrize("kind", [a_value, a_body, a_call_with_inputs, blocks_of_a_slab, what_is_kept])
 def test_an_extent_that_a_dead_process_was_emptying_is_emptied(family, kind):
-    """It dies when it asks the system to take the pages, having given the lock back."""
+    """The process dies when it asks the system to take the pages, after it has released the lock."""
     words, before = Words(family.runtime), family.in_use()
 
     def live():

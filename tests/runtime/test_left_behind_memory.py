@@ -44,7 +44,7 @@ def of_a_service(family):
 
 
 def of_a_dead_instance(family):
-    """Its error, for those who call it later."""
+    """The instance's error is kept for later callers."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = family.fork_requested()
     instance.kill()
@@ -75,7 +75,7 @@ def test_a_block_that_a_dead_process_had_put_down_stays(family, dead, named):
 
 
 def test_extents_that_a_dead_process_held_are_free_unless_another_holds_them(family, dead):
-    """The first and the last are values of which nothing else was left; others were just being emptied, or taken."""
+    """The first and last extents are values without any other trace; others were just being emptied, or allocated."""
     words, me, runtime = Words(family.runtime), family.runtime.index, family.runtime
     tables, rest = words.tables, [0] * (words.tables.HELD_WORDS - 1)
     mine, its, both = 1 << me, 1 << dead.index, 1 << me | 1 << dead.index
@@ -123,7 +123,7 @@ def test_extents_that_a_dead_process_held_are_free_unless_another_holds_them(fam
 
 @pytest.mark.parametrize("when", ["looked at", "claimed"])
 def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at_stays_its_own(family, dead, when):
-    """By a recovery: it was empty, and no longer is when the lock has been taken, or a moment later."""
+    """The recovery finds the group empty; its owner allocates from it before the recovery has the lock, or soon after."""
     words, me = Words(family.runtime), family.runtime.index
     kept = [family.runtime.put(None) for _ in range(2 * GROUP)]
     kept.clear()
@@ -153,7 +153,7 @@ def test_a_group_that_its_owner_takes_from_again_when_it_has_just_been_looked_at
 
 
 def test_a_member_that_is_freed_when_its_group_s_owner_is_recovered_is_freed(family, dead):
-    """Of a slab whose word ends a page of the table: what else the recovery writes there lies on the next one."""
+    """The slab's word ends a page of the table: all else that the recovery writes there lies on the next page."""
     words, number = Words(family.runtime), 105
     kept = [family.runtime.put(LARGE) for _ in range(number + 1)]
     kept.clear()
@@ -187,7 +187,7 @@ def be_slab(words, number, owner, used):
 def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_has_its_place(
     family, dead, held, refs, is_put_down, cached
 ):
-    """It was held first and then named, it counted a reference, was not held, had its place."""
+    """The dead process held the block and then named it; or it counted a reference; or dropped its hold; or put it down."""
     words, service = Words(family.runtime), family.service(LARGE)
     words.set("header", 0, "cache_limit", cached)
     (number,) = extents_of(words, "EXTENT_VALUE")
@@ -205,7 +205,7 @@ def test_a_large_block_that_a_dead_process_had_taken_comes_back_unless_it_has_it
 
 @pytest.mark.parametrize("size", [10, 1000, 40_000])
 def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(family, size):
-    """It dies when it takes the service's entry."""
+    """The process dies when it reserves the service's entry."""
 
     def live():
         yield
@@ -218,7 +218,7 @@ def test_a_block_for_which_a_process_finds_no_place_before_its_death_comes_back(
 
 
 def test_what_workers_are_told_has_its_place_before_its_block_is_published(family):
-    """It dies when it is about to say so: the block stays."""
+    """The process dies when it is about to publish the block: the block stays."""
     words = Words(family.runtime)
 
     def live():
@@ -239,7 +239,7 @@ def test_what_workers_are_told_has_its_place_before_its_block_is_published(famil
 
 
 def test_a_block_goes_back_once_that_a_dead_process_had_just_put_down_where_all_goes_back(family):
-    """In the task that it was filling."""
+    """The block's place is in the task that the dead process was filling."""
     words, service = Words(family.runtime), family.service(same)
     before = family.in_use()
 
@@ -285,7 +285,7 @@ GROUPS = [
 
 @pytest.mark.parametrize("table", ["groups", "extents"])
 def test_groups_of_a_dead_process_are_orphans_and_empty_ones_free(family, dead, table):
-    """Slots', or slabs of 16 blocks; what a slab has no block for counts as taken."""
+    """The groups are of slots, or slabs of 16 blocks; members without a block count as allocated."""
     words, runtime = Words(family.runtime), family.runtime
     tables = words.tables
     owners = {LIVING: runtime.index + 1, DEAD: dead.index + 1, ORPHAN: tables.ORPHAN, None: 0}
@@ -336,7 +336,7 @@ def test_groups_of_a_dead_process_are_orphans_and_empty_ones_free(family, dead, 
 
 
 def orphan_block(words, value):
-    """The block of a value, which names it no more."""
+    """Take the block of a value out of its slot, and return it."""
     slot = slot_of(value)
     block = words.get("slots", slot, "result")
     words.set("slots", slot, "result", 0)
@@ -408,7 +408,7 @@ def test_at_the_end_no_pidfd_of_a_forked_child_is_kept(family):
 
 
 def test_unused_memory_goes_back_at_the_end_and_is_kept_no_more(family):
-    """Nor is the bell rung, or any other file written to: its number may be another file's."""
+    """No process rings the bell, or writes to any other file: the bell's number may be another file's."""
     words = Words(family.runtime)
     family.call(family.service(same), 1)
     kept = family.runtime.put([np.arange(10_000.0) + number for number in range(40)])

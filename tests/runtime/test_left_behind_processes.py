@@ -169,7 +169,7 @@ def test_a_process_that_takes_its_entry_says_when_it_began(family, dead):
 
 @pytest.mark.parametrize("number", [0, 2])
 def test_entries_that_a_dead_process_had_are_found_at_both_ends(family, dead, number):
-    """Of services, of the pool's queues, of processes; and a queue is another's whichever service names it."""
+    """Both ends of the services, of the pool's queues, of the processes; a queue may be named by any service."""
     words = Words(family.runtime)
     services = [family.service(same, limit=1) for _ in range(3)]
     service, queue = services[number][0], services[number][2]

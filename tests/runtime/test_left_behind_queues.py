@@ -15,7 +15,7 @@ pytest_plugins = ["dead_processes"]
 
 
 def next_slots(alone, count):
-    """Those that the next calls will have, in order."""
+    """Return the slots that the next calls will get, in order."""
     return [slot_of(future) for future in [alone.runtime.put(0) for _ in range(count)]]
 
 
@@ -89,7 +89,7 @@ def test_an_old_entry_of_a_queue_to_the_slot_of_a_later_call_of_it_is_void(alone
 
 
 def test_an_old_entry_to_the_slot_of_a_waiting_call_delays_no_other(alone):
-    """Of the same queue: a later call's, in order; or one of the pool's queue, where no call waits for another's."""
+    """Of the same queue: a later call's, in order; of the pool's queue: any call's, which waits for no other."""
     log, service, words = alone.service(Log(), INSTANCE, ("note",)), alone.service(same), Words(alone.runtime)
     promise = alone.runtime.promise()
     *_, last = next_slots(alone, 2)
@@ -121,7 +121,7 @@ def test_a_queue_full_of_void_entries_takes_a_call(alone):
 
 
 def test_a_queue_full_of_void_entries_behind_queued_calls_takes_more(alone):
-    """Those go to its end."""
+    """The calls go to the queue's end."""
     service, words = alone.service(same), Words(alone.runtime)
     queued = [alone.call(service, number) for number in range(3)]
     promise = alone.runtime.promise()
@@ -195,7 +195,7 @@ def test_a_permit_is_taken_over_from_a_holder_that_is_blocked_and_from_no_other(
 
 @pytest.mark.parametrize("ordered", [False, True])
 def test_a_task_that_a_dead_process_was_about_to_queue_gets_one_entry(family, dead, ordered):
-    """In an ordered queue it stands from the start. One that waits again gets its entry now that nothing is missing."""
+    """An ordered queue has the task's entry from the start. A pool's task gets its entry once nothing is missing."""
     words, promise = Words(family.runtime), family.runtime.promise()
     service = family.service(Log(), INSTANCE, ("note",)) if ordered else family.service(same)
     future = family.call(service, promise)

@@ -36,7 +36,7 @@ def test_a_service_that_a_dead_process_was_making_or_emptying_is_free(family, de
 
 
 def test_a_queue_that_another_service_has_by_now_stays_its_own(family, dead):
-    """A dead process had given it back, and not crossed it out in its entry."""
+    """A dead process had freed the queue, and not crossed it out in its service's entry."""
     words = Words(family.runtime)
     first, second = family.service(same, limit=1), family.service(same, limit=1)
     queue = words.get("services", first[0], "queue")
@@ -97,7 +97,7 @@ def test_a_queue_that_a_dead_process_had_reserved_is_free(family, dead, queue):
 
 @pytest.mark.parametrize("own", [0, 1])
 def test_a_queue_of_another_service_stays_whichever_comes_first(family, dead, own):
-    """The dead process had given its service's queue back, and did not cross it out; or had crossed it out."""
+    """The dead process had freed its service's queue, and had crossed it out in the entry, or not."""
     words = Words(family.runtime)
     services = [family.service(same, limit=1) for _ in range(2)]
     mine, other = services[own], services[not own]
@@ -113,7 +113,7 @@ def test_a_queue_of_another_service_stays_whichever_comes_first(family, dead, ow
 
 
 def test_the_queue_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process_s_recovery_only(family, dead):
-    """The one that was closing the service had told it."""
+    """The process that was closing the service had told the instance's process."""
     words = Words(family.runtime)
     service, _, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
@@ -128,7 +128,7 @@ def test_the_queue_of_an_instance_that_is_on_its_way_out_is_freed_by_its_process
 
 
 def test_a_repeated_recovery_frees_no_other_service_s_queue(family):
-    """Its zygote died at its end; an instance's service had been closed before, and another has its queue."""
+    """The recovering supervisor died at the end. An instance's service had been closed before, and another has its queue."""
     words = Words(family.runtime)
     service, generation, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
@@ -142,7 +142,7 @@ def test_a_repeated_recovery_frees_no_other_service_s_queue(family):
 
 
 def test_a_service_whose_maker_died_between_its_two_steps_blocks_no_other(family, dead):
-    """It had reserved the entry, and the table's end had not been moved on."""
+    """The maker had reserved the entry, and not moved the table's end on."""
     words = Words(family.runtime)
     for table, first, high, free in [
         ("services", 0, "service_high", "SERVICE_FREE"),
@@ -166,7 +166,7 @@ def test_a_service_whose_maker_died_between_its_two_steps_blocks_no_other(family
 
 
 def test_an_error_for_which_a_dead_instance_finds_no_room_reads_as_a_full_store():
-    """In its queue and later."""
+    """Calls in the instance's queue fail with it, and later ones too."""
     family = Family(limit=1 << 20)
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)
@@ -210,7 +210,7 @@ def test_the_supervisor_is_woken_for_what_it_is_to_do(family):
 
 
 def test_an_instance_s_process_is_told_that_its_service_is_closed(family):
-    """Even if it has read how often it was called and does not sleep yet."""
+    """The process finds it even if it has read the count of wake-ups and does not sleep yet."""
     words = Words(family.runtime)
     service, generation, queue = family.service(Log(), INSTANCE, ("note",), warmup=1)
     index = started(family)

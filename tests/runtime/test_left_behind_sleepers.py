@@ -90,7 +90,7 @@ def test_a_sleeper_is_called_for_each_task_that_lies_there_when_a_waiter_looks_a
 
 
 def test_all_sleepers_of_all_queues_are_woken_after_a_recovery(family, dead):
-    """Even one that the dead process had taken off the count and not called any more."""
+    """Even a sleeper that the dead process had taken off the count and not woken."""
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",))
     words.set("header", 0, "pool_sleepers", 3)
     calls, queue_calls = pool(words)[1], words.get("queues", log[2], "wake")
@@ -100,7 +100,7 @@ def test_all_sleepers_of_all_queues_are_woken_after_a_recovery(family, dead):
 
 
 def test_an_instance_s_process_is_woken_for_its_calls_and_no_worker_of_the_pool(alone):
-    """Its queue is the first of those that are no pool's, or a later one."""
+    """The queue is the first of the instances' queues, or a later one."""
     words, services = Words(alone.runtime), [alone.service(Log(), INSTANCE, ("note",)) for _ in range(2)]
     for _, _, queue in services:
         words.set("header", 0, "pool_sleepers", 3)
@@ -135,7 +135,7 @@ def sleeps(words, index):
 
 
 class Idler:
-    """An idle worker that wakes up without a call when a signal comes, looks around, and sleeps again."""
+    """An idle worker that a signal wakes without a wake-up: it looks around, and sleeps again."""
 
     def __init__(self, family):
         self.words = Words(family.runtime)
@@ -227,7 +227,7 @@ def test_no_worker_seeks_while_no_other_sleeps(idler, queued):
 
 
 def test_a_waiter_is_told_in_the_log_and_by_the_futex(alone):
-    """In the order in which they finish, through more than one round of the log."""
+    """The log has the slots in the order in which they finish, through more than one round."""
     words = Words(alone.runtime)
     driver = words.tables.DRIVER_INDEX
     for _ in range(words.tables.LOG_COUNT // 3 + 2):

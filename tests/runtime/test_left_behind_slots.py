@@ -23,7 +23,7 @@ pytest_plugins = ["dead_processes"]
 
 @pytest.fixture
 def holder(family):
-    """A process that has died holding three values, and is not recovered."""
+    """Return a process that has died holding three values, and is not recovered."""
 
     def live():
         values = [family.runtime.put(value) for value in (None, b"x" * 1000, b"y" * 100_000)]
@@ -62,7 +62,7 @@ def test_a_slot_of_which_a_dead_process_had_only_its_bit_left_to_clear_is_freed(
 
 
 def test_a_slot_that_a_living_process_fills_is_not_taken_for_one_that_a_dead_process_freed(family, dead):
-    """It was the dead process's before; it is free still, and named."""
+    """The slot was the dead process's before; it is still free, and its new owner names it."""
     words = Words(family.runtime)
     value = family.runtime.put(None)
     slot = slot_of(value)
@@ -84,7 +84,7 @@ def test_a_reference_that_a_dead_process_had_just_acquired_and_written_nowhere_i
 
 
 def test_a_reference_that_the_supervisor_before_had_for_a_recovery_is_released(family):
-    """It dies, and its successor recovers it."""
+    """The supervisor dies, and its successor recovers it."""
     words = Words(family.runtime)
     value = family.runtime.put(None)
     slot = slot_of(value)
@@ -98,7 +98,7 @@ def test_a_reference_that_the_supervisor_before_had_for_a_recovery_is_released(f
 @pytest.mark.parametrize("is_done", [True, False])
 @pytest.mark.parametrize("is_told", [True, False])
 def test_a_reference_that_a_dead_process_was_releasing_is_released_once(family, dead, is_done, is_told):
-    """It had crossed it out. The releaser tag, or the process that overwrote it, tells whether the count was decremented."""
+    """The dead process had crossed it out. The tag, or the process that overwrote it, tells whether it had decremented."""
     words, service = Words(family.runtime), family.service(same)
     value = family.runtime.put(None)
     promise = family.runtime.promise()
@@ -125,7 +125,7 @@ def test_a_reference_that_a_dead_process_was_releasing_is_released_once(family, 
 
 
 def test_a_call_whose_outcome_a_dead_process_had_half_written_fails_and_all_of_it_is_freed(family, holder):
-    """Its arguments have gone; the outcome is a block, an extent or in the slot, and it had not been published."""
+    """The arguments are gone; the outcome is a block, an extent or in the slot, and had not been published."""
     words = Words(family.runtime)
     for slot in words.slots_of(holder.index):
         words.set("slots", slot, "started", 1)
@@ -226,7 +226,7 @@ def test_a_slot_used_again_shows_no_arguments_to_a_reader_outside(alone):
 
 
 def test_a_promise_of_a_dead_process_ends_with_its_recovery(family):
-    """It is no task that another process could run."""
+    """A promise is no task that another process could run."""
 
     def live():
         promise = family.runtime.promise()
@@ -256,7 +256,7 @@ def test_a_pending_reference_to_a_value_is_released_whether_its_creator_holds_it
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_a_pending_reference_that_was_written_down_is_released_once(family, which):
-    """The dead process was filling the task that it stands in."""
+    """The dead process was filling the task that names the value."""
     words, service = Words(family.runtime), family.service(same)
     before = family.in_use()
 
@@ -311,7 +311,7 @@ def test_a_reference_that_a_dead_process_had_not_crossed_out_stays(family, dead)
 
 
 def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_beyond_the_table(family, dead):
-    """Where slot and group of the number 0 - 1 would lie, and say that they were being filled."""
+    """The bytes at the places of slot and group 0 - 1 say that they were being filled."""
     words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)
     call = family.call(family.service(same), promise, value)
     none = words.tables.NO_DEPENDENCY
@@ -372,7 +372,7 @@ def test_a_pending_reference_is_released_though_the_task_had_no_dependencies_yet
 
 @pytest.mark.parametrize("status", ["WAITING", "READY", "RUNNING", "DONE"])
 def test_a_slot_that_a_dead_process_had_published_is_left_alone(family, dead, status):
-    """It names it still. Only one that is ready gets an entry, perhaps a second one."""
+    """The dead process still names the slot. Only a ready task gets an entry, perhaps a second one."""
     words, future = Words(family.runtime), family.call(family.service(same), 1)
     words.set_state(slot_of(future), getattr(words.tables, status), words.tables.DRIVER_INDEX)
     words.set("processes", dead.index, "building", slot_of(future) + 1)
@@ -393,7 +393,7 @@ def test_a_slot_that_a_dead_process_named_and_had_not_taken_is_left_alone(family
 
 
 def test_a_slot_may_be_of_the_last_process_in_the_table(family, dead):
-    """It is free still, and was the dead process's."""
+    """The slot is still free, and was the dead process's."""
     words, value = Words(family.runtime), family.runtime.put(None)
     last = family.runtime.request_process(POOL, 0)
     state = words.get("slots", slot_of(value), "state")
