@@ -420,7 +420,7 @@ def test_warm_memory_counts_neither_as_held_nor_against_the_limit(rr):
 
 
 def kill(pid):
-    """Returns once it is dead: no call can be its any more."""
+    """Return once it is dead: no call can be its any more."""
     pidfds = open_pidfds([pid])
     os.kill(pid, signal.SIGKILL)
     assert still_alive(pidfds, PATIENCE_S) == []

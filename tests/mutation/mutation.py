@@ -130,7 +130,7 @@ class Build:
         self.places: dict[tuple[str, int], int] = {}  # (file, line) as written: the mutant that stands there
 
     def make(self):
-        """Makes it, unless the one that is there is of these sources."""
+        """Make it, unless the one that is there is of these sources."""
         if self.is_current():
             return
         for refused in self.attempts():
@@ -328,7 +328,7 @@ class Bench:
             os._exit(0)
 
     def run(self, number, tests):
-        """Runs tests in a child that is this mutant, until one fails; (the test that failed, how) or (None, "")."""
+        """Run tests in a child that is this mutant, until one fails; (the test that failed, how) or (None, "")."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:

@@ -527,7 +527,7 @@ def test_close_while_other_threads_submit():
 
 
 def in_thread(function):
-    """Runs it in a thread of its own, which has ended when this returns."""
+    """Run it in a thread of its own, which has ended when this returns."""
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(function()), daemon=True)
     thread.start()

@@ -14,7 +14,7 @@ from flame_fast import FlameError, FlameErrorCode
 
 
 class Closes:
-    """Closes a service while it is being pickled."""
+    """A callable that closes a service while it is being pickled."""
 
     def __init__(self, runtime, service):
         self.runtime, self.service = runtime, service
@@ -26,7 +26,7 @@ class Closes:
 
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_service_stays_while_a_process_makes_a_call(alone, which):
-    """Of whatever service: before it is published no process can tell."""
+    """The call may be of any service: before it is published no process can tell."""
     words = Words(alone.runtime)
     service = alone.service(same)
     process = 0 if which == "first" else words.get("header", 0, "process_high") - 1
@@ -63,7 +63,7 @@ def test_a_call_of_a_closed_service_is_not_one_of_the_next_in_its_place(alone):
 
 
 def test_a_closed_service_is_not_loaded_ahead(alone):
-    """A worker may have taken its warm-up on when it is closed: what it reads then may be anything."""
+    """A worker may be loading the service when it is closed: it may then read anything."""
     service = alone.service(same)
     alone.runtime.close_service(*service[:2])
     alone.host.load_ahead(*service[:2])

@@ -34,7 +34,7 @@ PLAIN, CHAINED, ORDERED, LIMITED, UNWANTED, FAILING, LARGE, NESTED = range(8)
 
 
 def record(path, producer, kind, number):
-    """Appends one record; opened once per process."""
+    """Append one record; opened once per process."""
     fd = opened.get(path)
     if fd is None:
         fd = opened[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -63,7 +63,7 @@ def large(path, producer, number, data):
 
 
 def nested(path, producer, number):
-    """Waits for a call of its own: this worker runs it meanwhile, or another one does; no supervisor adds workers here."""
+    """Wait for a call of its own: this worker runs it meanwhile, or another one does; no supervisor adds workers here."""
     return submitting["record"](path, producer, NESTED, number).get()
 
 

@@ -445,7 +445,7 @@ def random_operation(rng):
 
 
 def random_program(operations, me):
-    """Tells at its end what it has read."""
+    """Tell at its end what it has read."""
     seen = ()
     for at in range(len(operations)):
         answer = yield operations[at]

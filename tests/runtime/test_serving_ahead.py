@@ -19,7 +19,7 @@ pytest_plugins = ["serving_family"]
 
 
 class Telling:
-    """Marks where it is loaded."""
+    """A callable that leaves a mark where it is loaded."""
 
     def __init__(self, number):
         self.number = number
@@ -33,7 +33,7 @@ class Telling:
 
 
 def test_an_instance_s_process_loads_its_own_service_before_the_first_call(kin, words):
-    """And nothing else: neither another instance, nor what is closed, nor what the pool shall load ahead."""
+    """The process loads nothing else: no other instance, no closed service, none that the pool shall load ahead."""
     services = [kin.service(Telling(1), INSTANCE, ("__call__",))]
     kin.service(Telling(4), warmup=1)
     services += [kin.service(Telling(number), INSTANCE, ("__call__",)) for number in (3, 2)]
@@ -71,7 +71,7 @@ def test_a_service_that_comes_when_a_worker_is_about_to_wait_is_loaded_ahead(kin
 
 
 def test_a_service_that_is_still_being_made_is_not_loaded_ahead(kin, words):
-    """By words: its maker has told how many shall load it, and not opened it yet."""
+    """By words: its maker has written how many workers shall load it, and not opened it yet."""
     service, _, _ = kin.service(Telling(1), warmup=1)
     words.set("services", service, "state", words.tables.RESERVED)
     worker = kin.fork_worker()
@@ -91,7 +91,7 @@ def test_no_sleeper_is_woken_when_a_free_service_has_been_loaded_ahead(kin, word
 
 
 def test_a_worker_loads_all_that_is_to_be_loaded_ahead(kin):
-    """One after the other, before it sleeps; the host is asked again for what it called before."""
+    """The worker loads one after the other before it sleeps; it asks the host again for what it called before."""
     for number in (1, 2, 3):
         kin.service(Telling(number), warmup=1)
     other, tell = kin.service(pid), kin.service(log_of_host)
@@ -125,7 +125,7 @@ def test_a_limited_service_is_loaded_ahead_by_a_worker_with_a_permit(kin, words,
 
 
 def test_a_worker_that_waits_for_a_permit_is_woken_when_a_service_has_been_loaded_ahead(kin, words):
-    """By the one that had the permit for that, before it runs a call itself."""
+    """The worker that had the permit for the load wakes it, before it runs a call itself."""
     first = kin.fork_worker()
     limited = kin.service(Slow(), limit=1, warmup=1)
     doors[0].entered()
@@ -139,7 +139,7 @@ def test_a_worker_that_waits_for_a_permit_is_woken_when_a_service_has_been_loade
 
 
 class Slow:
-    """Stands at a door where it is loaded for the first time."""
+    """A callable that stands at a door where it is loaded for the first time."""
 
     def __reduce__(self):
         return load_slowly, ()

@@ -48,7 +48,7 @@ def test_a_signal_reaches_a_worker_that_sleeps_and_leaves_it_among_the_sleepers(
 
 
 def test_a_spinner_counts_itself_among_the_sleepers_before_it_sleeps(kin, words):
-    """And gives its places back: as a spinner, as the seeker."""
+    """The spinner gives its places back: as a spinner, as the seeker."""
     service, workers = kin.service(pid), [kin.fork_worker() for _ in range(2)]
     for _ in range(5):
         wait_until(lambda: words.get("header", 0, "pool_sleepers") >= 2, "the sleep of both")
@@ -60,7 +60,7 @@ def test_a_spinner_counts_itself_among_the_sleepers_before_it_sleeps(kin, words)
 
 
 def test_a_worker_without_a_place_to_spin_leaves_those_of_others(kin, words):
-    """As a spinner, and as the seeker: both are the driver's. Nor does it say that the seeker goes on."""
+    """The driver has both places, of a spinner and of the seeker; the worker does not say that the seeker goes on."""
     driver = words.tables.DRIVER_INDEX
     taken = {("header", 0, "seeker"): driver + 1, ("header", 0, "spinners"): 1, ("processes", driver, "spinning"): 1}
     for place, value in taken.items():
@@ -73,7 +73,7 @@ def test_a_worker_without_a_place_to_spin_leaves_those_of_others(kin, words):
 
 
 def test_a_seeker_of_the_pool_s_tasks_says_so_while_others_sleep(kin, words):
-    """An instance's process looks for none of those."""
+    """An instance's process looks for no tasks of the pool."""
     kin.service(Log(), INSTANCE, ("note",), warmup=1)
     words.set("header", 0, "pool_sleepers", 1)
     await_sleep(words, *kin.fork_requested())

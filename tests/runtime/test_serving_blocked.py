@@ -39,7 +39,7 @@ def test_the_supervisor_is_told_that_a_task_waits_and_that_it_goes_on(kin, words
 
 
 def test_a_task_that_waits_is_blocked_after_a_moment(kin, words):
-    """And not only when it looks around (after 250 ms)."""
+    """The task is not blocked only at the next look around (after 250 ms)."""
     worker, log, outer = kin.fork_worker(), kin.service(Standing(), INSTANCE, ("stand",), warmup=1), kin.service(ask)
     kin.fork_requested()
     took = []
@@ -84,7 +84,7 @@ def stand_then_ask(service=None):
 
 
 def test_a_task_is_not_blocked_while_it_runs_another_and_is_again_after_it(kin, words):
-    """What it waits for becomes ready when it sleeps already."""
+    """The call that it waits for becomes ready when the task sleeps already."""
     worker = kin.fork_worker()
     first, last = (kin.service(Log(), INSTANCE, ("pid",)) for _ in range(2))
     future = kin.call(kin.service(ask_for_two), first, last, kin.service(blocked_now))

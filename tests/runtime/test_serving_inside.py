@@ -94,7 +94,7 @@ def descend(service, depth):
 
 
 def test_each_permit_acquired_inside_a_wait_is_released_at_the_end_of_that_task(kin, words):
-    """One service's task inside another's, both limited."""
+    """A task: one service's task inside another's, both limited."""
     worker = kin.fork_worker()
     outer, middle, inner = kin.service(ask), kin.service(ask_and_look, limit=1), kin.service(pid, limit=1)
     assert kin.call(outer, middle, inner, middle).get(PATIENCE_S) == (worker.pid, ([], [worker.index]))
@@ -109,7 +109,7 @@ def ask_and_look(inner, middle):
 
 
 def test_what_ran_inside_a_wait_leaves_no_entry_and_wakes_no_sleeper(kin, words):
-    """It is void by then, and would be the next look's."""
+    """The entry is void by then, and the next look would take it."""
     kin.fork_worker()
     outer, inner = kin.service(ask_and_look_at_the_queue), kin.service(sleepers_now)
     assert kin.call(outer, inner).get(PATIENCE_S) == (0, 0, 3)
@@ -117,7 +117,7 @@ def test_what_ran_inside_a_wait_leaves_no_entry_and_wakes_no_sleeper(kin, words)
 
 
 def ask_and_look_at_the_queue(inner):
-    """Sleepers before it, entries in the pool's queue after it, and sleepers then."""
+    """A task: the sleepers before the inner call, the entries in the pool's queue after it, and the sleepers then."""
     before, words = here[0].call(inner, 3).get(), Words(here[0].runtime)
     entries = words.get("queues", 0, "tail") - words.get("queues", 0, "head")
     return before, entries, words.get("header", 0, "pool_sleepers")
@@ -150,7 +150,7 @@ def test_a_worker_that_waits_for_a_permit_acquired_inside_a_wait_is_woken_when_i
 
 
 def ask_and_stand(limited, then):
-    """The second call is run beside this task while it stands at its own door."""
+    """A task: another worker runs the second call while this task stands at its own door."""
     one, two = here[0].call(limited, 0), here[0].call(limited)
     after = here[0].call(then, 2, two)
     found = one.get()
@@ -175,13 +175,13 @@ def test_a_task_inside_a_wait_is_not_begun_by_a_worker_that_lost_the_race_for_it
 
 
 def queued_by(words, worker, service):
-    """The slot of the one call of a service that a worker's task has made."""
+    """Return the slot of the one call of a service that a worker's task has made."""
     (slot,) = [slot for slot in words.slots_of(worker.index) if words.get("slots", slot, "service") == service[0]]
     return slot
 
 
 def test_the_permit_for_a_task_that_was_lost_is_left_though_another_is_taken_for_the_next(kin, words):
-    """In one look for something to run, which finds what is queued first, and then an input of what is waited for."""
+    """One look for something to run finds the queued call first, and then a dependency of the awaited call."""
     lost, found, outer = kin.service(pid, limit=1), kin.service(pid, limit=1), kin.service(ask_for_an_input_and)
     worker = serve_with(kin, Late)
     future = kin.call(outer, kin.service(same), found, lost)
@@ -192,7 +192,7 @@ def test_the_permit_for_a_task_that_was_lost_is_left_though_another_is_taken_for
 
 
 def test_no_sleeper_is_woken_for_a_permit_that_was_left_with_the_lost_task(kin, words):
-    """Not even when what was found then is over: of three one is called for the task that it has made ready."""
+    """Not even when the found call is over: of three sleepers one is woken, for the task that the call has made ready."""
     lost, found = kin.service(pid, limit=1), kin.service(sleepers_here)
     worker = serve_with(kin, Late)
     future = kin.call(kin.service(ask_for_an_input_and), found, found, lost)
@@ -202,7 +202,7 @@ def test_no_sleeper_is_woken_for_a_permit_that_was_left_with_the_lost_task(kin, 
 
 
 def sleepers_here(*below):
-    """How many are said to sleep; three from now on, or none."""
+    """A task: how many are said to sleep; three from now on, or none."""
     return sleepers_now(0 if below else 3)
 
 
@@ -212,7 +212,7 @@ def ask_for_an_input_and(after, found, lost):
 
 
 class Late(Host):
-    """When it is asked for the first time, the driver claims the task."""
+    """A host: when it is asked for the first time, the driver claims the task."""
 
     def may_help(self, service, generation):
         marks[1] += 1
@@ -254,7 +254,7 @@ def test_a_task_deep_in_its_stack_runs_nothing_more_on_it(kin, words, too_deep):
 
 
 def ask_with_frames(inner, too_deep):
-    """Waits with exactly half of the frames that Python allows, or one more."""
+    """A task: wait with exactly half of the frames that Python allows, or one more."""
     frame, depth, limit = sys._getframe(), 0, sys.getrecursionlimit()
     while frame is not None:
         frame, depth = frame.f_back, depth + 1
@@ -297,7 +297,7 @@ def ask_in_time(service):
 
 
 def test_a_thread_of_a_task_runs_nothing_while_it_waits(kin, words):
-    """It would be another thread's task. Its process counts as blocked all the same."""
+    """The call would be another thread's task. The process counts as blocked all the same."""
     first, inner = kin.fork_worker(), kin.service(pid)
     future = kin.call(kin.service(ask_in_a_thread), inner)
     wait_until(lambda: words.get("processes", first.index, "blocked"), "its being blocked")

@@ -21,7 +21,7 @@ pytest_plugins = ["serving_family"]
 
 
 def test_a_task_that_waits_for_many_runs_those_that_are_queued_whatever_comes_first(kin, words):
-    """In order, each in its own process."""
+    """The queued calls run in order, the instance's in its own process."""
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
     future = kin.call(kin.service(ask_for_many), log, kin.service(same), kin.service(in_order))
     wait_until(lambda: words.get("processes", worker.index, "blocked"), "its being blocked")
@@ -34,7 +34,7 @@ def test_a_task_that_waits_for_many_runs_those_that_are_queued_whatever_comes_fi
 
 
 def ask_for_many(log, after, service):
-    """What came, the first of them, and for which this task waits when that is over."""
+    """A task: what came, the first call, and the call that this task waits for when all is over."""
     call = here[0].call
     futures = [call(after, call(log)), *(call(service, number) for number in range(5))]
     found = here[0].runtime.get_many(futures)
@@ -42,7 +42,7 @@ def ask_for_many(log, after, service):
 
 
 def test_a_task_that_waits_for_many_passes_an_instance_s_call_on_its_way_to_the_pool_s(kin):
-    """Though that is queued, too."""
+    """The instance's call is queued, too."""
     worker, log = kin.fork_worker(), kin.service(Log(), INSTANCE, ("pid",))
     future = kin.call(kin.service(ask_for_each), log, kin.service(mark))
     wait_until(lambda: marks[1], "the task behind it")
@@ -89,7 +89,7 @@ def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, wor
 
 
 def select_among(service):
-    """Waits until all have been given out; then what it waits for."""
+    """A task: wait until all calls have been given out; then return what it waits for."""
     futures = [here[0].call(service, 1) for _ in range(3)]
     selector, found = here[0].runtime.selector(futures), []
     while len(found) < 3:
@@ -99,7 +99,7 @@ def select_among(service):
 
 
 def test_a_task_that_waits_for_any_twice_says_so_twice(kin, words):
-    """Of as many as just fill a block: what lies around it stays as it is."""
+    """The calls just fill a block: its neighbors stay as they are."""
     worker, quick = kin.fork_worker(), kin.service(stand)
     logs = [kin.service(Log(), INSTANCE, ("pid",)) for _ in range(2)]
     future = kin.call(kin.service(select_twice), logs)
@@ -150,7 +150,7 @@ def test_a_task_runs_what_it_waits_for_though_that_has_the_first_slot(kin, many)
 
 
 def test_a_task_that_runs_all_that_it_waits_for_is_never_blocked(kin):
-    """Though the first of them has the first slot: the supervisor (zygote) hears of no blocked process."""
+    """The first call has the first slot: the supervisor (zygote) hears of no blocked process."""
     places = [kin.runtime.put(0) for _ in range(62)]
     worker = kin.fork_worker()
     first = kin.call(kin.service(stand), 0)
@@ -184,7 +184,7 @@ def ask_behind(after, log, service):
 
 
 def ask_from_first_slot(service):
-    """Waits for three at once, of which the first, the second, the last made has the first slot."""
+    """A task: wait for three at once, of which the first, the second, the last made has the first slot."""
     found = []
     for turned in range(3):
         futures = [here[0].call(service) for _ in range(3)]
@@ -202,7 +202,7 @@ def ask_in_first_slot(service, many):
 
 @pytest.mark.parametrize("many", [False, True])
 def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, words, many):
-    """Though that is queued, and in the very first slot."""
+    """The other call is queued, and in the very first slot."""
     place, promise = kin.runtime.put(None), kin.runtime.promise()
     assert slot_of(place) == 0
     del place
@@ -229,7 +229,7 @@ def stand_and_ask_for(log, after, many):
 
 @pytest.mark.parametrize("method", ["ask", "ask_many", "ask_many behind another", "ask_any"])
 def test_a_wait_that_cannot_end_is_refused(kin, method):
-    """A method that waits for a call of its own instance."""
+    """The method waits for a call of its own instance."""
     methods = ("ask", "ask_many", "ask_any", "pid")
     kin.fork_worker()
     instance = kin.service(Asking(), INSTANCE, methods, warmup=1)

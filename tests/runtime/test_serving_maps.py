@@ -18,7 +18,7 @@ class Whole(int):
 
 
 def outcomes(alone, function, items):
-    """What comes out of a map, an error last."""
+    """Return what comes out of a map, an error last."""
     results = MapResults(alone.target(alone.service(function)), items, len(items))
     alone.work()
     found = []
@@ -64,7 +64,7 @@ def one_large(item):
 
 @pytest.mark.parametrize("kind", [int, Whole], ids=["numbers", "objects"])
 def test_a_chunk_s_values_come_up_to_what_goes_wrong(alone, kind):
-    """Its items are integers, which are written in a row, or something else."""
+    """The items are integers, which are written in a row, or something else."""
     for function, expected, error in [
         (halved, [0.0, 1, 1.0, 3, 2.0, 5], None),
         (str, ["0", "1", "2", "3", "4", "5"], None),

@@ -33,7 +33,7 @@ pytest_plugins = ["serving_family"]
 
 
 def test_queues_take_turns(kin):
-    """Those that have something, from behind the last one that was served."""
+    """The worker serves each queue with an entry, from behind the one that it served last."""
     services = [kin.service(in_order), *(kin.service(in_order, limit=1) for _ in range(3))]
     kin.runtime.close_service(*services.pop(2)[:2])
     futures = [[kin.call(service, number) for number in range(3)] for service in services]
@@ -43,7 +43,7 @@ def test_queues_take_turns(kin):
 
 
 def test_what_a_task_has_made_ready_is_next_in_its_process(kin):
-    """Before what was queued earlier."""
+    """The ready task runs before those that were queued earlier."""
     service = kin.service(in_order)
     first = kin.call(service, 0)
     futures = [first, kin.call(service, 1), kin.call(service, 2, first)]
@@ -53,7 +53,7 @@ def test_what_a_task_has_made_ready_is_next_in_its_process(kin):
 
 @pytest.mark.parametrize("sticky", [False, True])
 def test_a_permit_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service(kin, words, sticky):
-    """All that was left of it is a void entry."""
+    """A void entry is all that was left of the call."""
     limited, free = kin.service(same, limit=1, sticky=sticky), kin.service(same)
     value = kin.runtime.put(0)
     words.push(limited[2], slot_of(value))
@@ -65,7 +65,7 @@ def test_a_permit_taken_for_a_call_that_is_gone_is_kept_only_by_a_sticky_service
 
 
 def test_a_worker_leaves_a_free_queue_alone(kin, words):
-    """Though an entry has stayed there, which is void."""
+    """A void entry has stayed there."""
     value, limited = kin.runtime.put(0), kin.service(same, limit=1)
     words.push(limited[2], slot_of(value))
     kin.runtime.close_service(*limited[:2])
@@ -107,7 +107,7 @@ def test_no_worker_takes_another_task_once_the_runner_closes(kin):
 
 
 def test_a_worker_that_waits_for_a_permit_is_woken_when_it_is_free(kin, words):
-    """The one that had it goes on with a task that its last one has made ready."""
+    """The worker that had the permit goes on with a task that its last one has made ready."""
     limited, service = kin.service(stand, limit=1), kin.service(stand)
     first = kin.fork_worker()
     one = kin.call(limited, 0)
@@ -148,7 +148,7 @@ def test_no_sleeper_is_woken_when_a_free_service_s_task_is_over(alone):
 
 
 def test_a_task_that_comes_when_a_worker_is_about_to_wait_for_one_runs(kin):
-    """It is found at the first look, and not looked for any more."""
+    """The worker finds it at the first look, and looks for no more."""
     service = kin.service(mark)
     acts[:] = [lambda: kin.call(service, 1)]
     serve_with(kin, Acting)
@@ -156,7 +156,7 @@ def test_a_task_that_comes_when_a_worker_is_about_to_wait_for_one_runs(kin):
 
 
 def test_calls_that_come_one_after_the_other_are_all_served(kin):
-    """The next one comes while the worker spins, or has just gone to sleep."""
+    """The next call comes while the worker spins, or has just gone to sleep."""
     service, log = kin.service(same), kin.service(Log(), INSTANCE, ("note",), warmup=1)
     kin.fork_worker()
     kin.fork_requested()
@@ -167,7 +167,7 @@ def test_calls_that_come_one_after_the_other_are_all_served(kin):
 
 
 def test_calls_that_come_in_a_burst_are_all_served(kin, words):
-    """Two workers run out of them again and again: each finds some while it spins, and both go to sleep in the end."""
+    """Two workers run out of calls again and again: each finds some while it spins, and both go to sleep in the end."""
     service, log = kin.service(same), kin.service(Log(), INSTANCE, ("note",), warmup=1)
     workers = [kin.fork_worker(), kin.fork_worker()]
     kin.fork_requested()
@@ -192,7 +192,7 @@ def test_an_instance_runs_no_task_of_the_pool_that_its_outcome_makes_ready(kin):
 
 
 def test_an_idle_worker_takes_no_permit_where_nothing_is_queued(kin, words):
-    """A sticky one it would keep."""
+    """A worker would keep the permit of a sticky service."""
     limited, worker = kin.service(pid, limit=1, sticky=True), kin.fork_worker()
     assert kin.call(kin.service(pid)).get(PATIENCE_S) == worker.pid
     await_sleep(words, worker)

@@ -44,7 +44,7 @@ pytest_plugins = ["serving_family"]
 
 
 def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin):
-    """By service, method and generation; and whenever something has run inside a wait."""
+    """The worker asks by service, generation and method; and again after a task has run inside a wait."""
     alike, other = kin.service(Log, CLASS, ("note", "pid")), kin.service(pid)
     outer, tell = kin.service(ask), kin.service(log_of_host)
     calls = [kin.call(alike, 1), kin.call(alike, 2), kin.call(alike, 3, method=1), kin.call(other), kin.call(other)]
@@ -64,7 +64,7 @@ def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin
 
 
 def test_a_service_that_has_got_a_closed_one_s_entry_is_called_itself(kin):
-    """Right after a call of the closed one: the worker has looked for nothing in between."""
+    """The call comes right after one of the closed service: the worker has looked for nothing in between."""
     first = kin.service(leave_partial)
 
     def replace():
@@ -81,7 +81,7 @@ def test_a_service_that_has_got_a_closed_one_s_entry_is_called_itself(kin):
 
 
 class Broken:
-    """Fails where it is loaded."""
+    """A callable that fails where it is loaded."""
 
     def __reduce__(self):
         return fail_to_load, ()
@@ -92,7 +92,7 @@ def fail_to_load():
 
 
 def test_the_host_is_asked_again_after_it_failed(kin):
-    """It has gone over to the service that it could not load."""
+    """The host had gone over to the service that it could not load."""
     fine, broken, tell = kin.service(same), kin.service(Broken()), kin.service(log_of_host)
     calls = [kin.call(fine, 1), kin.call(broken), kin.call(fine, 2), kin.call(tell)]
     serve_with(kin, Recorder)
@@ -103,7 +103,7 @@ def test_the_host_is_asked_again_after_it_failed(kin):
 
 
 class Known:
-    """An object that can be told to have gone."""
+    """An object that a weak reference can be made to."""
 
     def __call__(self):
         here.append(weakref.ref(self))
@@ -157,7 +157,7 @@ def test_a_coroutine_is_run_to_its_end_and_a_generator_is_refused(alone, is_map)
 
 
 def test_a_process_that_a_task_forks_ends_with_the_task_and_gives_nothing_back(kin, words):
-    """As it would at a script's end, or with what the task raises there."""
+    """The child ends as at a script's end, or with the exception that the task raises there."""
     service, mapped, after = kin.service(fork_and_end), kin.service(fork_in_a_map), kin.service(pid)
     worker, before = kin.fork_worker(), kin.in_use()
     value = kin.runtime.put(np.arange(10_000.0))
@@ -173,7 +173,7 @@ def test_a_process_that_a_task_forks_ends_with_the_task_and_gives_nothing_back(k
 
 
 def fork_and_end(end, view=None):
-    """Returns how the child ended, which ends with the task."""
+    """A task: return how its child ended, which ends with the task."""
     child = os.fork()
     if child == 0:
         sys.excepthook = lambda *_: None
@@ -188,7 +188,7 @@ def fork_in_a_map(end):
 
 
 def test_an_array_goes_on_to_the_next_task_as_it_is_only_as_the_input_that_it_is(kin):
-    """Of a chain of tasks each gets what the one before gave; a second input is another's."""
+    """Each task of a chain gets what the one before returned; a second dependency is another array."""
     service, both = kin.service(same), kin.service(total_of)
     kin.fork_worker()
     for _ in range(3):
@@ -203,7 +203,7 @@ def test_an_array_goes_on_to_the_next_task_as_it_is_only_as_the_input_that_it_is
 
 
 def test_an_array_that_goes_on_stands_for_no_other_input(kin):
-    """Neither for one in the first slot, nor for one that has its slot later."""
+    """Neither for a dependency in the first slot, nor for one that has the array's slot later."""
     first, second = np.arange(10_000.0), np.arange(10_000.0) * 3
     place, service, both = kin.runtime.put(second), kin.service(same), kin.service(total_of)
     assert slot_of(place) == 0
@@ -286,7 +286,7 @@ def work_and_ask(inner):
 
 
 def test_a_wait_that_cannot_end_is_refused_inline_too(alone):
-    """Though another thread has run what was queued in the middle of the task."""
+    """Another thread has run the queued calls in the middle of the task."""
     here[:] = [alone]
     log = alone.service(Lonely(), INSTANCE, ("ask", "pid"))
     future, other = alone.call(log, log), alone.call(alone.service(pid))

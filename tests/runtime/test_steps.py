@@ -124,7 +124,7 @@ def end_of(run, address, which):
 
 
 def guarded(attempts):
-    """Runs a generator of (where, what was wrong) in a child, which may hang or crash; returns what was wrong."""
+    """Run a generator of (where, what was wrong) in a child, which may hang or crash; returns what was wrong."""
     with tempfile.TemporaryFile("w+") as notes, tempfile.TemporaryFile("w+") as stacks:
         pid = os.fork()
         if pid == 0:

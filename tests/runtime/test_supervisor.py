@@ -79,7 +79,7 @@ def is_stopped(pid):
 
 
 def kill_zygote():
-    """Returns once it has ended."""
+    """Return once it has ended."""
     (zygote,) = zygotes()
     ends = open_pidfds([zygote])
     os.kill(zygote, signal.SIGKILL)

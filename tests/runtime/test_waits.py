@@ -39,7 +39,7 @@ def error_of(message):
 
 
 class Waiting(threading.Thread):
-    """A thread that waits; how that ended."""
+    """A thread that waits, and how its wait ended."""
 
     def __init__(self, words, wait):
         super().__init__()
@@ -72,7 +72,7 @@ def await_watch(words, future):
 
 
 def in_use(words):
-    """What this process says of its waits."""
+    """Return this process's notes of its waits."""
     return [
         words.get("processes", words.tables.DRIVER_INDEX, name) for name in ("waiters", "watching", "spinning", "blocked")
     ]
@@ -125,7 +125,7 @@ def test_a_wait_takes_no_less_than_its_time_and_no_look_around_more(alone, words
 
 
 def test_a_signal_s_handler_runs_while_a_thread_waits_and_may_end_that(alone, words):
-    """Each form; what was said of the wait is taken back."""
+    """Each form of waiting, after which the notes of the wait are taken back."""
 
     def handler(*_):
         raise LookupError("interrupted")
@@ -179,7 +179,7 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
 
 
 def test_a_wait_in_a_forked_child_is_refused_at_once(alone):
-    """What is finished, too: it is the parent's."""
+    """Even the wait for a finished future: the future is the parent's."""
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
 
@@ -208,7 +208,7 @@ def fulfil(alone, *futures):
 
 
 def test_a_thread_that_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
-    """Each that finishes last passes that on to the one before it, past those that have finished meanwhile."""
+    """Each dependency that finishes last passes that on to the one before it, past those that have finished meanwhile."""
     futures = [alone.runtime.promise() for _ in range(7)]
     fulfil(alone, futures[6])
     waiting = Waiting(words, lambda: alone.runtime.get_many(futures))
@@ -238,7 +238,7 @@ def test_a_thread_that_waits_for_many_is_not_woken_by_those_before_the_last(alon
 
 
 def test_a_failure_among_many_is_waited_for_with_all_before_it(alone, words):
-    """And with none behind it."""
+    """And the failure is waited for with none behind it."""
     futures = [alone.runtime.promise() for _ in range(8)]
     fulfil(alone, futures[4])
     waiting = Waiting(words, lambda: alone.runtime.get_many(futures))
@@ -313,7 +313,7 @@ def test_a_list_ends_at_its_beginning_for_a_waiter_that_looks_for_a_failure(alon
 
 @pytest.mark.parametrize("looks", [["last"], ["last", "first", "last"]])
 def test_a_list_ends_at_its_beginning_for_a_waiter_that_finds_all_of_it_finished(looks):
-    """All that was left finishes between its look at the first and this one at the last."""
+    """All that was left finishes between the waiter's look at the first and this one at the last."""
     stays = []
 
     def look():
@@ -355,7 +355,7 @@ def test_a_list_that_changes_while_a_thread_waits_for_it_is_waited_for_as_it_was
 
 
 def test_a_wait_for_many_gives_its_memory_back(alone):
-    """A megabyte for each of these."""
+    """Each wait would leak a megabyte."""
     promise = alone.runtime.promise()
     futures = [promise] * (1 << 18)
 
@@ -423,7 +423,7 @@ def test_a_thread_that_waits_for_any_is_woken_by_each(alone, words):
 
 
 def test_all_that_finish_while_a_thread_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
-    """However many it finds when it is woken."""
+    """However many the waiter finds when it is woken."""
     futures = [alone.runtime.promise() for _ in range(4)]
     selector, found = alone.runtime.selector(futures), []
 
@@ -440,7 +440,7 @@ def test_all_that_finish_while_a_thread_sleeps_are_given_out_in_the_order_of_the
 
 @pytest.mark.parametrize("count", [LOG, LOG + 1, 2 * LOG + 3])
 def test_a_waiter_that_reads_the_log_too_late_looks_at_all(alone, count):
-    """All positions come, once, whatever was overwritten."""
+    """All positions come, once, whatever entries were overwritten."""
     futures = [alone.runtime.promise() for _ in range(count)]
     selector = alone.runtime.selector(futures)
     for future in reversed(futures):
@@ -475,7 +475,7 @@ class LogOf:
 
 
 def test_an_entry_that_never_comes_delays_no_reader_for_long(alone, words):
-    """Its writer has died. A sleep later all are looked at, and the log is read on from behind it."""
+    """The entry's writer has died. A sleep later the waiter looks at all, and reads the log on from behind the entry."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     log.move(1)
@@ -486,7 +486,7 @@ def test_an_entry_that_never_comes_delays_no_reader_for_long(alone, words):
 
 
 def test_an_entry_that_is_not_there_yet_is_read_when_it_is(alone, words):
-    """Its place has been taken: those behind it wait for it."""
+    """The entry's place has been taken: the entries behind it wait for it."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     fulfil(alone, futures[1], futures[0])
@@ -510,7 +510,7 @@ def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words
 
 
 def test_an_entry_of_the_log_is_a_hint(alone, words):
-    """Of a future that is not finished, and of a slot that is not waited for."""
+    """The slot of a future that is not finished, and a slot that is not waited for."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(2)]
     selector, other = alone.runtime.selector(futures), alone.runtime.promise()
     for future in (futures[1], other):
@@ -543,7 +543,7 @@ def test_only_handles_of_a_runtime_are_its_own_and_selected(alone):
 
 
 class Box:
-    """Only pickle can write it."""
+    """A class that only pickle can write."""
 
     def __init__(self, content):
         self.content = content
@@ -567,7 +567,7 @@ ARGUMENTS = [
 
 
 def test_arguments_arrive_as_they_are(alone):
-    """By position and by name; plain ones, and such as only pickle writes; in the slot and in a block."""
+    """Arguments by position and by name; plain ones and pickled ones; in the slot and in a block."""
     service = alone.service(shown)
     for kwargs in ({}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}):
         for args in ARGUMENTS:
@@ -587,7 +587,7 @@ def test_futures_are_inputs_wherever_they_are_in_an_argument(alone):
 
 
 def test_a_future_in_a_value_is_its_value(alone):
-    """It stays no future: nothing would hold a reference to it."""
+    """The future in it stays none: nothing would hold a reference to it."""
     service = alone.service(shown)
     ref, before = alone.runtime.put("inner"), alone.in_use()
     alone.call(service, ref)  # there it would be one
@@ -641,7 +641,7 @@ def classes(define, alone):
 
 
 def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone, classes):
-    """Named once in full and then by its place, in values one after the other and inside each other."""
+    """The name is written once in full and then by its place, in values one after the other and inside each other."""
     Point, Colour = classes.Point, classes.Colour
     values = [
         Point(Colour.RED, [Point(Colour.GREEN, Colour.RED) for _ in range(3)]),
@@ -658,7 +658,7 @@ def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stan
 
 
 def test_what_a_value_names_is_told_apart_however_much_it_names(alone, words, classes):
-    """More members than are noted; and none of them is kept beyond the reading."""
+    """The value has more members than are noted; none of them is kept beyond the reading."""
     members = list(classes.Large)
     value = alone.runtime.put([members, members[::-1], list(members)])  # no list twice: that only pickle writes
     assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
@@ -694,7 +694,7 @@ class Key(namedtuple("Key", "number")):
 
 
 def test_threads_of_different_services_get_their_own_of_what_a_value_names(alone, words, define, monkeypatch):
-    """One reads the value while the other is in the middle of it."""
+    """One thread reads the value while the other is in the middle of it."""
     value = alone.runtime.put(dict.fromkeys(map(define(KEY).Key, range(2))))
     monkeypatch.setattr(definitions, "own", lambda _: None)  # as where it did not come from
     assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
@@ -792,7 +792,7 @@ def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
 
 
 def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_come(alone):
-    """Though nothing holds a reference to it: the finisher of that dependency finds it there."""
+    """Nothing holds a reference to the task: the finisher of that dependency finds it there."""
     service, before = alone.service(shown), alone.in_use()
     failing, late = alone.runtime.promise(), alone.runtime.promise()
     future = alone.call(service, [failing, late])
@@ -830,7 +830,7 @@ def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_noth
 
 
 def test_a_call_of_a_closed_service_is_not_even_written(alone):
-    """Nor is one of a service whose entry is another's by now, or of a closed runner."""
+    """Nor is a call of a service whose entry is another's by now, or of a closed runner."""
     written = []
 
     class Written:
@@ -877,7 +877,7 @@ def test_a_full_store_refuses_a_result_and_the_call_says_so(alone):
 
 
 def test_a_process_that_runs_no_task_counts_as_blocked_by_nothing(family):
-    """Though it is a worker: no process is told of its wait."""
+    """The process is a worker: no other process is told of its wait."""
 
     def live():
         promise = family.runtime.promise()
@@ -890,7 +890,7 @@ def test_a_process_that_runs_no_task_counts_as_blocked_by_nothing(family):
 
 
 def test_a_sleeper_is_woken_when_a_worker_s_task_waits(family):
-    """It may take over that one's permit."""
+    """The sleeper may take over the worker's permit."""
     words = Words(family.runtime)
 
     def wait():
@@ -908,7 +908,7 @@ def test_a_sleeper_is_woken_when_a_worker_s_task_waits(family):
 
 
 def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
-    """Of a task that waits beside a thread of its own, and goes on before that."""
+    """The task waits beside a thread of its own, and goes on before that."""
     words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
 
     def wait():
@@ -927,7 +927,7 @@ def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
 
 
 def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(family):
-    """That is the first thing it looks at when its patience is at an end."""
+    """The task looks at that first when its patience is at an end."""
     words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
 
     def wait():
@@ -943,7 +943,7 @@ def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(fam
 
 
 def outcome_in_a_worker(family, task, index=None):
-    """What a task returns that a worker runs."""
+    """Return what a task returns that a worker runs."""
     future = family.call(family.service(do))
 
     def live():

@@ -237,7 +237,7 @@ class Neighbour:
             assert call.get(DEADLINE_S / 3) == (value,)
 
     def act(self):
-        """Returns when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
+        """Return when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
         os.eventfd_write(self.command, 1)
         waiting = select.poll()
         waiting.register(self.reply, select.POLLIN)

@@ -81,7 +81,7 @@ def mark():
 
 
 def await_mark(pid):
-    """Waits until the child has reached a mark."""
+    """Wait until the child has reached a mark."""
     _, status = os.waitpid(pid, 0)
     assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"the traced process ended early: {status:#x}"
     ptrace(SETOPTIONS, pid, 0, EXITKILL)
@@ -180,7 +180,7 @@ class Doors:
             os.pwrite(self.memory, bytes([TRAP]), address)
 
     def step(self, address):
-        """Executes the one instruction that the process stands at."""
+        """Execute the one instruction that the process stands at."""
         if address in self.bytes:
             os.pwrite(self.memory, self.bytes[address], address)
         ptrace(SINGLESTEP, self.pid)
@@ -190,7 +190,7 @@ class Doors:
         return status
 
     def come_back(self):
-        """Runs from outside of the runtime's code until it is entered."""
+        """Run from outside of the runtime's code until it is entered."""
         begin, end, _ = code_range()
         back = ptrace(PEEKTEXT, self.pid, ptrace(PEEKUSER, self.pid, RSP))
         if begin <= back < end:
@@ -251,7 +251,7 @@ def find_stops(pid, fd, pages):
 
 
 def run_to(pid, address, passes):
-    """Runs until an instruction is about to be executed for the given time, the first being 0; 0 if a mark comes before."""
+    """Run until an instruction is about to be executed for the given time, the first being 0; 0 if a mark comes before."""
     word = ptrace(PEEKTEXT, pid, address)
     while True:
         ptrace(POKETEXT, pid, address, word & ~0xFF | TRAP)

@@ -78,7 +78,7 @@ class Closing:
             yield from self.reap()
 
     def other(self):
-        """Makes another service, of the same entry."""
+        """Make another service, of the same entry."""
         yield when(is_free)
         if (yield cas("service", (FREE, 1), (RESERVED, 2))):
             yield store("blob", 2)

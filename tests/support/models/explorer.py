@@ -99,7 +99,7 @@ def change(word, function, *args):
 
 
 def ask(function, *args):
-    """Gives `function(words, *args)`: what only the kernel can see in one step."""
+    """Give `function(words, *args)`: what only the kernel can see in one step."""
     return ("ask", function, *args)
 
 
@@ -109,7 +109,7 @@ def choose(*answers):
 
 
 def when(condition, *args):
-    """Goes on once `condition(words, *args)` is true."""
+    """Go on once `condition(words, *args)` is true."""
     return ("when", condition, *args)
 
 
@@ -845,7 +845,7 @@ def with_stores_put_off(scenario):
 
 
 def explore(scenario, most=10_000_000):
-    """Goes through a scenario; returns the explorer, or raises `Violation`."""
+    """Go through a scenario; returns the explorer, or raises `Violation`."""
     collects = gc.isenabled()
     gc.disable()  # millions of small tuples, and no cycles
     try:

@@ -164,7 +164,7 @@ class Groups:
         yield store(("freeing", me), None)
 
     def taker(self, me, to, times):
-        """Takes members, and has another process give them back, or does so itself."""
+        """Take members, and has another process give them back, or does so itself."""
         current, mine = None, ()
         for _time in range(times):
             member, current, mine = yield from self.take(me, current, mine)

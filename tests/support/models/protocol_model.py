@@ -456,7 +456,7 @@ class Protocol:
         return True
 
     def clear_again(self, me, task, dead):
-        """Goes on above the words whose last bit a dead process cleared."""
+        """Go on above the words whose last bit a dead process cleared."""
         if self.per_word and self.has("the clearer's tag in a word"):
             for name, _ in self.all_missing(task)[:-1]:
                 way = ((("top", task), name[2]),)
@@ -560,7 +560,7 @@ class Protocol:
             state = yield load(("state", index))
 
     def finish(self, me, index, status, kept=()):
-        """Gives back a task that this process keeps, if any."""
+        """Give back a task that this process keeps, if any."""
         found = None
         todo = (index,)
         while todo:
@@ -720,7 +720,7 @@ class Protocol:
         return False
 
     def let_go(self, me, index):
-        """Gives back what `acquire_again` took."""
+        """Give back what `acquire_again` took."""
         if self.has("a bit for the recovery's hold"):
             yield from self.release_refs(me, index, RECOVERY)
         else:
