@@ -87,7 +87,7 @@ SCENARIOS = {
     "a task waits again, and its last input comes": last_input_while_recovered,
     "the submitter dies, then the zygote": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
     "an input of many, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,), per_word=1),
-    "holds given back, and marks that come round": releasing,
+    "references released, and tags that wrap around": releasing,
     "sleeping": partial(sleeping, tasks=1),
     "sleeping beside one permit": partial(sleeping, kind=Permitted, tasks=1),
     "waiting for futures": waiting,
@@ -110,7 +110,7 @@ MANY_STATES = [
     "a slot freed by another's recovery",
     "both inputs fail, one's worker dies",
     "the submitter dies, then the zygote",
-    "holds given back, and marks that come round",
+    "references released, and tags that wrap around",
     "groups change hands, an owner dies",
     "two inputs, two workers",
     "an input, its worker dies",
@@ -132,7 +132,7 @@ LONG_SCENARIOS = {
     "an input fails, its worker and the zygote die": partial(inputs, mortal=("W",), deaths=2, fails=(0,), successor=True),
     "both inputs' workers die": partial(standing, fails=(0,)),
     "a worker dies, then the zygote": partial(standing, mortal=("W",), deaths=2, fails=(0, 1), successor=True),
-    "holds given back, two die": partial(releasing, mortal=("P", "Q"), deaths=2),
+    "references released, two die": partial(releasing, mortal=("P", "Q"), deaths=2),
     "sleeping, two calls": sleeping,
     "sleeping, a worker dies": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
     "sleeping, the caller dies": partial(sleeping, tasks=1, mortal=("S",), deaths=1),
@@ -152,7 +152,7 @@ NEEDED = {
     "started": partial(calls, mortal=("W",), deaths=1),
     "REF_RUN last": partial(inputs, mortal=("W",), deaths=1),
     "finish_again": partial(calls, mortal=("W",), deaths=1),
-    "holds before the state": partial(calls, mortal=("W",), deaths=1),
+    "references before the state": partial(calls, mortal=("W",), deaths=1),
     "repair_waiting": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "all there by the dead process": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "promoting": partial(inputs, mortal=("W",), deaths=1),
@@ -163,7 +163,7 @@ NEEDED = {
     "the next edge before the bit": partial(inputs, workers=2, count=2, fails=(0,)),
     "waiting again": claimed_to_fail,
     "an edge by exchange": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
-    "creator before holds": others_slot,
+    "creator before references": others_slot,
     "acked_release": releasing,
     "a waiting one stops its queue": instance_inputs,
     "a look at the queue after publishing": lost_instance,
@@ -205,25 +205,28 @@ MENDS = {
     "the tail of an entry": (instance, "slot 2 begins before slot 1"),
     # An entry stayed REQUESTED until the zygote had noted its child: the next one started another under the same number.
     "a number of the start": (starting, "as another does already"),
-    # A mark's number comes round: the mark of an earlier drop, or of another slot, passed for that of the last one.
-    "the slot of a mark": (releasing, "slot 3 stays taken"),
+    # ABA: a tag's number wraps around, and the tag of an earlier release, or of another slot, passed for the last one's.
+    "the slot of a tag": (releasing, "slot 3 stays taken"),
     "a number not shown": (releasing, "slot 3 stays taken"),
-    "the mark stays": (freed_by_another, "a hold on slot 1 is given back twice"),
+    "the tag stays": (freed_by_another, "a reference to slot 1 is released twice"),
     # The process that released a slot's last reference had to free it; others' notes said they might. Both may be wrong.
     "a claim before freeing": (partial(calls, mortal=("W",), deaths=1), "slot 0 stays taken"),
-    "the generation of what is freed": (others_slot, "slot 0 is given back while it is held"),
+    "the generation of what is freed": (others_slot, "slot 0 is freed while it has references"),
     # What the recovery itself held or took back was lost, or taken back twice, when the zygote died in it.
-    "a bit for the recovery's hold": (partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True), "stays taken"),
+    "a bit for the recovery": (
+        partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+        "stays taken",
+    ),
     "one step for what is pending": (
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
-        "given back twice",
+        "released twice",
     ),
     # Between two levels of a dependency's bits the submitter may die, and no process knows that it was to go on.
     "the clearer's tag in a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
     # A task that a dead process had claimed to fail waited again, though its last dependency had come meanwhile.
     "a look after it waits again": (last_input_while_recovered, "slot 1 is waiting for ever"),
     # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
-    "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
+    "a look at the service once a slot is named": (closing, "runs by a block that was freed"),
     "a look at the calls being made": (partial(closing, instance=True), "the call is ready for ever"),
     # A sleeper that was woken just when it left by itself took another process off the count of sleepers.
     "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
@@ -269,10 +272,10 @@ def test_what_was_wrong_is_found(what):
 
 
 def test_a_slot_was_freed_twice():
-    """A process that had taken another's last hold off, deep in freeing a slot, named only the inner one meanwhile."""
+    """A process that released another slot's last reference, while it freed a slot, named only the inner one meanwhile."""
     scenario = inputs(mortal=("S",), deaths=1, fails=(0,), without=("a claim before freeing",))
     scenario.at_end = ()  # what is lost by that is found earlier
-    with pytest.raises(Violation, match="slot 1 is given back twice"):
+    with pytest.raises(Violation, match="slot 1 is freed twice"):
         explore(scenario)
 
 

@@ -1,4 +1,4 @@
-"""Closing a service while calls of it are made, as `kernels/runtime/services.pxi` and `calls.pxi` do it, for `explorer.py`.
+"""Closing a service while calls of it are made, as `kernels/runtime/services.pxi` and `client.pxi` do it, for `explorer.py`.
 
 A call names no generation of its service: once it is made, what it needs must stay until it has ended. The service's block
 is read by a worker; an instance's process leaves when its queue closes.
@@ -24,7 +24,7 @@ class Closing:
     def has(self, what):
         return what not in self.without
 
-    # ---- calls.pxi -----------------------------------------------------------------------------------------------------
+    # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def call(self):
         """`slot_alloc`, `_publish`. S has found the service open before, in `call`."""
@@ -84,14 +84,14 @@ class Closing:
             yield store("blob", 2)
             yield store("service", (OPEN, 2))
 
-    # ---- serving.pxi, host.py ------------------------------------------------------------------------------------------
+    # ---- worker.pxi, task_host.py ------------------------------------------------------------------------------------
 
     def worker(self):
         yield when(is_ready)
         if (yield cas("call", READY, RUNNING)):
             blob = yield load("blob")
             if blob != 1:
-                yield fail(f"a call of service 1 runs by {blob and f'service {blob}' or 'a block that was given back'}")
+                yield fail(f"a call of service 1 runs by {blob and f'service {blob}' or 'a block that was freed'}")
             yield exchange("call", DONE)
 
     def instance(self):
@@ -126,7 +126,7 @@ def stays(words):
 
 
 def closing(without=(), instance=False):
-    """S calls while C closes; the zygote gives back what closed services had, T makes another."""
+    """S calls while C closes; the supervisor frees what closed services had, T makes another."""
     model = Closing(without)
     words = {"service": (OPEN, 1), "call": FREE, "tail": 0, "queue": OPEN, "blob": 1, "building": 0, "used": 0}
     programs = {"S": model.call, "C": model.close, "zygote": model.zygote, "T": model.other}

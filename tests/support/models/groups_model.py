@@ -1,4 +1,4 @@
-"""Groups of members, each taken or free, and the lock: `groups.pxi`, `extents.pxi`, `lock.pxi`, for `explorer.py`.
+"""Groups of members, each taken or free, and the lock: `groups.pxd`, `repair.pxd`, `lock.pxd`, for `explorer.py`.
 
 The lock is a robust mutex: the kernel tells the next to take it that its holder died, and that one repairs what it protects.
 """
@@ -41,7 +41,7 @@ class Groups:
             words.update(notes)
         return words
 
-    # ---- lock.pxi ------------------------------------------------------------------------------------------------------
+    # ---- lock.pxd, repair.pxd ----------------------------------------------------------------------------------------
 
     def lock_acquire(self, me):
         if (yield mutex("lock", me)) and self.has("repair"):
@@ -59,7 +59,7 @@ class Groups:
                 free = (group, *free)
         yield store("free", free)
 
-    # ---- groups.pxi ----------------------------------------------------------------------------------------------------
+    # ---- groups.pxd --------------------------------------------------------------------------------------------------
 
     def member_alloc(self, me, current, mine):
         """(member or None, the current group, groups of its own)."""
@@ -182,7 +182,7 @@ class Groups:
             member = yield load(("box", me))
             yield from self.give(me, member, me)
 
-    # ---- recovery.pxi, extents.pxi ---------------------------------------------------------------------------------------
+    # ---- recovery.pxd ------------------------------------------------------------------------------------------------
 
     def recover_process(self, me, dead):
         if (yield load("lock")) == dead:

@@ -36,9 +36,9 @@ def running(slot, by, creator, queue=0):
     }
 
 
-def finished(slot, by, holds):
-    """Words of a value that so many unfinished tasks hold."""
-    return {("state", slot): (0, DONE, by), ("refs", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
+def finished(slot, by, refs):
+    """Words of a value that so many unfinished tasks have a reference to."""
+    return {("state", slot): (0, DONE, by), ("refs", slot): refs, ("used", slot): 1, ("waiters", slot): "closed"}
 
 
 def serve_after(protocol, dead):
@@ -212,7 +212,7 @@ def idle(me):
 
 
 def freed_by_another(without=()):
-    """P has taken the last hold off a slot and dies; D's recovery frees it, T takes it, and then P is recovered."""
+    """P has released the last reference to a slot and dies; D's recovery frees it, T takes it, and then P is recovered."""
     protocol = Protocol(2, ("P", "D", "T", ZYGOTE), inputs={0: (1,)}, without=without)
     words = {**running(0, "P", "S"), **finished(1, "S", 1)}
     words.update({("refs", 0): RUN, ("dependencies", 0): 1, ("top", 0): ("all there", "P"), ("dependency", 0, 0): 1})
@@ -336,9 +336,9 @@ def on_both_lists(first, second):
     return words
 
 
-def releasing(without=(), mortal=("P",), deaths=1, marks=2):
-    """P and Q finish tasks and give the holds on shared inputs back; the numbers of P's marks come round."""
-    protocol = Protocol(5, ("P", "Q", ZYGOTE), marks=marks, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
+def releasing(without=(), mortal=("P",), deaths=1, tags=2):
+    """P and Q finish tasks and release references to shared dependencies; the numbers of P's tags wrap around."""
+    protocol = Protocol(5, ("P", "Q", ZYGOTE), tags=tags, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
     words = {**finished(3, "S", 3), **finished(4, "S", 1)}
     for task, by in ((0, "P"), (1, "P"), (2, "Q")):
         words.update(running(task, by, "S"))

@@ -1,6 +1,6 @@
-"""How processes are asked for, started, and taken over by the next zygote, for `explorer.py`.
+"""How processes are requested, started, and adopted by the next supervisor (zygote), for `explorer.py`.
 
-As `kernels/runtime/services.pxi`, `supervision.pxi`, `zygote.py` and `worker.py` do it. An entry's word is (state, whose):
+As `kernels/runtime/services.pxi`, `supervisor.pxi`, `zygote.py` and `worker.py` do it. An entry's word is (state, whose):
 ("reserved", process), ("requested", ""), ("starting", number of the start), ("live", pid). A killed zygote's children are
 killed by the kernel some time later, each by itself: by the process `kernel`.
 """

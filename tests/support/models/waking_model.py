@@ -1,4 +1,4 @@
-"""Sleeping and being called, as `kernels/runtime/waking.pxi`, `serving.pxi` and `waits.pxi` do it, for `explorer.py`.
+"""Sleeping and being woken, as the runtime's `core/wakeup.pxd`, `worker.pxi` and `waits.pxi` do it, for `explorer.py`.
 
 Idle workers sleep on `pool`, a process that waits for a future on its own `wake`. Slots are only queued, run and finished
 here.
@@ -28,7 +28,7 @@ class Waking(Protocol):
             words.update({("sleeping", process): 0, ("wake", process): 0, ("waiters", process): 0, ("blocked", process): 0})
         return words
 
-    # ---- waking.pxi ----------------------------------------------------------------------------------------------------
+    # ---- wakeup.pxd --------------------------------------------------------------------------------------------------
 
     def sleepers(self):
         if self.has("one word for calls and sleepers"):
@@ -100,7 +100,7 @@ class Waking(Protocol):
             yield add("pool_wake", 1)
             yield futex_wake("pool_wake", MANY)
 
-    # ---- calls.pxi -----------------------------------------------------------------------------------------------------
+    # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def queue(self, me, index):
         """The end of `_publish`: the slot itself is filled."""
@@ -111,7 +111,7 @@ class Waking(Protocol):
         if self.has("a call after the entry"):
             yield from self.wake_queue(me)
 
-    # ---- serving.pxi, queues.pxi ----------------------------------------------------------------------------------------
+    # ---- worker.pxi, run_queue.pxd -----------------------------------------------------------------------------------
 
     def find_task(self, me):
         if not self.limit:
@@ -218,7 +218,7 @@ class Waking(Protocol):
                 if head != tail:
                     yield from self.wake_queue(me)
 
-    # ---- supervision.pxi -----------------------------------------------------------------------------------------------
+    # ---- supervisor.pxi ----------------------------------------------------------------------------------------------
 
     def recover_process(self, me, dead):
         for index in range(self.slots):
@@ -241,7 +241,7 @@ class Waking(Protocol):
         if self.has("a wake-up of all after a recovery"):
             yield from self.wake_everybody()
 
-    # ---- waits.pxi, finishing.pxi --------------------------------------------------------------------------------------
+    # ---- waits.pxi, completion.pxd -----------------------------------------------------------------------------------
 
     def wait_for(self, me, index):
         if self.has("watched before the look"):
@@ -273,10 +273,10 @@ class Waking(Protocol):
             if (yield load(("waiters", "S"))):
                 yield futex_wake(("wake", "S"), MANY)
 
-    # ---- waiting.pxi ---------------------------------------------------------------------------------------------------
+    # ---- deadlock.pxi ------------------------------------------------------------------------------------------------
 
     def wait_in_ring(self, task, other):
-        """`wait.tell`, then `never_ends`: the process that sees that the other waits for it does not wait."""
+        """`Wait.publish`, then `never_ends`: the process that sees that the other waits for it does not wait."""
         yield self.barrier("waits_for by exchange", ("waits_for", task), other)
         if (yield load(("waits_for", other))) == task:
             yield exchange("noticed", 1)
