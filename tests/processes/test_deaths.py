@@ -1,4 +1,4 @@
-"""Workers, instances and the zygote die; only the victim fails, soon, and says how."""
+"""Workers, instances and the supervisor (zygote) die; only the victim fails, soon, and says how."""
 
 from __future__ import annotations
 
@@ -376,7 +376,7 @@ def _waiting_for_others(rr) -> set[int]:
     return waiting
 
 
-# ---- the zygote ------------------------------------------------------------------------------------------------------
+# ---- the supervisor (zygote) -----------------------------------------------------------------------------------------
 
 
 def test_the_zygote_may_be_killed(fifo, capsys):

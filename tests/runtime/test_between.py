@@ -526,7 +526,7 @@ def test_a_woken_process_finds_what_it_is_woken_for(nothing_left, name):
     between.play_call(scene_of_a_call[name])
 
 
-# ---- a zygote's death within a recovery --------------------------------------------------------------------------------
+# ---- a supervisor's death within a recovery ----------------------------------------------------------------------------
 
 
 @scene_of_a_death()

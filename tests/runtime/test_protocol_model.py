@@ -203,7 +203,7 @@ MENDS = {
     # An entry named a slot and some bits of its generation: after so many uses it passed for an entry to another call.
     "the queue of an entry": (reused_slots, "W runs slot 0, a call of queue 1"),
     "the tail of an entry": (instance, "slot 2 begins before slot 1"),
-    # An entry stayed REQUESTED until the zygote had noted its child: the next one started another under the same number.
+    # An entry stayed REQUESTED until the supervisor had noted its child: the next one started another by the same number.
     "a number of the start": (starting, "as another does already"),
     # ABA: a tag's number wraps around, and the tag of an earlier release, or of another slot, passed for the last one's.
     "the slot of a tag": (releasing, "slot 3 stays taken"),
@@ -212,7 +212,7 @@ MENDS = {
     # The process that released a slot's last reference had to free it; others' notes said they might. Both may be wrong.
     "a claim before freeing": (partial(calls, mortal=("W",), deaths=1), "slot 0 stays taken"),
     "the generation of what is freed": (others_slot, "slot 0 is freed while it has references"),
-    # What the recovery itself held or took back was lost, or taken back twice, when the zygote died in it.
+    # What the recovery itself held or took back was lost, or taken back twice, when the supervisor died in it.
     "a bit for the recovery": (
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
         "stays taken",

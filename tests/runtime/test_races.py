@@ -232,7 +232,7 @@ def test_a_module_that_makes_a_runner_when_it_is_imported_is_told_so(project, mo
 
 
 def test_a_driver_that_ignores_its_children_learns_how_a_worker_died(project):
-    """The zygote would inherit the ignoring, and the kernel would then keep no exit status."""
+    """The supervisor (zygote) would inherit the ignoring, and the kernel would then keep no exit status."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with Runner("ignoring", workers=1) as rr, pytest.raises(WorkerDiedError, match="SIGSEGV"):

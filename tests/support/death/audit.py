@@ -20,7 +20,7 @@ NOTES = (
     *("current", "building", "taking", "promoting", "rotating", "releasing_edge"),
     *("waiters", "watching", "spinning", "blocked", "sleeping"),
 )
-#: What is 0 in the entry of a process that has been recovered, and what a zygote writes only while it recovers one.
+#: What is 0 in the entry of a process that has been recovered, and what a supervisor writes only while it recovers one.
 HANDS = ("building", "taking", "promoting", "rotating", "releasing_edge")
 #: What is 0 in a free slot.
 REST = ("payload", "payload_kind", "result", "result_kind", "dependencies", "waits_for")

@@ -1,6 +1,6 @@
 """The family of one death: a process that is going to be stepped, its parent, and sometimes one that acts in between.
 
-The parent is driver, zygote and the worker that is left; it looks whether everything came back.
+The parent is driver, supervisor (zygote) and the worker that is left; it looks whether everything came back.
 """
 
 from __future__ import annotations

@@ -938,9 +938,9 @@ class Protocol:
         yield store((note, dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):
-        """A zygote's life: it recovers each dead process, and starts another of the `new` for it.
+        """A supervisor's life: it recovers each dead process, and starts another of the `new` for it.
 
-        `before`: it begins by recovering the zygote before it.
+        `before`: it begins by recovering the supervisor before it.
         """
         if before:
             yield when(is_dead, before)

@@ -48,7 +48,7 @@ def serve_after(protocol, dead):
 
 
 def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=False):
-    """A scenario in which everything must come back; with deaths, a zygote, and a worker that it starts for the first."""
+    """A scenario in which everything must come back; with deaths, a supervisor, and a worker that replaces the first."""
     programs = dict(programs)
     unborn = ()
     if deaths:
@@ -259,7 +259,7 @@ def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=
 
 
 def half_failed(without=()):
-    """W has died right after it published a failure, for which a task of S waits; the zygote dies in W's recovery."""
+    """W has died right after it published a failure, for which a task of S waits; the supervisor dies in W's recovery."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **running(0, "W", "S"), ("state", 0): (0, FAILED, "W"), ("dead", "W"): 1}
 
@@ -279,7 +279,7 @@ def half_failed(without=()):
 
 
 def last_input_while_recovered(without=()):
-    """The zygote died with a task claimed to pass W's failure on; the next lets it wait again, as S clears the last bit."""
+    """The supervisor died with a task claimed to pass W's failure on; the next lets it wait as S clears the last bit."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
     words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})

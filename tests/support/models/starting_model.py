@@ -214,7 +214,7 @@ def has_signal(words, child, parent):
 
 
 def driver(zygotes):
-    """Starts another zygote once it sees the end of one."""
+    """Start another supervisor once the end of one is seen."""
     for before, after in zip(zygotes, zygotes[1:], strict=False):
         yield when(is_dead, before)
         yield spawn(after)
