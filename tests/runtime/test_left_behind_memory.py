@@ -273,7 +273,7 @@ GROUPS = [
     ((LIVING, CURRENT), (LIVING, CURRENT)),
     ((LIVING, CURRENT | SOME), (LIVING, CURRENT | SOME)),
     ((LIVING, SOME), (LIVING, SOME)),
-    ((LIVING, 0), "free"),  # it had given back the last member
+    ((LIVING, 0), "free"),  # it had freed the last member
     ((LIVING, CLAIMED), "free"),
     ((ORPHAN, SOME), (ORPHAN, SOME)),
     ((ORPHAN, 0), "free"),

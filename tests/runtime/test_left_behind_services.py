@@ -329,4 +329,4 @@ def test_closed_services_are_counted_and_open_ones_are_not(family):
     assert family.runtime.reap_services() == 0
     words, closed = Words(family.runtime), family.service(same)
     words.set("services", closed[0], "state", words.tables.SERVICE_CLOSING)
-    assert family.service(same)[0] == closed[0]  # it is given back first
+    assert family.service(same)[0] == closed[0]  # it is freed first

@@ -157,7 +157,7 @@ producer("makes_an_instance", lambda scene, _: scene.service(Log(), INSTANCE, ("
 
 
 def given_back_before(scene):
-    """The inputs of a call that is about to fail: of the last one the slot has this process's mark, with the number due."""
+    """The dependencies of a call that is about to fail: the last one's slot has this process's tag, with the next number."""
     kept = scene.runtime.put(KB)
     first, second = scene.runtime.promise(), scene.runtime.promise()
     failed = scene.call(scene.echo, first, kept)

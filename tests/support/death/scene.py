@@ -124,7 +124,7 @@ class Scene(Family):
         for size in BLOCK_SIZES:
             self.runtime.put(b"x" * size)
         inputs = [self.runtime.put(number) for number in range(4)]
-        for count_of in range(1, 5):  # the smallest blocks are of calls with inputs only
+        for count_of in range(1, 5):  # the smallest blocks are only of calls with dependencies
             self.call(self.echo, *inputs[:count_of])
         del inputs
         for warm_up in (

@@ -168,7 +168,7 @@ class Words:
         """Let this process die of its next system call, but for `read`, `write` and `exit`."""
         assert _libc.prctl(PR_SET_SECCOMP, 1, 0, 0, 0) == 0
 
-    # ---- missing inputs ----------------------------------------------------------------------------------------------
+    # ---- missing dependencies ----------------------------------------------------------------------------------------
 
     def missing(self, slot, level=-1):
         """Return the offset of the first word of a level of a waiting task's tree; the top's by default."""
