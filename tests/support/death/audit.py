@@ -328,7 +328,7 @@ def sums(tables, counted):
 
 
 def places(tables):
-    """Permits, spinning tokens, and counts of the services to load ahead."""
+    """Yield what is wrong with permits, spinning tokens, and counts of the services to load ahead."""
     header = tables.header
     live = {number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE}
     spinning = sum(tables.processes[number].spinning for number in live)

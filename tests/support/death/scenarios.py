@@ -33,7 +33,7 @@ def scenario(generator):
 
 
 def stepped(operation, prepare, look):
-    """What a submitting process does: `operation` takes what `prepare` made, `look` what `operation` returned."""
+    """Return the life of a submitter: `operation` takes what `prepare` made, `look` what `operation` returned."""
 
     def life(warm):
         if warm:
@@ -180,7 +180,7 @@ def serving(scene, *, bearing=False):
 
 
 def dependents_of(scene, future, value):
-    """Calls below one, numbered from 10 on."""
+    """Submit calls that depend on one, numbered from 10 on."""
     low = scene.call(scene.count, 11, [future, future])
     return {
         10: (scene.call(scene.count, 10, future), (value,)),
@@ -250,7 +250,7 @@ def finishes_with_arguments_of_every_kind(scene):
 
 @scenario
 def empties_groups_of_the_driver(scene):
-    """Its arguments, and its slot, are the last members in use of the driver's slab and group of slots."""
+    """The task's arguments, and its slot, are the last members in use of the driver's slab and group of slots."""
     around = [scene.runtime.put(KB) for _ in range(130)]
     middle = len(around) // 2
     around.insert(middle, scene.call(scene.returning, 1, KB))
@@ -262,7 +262,7 @@ def empties_groups_of_the_driver(scene):
 
 @scenario
 def fails_with_dependents(scene):
-    """One that waits for something else too must not start without it, and ends with the error at once."""
+    """A dependent that waits for another call too must not start without it, and fails at once."""
     pending = scene.runtime.promise()
     queued = scene.call(scene.echo, ARRAY, pending)
     failed = scene.call(scene.failing, 1)

@@ -48,7 +48,7 @@ def count(number, *args):
 
 
 def whole(value):
-    """Every value here is of one byte all over, or counts up: what is not has been written over."""
+    """Note a torn value: each value here is of one byte all over, or counts up."""
     if isinstance(value, (list, tuple)):
         for part in value:
             whole(part)
@@ -140,7 +140,7 @@ class Scene(Family):
         self.before = self.state()
 
     def state(self):
-        """What is as before once everything has come back."""
+        """Return what is as before once everything has come back."""
         slots, nbytes = self.in_use()
         # As many as there are in whole groups, so that it does not matter which group is the current one.
         promises = [self.runtime.promise() for _ in range(16 * GROUP - slots)]
@@ -187,7 +187,7 @@ class Scene(Family):
         return future.get() if error is None else error
 
     def check_outcomes(self, futures):
-        """`futures`: number of the task -> (future, value or exception to expect). Any may have died instead."""
+        """Check outcomes: number of the task -> (future, value or exception to expect). Any may have died instead."""
         for number, (future, expected) in futures.items():
             found = self.outcome(future)
             assert begun[number] <= 1, f"task {number} ran {begun[number]} times"
@@ -252,7 +252,7 @@ class Neighbour:
 
 
 class Recoverer(Neighbour):
-    """Recovers one whose predecessor in the process table has used the slots that the stopped one takes now."""
+    """A neighbor that recovers a process whose predecessor has used the slots that the stopped process takes now."""
 
     def __init__(self, scene):
         def life():

@@ -43,7 +43,7 @@ def ptrace(request, pid, address=0, data=0):
 
 
 def is_possible():
-    """Whether this machine lets a process trace its child, and is one that this module knows the registers of."""
+    """Return whether a process may trace its child here, on a machine whose registers this module knows."""
     if platform.machine() != "x86_64" or shutil.which("nm") is None:
         return False
     pid = os.fork()
@@ -68,14 +68,14 @@ def is_possible():
 
 
 def be_traced():
-    """In the child: from now on its marks stop it."""
+    """In the child: let its marks stop it from now on."""
     global _traced
     ptrace(TRACEME, 0)
     _traced = True
 
 
 def mark():
-    """In the child: the beginning, or the end, of what shall be looked at. Anywhere else nothing."""
+    """In the child: mark the beginning, or the end, of what is looked at. Anywhere else do nothing."""
     if _traced:
         os.kill(os.getpid(), signal.SIGSTOP)
 
@@ -89,7 +89,7 @@ def await_mark(pid):
 
 @functools.cache
 def code_range():
-    """Where the native runtime's code lies, here and in every process forked from here."""
+    """Return where the native runtime's code lies, here and in every process forked from here."""
     with open("/proc/self/maps") as maps:
         for line in maps:
             if line.rstrip().endswith(_native.__file__) and " r-xp " in line:
@@ -99,7 +99,7 @@ def code_range():
 
 
 def pages_in_use(fd):
-    """Numbers and contents of the segment's pages that are not all zero."""
+    """Return numbers and contents of the segment's pages that are not all zero."""
     found, at = {}, 0
     while True:
         try:
@@ -116,7 +116,7 @@ def pages_in_use(fd):
 
 
 def pages_that_tell(before, after):
-    """Pages to compare between two instructions: those in use, without the long stretches that values fill."""
+    """Return the pages to compare between two instructions: those in use, without the long stretches that values fill."""
     changed = {page for page in before.keys() | after.keys() if before.get(page) != after.get(page)}
     bulk = set()
     for page in changed:
@@ -127,7 +127,7 @@ def pages_that_tell(before, after):
 
 
 class Watch:
-    """Tells whether some of the segment's pages are other than when it looked last."""
+    """A copy of some of the segment's pages, which tells whether they have changed since the last look."""
 
     def __init__(self, fd, pages):
         self.segment = mmap.mmap(fd, (max(pages) + 1) * PAGE)
@@ -145,7 +145,7 @@ class Watch:
 
 
 def stretches(numbers):
-    """(first, last) of each row of consecutive numbers."""
+    """Return (first, last) of each row of consecutive numbers."""
     found = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
@@ -211,7 +211,7 @@ def is_trap(status):
 
 @functools.cache
 def entries():
-    """Addresses of the runtime's functions."""
+    """Return the addresses of the runtime's functions."""
     begin, end, offset = code_range()
     lines = subprocess.run(["nm", _native.__file__], capture_output=True, text=True, check=True).stdout.splitlines()
     symbols = [line.split() for line in lines]
@@ -272,7 +272,7 @@ def run_to(pid, address, passes):
 
 @functools.cache
 def describe(address):
-    """Where an instruction stands, as well as the debug information and the tools here tell."""
+    """Return where an instruction stands, as well as the debug information and the tools here tell."""
     begin, _, offset = code_range()
     place = address - begin + offset
     if shutil.which("addr2line") is None:

@@ -40,7 +40,7 @@ class Closing:
             yield from self.look_after()
 
     def look_after(self):
-        """It was looked at once the call was published: which was too late for the worker that had run it."""
+        """The worker looked once the call was published: too late for the worker that had run it."""
         yield add("tail", 1)
         state, generation = yield load("service")
         gone = state not in (OPEN, CLOSING) or generation != 1
@@ -126,7 +126,7 @@ def stays(words):
 
 
 def closing(without=(), instance=False):
-    """S calls while C closes; the supervisor frees what closed services had, T makes another."""
+    """S calls while C closes; the supervisor frees what closed services had, T makes another service."""
     model = Closing(without)
     words = {"service": (OPEN, 1), "call": FREE, "tail": 0, "queue": OPEN, "blob": 1, "building": 0, "used": 0}
     programs = {"S": model.call, "C": model.close, "zygote": model.zygote, "T": model.other}

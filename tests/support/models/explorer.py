@@ -52,12 +52,12 @@ def store(word, value):
 
 
 def stores(*pairs):
-    """Several words that no other process looks at yet, in one step."""
+    """Store several words that no other process looks at yet, in one step."""
     return ("stores", *pairs)
 
 
 def exchanges(*pairs):
-    """Several words in one step, which waits for the stores before it: what a read-modify-write gives to others, say."""
+    """Store several words in one step, after all stores before it: as what a read-modify-write publishes."""
     return ("exchanges", *pairs)
 
 
@@ -79,32 +79,32 @@ def add(word, count):
 
 
 def clear(word, bits):
-    """Clears bits; gives what the word was before."""
+    """Clear bits; return what the word was before."""
     return ("clear", word, bits)
 
 
 def set_bits(word, bits):
-    """Sets bits; gives what the word was before."""
+    """Set bits; return what the word was before."""
     return ("set_bits", word, bits)
 
 
 def put(word, mask, bits):
-    """Stores the part of a word under `mask`."""
+    """Store the part of a word under `mask`."""
     return ("put", word, mask, bits)
 
 
 def change(word, function, *args):
-    """Stores `function(words, *args)` in the same step in which that is looked at: what only the kernel can do."""
+    """Store `function(words, *args)` in the same step in which the words are read: what only the kernel can do."""
     return ("change", word, function, *args)
 
 
 def ask(function, *args):
-    """Give `function(words, *args)`: what only the kernel can see in one step."""
+    """Return `function(words, *args)`: what only the kernel can see in one step."""
     return ("ask", function, *args)
 
 
 def choose(*answers):
-    """Whatever the world decides, and not the program: each answer is tried."""
+    """Return an answer that the world decides, and not the program: each answer is tried."""
     return ("choose", *answers)
 
 
@@ -183,7 +183,7 @@ class Words:
 
 
 def leaves(instruction):
-    """Whether the instruction after this one is never the next."""
+    """Return whether the instruction after this one is never the next."""
     name = instruction.opname
     return name.startswith(("RETURN_VALUE", "RETURN_CONST", "RAISE", "RERAISE")) or (
         name.startswith("JUMP_") and "IF" not in name
@@ -191,7 +191,7 @@ def leaves(instruction):
 
 
 def names_of(instruction):
-    """Variables that an instruction reads, and those that it writes."""
+    """Return the variables that an instruction reads, and those that it writes."""
     given = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
     reads, writes = set(), set()
     if "_FAST" in instruction.opname:
@@ -232,7 +232,7 @@ def live_after(code):
 
 
 def loop_variables(instructions, at):
-    """What the instructions right behind a FOR_ITER store what it gives in."""
+    """Return the variables in which the instructions right behind a FOR_ITER store its value."""
     found = set()
     for this in instructions[at + 1 :]:
         if not this.opname.startswith(("STORE_FAST", "UNPACK_SEQUENCE")):
@@ -248,7 +248,7 @@ def frames_of(generator):
 
 
 def state_of(generator):
-    """Where each frame of a generator stands, and what it still needs; and the functions' names."""
+    """Return where each frame of a generator stands, and what it still needs; and the functions' names."""
     state, names = [], []
     for frame in frames_of(generator):
         code = frame.f_code
@@ -341,7 +341,7 @@ class Automata:
 
 
 class Explorer:
-    """Goes through a scenario, breadth first; `states`, `steps` and `ends` count what was met."""
+    """A search through a scenario, breadth first; `states`, `steps` and `ends` count what was met."""
 
     def __init__(self, scenario, most=10_000_000):
         self.scenario = scenario
@@ -425,7 +425,7 @@ class Explorer:
     # ---- steps ---------------------------------------------------------------------------------------------------------
 
     def successors(self, state):
-        """States one step on: of one process alone, where its step matters to no other."""
+        """Yield the states one step on: of one process alone, where its step matters to no other."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0:
@@ -567,7 +567,7 @@ class Step:
             self.take = self.take_change_by if kind == "change" else getattr(self, "take_" + kind)
 
     def is_alone(self, state):
-        """Of a step that is `alone`: whether it is so in this state, too."""
+        """Return whether a step that is `alone` is so in this state, too."""
         return True
 
     def written(self, state, at, answer, values):
@@ -727,7 +727,7 @@ class BufferedExplorer(Explorer):
         return (BufferedStep if process in self.scenario.puts_off else Step)(self, process, operation)
 
     def successors(self, state):
-        """As before; a process that only delays another store does what matters to no other."""
+        """Yield as before; a process that only delays another store does what matters to no other."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0:
@@ -845,7 +845,7 @@ def with_stores_put_off(scenario):
 
 
 def explore(scenario, most=10_000_000):
-    """Go through a scenario; returns the explorer, or raises `Violation`."""
+    """Go through a scenario; return the explorer, or raise `Violation`."""
     collects = gc.isenabled()
     gc.disable()  # millions of small tuples, and no cycles
     try:

@@ -15,7 +15,7 @@ NOBODY, ORPHAN = "", "orphan"
 
 
 class Groups:
-    """Groups of `size` members each; a process takes from its own, and keeps for itself which these are."""
+    """Groups of `size` members each; a process allocates from its own, and keeps a private list of these."""
 
     def __init__(self, groups=2, size=1, without=()):
         self.groups = groups
@@ -48,7 +48,7 @@ class Groups:
             yield from self.repair()
 
     def repair(self):
-        """`repair_slot_groups`: the list is made anew from what is true."""
+        """`repair_slot_groups`: rebuild the list from the groups' words."""
         free = ()
         high = yield load("high")
         for group in range(self.groups):
@@ -62,7 +62,7 @@ class Groups:
     # ---- groups.pxd --------------------------------------------------------------------------------------------------
 
     def member_alloc(self, me, current, mine):
-        """(member or None, the current group, groups of its own)."""
+        """Return (member or None, the current group, groups of its own)."""
         while True:
             if current is not None:
                 while True:
@@ -164,7 +164,7 @@ class Groups:
         yield store(("freeing", me), None)
 
     def taker(self, me, to, times):
-        """Take members, and has another process give them back, or does so itself."""
+        """Allocate members, and have another process free them, or free them itself."""
         current, mine = None, ()
         for _time in range(times):
             member, current, mine = yield from self.take(me, current, mine)
@@ -272,7 +272,7 @@ def lost_groups(words, model):
 
 
 def groups(without=(), mortal=(), deaths=0, count=2, size=1, takers=("P", "R"), times=2):
-    """P takes members that Q gives back, R takes and gives back itself; each from groups of its own."""
+    """P allocates members that Q frees, R allocates and frees its own; each from groups of its own."""
     model = Groups(count, size, without)
     names = ("P", "R", "Q", ZYGOTE)
     programs = {"P": functools.partial(model.taker, "P", "Q", times), "Q": functools.partial(model.releaser, "Q")}

@@ -106,11 +106,11 @@ class Protocol:
         return (*range(len(self.dependencies[task])), "own")
 
     def word_of(self, task, bit):
-        """Which word of level 0 has a bit."""
+        """Return which word of level 0 has a bit."""
         return self.bits_of(task).index(bit) // self.per_word
 
     def all_missing(self, task):
-        """What `mark_all_missing` writes: pairs of words and values."""
+        """Yield what `mark_all_missing` writes: pairs of words and values."""
         bits = self.bits_of(task)
         if not self.per_word:
             return [(("top", task), frozenset(bits))]
@@ -121,7 +121,7 @@ class Protocol:
     # ---- slots.pxd, groups.pxd ---------------------------------------------------------------------------------------
 
     def slot_alloc(self, me, index):
-        """`member_alloc`: of this process's own group, so that no other process allocates it."""
+        """`member_alloc`: allocate from this process's own group, so that no other process allocates the slot."""
         yield when(is_vacant, index)
         if self.has("building"):
             yield store(("building", me), index)
@@ -138,7 +138,7 @@ class Protocol:
             yield put(("refs", index), ~REFS, 0)
 
     def slot_free(self, me, index):
-        """Of a slot that this process has claimed to free, or that is still FREE."""
+        """Free a slot that this process has claimed to free, or that is still FREE."""
         outer = yield from self.free_note(me, index)
         has_inputs = yield load(("dependencies", index))
         yield from self.release_dependencies(me, index)
@@ -263,7 +263,7 @@ class Protocol:
         return len(entry) == 1
 
     def queue_push(self, me, queue, index, state):
-        """False when the ring of an ordered queue is full."""
+        """Return False when the ring of an ordered queue is full."""
         while True:
             tail = yield load(("tail", queue))
             entry = yield load(("ring", queue, tail % self.ring))
@@ -314,7 +314,7 @@ class Protocol:
         return not (yield from self.is_valid(queue, position, entry, state))
 
     def is_valid(self, queue, position, entry, state):
-        """Whether an entry is one of the slot as of `state`, which was read before."""
+        """Return whether an entry is one of the slot as of `state`, which was read before."""
         if not self.has("the queue of an entry"):
             return state[0] % 2 == entry[2]
         if (yield load(("queue", entry[1]))) != queue:
@@ -355,7 +355,7 @@ class Protocol:
             yield from self.queue_drop(queue, head, entry)
 
     def claim_here(self, me, index):
-        """`Worker._claim_here`: out of the middle of its queue."""
+        """`Worker._claim_here`: claim out of the middle of its queue."""
         state = yield load(("state", index))
         queue = yield load(("queue", index))
         if state[1] != READY or queue in self.ordered:
@@ -428,7 +428,7 @@ class Protocol:
     # ---- dependencies.pxd --------------------------------------------------------------------------------------------
 
     def mark_ready(self, me, task, bit):
-        """True to the process that clears the last."""
+        """Return True to the process that clears the last bit."""
         if not self.per_word:
             return (yield from self.clear_from(me, task, ((("top", task), bit),)))
         at = self.word_of(task, bit)
@@ -541,7 +541,7 @@ class Protocol:
         yield store(("started", index), 1)
 
     def fail_with(self, me, index):
-        """True if this process has claimed the task to fail it."""
+        """Return True if this process has claimed the task to fail it."""
         state = yield load(("state", index))
         while state[1] == WAITING:
             if (yield cas(("state", index), state, (state[0], RUNNING, me))):
@@ -560,7 +560,7 @@ class Protocol:
             state = yield load(("state", index))
 
     def finish(self, me, index, status, kept=()):
-        """Give back a task that this process keeps, if any."""
+        """Finish a task; return a task that this process keeps, if any."""
         found = None
         todo = (index,)
         while todo:
@@ -649,7 +649,7 @@ class Protocol:
                 kept = yield from self.run(me, index, FAILED if index in fails else DONE, (True,) if keeps else ())
 
     def is_worth_a_look(self, words, queue):
-        """Whether `queue_claim` would do anything but return."""
+        """Return whether `queue_claim` would do anything but return."""
         head = words["head", queue]
         entry = words["ring", queue, head % self.ring]
         if entry[0] == head // self.ring and self.is_empty(entry):
@@ -720,7 +720,7 @@ class Protocol:
         return False
 
     def let_go(self, me, index):
-        """Give back what `acquire_again` took."""
+        """Release what `acquire_again` has acquired."""
         if self.has("a bit for the recovery"):
             yield from self.release_refs(me, index, RECOVERY)
         else:
@@ -971,7 +971,7 @@ class Protocol:
         )
 
     def owned(self):
-        """Words that their process alone writes."""
+        """Return the words that only their own process writes."""
         return {(note, process): process for process in self.processes for note in (*NOTES, "release_seq")}
 
 
@@ -980,7 +980,7 @@ def is_vacant(words, index):
 
 
 def has_ended(words, index, generation):
-    """Whether a slot's use of that generation is over, or gone."""
+    """Return whether a slot's use of that generation is over, or gone."""
     return words["state", index][0] != generation or words["state", index][1] not in (FREE, *UNFINISHED)
 
 

@@ -24,7 +24,7 @@ from protocol_model import (
 
 
 def running(slot, by, creator, queue=0):
-    """Words of a slot that `by` runs, and of which `creator` has the future."""
+    """Return the words of a slot that `by` runs, and of which `creator` has the future."""
     return {
         ("state", slot): (0, RUNNING, by),
         ("refs", slot): CREATOR | RUN,
@@ -37,12 +37,12 @@ def running(slot, by, creator, queue=0):
 
 
 def finished(slot, by, refs):
-    """Words of a value that so many unfinished tasks have a reference to."""
+    """Return the words of a value that so many unfinished tasks have a reference to."""
     return {("state", slot): (0, DONE, by), ("refs", slot): refs, ("used", slot): 1, ("waiters", slot): "closed"}
 
 
 def serve_after(protocol, dead):
-    """Another worker's life, in place of a dead worker."""
+    """Another worker's life, in place of a dead worker's."""
     yield when(is_dead, dead)
     yield from protocol.serve("N")
 
@@ -81,7 +81,7 @@ def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=
 
 
 def calls(without=(), mortal=(), deaths=0, ring=2, times=2):
-    """S queues a call in the same slot `times` times, W runs it; of a ring with few positions."""
+    """S queues a call in the same slot `times` times, W runs it; the ring has few positions."""
     protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=ring, without=without)
 
     def submitter():
@@ -195,7 +195,7 @@ def instance_inputs(without=(), fails=()):
 
 
 def others_slot(without=(), times=2):
-    """D, which dies at once, has made what the slot was before: its recovery must leave alone what S makes of it."""
+    """D, which dies at once, has made the slot's former use: its recovery must leave alone what S makes of the slot."""
     protocol = Protocol(1, ("S", "W", "D", "N", ZYGOTE), without=without)
 
     def submitter():
@@ -301,7 +301,7 @@ def last_input_while_recovered(without=()):
 
 
 def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False):
-    """Two workers finish the two inputs of a task that stands on both lists; its future is gone already."""
+    """Two workers finish the two dependencies of a task that is on both lists; its future is gone already."""
     protocol = Protocol(3, ("W", "V", "N", ZYGOTE), inputs={2: (0, 1)}, without=without)
 
     def worker(me, index):
@@ -313,7 +313,7 @@ def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False)
 
 
 def claimed_to_fail(without=()):
-    """W claims a task to pass its input's failure on, and dies; V looks for tasks, and the other input has not finished."""
+    """W claims a task to pass a dependency's failure on, and dies; V looks for tasks, and the other has not finished."""
     protocol = Protocol(3, ("W", "V", "X", ZYGOTE), inputs={2: (0, 1)}, without=without)
 
     def late():
@@ -325,7 +325,7 @@ def claimed_to_fail(without=()):
 
 
 def on_both_lists(first, second):
-    """Words of a task, in slot 2, on the lists of two inputs which these processes run; its future is gone already."""
+    """Return the words of a task in slot 2, on the lists of two running dependencies; its future is gone already."""
     words = {**running(0, first, "S"), **running(1, second, "S")}
     words.update({("refs", 0): RUN + 1, ("refs", 1): RUN + 1, ("waiters", 0): (2, 0), ("waiters", 1): (2, 1)})
     words.update(

@@ -16,7 +16,7 @@ CALL = 16  # `pool`: calls above, sleepers below
 
 
 class Waking(Protocol):
-    """Workers that look for tasks, seek, sleep and are called."""
+    """Workers that look for tasks, seek, sleep and are woken."""
 
     limit = 0  # permits of the queue; 0: as many as there are workers
     lasts = False  # the first call takes longer than all of the others
@@ -194,7 +194,7 @@ class Waking(Protocol):
         return index
 
     def serve(self, me, times=0):
-        """`times`: so many calls, of which the last is followed by something that lasts."""
+        """Serve; `times`: so many calls, of which the last is followed by something that lasts."""
         done = 0
         while True:
             index = yield from self.find_task(me)
@@ -297,7 +297,7 @@ class Lasting(Waking):
 
 
 class Leaving(Waking):
-    """What workers look for is whether they are to leave."""
+    """Workers that look for their retirement instead of tasks."""
 
     def find_task(self, me):
         return (yield load("retiring")) or None
@@ -361,7 +361,7 @@ def still_waiting(words):
 
 
 def waiting_in_ring(without=()):
-    """Two running tasks begin to wait for each other."""
+    """Two running tasks begin to wait for each other (deadlock)."""
     protocol = Waking(0, ("P", "Q"), without=without)
     words = {("waits_for", 0): None, ("waits_for", 1): None, "noticed": 0}
     programs = {"P": lambda: protocol.wait_in_ring(0, 1), "Q": lambda: protocol.wait_in_ring(1, 0)}
@@ -373,7 +373,7 @@ def unnoticed(words):
 
 
 def leaving(without=()):
-    """S asks W to leave while that goes to sleep."""
+    """S retires W while W goes to sleep."""
     protocol = Leaving(0, ("S", "W"), without=without)
     words = {**protocol.words(), "retiring": 0}
     programs = {"S": protocol.ask_to_leave, "W": functools.partial(protocol.leave, "W")}
