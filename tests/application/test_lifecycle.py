@@ -417,7 +417,7 @@ def test_an_interrupted_entry_is_undone(nothing_left, monkeypatch):
     assert children(os.getpid()) == []
 
 
-def test_a_package_that_somebody_deleted_is_no_obstacle_to_the_end(nothing_left):
+def test_a_deleted_package_is_no_obstacle_to_the_end(nothing_left):
     with Runner("deleted", workers=1) as rr:
         rr.service(double)(1).get(PATIENCE_S)
         (package,) = packages(nothing_left)

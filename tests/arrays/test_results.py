@@ -339,7 +339,7 @@ def spoil_it():
     sys.keeper.spoil()
 
 
-def test_what_somebody_else_holds_is_copied(local):
+def test_what_has_another_reference_is_copied(local):
     """What the worker does to its own array later does not show in what was delivered."""
     give, spoil = local.service(keep_and_spoil), local.service(spoil_it)
     give("attribute").wait()

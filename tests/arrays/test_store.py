@@ -360,7 +360,7 @@ def test_the_items_of_a_chain_are_freed_on_the_way(rr):
     assert (future.get() == 31).all()
 
 
-def test_an_input_that_nobody_holds_is_freed_with_the_call_that_needed_it(rr):
+def test_a_dropped_dependency_is_freed_with_the_call_that_needed_it(rr):
     make, total = rr.service(lambda size: np.ones(size)), rr.service(lambda array: float(array.sum()))
     total(make(10)).wait()
     before = held(rr)

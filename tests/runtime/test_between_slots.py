@@ -21,7 +21,7 @@ def next_slot(words):
     return words.get("header", 0, "group_high") * words.tables.GROUP_BITS
 
 
-def held_by_nobody(family, words, *arguments):
+def without_references(family, words, *arguments):
     """Return a slot without a reference that no process has freed: a value's, or a call's with these arguments."""
     made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
@@ -39,7 +39,7 @@ def held_by_nobody(family, words, *arguments):
 @scene("another's", "another's, seen to have no holds", "being given back", at_each_look=True)
 def gives_a_slot_back_that_becomes(family, words, what):
     dead, other = one_that_has_died(family), one_that_has_died(family)
-    slot = held_by_nobody(family, words)
+    slot = without_references(family, words)
     status, taken = ("slots", slot, "state"), []
     watched = "refs" if "refs" in what else "state"
     yield words.place("slots", slot, watched), lambda: family.supervisor.recover_process(dead, death())
@@ -85,7 +85,7 @@ def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words)
     """The tag is an old one, of the slot to which the dropper released a reference last."""
     dead, other = one_that_has_died(family), one_that_has_died(family)
     old, new = family.runtime.put(1), family.runtime.put(2)
-    of_old, _ = held_by_nobody(family, words, old), held_by_nobody(family, words, new)
+    of_old, _ = without_references(family, words, old), without_references(family, words, new)
     words.add("slots", of_old, "refs", words.tables.REF_RECOVERY)
     dropper = other + 1
     number = words.get("processes", dropper, "release_seq") + 1
@@ -108,11 +108,11 @@ def mark(words, process, number):
 
 
 @scene(at_each_look=True)
-def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
+def overwrites_a_tag_that_another_has_overwritten_by_then(family, words):
     """The tag has the number that its owner gives to a release that it is just beginning."""
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
-    held_by_nobody(family, words, value)
+    without_references(family, words, value)
     words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
     known = words.get("processes", owner, "acked_release")
     yield words.place("slots", slot_of(value), "refs"), lambda: family.supervisor.recover_process(dead, death())
@@ -128,7 +128,7 @@ def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
 def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, words):
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
-    held_by_nobody(family, words, value)
+    without_references(family, words, value)
     words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
     words.set("processes", owner, "releasing_slot", slot_of(value))
     words.set("processes", owner, "release_seq", 100)
@@ -148,7 +148,7 @@ def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, w
 @scene()
 def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words):
     dead, group = one_that_has_died(family), ("groups", 0, "group.used")
-    held_by_nobody(family, words)
+    without_references(family, words)
     others = [family.runtime.put(None) for _ in range(words.tables.GROUP_BITS)]
     del others[:-1]  # the last one stands in the next group
     yield words.place(*group), lambda: family.supervisor.recover_process(dead, death())
@@ -356,7 +356,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
 
 
 @scene(at_each_look=True)
-def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
+def finishes_a_promise_while_a_waiter_begins_to_watch_it(family, words):
     """A process that watches one says so, and then looks whether it is finished."""
     slot, process = next_slot(words), one_that_has_died(family) + 1
 

@@ -156,7 +156,7 @@ def ask_once(service):
 
 
 @scene("the pool", "an instance")
-def calls_everybody_while_another_calls(family, words, whom):
+def wakes_all_while_another_does(family, words, whom):
     """Each wake-up is counted: a process that has read the count, and does not sleep yet, finds another one."""
     dead, (_, _, queue) = one_that_has_died(family), family.service(Log(), INSTANCE, ("note",))
     calls = ("header", 0, "pool_wake") if whom == "the pool" else ("queues", queue, "wake")

@@ -266,7 +266,7 @@ def test_a_value_of_many_classes_names_them_often(alone, monkeypatch):
     pickling_leaves(alone)
 
 
-def test_instances_of_a_class_that_nobody_has_are_of_one_class(alone, monkeypatch):
+def test_instances_of_a_class_that_no_process_has_are_of_one_class(alone, monkeypatch):
     """It is built once, and kept for no longer than its instances."""
     module = made_up_module(monkeypatch, CLASSES)
     before = alone.in_use()

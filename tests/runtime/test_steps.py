@@ -41,7 +41,7 @@ USUAL = [
     ("gives_back_by_a_number_that_came_round", KILLED),
     ("makes_an_instance", KILLED),
     ("finishes_with_a_block", NOTICED_LATE),
-    ("finishes_with_inputs_that_nobody_else_holds", KILLED),
+    ("finishes_with_dependencies_of_its_own", KILLED),
     ("fails_with_dependents", KILLED),
     ("claims_and_begins", KILLED),
 ]

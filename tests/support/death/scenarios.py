@@ -214,7 +214,7 @@ completion("finishes_with_arrays", "making", "arrays", (ARRAY, [np.arange(6000.0
 
 
 @scenario
-def finishes_what_nobody_wants(scene):
+def finishes_a_dropped_call(scene):
     scene.call(scene.returning, 1, ARRAY)
     scene.call(scene.ending)
     yield serving(scene)
@@ -231,7 +231,7 @@ def finishes_what_is_watched(scene):
 
 
 @scenario
-def finishes_with_inputs_that_nobody_else_holds(scene):
+def finishes_with_dependencies_of_its_own(scene):
     inputs = [scene.runtime.put(ARRAY), scene.runtime.put(KB), scene.runtime.put(LARGE)]
     future = scene.call(scene.returning, 1, inputs)
     del inputs

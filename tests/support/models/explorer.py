@@ -9,9 +9,9 @@ For that a yield comes first in its expression, and a loop's variable tells how 
 A process that has only read since its last write leaves the same behind wherever it is killed. So a death is tried after
 each write, and after each end of a sleep.
 
-Every step sees all that was written before it, but for the stores of processes that put them off (`Scenario.puts_off`).
+Every step sees all that was written before it, but for the stores of processes that delay them (`Scenario.puts_off`).
 Such a process has a store buffer, as on x86 (TSO): its plain stores wait there, in order, and its own loads see them. Each
-becomes everybody's in a step of its own. A read-modify-write, a fence and a system call wait until all have. A death lets
+becomes visible to all in a step of its own. A read-modify-write, a fence and a system call wait until all have. A death lets
 out what waits: it was executed, and the processor retires it; of what was not executed an earlier death tells.
 """
 

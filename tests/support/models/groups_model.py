@@ -1,6 +1,6 @@
 """Groups of members, each taken or free, and the lock: `groups.pxd`, `repair.pxd`, `lock.pxd`, for `explorer.py`.
 
-The lock is a robust mutex: the kernel tells the next to take it that its holder died, and that one repairs what it protects.
+The lock is a robust mutex: the kernel tells the process that acquires it next that its holder died; that process repairs.
 """
 
 from __future__ import annotations

@@ -858,7 +858,7 @@ class Protocol:
         """A slot that the dead process had named as one that it might free."""
         state = yield load(("state", index))
         for _look in range(2):
-            if not (yield from self.is_nobodys(index, state)):
+            if not (yield from self.has_no_owner(index, state)):
                 return
             if (yield from self.is_named(index, dead)):
                 return
@@ -890,7 +890,7 @@ class Protocol:
         if (yield load(("state", index))) == state:
             yield exchange(("used", index), 0)
 
-    def is_nobodys(self, index, state):
+    def has_no_owner(self, index, state):
         if state[1] == FREE:
             return (yield load(("used", index))) == 1
         return state[1] in FINISHED and not (yield load(("refs", index))) & REFS
