@@ -145,7 +145,7 @@ def family(nothing_left):
     yield made
     gc.collect()
     made.runtime.announce_close()
-    assert {made.bury(relative) for relative in list(made.relatives)} <= {0}
+    assert {made.recover_process(relative) for relative in list(made.relatives)} <= {0}
     made.check()
     made.close()
 

@@ -200,7 +200,7 @@ def test_fail_if_exists_sees_another_process(tmp_path, fifo):
 
 
 def test_fail_if_exists_takes_over_from_a_dead_owner(tmp_path):
-    """The owner and its zygote were killed at once: the registration is a dead one's."""
+    """The owner and its supervisor (zygote) were killed at once: the registration is a dead owner's."""
     driver = Driver(
         "rr = Runner('orphaned', workers=1)\nrr.service(double)(1).get()\n"
         "for pid in zygotes(): os.kill(pid, signal.SIGSTOP)\nos.kill(os.getpid(), signal.SIGKILL)",
@@ -365,7 +365,7 @@ def break_registering(project, monkeypatch, storage, tmp_path):
 
 
 def break_enrolling(project, monkeypatch, storage, tmp_path):
-    """Somebody registers the name while the package is made."""
+    """Another process registers the name while the package is made."""
     from flame_fast.application import lifecycle
 
     def pack(*args, **kwargs):
@@ -417,7 +417,7 @@ def test_an_interrupted_entry_is_undone(nothing_left, monkeypatch):
     assert children(os.getpid()) == []
 
 
-def test_a_package_that_somebody_deleted_is_no_obstacle_to_the_end(nothing_left):
+def test_a_deleted_package_is_no_obstacle_to_the_end(nothing_left):
     with Runner("deleted", workers=1) as rr:
         rr.service(double)(1).get(PATIENCE_S)
         (package,) = packages(nothing_left)

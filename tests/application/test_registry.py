@@ -1,4 +1,4 @@
-"""The registry of applications (API.md, Registry), and who is taken for alive."""
+"""The registry of applications (API.md, Registry), and which owner counts as alive."""
 
 from __future__ import annotations
 
@@ -214,7 +214,7 @@ def test_an_application_in_use_cannot_be_unregistered(home: str) -> None:
     unregister_application("used")
 
 
-def test_one_registered_by_hand_is_in_use_while_somebody_joined_it(home: str) -> None:
+def test_one_registered_by_hand_is_in_use_while_a_process_has_joined_it(home: str) -> None:
     register_application("hand", ApplicationAttributes())
     token = enrolled(home, "hand")
     refused(FlameErrorCode.INVALID_STATE, unregister_application, "hand")

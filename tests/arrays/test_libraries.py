@@ -1,7 +1,7 @@
 """scikit-learn, pandas and scipy.sparse do to what arrives all that they do to their own: in tasks and in the driver.
 
 The oracle is plain pickling: whatever is done to a value that arrived comes out as if done to what `pickle.loads` makes of
-`pickle.dumps(value)`, errors included, and nobody else sees any of it. Each test is one family; it collects what differs and
+`pickle.dumps(value)`, errors included, and no other process sees it. Each test is one family; it collects what differs and
 says how much of it.
 
     python -m pytest -m libraries
@@ -72,7 +72,7 @@ def do_all_deeds(rr, family, size):
 
     A task makes the value; the driver holds it as a result, passes it to a task for each deed, and does the deed itself to
     another look at it. What the task makes of it comes back, what the driver makes of it is passed on to a task, and at
-    the end nobody's own has changed.
+    the end no process's own has changed.
     """
     module, differences = importlib.import_module(family), Differences()
     task = rr.service(quietly)

@@ -1,4 +1,4 @@
-"""Arrays that tasks return: born where they lie, handed over only if nobody else can change them, in memory used before."""
+"""Arrays that tasks return: allocated in the store, handed over only if nothing else can change them, in used memory."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_result_is_the_drivers_alone(local):
     assert all((array == number).all() for number, array in enumerate(kept))
 
 
-# ---- who owns it ---------------------------------------------------------------------------------------------------------
+# ---- ownership -----------------------------------------------------------------------------------------------------------
 
 
 class Keeper:
@@ -339,7 +339,7 @@ def spoil_it():
     sys.keeper.spoil()
 
 
-def test_what_somebody_else_holds_is_copied(local):
+def test_what_has_another_reference_is_copied(local):
     """What the worker does to its own array later does not show in what was delivered."""
     give, spoil = local.service(keep_and_spoil), local.service(spoil_it)
     give("attribute").wait()

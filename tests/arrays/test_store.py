@@ -360,7 +360,7 @@ def test_the_items_of_a_chain_are_freed_on_the_way(rr):
     assert (future.get() == 31).all()
 
 
-def test_an_input_that_nobody_holds_is_freed_with_the_call_that_needed_it(rr):
+def test_a_dropped_dependency_is_freed_with_the_call_that_needed_it(rr):
     make, total = rr.service(lambda size: np.ones(size)), rr.service(lambda array: float(array.sum()))
     total(make(10)).wait()
     before = held(rr)
@@ -420,7 +420,7 @@ def test_warm_memory_counts_neither_as_held_nor_against_the_limit(rr):
 
 
 def kill(pid):
-    """Returns once it is dead: no call can be its any more."""
+    """Return once it is dead: no call can be its any more."""
     pidfds = open_pidfds([pid])
     os.kill(pid, signal.SIGKILL)
     assert still_alive(pidfds, PATIENCE_S) == []
@@ -481,7 +481,7 @@ def test_what_a_dying_call_had_is_released(local):
     for _ in range(3):
         with pytest.raises(WorkerDiedError):
             service(np.ones(MB)).get()
-    wait_until(lambda: held(local) - before <= LITTLE, "the release of what the dead had")
+    wait_until(lambda: held(local) - before <= LITTLE, "the release of what the dead worker had")
 
 
 def test_an_instance_that_ends_releases_what_it_kept(local):
@@ -548,7 +548,7 @@ def test_statistics_tell_bytes(rr):
     gone = rr.statistics()
     assert gone.bytes == before.bytes
     assert gone.peak_bytes >= three.bytes
-    assert (gone.cached_bytes >= 8 * MB) is not rr._engine.runtime.inline  # nobody would give back what that one kept
+    assert (gone.cached_bytes >= 8 * MB) is not rr._engine.runtime.inline  # no supervisor would give back what that one kept
 
 
 def test_bytes_and_text_are_copied_in_and_out(rr):

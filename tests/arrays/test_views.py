@@ -155,7 +155,7 @@ def test_views_outlive_everything_else_of_their_runner(project):
 
 
 def test_views_in_other_threads(rr):
-    """Each thread looks at what it was given while others come and go; whoever drops a view last frees it."""
+    """Each thread looks at what it was given while others come and go; the thread that drops the last view frees it."""
     errors = []
     before = rr.statistics().bytes
 
@@ -530,7 +530,7 @@ def test_a_forked_child_of_the_driver_has_the_views_as_they_were(local):
 
 
 def test_a_forked_child_of_the_driver_keeps_views_that_the_parent_drops(local):
-    """A value that somebody holds stays valid, in a child as well."""
+    """A value with a reference stays valid, in a child as well."""
     import os
 
     view = local.service(lambda: np.ones(MANY))().get()

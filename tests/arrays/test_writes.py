@@ -1,4 +1,4 @@
-"""What is written into an array that arrived shows nowhere else, however it is written; and who only reads pays nothing."""
+"""What is written into an array that arrived shows nowhere else, however it is written; and a reader pays nothing."""
 
 from __future__ import annotations
 
@@ -672,7 +672,7 @@ def test_a_task_inside_another_ones_wait_has_its_own_arrival(local):
     assert np.array_equal(ref.get(), fresh())
 
 
-# ---- where addresses are scarce, and who wants no writes -----------------------------------------------------------------
+# ---- scarce addresses, and arrays that refuse writes ---------------------------------------------------------------------
 
 
 def test_without_room_for_a_window_each_view_is_mapped_by_itself(project):
@@ -717,7 +717,7 @@ def test_arrays_that_refuse_writes_if_asked_for(project, engine):
         assert locked(ref).get() is True
         assert is_locked(ref.get())
         view = ref.get()
-        ctypes.memset(view.ctypes.data, 1, 8)  # whoever ignores the flag writes for himself all the same
+        ctypes.memset(view.ctypes.data, 1, 8)  # code that ignores the flag writes to a copy of its own all the same
         assert view[0] != 0
         assert ref.get()[0] == 0
         assert rr.service(first)(ref).get() == 0

@@ -16,7 +16,7 @@ from process_events import die, pid_of_worker
 
 from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, TaskError, WorkerDiedError
 
-#: Whoever drops a map half-way, or closes the runner then, drops calls that were queued ahead.
+#: A driver that drops a map half-way, or closes the runner then, drops calls that were queued ahead.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unfinished call")
 
 WORKERS = 2

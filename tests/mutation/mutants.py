@@ -1,4 +1,4 @@
-"""Mutants of the native runtime: every small change of its core that somebody might make by mistake.
+"""Mutants of the native runtime: every small change of its core that might be made by mistake.
 
 A mutant is a change of one logical line, found from its text alone. `transformed` writes a file anew with every mutant in
 it, each behind a switch (`ff_is`, mutation.h below): so one build holds all of them, and a test asks for one by its number.
@@ -73,7 +73,7 @@ static void ff_mutate_from_environment(void) {
     close(fd);
 }
 
-/* Atomics that are none: whoever else is there goes first, in the middle. */
+/* Atomics that are none: any other process goes first, in the middle. */
 #define FF_WEAK(bits)                                                                                          \
     static int ff_weak_cas##bits(uint##bits##_t *p, uint##bits##_t expected, uint##bits##_t desired) {         \
         if (ff_load##bits(p) != expected)                                                                      \
@@ -179,7 +179,7 @@ def logical_lines(text: str) -> Iterator[Line]:
             scopes.append((indent, found[1]))
             inside = ""
         elif code.endswith(":") and code.startswith(("cdef ", "ctypedef ")):
-            scopes.append((indent, "#"))  # an enum, a struct, somebody else's declarations
+            scopes.append((indent, "#"))  # an enum, a struct, an extern block
             inside = ""
         elif scopes and CLASS.match("class " + scopes[-1][1] + ":") and scopes[-1][1][0].isupper():
             inside = ""  # fields
@@ -335,7 +335,7 @@ def places(line: Line) -> list[Place]:
 
 
 def condition(code: str, keyword: str, begin: int, end: int) -> Place:
-    """Not with a part negated: who tells it from one without that part, and from a forced one, tells that too."""
+    """Not with a part negated: a test that tells it from one without that part, and from a forced one, tells that too."""
     if code[begin:end] == "True":
         return Place(begin, end, True, [])
     edits = [edit for edit in expression_edits(code, begin, end) if not negates(code, edit)]

@@ -9,7 +9,7 @@
 
 One build, one process: the tests are collected once, and each mutant is a forked child that sets the switch and runs the
 tests that reach it, the most likely ones first, until one fails. What is found is kept in build/mutation/results.json, by
-the text of the mutant's line, so that a second run goes on. Mutants that nobody can tell from the runtime stand, with the
+the text of the mutant's line, so that a second run goes on. Mutants that no test can tell from the runtime stand, with the
 reason, in `mutants_alike.txt`. One core is enough. Needs Cython in the environment, and gcc.
 """
 
@@ -48,11 +48,35 @@ TESTS = [
     "segment",
     "table",
     "allocator",
-    "checks",
+    "checks_wakeup",
+    "checks_deadlock",
+    "checks_dependencies",
+    "checks_groups",
+    "checks_extents",
+    "checks_references",
+    "checks_lock",
+    "checks_crowd",
+    "checks_services",
+    "checks_recovery",
     "waits",
-    "serving",
+    "serving_order",
+    "serving_between",
+    "serving_ahead",
+    "serving_tasks",
+    "serving_maps",
+    "serving_inside",
+    "serving_blocked",
+    "serving_many",
     "closing",
-    "left_behind",
+    "left_behind_queues",
+    "left_behind_sleepers",
+    "left_behind_dependencies",
+    "left_behind_slots",
+    "left_behind_ends",
+    "left_behind_memory",
+    "left_behind_lock",
+    "left_behind_services",
+    "left_behind_processes",
     "between",
     "between_slots",
     "between_workers",
@@ -86,7 +110,7 @@ REPORT_HEAD = """\
 
 `mutation.py` takes out or turns one check, atomic, call or bound at a time, and looks which native test fails then.
 Killed: the tests that notice it, and the seconds of the slowest, from the start of the first test to that failure.
-Alike: nobody can tell it from the runtime; `mutants_alike.txt` has the reason. Left: no test notices it.
+Alike: no test can tell it from the runtime; `mutants_alike.txt` has the reason. Left: no test notices it.
 Made by `python tests/mutation/mutation.py --list --report tests/mutation/MUTANTS.md`.
 """
 #: Mutants after which what was found is written down.
@@ -106,7 +130,7 @@ class Build:
         self.places: dict[tuple[str, int], int] = {}  # (file, line) as written: the mutant that stands there
 
     def make(self):
-        """Makes it, unless the one that is there is of these sources."""
+        """Make it, unless the one that is there is of these sources."""
         if self.is_current():
             return
         for refused in self.attempts():
@@ -304,7 +328,7 @@ class Bench:
             os._exit(0)
 
     def run(self, number, tests):
-        """Runs tests in a child that is this mutant, until one fails; (the test that failed, how) or (None, "")."""
+        """Run tests in a child that is this mutant, until one fails; (the test that failed, how) or (None, "")."""
         reading, writing = os.pipe()
         pid = os.fork()
         if pid == 0:
@@ -534,7 +558,7 @@ def table(chosen, results, statuses):
 
 
 def report(chosen, results):
-    """What was found, as Markdown: for each function how many mutants, who kills them, and how long the slowest takes."""
+    """What was found, as Markdown: for each function its mutants, the tests that kill them, and the time of the slowest."""
     files = group(chosen.values())
     lines = [REPORT_HEAD, *head_of("file")]
     for name, functions in [*files.items(), ("all", {"": list(chosen.values())})]:

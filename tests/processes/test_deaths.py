@@ -1,4 +1,4 @@
-"""Workers, instances and the zygote die; only the victim fails, soon, and says how."""
+"""Workers, instances and the supervisor (zygote) die; only the victim fails, soon, and says how."""
 
 from __future__ import annotations
 
@@ -322,7 +322,7 @@ def test_the_calls_of_a_task_that_died_hold_nothing_up(fifo):
         before = rr._engine.runtime.statistics()["slots"]
         victim = rr.service(nest_and_die)(said, gate, 1)
         check_death(victim.exception(PATIENCE_S), "nest_and_die", "SIGKILL")
-        gate.open_gate()  # whether the inner call still runs is nobody's business, but it must not block the pool
+        gate.open_gate()  # the inner call may still run or not, but it must not block the pool
         twice = rr.service(double)
         assert rr.get([twice(number) for number in range(50)], PATIENCE_S) == list(range(0, 100, 2))
         del victim
@@ -376,7 +376,7 @@ def _waiting_for_others(rr) -> set[int]:
     return waiting
 
 
-# ---- the zygote ------------------------------------------------------------------------------------------------------
+# ---- the supervisor (zygote) -----------------------------------------------------------------------------------------
 
 
 def test_the_zygote_may_be_killed(fifo, capsys):

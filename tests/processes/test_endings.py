@@ -44,7 +44,7 @@ def fifo(tmp_path):
 
 # ---- how a driver ends -----------------------------------------------------------------------------------------------
 
-#: A driver with a busy function worker, an idle one and an instance; says who they are, then ends in some way.
+#: A driver with a busy function worker, an idle one and an instance; says their pids, then ends in some way.
 BUSY = """
 said, gate = sys.argv[1:]
 rr = Runner("ending", workers=2)
@@ -240,7 +240,7 @@ def test_ctrl_c_in_a_wait_may_be_caught_and_the_runner_used_on(tmp_path, fifo):
 
 
 @pytest.mark.parametrize("cyclic", [False, True])
-def test_a_runner_that_nobody_holds_closes(cyclic, nothing_left):
+def test_a_runner_without_a_reference_closes(cyclic, nothing_left):
     rr = Runner("garbage", workers=2)
     service = rr.service(double)
     future = service(21)
@@ -527,7 +527,7 @@ def test_close_while_other_threads_submit():
 
 
 def in_thread(function):
-    """Runs it in a thread of its own, which has ended when this returns."""
+    """Run it in a thread of its own, which has ended when this returns."""
     outcome = []
     thread = threading.Thread(target=lambda: outcome.append(function()), daemon=True)
     thread.start()
@@ -743,7 +743,7 @@ def test_fork_from_a_driver_whose_threads_use_the_runner(tmp_path):
     assert out == "{41} 6\n"
 
 
-def test_a_runner_that_nobody_holds_says_so_to_the_calls_it_drops(project):
+def test_a_runner_without_a_reference_says_so_to_the_calls_it_drops(project):
     def forgotten():
         runner = Runner("forgotten", workers=1)
         return runner.service(time.sleep)(60)

@@ -1,4 +1,4 @@
-"""Libraries that the zygote loads for its workers, the threads that workers use of them, and who is told what to load."""
+"""Libraries that the supervisor (zygote) loads for its workers, their threads in workers, and what it is told to load."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def drawn():
     return np.random.random()
 
 
-# ---- who needs what ------------------------------------------------------------------------------------------------------
+# ---- which library a service needs ---------------------------------------------------------------------------------------
 
 
 def imports_by_itself(n):
@@ -158,7 +158,7 @@ def test_what_modules_import_of_each_other_is_found_from_either(modules):
         assert libraries_of(by_value("def function(): return used()", used=module.function)) == NUMPY
 
 
-def test_a_module_goes_with_whoever_took_it_out(modules):
+def test_a_module_goes_with_the_thread_that_took_it_out(modules):
     """What was found of modules keeps none of them, in whatever circle they stand."""
     first, second = modules(("held_first", "import held_second\ndef function(): pass"), ("held_second", "import held_first"))
     assert libraries_of(first.function) == 0
@@ -234,7 +234,7 @@ with Runner("late", workers=2) as rr:
     plain = rr.service(who)
     new, deadline = set(), time.monotonic() + 30
     while not new:  # the one that stayed may be quicker than the import and the fork
-        assert time.monotonic() < deadline, "nobody was forked with Numba"
+        assert time.monotonic() < deadline, "no worker was forked with Numba"
         new = {told for told in rr.get([plain() for _ in range(20)]) if told[0] not in before | {keeper}}
     assert all(loaded for _, loaded in new)
     assert counting.add().get(30) == (keeper, 2), "a worker with state was sent away"

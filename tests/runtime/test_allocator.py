@@ -1,7 +1,7 @@
 """The allocator against a plain model: whatever is put, read, passed on and dropped, nothing overlaps or is lost.
 
 One process plays driver and worker. What an operation takes is measured once, when it is done; from then on the model says
-to the byte how much must be in use, as long as anybody keeps any of it, and that all of it comes back.
+to the byte how much must be in use, as long as any process keeps any of it, and that all of it comes back.
 """
 
 from __future__ import annotations
@@ -207,7 +207,7 @@ class Store(RuleBasedStateMachine):
         return value
 
     def expect_freed(self, holders, change):
-        """Does `change`, after which `holders` hold nothing any more: what nobody keeps must be free, and nothing else."""
+        """Do `change`, after which `holders` hold nothing any more: what no holder keeps must be free, and nothing else."""
         before = self.bytes_used()
         change()
         freed = before - self.bytes_used()

@@ -181,7 +181,7 @@ def closes_a_service_while_another_closes_it(family, words):
 
 
 def closed_and_made_anew(family, service, generation):
-    """Whether another service has got the entry."""
+    """The entry may have become another service's."""
     family.runtime.close_service(service, generation)
     return family.service(same, limit=1)[0] == service
 
@@ -250,7 +250,7 @@ def recovers_an_instance_s_process_while_its_service_is_closed(family, words):
 
 @scene(at_each_look=True)
 def recovers_an_instance_s_process_while_a_call_of_it_fails(family, words):
-    """By an input. It has one outcome, whoever comes first."""
+    """A dependency fails the task. The task has one outcome, whichever process comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
     promise = family.runtime.promise()
     future = family.call(log, promise)
@@ -315,7 +315,7 @@ def holds_a_task_while_its_slot_is_given_back(family, words):
 
 @scene()
 def takes_a_pending_hold_back_while_another_drops_his(family, words):
-    """Of a value that the dead one made, and has two dependents: one of a living process."""
+    """The dead process made the value, which has two dependents: one of a living process."""
     dead, value = one_that_has_died(family), family.runtime.put(1)
     holds = ("slots", slot_of(value), "refs")
     words.set("slots", slot_of(value), "creator", dead)
@@ -351,7 +351,7 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
 
 @scene(at_each_look=True)
 def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words):
-    """Who finds an entry to a task that is not ready takes it out."""
+    """A process that finds an entry to a task that is not ready takes the entry out."""
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     words.set_entries(0, 0, [words.tables.SLOT_COUNT])
@@ -366,7 +366,7 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words)
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_another_takes_it(family, words):
-    """The dead one had given it back, whole."""
+    """The dead process had freed the slot, whole."""
     dead, first = one_that_has_died(family), family.runtime.put(None)
     slot = slot_of(first)
     del first
@@ -399,14 +399,14 @@ def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(fam
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
-    """It was the dead one's before."""
+    """The slot was the dead process's before."""
     dead, value = one_that_has_died(family), family.runtime.put(None)
     state, building = ("slots", slot_of(value), "state"), ("processes", words.tables.DRIVER_INDEX, "building")
-    published = words.get(*state)
+    before = words.get(*state)
     words.set_state(slot_of(value), words.tables.FREE, dead)
     words.set(*building, slot_of(value) + 1)
     yield words.place(*state), lambda: family.supervisor.recover_process(dead, death())
-    words.set(*state, published)
+    words.set(*state, before)
     words.set(*building, 0)
     yield
     assert value.get(0) is None
@@ -424,24 +424,24 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
     words.set(*spinners, 0)
 
 
-# ---- who sleeps, and is to be called --------------------------------------------------------------------------------
+# ---- sleepers, and the wake-ups they need ---------------------------------------------------------------------------
 
 
 @scene("load", "leave", "close")
 def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
-    """That one has counted itself among the sleepers, and looks what is to be done before it sleeps."""
+    """The worker has counted itself among the sleepers, and looks once more for something to do before it sleeps."""
     worker = family.runtime.request_process(POOL, 0)
-    published, act = {
+    flag, act = {
         "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
         "leave": (("processes", worker, "retiring"), lambda: family.supervisor.retire(worker)),
         "close": (("header", 0, "closing"), family.runtime.announce_close),
     }[what]
     sleepers = ("header", 0, "pool_sleepers")
     yield words.place("header", 0, "pool_wake"), lambda: act() and None
-    if not words.get(*published):
+    if not words.get(*flag):
         words.add(*sleepers, 1)
     yield
-    assert words.get(*published)
+    assert words.get(*flag)
     assert words.get(*sleepers) == 0
     words.set("processes", worker, "state", words.tables.PROCESS_FREE)
 
@@ -463,7 +463,7 @@ def asked_for(family):
 
 
 def is_called(family):
-    """Whether the zygote's bell has rung since it was asked last."""
+    """Return whether the supervisor's bell has rung since the last look."""
     try:
         return os.eventfd_read(family.bell) > 0
     except BlockingIOError:
@@ -472,7 +472,7 @@ def is_called(family):
 
 @scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
-    """It was the dead one's before, and is free. A recovery looks at the holds first."""
+    """The slot was the dead process's before, and is free. A recovery looks at the references first."""
     dead = one_that_has_died(family)
     first = family.runtime.put(None)
     slot = slot_of(first)
@@ -496,7 +496,7 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
     between.play(scene[name])
 
 
-# ---- who is called finds what he is called for -----------------------------------------------------------------------
+# ---- a woken process finds what it is woken for ----------------------------------------------------------------------
 
 
 @scene_of_a_call()
@@ -510,7 +510,7 @@ def asks_the_zygote_for_an_instance_s_process(family, words):
 
 @scene_of_a_call()
 def tells_an_instance_s_process_that_its_service_is_closed(family, words):
-    """One that has read how often it was called, and does not sleep yet, finds that it is called."""
+    """A process that has read the count of wake-ups, and does not sleep yet, finds that it was woken."""
     (service, generation, queue), instance = instance_whose_process_has_died(family)
     calls = words.get("queues", queue, "wake")
     yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
@@ -522,11 +522,11 @@ def tells_an_instance_s_process_that_its_service_is_closed(family, words):
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_call)
-def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
+def test_a_woken_process_finds_what_it_is_woken_for(nothing_left, name):
     between.play_call(scene_of_a_call[name])
 
 
-# ---- a zygote's death within a recovery --------------------------------------------------------------------------------
+# ---- a supervisor's death within a recovery ----------------------------------------------------------------------------
 
 
 @scene_of_a_death()
@@ -555,7 +555,7 @@ def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, wo
 
 @scene_of_a_death()
 def takes_an_extent(family, words):
-    """With the lock. The first recovery gives that back, whether it needs it itself or not."""
+    """The process dies with the lock. The first recovery releases that, whether it needs the lock itself or not."""
     yield words.place("header", 0, "lock_holder"), lambda: family.runtime.put(b"x" * 100_000)
     assert words.get("header", 0, "lock_holder") == 0
     assert family.in_use() == (0, 0)
@@ -576,5 +576,5 @@ def makes_and_closes_a_service(family, words, table):
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])

@@ -14,7 +14,7 @@ import pytest
 from between import Scenes, possible
 from gates import passes_in_child, same
 from runtime_harness import Alone
-from test_checks import Tangle, deeds, do
+from tangle import Tangle, deeds, do
 from words import Words, slot_of
 
 from flame_fast import FlameError
@@ -28,7 +28,7 @@ WATCHED = 2
 
 
 def first_slot(family, words):
-    """That which the watched process takes first: of the group behind this process's."""
+    """Return the word that the watched process allocates from first: of the group behind this process's."""
     return slot_of(family.runtime.put(0)) + words.tables.GROUP_BITS
 
 
@@ -117,7 +117,7 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])
 
 
@@ -143,7 +143,7 @@ def test_a_hold_on_an_input_that_its_caller_died_before_taking_is_not_given_back
 
 
 def waits_for_me_once_that_was_read(tangle):
-    """One that waited for another: by the time that other one waits for me, it does not any more. A ring that never was."""
+    """The other waited for this task only before: a cycle that never was at one moment."""
     first = tangle.promise()
     tangle.kept += [tangle.alone.runtime.put(0) for _ in range(40)]  # the other one is on another page
     other, words = tangle.promise(), tangle.words
@@ -158,7 +158,7 @@ def waits_for_me_once_that_was_read(tangle):
 
 
 def waits_for_any_in_a_block_that_becomes_another_s(tangle):
-    """At each look: it waits for any of others anew, and the block with those of before has something else in it."""
+    """At each look the other waits for any of others anew, and the block of the former ones has something else in it."""
     words, blocks = tangle.words, [tangle.alone.runtime.put(bytes(8000)) for _ in range(2)]
     tangle.kept += blocks
     places = [words.get("slots", slot_of(block), "result") for block in blocks]
@@ -179,7 +179,7 @@ def waits_for_any_in_a_block_that_becomes_another_s(tangle):
 
 
 def waits_for_one_whose_slot_becomes_another_s(tangle):
-    """At each look, while its inputs are read, and where they lay is something else."""
+    """At each look its dependencies are being read, and their place has something else in it."""
     words, promises = tangle.words, [tangle.promise() for _ in range(300)]
     tasks = [slot_of(tangle.needing(*promises)) for _ in range(2)]
     places = [words.get("slots", task, "dependencies") for task in tasks]

@@ -17,12 +17,12 @@ scene, scene_of_a_death = Scenes(), Scenes()
 
 
 def next_slot(words):
-    """The one that a process takes that has none yet."""
+    """Return the group that a process takes which has none yet."""
     return words.get("header", 0, "group_high") * words.tables.GROUP_BITS
 
 
-def held_by_nobody(family, words, *arguments):
-    """The slot of a value, or of a call with these arguments, whose last hold is gone, and that nobody has given back."""
+def without_references(family, words, *arguments):
+    """Return a slot without a reference that no process has freed: a value's, or a call's with these arguments."""
     made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
     words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
@@ -39,7 +39,7 @@ def held_by_nobody(family, words, *arguments):
 @scene("another's", "another's, seen to have no holds", "being given back", at_each_look=True)
 def gives_a_slot_back_that_becomes(family, words, what):
     dead, other = one_that_has_died(family), one_that_has_died(family)
-    slot = held_by_nobody(family, words)
+    slot = without_references(family, words)
     status, taken = ("slots", slot, "state"), []
     watched = "refs" if "refs" in what else "state"
     yield words.place("slots", slot, watched), lambda: family.supervisor.recover_process(dead, death())
@@ -65,7 +65,7 @@ def gives_a_slot_back_that_becomes(family, words, what):
 
 @scene("state", "refs", at_each_look=True)
 def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_another_s(family, words, field):
-    """It had left nothing."""
+    """The dead process had left nothing."""
     dead, service = one_that_has_died(family), family.service(same)
     values = [family.runtime.put(None)]
     slot = slot_of(values[0])
@@ -82,10 +82,10 @@ def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_
 
 @scene(at_each_look=True)
 def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words):
-    """An old one, of the slot that the dropper gave back a hold on last."""
+    """The tag is an old one, of the slot to which the dropper released a reference last."""
     dead, other = one_that_has_died(family), one_that_has_died(family)
     old, new = family.runtime.put(1), family.runtime.put(2)
-    of_old, _ = held_by_nobody(family, words, old), held_by_nobody(family, words, new)
+    of_old, _ = without_references(family, words, old), without_references(family, words, new)
     words.add("slots", of_old, "refs", words.tables.REF_RECOVERY)
     dropper = other + 1
     number = words.get("processes", dropper, "release_seq") + 1
@@ -108,11 +108,11 @@ def mark(words, process, number):
 
 
 @scene(at_each_look=True)
-def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
-    """And whose number that one's owner gives to a drop that he is just beginning."""
+def overwrites_a_tag_that_another_has_overwritten_by_then(family, words):
+    """The tag has the number that its owner gives to a release that it is just beginning."""
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
-    held_by_nobody(family, words, value)
+    without_references(family, words, value)
     words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
     known = words.get("processes", owner, "acked_release")
     yield words.place("slots", slot_of(value), "refs"), lambda: family.supervisor.recover_process(dead, death())
@@ -128,7 +128,7 @@ def overwrites_a_mark_that_another_has_overwritten_by_then(family, words):
 def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, words):
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
-    held_by_nobody(family, words, value)
+    without_references(family, words, value)
     words.set("slots", slot_of(value), "releaser", mark(words, owner, 100))
     words.set("processes", owner, "releasing_slot", slot_of(value))
     words.set("processes", owner, "release_seq", 100)
@@ -148,7 +148,7 @@ def tells_whose_mark_it_overwrites_while_another_tells_of_a_later_drop(family, w
 @scene()
 def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words):
     dead, group = one_that_has_died(family), ("groups", 0, "group.used")
-    held_by_nobody(family, words)
+    without_references(family, words)
     others = [family.runtime.put(None) for _ in range(words.tables.GROUP_BITS)]
     del others[:-1]  # the last one stands in the next group
     yield words.place(*group), lambda: family.supervisor.recover_process(dead, death())
@@ -165,7 +165,7 @@ def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words)
 
 @scene("fuller", "another's")
 def takes_from_a_group_of_its_own_again_that_becomes(family, words, what):
-    """The process has filled it, and given some of it back."""
+    """The process has filled the group, and freed some of its members."""
     first, most = words.get("header", 0, "group_high"), words.tables.GROUP_BITS
     group, owner = ("groups", first, "group.used"), ("groups", first, "group.owner")
 
@@ -215,16 +215,16 @@ def entry_at(words, queue, position):
 
 
 def is_written(words, queue, position):
-    """Whether a place of a ring is of this position's round."""
+    """Return whether a place of a ring is of this position's round."""
     return entry_at(words, queue, position) & ~words.ring_mask == position & ~words.ring_mask
 
 
 def check_ring(words, queue):
-    """Every place between the head and the tail has been written, near both ends."""
+    """Assert that every place between the head and the tail has been written, near both ends."""
     head, tail = words.get("queues", queue, "head"), words.get("queues", queue, "tail")
     for position in {*range(head, min(head + 8, tail)), *range(max(head, tail - 8), tail)}:
         assert is_written(words, queue, position), f"position {position} has the entry {entry_at(words, queue, position):#x}"
-        assert entry_at(words, queue, position) & words.ring_mask, f"nobody has written at {position}"
+        assert entry_at(words, queue, position) & words.ring_mask, f"no process has written at {position}"
 
 
 @scene()
@@ -256,7 +256,7 @@ def queues_a_call_of_an_instance_while_its_ring_goes_round_twice(family, words):
 
 
 def full_queue(family, words):
-    """(two calls, the first of them queued in all places but for one): a process that queues another rotates entries."""
+    """Return a service and two calls, the first in all places but one: a process that queues another rotates entries."""
     service = family.service(same)
     second, first = family.call(service, 2), family.call(service, 1)
     words.set("slots", slot_of(first), "queue_tail", 0)
@@ -292,7 +292,7 @@ def makes_room_in_a_full_queue(family, words):
 
 @scene(at_each_look=True)
 def claims_a_task_while_another_claims_it_and_queues_one_more(family, words):
-    """Where the entry to that one goes, two rings further."""
+    """Return where the entry to that call goes, two rings further."""
     service, end = family.service(same), 2 * words.tables.SLOT_COUNT
     second, first = family.call(service, 2), family.call(service, 1)
     words.set("slots", slot_of(first), "queue_tail", 0)
@@ -340,7 +340,7 @@ def fails_a_call_of_a_dead_instance_while_another_does(family, words):
 
 @scene()
 def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
-    """Its first call's input has failed before that was made. The process has seen that an input is missing."""
+    """The first call's dependency failed before the second call. The process has seen that a dependency is missing."""
     log, instance = instance_whose_process_has_died(family)
     promise, slot = family.runtime.promise(), next_slot(words)
     family.runtime.fulfil(promise, None, death())
@@ -356,8 +356,8 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
 
 
 @scene(at_each_look=True)
-def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
-    """Who watches one says so, and then looks whether it is finished."""
+def finishes_a_promise_while_a_waiter_begins_to_watch_it(family, words):
+    """A process that watches one says so, and then looks whether it is finished."""
     slot, process = next_slot(words), one_that_has_died(family) + 1
 
     def act():
@@ -374,7 +374,7 @@ def finishes_a_promise_while_somebody_begins_to_watch_it(family, words):
 
 @scene("stands", "does not stand yet", at_each_look=True)
 def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(family, words, how):
-    """And whose first task is gone: what it had is anybody's."""
+    """The service's first task is gone: any process may free what that had."""
     dead, promise, service = one_that_has_died(family), family.runtime.promise(), family.service(same)
     future = family.call(service, promise)
     below, other = family.call(service, future), family.call(service, promise)
@@ -447,5 +447,5 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])

@@ -8,8 +8,8 @@ import between
 import pytest
 import stepping
 from between import Scenes, death, one_that_has_died, possible
-from gates import Log, same, wait_until
-from test_serving import PATIENCE_S, Acting, acts, here, mark, marks
+from gates import PATIENCE_S, Log, same, wait_until
+from serving import Acting, acts, here, mark, marks
 from words import Words, slot_of
 
 from flame_fast.engine.spec import INSTANCE
@@ -27,8 +27,8 @@ def clean():
 
 
 def leave():
-    """This worker leaves as soon as it has no task in its hands."""
-    here[0].runtime.retire(here[0].runtime.index)
+    """Let this worker leave as soon as it has no task."""
+    here[0].supervisor.retire(here[0].runtime.index)
 
 
 def serve(family):
@@ -93,7 +93,7 @@ def becomes_the_seeker_while_another_does(family, words):
 
 @scene()
 def becomes_a_spinner_while_another_does(family, words):
-    """There is one place."""
+    """There is one place for a seeker."""
     spinners = ("header", 0, "spinners")
     yield words.place(*spinners), look_once(family, words)
     words.add(*spinners, 1)
@@ -152,12 +152,12 @@ def ask_once(service):
     return slot_of(future)
 
 
-# ---- who is called ---------------------------------------------------------------------------------------------------
+# ---- which sleepers are woken ----------------------------------------------------------------------------------------
 
 
 @scene("the pool", "an instance")
-def calls_everybody_while_another_calls(family, words, whom):
-    """Each call is counted: who has read the count, and does not sleep yet, finds another one."""
+def wakes_all_while_another_does(family, words, whom):
+    """Each wake-up is counted: a process that has read the count, and does not sleep yet, finds another one."""
     dead, (_, _, queue) = one_that_has_died(family), family.service(Log(), INSTANCE, ("note",))
     calls = ("header", 0, "pool_wake") if whom == "the pool" else ("queues", queue, "wake")
     before = words.get(*calls)
@@ -187,7 +187,7 @@ def tells_a_process_of_an_outcome_while_another_does(family, words):
 
 @scene(at_each_look=True)
 def closes_a_service_while_a_call_that_was_being_made_is_published(family, words):
-    """Or dropped: perhaps of another service, which nobody can tell before."""
+    """Or it is dropped: perhaps of another service, which no process can tell before."""
     service, generation, _ = family.service(same)
     building = ("processes", words.tables.DRIVER_INDEX, "building")
     words.set(*building, words.tables.SLOT_COUNT)
@@ -203,7 +203,7 @@ def test_what_another_does_meanwhile_is_neither_lost_nor_done_twice(nothing_left
     between.play(scene[name])
 
 
-# ---- who is called finds what he is called for -----------------------------------------------------------------------
+# ---- a woken process finds what it is woken for ----------------------------------------------------------------------
 
 
 @scene_of_a_call()
@@ -216,13 +216,13 @@ def calls_the_pool_at_a_recovery_s_end(family, words):
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_call)
-def test_who_is_called_finds_what_he_is_called_for(nothing_left, name):
+def test_a_woken_process_finds_what_it_is_woken_for(nothing_left, name):
     between.play_call(scene_of_a_call[name])
 
 
 @possible
-def test_nobody_is_called_where_nobody_sleeps(family):
-    """Not even by the kernel: for a task of the pool, for an instance's, for an outcome that is watched."""
+def test_no_wake_up_is_sent_where_no_process_sleeps(family):
+    """No system call is made: for a task of the pool, for an instance's, for an outcome that is watched."""
     words, service, log = Words(family.runtime), family.service(same), family.service(Log(), INSTANCE, ("note",))
 
     def life():
@@ -251,7 +251,7 @@ def test_nobody_is_called_where_nobody_sleeps(family):
 
 @scene_of_a_death()
 def becomes_the_seeker(family, words):
-    """Whose place its recovery gives back."""
+    """Its recovery gives the place back."""
     words.set("header", 0, "pool_sleepers", 1)
     yield words.place("header", 0, "seeker"), look_once(family, words)
     assert words.get("header", 0, "seeker") == 0
@@ -260,7 +260,7 @@ def becomes_the_seeker(family, words):
 
 @scene_of_a_death("building", "taking")
 def recovers_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, words, note):
-    """The value goes with the slot, once."""
+    """The value is freed with the slot, once."""
     dead, value = one_that_has_died(family), family.runtime.put(list(range(50_000)))
     slot = slot_of(value)
     words.set_state(slot, words.tables.FREE, dead)
@@ -275,7 +275,7 @@ def recovers_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family,
 
 @possible
 @pytest.mark.parametrize("name", scene_of_a_death)
-def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name):
+def test_what_a_death_right_after_a_change_leaves_is_recovered(nothing_left, name):
     between.play_deaths(scene_of_a_death[name])
 
 
@@ -284,7 +284,7 @@ def test_what_a_death_right_after_a_change_leaves_is_settled(nothing_left, name)
 
 @possible
 def test_a_task_that_comes_right_before_a_worker_counts_itself_among_the_sleepers_runs(family):
-    """Nobody calls it for that. It is none of them any more when it has found the task."""
+    """No process wakes the worker for that task. The worker is no sleeper any more when it has found the task."""
     words, service = Words(family.runtime), family.service(mark_and_leave)
     here[:] = [family]
     sleeping = words.place("processes", 2, "sleeping")

@@ -1,4 +1,4 @@
-"""Bodies of definitions in the segment: who keeps them, and until when; and instances as the native codec writes them."""
+"""Bodies of definitions in the segment: which process keeps them, and until when; and instances in the native codec."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def test_a_body_stays_for_as_long_as_its_hold(alone):
     assert alone.in_use() == before
 
 
-def test_another_hold_keeps_a_body_and_none_brings_it_back(alone):
+def test_another_reference_keeps_a_body_and_none_brings_it_back(alone):
     first = alone.runtime.put_definition(IDENTITY, b"body")
     place, nbytes = first.offset, first.nbytes
     second = alone.runtime.hold_definition(IDENTITY, place, nbytes)
@@ -111,23 +111,23 @@ def test_no_place_at_all_is_no_body(alone):
         assert alone.runtime.hold_definition(IDENTITY, place, 20) is None
 
 
-def test_the_hold_of_a_dead_process_goes_with_it(family):
+def test_the_reference_of_a_dead_process_goes_with_it(family):
     """Of a body that it wrote, and of one that it only held."""
     before = family.in_use()
     own = family.runtime.put_definition(IDENTITY, b"body")
     place, nbytes = own.offset, own.nbytes
-    published, telling = os.pipe()
+    reading, writing = os.pipe()
 
     def life():
         made = family.runtime.put_definition(OTHER, b"made")
         held = family.runtime.hold_definition(IDENTITY, place, nbytes)
-        os.write(telling, made.offset.to_bytes(8, "little") + held.offset.to_bytes(8, "little"))
+        os.write(writing, made.offset.to_bytes(8, "little") + held.offset.to_bytes(8, "little"))
         signal.pause()
 
     relative = family.fork(life)
-    places = os.read(published, 16)
-    os.close(published)
-    os.close(telling)
+    places = os.read(reading, 16)
+    os.close(reading)
+    os.close(writing)
     made = int.from_bytes(places[:8], "little")
     assert family.runtime.is_definition(OTHER, made)
     relative.kill()
@@ -146,7 +146,7 @@ def test_a_value_keeps_the_body_of_its_class(alone, monkeypatch):
     assert type(ref.get()) is module.Point
     vars(module).clear()
     gc.collect()
-    again = ref.get()  # built from the body: nobody has the class any more
+    again = ref.get()  # built from the body: no process has the class any more
     assert (type(again).__name__, again.x, again.y) == ("Point", 1, 2)
     del again, ref
     pickling_leaves(alone)
@@ -266,7 +266,7 @@ def test_a_value_of_many_classes_names_them_often(alone, monkeypatch):
     pickling_leaves(alone)
 
 
-def test_instances_of_a_class_that_nobody_has_are_of_one_class(alone, monkeypatch):
+def test_instances_of_a_class_that_no_process_has_are_of_one_class(alone, monkeypatch):
     """It is built once, and kept for no longer than its instances."""
     module = made_up_module(monkeypatch, CLASSES)
     before = alone.in_use()

@@ -14,7 +14,7 @@ from flame_fast import FlameError, FlameErrorCode
 
 
 class Closes:
-    """Closes a service while it is being pickled."""
+    """A callable that closes a service while it is being pickled."""
 
     def __init__(self, runtime, service):
         self.runtime, self.service = runtime, service
@@ -26,7 +26,7 @@ class Closes:
 
 @pytest.mark.parametrize("which", ["first", "last"])
 def test_a_service_stays_while_a_process_makes_a_call(alone, which):
-    """Of whatever service: before it is published nobody can tell."""
+    """The call may be of any service: before it is published no process can tell."""
     words = Words(alone.runtime)
     service = alone.service(same)
     process = 0 if which == "first" else words.get("header", 0, "process_high") - 1
@@ -63,7 +63,7 @@ def test_a_call_of_a_closed_service_is_not_one_of_the_next_in_its_place(alone):
 
 
 def test_a_closed_service_is_not_loaded_ahead(alone):
-    """A worker may have taken its warm-up on when it is closed: what it reads then may be anything."""
+    """A worker may be loading the service when it is closed: it may then read anything."""
     service = alone.service(same)
     alone.runtime.close_service(*service[:2])
     alone.host.load_ahead(*service[:2])
@@ -76,15 +76,15 @@ def test_a_closed_service_is_not_loaded_ahead(alone):
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 RAN, OTHERS_RAN, REFUSED, CALLED = range(4)
-published = mmap.mmap(-1, 4096)
+counts = mmap.mmap(-1, 4096)
 
 
 def run():
-    published[RAN] += 1
+    counts[RAN] += 1
 
 
 def run_for_another():
-    published[OTHERS_RAN] += 1
+    counts[OTHERS_RAN] += 1
 
 
 class Race:
@@ -95,7 +95,7 @@ class Race:
         self.service = self.family.service(run, limit=1)
         self.family.call(self.service)  # so that the pages are in use
         self.family.work()
-        published[:4] = bytes(4)
+        counts[:4] = bytes(4)
         self.caller = self.traced(self.call)
         self.closer = self.traced(self.close_service)
 
@@ -114,9 +114,9 @@ class Race:
         try:
             future = self.family.call(self.service)
         except FlameError:
-            published[REFUSED] = 1
+            counts[REFUSED] = 1
         else:
-            published[CALLED] = 1
+            counts[CALLED] = 1
             del future
 
     def close_service(self):
@@ -141,8 +141,8 @@ class Race:
         self.family.runtime.reap_services()
         statistics = self.family.runtime.statistics()
         assert not any(statistics[name] for name in ("waiting", "queued", "running")), statistics
-        assert published[REFUSED] + published[CALLED] == 1
-        assert (published[RAN], published[OTHERS_RAN]) == (published[CALLED], 0)
+        assert counts[REFUSED] + counts[CALLED] == 1
+        assert (counts[RAN], counts[OTHERS_RAN]) == (counts[CALLED], 0)
         assert not self.family.runtime.is_service(*self.service[:2])
 
 

@@ -34,7 +34,7 @@ PLAIN, CHAINED, ORDERED, LIMITED, UNWANTED, FAILING, LARGE, NESTED = range(8)
 
 
 def record(path, producer, kind, number):
-    """Appends one record; opened once per process."""
+    """Append one record; opened once per process."""
     fd = opened.get(path)
     if fd is None:
         fd = opened[path] = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CLOEXEC)
@@ -63,7 +63,7 @@ def large(path, producer, number, data):
 
 
 def nested(path, producer, number):
-    """Waits for a call of its own: this worker runs it meanwhile, or another one does; nobody adds workers here."""
+    """Wait for a call of its own: this worker runs it meanwhile, or another one does; no supervisor adds workers here."""
     return submitting["record"](path, producer, NESTED, number).get()
 
 
@@ -209,11 +209,11 @@ def test_no_call_runs_twice_though_workers_die(family, path, producers, workers)
     going_on = [
         family.fork(Producer(family, services, path, number, 1, mortal=True).live_until_told) for number in range(producers)
     ]
-    published = select.poll()
+    ended = select.poll()
     for one in going_on:
-        published.register(one.pidfd, select.POLLIN)
+        ended.register(one.pidfd, select.POLLIN)
     for _ in range(KILLS):
-        assert not published.poll(chance.uniform(0, 10)), "a producer has ended early"
+        assert not ended.poll(chance.uniform(0, 10)), "a producer has ended early"
         victim = serving.pop(chance.randrange(workers))
         victim.kill()
         family.recover_process(victim)

@@ -108,7 +108,7 @@ def test_a_task_whose_inputs_are_all_there_before_the_call_starts(alone):
 
 
 def test_a_failed_input_fails_everything_below_it_at_once(alone):
-    """Without any worker: who finishes the input passes the error on."""
+    """Without any worker: the finisher of the dependency passes the error on."""
     service = alone.service(len)
     root, other = alone.runtime.promise(), alone.runtime.promise()
     level = [alone.call(service, [root, other]) for _ in range(3)]

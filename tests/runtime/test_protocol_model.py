@@ -51,7 +51,7 @@ from protocol_scenarios import (
     last_input_while_recovered,
     lost_instance,
     others_slot,
-    release_seq,
+    releasing,
     reused_slots,
     standing,
 )
@@ -87,7 +87,7 @@ SCENARIOS = {
     "a task waits again, and its last input comes": last_input_while_recovered,
     "the submitter dies, then the zygote": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
     "an input of many, the submitter dies": partial(inputs, mortal=("S",), deaths=1, fails=(0,), per_word=1),
-    "holds given back, and marks that come round": release_seq,
+    "references released, and tags that wrap around": releasing,
     "sleeping": partial(sleeping, tasks=1),
     "sleeping beside one permit": partial(sleeping, kind=Permitted, tasks=1),
     "waiting for futures": waiting,
@@ -110,7 +110,7 @@ MANY_STATES = [
     "a slot freed by another's recovery",
     "both inputs fail, one's worker dies",
     "the submitter dies, then the zygote",
-    "holds given back, and marks that come round",
+    "references released, and tags that wrap around",
     "groups change hands, an owner dies",
     "two inputs, two workers",
     "an input, its worker dies",
@@ -126,16 +126,16 @@ LONG_SCENARIOS = {
     "two inputs, the worker dies": partial(inputs, count=2, mortal=("W",), deaths=1),
     "two inputs, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1),
     "inputs of many, the submitter dies": partial(inputs, count=2, mortal=("S",), deaths=1, per_word=2),
-    "an input that a dead one has failed, the zygote dies": half_failed,
+    "an input that a dead process has failed, the zygote dies": half_failed,
     "inputs of many, two workers": partial(inputs, count=3, workers=2, per_word=2),
     "inputs of many, the worker dies": partial(inputs, count=3, mortal=("W",), deaths=1, fails=(0,), per_word=2),
     "an input fails, its worker and the zygote die": partial(inputs, mortal=("W",), deaths=2, fails=(0,), successor=True),
     "both inputs' workers die": partial(standing, fails=(0,)),
     "a worker dies, then the zygote": partial(standing, mortal=("W",), deaths=2, fails=(0, 1), successor=True),
-    "holds given back, two die": partial(release_seq, mortal=("P", "Q"), deaths=2),
+    "references released, two die": partial(releasing, mortal=("P", "Q"), deaths=2),
     "sleeping, two calls": sleeping,
     "sleeping, a worker dies": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
-    "sleeping, who calls dies": partial(sleeping, tasks=1, mortal=("S",), deaths=1),
+    "sleeping, the caller dies": partial(sleeping, tasks=1, mortal=("S",), deaths=1),
     "sleeping while a call lasts": partial(sleeping, kind=Lasting),
     "two calls beside one permit": partial(sleeping, kind=Permitted),
     "a permit, and its holder dies": partial(sleeping, kind=Permitted, tasks=1, mortal=("W",), deaths=1),
@@ -152,9 +152,9 @@ NEEDED = {
     "started": partial(calls, mortal=("W",), deaths=1),
     "REF_RUN last": partial(inputs, mortal=("W",), deaths=1),
     "finish_again": partial(calls, mortal=("W",), deaths=1),
-    "holds before the state": partial(calls, mortal=("W",), deaths=1),
+    "references before the state": partial(calls, mortal=("W",), deaths=1),
     "repair_waiting": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
-    "all there by the dead": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
+    "all there by the dead process": partial(inputs, mortal=("W",), deaths=1, fails=(0,)),
     "promoting": partial(inputs, mortal=("W",), deaths=1),
     "pending": partial(inputs, mortal=("S",), deaths=1),
     "finish_submission": partial(inputs, mortal=("S",), deaths=1),
@@ -163,15 +163,15 @@ NEEDED = {
     "the next edge before the bit": partial(inputs, workers=2, count=2, fails=(0,)),
     "waiting again": claimed_to_fail,
     "an edge by exchange": partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
-    "creator before holds": others_slot,
-    "acked_release": release_seq,
+    "creator before references": others_slot,
+    "acked_release": releasing,
     "a waiting one stops its queue": instance_inputs,
     "a look at the queue after publishing": lost_instance,
     "a look before sleeping": partial(sleeping, tasks=1),
     "a call after the entry": partial(sleeping, tasks=1),
     "a call for what is queued when seeking ends": partial(sleeping, kind=Lasting),
     "a call when a permit is left": partial(sleeping, kind=Permitted, once="W"),
-    "a call to everybody after a recovery": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
+    "a wake-up of all after a recovery": partial(sleeping, tasks=1, mortal=("W",), deaths=1),
     "watched before the look": waiting,
     "published before the look": waiting,
     "the word before the look": waiting,
@@ -186,12 +186,12 @@ NEEDED = {
     "repair": partial(groups, mortal=("P",), deaths=1),
 }
 
-#: What makes a store everybody's before the loads after it: without it these go wrong, but only where stores are put off.
+#: What makes a store visible to all before the loads after it: without it these go wrong, but only where stores are delayed.
 BARRIERS = {
     "watched by exchange": waiting,
     "finished by exchange": waiting,
     "no seeker by exchange": partial(sleeping, kind=Lasting),
-    "a fence before the look at who sleeps": leaving,
+    "a fence before the look at the sleepers": leaving,
     "waits_for by exchange": waiting_in_ring,
     "a queue dead by cas": lost_instance,
     "a slot taken by cas": closing,
@@ -203,29 +203,32 @@ MENDS = {
     # An entry named a slot and some bits of its generation: after so many uses it passed for an entry to another call.
     "the queue of an entry": (reused_slots, "W runs slot 0, a call of queue 1"),
     "the tail of an entry": (instance, "slot 2 begins before slot 1"),
-    # An entry stayed REQUESTED until the zygote had noted its child: the next one started another under the same number.
+    # An entry stayed REQUESTED until the supervisor had noted its child: the next one started another by the same number.
     "a number of the start": (starting, "as another does already"),
-    # A mark's number comes round: the mark of an earlier drop, or of another slot, passed for that of the last one.
-    "the slot of a mark": (release_seq, "slot 3 stays taken"),
-    "a number not shown": (release_seq, "slot 3 stays taken"),
-    "the mark stays": (freed_by_another, "a hold on slot 1 is given back twice"),
-    # Whoever took the last hold off a slot had to free it, and others' notes said that they might: both could be wrong.
+    # ABA: a tag's number wraps around, and the tag of an earlier release, or of another slot, passed for the last one's.
+    "the slot of a tag": (releasing, "slot 3 stays taken"),
+    "a number not shown": (releasing, "slot 3 stays taken"),
+    "the tag stays": (freed_by_another, "a reference to slot 1 is released twice"),
+    # The process that released a slot's last reference had to free it; others' notes said they might. Both may be wrong.
     "a claim before freeing": (partial(calls, mortal=("W",), deaths=1), "slot 0 stays taken"),
-    "the generation of what is freed": (others_slot, "slot 0 is given back while it is held"),
-    # What the recovery itself held or took back was lost, or taken back twice, when the zygote died in it.
-    "a bit for the recovery's hold": (partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True), "stays taken"),
+    "the generation of what is freed": (others_slot, "slot 0 is freed while it has references"),
+    # What the recovery itself held or took back was lost, or taken back twice, when the supervisor died in it.
+    "a bit for the recovery": (
+        partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
+        "stays taken",
+    ),
     "one step for what is pending": (
         partial(inputs, mortal=("S",), deaths=2, fails=(0,), successor=True),
-        "given back twice",
+        "released twice",
     ),
-    # Between two levels of an input's bits the submitter may die, and nobody knows that it was to go on.
-    "who cleared a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
-    # A task that a dead one had claimed to fail waited again, though its last input had come meanwhile.
+    # Between two levels of a dependency's bits the submitter may die, and no process knows that it was to go on.
+    "the clearer's tag in a word": (partial(inputs, mortal=("S",), deaths=1, per_word=1), "slot 1 is waiting for ever"),
+    # A task that a dead process had claimed to fail waited again, though its last dependency had come meanwhile.
     "a look after it waits again": (last_input_while_recovered, "slot 1 is waiting for ever"),
     # A call was published, and then looked whether its service had been closed meanwhile: it might be run, or lost, before.
-    "a look at the service once a slot is named": (closing, "runs by a block that was given back"),
-    "a look at who makes a call": (partial(closing, instance=True), "the call is ready for ever"),
-    # A sleeper that was called just when it left by itself took somebody else off the count of sleepers.
+    "a look at the service once a slot is named": (closing, "runs by a block that was freed"),
+    "a look at the calls being made": (partial(closing, instance=True), "the call is ready for ever"),
+    # A sleeper that was woken just when it left by itself took another process off the count of sleepers.
     "one word for calls and sleepers": (partial(sleeping, tasks=1), "2 sleep, and 1 count as asleep"),
 }
 
@@ -269,10 +272,10 @@ def test_what_was_wrong_is_found(what):
 
 
 def test_a_slot_was_freed_twice():
-    """A process that had taken another's last hold off, deep in freeing a slot, named only the inner one meanwhile."""
+    """A process that released another slot's last reference, while it freed a slot, named only the inner one meanwhile."""
     scenario = inputs(mortal=("S",), deaths=1, fails=(0,), without=("a claim before freeing",))
     scenario.at_end = ()  # what is lost by that is found earlier
-    with pytest.raises(Violation, match="slot 1 is given back twice"):
+    with pytest.raises(Violation, match="slot 1 is freed twice"):
         explore(scenario)
 
 
@@ -318,7 +321,7 @@ def test_a_death_comes_after_any_write():
 
 
 def one_side(write, mine, other):
-    """Of Dekker's: whoever comes second sees what the first has written."""
+    """Of Dekker's: the process that comes second sees what the first has written."""
     yield write(mine, 1)
     seen = yield load(other)
     yield store((mine, "saw"), seen)
@@ -340,7 +343,7 @@ def test_a_load_overtakes_a_store():
     with pytest.raises(Violation, match="neither saw the other") as found:
         explore(with_stores_put_off(both_sides(store)))
     assert "A: one_side: store put off: a = 1" in found.value.trace
-    assert "A: what was put off is everybody's: a = 1" in found.value.trace
+    assert "A: a delayed store is visible to all: a = 1" in found.value.trace
 
 
 def test_one_process_that_puts_stores_off_is_enough():
@@ -371,7 +374,7 @@ def test_no_load_overtakes_a_fence(fenced):
 
 
 def test_stores_do_not_overtake_each_other():
-    """Nor do loads: whoever sees the second store sees the first."""
+    """Nor do loads: a process that sees the second store sees the first."""
 
     def writer():
         yield store("data", 1)
@@ -445,7 +448,7 @@ def random_operation(rng):
 
 
 def random_program(operations, me):
-    """Tells at its end what it has read."""
+    """Tell at its end what it has read."""
     seen = ()
     for at in range(len(operations)):
         answer = yield operations[at]

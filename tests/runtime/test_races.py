@@ -27,7 +27,7 @@ def rr(project):
 
 
 def processes(runner):
-    """Pids of the live ones: an entry that is only asked for has none yet."""
+    """Return the pids of the live ones: an entry that is only requested has none yet."""
     return [
         entry.pid
         for entry in Supervisor(runner._engine.runtime).processes()
@@ -42,7 +42,7 @@ def cpu_ticks(pid):
 
 
 def state_of(pid):
-    """The letter that the kernel gives; X once it is gone."""
+    """Return the letter that the kernel gives for a process's state; X once the process is gone."""
     try:
         with open(f"/proc/{pid}/stat") as file:
             return file.read().rpartition(")")[2].split()[0]
@@ -51,12 +51,12 @@ def state_of(pid):
 
 
 def is_asleep(pid):
-    """In a futex, as an idle worker is: a spinning one never is for long."""
+    """Return whether a process sleeps in a futex, as an idle worker does: a spinning one never sleeps for long."""
     return state_of(pid) == "S"
 
 
 def test_workers_sleep_though_calls_came_before_their_warmup(rr):
-    """A call makes a worker load the service before it looks for what to load ahead: nobody counted the warm-up as done."""
+    """A call makes a worker load the service before it looks for what to load ahead: no worker counted that warm-up."""
     service = rr.service(same, warmup=2)
     rr.get([service(i) for i in range(200)])
     workers = processes(rr)
@@ -68,7 +68,7 @@ def test_workers_sleep_though_calls_came_before_their_warmup(rr):
 
 
 def fork_and_return(value):
-    """The child comes to the task's end, too."""
+    """The child of a task comes to the task's end, too."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)
@@ -83,7 +83,7 @@ def fork_and_exit(value):
 
 
 def test_a_process_that_a_task_forks_is_no_worker(project):
-    """Its copy of the task would finish the parent's slot, and serve on under the parent's number."""
+    """The child's copy of the task would finish the parent's slot, and serve on under the parent's number."""
     with Runner("forks", workers=1) as rr:
         returning, exiting, pid = rr.service(fork_and_return), rr.service(fork_and_exit), rr.service(os.getpid)
         worker = pid().get()
@@ -93,7 +93,7 @@ def test_a_process_that_a_task_forks_is_no_worker(project):
 
 
 def test_a_forked_child_reads_no_futures_of_its_parent(rr):
-    """It has no hold on the slot: the parent may drop the future, and the slot has another value then."""
+    """It has no reference to the slot: the parent may drop the future, and the slot has another value then."""
     future = rr.service(same)("secret")
     assert future.get() == "secret"
     read, write = os.pipe()
@@ -165,7 +165,7 @@ def fail():
 
 
 def test_a_call_that_failed_in_a_queue_is_not_taken_for_the_next_user_of_its_slot(rr, tmp_path):
-    """Its entry stays in a busy instance's queue; the slot is used anew by a task that waits for that very instance."""
+    """The call's entry stays in a busy instance's queue; a task that waits for that very instance uses the slot anew."""
     gate = tmp_path / "gate"
     os.mkfifo(gate)
     instance, failing, asking = rr.service(Slow()), rr.service(fail), rr.service(ask)
@@ -182,7 +182,7 @@ def test_a_call_that_failed_in_a_queue_is_not_taken_for_the_next_user_of_its_slo
 
 
 def test_an_instance_that_dies_with_the_store_full_takes_nothing_with_it(project):
-    """There is no room for its error either."""
+    """The store has no room for the error either."""
     with Runner("full", workers=1, memory=64 << 20) as rr:
         instance, service = rr.service(Slow()), rr.service(same)
         assert (instance.give(1).get(), service(1).get()) == (1, 1)
@@ -232,7 +232,7 @@ def test_a_module_that_makes_a_runner_when_it_is_imported_is_told_so(project, mo
 
 
 def test_a_driver_that_ignores_its_children_learns_how_a_worker_died(project):
-    """The zygote would inherit the ignoring, and the kernel would then keep no exit status."""
+    """The supervisor (zygote) would inherit the ignoring, and the kernel would then keep no exit status."""
     before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     try:
         with Runner("ignoring", workers=1) as rr, pytest.raises(WorkerDiedError, match="SIGSEGV"):
@@ -268,7 +268,7 @@ def test_kills_in_the_middle_of_finishing_leave_no_task_waiting(project, rounds)
 
 
 def test_too_large_a_request_does_not_disturb_small_ones(project):
-    """It must not count against the limit for even a moment."""
+    """The memory must not count against the limit for even a moment."""
     with Runner("limits", workers=1, memory=32 << 20) as rr:
         stop = threading.Event()
         refused = []
@@ -316,7 +316,7 @@ def test_an_exception_that_cannot_be_described_ends_its_call(project, monkeypatc
 
 @pytest.mark.parametrize("number", [signal.SIGSTOP, signal.SIGKILL])
 def test_a_worker_that_looked_for_tasks_and_is_stopped_holds_no_call_up(rr, number):
-    """Whoever queues a task calls nobody while a worker looks for tasks: it must not count on one that looks no more."""
+    """A submitter wakes no sleeper while a worker looks for tasks: it must not count on one that looks no more."""
     service = rr.service(os.getpid)
     for _ in range(10):
         rr.get([service() for _ in range(100)])

@@ -1,6 +1,6 @@
-"""The segment itself: how many addresses it takes, who is attached to it, what is left of it in a process and its children.
+"""The segment itself: its addresses, the processes attached to it, and what is left of it in a process and its children.
 
-Nobody else's segment may be mapped meanwhile.
+No other segment may be mapped meanwhile.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ GB = 1 << 30
 
 
 def mappings():
-    """How often a segment is mapped here: (shared, privately)."""
+    """Return how often a segment is mapped here: (shared, privately)."""
     with open("/proc/self/maps") as maps:
         modes = [line.split()[1] for line in maps if "memfd:flame_fast" in line]
     return modes.count("rw-s"), modes.count("rw-p")
 
 
 def addresses():
-    """Bytes of addresses that this process has."""
+    """Return the bytes of addresses that this process has."""
     return int(Path("/proc/self/statm").read_text().split()[0]) * mmap.PAGESIZE
 
 
@@ -73,7 +73,7 @@ def test_a_segment_is_as_large_as_there_are_addresses_and_mapped_once_more_if_po
 
 
 class Trap:
-    """Something that is collected in the middle, and makes a mapping where the segment has just been."""
+    """An object that is collected in the middle, and makes a mapping where the segment has just been."""
 
     made: list = []  # noqa: RUF012
 
@@ -85,7 +85,7 @@ class Trap:
 
 
 def test_only_what_was_mapped_is_unmapped():
-    """When there are addresses for one mapping: whatever else comes to lie there meanwhile stays."""
+    """The process has addresses for one mapping: whatever else comes to lie there meanwhile stays."""
 
     def reserve():
         gc.disable()
@@ -106,7 +106,7 @@ def test_only_what_was_mapped_is_unmapped():
 
 
 def map_at(address):
-    """A page at an address where nothing is."""
+    """Map a page at an address where nothing is."""
     libc = ctypes.CDLL(None)
     libc.mmap.restype = ctypes.c_void_p
     libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, *[ctypes.c_int] * 3, ctypes.c_long]
@@ -132,8 +132,8 @@ def test_segments_that_only_cycles_refer_to_make_room_and_are_collected_only_the
     assert passes_in_child(reserve)
 
 
-def test_an_attachment_is_somebody(alone):
-    """With a name, for error messages, and a bell."""
+def test_an_attachment_has_an_entry(alone):
+    """The caller names itself, for error messages, and has a bell."""
     with open(alone.runtime.fd, "rb", closefd=False) as segment:
         bell = os.eventfd(0)
         other = Worker.attach(segment.fileno(), 7, "other", bell)
@@ -152,7 +152,7 @@ class Given(ctypes.Structure):
 
 
 def given():
-    """Bytes that the C library has given out."""
+    """Return the bytes that the C library has given out."""
     gc.collect()
     look = ctypes.CDLL(None).mallinfo2
     look.restype = Given
@@ -192,7 +192,7 @@ def test_what_a_process_keeps_for_itself_goes_with_it():
 
 @tells_what_is_given
 def test_what_a_large_value_was_written_in_is_not_kept(alone):
-    """Where a small one was written is, for the next."""
+    """The buffer of a small value is kept for the next."""
     large = [0.5] * (1 << 18)
     alone.runtime.put(1)
     before = given()
@@ -200,7 +200,7 @@ def test_what_a_large_value_was_written_in_is_not_kept(alone):
     assert given() - before < 1 << 20
 
 
-def test_who_finds_no_memory_for_what_it_keeps_says_so():
+def test_a_process_without_memory_for_what_it_keeps_says_so():
     def become():
         libc, most = ctypes.CDLL(None), ctypes.c_size_t(13 << 20)
         libc.malloc.restype = ctypes.c_void_p
@@ -218,7 +218,7 @@ def test_who_finds_no_memory_for_what_it_keeps_says_so():
 
 
 def test_a_runtime_that_is_gone_is_forgotten():
-    """By the one that comes after it, at the latest."""
+    """The runtime that comes after it forgets it, at the latest."""
 
     def gone():
         gc.collect()
@@ -256,7 +256,7 @@ def test_a_second_view_of_a_value_is_a_mapping_by_itself(alone):
 
 
 def test_a_forked_child_s_views_stay_what_they_were(tmp_path):
-    """Of all runtimes, whatever the parent drops and takes then; one pipe tells of the child's end."""
+    """The views of all runtimes stay, whatever the parent drops and allocates then; one pipe tells of the child's end."""
     runtimes = [Alone(), Alone()]
     views = [alone.runtime.put(np.full(10_000, 1.0 + number)).get() for number, alone in enumerate(runtimes)]
     before = len(os.listdir("/proc/self/fd"))
@@ -298,7 +298,7 @@ def test_a_relative_tells_its_own_children_once(family, tmp_path):
 
 
 class Forking:
-    """Forks when it is written first; the child gives up."""
+    """An object that forks when it is written first; the child gives up."""
 
     child = None
 
@@ -327,7 +327,7 @@ def test_a_child_that_was_forked_while_a_value_was_written_holds_nothing_of_it(a
 
 
 class ForkingOnce(Forking):
-    """And the child goes on; its parent waits for its end."""
+    """The child goes on; its parent waits for its end."""
 
     ended = None
 
@@ -408,7 +408,7 @@ def test_a_runtime_that_is_closed_broken_or_the_parent_s_does_nothing(alone):
 
 
 def test_one_process_is_the_first_to_warn(family):
-    """Of two that ask at the same moment, too."""
+    """Even of two processes that ask at the same moment."""
     words = Words(family.runtime)
 
     def warn():
@@ -424,7 +424,7 @@ def test_one_process_is_the_first_to_warn(family):
 
 
 def test_statistics_are_the_sums_of_what_processes_count(alone):
-    """Of the first and of the last of them, and of those that are gone; an entry that is nobody's counts nothing."""
+    """Of the first and of the last of them, and of those that are gone; an entry without an owner counts nothing."""
     words, runtime = Words(alone.runtime), alone.runtime
     gone, last = runtime.request_process(POOL, 0), runtime.request_process(POOL, 0)
     words.set("processes", gone, "state", words.tables.PROCESS_FREE)
@@ -456,7 +456,7 @@ def test_what_is_counted_adds_up(alone):
 
 
 def test_what_a_debug_build_counts_is_in_its_statistics(alone):
-    """Another counts nothing of the kind, and says nothing of it."""
+    """Another build counts nothing of the kind, and says nothing of it."""
     words, statistics = Words(alone.runtime), alone.runtime.statistics()
     alone.runtime.put(b"x" * 1000)
     counted = [f"{what}_{how}" for what in ("blocks", "slots") for how in ("taken", "freed")]
@@ -468,7 +468,7 @@ def test_what_a_debug_build_counts_is_in_its_statistics(alone):
 
 
 def test_threads_that_write_at_the_same_time_do_not_write_into_each_other_s_value(alone):
-    """One of them has begun, and waits for room."""
+    """One thread has begun, and waits for room."""
     words, values = Words(alone.runtime), [("first", b"x" * 100_000), ("second", 2.0)]
     refs = [alone.runtime.put(values[1])]
     with words.locked():

@@ -23,9 +23,9 @@ from scene import DEADLINE_S, TORN, Neighbour, Recoverer, Scene, begun
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-BURYING = "stopped, and another is recovered meanwhile"
+RECOVERING = "stopped, and another is recovered meanwhile"
 KILLED, NOTICED_LATE, PAUSED = "killed", "killed, and others act before it is recovered", "stopped, and others act meanwhile"
-MODES = [KILLED, NOTICED_LATE, PAUSED, BURYING]
+MODES = [KILLED, NOTICED_LATE, PAUSED, RECOVERING]
 #: Stops of one operation that are tried, evenly spread; by default in one mode of a few operations.
 MOST_STOPS = int(os.environ.get("FLAME_FAST_STOPS", 10_000)) if LONG else 12
 USUAL = [
@@ -35,13 +35,13 @@ USUAL = [
     ("puts_arrays", KILLED),
     ("puts_among_freed_slots", PAUSED),
     ("drops_arrays", KILLED),
-    ("drops_a_waiting_tree", BURYING),
+    ("drops_a_waiting_tree", RECOVERING),
     ("fulfils", KILLED),
     ("fails_a_promise", KILLED),
     ("gives_back_by_a_number_that_came_round", KILLED),
     ("makes_an_instance", KILLED),
     ("finishes_with_a_block", NOTICED_LATE),
-    ("finishes_with_inputs_that_nobody_else_holds", KILLED),
+    ("finishes_with_dependencies_of_its_own", KILLED),
     ("fails_with_dependents", KILLED),
     ("claims_and_begins", KILLED),
 ]
@@ -61,7 +61,7 @@ class Run:
             life(warm)
 
         self.looks_itself = scenario.looks_itself
-        self.neighbour = None if mode == KILLED else (Recoverer if mode == BURYING else Neighbour)(self.scene)
+        self.neighbour = None if mode == KILLED else (Recoverer if mode == RECOVERING else Neighbour)(self.scene)
         self.mode = mode
         self.relative = self.scene.fork(traced)
         self.pid, self.fd = self.relative.pid, self.scene.runtime.fd
@@ -69,7 +69,7 @@ class Run:
 
     def finish(self):
         """Where the process stands now, happens what the mode says; then looks at what the others have of it."""
-        if self.mode in (PAUSED, BURYING):
+        if self.mode in (PAUSED, RECOVERING):
             self.neighbour.act()
             assert stepping.run_to_mark(self.pid), "it did not come to its end"
             if self.looks_itself:
@@ -101,13 +101,13 @@ def try_every_stop(scenario, warm, mode, most):
     yield from end_of(run, 0, "at its end")
     run = Run(scenario, warm, KILLED)
     after, making = stepping.find_stops(run.pid, run.fd, pages)
-    stops = making if mode in (PAUSED, BURYING) else after
+    stops = making if mode in (PAUSED, RECOVERING) else after
     yield from end_of(run, 0, "at its end, stepped")
     assert len(stops) >= 2
     for number in sorted({round(i * (len(stops) - 1) / (most - 1)) for i in range(most)}):
         address, passes = stops[number]
         run = Run(scenario, warm, mode)
-        if stepping.run_to(run.pid, address, passes) or mode not in (PAUSED, BURYING):
+        if stepping.run_to(run.pid, address, passes) or mode not in (PAUSED, RECOVERING):
             yield from end_of(run, address, f"stop {number} of {len(stops)}")
         else:
             run.close()
@@ -124,7 +124,7 @@ def end_of(run, address, which):
 
 
 def guarded(attempts):
-    """Runs a generator of (where, what was wrong) in a child, which may hang or crash; returns what was wrong."""
+    """Run a generator of (where, what was wrong) in a child, which may hang or crash; returns what was wrong."""
     with tempfile.TemporaryFile("w+") as notes, tempfile.TemporaryFile("w+") as stacks:
         pid = os.fork()
         if pid == 0:

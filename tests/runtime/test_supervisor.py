@@ -1,4 +1,4 @@
-"""The zygote dies at each step of starting a process; the one that follows finds every worker, and only those."""
+"""The supervisor (zygote) dies at each step of starting a process; its successor finds every worker, and only those."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from flame_fast.engine.zygote import worker_left
 
 PR_SET_PDEATHSIG = 1
 
-#: The zygote does something at its next fork, once a file is there.
+#: The supervisor acts at its next fork, once a file is there.
 AT_FORK = """\
 import os, signal
 def hooked(fork=os.fork):
@@ -31,7 +31,7 @@ os.fork = hooked
 """
 DIE_BEFORE = "os.kill(os.getpid(), signal.SIGKILL)"
 STOP_AFTER = "pid = fork()\n    if pid: os.kill(os.getpid(), signal.SIGSTOP)\n    return pid"
-#: A zygote that cannot end what the one before has left, as if that were in a system call that nothing interrupts.
+#: A supervisor that cannot end what the one before has left, as if that were in a system call that nothing interrupts.
 POWERLESS = "zygote.kill = lambda child: None; zygote.RECOVER_S = 0.05\nzygote.main("
 
 
@@ -62,7 +62,7 @@ def fifo(tmp_path):
 
 @pytest.fixture
 def at_fork(monkeypatch, project):
-    """Has the zygotes of later Runners do something at the fork after the next `arm()`."""
+    """Lets the supervisors of later Runners act at the fork after the next `arm()`."""
 
     def hook(deed):
         path = project / "armed"
@@ -79,7 +79,7 @@ def is_stopped(pid):
 
 
 def kill_zygote():
-    """Returns once it has ended."""
+    """Return once it has ended."""
     (zygote,) = zygotes()
     ends = open_pidfds([zygote])
     os.kill(zygote, signal.SIGKILL)
@@ -126,7 +126,7 @@ def test_a_worker_is_started_though_the_zygote_died_right_before_the_fork(at_for
         assert [entry.state for entry in Supervisor(rr._engine.runtime).processes()] == [ProcessState.LIVE]
 
 
-def test_a_task_that_its_zygote_s_death_does_not_reach_is_ended_by_the_next_one(fifo):
+def test_a_task_that_its_supervisor_s_death_does_not_reach_is_ended_by_the_next_one(fifo):
     said, gate = fifo("said"), fifo("gate")
     with Runner("escaping", workers=1) as rr:
         escaped = rr.service(escape)(said, gate)
@@ -138,7 +138,7 @@ def test_a_task_that_its_zygote_s_death_does_not_reach_is_ended_by_the_next_one(
 
 
 def test_a_worker_that_cannot_be_ended_is_not_recovered_alive(fifo, monkeypatch):
-    """Its call goes on and has its value, and then it works for the zygote that follows."""
+    """The worker's call goes on and has its value, and then the worker works for the next supervisor."""
     said, gate = fifo("said"), fifo("gate")
     monkeypatch.setattr(spawn, "BOOTSTRAP", spawn.BOOTSTRAP.replace("zygote.main(", POWERLESS))
     with Runner("straggling", workers=1) as rr:
@@ -158,7 +158,7 @@ def test_a_worker_that_cannot_be_ended_is_not_recovered_alive(fifo, monkeypatch)
 
 
 def test_a_process_that_was_called_off_takes_no_entry():
-    """Its zygote died, and the next one has forked another for the same entry."""
+    """Its supervisor died, and the next one has forked another process for the same entry."""
     family = Family()
     try:
         service, _, queue = family.service([], 2, ("append",))
@@ -181,7 +181,7 @@ def test_a_process_that_was_called_off_takes_no_entry():
         family.close()
 
 
-def test_an_entry_that_somebody_is_filling_in_is_nobody_s_yet():
+def test_an_entry_that_is_being_filled_in_has_no_owner_yet():
     """It was a pool worker's once, and says so still."""
     family = Family()
     try:

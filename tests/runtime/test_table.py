@@ -34,7 +34,7 @@ class Box:
 
 
 def digest(*args, **kwargs):
-    """Tells which values arrived, and in which shape."""
+    """Tell which values arrived, and in which shape."""
     return zlib.crc32(repr((args, kwargs)).encode())
 
 
@@ -162,7 +162,7 @@ class Table(RuleBasedStateMachine):
                 dependent.status = QUEUED
 
     def run_queue(self, queue):
-        """Runs what can run; whether there was anything."""
+        """Run what can run; whether there was anything."""
         ran = False
         for node in list(queue.calls):
             if node.status == WAITING:
@@ -258,7 +258,7 @@ class Table(RuleBasedStateMachine):
     @rule(node=consumes(nodes))
     def drop(self, node):
         if node.status == RUNNING:
-            self.fulfil(node, 0, False)  # nobody else could
+            self.fulfil(node, 0, False)  # no other process could
         node.future = None
 
     @rule(which=st.integers(0, 1))

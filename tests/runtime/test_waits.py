@@ -1,6 +1,6 @@
 """What a thread waits for: one future, all of a list in order, any of some; what wakes it, and what it leaves behind.
 
-One process. Somebody else's part is played by a thread, which goes on once the waiting one sleeps.
+One process. A thread plays the part of another process; it goes on once the waiting one sleeps.
 """
 
 from __future__ import annotations
@@ -13,11 +13,12 @@ import time
 
 import numpy as np
 import pytest
+from actors import rung
 from flame_fast.kernels.runtime import serialization
 from flame_fast.kernels.runtime.serialization.definitions import Namespace, definitions, use_in_thread
 from gates import PATIENCE_S, in_child, passes_in_child, wait_until
 from runtime_harness import POOL, Alone
-from test_checks import deeds, do, rung
+from tangle import deeds, do
 from words import Words, slot_of
 
 from flame_fast import FlameError, StoreFullError, TaskError
@@ -38,7 +39,7 @@ def error_of(message):
 
 
 class Waiting(threading.Thread):
-    """A thread that waits; how that ended."""
+    """A thread that waits, and how its wait ended."""
 
     def __init__(self, words, wait):
         super().__init__()
@@ -71,7 +72,7 @@ def await_watch(words, future):
 
 
 def in_use(words):
-    """What this process says of its waits."""
+    """Return this process's notes of its waits."""
     return [
         words.get("processes", words.tables.DRIVER_INDEX, name) for name in ("waiters", "watching", "spinning", "blocked")
     ]
@@ -124,7 +125,7 @@ def test_a_wait_takes_no_less_than_its_time_and_no_look_around_more(alone, words
 
 
 def test_a_signal_s_handler_runs_while_a_thread_waits_and_may_end_that(alone, words):
-    """Each form; what was said of the wait is taken back."""
+    """Each form of waiting, after which the notes of the wait are taken back."""
 
     def handler(*_):
         raise LookupError("interrupted")
@@ -177,8 +178,8 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         alone.close()
 
 
-def test_who_waits_in_a_forked_child_is_refused_at_once(alone):
-    """What is finished, too: it is the parent's."""
+def test_a_wait_in_a_forked_child_is_refused_at_once(alone):
+    """Even the wait for a finished future: the future is the parent's."""
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
 
@@ -206,8 +207,8 @@ def fulfil(alone, *futures):
         alone.runtime.fulfil(future, slot_of(future))
 
 
-def test_who_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
-    """Each that finishes last passes that on to the one before it, past those that have finished meanwhile."""
+def test_a_thread_that_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
+    """Each dependency that finishes last passes that on to the one before it, past those that have finished meanwhile."""
     futures = [alone.runtime.promise() for _ in range(7)]
     fulfil(alone, futures[6])
     waiting = Waiting(words, lambda: alone.runtime.get_many(futures))
@@ -225,7 +226,7 @@ def test_who_waits_for_many_watches_the_last_that_is_not_finished(alone, words):
     assert in_use(words) == [0] * 4
 
 
-def test_who_waits_for_many_is_not_woken_by_those_before_the_last(alone, words):
+def test_a_thread_that_waits_for_many_is_not_woken_by_those_before_the_last(alone, words):
     futures = [alone.runtime.promise() for _ in range(4)]
     waiting = Waiting(words, lambda: alone.runtime.wait_many(futures))
     waiting.sleeps()
@@ -237,7 +238,7 @@ def test_who_waits_for_many_is_not_woken_by_those_before_the_last(alone, words):
 
 
 def test_a_failure_among_many_is_waited_for_with_all_before_it(alone, words):
-    """And with none behind it."""
+    """And the failure is waited for with none behind it."""
     futures = [alone.runtime.promise() for _ in range(8)]
     fulfil(alone, futures[4])
     waiting = Waiting(words, lambda: alone.runtime.get_many(futures))
@@ -271,7 +272,7 @@ def test_a_failure_that_was_there_before_the_wait_ends_it_as_well(alone, words):
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_who_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
+def test_a_thread_that_waits_for_more_than_a_stretch_waits_for_one_after_the_other(alone, words, beyond):
     stretch = 4096
     futures = [alone.runtime.put(0) for _ in range(stretch + beyond)]
     for at in (0, stretch - 1, stretch + beyond - 1):
@@ -299,7 +300,7 @@ def before_the_list(alone, count):
     return kept, promises
 
 
-def test_a_list_ends_at_its_beginning_for_who_looks_for_a_failure(alone, words):
+def test_a_list_ends_at_its_beginning_for_a_waiter_that_looks_for_a_failure(alone, words):
     kept, before = before_the_list(alone, 130)
     first, last = alone.runtime.promise(), alone.runtime.promise()
     waiting = Waiting(words, lambda: alone.runtime.wait_many([first, *kept[:128], last]))
@@ -311,8 +312,8 @@ def test_a_list_ends_at_its_beginning_for_who_looks_for_a_failure(alone, words):
 
 
 @pytest.mark.parametrize("looks", [["last"], ["last", "first", "last"]])
-def test_a_list_ends_at_its_beginning_for_who_finds_all_of_it_finished(looks):
-    """All that was left finishes between its look at the first and this one at the last."""
+def test_a_list_ends_at_its_beginning_for_a_waiter_that_finds_all_of_it_finished(looks):
+    """All that was left finishes between the waiter's look at the first and this one at the last."""
     stays = []
 
     def look():
@@ -342,7 +343,7 @@ def test_a_list_ends_at_its_beginning_for_who_finds_all_of_it_finished(looks):
     assert passes_in_child(look)
 
 
-def test_a_list_that_changes_while_somebody_waits_for_it_is_waited_for_as_it_was(alone, words):
+def test_a_list_that_changes_while_a_thread_waits_for_it_is_waited_for_as_it_was(alone, words):
     futures = [alone.runtime.promise() for _ in range(3)]
     given = list(futures)
     waiting = Waiting(words, lambda: alone.runtime.get_many(given))
@@ -354,7 +355,7 @@ def test_a_list_that_changes_while_somebody_waits_for_it_is_waited_for_as_it_was
 
 
 def test_a_wait_for_many_gives_its_memory_back(alone):
-    """A megabyte for each of these."""
+    """Each wait would leak a megabyte."""
     promise = alone.runtime.promise()
     futures = [promise] * (1 << 18)
 
@@ -410,7 +411,7 @@ def test_what_has_finished_is_given_out_once_in_the_order_of_its_end(alone):
         selector.take(0)
 
 
-def test_who_waits_for_any_is_woken_by_each(alone, words):
+def test_a_thread_that_waits_for_any_is_woken_by_each(alone, words):
     futures = [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     for at in (1, 2, 0):
@@ -421,8 +422,8 @@ def test_who_waits_for_any_is_woken_by_each(alone, words):
     assert in_use(words) == [0] * 4
 
 
-def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
-    """However many it finds when it is woken."""
+def test_all_that_finish_while_a_thread_sleeps_are_given_out_in_the_order_of_their_end(alone, words):
+    """However many the waiter finds when it is woken."""
     futures = [alone.runtime.promise() for _ in range(4)]
     selector, found = alone.runtime.selector(futures), []
 
@@ -438,8 +439,8 @@ def test_all_that_finish_while_somebody_sleeps_are_given_out_in_the_order_of_the
 
 
 @pytest.mark.parametrize("count", [LOG, LOG + 1, 2 * LOG + 3])
-def test_who_reads_the_log_too_late_looks_at_all(alone, count):
-    """All positions come, once, whatever was overwritten."""
+def test_a_waiter_that_reads_the_log_too_late_looks_at_all(alone, count):
+    """All positions come, once, whatever entries were overwritten."""
     futures = [alone.runtime.promise() for _ in range(count)]
     selector = alone.runtime.selector(futures)
     for future in reversed(futures):
@@ -473,8 +474,8 @@ class LogOf:
         os.pwrite(self.words.fd, (lap | slot + 1).to_bytes(8, "little"), at)
 
 
-def test_an_entry_that_never_comes_holds_up_nobody_for_long(alone, words):
-    """Its writer has died. A sleep later all are looked at, and the log is read on from behind it."""
+def test_an_entry_that_never_comes_delays_no_reader_for_long(alone, words):
+    """The entry's writer has died. A sleep later the waiter looks at all, and reads the log on from behind the entry."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     log.move(1)
@@ -485,7 +486,7 @@ def test_an_entry_that_never_comes_holds_up_nobody_for_long(alone, words):
 
 
 def test_an_entry_that_is_not_there_yet_is_read_when_it_is(alone, words):
-    """Its place has been taken: those behind it wait for it."""
+    """The entry's place has been taken: the entries behind it wait for it."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     fulfil(alone, futures[1], futures[0])
@@ -508,8 +509,8 @@ def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words
     assert selector.take(0) == [1]
 
 
-def test_an_entry_of_the_log_is_a_entry(alone, words):
-    """Of a future that is not finished, and of a slot that nobody asked for."""
+def test_an_entry_of_the_log_is_a_hint(alone, words):
+    """The slot of a future that is not finished, and a slot that is not waited for."""
     log, futures = LogOf(words), [alone.runtime.promise() for _ in range(2)]
     selector, other = alone.runtime.selector(futures), alone.runtime.promise()
     for future in (futures[1], other):
@@ -542,7 +543,7 @@ def test_only_handles_of_a_runtime_are_its_own_and_selected(alone):
 
 
 class Box:
-    """Only pickle can write it."""
+    """A class that only pickle can write."""
 
     def __init__(self, content):
         self.content = content
@@ -566,7 +567,7 @@ ARGUMENTS = [
 
 
 def test_arguments_arrive_as_they_are(alone):
-    """By position and by name; plain ones, and such as only pickle writes; in the slot and in a block."""
+    """Arguments by position and by name; plain ones and pickled ones; in the slot and in a block."""
     service = alone.service(shown)
     for kwargs in ({}, {"one": 1}, {"one": Box(1), "two": 2, "three": "x" * 200}):
         for args in ARGUMENTS:
@@ -586,7 +587,7 @@ def test_futures_are_inputs_wherever_they_are_in_an_argument(alone):
 
 
 def test_a_future_in_a_value_is_its_value(alone):
-    """It stays no future: nobody would hold it."""
+    """The future in it stays none: nothing would hold a reference to it."""
     service = alone.service(shown)
     ref, before = alone.runtime.put("inner"), alone.in_use()
     alone.call(service, ref)  # there it would be one
@@ -640,7 +641,7 @@ def classes(define, alone):
 
 
 def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stands(alone, classes):
-    """Named once in full and then by its place, in values one after the other and inside each other."""
+    """The name is written once in full and then by its place, in values one after the other and inside each other."""
     Point, Colour = classes.Point, classes.Colour
     values = [
         Point(Colour.RED, [Point(Colour.GREEN, Colour.RED) for _ in range(3)]),
@@ -657,7 +658,7 @@ def test_a_class_or_member_that_a_value_names_often_is_the_same_wherever_it_stan
 
 
 def test_what_a_value_names_is_told_apart_however_much_it_names(alone, words, classes):
-    """More members than are noted; and none of them is kept beyond the reading."""
+    """The value has more members than are noted; none of them is kept beyond the reading."""
     members = list(classes.Large)
     value = alone.runtime.put([members, members[::-1], list(members)])  # no list twice: that only pickle writes
     assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
@@ -693,7 +694,7 @@ class Key(namedtuple("Key", "number")):
 
 
 def test_threads_of_different_services_get_their_own_of_what_a_value_names(alone, words, define, monkeypatch):
-    """One reads the value while the other is in the middle of it."""
+    """One thread reads the value while the other is in the middle of it."""
     value = alone.runtime.put(dict.fromkeys(map(define(KEY).Key, range(2))))
     monkeypatch.setattr(definitions, "own", lambda _: None)  # as where it did not come from
     assert words.get("slots", slot_of(value), "result_kind") & words.tables.KIND_NATIVE
@@ -769,12 +770,12 @@ def test_a_value_of_a_class_that_cannot_be_built_here_says_so_once(alone, words,
 
 @pytest.mark.parametrize("size", [1000, 5 << 20])
 def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
-    """Whoever needs the room looks for children that have ended: for one large value as for many small ones."""
+    """A process that needs the memory looks for children that have ended: for one large value as for many small ones."""
     alone = Alone(limit=8 << 20)
-    published = os.eventfd(0)
+    leave = os.eventfd(0)
     value = alone.runtime.put(np.zeros(5 << 17))
     view = value.get()
-    child = in_child(lambda: os.eventfd_read(published))
+    child = in_child(lambda: os.eventfd_read(leave))
     del view, value
 
     def fill():
@@ -782,16 +783,16 @@ def test_what_a_forked_child_holds_is_to_be_had_once_that_has_ended(size):
 
     with pytest.raises(StoreFullError):
         fill()
-    os.eventfd_write(published, 1)
+    os.eventfd_write(leave, 1)
     os.waitpid(child, 0)
     assert len(fill()) == (5 << 20) // size
-    os.close(published)
+    os.close(leave)
     alone.check()
     alone.close()
 
 
 def test_a_failed_task_stays_while_it_stands_on_the_list_of_an_input_that_is_to_come(alone):
-    """Though nobody holds it: who finishes that input finds it there."""
+    """Nothing holds a reference to the task: the finisher of that dependency finds it there."""
     service, before = alone.service(shown), alone.in_use()
     failing, late = alone.runtime.promise(), alone.runtime.promise()
     future = alone.call(service, [failing, late])
@@ -829,7 +830,7 @@ def test_a_call_whose_arguments_fit_and_whose_list_of_inputs_does_not_takes_noth
 
 
 def test_a_call_of_a_closed_service_is_not_even_written(alone):
-    """Nor is one of a service whose entry is another's by now, or of a closed runner."""
+    """Nor is a call of a service whose entry is another's by now, or of a closed runner."""
     written = []
 
     class Written:
@@ -875,8 +876,8 @@ def test_a_full_store_refuses_a_result_and_the_call_says_so(alone):
 # ---- a worker's waits ------------------------------------------------------------------------------------------------
 
 
-def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
-    """Though it is a worker: nobody is told of its wait."""
+def test_a_process_that_runs_no_task_counts_as_blocked_by_nothing(family):
+    """The process is a worker: no other process is told of its wait."""
 
     def live():
         promise = family.runtime.promise()
@@ -888,8 +889,8 @@ def test_who_runs_no_task_counts_as_blocked_by_nothing(family):
     assert family.recover_process(family.fork(live)) == 0
 
 
-def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
-    """It may take over that one's permit."""
+def test_a_sleeper_is_woken_when_a_worker_s_task_waits(family):
+    """The sleeper may take over the worker's permit."""
     words = Words(family.runtime)
 
     def wait():
@@ -907,7 +908,7 @@ def test_who_sleeps_is_called_when_a_worker_s_task_waits(family):
 
 
 def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
-    """Of a task that waits beside a thread of its own, and goes on before that."""
+    """The task waits beside a thread of its own, and goes on before that."""
     words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
 
     def wait():
@@ -926,7 +927,7 @@ def test_a_worker_is_blocked_until_the_last_of_its_threads_goes_on(family):
 
 
 def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(family):
-    """That is the first thing it looks at when its patience is at an end."""
+    """The task looks at that first when its patience is at an end."""
     words, me = Words(family.runtime), family.runtime.request_process(POOL, 0)
 
     def wait():
@@ -942,7 +943,7 @@ def test_a_task_that_finds_its_wait_over_when_it_looks_around_is_not_blocked(fam
 
 
 def outcome_in_a_worker(family, task, index=None):
-    """What a task returns that a worker runs."""
+    """Return what a task returns that a worker runs."""
     future = family.call(family.service(do))
 
     def live():

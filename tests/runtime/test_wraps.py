@@ -35,7 +35,7 @@ class Counter:
 
 
 def alone(path, gate=None):
-    """A task of a service with one worker: nobody else may be in it."""
+    """A task of a service with one worker: no other process may be in it."""
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if gate is not None:
@@ -48,7 +48,7 @@ def touch(path):
 
 
 def leave_entries(service):
-    """Behind a queued call: one for each use of the lowest free slot."""
+    """A task behind a queued call, for each use of the lowest free slot."""
     for number in range(HELPED):
         assert service(number).get() == number
 
@@ -60,7 +60,7 @@ def use_again(rr, uses):
 
 
 def ask(occupy, call, service, touching, start, uses, project):
-    """Returns what two calls of a service return, the second of which has a slot with many old entries in the pool's queue.
+    """Return what two calls of a service return, the second of which has a slot with many old entries in the pool's queue.
 
     Meanwhile the service is busy with the first, and one worker goes through all of the pool's queue.
     """
@@ -77,14 +77,14 @@ def ask(occupy, call, service, touching, start, uses, project):
 
 
 def instance_of(rr, busy):
-    """What occupies it, what calls it, what both return."""
+    """Return the task that occupies an instance, the one that calls it, and what both return."""
     instance = rr.service(Counter())
     _, pid = instance.count().get(PATIENCE_S)
     return (held_by, instance, busy), (counted_by, instance), ((2, pid), (3, pid))
 
 
 def limited_service(rr, busy):
-    """The same. Each call fails while another runs."""
+    """The same, but each call fails while another runs."""
     service = rr.service(alone, autoscale=False, warmup=1)
     path = os.path.abspath("alone")
     touch(path)
@@ -143,7 +143,7 @@ def add(*numbers, more=0):
 
 
 def record(running, number):
-    """How many calls of it ran at the same time as this one."""
+    """A task: how many calls of the service ran at the same time as this one."""
     mark = Path(running, str(number))
     mark.touch()
     count = len(os.listdir(running))
@@ -250,7 +250,7 @@ def test_the_contract_holds_while_every_counter_comes_round(project, wind, engin
 
 
 class Ledger:
-    """An instance that notes who called it, in which order."""
+    """An instance that notes its callers, in the order of their calls."""
 
     def __init__(self):
         self.entries = []

@@ -20,9 +20,9 @@ NOTES = (
     *("current", "building", "taking", "promoting", "rotating", "releasing_edge"),
     *("waiters", "watching", "spinning", "blocked", "sleeping"),
 )
-#: What is 0 in the entry of a process that has been recovered, and what a zygote writes only while it recovers one.
+#: What is 0 in the entry of a process that has been recovered, and what a supervisor writes only while it recovers one.
 HANDS = ("building", "taking", "promoting", "rotating", "releasing_edge")
-#: What is 0 in a slot that is nobody's.
+#: What is 0 in a free slot.
 REST = ("payload", "payload_kind", "result", "result_kind", "dependencies", "waits_for")
 CLAIMED, CURRENT = 1 << 63, 1 << 62
 MEMBERS = CURRENT - 1
@@ -32,7 +32,7 @@ BEFORE = 512  # bytes of an entry, at most
 
 @functools.cache
 def layout():
-    """(constants, structs) of the segment, by name."""
+    """Return the constants and the structs of the segment, by name."""
     here = Path(__file__).resolve()
     candidates = [at / "kernels" / "runtime" / "core" / "layout.pxd" for at in here.parents]
     path = next(path for path in candidates if path.exists())
@@ -91,7 +91,7 @@ class Tables:
         return list((kind * count).from_buffer_copy(os.pread(self.fd, ctypes.sizeof(kind) * count, at))) if count else []
 
     def numbers(self, at, count):
-        """So many 64-bit words."""
+        """Return so many 64-bit words."""
         return self.read(ctypes.c_uint64, at, count)
 
     # ---- what lies where ---------------------------------------------------------------------------------------------
@@ -103,7 +103,7 @@ class Tables:
         return block or self.slots_at + index * ctypes.sizeof(type(self.slots[0])) + type(self.slots[0]).data.offset
 
     def edges(self, slot):
-        """Numbers of the slots that a task has a hold on."""
+        """Return the numbers of the slots that a task has a reference to."""
         if not slot.dependencies:
             return []
         inputs, edge = (layout()[1][name] for name in ("Dependencies", "DependencyEdge"))
@@ -112,14 +112,14 @@ class Tables:
         return [one.dependency for one in edges if one.dependency != self.NO_DEPENDENCY]
 
     def halves(self):
-        """(index, block, kind) of every payload and result."""
+        """Yield (index, block, kind) of every payload and result."""
         for index, slot in enumerate(self.slots):
             if self.status(slot) != self.FREE:
                 yield index, slot.payload, slot.payload_kind
                 yield index, slot.result, slot.result_kind
 
     def kept_blocks(self):
-        """Blocks that lie in no half of a slot."""
+        """Yield the blocks that lie in no half of a slot."""
         for slot in self.slots:
             if self.status(slot) != self.FREE:
                 yield from (slot.dependencies, slot.waits_for & ~ANY if slot.waits_for & ANY else 0)
@@ -128,7 +128,7 @@ class Tables:
         yield self.header.setup
 
     def references(self):
-        """Offsets of the extents that halves of slots count as theirs, one for each time."""
+        """Yield the offsets of the extents that halves of slots count as theirs, one for each reference."""
         for index, block, kind in self.halves():
             if kind & self.KIND_LINKED and kind & self.KIND_HANDLES:
                 count = self.numbers(self.data_at(index, block), 1)[0]
@@ -137,18 +137,18 @@ class Tables:
                 yield block
 
     def slab_at(self, offset):
-        """The slab that a block lies in; None if it is an extent of its own."""
+        """Return the slab that a block lies in; None if it is an extent of its own."""
         return next(
             (one for one in self.extents if one.kind == self.EXTENT_SLAB and 0 <= offset - one.offset < one.size), None
         )
 
     def empty_slab(self, extent):
-        """What of its group counts as taken for good."""
+        """Return the bits of its group that count as allocated for good."""
         blocks = min(self.GROUP_BITS, max(4, (1 << 17) // extent.block_size))
         return MEMBERS & ~((1 << blocks) - 1)
 
     def chain(self, first, following):
-        """Numbers on a list whose links are one more than a number."""
+        """Return the numbers on a list whose links are one more than a number."""
         found = []
         while first and len(found) <= self.EXTENT_COUNT:
             found.append(first - 1)
@@ -160,7 +160,7 @@ class Tables:
 
 
 def faults(runtime):
-    """What of a segment in which nothing goes on is not as it should be, in words."""
+    """Return what is wrong in a segment in which nothing goes on, in words."""
     tables = Tables(runtime.fd)
     parts = (notes, edges, slots, holds, slot_groups, blocks, extents, lists, places)
     return [fault for part in parts for fault in part(tables)] + list(sums(tables, runtime.statistics()["bytes"]))
@@ -179,10 +179,10 @@ def notes(tables):
 
 
 def edges(tables):
-    """The last entries of tables that are never full: who takes -1 for a number writes there."""
+    """The last entries of tables that are never full: a process that takes -1 for a number writes there."""
     for name in ("slots", "groups", "logs", "extents", "granules"):
         if any(os.pread(tables.fd, BEFORE, vars(tables)[name + "_at"] - BEFORE)):
-            yield f"somebody has written before the {name}"
+            yield f"a process has written before the {name}"
 
 
 def slots(tables):
@@ -190,7 +190,7 @@ def slots(tables):
         taken = tables.groups[index // tables.GROUP_BITS].used >> index % tables.GROUP_BITS & 1
         status = tables.status(slot)
         if taken and status == tables.FREE:
-            yield f"slot {index} is taken, and nobody's"
+            yield f"slot {index} is allocated, and no process's"
         if not taken and status != tables.FREE:
             yield f"slot {index} is not taken, and its status is {status}"
         if status == tables.FREE and (rest := [name for name in REST if getattr(slot, name)]):
@@ -212,7 +212,7 @@ def holds(tables):
         if slot.refs & tables.REF_COUNT != counts[index]:
             yield f"slot {index} counts {slot.refs & tables.REF_COUNT} dependents, and has {counts[index]}"
         if bool(slot.refs & tables.REF_RUN) != (status < tables.DONE) or slot.refs & tables.REF_PENDING or not slot.refs:
-            yield f"slot {index} of status {status} has the holds {slot.refs:#x}"
+            yield f"slot {index} of status {status} has the references {slot.refs:#x}"
         if (slot.waiters == tables.WAITERS_CLOSED) != (status >= tables.DONE):
             yield f"slot {index} of status {status} has the waiters {slot.waiters:#x}"
 
@@ -234,7 +234,7 @@ def blocks_in_use(runtime):
 
 
 def taken_blocks(tables):
-    """Offsets of those that are taken in slabs."""
+    """Return the offsets of the blocks that are allocated in slabs."""
     taken = set()
     for extent in tables.extents:
         if extent.kind == tables.EXTENT_SLAB:
@@ -251,8 +251,8 @@ def blocks(tables):
     for number, extent in enumerate(tables.extents):
         if extent.kind == tables.EXTENT_SLAB and extent.group.used & ~CLAIMED == tables.empty_slab(extent):
             yield f"slab {number} is empty and was not given back"
-    yield from (f"block {block:#x} is taken, and nobody's" for block in taken - named.keys())
-    yield from (f"block {block:#x} is somebody's, and not taken" for block in named.keys() - taken)
+    yield from (f"block {block:#x} is allocated, and has no place" for block in taken - named.keys())
+    yield from (f"block {block:#x} has a place, and is not allocated" for block in named.keys() - taken)
 
 
 def extents(tables):
@@ -260,7 +260,7 @@ def extents(tables):
     refs.update(block for block in tables.kept_blocks() if block and not tables.slab_at(block))
     size = ctypes.sizeof(layout()[1]["Extent"])
     if any(os.pread(tables.fd, size, tables.extents_at + 0xFFFFFFFF * size)):  # where that of the number 0 - 1 would lie
-        yield "somebody took the block 0 for one"
+        yield "a process took the block 0 for one"
     live = sum(1 << number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE)
     for number, extent in enumerate(tables.extents):
         if extent.kind == tables.EXTENT_LEAVING:
@@ -275,13 +275,13 @@ def extents(tables):
         if extent.holders != held.bit_count():
             yield f"extent {number} counts {extent.holders} holders, and has {held.bit_count()}"
         if not extent.refs and not extent.holders:
-            yield f"extent {number} is in use by nobody"
+            yield f"extent {number} is in use without a reference or holder"
         if held & ~live:
             yield f"extent {number} is held by a process that is none: {held:#x}"
 
 
 def is_written(fd, at):
-    """Whether a file has anything from there on."""
+    """Return whether a file has data from an offset on."""
     try:
         return os.lseek(fd, at, os.SEEK_DATA) >= at
     except OSError:
@@ -289,10 +289,10 @@ def is_written(fd, at):
 
 
 def lists(tables):
-    """Free extents stand each on one list, and sums are of what there is."""
+    """Yield what is wrong with the lists of free extents, each on one list, and with the sums of bytes."""
     header = tables.header
     if tables.extents and is_written(tables.fd, header.arena_next):
-        yield "somebody has written behind the arena's end"
+        yield "a process has written behind the arena's end"
     by_kind = collections.defaultdict(list)
     for number, extent in enumerate(tables.extents):
         by_kind[extent.kind].append(number)
@@ -324,11 +324,11 @@ def sums(tables, counted):
     taken = [(extent.group.used & MEMBERS & ~tables.empty_slab(extent)).bit_count() for extent in slabs]
     blocks = sum(count * extent.block_size for count, extent in zip(taken, slabs, strict=True))
     if counted != values + blocks:
-        yield f"{counted} bytes are published to be in use, and {values} of values and {blocks} of blocks are"
+        yield f"{counted} bytes are counted as in use, and {values} of values and {blocks} of blocks are"
 
 
 def places(tables):
-    """Permits, tokens, and who is to load what ahead."""
+    """Yield what is wrong with permits, spinning tokens, and counts of the services to load ahead."""
     header = tables.header
     live = {number for number, process in enumerate(tables.processes) if process.state != tables.PROCESS_FREE}
     spinning = sum(tables.processes[number].spinning for number in live)

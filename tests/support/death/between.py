@@ -32,14 +32,14 @@ DEBUG_REGISTERS = 848
 CONTROL = DEBUG_REGISTERS + 7 * 8
 #: Looks of a process that changes nothing, at each of which it is interrupted; a few look in a loop.
 MOST = 16
-#: Looks after which nobody counts on.
+#: Looks after which the count stops.
 ENOUGH = 40
 READ_OR_WRITTEN = {4: 0xF << 16 | 1, 8: 0xB << 16 | 1}
 
 
 @functools.cache
 def is_possible():
-    """Whether this machine lets a process watch a word of its child's."""
+    """Return whether this machine lets a process watch a word of its child's."""
     if not stepping.is_possible():
         return False
     word = ctypes.c_uint64()
@@ -68,7 +68,7 @@ def watch(pid, address, size):
 
 
 def runs_to_access(pid):
-    """Whether a process comes to an access to the word that is watched before it comes to its mark."""
+    """Run a process to its next access to the watched word, or to its mark; return whether the access came first."""
     ptrace(CONT, pid)
     _, status = os.waitpid(pid, 0)
     assert os.WIFSTOPPED(status), f"the watched process ended: {status:#x}"
@@ -77,7 +77,7 @@ def runs_to_access(pid):
 
 
 def runs_to_call(pid, number):
-    """Whether a process comes to a call of the kernel, by its number, before it comes to its mark."""
+    """Run a process to a system call of a number, or to its mark; return whether the call came first."""
     while True:
         ptrace(SYSCALL, pid)
         _, status = os.waitpid(pid, 0)
@@ -119,7 +119,7 @@ def with_last(generator, argument):
 
 
 def play(scene):
-    """Interrupts a scene's process after the look before each change of the word, or after each look if there is none.
+    """Interrupt a scene's process after the look before each change of the word, or after each look if there is none.
 
     A scene is a generator of (family, words). It yields the word, as `Words.place` tells it, and what the process does,
     perhaps with what makes what that needs before the process is watched; then what follows is done meanwhile, up to a
@@ -134,7 +134,7 @@ def play(scene):
 
 
 def played(scene, number, is_killed=False):
-    """What the word was before and after each access, if nobody interrupts. Else it is interrupted after so many."""
+    """Return what the word was before and after each access. With a number, interrupt the process after so many accesses."""
     family = Family(workers=2, cpus=2)
     try:
         words = Words(family.runtime)
@@ -194,7 +194,7 @@ def play_deaths(scene):
 
 
 def play_call(scene):
-    """Stops a scene's process right before it calls another by the kernel; the scene looks what that one finds.
+    """Stop a scene's process right before the system call that wakes another; the scene looks what that one finds.
 
     Such a scene is a generator of (family, words) that yields the number of the system call and what the process does, looks
     at what there is before the call, and looks once more after the end.
@@ -212,7 +212,7 @@ def play_call(scene):
 
         relative = family.fork(life)
         stepping.await_mark(relative.pid)
-        assert runs_to_call(relative.pid, number), "the process calls nobody"
+        assert runs_to_call(relative.pid, number), "the process wakes no other"
         next(playing)
         assert stepping.run_to_mark(relative.pid), "the process did not come to its end"
         ptrace(CONT, relative.pid)
@@ -225,7 +225,7 @@ def play_call(scene):
 
 @contextlib.contextmanager
 def stopped_at_change(family, words, place, act):
-    """A relative of a family that does something, and is stopped by its first change of a word; it goes on in the end."""
+    """Fork a relative that acts, and stop it at its first change of a word; let it go on in the end."""
     offset, kind = place
     size = ctypes.sizeof(kind)
 
@@ -245,18 +245,18 @@ def stopped_at_change(family, words, place, act):
     ptrace(DETACH, relative.pid)
 
 
-# ---- who is in it ----------------------------------------------------------------------------------------------------
+# ---- processes of a scene --------------------------------------------------------------------------------------------
 
 
 def one_that_has_died(family):
-    """The entry of a process that was forked, and ended at once."""
+    """Return the entry of a process that was forked, and ended at once."""
     index = family.runtime.request_process(POOL, 0)
     family.supervisor.start(index)
     return index
 
 
 def instance_whose_process_has_died(family):
-    """(service, generation, queue), and the entry of its process."""
+    """Return an instance's (service, generation, queue), and the entry of its dead process."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (index,) = [entry.index for entry in family.supervisor.processes()]
     family.supervisor.start(index)

@@ -33,7 +33,7 @@ def scenario(generator):
 
 
 def stepped(operation, prepare, look):
-    """What a submitting process does: `operation` takes what `prepare` made, `look` what `operation` returned."""
+    """Return the life of a submitter: `operation` takes what `prepare` made, `look` what `operation` returned."""
 
     def life(warm):
         if warm:
@@ -60,7 +60,7 @@ def fail(scene, promise):
 
 
 def given_away(scene, size):
-    """A list with the last reference to a value, for whoever takes it out."""
+    """Return a list with the last reference to a value, for the process that takes it out."""
     return [scene.runtime.put(size)]
 
 
@@ -157,7 +157,7 @@ producer("makes_an_instance", lambda scene, _: scene.service(Log(), INSTANCE, ("
 
 
 def given_back_before(scene):
-    """The inputs of a call that is about to fail: of the last one the slot has this process's mark, with the number due."""
+    """The dependencies of a call that is about to fail: the last one's slot has this process's tag, with the next number."""
     kept = scene.runtime.put(KB)
     first, second = scene.runtime.promise(), scene.runtime.promise()
     failed = scene.call(scene.echo, first, kept)
@@ -180,7 +180,7 @@ def serving(scene, *, bearing=False):
 
 
 def dependents_of(scene, future, value):
-    """Calls below one, numbered from 10 on."""
+    """Submit calls that depend on one, numbered from 10 on."""
     low = scene.call(scene.count, 11, [future, future])
     return {
         10: (scene.call(scene.count, 10, future), (value,)),
@@ -214,7 +214,7 @@ completion("finishes_with_arrays", "making", "arrays", (ARRAY, [np.arange(6000.0
 
 
 @scenario
-def finishes_what_nobody_wants(scene):
+def finishes_a_dropped_call(scene):
     scene.call(scene.returning, 1, ARRAY)
     scene.call(scene.ending)
     yield serving(scene)
@@ -231,7 +231,7 @@ def finishes_what_is_watched(scene):
 
 
 @scenario
-def finishes_with_inputs_that_nobody_else_holds(scene):
+def finishes_with_dependencies_of_its_own(scene):
     inputs = [scene.runtime.put(ARRAY), scene.runtime.put(KB), scene.runtime.put(LARGE)]
     future = scene.call(scene.returning, 1, inputs)
     del inputs
@@ -250,7 +250,7 @@ def finishes_with_arguments_of_every_kind(scene):
 
 @scenario
 def empties_groups_of_the_driver(scene):
-    """Its arguments, and its slot, are the last members in use of the driver's slab and group of slots."""
+    """The task's arguments, and its slot, are the last members in use of the driver's slab and group of slots."""
     around = [scene.runtime.put(KB) for _ in range(130)]
     middle = len(around) // 2
     around.insert(middle, scene.call(scene.returning, 1, KB))
@@ -262,7 +262,7 @@ def empties_groups_of_the_driver(scene):
 
 @scenario
 def fails_with_dependents(scene):
-    """One that waits for something else too must not start without it, and ends with the error at once."""
+    """A dependent that waits for another call too must not start without it, and fails at once."""
     pending = scene.runtime.promise()
     queued = scene.call(scene.echo, ARRAY, pending)
     failed = scene.call(scene.failing, 1)
@@ -310,7 +310,7 @@ def serves_a_limited_service(scene):
 
 @scenario
 def starts_an_instance(scene):
-    """Asks for its process; whoever was asked, or asks next, runs it."""
+    """It requests its process; the process that was requested, or that requests it next, runs it."""
     service = scene.service(Log(), INSTANCE, ("note",))
 
     def life(_):

@@ -1,6 +1,6 @@
 """The family of one death: a process that is going to be stepped, its parent, and sometimes one that acts in between.
 
-The parent is driver, zygote and the worker that is left; it looks whether everything came back.
+The parent is driver, supervisor (zygote) and the worker that is left; it looks whether everything came back.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def count(number, *args):
 
 
 def whole(value):
-    """Every value here is of one byte all over, or counts up: what is not has been written over."""
+    """Note a torn value: each value here is of one byte all over, or counts up."""
     if isinstance(value, (list, tuple)):
         for part in value:
             whole(part)
@@ -124,7 +124,7 @@ class Scene(Family):
         for size in BLOCK_SIZES:
             self.runtime.put(b"x" * size)
         inputs = [self.runtime.put(number) for number in range(4)]
-        for count_of in range(1, 5):  # the smallest blocks are of calls with inputs only
+        for count_of in range(1, 5):  # the smallest blocks are only of calls with dependencies
             self.call(self.echo, *inputs[:count_of])
         del inputs
         for warm_up in (
@@ -140,7 +140,7 @@ class Scene(Family):
         self.before = self.state()
 
     def state(self):
-        """What is as before once everything has come back."""
+        """Return what is as before once everything has come back."""
         slots, nbytes = self.in_use()
         # As many as there are in whole groups, so that it does not matter which group is the current one.
         promises = [self.runtime.promise() for _ in range(16 * GROUP - slots)]
@@ -168,7 +168,7 @@ class Scene(Family):
             now[whole] -= min(now[whole] - self.before[whole], 4 * LOST_BYTES)
         wrong += [f"{what}: {now[what]}, not {before}" for what, before in self.before.items() if now[what] != before]
         faults = [
-            fault for fault in audit.faults(self.runtime) if not (lost > 0 and fault.endswith("is taken, and nobody's"))
+            one for one in audit.faults(self.runtime) if not (lost > 0 and one.endswith("is allocated, and has no place"))
         ]
         assert not wrong + faults, "; ".join(wrong + faults)
 
@@ -187,7 +187,7 @@ class Scene(Family):
         return future.get() if error is None else error
 
     def check_outcomes(self, futures):
-        """`futures`: number of the task -> (future, value or exception to expect). Any may have died instead."""
+        """Check outcomes: number of the task -> (future, value or exception to expect). Any may have died instead."""
         for number, (future, expected) in futures.items():
             found = self.outcome(future)
             assert begun[number] <= 1, f"task {number} ran {begun[number]} times"
@@ -208,14 +208,14 @@ class Neighbour:
 
     def __init__(self, scene):
         self.scene = scene
-        self.published, self.said = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
+        self.command, self.reply = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
         self.relative = scene.fork(self.life)
 
     def life(self):
-        os.eventfd_read(self.published)
+        os.eventfd_read(self.command)
         self.act_there()
-        os.eventfd_write(self.said, 1)
-        os.eventfd_read(self.published)
+        os.eventfd_write(self.reply, 1)
+        os.eventfd_read(self.command)
         self.look_there()
 
     def act_there(self):
@@ -237,22 +237,22 @@ class Neighbour:
             assert call.get(DEADLINE_S / 3) == (value,)
 
     def act(self):
-        """Returns when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
-        os.eventfd_write(self.published, 1)
+        """Return when it has done everything, or has no way to go on: the one that is stopped may hold the lock."""
+        os.eventfd_write(self.command, 1)
         waiting = select.poll()
-        waiting.register(self.said, select.POLLIN)
+        waiting.register(self.reply, select.POLLIN)
         waiting.poll(BLOCKED_MS)
 
     def end(self):
-        os.eventfd_write(self.published, 1)
+        os.eventfd_write(self.command, 1)
         code = self.scene.recover_process(self.relative)
-        os.close(self.published)
-        os.close(self.said)
+        os.close(self.command)
+        os.close(self.reply)
         assert code == 0, f"the neighbour ended with {code}"
 
 
 class Recoverer(Neighbour):
-    """Recovers one whose predecessor in the process table has used the slots that the stopped one takes now."""
+    """A neighbor that recovers a process whose predecessor has used the slots that the stopped process takes now."""
 
     def __init__(self, scene):
         def life():

@@ -24,7 +24,7 @@ RIP, RSP = 16 * 8, 19 * 8  # in struct user of x86-64
 TRAP = 0xCC
 PAGE = 4096
 EMPTY = bytes(PAGE)
-#: Pages in a row that change: a value's bytes, about which nobody else decides anything.
+#: Pages in a row that change: a value's bytes, by which no other process decides anything.
 BULK_PAGES = 8
 
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -43,7 +43,7 @@ def ptrace(request, pid, address=0, data=0):
 
 
 def is_possible():
-    """Whether this machine lets a process trace its child, and is one that this module knows the registers of."""
+    """Return whether a process may trace its child here, on a machine whose registers this module knows."""
     if platform.machine() != "x86_64" or shutil.which("nm") is None:
         return False
     pid = os.fork()
@@ -68,20 +68,20 @@ def is_possible():
 
 
 def be_traced():
-    """In the child: from now on its marks stop it."""
+    """In the child: let its marks stop it from now on."""
     global _traced
     ptrace(TRACEME, 0)
     _traced = True
 
 
 def mark():
-    """In the child: the beginning, or the end, of what shall be looked at. Anywhere else nothing."""
+    """In the child: mark the beginning, or the end, of what is looked at. Anywhere else do nothing."""
     if _traced:
         os.kill(os.getpid(), signal.SIGSTOP)
 
 
 def await_mark(pid):
-    """Waits until the child has reached a mark."""
+    """Wait until the child has reached a mark."""
     _, status = os.waitpid(pid, 0)
     assert os.WIFSTOPPED(status) and os.WSTOPSIG(status) == signal.SIGSTOP, f"the traced process ended early: {status:#x}"
     ptrace(SETOPTIONS, pid, 0, EXITKILL)
@@ -89,7 +89,7 @@ def await_mark(pid):
 
 @functools.cache
 def code_range():
-    """Where the native runtime's code lies, here and in every process forked from here."""
+    """Return where the native runtime's code lies, here and in every process forked from here."""
     with open("/proc/self/maps") as maps:
         for line in maps:
             if line.rstrip().endswith(_native.__file__) and " r-xp " in line:
@@ -99,7 +99,7 @@ def code_range():
 
 
 def pages_in_use(fd):
-    """Numbers and contents of the segment's pages that are not all zero."""
+    """Return numbers and contents of the segment's pages that are not all zero."""
     found, at = {}, 0
     while True:
         try:
@@ -116,7 +116,7 @@ def pages_in_use(fd):
 
 
 def pages_that_tell(before, after):
-    """Pages to compare between two instructions: those in use, without the long stretches that values fill."""
+    """Return the pages to compare between two instructions: those in use, without the long stretches that values fill."""
     changed = {page for page in before.keys() | after.keys() if before.get(page) != after.get(page)}
     bulk = set()
     for page in changed:
@@ -127,7 +127,7 @@ def pages_that_tell(before, after):
 
 
 class Watch:
-    """Tells whether some of the segment's pages are other than when it looked last."""
+    """A copy of some of the segment's pages, which tells whether they have changed since the last look."""
 
     def __init__(self, fd, pages):
         self.segment = mmap.mmap(fd, (max(pages) + 1) * PAGE)
@@ -145,7 +145,7 @@ class Watch:
 
 
 def stretches(numbers):
-    """(first, last) of each row of consecutive numbers."""
+    """Return (first, last) of each row of consecutive numbers."""
     found = []
     for number in sorted(numbers):
         if found and found[-1][1] == number - 1:
@@ -180,7 +180,7 @@ class Doors:
             os.pwrite(self.memory, bytes([TRAP]), address)
 
     def step(self, address):
-        """Executes the one instruction that the process stands at."""
+        """Execute the one instruction that the process stands at."""
         if address in self.bytes:
             os.pwrite(self.memory, self.bytes[address], address)
         ptrace(SINGLESTEP, self.pid)
@@ -190,7 +190,7 @@ class Doors:
         return status
 
     def come_back(self):
-        """Runs from outside of the runtime's code until it is entered."""
+        """Run from outside of the runtime's code until it is entered."""
         begin, end, _ = code_range()
         back = ptrace(PEEKTEXT, self.pid, ptrace(PEEKUSER, self.pid, RSP))
         if begin <= back < end:
@@ -211,7 +211,7 @@ def is_trap(status):
 
 @functools.cache
 def entries():
-    """Addresses of the runtime's functions."""
+    """Return the addresses of the runtime's functions."""
     begin, end, offset = code_range()
     lines = subprocess.run(["nm", _native.__file__], capture_output=True, text=True, check=True).stdout.splitlines()
     symbols = [line.split() for line in lines]
@@ -220,10 +220,10 @@ def entries():
 
 
 def find_stops(pid, fd, pages):
-    """Steps a process from its mark to the next; the stops, as (address, how many times it is passed before).
+    """Step a process from its mark to the next; return the stops, as (address, how many times it is passed before).
 
-    Returns two lists of equal length: the instructions that follow a change of the segment, and those that make it: whoever
-    is stopped there has read what it goes by, and has not acted yet.
+    Two lists of equal length: the instructions that follow a change of the segment, and those that make it. A process that
+    is stopped before a change has read what decides it, and has not acted yet.
     """
     begin, end, _ = code_range()
     watch, doors = Watch(fd, pages), Doors(pid)
@@ -251,7 +251,7 @@ def find_stops(pid, fd, pages):
 
 
 def run_to(pid, address, passes):
-    """Runs until an instruction is about to be executed for the given time, the first being 0; 0 if a mark comes before."""
+    """Run until an instruction is about to be executed for the given time, the first being 0; 0 if a mark comes before."""
     word = ptrace(PEEKTEXT, pid, address)
     while True:
         ptrace(POKETEXT, pid, address, word & ~0xFF | TRAP)
@@ -272,7 +272,7 @@ def run_to(pid, address, passes):
 
 @functools.cache
 def describe(address):
-    """Where an instruction stands, as well as the debug information and the tools here tell."""
+    """Return where an instruction stands, as well as the debug information and the tools here tell."""
     begin, _, offset = code_range()
     place = address - begin + offset
     if shutil.which("addr2line") is None:

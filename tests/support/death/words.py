@@ -30,7 +30,7 @@ PROT_NONE, PR_SET_SECCOMP = 0, 22
 
 
 def segment_at(fd):
-    """Where this process has mapped a segment."""
+    """Return the address at which this process has mapped a segment."""
     inode = str(os.fstat(fd).st_ino)
     with open("/proc/self/maps") as maps:
         lines = [line.split() for line in maps if "memfd:flame_fast" in line]
@@ -39,13 +39,13 @@ def segment_at(fd):
 
 
 def protect(address, protection):
-    """The page at an address, in this process."""
+    """Change the protection of the page at an address, in this process."""
     page = ctypes.c_void_p(address & -mmap.PAGESIZE)
     assert _libc.mprotect(page, ctypes.c_size_t(mmap.PAGESIZE), protection) == 0
 
 
 def slot_of(future):
-    """The number of its slot."""
+    """Return the number of a future's slot."""
     return int(repr(future).split()[1].rstrip(">"))
 
 
@@ -58,7 +58,7 @@ class Words:
         self.ring_mask = self.tables.SLOT_COUNT - 1
 
     def place(self, table, index, field):
-        """(offset, type) of a field of an entry, or of one within it: `redo.op`."""
+        """Return offset and type of a field of an entry, or of one within it: `redo.op`."""
         kind = self.structs[STRUCTS[table]]
         at = getattr(self.tables, table + "_at") + index * ctypes.sizeof(kind)
         for name in field.split("."):
@@ -75,12 +75,12 @@ class Words:
         os.pwrite(self.fd, bytes(kind(*value) if isinstance(value, list) else kind(value)), at)
 
     def wipe(self, at):
-        """The page of a word that is far from all tables is as if it had never been written."""
+        """Remove the page of a word far from all tables, as if it had never been written."""
         with mmap.mmap(self.fd, mmap.PAGESIZE, offset=at & -mmap.PAGESIZE) as page:
             page.madvise(mmap.MADV_REMOVE)
 
     def set_state(self, slot, status, owner):
-        """Of the same use of the slot."""
+        """Set status and owner; the generation stays that of this use of the slot."""
         generation = self.get("slots", slot, "state") >> 16
         self.set("slots", slot, "state", generation << 16 | owner << 4 | status)
 
@@ -88,18 +88,18 @@ class Words:
         self.set(table, index, field, self.get(table, index, field) + number)
 
     def slots_of(self, process):
-        """Those in use that a process made."""
+        """Return the slots in use that a process created."""
         tables = audit.Tables(self.fd)
         return [i for i, slot in enumerate(tables.slots) if tables.status(slot) != tables.FREE and slot.creator == process]
 
     def extents(self):
-        """All that were ever carved, as they are now."""
+        """Return all extents that were ever carved, as they are now."""
         return self.tables.read(self.structs["Extent"], self.tables.extents_at, self.get("header", 0, "extent_high"))
 
     # ---- the lock ----------------------------------------------------------------------------------------------------
 
     def lock(self):
-        """Takes the lock as the runtime does; returns what gives it back. Nothing of the runtime may need it meanwhile."""
+        """Acquire the lock as the runtime does; return its release. Nothing of the runtime may need it meanwhile."""
         at = self.place("header", 0, "lock")[0]
         page = mmap.mmap(self.fd, mmap.PAGESIZE)
         mutex = (ctypes.c_char * 48).from_buffer(page, at)
@@ -113,8 +113,10 @@ class Words:
         assert give() == 0
 
     def make_lock_count(self):
-        """Takes the lock, and has it count from now on how often it is taken and given back by this thread; returns what
-        gives it back and says whether it was held still."""
+        """Acquire the lock, and let it count this thread's acquires and releases from now on.
+
+        Return its release, which says whether the lock was still held.
+        """
         at = self.place("header", 0, "lock")[0]
         page = mmap.mmap(self.fd, mmap.PAGESIZE)
         mutex, how = (ctypes.c_char * 48).from_buffer(page, at), ctypes.create_string_buffer(64)
@@ -126,7 +128,7 @@ class Words:
         return lambda: _libc.pthread_mutex_unlock(ctypes.addressof(mutex)) == 0
 
     def die_in_the_lock(self, change=lambda: None):
-        """A process takes the lock, does something, and dies: whoever takes it next repairs."""
+        """Fork a process that acquires the lock, changes something, and dies: the next holder repairs."""
 
         def live():
             kept = self.lock()
@@ -137,13 +139,13 @@ class Words:
         assert os.waitpid(in_child(live), 0)[1] == signal.SIGKILL
 
     def forbid(self, at, protection=mmap.PROT_READ):
-        """This process dies of writing to the page of a word from now on; `PROT_NONE`: of reading there, too."""
+        """From now on this process dies of writing to the page of a word; `PROT_NONE`: of reading there, too."""
         faulthandler.disable()
         signal.signal(signal.SIGSEGV, signal.SIG_DFL)
         protect(segment_at(self.fd) + at, protection)
 
     def at_touches(self, *turns, protection=PROT_NONE):
-        """This process does something when it touches the page of a word next, then when it touches that of another, ...
+        """Let this process act when it touches the page of a word next, then when it touches that of another, ...
 
         `turns`: (offset, what it does). Each page is its own again by then. `PROT_READ`: when it writes there. An atomic
         step is begun again then; one that is none goes on with what it had read.
@@ -163,19 +165,19 @@ class Words:
         protect(begin + left[0][0], protection)
 
     def forbid_calls(self):
-        """This process dies of its next system call, but for `read`, `write` and `exit`."""
+        """Let this process die of its next system call, but for `read`, `write` and `exit`."""
         assert _libc.prctl(PR_SET_SECCOMP, 1, 0, 0, 0) == 0
 
-    # ---- missing inputs ----------------------------------------------------------------------------------------------
+    # ---- missing dependencies ----------------------------------------------------------------------------------------
 
     def missing(self, slot, level=-1):
-        """Offset of the first word of a level of a waiting task's tree; the top's by default."""
+        """Return the offset of the first word of a level of a waiting task's tree; the top's by default."""
         kind, at = self.structs["Dependencies"], self.get("slots", slot, "dependencies")
         inputs = kind.from_buffer_copy(os.pread(self.fd, ctypes.sizeof(kind), at))
         return at + inputs.level_at[range(inputs.levels)[level]]
 
     def clear(self, at, process):
-        """The last bit of a word has just been cleared by a process."""
+        """Write a word as a process leaves it that has just cleared its last bit."""
         os.pwrite(self.fd, (1 << 63 | process << 48).to_bytes(8, "little"), at)
 
     # ---- rings -------------------------------------------------------------------------------------------------------
@@ -184,18 +186,18 @@ class Words:
         return position & ~self.ring_mask | slot + 1
 
     def set_entries(self, queue, position, entries):
-        """So many places of a queue's ring from a position on; none of its last place and its first at once."""
+        """Write entries to a queue's ring from a position on, without crossing from its last place to its first."""
         at = self.tables.rings_at + 8 * (queue * self.tables.SLOT_COUNT + (position & self.ring_mask))
         os.pwrite(self.fd, b"".join(entry.to_bytes(8, "little") for entry in entries), at)
 
     def push(self, queue, slot):
-        """An entry to a slot at a queue's end."""
+        """Push an entry to a slot at a queue's end."""
         tail = self.get("queues", queue, "tail")
         self.set_entries(queue, tail, [self.entry(tail, slot)])
         self.set("queues", queue, "tail", tail + 1)
 
     def fill(self, queue, slot):
-        """All places that are left of a queue get an entry to the same slot."""
+        """Fill all places that are left of a queue with entries to the same slot."""
         tail, end = self.get("queues", queue, "tail"), self.get("queues", queue, "head") + self.tables.SLOT_COUNT
         middle = min(end, tail + self.ring_mask + 1 & ~self.ring_mask)
         self.set_entries(queue, tail, [self.entry(tail, slot)] * (middle - tail))

@@ -1,4 +1,4 @@
-"""Closing a service while calls of it are made, as `kernels/runtime/services.pxi` and `calls.pxi` do it, for `explorer.py`.
+"""Closing a service while calls of it are made, as `kernels/runtime/services.pxi` and `client.pxi` do it, for `explorer.py`.
 
 A call names no generation of its service: once it is made, what it needs must stay until it has ended. The service's block
 is read by a worker; an instance's process leaves when its queue closes.
@@ -24,7 +24,7 @@ class Closing:
     def has(self, what):
         return what not in self.without
 
-    # ---- calls.pxi -----------------------------------------------------------------------------------------------------
+    # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def call(self):
         """`slot_alloc`, `_publish`. S has found the service open before, in `call`."""
@@ -40,7 +40,7 @@ class Closing:
             yield from self.look_after()
 
     def look_after(self):
-        """It was looked at once the call was published: which was too late for whoever had run it."""
+        """The worker looked once the call was published: too late for the worker that had run it."""
         yield add("tail", 1)
         state, generation = yield load("service")
         gone = state not in (OPEN, CLOSING) or generation != 1
@@ -57,7 +57,7 @@ class Closing:
         """`reap_services`, `_free_service`, `_release_queue`."""
         if (yield load("service")) != (CLOSING, 1):
             return
-        if self.has("a look at who makes a call") and (yield from self.is_calling()):
+        if self.has("a look at the calls being made") and (yield from self.is_calling()):
             return
         if (yield load("call")) in BUSY:
             return
@@ -78,20 +78,20 @@ class Closing:
             yield from self.reap()
 
     def other(self):
-        """Makes another service, of the same entry."""
+        """Make another service, of the same entry."""
         yield when(is_free)
         if (yield cas("service", (FREE, 1), (RESERVED, 2))):
             yield store("blob", 2)
             yield store("service", (OPEN, 2))
 
-    # ---- serving.pxi, host.py ------------------------------------------------------------------------------------------
+    # ---- worker.pxi, task_host.py ------------------------------------------------------------------------------------
 
     def worker(self):
         yield when(is_ready)
         if (yield cas("call", READY, RUNNING)):
             blob = yield load("blob")
             if blob != 1:
-                yield fail(f"a call of service 1 runs by {blob and f'service {blob}' or 'a block that was given back'}")
+                yield fail(f"a call of service 1 runs by {blob and f'service {blob}' or 'a block that was freed'}")
             yield exchange("call", DONE)
 
     def instance(self):
@@ -126,7 +126,7 @@ def stays(words):
 
 
 def closing(without=(), instance=False):
-    """S calls while C closes; the zygote gives back what closed services had, T makes another."""
+    """S calls while C closes; the supervisor frees what closed services had, T makes another service."""
     model = Closing(without)
     words = {"service": (OPEN, 1), "call": FREE, "tail": 0, "queue": OPEN, "blob": 1, "building": 0, "used": 0}
     programs = {"S": model.call, "C": model.close, "zygote": model.zygote, "T": model.other}

@@ -9,9 +9,9 @@ For that a yield comes first in its expression, and a loop's variable tells how 
 A process that has only read since its last write leaves the same behind wherever it is killed. So a death is tried after
 each write, and after each end of a sleep.
 
-Every step sees all that was written before it, but for the stores of processes that put them off (`Scenario.puts_off`).
+Every step sees all that was written before it, but for the stores of processes that delay them (`Scenario.puts_off`).
 Such a process has a store buffer, as on x86 (TSO): its plain stores wait there, in order, and its own loads see them. Each
-becomes everybody's in a step of its own. A read-modify-write, a fence and a system call wait until all have. A death lets
+becomes visible to all in a step of its own. A read-modify-write, a fence and a system call wait until all have. A death lets
 out what waits: it was executed, and the processor retires it; of what was not executed an earlier death tells.
 """
 
@@ -52,17 +52,17 @@ def store(word, value):
 
 
 def stores(*pairs):
-    """Several words that nobody else looks at yet, in one step."""
+    """Store several words that no other process looks at yet, in one step."""
     return ("stores", *pairs)
 
 
 def exchanges(*pairs):
-    """Several words in one step, which waits for the stores before it: what a read-modify-write gives to others, say."""
+    """Store several words in one step, after all stores before it: as what a read-modify-write publishes."""
     return ("exchanges", *pairs)
 
 
 def fence():
-    """Goes on once all stores before it are everybody's."""
+    """Go on once all stores before it are visible to all."""
     return ("fence",)
 
 
@@ -79,37 +79,37 @@ def add(word, count):
 
 
 def clear(word, bits):
-    """Clears bits; gives what the word was before."""
+    """Clear bits; return what the word was before."""
     return ("clear", word, bits)
 
 
 def set_bits(word, bits):
-    """Sets bits; gives what the word was before."""
+    """Set bits; return what the word was before."""
     return ("set_bits", word, bits)
 
 
 def put(word, mask, bits):
-    """Stores the part of a word under `mask`."""
+    """Store the part of a word under `mask`."""
     return ("put", word, mask, bits)
 
 
 def change(word, function, *args):
-    """Stores `function(words, *args)` in the same step in which that is looked at: what only the kernel can do."""
+    """Store `function(words, *args)` in the same step in which the words are read: what only the kernel can do."""
     return ("change", word, function, *args)
 
 
 def ask(function, *args):
-    """Gives `function(words, *args)`: what only the kernel can see in one step."""
+    """Return `function(words, *args)`: what only the kernel can see in one step."""
     return ("ask", function, *args)
 
 
 def choose(*answers):
-    """Whatever the world decides, and not the program: each answer is tried."""
+    """Return an answer that the world decides, and not the program: each answer is tried."""
     return ("choose", *answers)
 
 
 def when(condition, *args):
-    """Goes on once `condition(words, *args)` is true."""
+    """Go on once `condition(words, *args)` is true."""
     return ("when", condition, *args)
 
 
@@ -131,15 +131,15 @@ def spawn(process):
 
 
 def fail(what):
-    """The protocol has failed if anybody gets here."""
+    """The protocol has failed if a process gets here."""
     return ("fail", what)
 
 
 def futex_wait(word, seen, timed=False, shift=0):
-    """Sleeps if the word is still `seen`, the part of it above `shift` bits; whether it did.
+    """Sleep if the word is still `seen`, the part of it above `shift` bits; return whether it did.
 
-    `timed`: not for ever, but until nothing else happens any more. The kernel wakes those first who fell asleep first:
-    whoever saw less of the word, which only grows.
+    `timed`: not for ever, but until nothing else happens any more. The kernel wakes first the process that fell asleep
+    first: the one that saw less of the word, which only grows.
     """
     if (yield ("futex", word, seen, shift)):
         yield ("asleep", word, timed, seen)
@@ -154,12 +154,12 @@ class Scenario:
     words: dict
     programs: dict  #: process -> function that makes its generator
     unborn: tuple = ()  #: processes that only run once they are spawned
-    mortal: tuple = ()  #: who may be killed at any time
+    mortal: tuple = ()  #: the processes that may be killed at any time
     deaths: int = 0  #: how many of them
     private: dict = field(default_factory=dict)  #: word -> the process that alone touches it while it lives
     owned: dict = field(default_factory=dict)  #: word -> the process that alone writes it while it lives
     always: tuple = ()  #: functions of the words: what is wrong in them, or None
-    at_end: tuple = ()  #: the same, asked when nobody has anything left to do
+    at_end: tuple = ()  #: the same, asked when no process has anything left to do
     puts_off: tuple = ()  #: processes whose later loads may overtake their stores
     most_put_off: int = 8  #: how many of each process at a time: more than the programs here store without a barrier
     killed: tuple = ()  #: processes that others kill
@@ -183,7 +183,7 @@ class Words:
 
 
 def leaves(instruction):
-    """Whether the instruction after this one is never the next."""
+    """Return whether the instruction after this one is never the next."""
     name = instruction.opname
     return name.startswith(("RETURN_VALUE", "RETURN_CONST", "RAISE", "RERAISE")) or (
         name.startswith("JUMP_") and "IF" not in name
@@ -191,7 +191,7 @@ def leaves(instruction):
 
 
 def names_of(instruction):
-    """Variables that an instruction reads, and those that it writes."""
+    """Return the variables that an instruction reads, and those that it writes."""
     given = instruction.argval if isinstance(instruction.argval, tuple) else (instruction.argval,)
     reads, writes = set(), set()
     if "_FAST" in instruction.opname:
@@ -232,7 +232,7 @@ def live_after(code):
 
 
 def loop_variables(instructions, at):
-    """What the instructions right behind a FOR_ITER store what it gives in."""
+    """Return the variables in which the instructions right behind a FOR_ITER store its value."""
     found = set()
     for this in instructions[at + 1 :]:
         if not this.opname.startswith(("STORE_FAST", "UNPACK_SEQUENCE")):
@@ -248,7 +248,7 @@ def frames_of(generator):
 
 
 def state_of(generator):
-    """Where each frame of a generator stands, and what it still needs; and the functions' names."""
+    """Return where each frame of a generator stands, and what it still needs; and the functions' names."""
     state, names = [], []
     for frame in frames_of(generator):
         code = frame.f_code
@@ -341,7 +341,7 @@ class Automata:
 
 
 class Explorer:
-    """Goes through a scenario, breadth first; `states`, `steps` and `ends` count what was met."""
+    """A search through a scenario, breadth first; `states`, `steps` and `ends` count what was met."""
 
     def __init__(self, scenario, most=10_000_000):
         self.scenario = scenario
@@ -413,7 +413,7 @@ class Explorer:
         for look in looks:
             wrong = look(Words(self.places, self.memories[state[0]]))
             if wrong:
-                raise Violation(wrong, [*self.trace(state), "nobody goes on; " + self.whereabouts(state)])
+                raise Violation(wrong, [*self.trace(state), "no process goes on; " + self.whereabouts(state)])
 
     def whereabouts(self, state):
         ends = {DEAD: "is dead", UNBORN: "was never started", ENDED: "has ended"}
@@ -425,7 +425,7 @@ class Explorer:
     # ---- steps ---------------------------------------------------------------------------------------------------------
 
     def successors(self, state):
-        """States one step on: of one process alone, where its step matters to no other."""
+        """Yield the states one step on: of one process alone, where its step matters to no other."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0:
@@ -451,7 +451,7 @@ class Explorer:
         return Step(self, process, operation)
 
     def timeouts(self, state):
-        """Nobody can do anything: those who sleep for a time only wake up."""
+        """No process can do anything: those that sleep for a time only wake up."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0 and self.nodes[state[at]].operation[0] == "asleep" and self.nodes[state[at]].operation[2]:
@@ -546,7 +546,7 @@ class Step:
         self.rest = rest[1:]
         touched = [word for word, _ in rest] if kind in SEVERAL else rest[:1]
         owners = {**explorer.scenario.private, **explorer.scenario.owned} if kind == "load" else explorer.scenario.private
-        #: whether the step matters to nobody else, so that the others' steps need not be tried before it
+        #: whether the step matters to no other process, so that the others' steps need not be tried before it
         self.alone = kind == "choose" or (
             kind in ("load", *SEVERAL, *CHANGES) and all(owners.get(word) == process for word in touched)
         )
@@ -554,7 +554,7 @@ class Step:
             owners = {**explorer.scenario.private, **explorer.scenario.owned}
         else:
             owners = explorer.scenario.private if kind == "load" else {}
-        #: whoever must be dead for this process to touch the words: else they are not the other's own
+        #: the process that must be dead for this one to touch the words: else they are not the other's own
         self.must_be_dead = [
             explorer.places["dead", owners[word]] for word in touched if owners.get(word, process) != process
         ]
@@ -567,7 +567,7 @@ class Step:
             self.take = self.take_change_by if kind == "change" else getattr(self, "take_" + kind)
 
     def is_alone(self, state):
-        """Of a step that is `alone`: whether it is so in this state, too."""
+        """Return whether a step that is `alone` is so in this state, too."""
         return True
 
     def written(self, state, at, answer, values):
@@ -652,7 +652,7 @@ class Step:
 
     def take_wake(self, state, at, node):
         explorer = self.explorer
-        asleep = {}  # what was seen -> who sleeps since
+        asleep = {}  # what was seen -> the processes that sleep since
         for other in range(2, len(state)):
             operation = explorer.nodes[state[other]].operation if state[other] >= 0 else ()
             if operation[:2] == ("asleep", self.operation[1]):
@@ -727,7 +727,7 @@ class BufferedExplorer(Explorer):
         return (BufferedStep if process in self.scenario.puts_off else Step)(self, process, operation)
 
     def successors(self, state):
-        """As before; a process that only puts off another store does what matters to nobody else."""
+        """Yield as before; a process that only delays another store does what matters to no other."""
         found = []
         for at in range(2, len(state)):
             if state[at] >= 0:
@@ -741,7 +741,7 @@ class BufferedExplorer(Explorer):
         return found or self.timeouts(state)
 
     def let_out(self, state, place):
-        """The oldest store of a process becomes everybody's; and the process may be killed, once it was its last."""
+        """The oldest store of a process becomes visible to all; and the process may be killed, once it was its last."""
         buffer = self.buffers[place]
         values = self.memories[state[0]]
         if not values[buffer]:
@@ -768,7 +768,7 @@ class BufferedExplorer(Explorer):
                 words = list(self.places)
                 names = ", ".join(f"{in_short(words[at])} = {self.memories[after[0]][at]}" for at, _, _ in oldest)
                 dead = [f"{self.names[place]} is killed"] if after[place + 2] == DEAD != before[place + 2] else []
-                return [f"{self.names[place]}: what was put off is everybody's: {names}", *dead]
+                return [f"{self.names[place]}: a delayed store is visible to all: {names}", *dead]
         return super().published(before, after)
 
     def in_words(self, operation, before, after):
@@ -845,7 +845,7 @@ def with_stores_put_off(scenario):
 
 
 def explore(scenario, most=10_000_000):
-    """Goes through a scenario; returns the explorer, or raises `Violation`."""
+    """Go through a scenario; return the explorer, or raise `Violation`."""
     collects = gc.isenabled()
     gc.disable()  # millions of small tuples, and no cycles
     try:

@@ -1,6 +1,6 @@
-"""Groups of members, each taken or free, and the lock: `groups.pxi`, `extents.pxi`, `lock.pxi`, for `explorer.py`.
+"""Groups of members, each taken or free, and the lock: `groups.pxd`, `repair.pxd`, `lock.pxd`, for `explorer.py`.
 
-The lock is a robust mutex: the kernel tells the next to take it that its holder died, and that one repairs what it protects.
+The lock is a robust mutex: the kernel tells the process that acquires it next that its holder died; that process repairs.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ NOBODY, ORPHAN = "", "orphan"
 
 
 class Groups:
-    """Groups of `size` members each; a process takes from its own, and keeps for itself which these are."""
+    """Groups of `size` members each; a process allocates from its own, and keeps a private list of these."""
 
     def __init__(self, groups=2, size=1, without=()):
         self.groups = groups
@@ -41,14 +41,14 @@ class Groups:
             words.update(notes)
         return words
 
-    # ---- lock.pxi ------------------------------------------------------------------------------------------------------
+    # ---- lock.pxd, repair.pxd ----------------------------------------------------------------------------------------
 
     def lock_acquire(self, me):
         if (yield mutex("lock", me)) and self.has("repair"):
             yield from self.repair()
 
     def repair(self):
-        """`repair_slot_groups`: the list is made anew from what is true."""
+        """`repair_slot_groups`: rebuild the list from the groups' words."""
         free = ()
         high = yield load("high")
         for group in range(self.groups):
@@ -59,10 +59,10 @@ class Groups:
                 free = (group, *free)
         yield store("free", free)
 
-    # ---- groups.pxi ----------------------------------------------------------------------------------------------------
+    # ---- groups.pxd --------------------------------------------------------------------------------------------------
 
     def member_alloc(self, me, current, mine):
-        """(member or None, the current group, groups of its own)."""
+        """Return (member or None, the current group, groups of its own)."""
         while True:
             if current is not None:
                 while True:
@@ -157,14 +157,14 @@ class Groups:
         return member, current, mine
 
     def give(self, me, member, box=None):
-        """`freeing` names the member, as `slot_free` does, from before it is nobody's until its bit is cleared."""
+        """`freeing` names the member, as `slot_free` does, from before its state is free until its bit is cleared."""
         yield store(("freeing", me), member)
         yield stores((("place", *member), NOBODY), *([(("box", box), None)] if box else []))
         yield from self.group_clear(me, *member)
         yield store(("freeing", me), None)
 
     def taker(self, me, to, times):
-        """Takes members, and has another process give them back, or does so itself."""
+        """Allocate members, and have another process free them, or free them itself."""
         current, mine = None, ()
         for _time in range(times):
             member, current, mine = yield from self.take(me, current, mine)
@@ -182,7 +182,7 @@ class Groups:
             member = yield load(("box", me))
             yield from self.give(me, member, me)
 
-    # ---- recovery.pxi, extents.pxi ---------------------------------------------------------------------------------------
+    # ---- recovery.pxd ------------------------------------------------------------------------------------------------
 
     def recover_process(self, me, dead):
         if (yield load("lock")) == dead:
@@ -204,7 +204,7 @@ class Groups:
         yield exchange(("entry", dead), FREE)
 
     def recover_member(self, me, member, dead):
-        """A member that the dead process named: nobody's, if it has no place and nobody else names it."""
+        """A member that the dead process named: free, if it has no place and no other process names it."""
         used = yield load(("used", member[0]))
         if not used & member[1] or (yield load(("place", *member))) != NOBODY:
             return
@@ -254,15 +254,15 @@ def needs_recovery(words, processes):
 
 
 def lost_groups(words, model):
-    """A group that nobody can take from any more, or two can; a member that is nobody's and taken."""
+    """A group that no process can allocate from any more, or two can; a member that is allocated, and no process's."""
     for group in range(words["high"]):
         used, owner, listed = words["used", group], words["owner", group], words["free"].count(group)
         if listed > 1 or (listed == 1) != (owner == NOBODY):
-            return f"group {group} of {owner or 'nobody'} is {listed} times on the list of free ones"
+            return f"group {group} of {owner or 'no process'} is {listed} times on the list of free ones"
         if owner not in (NOBODY, ORPHAN) and words["dead", owner]:
-            return f"group {group} is a dead one's"
+            return f"group {group} is a dead process's"
         if owner == ORPHAN or (owner == NOBODY and not used & CLAIMED):
-            return f"group {group} of {owner or 'nobody'} has {used:#x}"
+            return f"group {group} of {owner or 'no process'} has {used:#x}"
         if owner != NOBODY and not used & CURRENT:
             return f"group {group} is empty, and stays {owner}'s"
         for bit in range(model.size):
@@ -272,7 +272,7 @@ def lost_groups(words, model):
 
 
 def groups(without=(), mortal=(), deaths=0, count=2, size=1, takers=("P", "R"), times=2):
-    """P takes members that Q gives back, R takes and gives back itself; each from groups of its own."""
+    """P allocates members that Q frees, R allocates and frees its own; each from groups of its own."""
     model = Groups(count, size, without)
     names = ("P", "R", "Q", ZYGOTE)
     programs = {"P": functools.partial(model.taker, "P", "Q", times), "Q": functools.partial(model.releaser, "Q")}

@@ -1,8 +1,8 @@
-"""The protocol of `kernels/runtime/PROTOCOL.md` as programs for `explorer.py`: the steps of the .pxi files, by their names.
+"""The protocol of `kernels/runtime/PROTOCOL.md` as programs for `explorer.py`: the native files' steps, by name.
 
-A slot's state is (generation, status, owner); its holds and its releaser's mark are one number, mark above holds; an edge is
-named by (task, input's number). What is not here: values, blocks, extents, and more than one level of an input's bits.
-`Protocol.without` names what is left out of the protocol, for the tests that want to see it fail.
+A slot's state is (generation, status, owner). Its references and its releaser tag are one number, the tag above the
+references. An edge is named by (task, dependency's number). Left out: values, blocks, extents, and more than one level of a
+dependency's bits. `Protocol.without` names what is left out of the protocol, for the tests that want to see it fail.
 """
 
 from __future__ import annotations
@@ -10,18 +10,18 @@ from __future__ import annotations
 from explorer import add, cas, choose, clear, exchange, exchanges, fail, load, put, set_bits, spawn, store, stores, when
 
 FREE, WAITING, READY, RUNNING, DONE, FAILED = "free", "waiting", "ready", "running", "done", "failed"
-LEAVING = "leaving"  # its owner gives it back
+LEAVING = "leaving"  # its owner frees it
 UNFINISHED = (WAITING, READY, RUNNING)
 FINISHED = (DONE, FAILED)
 
-CREATOR, RUN, EDGES, PENDING, BURIAL, COUNT = 0x80, 0x40, 0x20, 0x10, 0x08, 0x07
-HOLDS = 0xFF
-MARK_SHIFT = 8
+CREATOR, RUN, EDGES, PENDING, RECOVERY, COUNT = 0x80, 0x40, 0x20, 0x10, 0x08, 0x07
+REFS = 0xFF
+TAG_SHIFT = 8
 
 CLOSED = "closed"  # a waiter list
 OPEN, QUEUE_DEAD = "open", "queue is dead"
 NO_DEPENDENCY = "no input"
-GONE = "given back"  # what a word of a block holds that is nobody's any more
+GONE = "freed"  # what a word of a freed block holds
 NOBODY = ""
 #: What a process writes about itself; None: nothing.
 NOTES = ("building", "promoting", "rotating", "freeing", "releasing_edge", "releasing_slot", "current")
@@ -38,7 +38,7 @@ class Protocol:
         queues=(0,),
         ordered=(),
         ring=2,
-        marks=2,
+        tags=2,
         inputs=None,
         without=(),
         serves=None,
@@ -50,7 +50,7 @@ class Protocol:
         self.queues = queues
         self.ordered = ordered
         self.ring = ring  # positions
-        self.marks = marks  # numbers that a mark can tell apart
+        self.tags = tags  # numbers that a tag can tell apart
         self.dependencies = inputs or {}  # task -> the slots it waits for
         self.serves = serves or {}  # process -> queue, of an instance's process
         self.earlier = (
@@ -89,7 +89,7 @@ class Protocol:
             ("queue_tail", slot): 0,
             ("creator", slot): NOBODY,
             ("started", slot): 0,
-            ("begun", slot): 0,  # how often this use of it has begun to run: nobody of the protocol reads it
+            ("begun", slot): 0,  # how often this use of it has begun to run: no process of the protocol reads it
             ("watched", slot): 0,
             ("dependencies", slot): 0,
             ("submitter_died", slot): 0,
@@ -106,11 +106,11 @@ class Protocol:
         return (*range(len(self.dependencies[task])), "own")
 
     def word_of(self, task, bit):
-        """Which word of level 0 has a bit."""
+        """Return which word of level 0 has a bit."""
         return self.bits_of(task).index(bit) // self.per_word
 
     def all_missing(self, task):
-        """What `mark_all_missing` writes: pairs of words and values."""
+        """Yield what `mark_all_missing` writes: pairs of words and values."""
         bits = self.bits_of(task)
         if not self.per_word:
             return [(("top", task), frozenset(bits))]
@@ -118,10 +118,10 @@ class Protocol:
         low = [(("low", task, at // self.per_word), frozenset(bits[at : at + self.per_word])) for at in numbers]
         return [*low, (("top", task), frozenset(range(len(low))))]
 
-    # ---- slots.pxi, groups.pxi -----------------------------------------------------------------------------------------
+    # ---- slots.pxd, groups.pxd ---------------------------------------------------------------------------------------
 
     def slot_alloc(self, me, index):
-        """`member_alloc`: of this process's own group, so that nobody else takes it."""
+        """`member_alloc`: allocate from this process's own group, so that no other process allocates the slot."""
         yield when(is_vacant, index)
         if self.has("building"):
             yield store(("building", me), index)
@@ -129,16 +129,16 @@ class Protocol:
 
     def slot_prepare(self, me, index):
         yield stores((("waiters", index), None), (("started", index), 0), (("begun", index), 0), (("watched", index), 0))
-        if self.has("creator before holds"):
+        if self.has("creator before references"):
             yield store(("creator", index), me)
-        yield put(("refs", index), HOLDS, CREATOR | RUN)
-        if not self.has("creator before holds"):
+        yield put(("refs", index), REFS, CREATOR | RUN)
+        if not self.has("creator before references"):
             yield store(("creator", index), me)
-        if not self.has("the mark stays"):
-            yield put(("refs", index), ~HOLDS, 0)
+        if not self.has("the tag stays"):
+            yield put(("refs", index), ~REFS, 0)
 
     def slot_free(self, me, index):
-        """Of a slot that this process has claimed to free, or that is still FREE."""
+        """Free a slot that this process has claimed to free, or that is still FREE."""
         outer = yield from self.free_note(me, index)
         has_inputs = yield load(("dependencies", index))
         yield from self.release_dependencies(me, index)
@@ -150,11 +150,11 @@ class Protocol:
             yield fail(f"slot {index} is freed while it is {status}")
         yield store(("state", index), (generation + 1, FREE, me if self.has("a claim before freeing") else NOBODY))
         if not (yield exchange(("used", index), 0)):
-            yield fail(f"slot {index} is given back twice")
+            yield fail(f"slot {index} is freed twice")
         yield from self.free_noted(me, outer)
 
     def slot_retire(self, me, index, generation):
-        """Nobody holds the slot any more: whoever claims it gives it back. `generation`: of when it was held still."""
+        """The slot has no reference any more: the process that claims it frees it. `generation`: of its last reference."""
         if not self.has("a claim before freeing"):
             yield from self.slot_free(me, index)
             return
@@ -165,7 +165,7 @@ class Protocol:
             yield from self.slot_free(me, index)
 
     def block_free(self, index):
-        """Nobody may read what lay in the block of inputs from here on."""
+        """No process may read what lay in the block of dependencies from here on."""
         pairs = [(name, GONE) for name, _ in self.all_missing(index)]
         for number in range(len(self.dependencies[index])):
             pairs += [(("next", index, number), GONE), (("dependency", index, number), NO_DEPENDENCY)]
@@ -190,23 +190,23 @@ class Protocol:
     def release_refs(self, me, index, bits):
         outer = yield from self.free_note(me, index)
         generation = yield from self.generation_of(index)
-        before = (yield clear(("refs", index), bits)) & HOLDS
+        before = (yield clear(("refs", index), bits)) & REFS
         if before & bits and not before & ~bits:
             yield from self.slot_retire(me, index, generation)
         yield from self.free_noted(me, outer)
 
     def release_count(self, me, index):
-        yield from self.next_giving(me, index)
+        yield from self.begin_release(me, index)
         yield from self.release_dependent(me, index, me)
 
-    def next_giving(self, me, index):
-        """Numbers the drop anew, by a number that the slot's mark does not show; the slot is named first."""
+    def begin_release(self, me, index):
+        """Number the release anew, by a number that the slot's tag does not show; name the slot first."""
         release_seq = yield load(("release_seq", me))
-        if not self.has("the slot of a mark"):
+        if not self.has("the slot of a tag"):
             yield store(("release_seq", me), release_seq + 1)
             yield store(("releasing_slot", me), index)
             return
-        shown = (yield load(("refs", index))) >> MARK_SHIFT
+        shown = (yield load(("refs", index))) >> TAG_SHIFT
         release_seq += 1
         if self.has("a number not shown") and self.releaser_tag(me, release_seq) == shown:
             release_seq += 1
@@ -217,42 +217,42 @@ class Protocol:
         outer = yield from self.free_note(me, index)
         generation = yield from self.generation_of(index)
         release_seq = yield load(("release_seq", releaser))
-        mark = self.releaser_tag(releaser, release_seq)
+        tag = self.releaser_tag(releaser, release_seq)
         while True:
-            holds = yield load(("refs", index))
+            refs = yield load(("refs", index))
             if self.has("acked_release"):
-                yield from self.help_release(me, index, holds >> MARK_SHIFT)
-            if not holds & COUNT:
-                yield fail(f"a hold on slot {index} is given back twice")
-            if (yield cas(("refs", index), holds, mark << MARK_SHIFT | (holds & HOLDS) - 1)):
+                yield from self.help_release(me, index, refs >> TAG_SHIFT)
+            if not refs & COUNT:
+                yield fail(f"a reference to slot {index} is released twice")
+            if (yield cas(("refs", index), refs, tag << TAG_SHIFT | (refs & REFS) - 1)):
                 break
         yield store(("releasing_edge", releaser), None)
-        if holds & HOLDS == 1:
+        if refs & REFS == 1:
             yield from self.slot_retire(me, index, generation)
         yield from self.free_noted(me, outer)
 
     def releaser_tag(self, process, release_seq):
-        return self.processes.index(process) * self.marks + release_seq % self.marks + 1
+        return self.processes.index(process) * self.tags + release_seq % self.tags + 1
 
-    def help_release(self, me, index, mark):
-        process = self.processes[(mark - 1) // self.marks] if mark else me
+    def help_release(self, me, index, tag):
+        process = self.processes[(tag - 1) // self.tags] if tag else me
         if process == me:
             return
         release_seq = yield load(("release_seq", process))
-        if self.releaser_tag(process, release_seq) != mark:
+        if self.releaser_tag(process, release_seq) != tag:
             return
-        if self.has("the slot of a mark"):
+        if self.has("the slot of a tag"):
             if (yield load(("releasing_slot", process))) != index:
                 return
-            if (yield load(("refs", index))) >> MARK_SHIFT != mark:
+            if (yield load(("refs", index))) >> TAG_SHIFT != tag:
                 return
-        given = yield load(("acked_release", process))
-        while given < release_seq:
-            if (yield cas(("acked_release", process), given, release_seq)):
+        acked = yield load(("acked_release", process))
+        while acked < release_seq:
+            if (yield cas(("acked_release", process), acked, release_seq)):
                 break
-            given = yield load(("acked_release", process))
+            acked = yield load(("acked_release", process))
 
-    # ---- queues.pxi -----------------------------------------------------------------------------------------------------
+    # ---- run_queue.pxd -----------------------------------------------------------------------------------------------
 
     def entry_of(self, position, index, state):
         if self.has("the queue of an entry"):
@@ -263,7 +263,7 @@ class Protocol:
         return len(entry) == 1
 
     def queue_push(self, me, queue, index, state):
-        """False when the ring of an ordered queue is full."""
+        """Return False when the ring of an ordered queue is full."""
         while True:
             tail = yield load(("tail", queue))
             entry = yield load(("ring", queue, tail % self.ring))
@@ -314,7 +314,7 @@ class Protocol:
         return not (yield from self.is_valid(queue, position, entry, state))
 
     def is_valid(self, queue, position, entry, state):
-        """Whether an entry is one of the slot as of `state`, which was read before."""
+        """Return whether an entry is one of the slot as of `state`, which was read before."""
         if not self.has("the queue of an entry"):
             return state[0] % 2 == entry[2]
         if (yield load(("queue", entry[1]))) != queue:
@@ -355,7 +355,7 @@ class Protocol:
             yield from self.queue_drop(queue, head, entry)
 
     def claim_here(self, me, index):
-        """`Serving._claim_here`: out of the middle of its queue."""
+        """`Worker._claim_here`: claim out of the middle of its queue."""
         state = yield load(("state", index))
         queue = yield load(("queue", index))
         if state[1] != READY or queue in self.ordered:
@@ -365,10 +365,10 @@ class Protocol:
             return True
         return False
 
-    # ---- calls.pxi -----------------------------------------------------------------------------------------------------
+    # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def submit(self, me, index, queue=0):
-        """`Calls.call`, from `_new_slot` on."""
+        """A call by a `CallTarget`, from `_new_slot` on."""
         yield from self.slot_alloc(me, index)
         yield from self.slot_prepare(me, index)
         yield from self.publish(me, index, queue)
@@ -425,10 +425,10 @@ class Protocol:
         """The creator's future goes."""
         yield from self.release_refs(me, index, CREATOR)
 
-    # ---- inputs.pxi ----------------------------------------------------------------------------------------------------
+    # ---- dependencies.pxd --------------------------------------------------------------------------------------------
 
     def mark_ready(self, me, task, bit):
-        """True to the one who clears the last."""
+        """Return True to the process that clears the last bit."""
         if not self.per_word:
             return (yield from self.clear_from(me, task, ((("top", task), bit),)))
         at = self.word_of(task, bit)
@@ -440,8 +440,8 @@ class Protocol:
             while True:
                 word = yield load(name)
                 if word == GONE:
-                    yield fail(f"{me} looks at the inputs of {task}, which are given back")
-                if name[0] == "low" and not self.has("who cleared a word"):
+                    yield fail(f"{me} looks at the dependencies of {task}, which are freed")
+                if name[0] == "low" and not self.has("the clearer's tag in a word"):
                     if (yield cas(name, word, word - {bit})):
                         left = word - {bit}
                         break
@@ -456,8 +456,8 @@ class Protocol:
         return True
 
     def clear_again(self, me, task, dead):
-        """Goes on above the words whose last bit a dead process cleared."""
-        if self.per_word and self.has("who cleared a word"):
+        """Go on above the words whose last bit a dead process cleared."""
+        if self.per_word and self.has("the clearer's tag in a word"):
             for name, _ in self.all_missing(task)[:-1]:
                 way = ((("top", task), name[2]),)
                 if (yield load(name)) == ("all there", dead) and (yield from self.clear_from(me, task, way)):
@@ -475,7 +475,7 @@ class Protocol:
         named = yield load(("dependency", index, number))
         if named == NO_DEPENDENCY:
             return
-        yield from self.next_giving(me, named)
+        yield from self.begin_release(me, named)
         yield store(("releasing_edge", me), (index, number))
         if self.has("an edge by exchange"):
             held = yield exchange(("dependency", index, number), NO_DEPENDENCY)
@@ -487,7 +487,7 @@ class Protocol:
         yield store(("releasing_edge", me), None)
 
     def promote(self, me, index, state, kept):
-        """`kept`: () or (True,) if this process may keep a task. Gives back the task if it keeps it."""
+        """`kept`: () or (True,) if this process may keep a task. Return the task if it keeps one."""
         if state[1] != WAITING:
             return None
         queue = yield load(("queue", index))
@@ -532,16 +532,16 @@ class Protocol:
             if self.has("a look at the list while reading it") and (yield load(("waiters", input))) == CLOSED:
                 return False
             if at == GONE:
-                yield fail(f"{me} goes on from an edge that is given back")
+                yield fail(f"{me} goes on from an edge that is freed")
         return at == edge
 
-    # ---- finishing.pxi -------------------------------------------------------------------------------------------------
+    # ---- completion.pxd ----------------------------------------------------------------------------------------------
 
     def write_result(self, me, index):
         yield store(("started", index), 1)
 
     def fail_with(self, me, index):
-        """True if this process has claimed the task to fail it."""
+        """Return True if this process has claimed the task to fail it."""
         state = yield load(("state", index))
         while state[1] == WAITING:
             if (yield cas(("state", index), state, (state[0], RUNNING, me))):
@@ -560,7 +560,7 @@ class Protocol:
             state = yield load(("state", index))
 
     def finish(self, me, index, status, kept=()):
-        """Gives back a task that this process keeps, if any."""
+        """Finish a task; return a task that this process keeps, if any."""
         found = None
         todo = (index,)
         while todo:
@@ -600,14 +600,14 @@ class Protocol:
             if not self.has("the next edge before the bit"):
                 following = yield load(("next", *at))
             if following == GONE:
-                yield fail(f"{me} reads an edge of {task} that is given back")
+                yield fail(f"{me} reads an edge of {task} that is freed")
             at = following
         return failed, found
 
-    # ---- serving.pxi ---------------------------------------------------------------------------------------------------
+    # ---- worker.pxi --------------------------------------------------------------------------------------------------
 
     def run(self, me, index, status=DONE, kept=()):
-        """`Serving._run`: gives back a task that it keeps."""
+        """`Worker._run`: return the task that it keeps."""
         queue = yield load(("queue", index))
         if queue != self.serves.get(me, 0):
             yield fail(f"{me} runs slot {index}, a call of queue {queue}")
@@ -619,7 +619,7 @@ class Protocol:
             yield fail(f"slot {index} runs twice")
         for number, input in enumerate(self.dependencies.get(index, ())):
             if (yield load(("dependency", index, number))) != input:
-                yield fail(f"slot {index} runs without its hold on {input}")
+                yield fail(f"slot {index} runs without its reference to {input}")
             state = yield load(("state", input))
             if state[1] not in FINISHED:
                 yield fail(f"slot {index} runs while its input {input} is {state[1]}")
@@ -649,7 +649,7 @@ class Protocol:
                 kept = yield from self.run(me, index, FAILED if index in fails else DONE, (True,) if keeps else ())
 
     def is_worth_a_look(self, words, queue):
-        """Whether `queue_claim` would do anything but return."""
+        """Return whether `queue_claim` would do anything but return."""
         head = words["head", queue]
         entry = words["ring", queue, head % self.ring]
         if entry[0] == head // self.ring and self.is_empty(entry):
@@ -663,10 +663,10 @@ class Protocol:
             return words["state", entry[1]][0] % 2 == entry[2]
         return words["queue", entry[1]] == queue and words["queue_tail", entry[1]] <= position
 
-    # ---- recovery.pxi ----------------------------------------------------------------------------------------------------
+    # ---- recovery.pxd, supervisor.pxi --------------------------------------------------------------------------------
 
     def recover_process(self, me, dead):
-        """`Supervision.recover_process`: its steps 2, 3, 4, 6, 8 and 10. The others have scenarios of their own."""
+        """`Supervisor.recover_process`: its steps 2, 3, 4, 6, 8 and 10. The others have scenarios of their own."""
         yield from self.recover_release(me, dead)
         yield from self.recover_allocation(me, dead)
         for index in range(self.slots):
@@ -686,8 +686,8 @@ class Protocol:
                 yield from self.recover_slot(me, index, dead)
         if dead == ZYGOTE:
             for index in range(self.slots):
-                if (yield load(("refs", index))) & BURIAL:
-                    yield from self.release_refs(me, index, BURIAL)
+                if (yield load(("refs", index))) & RECOVERY:
+                    yield from self.release_refs(me, index, RECOVERY)
             return
         for index in range(self.slots):
             if (yield load(("refs", index))) & CREATOR and (yield load(("creator", index))) == dead:
@@ -707,33 +707,33 @@ class Protocol:
                 yield from self.finish(me, index, FAILED)
 
     def acquire_again(self, me, index, state):
-        more = BURIAL if self.has("a bit for the recovery's hold") else 1
-        holds = yield load(("refs", index))
-        while holds & HOLDS:
-            if (yield cas(("refs", index), holds, holds | BURIAL if more == BURIAL else holds + 1)):
+        more = RECOVERY if self.has("a bit for the recovery") else 1
+        refs = yield load(("refs", index))
+        while refs & REFS:
+            if (yield cas(("refs", index), refs, refs | RECOVERY if more == RECOVERY else refs + 1)):
                 now = yield load(("state", index))
                 if now[0] == state[0]:
                     return True
                 yield from self.let_go(me, index)
                 return False
-            holds = yield load(("refs", index))
+            refs = yield load(("refs", index))
         return False
 
     def let_go(self, me, index):
-        """Gives back what `acquire_again` took."""
-        if self.has("a bit for the recovery's hold"):
-            yield from self.release_refs(me, index, BURIAL)
+        """Release what `acquire_again` has acquired."""
+        if self.has("a bit for the recovery"):
+            yield from self.release_refs(me, index, RECOVERY)
         else:
             yield from self.release_count(me, index)
 
     def finish_again(self, me, index, dead):
-        if self.has("holds before the state"):
-            holds = yield load(("refs", index))
+        if self.has("references before the state"):
+            refs = yield load(("refs", index))
             state = yield load(("state", index))
         else:
             state = yield load(("state", index))
-            holds = yield load(("refs", index))
-        if not holds & RUN or state[1] not in FINISHED or state[2] != dead:
+            refs = yield load(("refs", index))
+        if not refs & RUN or state[1] not in FINISHED or state[2] != dead:
             return
         yield from self.tell_dependents(me, index, DONE, (), False)
         if not (yield load(("refs", index))) & EDGES:
@@ -759,7 +759,7 @@ class Protocol:
         creator = yield load(("creator", index))
         if self.has("finish_submission") and (creator == dead or (yield load(("submitter_died", index)))):
             yield from self.finish_submission(me, index)
-        if self.has("all there by the dead") and (yield from self.clear_again(me, index, dead)):
+        if self.has("all there by the dead process") and (yield from self.clear_again(me, index, dead)):
             yield from self.all_dependencies_ready(me, index, ())
         yield from self.let_go(me, index)
 
@@ -784,7 +784,7 @@ class Protocol:
     def is_missing(self, index, bit):
         word = yield load(("low", index, self.word_of(index, bit)) if self.per_word else ("top", index))
         if word == GONE:
-            yield fail(f"the inputs of {index} are looked at, which are given back")
+            yield fail(f"the dependencies of {index} are looked at, which are freed")
         return not isinstance(word, tuple) and bit in word
 
     def is_walked(self, input):
@@ -813,7 +813,7 @@ class Protocol:
         yield store(("promoting", me), None)
 
     def promote_if_there(self, me, index):
-        """Whoever cleared the last bit meanwhile found the task claimed."""
+        """The process that cleared the last bit meanwhile found the task claimed."""
         state = yield load(("state", index))
         inputs = yield load(("dependencies", index))
         if state[1] != WAITING or not inputs:
@@ -829,7 +829,7 @@ class Protocol:
         index = yield load(("releasing_slot", dead))
         task = edge[0]
         if (yield load(("dependency", *edge))) == NO_DEPENDENCY:
-            releaser = (yield load(("refs", index))) >> MARK_SHIFT
+            releaser = (yield load(("refs", index))) >> TAG_SHIFT
             release_seq = yield load(("release_seq", dead))
             if releaser != self.releaser_tag(dead, release_seq) and (yield load(("acked_release", dead))) != release_seq:
                 yield from self.release_dependent(me, index, dead)
@@ -858,7 +858,7 @@ class Protocol:
         """A slot that the dead process had named as one that it might free."""
         state = yield load(("state", index))
         for _look in range(2):
-            if not (yield from self.is_nobodys(index, state)):
+            if not (yield from self.has_no_owner(index, state)):
                 return
             if (yield from self.is_named(index, dead)):
                 return
@@ -870,18 +870,18 @@ class Protocol:
             yield from self.slot_free(me, index)
 
     def recover_slot(self, me, index, dead):
-        """A slot that nobody holds any more, if nobody living has claimed it to free it."""
+        """A slot without a reference, if no living process has claimed it to free it."""
         state = yield load(("state", index))
         if state[1] == LEAVING and state[2] == dead:
             yield from self.slot_free(me, index)
         elif state[1] in FINISHED:
-            if not (yield load(("refs", index))) & HOLDS:
+            if not (yield load(("refs", index))) & REFS:
                 yield from self.slot_retire(me, index, state[0])
         elif state[1] == FREE and state[2] == dead:
             yield from self.recover_free(me, index, state)
 
     def recover_free(self, me, index, state):
-        """The dead process had freed it, and perhaps not cleared its bit; if somebody has taken it since, he names it."""
+        """The dead process had freed it, and perhaps not cleared its bit; a process that has allocated it since names it."""
         if not (yield load(("used", index))):
             return
         for process in self.processes:
@@ -890,10 +890,10 @@ class Protocol:
         if (yield load(("state", index))) == state:
             yield exchange(("used", index), 0)
 
-    def is_nobodys(self, index, state):
+    def has_no_owner(self, index, state):
         if state[1] == FREE:
             return (yield load(("used", index))) == 1
-        return state[1] in FINISHED and not (yield load(("refs", index))) & HOLDS
+        return state[1] in FINISHED and not (yield load(("refs", index))) & REFS
 
     def is_named(self, index, dead):
         for process in self.processes:
@@ -921,8 +921,8 @@ class Protocol:
 
     def release_pending(self, me, index, written):
         while True:
-            holds = yield load(("refs", index))
-            if (yield cas(("refs", index), holds, holds - PENDING - (not written))):
+            refs = yield load(("refs", index))
+            if (yield cas(("refs", index), refs, refs - PENDING - (not written))):
                 return
 
     def queue_again(self, me, note, dead):
@@ -938,9 +938,9 @@ class Protocol:
         yield store((note, dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):
-        """A zygote's life: recovers whoever has died, and starts another of the `new` for it.
+        """A supervisor's life: it recovers each dead process, and starts another of the `new` for it.
 
-        `before`: it begins by recovering the zygote before it.
+        `before`: it begins by recovering the supervisor before it.
         """
         if before:
             yield when(is_dead, before)
@@ -954,7 +954,7 @@ class Protocol:
                         yield spawn(new[0])
                         new = new[1:]
             if self.dependencies:
-                for index in self.dependencies:  # of whoever dies next, and leaves nothing else
+                for index in self.dependencies:  # of the process that dies next, and leaves nothing else
                     yield from self.repair_waiting(me, index, NOBODY)
 
     def needs_recovery(self, words, processes):
@@ -971,7 +971,7 @@ class Protocol:
         )
 
     def owned(self):
-        """Words that their process alone writes."""
+        """Return the words that only their own process writes."""
         return {(note, process): process for process in self.processes for note in (*NOTES, "release_seq")}
 
 
@@ -980,7 +980,7 @@ def is_vacant(words, index):
 
 
 def has_ended(words, index, generation):
-    """Whether a slot's use of that generation is over, or gone."""
+    """Return whether a slot's use of that generation is over, or gone."""
     return words["state", index][0] != generation or words["state", index][1] not in (FREE, *UNFINISHED)
 
 
@@ -992,7 +992,7 @@ def is_dead(words, process):
 
 
 def unfinished(words, slots):
-    """A task that nobody will ever run or finish."""
+    """A task that no process will ever run or finish."""
     for index in range(slots):
         if words["state", index][1] in UNFINISHED:
             return f"slot {index} is {words['state', index][1]} for ever"
@@ -1000,16 +1000,16 @@ def unfinished(words, slots):
 
 
 def freed_too_early(words, slots):
-    """A slot that somebody holds while it is given back."""
+    """A slot that has a reference while it is freed."""
     for index in range(slots):
-        if words["state", index][1] == LEAVING and words["refs", index] & HOLDS:
-            return f"slot {index} is given back while it is held: {words['holds', index] & HOLDS:#x}"
+        if words["state", index][1] == LEAVING and words["refs", index] & REFS:
+            return f"slot {index} is freed while it has references: {words['refs', index] & REFS:#x}"
     return None
 
 
 def taken(words, slots):
-    """A slot that nobody will ever give back."""
+    """A slot that no process will ever free."""
     for index in range(slots):
         if words["used", index] or words["state", index][1] != FREE:
-            return f"slot {index} stays taken: {words['state', index]}, holds {words['holds', index] & HOLDS:#x}"
+            return f"slot {index} stays taken: {words['state', index]}, references {words['refs', index] & REFS:#x}"
     return None

@@ -1,4 +1,4 @@
-"""Small worlds for `explorer.py`, each about one part of the protocol: who is there, does what, and may be killed."""
+"""Small worlds for `explorer.py`, each about one part of the protocol: its processes, their steps, their deaths."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import functools
 
 from explorer import Scenario, store, when
 from protocol_model import (
-    BURIAL,
     CREATOR,
     DONE,
     EDGES,
     FAILED,
+    RECOVERY,
     RUN,
     RUNNING,
     ZYGOTE,
@@ -24,7 +24,7 @@ from protocol_model import (
 
 
 def running(slot, by, creator, queue=0):
-    """Words of a slot that `by` runs, and of which `creator` has the future."""
+    """Return the words of a slot that `by` runs, and of which `creator` has the future."""
     return {
         ("state", slot): (0, RUNNING, by),
         ("refs", slot): CREATOR | RUN,
@@ -36,19 +36,19 @@ def running(slot, by, creator, queue=0):
     }
 
 
-def finished(slot, by, holds):
-    """Words of a value that so many unfinished tasks hold."""
-    return {("state", slot): (0, DONE, by), ("refs", slot): holds, ("used", slot): 1, ("waiters", slot): "closed"}
+def finished(slot, by, refs):
+    """Return the words of a value that so many unfinished tasks have a reference to."""
+    return {("state", slot): (0, DONE, by), ("refs", slot): refs, ("used", slot): 1, ("waiters", slot): "closed"}
 
 
 def serve_after(protocol, dead):
-    """Another worker's life, in place of a dead one."""
+    """Another worker's life, in place of a dead worker's."""
     yield when(is_dead, dead)
     yield from protocol.serve("N")
 
 
 def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=False):
-    """A scenario in which everything must come back; with deaths, a zygote, and a worker that it starts for the first."""
+    """A scenario in which everything must come back; with deaths, a supervisor, and a worker that replaces the first."""
     programs = dict(programs)
     unborn = ()
     if deaths:
@@ -81,7 +81,7 @@ def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=
 
 
 def calls(without=(), mortal=(), deaths=0, ring=2, times=2):
-    """S queues a call in the same slot `times` times, W runs it; of a ring with few positions."""
+    """S queues a call in the same slot `times` times, W runs it; the ring has few positions."""
     protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=ring, without=without)
 
     def submitter():
@@ -195,7 +195,7 @@ def instance_inputs(without=(), fails=()):
 
 
 def others_slot(without=(), times=2):
-    """D, which dies at once, has made what the slot was before: its recovery must leave alone what S makes of it."""
+    """D, which dies at once, has made the slot's former use: its recovery must leave alone what S makes of the slot."""
     protocol = Protocol(1, ("S", "W", "D", "N", ZYGOTE), without=without)
 
     def submitter():
@@ -212,7 +212,7 @@ def idle(me):
 
 
 def freed_by_another(without=()):
-    """P has taken the last hold off a slot and dies; D's recovery frees it, T takes it, and then P is recovered."""
+    """P has released the last reference to a slot and dies; D's recovery frees it, T takes it, and then P is recovered."""
     protocol = Protocol(2, ("P", "D", "T", ZYGOTE), inputs={0: (1,)}, without=without)
     words = {**running(0, "P", "S"), **finished(1, "S", 1)}
     words.update({("refs", 0): RUN, ("dependencies", 0): 1, ("top", 0): ("all there", "P"), ("dependency", 0, 0): 1})
@@ -259,7 +259,7 @@ def inputs(without=(), workers=1, count=1, mortal=(), deaths=0, fails=(), keeps=
 
 
 def half_failed(without=()):
-    """W has died right after it published a failure, for which a task of S waits; the zygote dies in W's recovery."""
+    """W has died right after it published a failure, for which a task of S waits; the supervisor dies in W's recovery."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **running(0, "W", "S"), ("state", 0): (0, FAILED, "W"), ("dead", "W"): 1}
 
@@ -279,11 +279,11 @@ def half_failed(without=()):
 
 
 def last_input_while_recovered(without=()):
-    """The zygote died with a task claimed to pass W's failure on; the next lets it wait again, as S clears the last bit."""
+    """The supervisor died with a task claimed to pass W's failure on; the next lets it wait as S clears the last bit."""
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
     words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})
-    words.update({("refs", 1): CREATOR | RUN | EDGES | BURIAL, ("started", 1): 0, ("begun", 1): 0, ("dependencies", 1): 1})
+    words.update({("refs", 1): CREATOR | RUN | EDGES | RECOVERY, ("started", 1): 0, ("begun", 1): 0, ("dependencies", 1): 1})
     words.update({("top", 1): frozenset({"own"}), ("dependency", 1, 0): 0, ("next", 1, 0): None})
 
     def submitter():
@@ -301,7 +301,7 @@ def last_input_while_recovered(without=()):
 
 
 def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False):
-    """Two workers finish the two inputs of a task that stands on both lists; its future is gone already."""
+    """Two workers finish the two dependencies of a task that is on both lists; its future is gone already."""
     protocol = Protocol(3, ("W", "V", "N", ZYGOTE), inputs={2: (0, 1)}, without=without)
 
     def worker(me, index):
@@ -313,7 +313,7 @@ def standing(without=(), mortal=("W", "V"), deaths=2, fails=(), successor=False)
 
 
 def claimed_to_fail(without=()):
-    """W claims a task to pass its input's failure on, and dies; V looks for tasks, and the other input has not finished."""
+    """W claims a task to pass a dependency's failure on, and dies; V looks for tasks, and the other has not finished."""
     protocol = Protocol(3, ("W", "V", "X", ZYGOTE), inputs={2: (0, 1)}, without=without)
 
     def late():
@@ -325,7 +325,7 @@ def claimed_to_fail(without=()):
 
 
 def on_both_lists(first, second):
-    """Words of a task, in slot 2, on the lists of two inputs which these processes run; its future is gone already."""
+    """Return the words of a task in slot 2, on the lists of two running dependencies; its future is gone already."""
     words = {**running(0, first, "S"), **running(1, second, "S")}
     words.update({("refs", 0): RUN + 1, ("refs", 1): RUN + 1, ("waiters", 0): (2, 0), ("waiters", 1): (2, 1)})
     words.update(
@@ -336,9 +336,9 @@ def on_both_lists(first, second):
     return words
 
 
-def release_seq(without=(), mortal=("P",), deaths=1, marks=2):
-    """P and Q finish tasks and give the holds on shared inputs back; the numbers of P's marks come round."""
-    protocol = Protocol(5, ("P", "Q", ZYGOTE), marks=marks, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
+def releasing(without=(), mortal=("P",), deaths=1, tags=2):
+    """P and Q finish tasks and release references to shared dependencies; the numbers of P's tags wrap around."""
+    protocol = Protocol(5, ("P", "Q", ZYGOTE), tags=tags, inputs={0: (3, 4), 1: (3,), 2: (3,)}, without=without)
     words = {**finished(3, "S", 3), **finished(4, "S", 1)}
     for task, by in ((0, "P"), (1, "P"), (2, "Q")):
         words.update(running(task, by, "S"))

@@ -17,14 +17,14 @@ DOUBTFUL = range((1 << 30) - 92_684 + 1, (1 << 30) + 92_687)
 
 
 def is_inside(upper_x, upper_y, word):
-    """Exactly, by Python's integers: of a point's upper halves and the word that has its lower ones."""
+    """Return whether a point is inside, exactly: from its upper halves and the word that has its lower ones."""
     x = (upper_x << 16) + (word >> 48)
     y = (upper_y << 16) + (word >> 32 & 0xFFFF)
     return x * x + y * y <= RADIUS_SQUARED
 
 
 def upper_halves(key, blocks):
-    """Those of the points of some blocks: two int64 arrays of shape (blocks, 65536)."""
+    """Return the upper halves of the points of some blocks: two int64 arrays of shape (blocks, 65536)."""
     states = np.array([[lane_state(key, block, DOMAIN, lane) for lane in range(LANES)] for block in blocks], np.uint64)
     lanes = Xoshiro(np.moveaxis(states, 2, 0))
     words = np.empty((STEPS, len(blocks), LANES), np.uint64)
@@ -35,7 +35,7 @@ def upper_halves(key, blocks):
 
 
 def points_inside(key, blocks):
-    """Which points of some blocks are inside, and which were in doubt: two bool arrays of shape (blocks, 65536)."""
+    """Return which points of some blocks are inside, and which were in doubt: two bool arrays of shape (blocks, 65536)."""
     x, y = upper_halves(key, blocks)
     sums = x * x + y * y
     inside = sums < DOUBTFUL.start

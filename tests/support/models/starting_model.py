@@ -1,6 +1,6 @@
-"""How processes are asked for, started, and taken over by the next zygote, for `explorer.py`.
+"""How processes are requested, started, and adopted by the next supervisor (zygote), for `explorer.py`.
 
-As `kernels/runtime/services.pxi`, `supervision.pxi`, `zygote.py` and `worker.py` do it. An entry's word is (state, whose):
+As `kernels/runtime/services.pxi`, `supervisor.pxi`, `zygote.py` and `worker.py` do it. An entry's word is (state, whose):
 ("reserved", process), ("requested", ""), ("starting", number of the start), ("live", pid). A killed zygote's children are
 killed by the kernel some time later, each by itself: by the process `kernel`.
 """
@@ -17,7 +17,7 @@ NONE = (FREE, "")
 
 
 class Starting:
-    """One instance's queue, its process's entry, and one for a process of the pool; each start takes another child."""
+    """One instance's queue, the entry of its process, and one of a pool's process; each start takes another child."""
 
     def __init__(self, entries=1, pool=False, children=("c1", "c2", "c3"), without=()):
         self.entries = entries
@@ -74,7 +74,7 @@ class Starting:
             yield from self.staff(me)
 
     def has_work(self, words, me, mortals):
-        """Whether a poll would return: a child of its own has ended, who asked is dead, or an entry is to be started."""
+        """Return whether a poll would return: a child has ended, the requester is dead, or an entry is to be started."""
         states = [words["entry", entry] for entry in range(self.entries)]
         if any(words["parent", child] == me and words["dead", child] for child in self.children):
             return True
@@ -145,7 +145,7 @@ class Starting:
             yield store(("entry", entry), (LIVE, child))
 
     def recover(self, me, before):
-        """Those who live or may come to live are killed; what was being started is to be started."""
+        """Kill all processes that live or may come to live; what was being started is to be started."""
         ended = ()
         for entry in range(self.entries):
             state = yield load(("entry", entry))
@@ -191,7 +191,7 @@ class Starting:
         yield when(never)
 
     def kernel(self):
-        """Ends, one by one and late, who has got a signal."""
+        """End, one by one and late, each process that has got a signal."""
         while True:
             yield when(self.has_doomed)
             for child in self.children:
@@ -203,18 +203,18 @@ class Starting:
 
 
 def is_doomed(words, child):
-    """Its parent was there when it asked for the signal, and is not now; or it was sent one."""
+    """Return whether a child is doomed: its parent ended after it asked for the signal, or it was sent one."""
     doomed = words["doomed", child]
     return doomed and not words["dead", child] and (doomed == 1 or words["dead", doomed])
 
 
 def has_signal(words, child, parent):
-    """`prctl(PR_SET_PDEATHSIG)`: of a parent that has ended already there is none."""
+    """`prctl(PR_SET_PDEATHSIG)`: no signal comes of a parent that has ended already."""
     return words["doomed", child] or (0 if words["dead", parent] else parent)
 
 
 def driver(zygotes):
-    """Starts another zygote once it sees the end of one."""
+    """Start another supervisor once the end of one is seen."""
     for before, after in zip(zygotes, zygotes[1:], strict=False):
         yield when(is_dead, before)
         yield spawn(after)
@@ -225,7 +225,7 @@ def never(words):
 
 
 def starting(without=(), entries=1, pool=False, zygotes=2, mortal=("zygote 1",), deaths=1, submitters=("S",), children=None):
-    """Submitters ask for the process of an instance; zygotes, submitters and children die."""
+    """Submitters request the process of an instance; supervisors, submitters and children die."""
     children = children or tuple(f"c{number}" for number in range(1, zygotes + 1 + pool * zygotes))
     model = Starting(entries, pool, children, without)
     programs = {name: functools.partial(model.start_instance, name) for name in submitters}

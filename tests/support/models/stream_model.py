@@ -34,7 +34,7 @@ def threefry(key, counter, rounds=ROUNDS):
 
 
 def lane_state(key, number, domain, lane):
-    """Where a lane of a stream begins."""
+    """Return where a lane of a stream begins."""
     return threefry([int(key[0]), int(key[1]), 0, 0], [int(number), lane, int(domain), 0])
 
 

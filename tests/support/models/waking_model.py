@@ -1,4 +1,4 @@
-"""Sleeping and being called, as `kernels/runtime/waking.pxi`, `serving.pxi` and `waits.pxi` do it, for `explorer.py`.
+"""Sleeping and being woken, as the runtime's `core/wakeup.pxd`, `worker.pxi` and `waits.pxi` do it, for `explorer.py`.
 
 Idle workers sleep on `pool`, a process that waits for a future on its own `wake`. Slots are only queued, run and finished
 here.
@@ -16,7 +16,7 @@ CALL = 16  # `pool`: calls above, sleepers below
 
 
 class Waking(Protocol):
-    """Workers that look for tasks, seek, sleep and are called."""
+    """Workers that look for tasks, seek, sleep and are woken."""
 
     limit = 0  # permits of the queue; 0: as many as there are workers
     lasts = False  # the first call takes longer than all of the others
@@ -28,7 +28,7 @@ class Waking(Protocol):
             words.update({("sleeping", process): 0, ("wake", process): 0, ("waiters", process): 0, ("blocked", process): 0})
         return words
 
-    # ---- waking.pxi ----------------------------------------------------------------------------------------------------
+    # ---- wakeup.pxd --------------------------------------------------------------------------------------------------
 
     def sleepers(self):
         if self.has("one word for calls and sleepers"):
@@ -51,7 +51,7 @@ class Waking(Protocol):
             yield futex_wake("pool_wake", called)
 
     def wake_some(self, most):
-        if self.has("a fence before the look at who sleeps"):
+        if self.has("a fence before the look at the sleepers"):
             yield fence()
         while True:
             pool = yield load("pool")
@@ -100,7 +100,7 @@ class Waking(Protocol):
             yield add("pool_wake", 1)
             yield futex_wake("pool_wake", MANY)
 
-    # ---- calls.pxi -----------------------------------------------------------------------------------------------------
+    # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def queue(self, me, index):
         """The end of `_publish`: the slot itself is filled."""
@@ -111,7 +111,7 @@ class Waking(Protocol):
         if self.has("a call after the entry"):
             yield from self.wake_queue(me)
 
-    # ---- serving.pxi, queues.pxi ----------------------------------------------------------------------------------------
+    # ---- worker.pxi, run_queue.pxd -----------------------------------------------------------------------------------
 
     def find_task(self, me):
         if not self.limit:
@@ -194,7 +194,7 @@ class Waking(Protocol):
         return index
 
     def serve(self, me, times=0):
-        """`times`: so many calls, of which the last is followed by something that lasts."""
+        """Serve; `times`: so many calls, of which the last is followed by something that lasts."""
         done = 0
         while True:
             index = yield from self.find_task(me)
@@ -218,7 +218,7 @@ class Waking(Protocol):
                 if head != tail:
                     yield from self.wake_queue(me)
 
-    # ---- supervision.pxi -----------------------------------------------------------------------------------------------
+    # ---- supervisor.pxi ----------------------------------------------------------------------------------------------
 
     def recover_process(self, me, dead):
         for index in range(self.slots):
@@ -238,10 +238,10 @@ class Waking(Protocol):
             if count:
                 yield cas("pool_sleepers", count, count - 1)
         yield exchange(("entry", dead), FREE)
-        if self.has("a call to everybody after a recovery"):
+        if self.has("a wake-up of all after a recovery"):
             yield from self.wake_everybody()
 
-    # ---- waits.pxi, finishing.pxi --------------------------------------------------------------------------------------
+    # ---- waits.pxi, completion.pxd -----------------------------------------------------------------------------------
 
     def wait_for(self, me, index):
         if self.has("watched before the look"):
@@ -261,7 +261,7 @@ class Waking(Protocol):
             yield add(("waiters", me), -1)
 
     def tell(self, me, index):
-        """The outcome is published, then whoever watches is woken: `finish_one`, `wake_waiters`."""
+        """The outcome is published, then each watcher is woken: `finish_one`, `wake_waiters`."""
         if not self.has("published before the look"):
             watched = yield load(("watched", index))
         yield self.barrier("finished by exchange", ("state", index), (0, DONE, me))
@@ -273,10 +273,10 @@ class Waking(Protocol):
             if (yield load(("waiters", "S"))):
                 yield futex_wake(("wake", "S"), MANY)
 
-    # ---- waiting.pxi ---------------------------------------------------------------------------------------------------
+    # ---- deadlock.pxi ------------------------------------------------------------------------------------------------
 
     def wait_in_ring(self, task, other):
-        """`wait.tell`, then `never_ends`: whoever sees that the other waits for it does not wait."""
+        """`Wait.publish`, then `never_ends`: the process that sees that the other waits for it does not wait."""
         yield self.barrier("waits_for by exchange", ("waits_for", task), other)
         if (yield load(("waits_for", other))) == task:
             yield exchange("noticed", 1)
@@ -291,13 +291,13 @@ class Permitted(Waking):
 
 
 class Lasting(Waking):
-    """The first call lasts: whoever runs it does not look for the others."""
+    """The first call lasts: the worker that runs it does not look for the others."""
 
     lasts = True
 
 
 class Leaving(Waking):
-    """What workers look for is whether they are to leave."""
+    """Workers that look for their retirement instead of tasks."""
 
     def find_task(self, me):
         return (yield load("retiring")) or None
@@ -321,14 +321,14 @@ def is_rest_done(words, slots):
 
 
 def asleep(words, workers):
-    """Somebody sleeps uncounted: nobody would ever call him."""
+    """A process sleeps uncounted: no other would ever wake it."""
     sleeping = sum(words["sleeping", process] for process in workers if not words["dead", process])
     count = words["pool"] % CALL + words["pool_sleepers"]
     return f"{sleeping} sleep, and {count} count as asleep" if count < sleeping else None
 
 
 def sleeping(without=(), mortal=(), deaths=0, tasks=2, kind=Waking, workers="WV", once=""):
-    """S queues calls while W and V look for them, seek, and go to sleep. `once`: who looks no more after a call."""
+    """S queues calls while W and V look for them, seek, and go to sleep. `once`: those that look no more after a call."""
     protocol = kind(tasks, ("S", *workers, ZYGOTE), ring=4, without=without)
     words = protocol.words()
     words.update((("queue", index), 0) for index in range(tasks))
@@ -361,7 +361,7 @@ def still_waiting(words):
 
 
 def waiting_in_ring(without=()):
-    """Two running tasks begin to wait for each other."""
+    """Two running tasks begin to wait for each other (deadlock)."""
     protocol = Waking(0, ("P", "Q"), without=without)
     words = {("waits_for", 0): None, ("waits_for", 1): None, "noticed": 0}
     programs = {"P": lambda: protocol.wait_in_ring(0, 1), "Q": lambda: protocol.wait_in_ring(1, 0)}
@@ -373,7 +373,7 @@ def unnoticed(words):
 
 
 def leaving(without=()):
-    """S asks W to leave while that goes to sleep."""
+    """S retires W while W goes to sleep."""
     protocol = Leaving(0, ("S", "W"), without=without)
     words = {**protocol.words(), "retiring": 0}
     programs = {"S": protocol.ask_to_leave, "W": functools.partial(protocol.leave, "W")}
