@@ -369,7 +369,7 @@ class PlainEngine:
             raise TimeoutError("the call has not finished in time; it goes on")
         self._turn.release()
         if not outcome.is_there:
-            raise invalid_state("this wait can never end: the call waited for needs the one that waits")
+            raise invalid_state("deadlock: the call waited for depends on the task that waits")
 
     def owns(self, obj):
         return isinstance(obj, Handle) and obj.engine is self

@@ -167,7 +167,8 @@ cdef inline void help_release(Memory *memory, uint32_t index, uint32_t releaser)
     if at == memory.me or releaser == 0:
         return
     release_seq = ff_load64(&process.release_seq)
-    if releaser_tag(at, release_seq) != releaser or ff_load64(&process.releasing_slot) != index or ff_load32(&memory.slots[index].releaser) != releaser:
+    if releaser_tag(at, release_seq) != releaser or ff_load64(&process.releasing_slot) != index \
+            or ff_load32(&memory.slots[index].releaser) != releaser:
         return
     acked_release = ff_load64(&process.acked_release)
     while <int64_t> (release_seq - acked_release) > 0 and not ff_cas64(&process.acked_release, acked_release, release_seq):
