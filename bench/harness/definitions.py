@@ -2,7 +2,7 @@
 
     python definitions.py
 
-No worker can import these classes: whoever carries them must bring their definitions along, or have inherited them. All
+No worker can import these classes: what carries them must bring their definitions along, or have inherited them. All
 contenders run in one process, interleaved.
 """
 

@@ -144,7 +144,7 @@ class Zygote:
     def watch_memory(self) -> float | None:
         """Return cached memory to the system after a while without use; return the seconds until the next look.
 
-        Whoever keeps the first piece of it rings the bell.
+        The process that caches the first extent rings the doorbell.
         """
         kept, takes = self.supervisor.cached_memory()
         now = time.monotonic()

@@ -216,10 +216,11 @@ cdef class Client(Outcomes):
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
         slot.service = service
         slot.queue = queue_index
+        # S20: pairs with `is_here`
         slot.queue_tail = ff_load64(&queue.tail)
         slot.method = method
         try:
-            # Pairs with is_calling: `building` has named the slot since before the cas on its bit.
+            # S17: pairs with `is_calling`: `building` has named the slot since before the cas on its bit.
             self.check_service(service, generation)
             if queue.ordered and ff_load32(&queue.process) == 0:
                 self.start_instance(service)
@@ -234,6 +235,7 @@ cdef class Client(Outcomes):
         future.index = index
         if dependencies:
             ff_or32(&slot.refs, REF_EDGES)
+        # S1: pairs with `queue_claim` and `_claim_here`
         ff_exchange64(&slot.state, with_status(free_state, WAITING if dependencies else READY, 0))
         # An ordered queue has a task from the start, another one once no dependency is missing. A DEAD queue has no reader.
         if ff_load32(&queue.state) != QUEUE_DEAD if queue.ordered else not dependencies:
@@ -246,7 +248,7 @@ cdef class Client(Outcomes):
             self._fail_unstarted(
                 index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance"))
             )
-        if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:     # pairs with _recover_queue: marks it, then looks
+        if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:     # S16: pairs with `_recover_queue`
             fail_unstarted(&self.memory, index, self.memory.base + queue.error, queue.error_bytes)
         return future
 
@@ -310,6 +312,7 @@ cdef class Client(Outcomes):
         slot = &self.memory.slots[index]
         slot.waiters = WAITERS_CLOSED
         ff_and32(&slot.refs, ~<uint32_t> REF_RUN)
+        # S2: pairs with `is_finished`
         ff_exchange64(&slot.state, with_status(slot.state, DONE, self.me))
         ff_store64(&self.memory.processes[self.me].building, 0)
         ref = ObjectRef.__new__(ObjectRef)
@@ -466,6 +469,7 @@ cdef class Client(Outcomes):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             if WAITING <= status <= RUNNING:
                 unfinished += 1
+        # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.header.closing, 1)
         wake_everybody(&self.memory)
         ring_bell(self.doorbell)

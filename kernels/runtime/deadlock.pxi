@@ -31,6 +31,7 @@ cdef tuple unfinished_needs(Memory *memory, uint32_t index):
 
 cdef int add_targets(Memory *memory, Slot *slot, set needs, list choice) except -1:
     """Add what a running task waits for, as its wait has published it."""
+    # S18: pairs with `publish` of waits.pxi
     cdef uint64_t waits_for = ff_load64(&slot.waits_for)
     cdef uint64_t *block
     cdef uint32_t i

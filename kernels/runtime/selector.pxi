@@ -29,6 +29,7 @@ cdef Selector new_selector(Outcomes runtime, list handles):
     for i in range(len(handles)):
         index = (<SlotReference?> handles[i]).index
         wait.pending.setdefault(index, []).append(i)
+        # S3: pairs with `finish_one`
         ff_exchange32(&runtime.memory.slots[index].watched, 1)
     wait.look_at_all()
     selector.runtime = runtime

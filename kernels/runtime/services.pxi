@@ -29,6 +29,7 @@ cdef bint is_calling(Memory *memory) noexcept nogil:
     cdef uint32_t i, looks
     cdef uint64_t building
     for i in range(ff_load32(&memory.header.process_high)):
+        # S17: pairs with `member_alloc` and `_publish`
         building = ff_load64(&memory.processes[i].building)
         looks = 0
         while building and ff_load64(&memory.processes[i].building) == building:
@@ -122,6 +123,7 @@ cdef class Services(Segment):
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             process = &self.memory.processes[i]
             if process.role == ROLE_POOL and not process.stateful and libraries & ~process.preloaded:
+                # S7: pairs with `sleep_begin` and `_shall_leave`
                 ff_store32(&process.retiring, 1)
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
@@ -197,6 +199,7 @@ cdef class Services(Segment):
         cdef Service *entry = &self.memory.services[service]
         if not self.is_mine() or self.closed or entry.generation != generation:
             return
+        # S17: pairs with `_publish`
         if ff_cas32(&entry.state, SERVICE_OPEN, SERVICE_CLOSING):
             self._stop_warming(entry)
             if self.reap_services():
@@ -214,6 +217,7 @@ cdef class Services(Segment):
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
         if not closing:
             return 0
+        # S17: pairs with `_publish`
         if is_calling(&self.memory):            # after the list: what closes later is not looked at
             return len(closing)
         busy = self._busy_services()            # after that: each submitter has published its call

@@ -71,6 +71,7 @@ cdef class Supervisor:
         cdef Process *process = &self.memory.processes[index]
         process.preloaded = libraries
         process.starts += 1
+        # S22: pairs with `claim_entry`
         ff_exchange64(process_word(process), <uint64_t> process.starts << 32 | PROCESS_STARTING)
         return process.starts
 
@@ -108,6 +109,7 @@ cdef class Supervisor:
 
     def retire(self, uint32_t index):
         """Ask an idle pool worker to leave."""
+        # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.processes[index].retiring, 1)
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
 
@@ -195,6 +197,7 @@ cdef class Supervisor:
     cdef void _drop_futures(self, uint32_t index, uint32_t high) noexcept:
         cdef uint32_t i
         for i in range(high):
+            # S14: pairs with `slot_prepare`
             if ff_load32(&self.memory.slots[i].refs) & REF_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
                 release_refs(self.memory, i, REF_CREATOR)
 
@@ -275,6 +278,7 @@ cdef class Supervisor:
             return
         if not queue.error:
             self._keep_error(queue, error)
+        # S16: pairs with `_publish`
         if not ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_DEAD) and ff_load32(&queue.state) == QUEUE_CLOSING:
             self.services._free_queue(queue)
             return

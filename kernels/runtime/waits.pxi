@@ -83,9 +83,11 @@ cdef class OneWait(Wait):
         return is_finished(self.memory, self.index)
 
     cdef void watch(self) noexcept:
+        # S3: pairs with `finish_one`
         ff_exchange32(&self.memory.slots[self.index].watched, 1)
 
     cdef bint publish(self, Segment runtime, uint32_t task) except -1:
+        # S18: pairs with `unfinished_needs`
         return ff_exchange64(&self.memory.slots[task].waits_for, self.index + 1) != self.index + 1
 
     cdef list targets(self):
@@ -139,6 +141,7 @@ cdef class AllWait(Wait):
         self.look_again()
 
     cdef void watch_target(self) noexcept:
+        # S3: pairs with `finish_one`
         ff_exchange32(&self.memory.slots[self.slots[self.target]].watched, 1)
 
     cdef void unwatch(self) noexcept:
@@ -157,6 +160,7 @@ cdef class AllWait(Wait):
 
     cdef bint publish(self, Segment runtime, uint32_t task) except -1:
         cdef uint64_t published = self.slots[self.first] + 1
+        # S18: pairs with `unfinished_needs`
         return ff_exchange64(&self.memory.slots[task].waits_for, published) != published
 
     cdef list targets(self):
@@ -241,6 +245,7 @@ cdef class AnyWait(Wait):
         for index in self.pending:
             words[i] = index
             i += 1
+        # S18: pairs with `unfinished_needs`
         ff_exchange64(&self.memory.slots[task].waits_for, WAITS_FOR_ANY | self.published)
         block_published(self.memory)
         return True

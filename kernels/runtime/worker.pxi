@@ -73,6 +73,7 @@ cdef class Worker(Client):
         `started_at` : when the process started, see `flame_fast.engine.spawn.start_time`.
         """
         cdef Process *process = &self.memory.processes[self.me]
+        # S22: pairs with `start`
         if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
             return False
         ff_store64(&process.started_at, started_at)
@@ -242,6 +243,7 @@ cdef class Worker(Client):
         process.sleeping = 1
         calls = sleep_begin(wake)
         index = self._find_task()           # S4: pairs with `queue_push`, then `needs_call` and `wake_sleepers`
+        # S7: pairs with the fence in `wake_sleepers`
         if index == CLAIM_EMPTY and not self._shall_leave() \
                 and ff_load32(&self.memory.header.warm_left) <= self.warm_seen:
             woken = ff_futex_wait(wake, calls, IDLE_NS) == 0
@@ -488,6 +490,7 @@ cdef class Worker(Client):
                 return False
             if not queue.sticky:
                 permit[0] = slot.queue
+        # S1: pairs with `_publish`
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
             queue_trim(&self.memory, slot.queue)      # its entry is stale, and those of other tasks that were claimed like this
             return True

@@ -133,3 +133,13 @@ def test_an_arrow_up_is_found():
     with pytest.raises(graphlib.CycleError):
         list(graphlib.TopologicalSorter(needs(files)).static_order())
     assert used_in(files["core.low"]) >= {"b"} and defined_in(files["core.low"]) == {"a"}
+
+
+def test_each_pair_of_atomics_is_tagged_on_both_sides():
+    """Rows S1, S2, ... of PROTOCOL.md, and comments `# S1: ...` at the lines of code."""
+    protocol = (KERNELS / "runtime" / "PROTOCOL.md").read_text()
+    rows = re.findall(r"^\| (S\d+) \|", protocol, re.M)
+    assert rows == [f"S{number}" for number in range(1, len(rows) + 1)]
+    tags = [tag for text in texts("runtime").values() for tag in re.findall(r"\bS\d+(?=:)", text)]
+    assert {tag for tag in rows if tags.count(tag) < 2} == set()
+    assert set(tags) <= set(rows)

@@ -24,7 +24,7 @@ UNEXPLAINED = {"flame-fast"}
 FILE = re.compile(r"`([\w./-]+\.(?:py|pyi|pyx|pxi|pxd|h|c|md|txt))(?:::[^`]*)?`")
 
 #: Words that this project once had of its own, where the field has others.
-PRIVATE = re.compile(r"whoever|burial|bury|buried|epitaph|giver|seat_", re.IGNORECASE)
+PRIVATE = re.compile(r"who[e]ver|[b]urial|[b]ury|[b]uried|[e]pitaph|[g]iver|[s]eat_", re.IGNORECASE)
 
 
 def fences(text: str) -> list[str]:

@@ -1002,7 +1002,7 @@ def test_what_no_index_names_is_removed(home: Path, small: Path, settled: None) 
 # Many at once
 
 
-def test_processes_that_pack_one_directory_do_not_disturb_each_other_whoever_dies(tree: Path, home: Path) -> None:
+def test_processes_that_pack_one_directory_do_not_disturb_each_other_if_one_dies(tree: Path, home: Path) -> None:
     choices = [[], ["large"], ["/sub/3.bin"]]
     expected = [bytes_of(packed_cold(tree, excludes=choice)) for choice in choices]
     chance = random.Random()
