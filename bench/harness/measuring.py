@@ -20,7 +20,7 @@ HARNESS = str(Path(__file__).parent)
 #: Rounds of an interleaved measurement.
 ROUNDS = 7
 
-#: Quiet before each measurement, so that a process that spins for a while after its last call sleeps when the next one is measured.
+#: Quiet before each measurement: a process that spins for a while after its last call sleeps when the next one begins.
 SETTLE_S = 0.05
 
 
