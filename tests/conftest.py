@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from modules_in_memory import made_up_module
+from owned_processes import processes_of
 
 #: What a test may take to let go of what it started: ten times what the contract promises.
 LEAVE_S = 20.0
@@ -19,10 +20,6 @@ LEAVE_S = 20.0
 
 #: Tests after which what they have imported and compiled is set aside.
 FREEZE_EVERY = 20
-
-
-#: Processes that were there before the first test, which are none of a test's.
-OTHERS = frozenset(name for name in os.listdir("/proc") if name.isdigit())
 
 
 def pytest_configure():
@@ -188,26 +185,6 @@ def registry_rows(home: Path) -> list[str]:
     from flame_fast import list_applications
 
     return [f"application {app.name}" for app in list_applications() if app.name != "flmrun"]
-
-
-def processes_of(home: Path) -> list[int]:
-    """Processes, other than those from before the tests, whose environment names the data directory."""
-    mark = f"FLAME_FAST_HOME={home}".encode()
-    found = []
-    for name in os.listdir("/proc"):
-        if not name.isdigit() or name in OTHERS:
-            continue
-        entry = Path("/proc", name)
-        try:
-            if mark in (entry / "environ").read_bytes().split(b"\0") and b"Z" not in state_of(entry):
-                found.append(int(name))
-        except OSError:
-            continue
-    return found
-
-
-def state_of(entry: Path) -> bytes:
-    return (entry / "stat").read_bytes().rpartition(b") ")[2][:1]
 
 
 def open_descriptors() -> set[str]:

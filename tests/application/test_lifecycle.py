@@ -212,7 +212,7 @@ def test_fail_if_exists_takes_over_from_a_dead_owner(tmp_path):
         with Runner("orphaned", fail_if_exists=True, workers=1) as rr:
             assert rr.service(double)(1).get(PATIENCE_S) == 2
     finally:
-        from conftest import processes_of
+        from owned_processes import processes_of
 
         for pid in processes_of(Path(os.environ["FLAME_FAST_HOME"])):
             os.kill(pid, 9)

@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import processes_of
+from owned_processes import processes_of
 from process_events import PATIENCE_S, leavings, wait_until
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]

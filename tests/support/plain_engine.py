@@ -332,7 +332,7 @@ class PlainEngine:
         state, args, kwargs = self._arguments_of(call)
         if state is not None:
             function = host.with_state(function, state)
-        return Dumped(*serialization.dump_value(self, host.settle(function(*args, **kwargs))))
+        return Dumped(*serialization.dump_value(self, host.resolve_awaitable(function(*args, **kwargs))))
 
     def _arguments_of(self, call):
         loaded = call.dumped.load(self, [outcome.read(self) for outcome in call.inputs])
