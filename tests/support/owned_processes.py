@@ -10,7 +10,7 @@ OTHERS = frozenset(name for name in os.listdir("/proc") if name.isdigit())
 
 
 def processes_of(home: Path) -> list[int]:
-    """Processes, other than those from before the tests, whose environment names the data directory."""
+    """Return the processes whose environment names the data directory, but those from before the tests."""
     mark = f"FLAME_FAST_HOME={home}".encode()
     found = []
     for name in os.listdir("/proc"):
