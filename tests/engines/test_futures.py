@@ -873,7 +873,7 @@ def test_select_of_a_single_future(rr):
 def test_a_timeout_that_is_no_number_is_named(rr, timeout):
     future = rr.service(same)(1)
     for wait in (future.get, future.wait, lambda t: rr.get([future], t), lambda t: rr.get((future,), t)):
-        with pytest.raises(TypeError, match="timeout must be a number"):
+        with pytest.raises(TypeError, match="timeout: expected a number"):
             wait(timeout)
     assert future.get() == 1
 

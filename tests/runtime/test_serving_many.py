@@ -244,7 +244,7 @@ def test_a_wait_that_cannot_end_is_refused(kin, method):
         services = [quick, instance] if method.endswith("another") else [instance, quick]
         future = kin.call(instance, services, method=1)
     error = future.exception(PATIENCE_S)
-    assert isinstance(error, FlameError) and str(error).startswith("deadlock: ")
+    assert isinstance(error, FlameError) and error.message.startswith("deadlock: ")
     kin.wait_until_idle()
 
 

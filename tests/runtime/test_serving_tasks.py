@@ -292,7 +292,7 @@ def test_a_wait_that_cannot_end_is_refused_inline_too(alone):
     future, other = alone.call(log, log), alone.call(alone.service(pid))
     alone.work()
     error = future.exception(0)
-    assert isinstance(error, FlameError) and str(error).startswith("deadlock: ")
+    assert isinstance(error, FlameError) and error.message.startswith("deadlock: ")
     assert other.get(0) == os.getpid()
     here.clear()
 
