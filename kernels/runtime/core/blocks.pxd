@@ -14,9 +14,9 @@ from .regions cimport Memory
 from .size_classes cimport size_class_of
 from .lookup cimport extent_of, is_extent
 from .locked cimport extent_free
-from .lock cimport lock_release, lock_acquire
-from .extents cimport extent_release, extent_purge, extent_alloc
-from .groups cimport member_free, member_alloc
+from .lock cimport lock_acquire, lock_release
+from .extents cimport extent_alloc, extent_purge, extent_release
+from .groups cimport member_alloc, member_free
 
 cdef inline uint64_t block_alloc(Memory *memory, uint64_t nbytes) noexcept nogil:
     """Allocate `nbytes` bytes, 64-byte aligned; return their offset, 0 when the store is full."""

@@ -7,8 +7,8 @@ from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
 from .externs cimport ff_cas64, ff_exchange64, ff_load32, ff_load64
 from .layout cimport (
-    DONE, FAILED, REF_EDGES, REF_RUN, INLINE_BYTES, KIND_NATIVE, PAYLOAD, READY, RESULT, RUNNING, WAITERS_CLOSED,
-    WAITING, DependencyEdge, Slot,
+    DONE, FAILED, INLINE_BYTES, KIND_NATIVE, PAYLOAD, READY, REF_EDGES, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING,
+    DependencyEdge, Slot,
 )
 from .regions cimport Memory
 from .lookup cimport data_of, status_of, with_status

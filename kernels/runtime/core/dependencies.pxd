@@ -9,7 +9,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_load64
 from .layout cimport (
-    CLEARED_SHIFT, DONE, REF_EDGES, LAST_SHIFT, READY, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS, DependencyEdge, Dependencies, Slot,
+    CLEARED_SHIFT, DONE, LAST_SHIFT, READY, REF_EDGES, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS, Dependencies,
+    DependencyEdge, Slot,
 )
 from .regions cimport Memory
 from .lookup cimport status_of, with_status

@@ -16,7 +16,7 @@ from .size_classes cimport extent_class_of, extent_class_size
 from .lookup cimport empty_group
 from .system_memory cimport memory_left
 from .locked cimport clear_holder, cold_extent, extent_occupy, free_list_push, set_holder, warm_anywhere, warm_extent
-from .lock cimport lock_release, lock_acquire
+from .lock cimport lock_acquire, lock_release
 
 cdef enum:
     #: Bytes of growth that one look at the free memory is good for.

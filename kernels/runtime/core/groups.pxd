@@ -20,8 +20,8 @@ from .regions cimport SLOT_POOL, Memory, Pool
 from .size_classes cimport size_of_class, slab_blocks
 from .lookup cimport empty_group, group_of
 from .locked cimport group_free_claimed
-from .lock cimport lock_release, lock_acquire
-from .extents cimport extent_purge, extent_alloc
+from .lock cimport lock_acquire, lock_release
+from .extents cimport extent_alloc, extent_purge
 
 cdef enum:
     #: Groups of its own that a process looks at before it asks for another.

@@ -6,8 +6,8 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from .externs cimport ff_load32, ff_load64
 from .layout cimport (
-    DONE, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_MEMBERS, KIND_HANDLES, OWNER_SHIFT, DependencyEdge, Group,
-    Dependencies, Process, Slot,
+    DONE, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_MEMBERS, KIND_HANDLES, OWNER_SHIFT, Dependencies,
+    DependencyEdge, Group, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .size_classes cimport slab_blocks

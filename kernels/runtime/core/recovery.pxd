@@ -8,22 +8,23 @@ from .externs cimport (
     ff_and64, ff_cas32, ff_cas64, ff_exchange64, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32, ff_store64,
 )
 from .layout cimport (
-    DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, REF_RECOVERY, REF_EDGES,
-    REF_PENDING, REF_RUN, QUEUE_COUNT, LEAVING, NO_DEPENDENCY, ORPHAN, POOL_QUEUES, READY, RESULT, WAITING, WAITS_FOR_ANY,
-    DependencyEdge, Extent, Group, Dependencies, Process, Slot,
+    DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, LEAVING, NO_DEPENDENCY,
+    ORPHAN, POOL_QUEUES, QUEUE_COUNT, READY, REF_EDGES, REF_PENDING, REF_RECOVERY, REF_RUN, RESULT, WAITING,
+    WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .lookup cimport data_of, edges_of, empty_group, generation_of, group_of, owner_of, slots_used, status_of, with_status
 from .wakeup cimport log_finished, wake_waiters
-from .locked cimport group_free_claimed, clear_holder
-from .lock cimport lock_release, lock_acquire
+from .locked cimport clear_holder, group_free_claimed
+from .lock cimport lock_acquire, lock_release
 from .extents cimport extent_purge
 from .groups cimport member_free
-from .blocks cimport block_reclaim, block_free
-from .slots cimport release_dependent, release_dependencies, releaser_tag, release_refs, slot_retire, slot_free
+from .blocks cimport block_free, block_reclaim
+from .slots cimport release_dependencies, release_dependent, release_refs, releaser_tag, slot_free, slot_retire
 from .run_queue cimport queue_push
 from .dependencies cimport (
-    all_dependencies_ready, clear_again, cleared_by, dependency_ready, missing_top, is_missing, promote_if_there, subscribe, is_subscribed,
+    all_dependencies_ready, clear_again, cleared_by, dependency_ready, is_missing, is_subscribed, missing_top,
+    promote_if_there, subscribe,
 )
 from .completion cimport Completion, fail_unstarted, finish, tell_dependents, write_result
 

@@ -7,7 +7,7 @@ from .layout cimport EXTENT_VALUE, REDO_LINK, REDO_UNLINK, Extent, Slot
 from .regions cimport Memory
 from .locked cimport extent_free
 from .repair cimport count_references, redo_begin, redo_end, reference_at, reference_count
-from .lock cimport lock_release, lock_acquire
+from .lock cimport lock_acquire, lock_release
 from .extents cimport extent_purge
 
 cdef enum:

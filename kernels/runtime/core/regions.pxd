@@ -6,8 +6,8 @@ from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from .layout cimport (
-    EXTENT_COUNT, GRANULE, GROUP_COUNT, QUEUE_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, SERVICE_COUNT, SLAB_CLASSES,
-    SLOT_COUNT, Extent, Header, RunQueue, Process, Service, Slot, SlotGroup,
+    EXTENT_COUNT, GRANULE, GROUP_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLAB_CLASSES,
+    SLOT_COUNT, Extent, Header, Process, RunQueue, Service, Slot, SlotGroup,
 )
 
 cdef struct Pool:               # groups that this process allocates members from

@@ -6,13 +6,13 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_and32, ff_cas64, ff_count, ff_exchange32, ff_load32, ff_load64, ff_store32, ff_store64
 from .layout cimport (
-    DONE, FAILED, FREE, GENERATION_SHIFT, RELEASE_BITS, GROUP_BITS, REF_CREATOR, REF_RUN, KIND_EXTENT, KIND_HANDLES,
-    KIND_LINKED, LEAVING, NO_DEPENDENCY, NO_SERVICE, PAYLOAD, RESULT, DependencyEdge, Dependencies, Process, Slot,
+    DONE, FAILED, FREE, GENERATION_SHIFT, GROUP_BITS, KIND_EXTENT, KIND_HANDLES, KIND_LINKED, LEAVING, NO_DEPENDENCY,
+    NO_SERVICE, PAYLOAD, REF_CREATOR, REF_RUN, RELEASE_BITS, RESULT, Dependencies, DependencyEdge, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .lookup cimport block_of, edges_of, extent_of, generation_of, is_extent, kind_of, status_of, with_status
 from .extents cimport extent_release
-from .groups cimport member_free, member_alloc
+from .groups cimport member_alloc, member_free
 from .references cimport value_link, value_unlink
 from .blocks cimport block_free, block_published, slab_free
 

@@ -14,7 +14,7 @@ from .externs cimport (
     ff_add32, ff_add64, ff_cas32, ff_cas64, ff_exchange32, ff_fence, ff_futex_wait, ff_futex_wake, ff_load32, ff_load64,
     ff_now_ns, ff_store64,
 )
-from .layout cimport QUEUE_COUNT, QUEUE_FREE, LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, SLOT_BITS, RunQueue, Process
+from .layout cimport LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_COUNT, QUEUE_FREE, SLOT_BITS, Process, RunQueue
 from .regions cimport Memory
 
 cdef enum:

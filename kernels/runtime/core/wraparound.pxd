@@ -3,7 +3,7 @@
 # Assumes: the segment was just created, and no other process is attached (`Segment.wind`).
 
 from libc.stdint cimport uint32_t, uint64_t
-from .layout cimport GENERATION_SHIFT, QUEUE_COUNT, LOG_COUNT, PROCESS_COUNT, SLOT_COUNT, Process
+from .layout cimport GENERATION_SHIFT, LOG_COUNT, PROCESS_COUNT, QUEUE_COUNT, SLOT_COUNT, Process
 from .regions cimport Memory
 from .wakeup cimport log_lap
 from .run_queue cimport lap_of
