@@ -91,12 +91,12 @@ class Lifetime:
 
 
 class Runner:
-    """A parallel application: on entry the project is packaged, stored and registered, on exit everything is undone.
+    r"""A parallel application: on entry the project is packaged, stored and registered, on exit everything is undone.
 
     Parameters
     ----------
     name : str
-        1 to 253 characters; none of ``/ \\ ..``, no control characters, not starting with ``.`` or ``-``.
+        1 to 253 characters; none of ``/ \ ..``, no control characters, not starting with ``.`` or ``-``.
     fail_if_exists : bool
         An application of this name exists already: fail; by default this runner joins its registration.
     dependencies : sequence of str, optional

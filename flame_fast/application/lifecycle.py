@@ -134,12 +134,12 @@ def acquire_application(
     python_version: str | None = None,
     context: FlameContext | None = None,
 ) -> ApplicationLease:
-    """Package the current directory, upload it, and register the application or join it.
+    r"""Package the current directory, upload it, and register the application or join it.
 
     Parameters
     ----------
     name : str
-        1 to 253 characters; none of ``/ \\ ..``, no control characters, not starting with ``.`` or ``-``.
+        1 to 253 characters; none of ``/ \ ..``, no control characters, not starting with ``.`` or ``-``.
     fail_if_exists : bool
         Whether an application of that name is an error, unless its owners are all dead.
     dependencies : iterable of str, optional

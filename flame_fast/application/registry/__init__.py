@@ -1,9 +1,9 @@
-"""Registry of applications and of their owners: one SQLite database per data directory.
+r"""Registry of applications and of their owners: one SQLite database per data directory.
 
 public functions (here)
-|           \\
+|           \
     validation     database        names, attributes | transactions, rows, owners
-\\    /
+\    /
 records               Application, ApplicationAttributes, Owner
 """
 
