@@ -74,7 +74,8 @@ cdef class Worker(Client):
         """
         cdef Process *process = &self.memory.processes[self.me]
         # S22: pairs with `start`
-        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING, <uint64_t> pid << 32 | PROCESS_LIVE):
+        if not ff_cas64(process_word(process), <uint64_t> token << 32 | PROCESS_STARTING,
+                        <uint64_t> pid << 32 | PROCESS_LIVE):
             return False
         ff_store64(&process.started_at, started_at)
         return True
@@ -391,7 +392,8 @@ cdef class Worker(Client):
             count = PyList_GET_SIZE(items)
         try:
             for i in range(count):
-                value = function(uniform_item(numbers + 9 + 8 * i, True) if items is None else <object> PyList_GET_ITEM(items, i))
+                value = function(uniform_item(numbers + 9 + 8 * i, True) if items is None
+                                 else <object> PyList_GET_ITEM(items, i))
                 if values is None:
                     if plain.add(value):
                         continue
@@ -492,7 +494,7 @@ cdef class Worker(Client):
                 permit[0] = slot.queue
         # S1: pairs with `_publish`
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
-            queue_trim(&self.memory, slot.queue)      # its entry is stale, and those of other tasks that were claimed like this
+            queue_trim(&self.memory, slot.queue)      # its entry is stale, and those of tasks claimed like this
             return True
         if permit[0] >= 0:
             permit_release(&self.memory, <uint32_t> permit[0], self.me)

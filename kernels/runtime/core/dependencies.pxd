@@ -93,7 +93,8 @@ cdef inline int clear_again(Memory *memory, Dependencies *dependencies, uint32_t
         words = (words + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
             # S12: pairs with the cas in `clear_from`.
-            if ff_load64(&missing_level(dependencies, level)[i]) == cleared_by(dead) and clear_from(memory, dependencies, level + 1, i):
+            if ff_load64(&missing_level(dependencies, level)[i]) == cleared_by(dead) \
+                    and clear_from(memory, dependencies, level + 1, i):
                 return 1
     return 0
 

@@ -24,7 +24,8 @@ cdef enum:
     #: Bytes left to the rest of the machine.
     MARGIN = 1 << 26
 
-cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size, int cold) noexcept nogil:
+cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind, uint32_t block_size,
+                                 int cold) noexcept nogil:
     """Allocate an extent of at least `nbytes` bytes; return -1 when the store is full.
 
     A value's extent is held by this process, a slab is owned by it. `cold`: only an extent whose pages no process has

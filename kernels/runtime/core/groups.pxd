@@ -37,7 +37,8 @@ cdef inline void note_allocation(Memory *memory, uint32_t pool, uint32_t id, uin
     if pool == SLOT_POOL:
         ff_store64(&memory.processes[memory.me].building, <uint64_t> id * GROUP_BITS + bit + 1)
     else:
-        ff_store64(&memory.processes[memory.me].taking, memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
+        ff_store64(&memory.processes[memory.me].taking,
+                   memory.extents[id].offset + <uint64_t> bit * memory.extents[id].block_size)
 
 cdef inline int64_t member_alloc(Memory *memory, uint32_t pool) noexcept nogil:
     """Allocate a member for this process; return id * 64 + bit, -1 when no more may be had."""

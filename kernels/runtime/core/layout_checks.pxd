@@ -29,7 +29,8 @@ cdef inline void check_layout() noexcept nogil:
     ff_expect_own_line((<RunQueue *> 0).head)
     ff_expect_own_line((<RunQueue *> 0).state)
     ff_expect_own_line((<RunQueue *> 0).permits)
-    ff_expect_together((<Header *> 0).pool_wake, (<Header *> 0).pool_sleepers)      # one word of 64 bits, as are the next ones
+    # Each pair is one word of 64 bits for some operation.
+    ff_expect_together((<Header *> 0).pool_wake, (<Header *> 0).pool_sleepers)
     ff_expect_together((<RunQueue *> 0).wake, (<RunQueue *> 0).sleepers)
     ff_expect_together((<Process *> 0).state, (<Process *> 0).pid)
     ff_expect_together((<Slot *> 0).refs, (<Slot *> 0).releaser)

@@ -58,7 +58,8 @@ cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noe
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t refs = ff_load32(&slot.refs), creator
     cdef uint64_t state = ff_load64(&slot.state)
-    cdef Completion completion = Completion(failed=NULL, count=0, capacity=0, next_task=NULL)       # failures: see repair_waiting
+    # Failures are `repair_waiting`'s.
+    cdef Completion completion = Completion(failed=NULL, count=0, capacity=0, next_task=NULL)
     if not refs & REF_RUN or status_of(state) < DONE or owner_of(state) != dead:
         return
     creator = slot.creator
@@ -70,7 +71,8 @@ cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noe
     release_refs(memory, index, REF_RUN)
     wake_waiters(memory, creator)
 
-cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error, uint64_t nbytes) noexcept nogil:
+cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, const char *error,
+                                uint64_t nbytes) noexcept nogil:
     """Clear the bits of a task's dependencies that `dead` finished: it may have died while walking their lists.
 
     Only of those: a living finisher has yet to come to the task's edge, and must find the task there.
@@ -257,7 +259,8 @@ cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
         return 1
     for i in range(slots_used(memory)):
         slot = &memory.slots[i]
-        if slot.payload == block or slot.result == block or slot.dependencies == block or slot.waits_for == WAITS_FOR_ANY | block:
+        if slot.payload == block or slot.result == block or slot.dependencies == block \
+                or slot.waits_for == WAITS_FOR_ANY | block:
             return 1
     for i in range(ff_load32(&memory.header.service_high)):
         if memory.services[i].blob == block:

@@ -69,7 +69,7 @@ cdef inline int queue_push(Memory *memory, uint32_t queue_index, uint32_t index)
                 return 1
         elif lap_of(entry) == lap_of(tail + SLOT_COUNT):         # written and read, tail left behind
             ff_cas64(&queue.tail, tail, tail + 1)
-        elif ff_load64(&queue.tail) == tail and not queue_trim(memory, queue_index):       # full, of entries most of which are void
+        elif ff_load64(&queue.tail) == tail and not queue_trim(memory, queue_index):    # full, mostly of stale entries
             if queue.ordered:
                 return 0
             queue_rotate(memory, queue_index)

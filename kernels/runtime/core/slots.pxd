@@ -72,7 +72,8 @@ cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     # S14: pairs with recovery, which looks at `refs` first and only then at `creator`: so `creator` is written before.
     ff_store32(&slot.refs, REF_CREATOR | REF_RUN)
 
-cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes, uint32_t kind) noexcept nogil:
+cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uint64_t block, uint64_t nbytes,
+                             uint32_t kind) noexcept nogil:
     """Make a filled block, and the extents that its value refers to, a slot's payload or result.
 
     `block` 0: the value is in `data` already.
