@@ -6,6 +6,7 @@ in its line `# uses:` the files of its folder that it needs; `_native.pyx` inclu
 
 from __future__ import annotations
 
+import functools
 import graphlib
 import re
 from pathlib import Path
@@ -17,6 +18,7 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 FOLDERS = ["archive", "runtime"]
 
 
+@functools.cache
 def texts(folder):
     return {name: path.read_text() for name, path in native_files(KERNELS / folder).items()}
 
@@ -29,10 +31,11 @@ def sources(folder):
 FILES = [file for folder in FOLDERS for file in sources(folder)]
 
 
-def homes(files):
-    """Return each name of the top level, and the file that defines it."""
+@functools.cache
+def homes(folder):
+    """Return each name of the top level, and the file that has it."""
     found = {}
-    for name, text in files.items():
+    for name, text in texts(folder).items():
         for word in defined_in(text):
             assert found.setdefault(word, name) == name, f"{word} is defined in {found[word]} and in {name}"
     return found
@@ -81,7 +84,7 @@ def test_the_unit_includes_every_file_from_the_bottom_up(folder):
 def test_a_file_says_what_it_uses(folder, name):
     """A file declares all that it uses, and nothing else: cimports by their names, other files by theirs."""
     files = texts(folder)
-    text, home = files[name], homes(files)
+    text, home = files[name], homes(folder)
     used = {word for word in used_in(text) - defined_in(text) if home.get(word, name) != name}
     said = cimported(name, text)
     missing = [
@@ -97,7 +100,7 @@ def test_a_file_says_what_it_uses(folder, name):
 @pytest.mark.parametrize(("folder", "name"), [file for file in FILES if file[1].startswith("core.")])
 def test_the_core_knows_no_python_object(folder, name):
     text = code_of(texts(folder)[name])
-    heads = re.findall(r"^cdef inline [^\n]*:$", text, re.M)
+    heads = re.findall(r"^cdef inline (?:[^\n]|\n {8,})*?:$", text, re.M)
     assert all(head.endswith("noexcept nogil:") for head in heads), [
         head for head in heads if not head.endswith("noexcept nogil:")
     ]
