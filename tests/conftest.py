@@ -37,7 +37,7 @@ def pytest_collection_finish():
 
 
 def freeze():
-    """Sets aside what is there, which stays: looking through it after every test takes longer than many tests."""
+    """Set aside what is there and stays: looking through it after every test takes longer than many tests."""
     gc.collect()
     gc.freeze()
 
@@ -94,7 +94,7 @@ def wound(request):
 
 @pytest.fixture(autouse=True)
 def nothing_left(request, places, monkeypatch, tests_over):
-    """Runs the test in an empty project directory with a data directory of its own, then looks for leftovers.
+    """Run the test in an empty project directory with a data directory of its own, then look for leftovers.
 
     Yields the data directory. Left over are: processes that had it in their environment, file descriptors, mapped segments,
     threads, files in storage, owners' locks, and registry rows beyond the built-in template.
@@ -123,7 +123,7 @@ def nothing_left(request, places, monkeypatch, tests_over):
 
 @pytest.fixture
 def alone():
-    """A runtime in this process alone; its tables are looked through when the test is over."""
+    """Yield a runtime in this process alone; look through its tables when the test is over."""
     from runtime_harness import Alone
 
     made = Alone()
@@ -149,18 +149,18 @@ def family(nothing_left):
 
 @pytest.fixture
 def define(monkeypatch):
-    """Makes a module that no worker can import out of text."""
+    """Make a module out of text; no worker can import it."""
     return lambda text="", name=None: made_up_module(monkeypatch, text, name)
 
 
 @pytest.fixture
 def project(nothing_left) -> Path:
-    """The empty project directory that is the current one."""
+    """Return the empty project directory that is the current one."""
     return Path.cwd()
 
 
 def wait_until_none(look):
-    """Looks again until nothing is found, or time is up; returns what is found then."""
+    """Look again until nothing is found, or time is up; return what is found then."""
     deadline = time.monotonic() + LEAVE_S
     while (found := look()) and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -188,7 +188,7 @@ def registry_rows(home: Path) -> list[str]:
 
 
 def open_descriptors() -> set[str]:
-    """`number -> target` of everything open, but for what the test runner itself opens and closes."""
+    """Return `number -> target` of everything open, but for what the test runner itself opens and closes."""
     found = set()
     for name in os.listdir("/proc/self/fd"):
         try:

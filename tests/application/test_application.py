@@ -59,7 +59,7 @@ def refused(code: FlameErrorCode, *args: object, **options: object) -> str:
 
 
 def left(home: str) -> dict[str, list[str]]:
-    """What a data directory holds of any runner's."""
+    """Return what a data directory holds of any runner's."""
     found = {
         name: os.listdir(os.path.join(home, name))
         for name in ("packages", "owners", "tmp")

@@ -60,7 +60,7 @@ def packages(home: Path) -> list[Path]:
 
 @pytest.fixture
 def storage(tmp_path, nothing_left):
-    """A configured storage directory and its configuration."""
+    """Make a configured storage directory and its configuration."""
     directory = tmp_path / "storage"
     directory.mkdir()
     configuration = tmp_path / "flame.yaml"
@@ -347,7 +347,7 @@ def break_packaging(project, monkeypatch, storage, tmp_path):
 
 
 def break_uploading(project, monkeypatch, storage, tmp_path):
-    """The storage's directory vanishes between the look at it and the upload."""
+    """Remove the storage's directory between the look at it and the upload."""
     from flame_fast.application import lifecycle
 
     def pack(*args, **kwargs):
@@ -359,7 +359,7 @@ def break_uploading(project, monkeypatch, storage, tmp_path):
 
 
 def break_registering(project, monkeypatch, storage, tmp_path):
-    """The template of the configuration is not there."""
+    """Let the configuration name a template that is not there."""
     text = storage[1].read_text()
     storage[1].write_text(text + "    runner: {template: no-such-template}\n")
 

@@ -60,7 +60,7 @@ def quietly(function, *args):
 
 
 def got(future):
-    """A task's value, or how it failed; a call that was refused as it is."""
+    """Return a task's value, or how the task failed; return a call that was refused as it is."""
     return future if isinstance(future, Raised) else attempt(future.get)
 
 

@@ -64,7 +64,7 @@ def fill(target, source):
 
 
 def flat(value):
-    """The arrays in a value, in order."""
+    """Return the arrays in a value, in order."""
     if isinstance(value, np.ndarray):
         return [value]
     items = value.values() if isinstance(value, dict) else value if isinstance(value, (list, tuple)) else ()

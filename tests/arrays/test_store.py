@@ -25,7 +25,10 @@ LITTLE = 64 << 10
 
 @pytest.fixture(params=ENGINES)
 def rr(project, request):
-    """A small store. One worker: what it loads on the way does not come in the middle of a count."""
+    """Yield a runner with a small store and one worker.
+
+    What the one worker loads on the way does not come in the middle of a count.
+    """
     with Runner("store", workers=1, memory=LIMIT, engine=request.param) as runner:
         yield runner
 
@@ -399,7 +402,7 @@ def test_idle_memory_goes_back_to_the_system(project):
 
 
 def system_bytes():
-    """What the one runner of this process really takes from the system for its store."""
+    """Return what the one runner of this process really takes from the system for its store."""
     descriptors = [f"/proc/self/fd/{name}" for name in os.listdir("/proc/self/fd")]
     (store,) = {
         os.stat(path).st_blocks * 512

@@ -105,7 +105,7 @@ def test_results_are_aligned(local):
 
 
 def store_others(rr, count=20):
-    """What would come to lie in the place of anything given back too early."""
+    """Store what would come to lie in the place of anything given back too early."""
     for number in range(count):
         rr.put_object(np.full(MANY, -number - 1.0))
         rr.service(lambda number: np.full(MANY, -number - 1.0))(number).get()

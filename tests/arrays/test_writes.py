@@ -163,7 +163,7 @@ def test_a_caller_that_writes_after_the_call_does_not_change_what_was_sent(rr):
 
 
 def boxes():
-    """name -> an object with a large array in it, and what gives that array."""
+    """Map each name to an object with a large array in it, and what gives that array."""
     pandas, sparse = pytest.importorskip("pandas"), pytest.importorskip("scipy.sparse")
     pyarrow, linear = pytest.importorskip("pyarrow"), pytest.importorskip("sklearn.linear_model")
     column = fresh()

@@ -78,7 +78,7 @@ task = None
 
 @pytest.fixture
 def two(project):
-    """A Runner whose two workers have started."""
+    """Yield a Runner whose two workers have started."""
     with Runner("generators", workers=2) as rr:
         start_workers(rr, project / "started")
         yield rr

@@ -216,7 +216,7 @@ UNPICKLABLE = {
 
 @pytest.fixture(params=UNPICKLABLE)
 def awkward(request, define):
-    """A module with a global that cannot be pickled, which a function uses or not."""
+    """Yield a module with a global that cannot be pickled, which a function uses or not."""
     module = define(f"AWKWARD = {UNPICKLABLE[request.param]}\n")
     yield module
     getattr(vars(module).pop("AWKWARD"), "close", lambda: None)()

@@ -22,7 +22,7 @@ def start(gate, array):
 
 
 def require_fresh(array):
-    """What every task of a chain finds, whatever the one before did to the object."""
+    """Check what every task of a chain finds, whatever the one before did to the object."""
     assert type(array) is np.ndarray
     assert array.flags.writeable
     assert array.flags.c_contiguous
@@ -86,7 +86,7 @@ DEEDS = [pass_on, write, keep, write_what_was_kept, keep_weakly, write_what_was_
 
 
 def expected(deeds):
-    """What a chain gives if each task is given a copy."""
+    """Return what a chain gives if each task is given a copy."""
     array = np.arange(SOME, dtype=float)
     for deed in deeds:
         array = array.copy()
@@ -101,7 +101,7 @@ def expected(deeds):
 
 @pytest.fixture
 def chains(project):
-    """A Runner of one worker, which so has every task of a chain, and its services."""
+    """Yield a Runner of one worker, which so has every task of a chain, and its services."""
     with Runner("chains", workers=1) as rr:
         yield rr, {deed: rr.service(deed) for deed in DEEDS}, rr.service(start)
 

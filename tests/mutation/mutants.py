@@ -206,7 +206,7 @@ def joined_lines(text: str) -> Iterator[tuple[int, int, int, str]]:
 
 
 def masked(code: str) -> str:
-    """The code with nothing in its strings, each character where it was."""
+    """Return the code with nothing in its strings, each character where it was."""
     return STRING.sub(lambda found: '"' + "_" * (len(found[0]) - 2) + '"', code)
 
 
@@ -285,7 +285,7 @@ def edits_of_level(separators: list[Separator]) -> Iterator[Edit]:
 
 
 def range_edits(code: str) -> Iterator[Edit]:
-    """The last or the first round of a loop left out."""
+    """Leave out the last or the first round of a loop."""
     found = re.match(r"for \w+ in range\((.*)\):$", code)
     if found is None:
         return
@@ -451,7 +451,7 @@ class Written(NamedTuple):
 
 
 def transformed(file: str, text: str, number: int, refused=frozenset()) -> Written:
-    """A file with its mutants, numbered from `number` on, without those whose keys are refused."""
+    """Return a file with its mutants, numbered from `number` on, without those whose keys are refused."""
     writer = Writer(file, text, number, refused)
     lines = list(logical_lines(text))
     for before, line, after in zip([None, *lines[:-1]], lines, [*lines[1:], None], strict=True):
@@ -479,7 +479,7 @@ class Writer:
         self.at = line
 
     def new(self, line: Line, after: str) -> int:
-        """A new mutant's number; 0 if it is refused."""
+        """Return a new mutant's number; 0 if the mutant is refused."""
         mutant = Mutant(self.file, line.first + 1, line.function, line.code, after)
         again = self.seen[mutant.key] = self.seen.get(mutant.key, 0) + 1
         if again > 1:

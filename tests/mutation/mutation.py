@@ -144,7 +144,7 @@ class Build:
         self.keep()
 
     def attempts(self):
-        """What Cython refuses is left out, and what it then refuses as well."""
+        """Yield what to leave out: what Cython refuses, and what it then refuses as well."""
         refused: set[tuple] = set()
         for _ in range(10):
             yield refused
@@ -171,7 +171,7 @@ class Build:
         (BUILT / "mutants.json").write_text(json.dumps(made))
 
     def write(self, refused):
-        """Copies the package, and writes its native sources anew."""
+        """Copy the package, and write its native sources anew."""
         shutil.rmtree(BUILT / "package", ignore_errors=True)
         shutil.rmtree(self.kernels, ignore_errors=True)
         shutil.copytree(ROOT / "kernels", self.kernels, ignore=shutil.ignore_patterns("*.so", "*.c", "__pycache__"))
@@ -261,7 +261,10 @@ def numpy_include():
 
 
 def read_alike(path=ALIKE):
-    """key -> reason. An entry: `file function`, the line, what becomes of it (`*`: whatever), the reason, each on a line."""
+    """Return key -> reason.
+
+    An entry: `file function`, the line, what becomes of it (`*`: whatever), the reason, each on a line.
+    """
     found = {}
     for entry in path.read_text().split("\n\n") if path.exists() else ():
         lines = [line.strip() for line in entry.splitlines() if line.strip() and not line.startswith("#")]
@@ -417,7 +420,10 @@ class Bench:
 
 
 def end_strays(number):
-    """A runner's zygote has a session of its own: ends those that this mutant's tests have started, and their children."""
+    """End the zygotes that this mutant's tests have started, and their children.
+
+    A runner's zygote has a session of its own.
+    """
     mark = f"FLAME_FAST_MUTANT={number}".encode()
     for path in Path("/proc").iterdir():
         if path.name.isdigit() and int(path.name) != os.getpid():
@@ -430,7 +436,7 @@ def end_strays(number):
 
 
 def turns(tests):
-    """test -> which of its file's it is."""
+    """Map each test to which of its file's it is."""
     counts: collections.Counter = collections.Counter()
     found = {}
     for test in tests:
@@ -456,8 +462,11 @@ class Hunt:
                 self.kills[key[:2]][found["by"]] += 1
 
     def tests_for(self, number, mutant, tried):
-        """As many of those that reach it as the limit lets: those that killed its neighbours first, then from each test
-        file in turn, quick ones that are about the mutant's file more than about others."""
+        """Choose as many of the tests that reach a mutant as the limit lets.
+
+        Those that killed its neighbours come first, then from each test file in turn quick ones that are about the mutant's
+        file more than about others.
+        """
         kills, known = self.kills[mutant.key[:2]], self.known[mutant.key[:2]]
         seconds, found = 0.0, []
         tests = [test for test in self.bench.tests_that_pass if number in test.reaches and test.name not in tried]
@@ -519,7 +528,7 @@ def read_results():
 
 
 def tell_alike(results, made):
-    """What is listed as alike is, whatever was found before, and what is listed no more has not been run."""
+    """Mark what is listed as alike, whatever was found before; take what is listed no more as not run."""
     alike = read_alike()
     for mutant in made.values():
         if reason := reason_of(alike, mutant):
@@ -533,7 +542,7 @@ def status_of(results, mutant):
 
 
 def table(chosen, results, statuses):
-    """Prints the mutants of some statuses, then how many there are of each."""
+    """Print the mutants of some statuses, then how many there are of each."""
     for mutant in chosen.values():
         found = results.get(mutant.key)
         if found and found["status"] in statuses:
@@ -558,7 +567,10 @@ def table(chosen, results, statuses):
 
 
 def report(chosen, results):
-    """What was found, as Markdown: for each function its mutants, the tests that kill them, and the time of the slowest."""
+    """Return what was found, as Markdown.
+
+    For each function: its mutants, the tests that kill them, and the time of the slowest.
+    """
     files = group(chosen.values())
     lines = [REPORT_HEAD, *head_of("file")]
     for name, functions in [*files.items(), ("all", {"": list(chosen.values())})]:
@@ -578,7 +590,7 @@ def head_of(first, *more):
 
 
 def group(made):
-    """file -> function -> mutants."""
+    """Group mutants: file -> function -> mutants."""
     found: dict[str, dict[str, list[Mutant]]] = {}
     for mutant in made:
         found.setdefault(mutant.file, {}).setdefault(mutant.function, []).append(mutant)
@@ -600,7 +612,7 @@ def killers_of(made, results):
 
 
 def short(name):
-    """A test's name as the report has it."""
+    """Return a test's name as the report has it."""
     return re.sub(r"test_(\w+)\.py::(?:test_)?", r"\1: ", name.partition("[")[0])
 
 

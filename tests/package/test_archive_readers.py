@@ -94,7 +94,10 @@ trees = st.lists(st.tuples(st.integers(0, 99), names, st.one_of(files, st.none()
 
 
 def make(root: bytes, nodes: list[Node]) -> None:
-    """Makes the tree that the numbers tell of; a link leads to another entry, or to a place beside one where nothing is."""
+    """Make the tree that the numbers tell of.
+
+    A link leads to another entry, or to a place beside one where nothing is.
+    """
     os.mkdir(root)
     directories = [root]
     paths = [root]
@@ -147,7 +150,10 @@ def read(root: bytes, below: bytes = b"") -> Tree:
 
 
 def run(*command: str, but_for: bytes = b"") -> None:
-    """A reader that has something to say, other than this, does not read the archive as it is meant."""
+    """Run a reader, which must say nothing but `but_for`.
+
+    A reader that has something else to say does not read the archive as it is meant.
+    """
     done = subprocess.run(command, env={**os.environ, "LC_ALL": "C.UTF-8"}, capture_output=True)
     said = [line for line in done.stdout.splitlines() + done.stderr.splitlines() if line != but_for]
     assert (done.returncode, said) == (0, [])
@@ -174,7 +180,7 @@ readers = pytest.mark.parametrize("extract", [by_gnu_tar, pytest.param(by_bsdtar
 
 @pytest.fixture(scope="module")
 def archives() -> Iterator[list[tuple[Tree, PackageInfo]]]:
-    """The packages, and of what."""
+    """Yield the packages, each with the tree that it was made of."""
     packed: list[tuple[Tree, PackageInfo]] = []
 
     # Twenty trees are not worth shrinking: of what differs, the path is told.
@@ -222,7 +228,7 @@ def test_gzip_finds_nothing_wrong(archives: list[tuple[Tree, PackageInfo]]) -> N
 def test_a_name_of_separate_accents_stays_as_it_is_but_for_bsdtar(
     tmp_path: Path, extract: Callable[[str, str], None]
 ) -> None:
-    """libarchive composes what it takes for UTF-8 (Unicode's NFC), in archives of its own too."""
+    """Libarchive composes what it takes for UTF-8 (Unicode's NFC), in archives of its own too."""
     name = "e\u0301".encode()
     (tmp_path / "tree").mkdir()
     (tmp_path / "read").mkdir()

@@ -38,7 +38,7 @@ def write(root: Path, sizes: dict[str, int]) -> None:
 
 
 def configure(text: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """A configuration whose `package` says this."""
+    """Write a configuration whose `package` says this."""
     (tmp_path / "flame.yaml").write_text(f"current-context: a\ncontexts:\n  - name: a\n    package: {text}\n")
     monkeypatch.setenv("FLAME_CONF", str(tmp_path / "flame.yaml"))
 

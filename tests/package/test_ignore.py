@@ -139,7 +139,7 @@ def test_no_pattern_takes_for_ever(rule: str) -> None:
 
 
 def walked(tree: Path, rules: IgnoreRules) -> tuple[list[bytes], list[tuple[int, int, bytes]], list[bytes]]:
-    """A walk's members, what it says about what it leaves out, and the links that it asked about."""
+    """Return a walk's members, what it says about what it leaves out, and the links that it asked about."""
     asked = []
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)
     try:
@@ -243,7 +243,7 @@ trees = st.recursive(
 
 
 def paths_of(tree: dict[bytes, object], below: bytes = b"") -> dict[bytes, bool]:
-    """A tree's paths, and whether each is a directory."""
+    """Return a tree's paths, and whether each is a directory."""
     paths = {}
     for name, content in tree.items():
         paths[below + name] = content is not None

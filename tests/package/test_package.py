@@ -59,7 +59,7 @@ def write(root: Path, *paths: str) -> None:
 
 
 def packed(tree: Path, **options: object) -> PackageInfo:
-    """A package, of which is true what is said of it."""
+    """Return a package, of which is true what is said of it."""
     info = pack(tree, tree.parent / "out", name="app", **options)
     found = [member for member in members(info) if not member.isdir()]
     assert (info.files, info.size) == (len(found), sum(member.size for member in found))
@@ -74,7 +74,7 @@ def members(info: PackageInfo) -> list[tarfile.TarInfo]:
 
 
 def names(info: PackageInfo, *, generated: bool = False) -> list[str]:
-    """The members that are no directories, without the generated project file."""
+    """Return the members that are no directories, without the generated project file."""
     found = [member.name for member in members(info) if not member.isdir()]
     return [name for name in found if generated or name != "pyproject.toml"]
 
@@ -150,7 +150,7 @@ def test_what_the_archive_replaces_is_not_in_it_be_it_a_link(tree: Path, monkeyp
 
 
 def blocks_of(path: str) -> list[tuple[bytes, bytes]]:
-    """The gzip members of a file: the bytes of each, and what is in it."""
+    """Return the gzip members of a file: the bytes of each, and what is in it."""
     data = Path(path).read_bytes()
     found = []
     while data:

@@ -53,7 +53,7 @@ def home(nothing_left: Path) -> Path:
 
 @pytest.fixture
 def small(tmp_path: Path) -> Path:
-    """A directory with next to nothing in it; beside it, one for packages."""
+    """Make a directory with next to nothing in it; beside it, make one for packages."""
     (tmp_path / "tree").mkdir()
     (tmp_path / "out").mkdir()
     (tmp_path / "tree" / "pyproject.toml").write_text("[project]\n")
@@ -62,7 +62,7 @@ def small(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tree(small: Path) -> Path:
-    """A directory of several blocks."""
+    """Make a directory of several blocks."""
     (small / "sub").mkdir()
     (small / "a.py").write_text("a = 1\n")
     (small / "large").write_bytes(random.Random(1).randbytes(2 * MIB + 5))
@@ -74,15 +74,15 @@ def tree(small: Path) -> Path:
 
 @pytest.fixture
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Takes files for old enough not to be read again, as if they had been there for an hour, but those of the year 2100.
+    """Take files for old enough not to be read again, but those of the year 2100.
 
-    So a change must show in times and sizes: see `write`.
+    Files count as if they had been there for an hour. So a change must show in times and sizes: see `write`.
     """
     monkeypatch.setattr(stored_index, "RACY_NS", -HOUR_NS)
 
 
 def write(path: Path, data: bytes, *, racy: bool = False) -> None:
-    """Writes a file whose time no other one has, and which for `settled` is too young to be trusted if `racy`."""
+    """Write a file whose time no other has, and which for `settled` is too young to trust if `racy`."""
     path.write_bytes(data)
     moment = next(_moments) + (IN_2100_NS if racy else 0)
     os.utime(path, ns=(moment, moment))
@@ -93,7 +93,7 @@ def packed(tree: Path, **options: object) -> PackageInfo:
 
 
 def packed_cold(tree: Path, **options: object) -> PackageInfo:
-    """The package as it would be if there had never been one, but for its path."""
+    """Return the package as it would be if there had never been one, but for its path."""
     with tempfile.TemporaryDirectory() as base:
         info = pack(tree, base, home=f"{base}/home", **options)
         info.path = bytes_of(info)
@@ -128,7 +128,7 @@ def indices(home: Path) -> list[Path]:
 
 @pytest.fixture
 def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The members of all blocks that have been read."""
+    """Return the members of all blocks that have been read."""
     found: list[str] = []
 
     class Recorder(archive.BlockReader):
@@ -146,7 +146,7 @@ def read(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def compressed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """The lengths of all blocks that have been compressed."""
+    """Return the lengths of all blocks that have been compressed."""
     found: list[int] = []
     compress = archive_writer.compress
 
@@ -362,7 +362,7 @@ def test_a_project_that_outgrows_the_compressor_of_small_ones_and_shrinks_again(
 
 
 def blocks_of(tree: Path) -> list[set[str]]:
-    """The members of each block of a tree with a project file."""
+    """Return the members of each block of a tree with a project file."""
     with Snapshot(str(tree), (), None, (), 1000) as snapshot:
         members = [os.fsdecode(snapshot.members[number][0]) for number in range(len(snapshot.members))]
         return [set(members[first : first + count]) for first, count, _ in archive.plan_blocks(snapshot.members)]
@@ -583,7 +583,7 @@ def test_a_file_of_the_same_size_and_modification_time_is_told_by_its_change_tim
 
 
 def let_no_time_pass(tree: Path, home: Path, since_ns: int) -> None:
-    """Writes the index as if the tree had had the times of now when it was packed.
+    """Write the index as if the tree had had the times of now when it was packed.
 
     No program can set change times, so this stands for a clock that has not ticked since.
     """
@@ -937,7 +937,7 @@ def test_a_package_that_turns_out_damaged_is_made_anew(tree: Path, home: Path, s
 
 
 def used_in_this_order(home: Path) -> None:
-    """Puts the times at which packages were used well apart, however fast it went."""
+    """Put the times at which packages were used well apart, however fast it went."""
     for number, path in enumerate(sorted(indices(home), key=lambda path: path.stat().st_mtime_ns)):
         os.utime(path, (number, number))
 

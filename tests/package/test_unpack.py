@@ -129,7 +129,7 @@ Content = bytes | tuple[bytes, str]
 
 
 def member(name: str, content: Content = b"", **extended: str) -> bytes:
-    """A member as tar: a file's content, or a type and what it links to."""
+    """Return a member as tar: a file's content, or a type and what it links to."""
     info = tarfile.TarInfo(name)
     info.pax_headers = extended
     data = b""
@@ -150,13 +150,13 @@ def directory(name: str) -> bytes:
 
 
 def resealed(header: bytes) -> bytes:
-    """A header with its right checksum."""
+    """Return a header with its right checksum."""
     empty = header[:148] + b" " * 8 + header[156:512]
     return header[:148] + b"%06o\0 " % sum(empty) + header[156:]
 
 
 def write_archive(path: Path, *blocks: tuple[int, bytes]) -> tuple[str, str]:
-    """An archive of these kinds of blocks and their tar; its path and right digest."""
+    """Write an archive of these kinds of blocks and their tar; return its path and right digest."""
     hashes = []
     with open(path, "wb") as file:
         for kind, raw in blocks:
@@ -726,13 +726,13 @@ class Versions:
         end_uses()
 
     def unpack(self) -> Path:
-        """The second."""
+        """Unpack the second package."""
         new = Path(ensure_unpacked(self.second.path, self.second.digest, self.home))
         assert packed_listing(new) == listing(self.tree)
         return new
 
     def linked(self, new: Path) -> set[str]:
-        """The files that are the old tree's own."""
+        """Return the files that are the old tree's own."""
         files = {str(path.relative_to(new)) for path in new.rglob("*") if path.is_file() and not path.is_symlink()}
         return {name for name in files if (new / name).stat().st_ino == (self.old / name).stat().st_ino}
 

@@ -23,11 +23,11 @@ ResolveLink = Callable[[bytes, bytes], bytes | None]
 
 
 def leave_out(path: bytes, target: bytes) -> None:
-    """A link that may lead out does."""
+    """Take a link that may lead out for one that does."""
 
 
 def walk_of(tree: Path, threads: int, resolve_link: ResolveLink = leave_out, most_files: int = MOST_FILES) -> archive.Walk:
-    """A finished walk."""
+    """Return a finished walk."""
     rules = IgnoreRules([("", rule) for rule in RULES])
     found = os.stat(tree / NEVER) if (tree / NEVER).exists() else os.stat("/")
     root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY)

@@ -56,7 +56,7 @@ tell(said, "ready")
 
 
 def start_busy(ending: str, tmp_path, said: Fifo, gate: Fifo) -> tuple[Driver, dict[int, int]]:
-    """The driver, and descriptors of all processes it has then."""
+    """Start the driver; return it, and descriptors of all processes that it has then."""
     driver = Driver(BUSY + ending, tmp_path, said, gate)
     lines = {said.read_line(), said.read_line()}
     assert "ready" in lines

@@ -62,7 +62,7 @@ class Holder:
 
 
 def by_value(source, **names):
-    """A function of a script: it goes to the worker by value, with what it uses and no more."""
+    """Make a function of a script: it goes to the worker by value, with what it uses and no more."""
     namespace = {"__name__": "__main__", **names}
     exec(source, namespace)
     return namespace["function"]
@@ -122,7 +122,7 @@ def test_looking_calls_nothing_of_the_users():
 
 @pytest.fixture
 def modules(tmp_path, monkeypatch):
-    """Imports modules of the user's, written as (name, text) pairs, for one test."""
+    """Import modules of the user's, written as (name, text) pairs, for one test."""
     monkeypatch.syspath_prepend(tmp_path)
     names = []
 
@@ -194,7 +194,7 @@ def test_what_is_only_reached_by_value_is_looked_at(modules):
 
 
 def where_numba_lies():
-    """The same address in every process that did not import it by itself."""
+    """Return the process and Numba's address, the same in every process that did not import Numba by itself."""
     return os.getpid(), id(sys.modules.get("numba"))
 
 

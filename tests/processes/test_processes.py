@@ -166,7 +166,7 @@ def test_a_module_beside_a_script_in_a_subdirectory_is_found(project):
 
 @pytest.fixture
 def module(project, monkeypatch):
-    """A module of the project, importable here as the current directory's."""
+    """Make a module of the project, importable here as the current directory's."""
     import importlib
 
     name = f"project_module_{os.urandom(4).hex()}"

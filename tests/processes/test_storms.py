@@ -161,7 +161,7 @@ def parent_of(pid: int) -> int:
 
 
 def communicate_after_worker_death(run: subprocess.Popen) -> None:
-    """The run ends well, or with the death told by name; it never hangs."""
+    """Check that the run ends well, or with the death told by name, and never hangs."""
     try:
         out, err = run.communicate(timeout=PATIENCE_S)
     except subprocess.TimeoutExpired:

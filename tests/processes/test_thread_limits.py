@@ -10,7 +10,7 @@ from flame_fast.resources import available_cpus
 
 
 def thread_limits():
-    """What Numba and each thread pool would use here; the libraries are loaded with this module."""
+    """Return what Numba and each thread pool would use here; the libraries are loaded with this module."""
     return numba.get_num_threads(), sorted({pool["num_threads"] for pool in threadpoolctl.threadpool_info()})
 
 

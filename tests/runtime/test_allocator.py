@@ -87,7 +87,7 @@ MAKERS = [make_bytes, make_text, make_array, make_columns, make_records, make_pa
 
 
 def arrays_in(value):
-    """The arrays that lie in the store themselves, in place."""
+    """Return the arrays that lie in the store themselves, in place."""
     if isinstance(value, np.ndarray):
         return [value] if value.nbytes > SHARED else []
     return [array for part in value for array in arrays_in(part)] if isinstance(value, (list, tuple)) else []
@@ -178,7 +178,7 @@ class Store(RuleBasedStateMachine):
     # ---- the model ---------------------------------------------------------------------------------------------------
 
     def taken(self, take, expected):
-        """(what `take` returns, the piece it took); None when the store is full."""
+        """Return (what `take` returns, the piece it took); None when the store is full."""
         before = self.alone.in_use()
         try:
             made = take()
@@ -245,7 +245,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(target=values, view=views)
     def put_again(self, view):
-        """What lies in the store already is passed on, and not copied."""
+        """Put what lies in the store already: it is passed on, and not copied."""
         made = self.taken(lambda: self.alone.runtime.put(view.got), view.expected)
         if made is None:
             return multiple()
@@ -263,7 +263,7 @@ class Store(RuleBasedStateMachine):
 
     @rule(target=views, view=views, begin=st.integers(0, 10_000), length=st.integers(0, 100_000))
     def cut(self, view, begin, length):
-        """A part of an array keeps all of it."""
+        """Cut a part of an array, which keeps all of the array."""
         arrays = arrays_in(view.got)
         if not arrays or arrays[0].ndim != 1:
             return multiple()
@@ -309,7 +309,7 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.queued is not None and self.queued.future is not None)
     @rule()
     def drop_the_call(self):
-        """It runs all the same."""
+        """Drop the future of the queued call, which runs all the same."""
         before = self.bytes_used()
         self.queued.future = None
         assert self.bytes_used() == before

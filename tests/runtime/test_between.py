@@ -64,7 +64,7 @@ def makes_a_service_while_another_takes_its_queue(family, words, kind):
 
 @scene("queues", "services", at_each_look=True)
 def makes_a_service_while_another_looks(family, words, table):
-    """An open service has an open queue."""
+    """Check that an open service has an open queue."""
     yield words.place(table, table == "queues", "state"), lambda: family.runtime.add_service(b"", limit=1) and None
     is_open = words.get("services", 0, "state") == words.tables.SERVICE_OPEN
     assert not is_open or words.get("queues", 1, "state") == words.tables.QUEUE_OPEN
@@ -181,7 +181,7 @@ def closes_a_service_while_another_closes_it(family, words):
 
 
 def closed_and_made_anew(family, service, generation):
-    """The entry may have become another service's."""
+    """Close a service, and return whether its entry has become another service's."""
     family.runtime.close_service(service, generation)
     return family.service(same, limit=1)[0] == service
 
@@ -250,7 +250,7 @@ def recovers_an_instance_s_process_while_its_service_is_closed(family, words):
 
 @scene(at_each_look=True)
 def recovers_an_instance_s_process_while_a_call_of_it_fails(family, words):
-    """A dependency fails the task. The task has one outcome, whichever process comes first."""
+    """Fail the task by a dependency: the task has one outcome, whichever process comes first."""
     (log, instance), service = instance_whose_process_has_died(family), family.service(same)
     promise = family.runtime.promise()
     future = family.call(log, promise)
@@ -315,7 +315,7 @@ def holds_a_task_while_its_slot_is_given_back(family, words):
 
 @scene()
 def takes_a_pending_hold_back_while_another_drops_his(family, words):
-    """The dead process made the value, which has two dependents: one of a living process."""
+    """Give the value that the dead process made two dependents: one of a living process."""
     dead, value = one_that_has_died(family), family.runtime.put(1)
     holds = ("slots", slot_of(value), "refs")
     words.set("slots", slot_of(value), "creator", dead)
@@ -351,7 +351,7 @@ def lets_a_claimed_task_wait_again_while_its_last_input_comes(family, words, wat
 
 @scene(at_each_look=True)
 def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words):
-    """A process that finds an entry to a task that is not ready takes the entry out."""
+    """Let a process that finds an entry to a task that is not ready take the entry out."""
     dead, future = one_that_has_died(family), family.call(family.service(same), 1)
     words.set_state(slot_of(future), words.tables.RUNNING, dead)
     words.set_entries(0, 0, [words.tables.SLOT_COUNT])
@@ -366,7 +366,7 @@ def queues_a_claimed_task_again_while_a_worker_looks_at_the_queue(family, words)
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_another_takes_it(family, words):
-    """The dead process had freed the slot, whole."""
+    """Start from a slot that the dead process had freed, whole."""
     dead, first = one_that_has_died(family), family.runtime.put(None)
     slot = slot_of(first)
     del first
@@ -399,7 +399,7 @@ def looks_at_a_task_s_inputs_while_its_slot_and_their_block_become_another_s(fam
 
 @scene(at_each_look=True)
 def finds_a_free_slot_while_its_new_owner_publishes_it(family, words):
-    """The slot was the dead process's before."""
+    """Start from a slot that was the dead process's before."""
     dead, value = one_that_has_died(family), family.runtime.put(None)
     state, building = ("slots", slot_of(value), "state"), ("processes", words.tables.DRIVER_INDEX, "building")
     before = words.get(*state)
@@ -429,7 +429,7 @@ def gives_a_dead_process_s_tokens_back_while_another_takes_one(family, words):
 
 @scene("load", "leave", "close")
 def tells_the_workers_what_to_do_while_one_goes_to_sleep(family, words, what):
-    """The worker has counted itself among the sleepers, and looks once more for something to do before it sleeps."""
+    """Let the worker count itself among the sleepers, and look once more for something to do before it sleeps."""
     worker = family.runtime.request_process(POOL, 0)
     flag, act = {
         "load": (("header", 0, "warm_left"), lambda: family.runtime.add_service(b"", warmup=1)),
@@ -472,7 +472,7 @@ def is_called(family):
 
 @scene(may_not_look=True)
 def looks_whose_holds_there_are_while_another_takes_a_slot(family, words):
-    """The slot was the dead process's before, and is free. A recovery looks at the references first."""
+    """Start from a free slot that was the dead process's before. A recovery looks at the references first."""
     dead = one_that_has_died(family)
     first = family.runtime.put(None)
     slot = slot_of(first)
@@ -510,7 +510,7 @@ def asks_the_zygote_for_an_instance_s_process(family, words):
 
 @scene_of_a_call()
 def tells_an_instance_s_process_that_its_service_is_closed(family, words):
-    """A process that has read the count of wake-ups, and does not sleep yet, finds that it was woken."""
+    """Check that a process that has read the count of wake-ups, and does not sleep yet, finds itself woken."""
     (service, generation, queue), instance = instance_whose_process_has_died(family)
     calls = words.get("queues", queue, "wake")
     yield between.FUTEX, lambda: family.runtime.close_service(service, generation)
@@ -555,7 +555,10 @@ def lets_a_task_wait_again_whose_last_input_came_while_it_was_claimed(family, wo
 
 @scene_of_a_death()
 def takes_an_extent(family, words):
-    """The process dies with the lock. The first recovery releases that, whether it needs the lock itself or not."""
+    """Let the process die with the lock.
+
+    The first recovery releases the lock, whether the recovery needs it itself or not.
+    """
     yield words.place("header", 0, "lock_holder"), lambda: family.runtime.put(b"x" * 100_000)
     assert words.get("header", 0, "lock_holder") == 0
     assert family.in_use() == (0, 0)

@@ -143,7 +143,10 @@ def test_a_hold_on_an_input_that_its_caller_died_before_taking_is_not_given_back
 
 
 def waits_for_me_once_that_was_read(tangle):
-    """The other waited for this task only before: a cycle that never was at one moment."""
+    """Make a cycle that never was at one moment.
+
+    The first task waited for the other only before the other waited for this task.
+    """
     first = tangle.promise()
     tangle.kept += [tangle.alone.runtime.put(0) for _ in range(40)]  # the other one is on another page
     other, words = tangle.promise(), tangle.words

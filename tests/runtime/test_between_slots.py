@@ -65,7 +65,7 @@ def gives_a_slot_back_that_becomes(family, words, what):
 
 @scene("state", "refs", at_each_look=True)
 def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_another_s(family, words, field):
-    """The dead process had left nothing."""
+    """Start from a dead process that had left nothing."""
     dead, service = one_that_has_died(family), family.service(same)
     values = [family.runtime.put(None)]
     slot = slot_of(values[0])
@@ -82,7 +82,7 @@ def looks_for_what_a_dead_process_has_left_of_an_outcome_while_the_slot_becomes_
 
 @scene(at_each_look=True)
 def numbers_a_drop_while_another_overwrites_a_mark_of_that_number(family, words):
-    """The tag is an old one, of the slot to which the dropper released a reference last."""
+    """Start from an old tag, of the slot to which the dropper released a reference last."""
     dead, other = one_that_has_died(family), one_that_has_died(family)
     old, new = family.runtime.put(1), family.runtime.put(2)
     of_old, _ = without_references(family, words, old), without_references(family, words, new)
@@ -109,7 +109,7 @@ def mark(words, process, number):
 
 @scene(at_each_look=True)
 def overwrites_a_tag_that_another_has_overwritten_by_then(family, words):
-    """The tag has the number that its owner gives to a release that it is just beginning."""
+    """Give the tag the number that its owner gives to a release that the owner is just beginning."""
     dead, owner = one_that_has_died(family), one_that_has_died(family)
     value = family.runtime.put(1)
     without_references(family, words, value)
@@ -165,7 +165,7 @@ def gives_an_empty_group_back_while_its_owner_takes_from_it_again(family, words)
 
 @scene("fuller", "another's")
 def takes_from_a_group_of_its_own_again_that_becomes(family, words, what):
-    """The process has filled the group, and freed some of its members."""
+    """Start from a group that the process has filled, and some of whose members it has freed."""
     first, most = words.get("header", 0, "group_high"), words.tables.GROUP_BITS
     group, owner = ("groups", first, "group.used"), ("groups", first, "group.owner")
 
@@ -340,7 +340,7 @@ def fails_a_call_of_a_dead_instance_while_another_does(family, words):
 
 @scene()
 def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
-    """The first call's dependency failed before the second call. The process has seen that a dependency is missing."""
+    """Fail the first call's dependency before the second call. The process has seen that a dependency is missing."""
     log, instance = instance_whose_process_has_died(family)
     promise, slot = family.runtime.promise(), next_slot(words)
     family.runtime.fulfil(promise, None, death())
@@ -357,7 +357,7 @@ def fails_an_instance_s_call_while_its_process_goes_to_sleep(family, words):
 
 @scene(at_each_look=True)
 def finishes_a_promise_while_a_waiter_begins_to_watch_it(family, words):
-    """A process that watches one says so, and then looks whether it is finished."""
+    """Let a process that watches a promise say so, and then look whether the promise is finished."""
     slot, process = next_slot(words), one_that_has_died(family) + 1
 
     def act():
@@ -374,7 +374,7 @@ def finishes_a_promise_while_a_waiter_begins_to_watch_it(family, words):
 
 @scene("stands", "does not stand yet", at_each_look=True)
 def looks_whether_a_task_is_on_a_list_that_is_closed_by_then_and_on_which_it(family, words, how):
-    """The service's first task is gone: any process may free what that had."""
+    """Start from a service whose first task is gone: any process may free what the task had."""
     dead, promise, service = one_that_has_died(family), family.runtime.promise(), family.service(same)
     future = family.call(service, promise)
     below, other = family.call(service, future), family.call(service, promise)

@@ -37,7 +37,7 @@ def serve(family):
 
 
 def leave_at_once(family):
-    """A worker that is told to leave goes to sleep like any other, and finds that it is not to."""
+    """Tell a worker to leave: the worker goes to sleep like any other, and finds that it is not to."""
 
     def act():
         acts[:] = [leave]
@@ -47,7 +47,7 @@ def leave_at_once(family):
 
 
 def look_once(family, words):
-    """A worker that looks for tasks, is about to sleep, finds that it is not to, and leaves."""
+    """Let a worker look for tasks, be about to sleep, find that it is not to, and leave."""
     left = ("header", 0, "warm_left")
 
     def leave_now():
@@ -260,7 +260,7 @@ def becomes_the_seeker(family, words):
 
 @scene_of_a_death("building", "taking")
 def recovers_one_that_had_put_a_large_value_into_the_slot_that_it_filled(family, words, note):
-    """The value is freed with the slot, once."""
+    """Free the value with the slot, once."""
     dead, value = one_that_has_died(family), family.runtime.put(list(range(50_000)))
     slot = slot_of(value)
     words.set_state(slot, words.tables.FREE, dead)

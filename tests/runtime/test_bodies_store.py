@@ -161,7 +161,7 @@ def pickling_leaves(alone):
 
 
 def look(value):
-    """What a value is made of, with all types: 1, True and 1.0 are equal."""
+    """Return what a value is made of, with all types: 1, True and 1.0 are equal."""
     if isinstance(value, list):
         return [look(item) for item in value]
     if isinstance(value, dict):

@@ -22,7 +22,7 @@ WAITS = 5
 
 
 def once_asleep(pid, value=None):
-    """A task: end when a process sleeps, with a value or an error."""
+    """Task: end when a process sleeps, with a value or an error."""
     wait_until(lambda: is_asleep(pid), "its sleep")
     if isinstance(value, Exception):
         raise value

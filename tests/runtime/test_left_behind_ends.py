@@ -16,9 +16,9 @@ pytest_plugins = ["dead_processes"]
 
 @pytest.fixture(params=[0, 61], ids=["first", "last"])
 def end(request, family):
-    """A slot at an end of what is in use of the table, which the next future will have; all others are taken.
+    """Yield a slot at an end of what is in use of the table; the next future will have it.
 
-    One of those is a promise.
+    All others are taken. One of those is a promise.
     """
     taken = [family.runtime.promise() if number == 30 else family.runtime.put(number) for number in range(62)]
     assert list(map(slot_of, taken)) == list(range(62))

@@ -221,7 +221,7 @@ def a_body(family):
 
 
 def a_call_with_inputs(family):
-    """The block of the call's dependencies is an extent."""
+    """Put the block of the call's dependencies into an extent."""
     promises = [family.runtime.promise() for _ in range(2000)]
     call = family.call(family.service(len), promises)
     for promise in promises:

@@ -44,7 +44,7 @@ def of_a_service(family):
 
 
 def of_a_dead_instance(family):
-    """The instance's error is kept for later callers."""
+    """Keep the instance's error for later callers."""
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     (instance,) = family.fork_requested()
     instance.kill()

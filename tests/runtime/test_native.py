@@ -180,7 +180,7 @@ class Machine:
         self.size = self.words.get("header", 0, "size")
 
     def write(self, number, *texts):
-        """What a cgroup's files say; None: there is none; a folder is none that can be read."""
+        """Write what a cgroup's files say; None: there is none; a folder is none that can be read."""
         for path, text in zip(self.files[number], texts, strict=True):
             Path(path).unlink(missing_ok=True)
             if text is FOLDER:

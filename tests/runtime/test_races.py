@@ -68,7 +68,7 @@ def test_workers_sleep_though_calls_came_before_their_warmup(rr):
 
 
 def fork_and_return(value):
-    """The child of a task comes to the task's end, too."""
+    """Let the child of a task come to the task's end, too."""
     child = os.fork()
     if child:
         os.waitpid(child, 0)

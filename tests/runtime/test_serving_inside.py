@@ -88,7 +88,7 @@ def test_a_limited_task_keeps_its_permit_while_one_of_its_service_runs_inside_it
 
 
 def descend(service, depth):
-    """A task: the processes with a permit at the end of each task, the innermost first."""
+    """Task: return the processes with a permit at the end of each task, the innermost first."""
     below = here[0].call(service, service, depth - 1).get() if depth else []
     return [*below, permits(Words(here[0].runtime), service)]
 
@@ -103,7 +103,7 @@ def test_each_permit_acquired_inside_a_wait_is_released_at_the_end_of_that_task(
 
 
 def ask_and_look(inner, middle):
-    """A task: the processes with permits of either service when the inner task is over."""
+    """Task: return the processes with permits of either service when the inner task is over."""
     here[0].call(inner).get()
     return tuple(permits(Words(here[0].runtime), service) for service in (inner, middle))
 
@@ -117,7 +117,7 @@ def test_what_ran_inside_a_wait_leaves_no_entry_and_wakes_no_sleeper(kin, words)
 
 
 def ask_and_look_at_the_queue(inner):
-    """A task: the sleepers before the inner call, the entries in the pool's queue after it, and the sleepers then."""
+    """Task: return the sleepers before the inner call, the entries in the pool's queue after it, and the sleepers then."""
     before, words = here[0].call(inner, 3).get(), Words(here[0].runtime)
     entries = words.get("queues", 0, "tail") - words.get("queues", 0, "head")
     return before, entries, words.get("header", 0, "pool_sleepers")
@@ -150,7 +150,7 @@ def test_a_worker_that_waits_for_a_permit_acquired_inside_a_wait_is_woken_when_i
 
 
 def ask_and_stand(limited, then):
-    """A task: another worker runs the second call while this task stands at its own door."""
+    """Task: let another worker run the second call while this task stands at its own door."""
     one, two = here[0].call(limited, 0), here[0].call(limited)
     after = here[0].call(then, 2, two)
     found = one.get()
@@ -202,7 +202,7 @@ def test_no_sleeper_is_woken_for_a_permit_that_was_left_with_the_lost_task(kin, 
 
 
 def sleepers_here(*below):
-    """A task: how many are said to sleep; three from now on, or none."""
+    """Task: return how many are said to sleep; from now on three, or none."""
     return sleepers_now(0 if below else 3)
 
 
@@ -254,7 +254,7 @@ def test_a_task_deep_in_its_stack_runs_nothing_more_on_it(kin, words, too_deep):
 
 
 def ask_with_frames(inner, too_deep):
-    """A task: wait with exactly half of the frames that Python allows, or one more."""
+    """Task: wait with exactly half of the frames that Python allows, or one more."""
     frame, depth, limit = sys._getframe(), 0, sys.getrecursionlimit()
     while frame is not None:
         frame, depth = frame.f_back, depth + 1

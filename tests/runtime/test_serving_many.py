@@ -34,7 +34,7 @@ def test_a_task_that_waits_for_many_runs_those_that_are_queued_whatever_comes_fi
 
 
 def ask_for_many(log, after, service):
-    """A task: what came, the first call, and the call that this task waits for when all is over."""
+    """Task: return what came, the first call, and the call that this task waits for when all is over."""
     call = here[0].call
     futures = [call(after, call(log)), *(call(service, number) for number in range(5))]
     found = here[0].runtime.get_many(futures)
@@ -89,7 +89,7 @@ def test_a_task_that_waits_for_any_says_for_which_and_runs_none_of_them(kin, wor
 
 
 def select_among(service):
-    """A task: wait until all calls have been given out; then return what it waits for."""
+    """Task: wait until all calls have been given out; then return what the task waits for."""
     futures = [here[0].call(service, 1) for _ in range(3)]
     selector, found = here[0].runtime.selector(futures), []
     while len(found) < 3:
@@ -184,7 +184,7 @@ def ask_behind(after, log, service):
 
 
 def ask_from_first_slot(service):
-    """A task: wait for three at once, of which the first, the second, the last made has the first slot."""
+    """Task: wait for three at once, of which the first, the second, the last made has the first slot."""
     found = []
     for turned in range(3):
         futures = [here[0].call(service) for _ in range(3)]
@@ -221,7 +221,7 @@ def test_a_task_runs_nothing_inside_its_wait_that_it_does_not_wait_for(kin, word
 
 
 def stand_and_ask_for(log, after, many):
-    """A task: what it waits for is not queued, or only for another process."""
+    """Task: wait for what is not queued, or only for another process."""
     future = here[0].call(after, here[0].call(log)) if many else here[0].call(log)
     doors[0].stand()
     return here[0].runtime.get_many([future])[0] if many else future.get()

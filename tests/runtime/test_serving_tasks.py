@@ -173,7 +173,7 @@ def test_a_process_that_a_task_forks_ends_with_the_task_and_gives_nothing_back(k
 
 
 def fork_and_end(end, view=None):
-    """A task: return how its child ended, which ends with the task."""
+    """Task: return how its child ended, which ends with the task."""
     child = os.fork()
     if child == 0:
         sys.excepthook = lambda *_: None

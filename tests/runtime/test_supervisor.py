@@ -49,7 +49,10 @@ class Counter:
 
 
 def escape(said, gate):
-    """A task out of its zygote's reach: in a session of its own, and told of no death, as after a change of its user."""
+    """Task: stay out of its zygote's reach.
+
+    The task is in a session of its own, and told of no death, as after a change of its user.
+    """
     os.setsid()
     ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, 0)
     return hold(said, gate, os.getpid())

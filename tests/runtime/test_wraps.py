@@ -35,7 +35,7 @@ class Counter:
 
 
 def alone(path, gate=None):
-    """A task of a service with one worker: no other process may be in it."""
+    """Task: run alone in a service with one worker; no other process may be in it."""
     with open(path) as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         if gate is not None:
@@ -48,7 +48,7 @@ def touch(path):
 
 
 def leave_entries(service):
-    """A task behind a queued call, for each use of the lowest free slot."""
+    """Run a task behind a queued call, for each use of the lowest free slot."""
     for number in range(HELPED):
         assert service(number).get() == number
 
@@ -84,7 +84,7 @@ def instance_of(rr, busy):
 
 
 def limited_service(rr, busy):
-    """The same, but each call fails while another runs."""
+    """Return the same of a service, each call of which fails while another runs."""
     service = rr.service(alone, autoscale=False, warmup=1)
     path = os.path.abspath("alone")
     touch(path)
@@ -143,7 +143,7 @@ def add(*numbers, more=0):
 
 
 def record(running, number):
-    """A task: how many calls of the service ran at the same time as this one."""
+    """Task: return how many calls of the service ran at the same time as this one."""
     mark = Path(running, str(number))
     mark.touch()
     count = len(os.listdir(running))

@@ -179,7 +179,7 @@ def notes(tables):
 
 
 def edges(tables):
-    """The last entries of tables that are never full: a process that takes -1 for a number writes there."""
+    """Check the last entries of tables that are never full: a process that takes -1 for a number writes there."""
     for name in ("slots", "groups", "logs", "extents", "granules"):
         if any(os.pread(tables.fd, BEFORE, vars(tables)[name + "_at"] - BEFORE)):
             yield f"a process has written before the {name}"

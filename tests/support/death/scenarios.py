@@ -103,7 +103,7 @@ def can_be_fulfilled(scene, promise):
 
 
 def almost_empty_slab(scene):
-    """A full slab of kilobytes is the current one; in the one before only arguments of queued calls are left."""
+    """Make a full slab of kilobytes the current one; leave only arguments of queued calls in the one before."""
     calls = [scene.call(scene.echo, KB) for _ in range(GROUP // 4)]
     refs = [scene.runtime.put(KB) for _ in range(2 * GROUP - len(calls))]
     del refs[: GROUP - len(calls)]
@@ -111,7 +111,7 @@ def almost_empty_slab(scene):
 
 
 def almost_empty_group(scene):
-    """The same of slots: of calls whose futures are gone."""
+    """Make the same of slots: of calls whose futures are gone."""
     for _ in range(GROUP // 4):
         scene.call(scene.echo, 1)
     refs = [scene.runtime.put(1) for _ in range(2 * GROUP - GROUP // 4)]
@@ -157,7 +157,10 @@ producer("makes_an_instance", lambda scene, _: scene.service(Log(), INSTANCE, ("
 
 
 def given_back_before(scene):
-    """The dependencies of a call that is about to fail: the last one's slot has this process's tag, with the next number."""
+    """Make the dependencies of a call that is about to fail.
+
+    The last one's slot has this process's tag, with the next number.
+    """
     kept = scene.runtime.put(KB)
     first, second = scene.runtime.promise(), scene.runtime.promise()
     failed = scene.call(scene.echo, first, kept)
@@ -190,7 +193,7 @@ def dependents_of(scene, future, value):
 
 
 def completion(name, service, value, result=None, **options):
-    """A worker is stepped from the end of the user's function until it has found its next task, twice."""
+    """Step a worker from the end of the user's function until it has found its next task, twice."""
     result = value if result is None else result
 
     def generator(scene):
@@ -250,7 +253,7 @@ def finishes_with_arguments_of_every_kind(scene):
 
 @scenario
 def empties_groups_of_the_driver(scene):
-    """The task's arguments, and its slot, are the last members in use of the driver's slab and group of slots."""
+    """Make the task's arguments and its slot the last in use of the driver's slab and group of slots."""
     around = [scene.runtime.put(KB) for _ in range(130)]
     middle = len(around) // 2
     around.insert(middle, scene.call(scene.returning, 1, KB))
@@ -262,7 +265,7 @@ def empties_groups_of_the_driver(scene):
 
 @scenario
 def fails_with_dependents(scene):
-    """A dependent that waits for another call too must not start without it, and fails at once."""
+    """Fail at once a dependent that waits for another call too; the dependent must not start without that."""
     pending = scene.runtime.promise()
     queued = scene.call(scene.echo, ARRAY, pending)
     failed = scene.call(scene.failing, 1)
@@ -287,7 +290,7 @@ def fails_with_dependents(scene):
 
 @scenario
 def claims_and_begins(scene):
-    """The one before is over: here it is about the next one's being claimed and begun."""
+    """Step the claiming and beginning of the next task: the one before is over."""
     scene.call(scene.ending)
     first, second = scene.call(scene.count, 1, ARRAY), scene.call(scene.count, 2, KB)
     third = scene.call(scene.count, 3, first, second)
@@ -310,7 +313,7 @@ def serves_a_limited_service(scene):
 
 @scenario
 def starts_an_instance(scene):
-    """It requests its process; the process that was requested, or that requests it next, runs it."""
+    """Request an instance's process: that process, or the one that is requested next, runs the instance."""
     service = scene.service(Log(), INSTANCE, ("note",))
 
     def life(_):

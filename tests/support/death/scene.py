@@ -60,14 +60,14 @@ def whole(value):
 
 
 def returning(number, value):
-    """The stepped part begins when the user's function is at its end."""
+    """Begin the stepped part when the user's function is at its end."""
     begun[number] += 1
     mark()
     return value
 
 
 def making(number, kind):
-    """The result is the function's own."""
+    """Make a result that is the function's own."""
     begun[number] += 1
     value = {
         "array": lambda: np.arange(5000.0),
@@ -78,7 +78,7 @@ def making(number, kind):
 
 
 def failing(number, *_):
-    """The stepped part begins when the error has been written down: see `MarkingHost`."""
+    """Begin the stepped part when the error has been written down: see `MarkingHost`."""
     begun[number] += 1
     raise KeyError("failed")
 

@@ -82,7 +82,7 @@ class Acting(Host):
 
 
 def in_order(number=0, *_):
-    """A task: how many of these began before it."""
+    """Task: return how many of these began before it."""
     marks[0] += 1
     return number, marks[0] - 1
 
@@ -133,7 +133,7 @@ def sleepers_now(number):
 
 
 def leave_partial(is_left):
-    """A task: how often output was flushed before it."""
+    """Task: return how often output was flushed before it."""
     if is_left:
         hosts[0].partial.append("some")
     return marks[1]
@@ -173,7 +173,7 @@ def fails_at_three(item):
 
 
 def ask(service, *args):
-    """A task: its process, and what another task gives that it calls and waits for."""
+    """Task: return its process, and what another task gives that it calls and waits for."""
     return os.getpid(), here[0].call(service, *args).get()
 
 

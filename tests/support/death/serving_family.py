@@ -9,7 +9,7 @@ from words import Words
 
 @pytest.fixture
 def kin(family):
-    """A family that its tasks know, and two doors."""
+    """Make a family that its tasks know, and two doors."""
     here[:] = [family]
     doors[:] = [Door(), Door()]
     marks[:] = bytes(len(marks))

@@ -32,7 +32,7 @@ class Tangle:
         self.promises, self.kept = [], []
 
     def promise(self):
-        """A call that runs elsewhere."""
+        """Make a call that runs elsewhere."""
         self.promises.append(self.alone.runtime.promise())
         return self.promises[-1]
 
@@ -54,22 +54,25 @@ class Tangle:
         return promise
 
     def noted(self, *inputs):
-        """A call of an instance, whose process runs something else."""
+        """Make a call of an instance, whose process runs something else."""
         self.kept.append(self.alone.call(self.log, *inputs or [1]))
         return self.kept[-1]
 
     def runs_elsewhere(self, running=None):
-        """The instance has a process of its own, which runs nothing, or a call."""
+        """Give the instance a process of its own, which runs nothing, or a call."""
         self.other = self.alone.runtime.request_process(3, 0)
         self.words.set("queues", self.log[2], "process", self.other + 1)
         self.words.set("processes", self.other, "current", slot_of(running) + 1 if running else 0)
 
     def has_no_process(self):
-        """The instance, whose process has ended, or was not asked for yet."""
+        """Leave the instance without its process, which has ended, or was not asked for yet."""
         self.words.set("queues", self.log[2], "process", 0)
 
     def failed_before(self):
-        """A call of the instance that has failed and gone, and left its place in the queue; its slot is the next one's."""
+        """Make a call of the instance that has failed and gone, and left its place in the queue.
+
+        Its slot is the next one's.
+        """
         promise = self.promise()
         failed = self.alone.call(self.log, promise)
         self.alone.runtime.fulfil(promise, None, error_of("gone"))

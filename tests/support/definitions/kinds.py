@@ -53,7 +53,7 @@ def helper(number):
 
 
 def function(number, *, scale=2):
-    """A docstring."""
+    """Scale what the helper returns."""
     return helper(number) * scale
 
 
@@ -688,7 +688,7 @@ class Kinds(enum.Enum):
 
 
 def member_look(value, cls):
-    """Looks only at the member's own class, so that an enum which fails does not take the others along."""
+    """Look only at the member's own class, so that an enum which fails does not take the others along."""
     return (
         *is_a(value, cls),
         value.name,

@@ -54,7 +54,7 @@ class Trouble(Exception):
 
 
 def advance(number: "int") -> "int":
-    """Adds the factor.
+    """Add the factor.
 
     >>> advance(4)
     7
@@ -246,7 +246,7 @@ def is_right(name, got):
 
 
 def main():
-    """Writes a JSON object: for each task and check that has gone wrong, what it returned; and how many there were."""
+    """Write a JSON object: what each task and check that has gone wrong returned, and how many there were."""
     names = sorted(name for name in globals() if name.startswith(("task_", "check_")))
     found = {}
     with Runner("main", workers=1) as rr:

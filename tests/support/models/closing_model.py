@@ -40,7 +40,7 @@ class Closing:
             yield from self.look_after()
 
     def look_after(self):
-        """The worker looked once the call was published: too late for the worker that had run it."""
+        """Look once the call is published: too late for the worker that has run it."""
         yield add("tail", 1)
         state, generation = yield load("service")
         gone = state not in (OPEN, CLOSING) or generation != 1

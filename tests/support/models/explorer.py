@@ -114,7 +114,7 @@ def when(condition, *args):
 
 
 def mutex(word, me):
-    """A robust mutex, taken; gives the former holder if that died with it, else 0."""
+    """Take a robust mutex; give the former holder if that died with it, else 0."""
     return ("mutex", word, me)
 
 
@@ -131,7 +131,7 @@ def spawn(process):
 
 
 def fail(what):
-    """The protocol has failed if a process gets here."""
+    """Say that the protocol has failed if a process gets here."""
     return ("fail", what)
 
 
@@ -331,7 +331,7 @@ class Automata:
         return number
 
     def compare(self, node, answer, number):
-        """A generator that came to a node by another way must go on like the first."""
+        """Check that a generator that came to a node by another way goes on like the first."""
         twin, node.twin = node.twin, None
         if twin is not None and self.arrive(node.process, twin, answer, (node, answer)) != number:
             raise ModelError(f"{node.process} in {node.names}: two states that look the same are not")
@@ -463,7 +463,7 @@ class Explorer:
         return (state[0] if memory is None else memory, *state[1:at], number, *state[at + 1 :])
 
     def killed(self, state, whom):
-        """The state with one of these processes killed, as far as deaths are left."""
+        """Return the state with one of these processes killed, as far as deaths are left."""
         if not state[1]:
             return []
         return [
@@ -485,7 +485,7 @@ class Explorer:
     # ---- telling -------------------------------------------------------------------------------------------------------
 
     def trace(self, state):
-        """The steps to a state, in words."""
+        """Return the steps to a state, in words."""
         states = []
         while state is not None:
             states.append(state)
@@ -571,7 +571,7 @@ class Step:
         return True
 
     def written(self, state, at, answer, values):
-        """The states after a write: as it is, and with the writer killed."""
+        """Return the states after a write: as it is, and with the writer killed."""
         explorer = self.explorer
         after = explorer.moved(state, at, answer, explorer.number_of(values))
         if self.mortal and state[1]:
@@ -579,7 +579,7 @@ class Step:
         return [after]
 
     def seen(self, state):
-        """The words as this process sees them."""
+        """Return the words as this process sees them."""
         return self.explorer.memories[state[0]]
 
     def take_load(self, state, at, node):
@@ -685,7 +685,7 @@ class Step:
 
 
 def first_of(groups, count):
-    """The ways to take `count` members from groups, all of a group before any of the next."""
+    """Return the ways to take `count` members from groups, all of a group before any of the next."""
     taken = []
     for group in groups:
         if len(taken) + len(group) > count:
@@ -741,7 +741,7 @@ class BufferedExplorer(Explorer):
         return found or self.timeouts(state)
 
     def let_out(self, state, place):
-        """The oldest store of a process becomes visible to all; and the process may be killed, once it was its last."""
+        """Make the oldest store of a process visible to all; the process may be killed once that was its last."""
         buffer = self.buffers[place]
         values = self.memories[state[0]]
         if not values[buffer]:
@@ -805,7 +805,10 @@ class BufferedStep(Step):
             self.take_with_all_out, self.take = self.take, self.take_once_all_is_out
 
     def is_alone(self, state):
-        """A store put off is, unless there is no room, or a death before it leaves less behind than one after it."""
+        """Return whether a step that is `alone` is so in this state, too.
+
+        A store put off is, unless there is no room, or a death before it leaves less behind than one after it.
+        """
         if self.entry is None:
             return True
         count = len(self.explorer.memories[state[0]][self.buffer])
@@ -840,7 +843,7 @@ class BufferedStep(Step):
 
 
 def with_stores_put_off(scenario):
-    """The same for processors that put stores off, all of them: whatever may happen without that may happen here, too."""
+    """Return the same for processors that all put stores off: whatever may happen without that may happen here, too."""
     return replace(scenario, puts_off=tuple(scenario.programs))
 
 

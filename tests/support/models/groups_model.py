@@ -204,7 +204,7 @@ class Groups:
         yield exchange(("entry", dead), FREE)
 
     def recover_member(self, me, member, dead):
-        """A member that the dead process named: free, if it has no place and no other process names it."""
+        """Free a member that the dead process named, if it has no place and no other process names it."""
         used = yield load(("used", member[0]))
         if not used & member[1] or (yield load(("place", *member))) != NOBODY:
             return
@@ -254,7 +254,10 @@ def needs_recovery(words, processes):
 
 
 def lost_groups(words, model):
-    """A group that no process can allocate from any more, or two can; a member that is allocated, and no process's."""
+    """Find a group that no process can allocate from any more, or two can.
+
+    Find a member, too, that is allocated, and no process's.
+    """
     for group in range(words["high"]):
         used, owner, listed = words["used", group], words["owner", group], words["free"].count(group)
         if listed > 1 or (listed == 1) != (owner == NOBODY):

@@ -63,7 +63,7 @@ class Protocol:
         return what not in self.without
 
     def barrier(self, what, word, value):
-        """An exchange that is there for what it makes the loads after it wait for; without `what` a plain store."""
+        """Return an exchange for what it makes the loads after it wait for; without `what` a plain store."""
         return exchange(word, value) if self.has(what) else store(word, value)
 
     def words(self):
@@ -102,7 +102,7 @@ class Protocol:
         return words
 
     def bits_of(self, task):
-        """An input's bit each, and the submitter's own."""
+        """Return an input's bit each, and the submitter's own."""
         return (*range(len(self.dependencies[task])), "own")
 
     def word_of(self, task, bit):
@@ -154,7 +154,10 @@ class Protocol:
         yield from self.free_noted(me, outer)
 
     def slot_retire(self, me, index, generation):
-        """The slot has no reference any more: the process that claims it frees it. `generation`: of its last reference."""
+        """Retire a slot that has no reference any more: the process that claims it frees it.
+
+        `generation`: of its last reference.
+        """
         if not self.has("a claim before freeing"):
             yield from self.slot_free(me, index)
             return
@@ -200,7 +203,7 @@ class Protocol:
         yield from self.release_dependent(me, index, me)
 
     def begin_release(self, me, index):
-        """Number the release anew, by a number that the slot's tag does not show; name the slot first."""
+        """Give the release a new number, one that the slot's tag does not show; name the slot first."""
         release_seq = yield load(("release_seq", me))
         if not self.has("the slot of a tag"):
             yield store(("release_seq", me), release_seq + 1)
@@ -329,7 +332,7 @@ class Protocol:
         return dropped
 
     def queue_claim(self, me, queue):
-        """A claimed slot, or None."""
+        """Claim a slot; return it, or None."""
         while True:
             head = yield load(("head", queue))
             entry = yield load(("ring", queue, head % self.ring))
@@ -368,7 +371,7 @@ class Protocol:
     # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def submit(self, me, index, queue=0):
-        """A call by a `CallTarget`, from `_new_slot` on."""
+        """Submit a call by a `CallTarget`, from `_new_slot` on."""
         yield from self.slot_alloc(me, index)
         yield from self.slot_prepare(me, index)
         yield from self.publish(me, index, queue)
@@ -422,7 +425,7 @@ class Protocol:
         yield from self.dependency_ready(me, index, "own", ())
 
     def drop(self, me, index):
-        """The creator's future goes."""
+        """Drop the creator's future."""
         yield from self.release_refs(me, index, CREATOR)
 
     # ---- dependencies.pxd --------------------------------------------------------------------------------------------
@@ -813,7 +816,7 @@ class Protocol:
         yield store(("promoting", me), None)
 
     def promote_if_there(self, me, index):
-        """The process that cleared the last bit meanwhile found the task claimed."""
+        """Promote the task for the process that cleared the last bit meanwhile and found the task claimed."""
         state = yield load(("state", index))
         inputs = yield load(("dependencies", index))
         if state[1] != WAITING or not inputs:
@@ -855,7 +858,7 @@ class Protocol:
         yield store(("freeing", dead), None)
 
     def recover_freeing(self, me, index, dead):
-        """A slot that the dead process had named as one that it might free."""
+        """Recover a slot that the dead process had named as one that it might free."""
         state = yield load(("state", index))
         for _look in range(2):
             if not (yield from self.has_no_owner(index, state)):
@@ -870,7 +873,7 @@ class Protocol:
             yield from self.slot_free(me, index)
 
     def recover_slot(self, me, index, dead):
-        """A slot without a reference, if no living process has claimed it to free it."""
+        """Recover a slot without a reference, if no living process has claimed it to free it."""
         state = yield load(("state", index))
         if state[1] == LEAVING and state[2] == dead:
             yield from self.slot_free(me, index)
@@ -881,7 +884,10 @@ class Protocol:
             yield from self.recover_free(me, index, state)
 
     def recover_free(self, me, index, state):
-        """The dead process had freed it, and perhaps not cleared its bit; a process that has allocated it since names it."""
+        """Recover a slot that the dead process had freed, while it had perhaps not cleared the slot's bit.
+
+        A process that has allocated the slot since names it.
+        """
         if not (yield load(("used", index))):
             return
         for process in self.processes:
@@ -938,7 +944,7 @@ class Protocol:
         yield store((note, dead), None)
 
     def supervise(self, me, mortals, new=(), before=None):
-        """A supervisor's life: it recovers each dead process, and starts another of the `new` for it.
+        """Live a supervisor's life: recover each dead process, and start another of the `new` for it.
 
         `before`: it begins by recovering the supervisor before it.
         """
@@ -963,7 +969,7 @@ class Protocol:
         return any(self.is_left(words, index) for index in self.dependencies)
 
     def is_left(self, words, index):
-        """A task that was put off by a recovery, since its input's list was just being walked."""
+        """Tell whether a recovery put a task off, since its input's list was just being walked."""
         return (
             words["submitter_died", index]
             and words["refs", index] & EDGES
@@ -992,7 +998,7 @@ def is_dead(words, process):
 
 
 def unfinished(words, slots):
-    """A task that no process will ever run or finish."""
+    """Find a task that no process will ever run or finish."""
     for index in range(slots):
         if words["state", index][1] in UNFINISHED:
             return f"slot {index} is {words['state', index][1]} for ever"
@@ -1000,7 +1006,7 @@ def unfinished(words, slots):
 
 
 def freed_too_early(words, slots):
-    """A slot that has a reference while it is freed."""
+    """Find a slot that has a reference while it is freed."""
     for index in range(slots):
         if words["state", index][1] == LEAVING and words["refs", index] & REFS:
             return f"slot {index} is freed while it has references: {words['refs', index] & REFS:#x}"
@@ -1008,7 +1014,7 @@ def freed_too_early(words, slots):
 
 
 def taken(words, slots):
-    """A slot that no process will ever free."""
+    """Find a slot that no process will ever free."""
     for index in range(slots):
         if words["used", index] or words["state", index][1] != FREE:
             return f"slot {index} stays taken: {words['state', index]}, references {words['refs', index] & REFS:#x}"

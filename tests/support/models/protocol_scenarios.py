@@ -48,7 +48,10 @@ def serve_after(protocol, dead):
 
 
 def scene(protocol, programs, words=(), mortal=(), deaths=0, ends=(), successor=False):
-    """A scenario in which everything must come back; with deaths, a supervisor, and a worker that replaces the first."""
+    """Make a scenario in which everything must come back.
+
+    With deaths it has a supervisor, and a worker that replaces the first.
+    """
     programs = dict(programs)
     unborn = ()
     if deaths:
@@ -93,7 +96,10 @@ def calls(without=(), mortal=(), deaths=0, ring=2, times=2):
 
 
 def helping(without=(), mortal=(), deaths=0, times=2):
-    """The task that made a call waits for it, and claims it out of the middle of its queue; the entry there is void then."""
+    """Let the task that made a call wait for it, and claim it out of the middle of its queue.
+
+    The entry there is void then.
+    """
     protocol = Protocol(1, ("S", "W", "N", ZYGOTE), ring=2, without=without)
 
     def submitter():
@@ -107,7 +113,10 @@ def helping(without=(), mortal=(), deaths=0, times=2):
 
 
 def reused_slots(without=()):
-    """A slot is a call of the pool's, then one of an instance's; a worker may look at its first entry all this while."""
+    """Use a slot for a call of the pool's, then for one of an instance's.
+
+    A worker may look at the slot's first entry all this while.
+    """
     protocol = Protocol(1, ("S", "W", "I"), queues=(0, 1), ordered=(1,), ring=4, without=without, serves={"I": 1})
 
     def submitter():
@@ -122,7 +131,7 @@ def reused_slots(without=()):
 
 
 def instance(without=()):
-    """Calls of an instance run in the order they were made in, though one that stood before them failed for its input.
+    """Run an instance's calls in the order they were made in, though one before them failed for its input.
 
     X waits for its input and fails; its slot is used for another call, and for one after A. Its first entry still stands.
     """
@@ -153,7 +162,7 @@ def instance(without=()):
 
 
 def lost_instance(without=(), mortal=("I",), deaths=1):
-    """The process of an instance dies while calls are made: each of them fails."""
+    """Let the process of an instance die while calls are made: each of them fails."""
     protocol = Protocol(2, ("S", "I", ZYGOTE), queues=(1,), ordered=(1,), ring=4, without=without, serves={"I": 1})
 
     def submitter():
@@ -167,7 +176,7 @@ def lost_instance(without=(), mortal=("I",), deaths=1):
 
 
 def instance_inputs(without=(), fails=()):
-    """The first call of an instance waits for its input; the second must wait for the first."""
+    """Let the first call of an instance wait for its input; the second must wait for the first."""
     protocol = Protocol(
         3,
         ("S", "W", "I"),
@@ -279,7 +288,10 @@ def half_failed(without=()):
 
 
 def last_input_while_recovered(without=()):
-    """The supervisor died with a task claimed to pass W's failure on; the next lets it wait as S clears the last bit."""
+    """Start from a supervisor that died with a task claimed to pass W's failure on.
+
+    The next supervisor lets the task wait as S clears the last bit.
+    """
     protocol = Protocol(2, ("S", "W", "N", ZYGOTE), inputs={1: (0,)}, without=without)
     words = {**protocol.words(), **finished(0, "W", CREATOR + 1), **running(1, ZYGOTE, "S")}
     words.update({("state", 0): (0, FAILED, "W"), ("creator", 0): "S", ("dead", ZYGOTE): 1})

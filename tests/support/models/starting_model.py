@@ -251,7 +251,7 @@ def starting(without=(), entries=1, pool=False, zygotes=2, mortal=("zygote 1",),
 
 
 def not_served(words, model, submitters):
-    """The queue has one process, or is dead; and no entry is on the way for ever."""
+    """Check that the queue has one process, or is dead, and that no entry is on the way for ever."""
     for entry in range(model.entries):
         state, whose = words["entry", entry]
         if state not in (FREE, LIVE):

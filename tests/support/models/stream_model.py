@@ -67,13 +67,13 @@ class Xoshiro:
 
 
 def stream_words(key, number, domain, steps):
-    """The first words of a stream's lanes: a uint64 array of shape (steps, 8)."""
+    """Return the first words of a stream's lanes: a uint64 array of shape (steps, 8)."""
     lanes = [Xoshiro(lane_state(key, number, domain, lane)) for lane in range(LANES)]
     return np.array([[next(lane) for lane in lanes] for _ in range(steps)], np.uint64).reshape(steps, LANES)
 
 
 def state_giving(first, second):
-    """A state, of numbers or arrays, whose next two words are the ones given."""
+    """Return a state, of numbers or arrays, whose next two words are the ones given."""
     # In words: the second output is that of s0' and s3' before its rotation; with s0' = 0 it is s3' rotated by 45 + 23.
     first, second = np.asarray(first, np.uint64), np.asarray(second, np.uint64)
 

@@ -103,7 +103,7 @@ class Waking(Protocol):
     # ---- client.pxi --------------------------------------------------------------------------------------------------
 
     def queue(self, me, index):
-        """The end of `_publish`: the slot itself is filled."""
+        """Play the end of `_publish`: the slot itself is filled."""
         if not self.has("a call after the entry"):
             yield from self.wake_queue(me)
         yield exchange(("state", index), (0, READY, ""))
@@ -261,7 +261,7 @@ class Waking(Protocol):
             yield add(("waiters", me), -1)
 
     def tell(self, me, index):
-        """The outcome is published, then each watcher is woken: `finish_one`, `wake_waiters`."""
+        """Publish the outcome, then wake each watcher: `finish_one`, `wake_waiters`."""
         if not self.has("published before the look"):
             watched = yield load(("watched", index))
         yield self.barrier("finished by exchange", ("state", index), (0, DONE, me))
@@ -321,7 +321,7 @@ def is_rest_done(words, slots):
 
 
 def asleep(words, workers):
-    """A process sleeps uncounted: no other would ever wake it."""
+    """Find a process that sleeps uncounted: no other would ever wake it."""
     sleeping = sum(words["sleeping", process] for process in workers if not words["dead", process])
     count = words["pool"] % CALL + words["pool_sleepers"]
     return f"{sleeping} sleep, and {count} count as asleep" if count < sleeping else None
