@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from chained_instances import Node
 from process_events import (
     PATIENCE_S,
     Victim,
@@ -14,11 +15,9 @@ from process_events import (
     hold,
     nest,
     open_pidfds,
-    pass_gate,
     pid_of_worker,
     run_driver,
     still_alive,
-    tell,
     wait_until,
     workers,
     zygotes,
@@ -161,31 +160,6 @@ def test_a_task_may_return_before_its_calls_are_done(fifo):
 
 
 # ---- waits that can never end ----------------------------------------------------------------------------------------
-
-
-class Node:
-    """An instance that passes a question along a chain of instances, waiting for the answer in one way or another."""
-
-    def ask(self, chain: list, way: str, said: str = "", gate: str = "") -> str:
-        if gate:
-            tell(said, "running")
-            pass_gate(gate)
-        if not chain:
-            return "answer"
-        future = chain[0].ask(chain[1:], way)
-        if way == "wait":
-            future.wait()
-        elif way == "exception":
-            error = future.exception()
-            if error is not None:
-                raise error
-        elif way == "get of a list":
-            with Runner("inner") as rr:
-                return rr.get([future])[0]
-        elif way == "select":
-            with Runner("inner") as rr:
-                return next(rr.select([future])).get()
-        return future.get()
 
 
 def test_a_ring_that_closes_from_both_ends_at_once_is_refused(fifo):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from chained_instances import Node
 from gates import add, same
 from process_events import (
     PATIENCE_S,
@@ -10,8 +11,6 @@ from process_events import (
     count_down,
     double,
     fifos,
-    pass_gate,
-    tell,
     wide,
 )
 
@@ -177,31 +176,6 @@ def test_a_service_in_an_instance_and_a_method_that_calls_on(engine):
 
 
 # ---- waits that can never end ----------------------------------------------------------------------------------------
-
-
-class Node:
-    """An instance that passes a question along a chain of instances, waiting for the answer in one way or another."""
-
-    def ask(self, chain: list, way: str, said: str = "", gate: str = "") -> str:
-        if gate:
-            tell(said, "running")
-            pass_gate(gate)
-        if not chain:
-            return "answer"
-        future = chain[0].ask(chain[1:], way)
-        if way == "wait":
-            future.wait()
-        elif way == "exception":
-            error = future.exception()
-            if error is not None:
-                raise error
-        elif way == "get of a list":
-            with Runner("inner") as rr:
-                return rr.get([future])[0]
-        elif way == "select":
-            with Runner("inner") as rr:
-                return next(rr.select([future])).get()
-        return future.get()
 
 
 WAYS = ["get", "wait", "exception", "get of a list", "select"]
