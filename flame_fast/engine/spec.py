@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+from flame_fast._records import record
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -12,6 +14,7 @@ if TYPE_CHECKING:
 FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
 
 
+@record
 class EngineOptions:
     """What a runner asks of its engine.
 
@@ -31,23 +34,12 @@ class EngineOptions:
         Whether arrays arrive with WRITEABLE cleared.
     """
 
-    __slots__ = ("arrays_read_only", "cgroups", "cpus", "memory", "name", "workers")
-
-    def __init__(
-        self,
-        name: str,
-        workers: int,
-        cpus: int,
-        memory: int,
-        cgroups: Sequence[tuple[str, str, str]] = (),
-        arrays_read_only: bool = False,
-    ) -> None:
-        self.name = name
-        self.workers = workers
-        self.cpus = cpus
-        self.memory = memory
-        self.cgroups = cgroups
-        self.arrays_read_only = arrays_read_only
+    name: str
+    workers: int
+    cpus: int
+    memory: int
+    cgroups: Sequence[tuple[str, str, str]] = ()
+    arrays_read_only: bool = False
 
 
 class ServiceSpec:
