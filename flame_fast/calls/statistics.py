@@ -51,20 +51,6 @@ class Statistics:
 
 
 def statistics_of(counters: dict[str, int]) -> Statistics:
-    """Return the statistics that an engine's counters, which it sums over all processes, make."""
-    return Statistics(
-        bytes=counters["bytes"],
-        cached_bytes=counters["cached"],
-        copied_bytes=counters["copied"],
-        definition_bytes=counters["definition_bytes"],
-        definitions=counters["definitions"],
-        done=counters["done"],
-        failed=counters["failed"],
-        limit_bytes=counters["limit"],
-        objects=counters["done"] + counters["failed"],
-        peak_bytes=max(counters["peak"], counters["bytes"]),
-        queued=counters["queued"],
-        running=counters["running"],
-        shared_bytes=counters["shared"],
-        waiting=counters["waiting"],
-    )
+    """Return the statistics that an engine's counters make: one for each field but `objects`, and perhaps more."""
+    objects = counters["done"] + counters["failed"]
+    return Statistics(objects=objects, **{name: counters[name] for name in fields(Statistics) if name != "objects"})

@@ -15,7 +15,7 @@ from .core.externs cimport (
 )
 from .core.layout cimport (
     CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE, KIND_PICKLE,
-    KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_FREE, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
+    KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
     REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE,
     WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
@@ -435,25 +435,24 @@ cdef class Client(Outcomes):
         """
         cdef Header *header = self.memory.header
         cdef uint32_t i, status
-        cdef uint64_t copied = header.copied_bytes, shared = header.shared_bytes
-        cdef uint64_t definitions = header.definitions, definition_bytes = header.definition_bytes
+        cdef uint64_t used, copied_bytes = 0, shared_bytes = 0, definitions = 0, definition_bytes = 0
         release_fork_pins(self)
         by_status = [0] * (LEAVING + 1)
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             by_status[status] += 1
         for i in range(ff_load32(&header.process_high)):
-            if ff_load32(&self.memory.processes[i].state) != PROCESS_FREE:
-                copied += self.memory.processes[i].copied_bytes
-                shared += self.memory.processes[i].shared_bytes
-                definitions += self.memory.processes[i].definitions
-                definition_bytes += self.memory.processes[i].definition_bytes
+            copied_bytes += self.memory.processes[i].copied_bytes
+            shared_bytes += self.memory.processes[i].shared_bytes
+            definitions += self.memory.processes[i].definitions
+            definition_bytes += self.memory.processes[i].definition_bytes
+        used = used_bytes(&self.memory)
         counted = {
             "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
             "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
-            "bytes": used_bytes(&self.memory), "peak": header.peak_bytes, "limit": header.limit,
-            "cached": header.cached_bytes,
-            "copied": copied, "shared": shared, "definitions": definitions, "definition_bytes": definition_bytes,
+            "bytes": used, "peak_bytes": max(header.peak_bytes, used), "limit_bytes": header.limit,
+            "cached_bytes": header.cached_bytes, "copied_bytes": copied_bytes, "shared_bytes": shared_bytes,
+            "definitions": definitions, "definition_bytes": definition_bytes,
         }
         if FF_DEBUG:
             counted.update(

@@ -118,9 +118,9 @@ cdef object decode_place(const char **at, Values runtime, char tag):
         return PyByteArray_FromStringAndSize(runtime.memory.base + offset, size)
     if tag == b'S':
         return PyUnicode_DecodeUTF8(runtime.memory.base + offset, size, NULL)
-    return copied_bytes(runtime.memory.base + offset, size)
+    return bytes_copied(runtime.memory.base + offset, size)
 
-cdef bytes copied_bytes(const char *source, uint64_t nbytes):
+cdef bytes bytes_copied(const char *source, uint64_t nbytes):
     cdef bytes made = PyBytes_FromStringAndSize(NULL, nbytes)
     copy_bytes(PyBytes_AS_STRING(made), source, nbytes)
     return made

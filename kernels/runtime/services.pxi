@@ -179,7 +179,6 @@ cdef class Services(Segment):
                 process.sleeping = process.retiring = process.stateful = 0
                 process.current = process.building = process.taking = process.releasing_edge = 0
                 process.promoting = process.rotating = 0
-                process.copied_bytes = process.shared_bytes = process.definitions = process.definition_bytes = 0
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE,
                          f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")

@@ -160,7 +160,6 @@ cdef class Supervisor:
         self._close_services(index)                                                             # 8
         self._recover_queue(index, error, high)
         recover_memory(self.memory, index)                                                      # 9
-        self._add_counts(process)
         ff_exchange64(process_word(process), PROCESS_FREE)                                      # 10
         self.services.reap_services()
         wake_everybody(self.memory)
@@ -208,13 +207,6 @@ cdef class Supervisor:
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self.services._stop_warming(&self.memory.services[i])
-
-    cdef void _add_counts(self, Process *process) noexcept:
-        """Keep a dead process's counters in the sums of the runner."""
-        self.memory.header.copied_bytes += process.copied_bytes
-        self.memory.header.definitions += process.definitions
-        self.memory.header.definition_bytes += process.definition_bytes
-        self.memory.header.shared_bytes += process.shared_bytes
 
     cdef void _queue_again(self, uint64_t *note) noexcept:
         """Queue the task that a dead process was queueing, or make it wait again.

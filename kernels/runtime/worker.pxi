@@ -292,7 +292,12 @@ cdef class Worker(Client):
         return 0
 
     cdef _run(self, host, uint32_t index):
-        """Execute a claimed task and finish it, whatever it raises."""
+        """Execute a claimed task and finish it, whatever it raises.
+
+        A call ends DONE with its result, or FAILED with the error that it raised, or that loading the service, reading
+        the arguments or writing the result raised. A chunk of a map ends DONE whatever its items raise: the errors
+        are among its outcomes (`_run_items`). A child that the task forks never finishes it.
+        """
         cdef Slot *slot = &self.memory.slots[index]
         cdef Process *process = &self.memory.processes[self.me]
         cdef RunQueue *queue = &self.memory.queues[slot.queue]

@@ -350,7 +350,7 @@ class Store(RuleBasedStateMachine):
     def trim(self):
         before = self.alone.in_use()
         self.alone.supervisor.trim()
-        assert self.alone.runtime.statistics()["cached"] == 0
+        assert self.alone.runtime.statistics()["cached_bytes"] == 0
         assert self.alone.in_use() == before
 
     # ---- what must always be true ------------------------------------------------------------------------------------
@@ -376,10 +376,10 @@ class Store(RuleBasedStateMachine):
             0,
             0,
         )
-        assert nbytes <= statistics["peak"] <= self.limit
-        assert statistics["cached"] <= self.limit // 2
-        assert statistics["copied"] + statistics["shared"] >= self.moved
-        self.moved = statistics["copied"] + statistics["shared"]
+        assert nbytes <= statistics["peak_bytes"] <= self.limit
+        assert statistics["cached_bytes"] <= self.limit // 2
+        assert statistics["copied_bytes"] + statistics["shared_bytes"] >= self.moved
+        self.moved = statistics["copied_bytes"] + statistics["shared_bytes"]
 
     def teardown(self):
         try:

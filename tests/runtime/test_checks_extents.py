@@ -156,10 +156,10 @@ def test_the_limit_is_for_whole_extents_and_exact(family):
             family.runtime.put(b"x" * 40_000)
         assert (caught.value.free, caught.value.limit) == (0, (held + 1) * size)
         words.set("header", 0, "limit", 1 << 26)
-        assert family.runtime.statistics()["peak"] == (held + 1) * size
+        assert family.runtime.statistics()["peak_bytes"] == (held + 1) * size
         del values
     put_extent(family, size)
-    assert family.runtime.statistics()["peak"] == 3 * size
+    assert family.runtime.statistics()["peak_bytes"] == 3 * size
     family.check()
 
 
@@ -177,7 +177,7 @@ def test_what_is_not_kept_goes_back_to_the_system(family):
     assert os.fstat(family.runtime.fd).st_blocks <= pages - size // 512
     family.supervisor.trim()
     assert os.fstat(family.runtime.fd).st_blocks <= pages - 3 * size // 512
-    assert family.runtime.statistics()["cached"] == 0
+    assert family.runtime.statistics()["cached_bytes"] == 0
     family.check()
 
 
@@ -334,34 +334,34 @@ def test_more_bytes_than_there_are_addresses_are_refused(alone):
 def test_a_dropped_value_stays_warm_for_the_next_one_up_to_half_the_store(family):
     family.runtime.put(b"x" * MB)
     statistics = family.runtime.statistics()
-    warm = statistics["cached"]
+    warm = statistics["cached_bytes"]
     assert MB <= warm <= 2 * MB
     _, takes = family.supervisor.cached_memory()
     value = family.runtime.put(b"y" * MB)
     assert family.supervisor.cached_memory() == (0, takes + 1)
     del value
-    assert family.runtime.statistics()["cached"] == warm
+    assert family.runtime.statistics()["cached_bytes"] == warm
     values = [family.runtime.put(b"z" * MB) for _ in range(40)]
-    assert family.runtime.statistics()["cached"] == 0
-    peak = family.runtime.statistics()["peak"]
+    assert family.runtime.statistics()["cached_bytes"] == 0
+    peak = family.runtime.statistics()["peak_bytes"]
     assert 40 * MB <= peak <= 41 * warm + SLAB_BYTES
     del values
-    assert (1 << 25) - 2 * warm < family.runtime.statistics()["cached"] <= 1 << 25
-    assert family.runtime.statistics()["peak"] == peak
+    assert (1 << 25) - 2 * warm < family.runtime.statistics()["cached_bytes"] <= 1 << 25
+    assert family.runtime.statistics()["peak_bytes"] == peak
     family.check()
     family.supervisor.trim()
-    assert family.runtime.statistics()["cached"] == 0
+    assert family.runtime.statistics()["cached_bytes"] == 0
     family.check()
 
 
 def test_a_somewhat_larger_warm_extent_is_taken_and_a_much_larger_one_is_not(family):
     family.runtime.put(b"x" * MB)
-    (warm,) = {family.runtime.statistics()["cached"]}
+    (warm,) = {family.runtime.statistics()["cached_bytes"]}
     value = family.runtime.put(b"x" * (MB * 3 // 4))
-    assert family.runtime.statistics()["cached"] == 0
+    assert family.runtime.statistics()["cached_bytes"] == 0
     del value
     value = family.runtime.put(b"x" * (MB // 4))
-    assert family.runtime.statistics()["cached"] == warm
+    assert family.runtime.statistics()["cached_bytes"] == warm
     del value
     family.check()
 
@@ -404,4 +404,4 @@ def test_a_value_of_many_extents_gives_all_of_them_back(family):
     del value
     family.check()
     assert family.in_use() == (0, 0)
-    assert family.runtime.statistics()["cached"] < 40 * 80_000
+    assert family.runtime.statistics()["cached_bytes"] < 40 * 80_000

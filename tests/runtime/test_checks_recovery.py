@@ -117,4 +117,4 @@ def test_statistics_of_a_dead_process_stay(family, tmp_path):
     forked_until(family, tmp_path, lambda: family.runtime.put(b"x" * 100_000).get())
     statistics = family.runtime.statistics()
     forked_until(family, tmp_path, lambda: None)
-    assert family.runtime.statistics()["copied"] == statistics["copied"] > 100_000
+    assert family.runtime.statistics()["copied_bytes"] == statistics["copied_bytes"] > 100_000

@@ -269,13 +269,13 @@ def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_pa
     assert looked_up_to(size + machine.MARGIN + machine.STEP) == 3 * size + machine.STEP
     values.append(runtime.put(b"x" * 40_000))  # without another look
     runtime.put(b"k" * 200_000)
-    (kept,) = {runtime.statistics()["cached"]}
+    (kept,) = {runtime.statistics()["cached_bytes"]}
     assert looked_up_to(size + machine.MARGIN) == 5 * size + kept
-    assert runtime.statistics()["cached"] == kept
+    assert runtime.statistics()["cached_bytes"] == kept
     for left in (size + machine.MARGIN - 1, machine.MARGIN, 0):
         with pytest.raises(StoreFullError):
             looked_up_to(left)
-        assert runtime.statistics()["cached"] == 0  # that goes first
+        assert runtime.statistics()["cached_bytes"] == 0  # that goes first
     assert [value.get() for value in values] == [b"x" * 40_000] * 5
     machine.alone.check()
     machine.alone.close()

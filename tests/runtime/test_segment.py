@@ -14,6 +14,7 @@ import threading
 import weakref
 from pathlib import Path
 
+import audit
 import numpy as np
 import pytest
 from flame_fast.kernels.runtime import Worker, serialization
@@ -356,7 +357,7 @@ def test_a_child_that_was_forked_while_something_was_written_does_not_write_it(a
         if forking.child == 0:
             os._exit(2)
     assert forking.ended == 0
-    assert 0 < alone.runtime.statistics()["copied"] - begin["copied"] < 2000
+    assert 0 < alone.runtime.statistics()["copied_bytes"] - begin["copied_bytes"] < 2000
     alone.check()
     alone.work()
     alone.runtime.fulfil(promise, None) if what != "outcome" else kept.clear()
@@ -424,18 +425,17 @@ def test_one_process_is_the_first_to_warn(family):
 
 
 def test_statistics_are_the_sums_of_what_processes_count(alone):
-    """Of the first and of the last of them, and of those that are gone; an entry without an owner counts nothing."""
+    """Of the first and of the last of them, and of one that is gone."""
     words, runtime = Words(alone.runtime), alone.runtime
     gone, last = runtime.request_process(POOL, 0), runtime.request_process(POOL, 0)
     words.set("processes", gone, "state", words.tables.PROCESS_FREE)
-    counted = {"copied": "copied_bytes", "shared": "shared_bytes"}
-    counted |= {name: name for name in ("definitions", "definition_bytes")}
-    places = [("header", 0), ("processes", words.tables.DRIVER_INDEX), ("processes", gone), ("processes", last)]
-    before = {(*place, field): words.get(*place, field) for place in places for field in counted.values()}
-    for at, (name, field) in enumerate(counted.items()):
-        for power, place in enumerate(places):
-            words.set(*place, field, (at + 1) * 10**power)
-        assert runtime.statistics()[name] == (at + 1) * 1011
+    counters = audit.counters()
+    entries = [words.tables.DRIVER_INDEX, gone, last]
+    before = {("processes", entry, name): words.get("processes", entry, name) for entry in entries for name in counters}
+    for number, name in enumerate(counters, 1):
+        for power, entry in enumerate(entries):
+            words.set("processes", entry, name, number * 10**power)
+        assert runtime.statistics()[name] == number * 111
     for word, number in before.items():
         words.set(*word, number)
     words.set("processes", last, "state", words.tables.PROCESS_FREE)
@@ -446,12 +446,12 @@ def test_what_is_counted_adds_up(alone):
     runtime, large = alone.runtime, np.arange(10_000.0)
     begin = runtime.statistics()
     value = runtime.put(large)
-    copied = runtime.statistics()["copied"] - begin["copied"]
+    copied = runtime.statistics()["copied_bytes"] - begin["copied_bytes"]
     assert large.nbytes <= copied < large.nbytes + 1000
     again = runtime.put(value.get())
     after = runtime.statistics()
-    assert after["shared"] - begin["shared"] == 2 * large.nbytes
-    assert after["copied"] - begin["copied"] < copied + 1000
+    assert after["shared_bytes"] - begin["shared_bytes"] == 2 * large.nbytes
+    assert after["copied_bytes"] - begin["copied_bytes"] < copied + 1000
     del value, again
 
 

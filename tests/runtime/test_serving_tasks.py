@@ -326,7 +326,7 @@ def test_an_instance_of_the_last_queue_is_served_as_well(alone):
 def test_nothing_is_kept_warm_where_no_process_would_give_it_back(alone):
     value = alone.runtime.put(b"x" * MB)
     del value
-    assert alone.runtime.statistics()["cached"] == 0
+    assert alone.runtime.statistics()["cached_bytes"] == 0
 
 
 def test_a_call_with_the_function_s_state_brings_it(alone):
@@ -351,7 +351,7 @@ def test_arrays_of_tasks_are_born_in_the_segment_wherever_that_was_asked_for(kin
     service = kin.service(make_array)
     kin.fork(life)
     assert kin.call(service, 100_000).get(PATIENCE_S)[-1] == 99_999.0
-    assert kin.runtime.statistics()["copied"] < 100_000
+    assert kin.runtime.statistics()["copied_bytes"] < 100_000
 
 
 def make_array(count):

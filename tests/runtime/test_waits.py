@@ -608,12 +608,12 @@ def test_an_argument_that_cannot_be_written_is_named_and_takes_nothing(alone):
 
 
 def test_what_is_copied_is_counted_and_what_fits_into_its_slot_is_not(alone):
-    before = alone.runtime.statistics()["copied"]
+    before = alone.runtime.statistics()["copied_bytes"]
     alone.runtime.put(b"x" * 100)
-    assert alone.runtime.statistics()["copied"] == before
+    assert alone.runtime.statistics()["copied_bytes"] == before
     counted = []
     for size in range(120, 160):
-        value, copied = alone.runtime.put(b"x" * size), alone.runtime.statistics()["copied"]
+        value, copied = alone.runtime.put(b"x" * size), alone.runtime.statistics()["copied_bytes"]
         counted.append(copied - before)
         before = copied
         assert value.get() == b"x" * size

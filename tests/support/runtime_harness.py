@@ -69,7 +69,7 @@ class Alone:
         Unlike `in_use` it shows memory that no value lies in and that no process can allocate all the same.
         """
         try:
-            self.runtime.put(bytes(self.runtime.statistics()["limit"] + 1))
+            self.runtime.put(bytes(self.runtime.statistics()["limit_bytes"] + 1))
         except StoreFullError as error:
             return error.free
         raise AssertionError("a value larger than the store found room")

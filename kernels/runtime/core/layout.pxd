@@ -8,8 +8,10 @@
 #
 # Guarantees: a word marked [cas] changes in one atomic step; one marked [owner] has one writer at a time, named there; one
 # marked [lock] changes only under the lock (lock.pxd), and `repair` (repair.pxd) restores it after a death of the lock's
-# holder. Assumes: PROTOCOL.md says in which order words change. `setup.py` hashes this file, so a process of another build
-# is refused.
+# holder. A word of a process marked [counter] has the entry's process for its writer, and goes on from what the entry's
+# former processes counted: nothing resets it or adds it up elsewhere, so the sum over all entries is right whatever dies.
+# Assumes: PROTOCOL.md says in which order words change. `setup.py` hashes this file, so a process of another build is
+# refused.
 
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 
@@ -245,10 +247,6 @@ cdef struct Header:
     uint64_t blocks_freed
     uint64_t slots_taken
     uint64_t slots_freed
-    uint64_t copied_bytes       # [owner: supervisor] of processes that have ended; see Process
-    uint64_t shared_bytes
-    uint64_t definitions
-    uint64_t definition_bytes
     uint32_t warm_extents[EXTENT_CLASSES]       # [lock] stacks of free ones, index + 1
     uint32_t cold_extents[EXTENT_CLASSES]
     char cgroups[CGROUP_BYTES]  # [owner: driver, before others attach] limit, usage and stat file, ..., each ended by 0
@@ -271,8 +269,8 @@ cdef struct Process:
     uint64_t acked_release      # [cas] the last of them that another process has acknowledged as done
     uint64_t releasing_edge     # [owner: itself] offset of the edge whose reference it is releasing; 0: none
     uint64_t releasing_slot     # [owner: itself] slot that the edge named
-    uint64_t copied_bytes       # [owner: itself] copied into shared memory or out of it: values beyond a slot's capacity
-    uint64_t shared_bytes       # [owner: itself] passed on or read in place
+    uint64_t copied_bytes       # [counter] copied into shared memory or out of it: values beyond a slot's capacity
+    uint64_t shared_bytes       # [counter] passed on or read in place
     uint32_t preloaded          # [owner: supervisor] of Header.preload, what it had when it was forked
     uint32_t stateful           # [owner: itself] it holds a class service's object
     uint32_t wake               # futex of its threads that wait for futures
@@ -280,8 +278,8 @@ cdef struct Process:
     uint32_t watching           # [cas] threads that want to know of every failure
     uint32_t starts             # [owner: supervisor] how often a process was forked for this entry
     uint64_t log_tail           # [cas] slots finished that it watched
-    uint64_t definitions        # [owner: itself] bodies of definitions that it wrote
-    uint64_t definition_bytes
+    uint64_t definitions        # [counter] bodies of definitions that it wrote
+    uint64_t definition_bytes   # [counter]
     uint64_t started_at         # [owner: itself] start time in /proc: with `pid` it identifies one process; 0: not told yet
     uint8_t pad1[16]
 

@@ -31,13 +31,22 @@ BEFORE = 512  # bytes of an entry, at most
 
 
 @functools.cache
-def layout():
-    """Return the constants and the structs of the segment, by name."""
+def layout_lines():
     here = Path(__file__).resolve()
     candidates = [at / "kernels" / "runtime" / "core" / "layout.pxd" for at in here.parents]
-    path = next(path for path in candidates if path.exists())
+    return next(path for path in candidates if path.exists()).read_text().splitlines()
+
+
+def counters():
+    """Return the names of the words of a process that are counters."""
+    return re.findall(r"(\w+) +# \[counter\]", "\n".join(layout_lines()))
+
+
+@functools.cache
+def layout():
+    """Return the constants and the structs of the segment, by name."""
     constants, structs, fields = {}, {}, None
-    for line in path.read_text().splitlines():
+    for line in layout_lines():
         code = line.partition("#")[0].strip()
         if found := re.match(r"cdef struct (\w+):", code):
             fields = structs[found[1]] = []
