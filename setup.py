@@ -110,5 +110,6 @@ setup(
     ext_modules=[
         extension("runtime", "kernels/runtime/core", numpy.get_include(), further=LEFT_TO_GCC),
         extension("archive", "kernels/archive"),
-    ]
+    ],
+    options={"build_ext": {"parallel": True}},  # both at once
 )
