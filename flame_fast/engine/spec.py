@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 
-from flame_fast._records import record
+from flame_fast._records import fields, record
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ class EngineOptions:
     arrays_read_only: bool = False
 
 
+@record
 class ServiceSpec:
     """A service as its workers know it; the segment holds it as a blob.
 
@@ -60,25 +61,13 @@ class ServiceSpec:
         The session's names.
     """
 
-    __slots__ = ("application", "cpu", "kind", "methods", "name", "session_id", "target")
-
-    def __init__(
-        self,
-        name: str,
-        kind: str,
-        target: bytes,
-        methods: tuple[str, ...],
-        cpu: int,
-        session_id: str,
-        application: str,
-    ) -> None:
-        self.name = name
-        self.kind = kind
-        self.target = target
-        self.methods = methods
-        self.cpu = cpu
-        self.session_id = session_id
-        self.application = application
+    name: str
+    kind: str
+    target: bytes
+    methods: tuple[str, ...]
+    cpu: int
+    session_id: str
+    application: str
 
     def to_blob(self) -> bytes:
         """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""
@@ -87,13 +76,13 @@ class ServiceSpec:
 
     @classmethod
     def from_blob(cls, blob: bytes) -> ServiceSpec:
-        fields, target = described_by(blob)
-        fields["methods"] = tuple(fields["methods"])
-        return cls(target=target, **fields)
+        described, target = described_by(blob)
+        described["methods"] = tuple(described["methods"])
+        return cls(target=target, **described)
 
 
 #: The fields of a spec in its JSON, in this order.
-DESCRIBED = tuple(name for name in ServiceSpec.__slots__ if name != "target")
+DESCRIBED = tuple(name for name in fields(ServiceSpec) if name != "target")
 
 #: Bytes of the JSON's length, in front of it.
 HEAD_BYTES = 4
@@ -108,7 +97,7 @@ def described_by(blob: bytes) -> tuple[dict[str, Any], bytes]:
         The bytes are no blob.
     """
     end = HEAD_BYTES + int.from_bytes(blob[:HEAD_BYTES], "little")
-    fields = json.loads(blob[HEAD_BYTES:end])
-    if not isinstance(fields, list):
-        raise ValueError(f"description of a service: expected a list, got a {type(fields).__name__}")
-    return dict(zip(DESCRIBED, fields, strict=True)), blob[end:]
+    described = json.loads(blob[HEAD_BYTES:end])
+    if not isinstance(described, list):
+        raise ValueError(f"description of a service: expected a list, got a {type(described).__name__}")
+    return dict(zip(DESCRIBED, described, strict=True)), blob[end:]
