@@ -54,42 +54,44 @@ def places(tmp_path_factory):
     return (base / str(number) for number in itertools.count())
 
 
-class Wound:
-    """Stands for a class of the runtime where engines make theirs: what counts up comes round after `back` more."""
+class WrapsSoon:
+    """Stands for a class of the runtime where engines make theirs: counters wrap around after so many more steps."""
 
-    def __init__(self, made, back):
+    def __init__(self, made, steps):
         self.made = made
-        self.back = back
+        self.steps = steps
 
     def create(self, *arguments):
         runtime = self.made.create(*arguments)
-        runtime.wind(self.back)
+        runtime.wrap_after(self.steps)
         return runtime
 
 
 def pytest_addoption(parser):
-    parser.addoption("--wind", type=int, metavar="N", help="have every counter come round after N more, in every runner")
+    parser.addoption(
+        "--wrap-after", type=int, metavar="N", help="make every counter wrap around after N more steps, in every runner"
+    )
 
 
 @pytest.fixture
-def wind(monkeypatch):
-    """Has every counter of the runners made later come round after so many more."""
+def wrap_after(monkeypatch):
+    """Make every counter of the runners made later wrap around after so many more steps."""
 
-    def wind_up(back):
+    def wrap(steps):
         import runtime_harness
 
         from flame_fast.engine import inline, local
 
         for module, name in ((runtime_harness, "Worker"), (inline, "Worker"), (local, "Client")):
-            monkeypatch.setattr(module, name, Wound(getattr(module, name), back))
+            monkeypatch.setattr(module, name, WrapsSoon(getattr(module, name), steps))
 
-    return wind_up
+    return wrap
 
 
 @pytest.fixture(autouse=True)
-def wound(request):
-    if request.config.getoption("wind"):
-        request.getfixturevalue("wind")(request.config.getoption("wind"))
+def every_counter_wraps(request):
+    if steps := request.config.getoption("wrap_after"):
+        request.getfixturevalue("wrap_after")(steps)
 
 
 @pytest.fixture(autouse=True)

@@ -111,7 +111,7 @@ def _futures_of(shape: Any) -> tuple[Any, list[Any]]:
 
 
 def _client_of(future: Any) -> FutureClient:
-    return future.runtime_of()  # type: ignore[no-any-return]
+    return future.client  # type: ignore[no-any-return]
 
 
 def _common_client(futures: list[Any]) -> FutureClient | None:
@@ -154,7 +154,7 @@ def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | O
     selector = client.selector(pending)
     left = len(pending)
     while left:
-        for position in selector.take(deadline.left()):
+        for position in selector.select(deadline.left()):
             left -= 1
             future, pending[position] = pending[position], None
             yield future

@@ -40,8 +40,9 @@ class Ref(Protocol):
     def is_lost(self) -> bool:
         """Whether the value will never be there: its runner was closed before the call finished."""
 
-    def runtime_of(self) -> FutureClient:
-        """Return the client that waits for this future together with others of the same client."""
+    @property
+    def client(self) -> FutureClient:
+        """The client that waits for this future together with others of the same client."""
 
 
 class Future(Ref, Protocol):
@@ -60,7 +61,7 @@ class Future(Ref, Protocol):
 class Selector(Protocol):
     """A list of futures, given out in the order in which they finish."""
 
-    def take(self, timeout: float | None = None) -> list[int]:
+    def select(self, timeout: float | None = None) -> list[int]:
         """Return the positions of futures that finished since the last call, at least one; raise TimeoutError."""
 
 

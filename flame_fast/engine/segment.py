@@ -102,7 +102,7 @@ class DriverEngine(SegmentEngine):
         """Make every wait for an unfinished call raise, and give back the memory that no value takes."""
         self.runtime.mark_closed(ending)
         serialization.release(self.runtime)
-        self.runtime.give_back_memory()
+        self.runtime.trim_memory()
 
     def _close_descriptors(self) -> None:
         os.close(self._doorbell)

@@ -488,7 +488,7 @@ cdef class Client(Outcomes):
         self.closed = True
         wake_waiters(&self.memory, self.me)
 
-    def give_back_memory(self):
+    def trim_memory(self):
         """Return memory without values to the system, and cache none any more: once every other process has ended."""
         cdef char *rings = <char *> self.memory.rings
         release_fork_pins(self, forget=True)

@@ -44,8 +44,9 @@ cdef class ObjectHandle(SlotReference):
             self.runtime.check()
         return bool(is_finished(&self.runtime.memory, self.index))
 
-    def runtime_of(self):
-        """Return the client that the handle belongs to."""
+    @property
+    def client(self):
+        """The client that the handle belongs to."""
         return self.runtime
 
     def is_lost(self):

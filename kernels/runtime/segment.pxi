@@ -15,7 +15,7 @@ from .core.regions cimport Memory, map_memory, memory_disown, memory_own
 from .core.system_memory cimport memory_left
 from .core.extents cimport MARGIN
 from .core.blocks cimport block_alloc_owned
-from .core.wraparound cimport wind_processes, wind_queues, wind_slots
+from .core.wraparound cimport wrap_processes_after, wrap_queues_after, wrap_slots_after
 
 cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
 cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and a reserve beyond the limit
@@ -201,11 +201,11 @@ cdef class Segment:
     cdef inline void count_shared(self, uint64_t nbytes) noexcept:
         self.memory.processes[self.me].shared_bytes += nbytes
 
-    def wind(self, uint64_t back):
-        """Make each counter wrap around after about `back` more steps, at most a thousand: for tests, after `create`."""
-        wind_slots(&self.memory, back)
-        wind_queues(&self.memory, back)
-        wind_processes(&self.memory, back)
+    def wrap_after(self, uint64_t steps):
+        """Make each counter wrap around after about so many more steps, at most a thousand: for tests, after `create`."""
+        wrap_slots_after(&self.memory, steps)
+        wrap_queues_after(&self.memory, steps)
+        wrap_processes_after(&self.memory, steps)
 
     @property
     def release_seq(self):

@@ -12,7 +12,7 @@ cdef class Selector:
     def __init__(self):
         raise TypeError("a Selector is made by Client.selector")
 
-    def take(self, timeout=None):
+    def select(self, timeout=None):
         """Return the positions that have finished since the last call; wait for the first, or raise TimeoutError."""
         self.runtime.wait_for(self.wait, deadline_of(timeout))
         found, self.wait.found = self.wait.found, []

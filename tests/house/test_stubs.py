@@ -32,7 +32,6 @@ ALLOWED = {
     r"\w+\.__init__ is inconsistent, stub does not have \*args .*": "object's own, in a class that makes no instances",
     r"Buffer\.__buffer__ is not present at runtime": "the buffer protocol has this method from Python 3.12 on (PEP 688)",
     r"Kind is not present at runtime": "a type variable of the stub",
-    r'SegmentReader\.entries is inconsistent, stub parameter "queue" .*': "the names differ; callers give it by position",
 }
 
 

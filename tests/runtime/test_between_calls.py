@@ -100,7 +100,7 @@ def waits_in_a_task_for_any_of_some(family, words):
     futures = [family.call(service)]
 
     def act():
-        deeds.append(lambda: family.runtime.selector(futures).take())
+        deeds.append(lambda: family.runtime.selector(futures).select())
         family.runtime.serve_inline()
         family.runtime.run_queued(Host(family.runtime))
 

@@ -61,7 +61,7 @@ class Crowd:
             wholes.append(call(self.length, futures))
         selector, found = runtime.selector(futures), []
         while len(found) < len(futures):
-            found += selector.take(PATIENCE_S)
+            found += selector.select(PATIENCE_S)
         assert sorted(found) == list(range(len(futures)))
         assert runtime.get_many(wholes, PATIENCE_S) == [len(futures)] * 8
         numbers = runtime.get_many(counted, PATIENCE_S)

@@ -259,7 +259,7 @@ def test_a_finished_task_whose_runner_died_releases_its_dependencies_and_wakes_i
     calls = words.get("processes", words.tables.DRIVER_INDEX, "wake")
     family.recover_process(dead)
     assert words.get("processes", words.tables.DRIVER_INDEX, "wake") == calls + 1
-    assert selector.take(0.001) == [0]
+    assert selector.select(0.001) == [0]
     assert future.get(0) is None
     assert family.in_use()[0] == 1
     family.check()

@@ -400,7 +400,7 @@ def test_at_the_end_no_pidfd_of_a_forked_child_is_kept(family):
     view, gate = family.runtime.put(np.arange(10_000.0)).get(), os.eventfd(0)
     child = in_child(lambda: os.eventfd_read(gate) and view[7] == 7)
     before = len(os.listdir("/proc/self/fd"))
-    family.runtime.give_back_memory()
+    family.runtime.trim_memory()
     assert len(os.listdir("/proc/self/fd")) == before - 1
     os.eventfd_write(gate, 1)
     assert os.waitpid(child, 0)[1] == 0
@@ -420,7 +420,7 @@ def test_unused_memory_goes_back_at_the_end_and_is_kept_no_more(family):
     rung(family)
     saved, other = os.dup(0), os.eventfd(0, os.EFD_NONBLOCK)
     os.dup2(other, 0)
-    family.runtime.give_back_memory()
+    family.runtime.trim_memory()
     assert words.get("header", 0, "cached_bytes") == 0
     assert os.pread(words.fd, 8, words.tables.rings_at) == bytes(8)
     one = family.runtime.put(np.arange(10_000.0))

@@ -236,7 +236,7 @@ def test_a_waiter_is_told_in_the_log_and_by_the_futex(alone):
         calls = words.get("processes", driver, "wake")
         for number in (2, 0, 1):
             alone.runtime.fulfil(promises[number], None)
-            assert selector.take(0) == [number]
+            assert selector.select(0) == [number]
         assert words.get("processes", driver, "wake") == calls + 3
 
 

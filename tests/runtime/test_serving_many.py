@@ -93,7 +93,7 @@ def select_among(service):
     futures = [here[0].call(service, 1) for _ in range(3)]
     selector, found = here[0].runtime.selector(futures), []
     while len(found) < 3:
-        found += selector.take()
+        found += selector.select()
     values = [future.get() for future in futures]
     return sorted(found), values, Words(here[0].runtime).get("slots", current_slot(), "waits_for")
 
@@ -123,10 +123,10 @@ def select_twice(logs):
     values = [runtime.put(bytes([number]) * 300) for number in range(20)]
     values[7] = values[12] = None
     with contextlib.suppress(TimeoutError):
-        found += selector.take(0.001)
+        found += selector.select(0.001)
     while len(found) < 2:
         marks[1] = 1 + len(found)
-        found += selector.take()
+        found += selector.select()
     for promise in promises:
         runtime.fulfil(promise, None)
     assert all(value is None or value.get() == bytes([number]) * 300 for number, value in enumerate(values))
@@ -284,4 +284,4 @@ def select_many(service, count):
     selector = here[0].runtime.selector(futures)
     marks[2] = 1
     wait_until(lambda: marks[3], "a full store")
-    return selector.take()
+    return selector.select()

@@ -275,9 +275,9 @@ class Table(RuleBasedStateMachine):
         selector = self.alone.runtime.selector([node.future for node in chosen])
         finished = [position for position, node in enumerate(chosen) if node.is_finished]
         if finished:
-            assert selector.take(0) == finished
+            assert selector.select(0) == finished
         else:
-            assert raised(lambda: selector.take(0))[0] is TimeoutError
+            assert raised(lambda: selector.select(0))[0] is TimeoutError
 
     @rule(chosen=st.lists(nodes, max_size=6))
     def get_many(self, chosen):

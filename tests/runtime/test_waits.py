@@ -110,7 +110,7 @@ def test_a_wait_in_any_form_ends_in_the_same_way(alone):
 def test_a_wait_takes_no_less_than_its_time_and_no_look_around_more(alone, words, timeout):
     promise, done = alone.runtime.promise(), alone.runtime.put(1)
     selector = alone.runtime.selector([promise])
-    forms = [promise.get, lambda t: alone.runtime.get_many([done, promise], t), selector.take]
+    forms = [promise.get, lambda t: alone.runtime.get_many([done, promise], t), selector.select]
     for form in forms:
         took = []
         for _ in range(3):
@@ -137,7 +137,7 @@ def test_a_signal_s_handler_runs_while_a_thread_waits_and_may_end_that(alone, wo
     promise = alone.runtime.promise()
     before = signal.signal(signal.SIGUSR1, handler)
     try:
-        for wait in (promise.get, lambda t: alone.runtime.get_many([promise], t), alone.runtime.selector([promise]).take):
+        for wait in (promise.get, lambda t: alone.runtime.get_many([promise], t), alone.runtime.selector([promise]).select):
             helper = threading.Thread(target=interrupt, args=[threading.get_ident()])
             helper.start()
             with pytest.raises(LookupError, match="interrupted"):
@@ -159,7 +159,7 @@ def test_a_wait_ends_when_the_runner_is_closed_or_broken(form):
         words, promise, service = Words(alone.runtime), alone.runtime.promise(), alone.service(shown)
         selector = alone.runtime.selector([promise])
         many = lambda timeout=None, p=promise, a=alone: a.runtime.get_many([p], timeout)  # noqa: E731
-        forms = {"one": promise.get, "many": many, "any": selector.take}
+        forms = {"one": promise.get, "many": many, "any": selector.select}
         waiting = Waiting(words, forms[form])
         waiting.sleeps()
         if end == "mark_closed":
@@ -190,8 +190,8 @@ def test_a_wait_in_a_forked_child_is_refused_at_once(alone):
             return "belongs to the parent" in str(error)
         return False
 
-    forms = [promise.get, done.get, selector.take, lambda: alone.runtime.get_many([done])]
-    forms += [alone.runtime.selector([done]).take]
+    forms = [promise.get, done.get, selector.select, lambda: alone.runtime.get_many([done])]
+    forms += [alone.runtime.selector([done]).select]
     forms += [lambda: alone.runtime.wait_many([done]), lambda: alone.runtime.put(1), alone.runtime.promise]
     assert passes_in_child(lambda: all(map(is_refused, forms)))
     alone.runtime.mark_closed()
@@ -398,24 +398,24 @@ def test_what_has_finished_is_given_out_once_in_the_order_of_its_end(alone):
     futures = [alone.runtime.promise() for _ in range(6)]
     fulfil(alone, futures[5], futures[0])
     selector = alone.runtime.selector([*futures, futures[0], futures[3]])
-    assert selector.take(0) == [0, 5, 6]
+    assert selector.select(0) == [0, 5, 6]
     with pytest.raises(TimeoutError):
-        selector.take(0)
+        selector.select(0)
     fulfil(alone, futures[4])
     alone.runtime.fulfil(futures[3], None, error_of("gone"))
-    assert selector.take(0) == [4, 3, 7]
+    assert selector.select(0) == [4, 3, 7]
     fulfil(alone, futures[2])
     fulfil(alone, futures[1])
-    assert selector.take(0) == [2, 1]
+    assert selector.select(0) == [2, 1]
     with pytest.raises(TimeoutError):
-        selector.take(0)
+        selector.select(0)
 
 
 def test_a_thread_that_waits_for_any_is_woken_by_each(alone, words):
     futures = [alone.runtime.promise() for _ in range(3)]
     selector = alone.runtime.selector(futures)
     for at in (1, 2, 0):
-        waiting = Waiting(words, selector.take)
+        waiting = Waiting(words, selector.select)
         waiting.sleeps()
         fulfil(alone, futures[at])
         assert waiting.end() == [at]
@@ -429,7 +429,7 @@ def test_all_that_finish_while_a_thread_sleeps_are_given_out_in_the_order_of_the
 
     def take_all():
         while len(found) < 4:
-            found.extend(selector.take())
+            found.extend(selector.select())
 
     waiting = Waiting(words, take_all)
     waiting.sleeps()
@@ -446,13 +446,13 @@ def test_a_waiter_that_reads_the_log_too_late_looks_at_all(alone, count):
     for future in reversed(futures):
         alone.runtime.fulfil(future, None)
     expected = list(range(count))
-    assert selector.take(0) == (expected if count > LOG else expected[::-1])
+    assert selector.select(0) == (expected if count > LOG else expected[::-1])
     last = [alone.runtime.promise() for _ in range(2)]
     with pytest.raises(TimeoutError):
-        selector.take(0)
+        selector.select(0)
     selector = alone.runtime.selector(last)
     fulfil(alone, *reversed(last))
-    assert selector.take(0) == [1, 0]
+    assert selector.select(0) == [1, 0]
 
 
 class LogOf:
@@ -480,9 +480,9 @@ def test_an_entry_that_never_comes_delays_no_reader_for_long(alone, words):
     selector = alone.runtime.selector(futures)
     log.move(1)
     fulfil(alone, futures[2], futures[0])
-    assert selector.take(0.001) == [0, 2]
+    assert selector.select(0.001) == [0, 2]
     fulfil(alone, futures[1])
-    assert selector.take(0) == [1]
+    assert selector.select(0) == [1]
 
 
 def test_an_entry_that_is_not_there_yet_is_read_when_it_is(alone, words):
@@ -492,11 +492,11 @@ def test_an_entry_that_is_not_there_yet_is_read_when_it_is(alone, words):
     fulfil(alone, futures[1], futures[0])
     log.write(log.tail - 2, -1, laps=-1)
     with pytest.raises(TimeoutError):
-        selector.take(0)
+        selector.select(0)
     log.write(log.tail - 2, slot_of(futures[1]))
-    assert selector.take(0) == [1, 0]
+    assert selector.select(0) == [1, 0]
     fulfil(alone, futures[2])
-    assert selector.take(0) == [2]
+    assert selector.select(0) == [2]
 
 
 def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words):
@@ -504,9 +504,9 @@ def test_an_entry_that_was_overwritten_makes_its_reader_look_at_all(alone, words
     selector = alone.runtime.selector(futures)
     fulfil(alone, futures[2], futures[0])
     log.write(log.tail - 2, slot_of(futures[1]), laps=1)
-    assert selector.take(0) == [0, 2]
+    assert selector.select(0) == [0, 2]
     fulfil(alone, futures[1])
-    assert selector.take(0) == [1]
+    assert selector.select(0) == [1]
 
 
 def test_an_entry_of_the_log_is_a_hint(alone, words):
@@ -518,9 +518,9 @@ def test_an_entry_of_the_log_is_a_hint(alone, words):
         log.move(1)
     fulfil(alone, other)
     with pytest.raises(TimeoutError):
-        selector.take(0)
+        selector.select(0)
     fulfil(alone, *reversed(futures))
-    assert selector.take(0) == [1, 0]
+    assert selector.select(0) == [1, 0]
 
 
 def test_only_handles_of_a_runtime_are_its_own_and_selected(alone):

@@ -226,8 +226,8 @@ def services_come_and_go(rr):
 
 @pytest.mark.parametrize("engine", ["local", "inline"])
 @pytest.mark.parametrize("back", [1, 17, 250])
-def test_the_contract_holds_while_every_counter_comes_round(project, wind, engine, back):
-    wind(back)
+def test_the_contract_holds_while_every_counter_comes_round(project, wrap_after, engine, back):
+    wrap_after(back)
     running = project / "running"
     running.mkdir()
     with Runner("wraps", workers=2, engine=engine) as rr:
@@ -319,14 +319,14 @@ def traffic(*arguments):
 
 @pytest.mark.storm
 @pytest.mark.timeout(3600)
-def test_each_call_is_run_once_by_its_own_process_and_in_order(project, wind):
+def test_each_call_is_run_once_by_its_own_process_and_in_order(project, wrap_after):
     """Instances, a limited service, nested calls, calls that their task runs itself; slots are used again at full speed."""
     deadline = time.monotonic() + STORM_S
     path = project / "alone"
     path.touch()
     rounds = 0
     while rounds == 0 or time.monotonic() < deadline:
-        wind(random.Random(rounds).randrange(1, 2000))
+        wrap_after(random.Random(rounds).randrange(1, 2000))
         rounds += 1
         with Runner("wraps", workers=3) as rr:
             ledgers = [rr.service(Ledger()) for _ in range(4)]

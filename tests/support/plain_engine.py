@@ -100,7 +100,8 @@ class Handle:
     def is_lost(self):
         return not self.outcome.is_there and (self.engine.is_closed or self.engine.is_foreign)
 
-    def runtime_of(self):
+    @property
+    def client(self):
         return self.engine
 
 
@@ -151,7 +152,7 @@ class Selector:
         self.engine = engine
         self.left = dict(enumerate(handles))
 
-    def take(self, timeout=None):
+    def select(self, timeout=None):
         found = [position for position, handle in self.left.items() if handle.outcome.is_there]
         if not found:  # what the engine has not run by now, it never will
             self.engine.wait_for(next(iter(self.left.values())).outcome, timeout)

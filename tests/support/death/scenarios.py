@@ -229,7 +229,7 @@ def finishes_what_is_watched(scene):
     selector = scene.runtime.selector([future])
     scene.call(scene.ending)
     yield serving(scene)
-    assert selector.take(DEADLINE_S / 3) == [0]
+    assert selector.select(DEADLINE_S / 3) == [0]
     scene.check_outcomes({1: (future, 2)})
 
 

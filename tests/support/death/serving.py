@@ -186,7 +186,7 @@ class Asking:
 
     def ask_any(self, services):
         futures = [here[0].call(service) for service in services]
-        found = here[0].runtime.selector(futures).take()
+        found = here[0].runtime.selector(futures).select()
         return [(number, futures[number].get()) for number in found]
 
     def pid(self):
