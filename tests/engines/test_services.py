@@ -26,6 +26,8 @@ from gates import (
 )
 
 from flame_fast import FlameError, FlameErrorCode, ResourceRequirement, Runner, RunnerService, SessionContext
+from flame_fast._records import fields
+from flame_fast.calls.statistics import Statistics
 from flame_fast.resources import available_cpus
 
 
@@ -785,6 +787,16 @@ def test_the_function_of_a_call_is_the_one_called(project, engine):
             service = rr.service(lambda number=number: number)
             assert service().get() == number
             service.close()
+
+
+def test_statistics_count_calls_by_their_ends(rr):
+    calls = [rr.service(add)(1), rr.service(divmod)(1, 0)]
+    rr.wait(calls[:1])
+    assert isinstance(calls[1].exception(), ZeroDivisionError)
+    found = rr.statistics()
+    assert (found.done, found.failed, found.objects) == (1, 1, 2)
+    assert (found.waiting, found.queued, found.running) == (0, 0, 0)
+    assert all(type(getattr(found, name)) is int and getattr(found, name) >= 0 for name in fields(Statistics))
 
 
 def test_the_end(project, engine):
