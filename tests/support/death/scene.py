@@ -11,7 +11,7 @@ import select
 
 import audit
 import numpy as np
-from flame_fast.kernels.runtime import serialization
+from flame_fast.kernels.runtime import Role, serialization
 from runtime_harness import Death, Family
 from stepping import mark
 
@@ -209,7 +209,8 @@ class Neighbour:
     def __init__(self, scene):
         self.scene = scene
         self.command, self.reply = os.eventfd(0, os.EFD_SEMAPHORE), os.eventfd(0)
-        self.relative = scene.fork(self.life)
+        # It runs tasks as the inline driver does: a pool worker would claim a task that it has made ready for its `serve`.
+        self.relative = scene.fork(self.life, scene.runtime.request_process(Role.DRIVER, 0))
 
     def life(self):
         os.eventfd_read(self.command)
