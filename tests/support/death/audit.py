@@ -39,7 +39,9 @@ def layout_lines():
 
 def counters():
     """Return the names of the words of a process that are counters."""
-    return re.findall(r"(\w+) +# \[counter\]", "\n".join(layout_lines()))
+    found = re.findall(r"(\w+) +# \[counter\]", "\n".join(layout_lines()))
+    assert found, "layout.pxd: expected words tagged [counter], got none"
+    return found
 
 
 @functools.cache
