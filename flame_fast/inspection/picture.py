@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 
-from flame_fast.engine.spec import described_by
+from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, described_by
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime import SegmentReader
 
@@ -209,7 +209,7 @@ def _described(blob: bytes) -> dict[str, Any]:
     found: dict[str, Any] = {"name": None, "kind": None, "methods": []}
     with contextlib.suppress(ValueError, RecursionError):  # not yet written, or freed already
         fields, _ = described_by(blob)
-        if isinstance(fields["name"], str) and isinstance(fields["kind"], str):
+        if isinstance(fields["name"], str) and fields["kind"] in (FUNCTION, CLASS, INSTANCE):
             found |= {"name": fields["name"], "kind": fields["kind"]}
             if isinstance(fields["methods"], list):
                 found["methods"] = [str(method) for method in fields["methods"]]

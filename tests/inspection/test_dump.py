@@ -525,6 +525,19 @@ def test_a_segment_of_another_version_is_told_in_one_line(project: Path, refused
         assert "it is no segment of a runner" in refused(os.getpid())
 
 
+def test_a_service_of_no_known_kind_has_no_description(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Names are quoted where they are printed; a kind is not."""
+    monkeypatch.setattr(dump, "SECOND_LOOK_S", 0.0)
+    with busy_copy() as fd:
+        kinds = [at + found.start() for at, data in pages(fd)[1] for found in re.finditer(b'"function"', data)]
+        assert kinds and any("(function)" in line for line in dump.dump(os.getpid()))
+        for place in kinds:
+            os.pwrite(fd, rb'"functi\n"', place)
+        lines = list(dump.dump(os.getpid()))
+    assert all(line.isprintable() for line in lines)
+    assert any(re.match(r"  service \d+: OPEN", line) for line in lines)
+
+
 def test_no_bytes_make_it_fail(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whatever bytes a segment has, the dump ends: it describes them, or says that they are no segment."""
     monkeypatch.setattr(dump, "SECOND_LOOK_S", 0.0)
