@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from flame_fast.errors import RemoteTraceback as RemoteTraceback
     from flame_fast.errors import StoreFullError as StoreFullError
     from flame_fast.errors import TaskError as TaskError
+    from flame_fast.errors import TaskTimeoutError as TaskTimeoutError
     from flame_fast.errors import WorkerDiedError as WorkerDiedError
     from flame_fast.kernels.runtime import ObjectFuture as ObjectFuture
     from flame_fast.kernels.runtime import ObjectRef as ObjectRef
@@ -53,6 +54,7 @@ _HOME_OF = {
     "SessionContext": "calls.session",
     "StoreFullError": "errors",
     "TaskError": "errors",
+    "TaskTimeoutError": "errors",
     "WorkerDiedError": "errors",
     "get_application": "application.registry",
     "list_applications": "application.registry",

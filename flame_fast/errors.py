@@ -58,6 +58,16 @@ class WorkerDiedError(FlameError):
         return (type(self), (self.message,))
 
 
+class TaskTimeoutError(FlameError, TimeoutError):
+    """A call ran longer than its time-out, or had not ended by its deadline."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FlameErrorCode.INTERNAL, message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.message,))
+
+
 class TaskError(FlameError):
     """A task's exception or result that cannot be transferred: its text and traceback instead."""
 

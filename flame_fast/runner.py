@@ -178,6 +178,8 @@ class Runner:
         autoscale: bool | None = None,
         warmup: int = 0,
         resreq: ResourceRequirement | None = None,
+        *,
+        restart: bool = False,
     ) -> RunnerService:
         """Make a function, class or instance a service of this runner.
 
@@ -192,6 +194,9 @@ class Runner:
             Workers that load it ahead of its first call.
         resreq : ResourceRequirement, optional
             What one call takes.
+        restart : bool
+            An instance whose process dies, or is ended by force, goes on in another one, as it was when it was given here;
+            the call that ran fails. By default its later calls raise `WorkerDiedError`.
 
         Raises
         ------
@@ -208,13 +213,13 @@ class Runner:
         if named is not None and named in self._sessions:
             other, service = self._sessions[named]
             if other is execution_object:
-                check_options(execution_object, autoscale, warmup, resreq, self._engine)
+                check_options(execution_object, autoscale, warmup, resreq, restart, self._engine)
                 return service
             raise FlameError(
                 FlameErrorCode.INVALID_ARGUMENT,
                 f"session {named!r} is in use by another object of this runner; give this one another session_id",
             )
-        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq)
+        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq, restart)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service
@@ -266,6 +271,21 @@ class Runner:
         """
         self._check_open()
         return gather.select(_one_call(futures), timeout)
+
+    def cancel(self, futures: Any, force: bool = False) -> int:
+        """Cancel the calls of futures, and every call that depends on one of them; return how many of them are cancelled.
+
+        A call that has begun goes on, unless `force`. `get` of a cancelled one raises `concurrent.futures.CancelledError`.
+
+        Parameters
+        ----------
+        futures : future, list, tuple, dict or generator
+            As for `get`; refs, and what is no future, are passed over.
+        force : bool
+            End calls that have begun, with their workers: see `ObjectFuture.cancel`.
+        """
+        self._check_open()
+        return gather.cancel(futures, force)
 
     def put_object(self, obj: Any) -> ObjectRef:
         """Store a value once; the ref is an argument for any task of this runner.

@@ -99,6 +99,15 @@ def wait(shape: Any, timeout: float | None) -> None:
             future.wait(deadline.left())
 
 
+def cancel(shape: Any, force: bool) -> int:
+    """Cancel the calls of a shape's futures; see `Runner.cancel`."""
+    futures = [future for future in _futures_of(shape)[1] if isinstance(future, ObjectFuture)]
+    client = _common_client(futures)
+    if client is None:
+        return sum(future.cancel(force) for future in futures)
+    return client.cancel_many(futures, force)
+
+
 def _futures_of(shape: Any) -> tuple[Any, list[Any]]:
     """Return the shape with its iterators exhausted, and every future and ref in it from left to right."""
     futures: list[Any] = []

@@ -9,21 +9,27 @@ from functools import partial
 from flame_fast.calls.captures import Capture, has_state
 from flame_fast.calls.import_scan import libraries_of
 from flame_fast.calls.introspection import RESERVED, kind_of, method_names, name_of
+from flame_fast.calls.options import changed
+from flame_fast.calls.separate_calls import SeparateCalls
 from flame_fast.calls.session import session_of
 from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, generator_in
 from flame_fast.engine.current import engine_of
-from flame_fast.engine.spec import FUNCTION, INSTANCE, ServiceSpec
+from flame_fast.engine.spec import FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, call_without_frames, serialization
 from flame_fast.resources import ResourceRequirement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from typing import Any
 
     from flame_fast.engine.protocol import Engine, ServiceKey
     from flame_fast.kernels.runtime import ObjectFuture
+
+
+#: Calls that `map` of a view with options makes ahead, per worker.
+AHEAD_PER_WORKER = 2
 
 
 @call_without_frames
@@ -66,6 +72,7 @@ class RunnerService(CallTarget):
         key: ServiceKey,
         capture: Capture | None = None,
         generators: list[tuple[str, Any]] | None = None,
+        options: CallOptions | None = None,
     ) -> None:
         self.name = spec.name
         self.session_id = spec.session_id
@@ -73,6 +80,9 @@ class RunnerService(CallTarget):
         self._spec = spec
         self._key = key
         self._capture = capture
+        self._generators = generators
+        self._options = options
+        self._policy = None if options is None else engine.policy(options)
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
         numbers = {name: number for number, name in enumerate(spec.methods)}
         self._own_method = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
@@ -80,19 +90,19 @@ class RunnerService(CallTarget):
         if generators:
             state = None if capture is None else capture.state
             watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
-            engine.bind(self, key, self._own_method, watch.state)
+            engine.bind(self, key, self._own_method, watch.state, self._policy)
         self._methods: dict[str, Method] = {}
         for name, number in numbers.items():
             if name:
                 method = self._methods[name] = Method(self, name)
-                engine.bind(method, key, number, None)
+                engine.bind(method, key, number, None, self._policy)
                 if name not in RESERVED:
                     setattr(self, name, method)
 
     def _bind_plainly(self) -> None:
         """Bind the service's own call, without a watch over its generators."""
         state = None if self._capture is None else self._capture.state
-        self._engine.bind(self, self._key, self._own_method, state)
+        self._engine.bind(self, self._key, self._own_method, state, self._policy)
 
     def refuse(self) -> None:
         """Raise TypeError: a call of the service enters here if its object cannot be called."""
@@ -129,7 +139,82 @@ class RunnerService(CallTarget):
         """
         if chunksize is not None and (isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1):
             raise ValueError(f"chunksize: expected an integer of at least 1, or None, got {chunksize!r}")
+        if self._policy is not None:
+            return SeparateCalls(self, iterable, AHEAD_PER_WORKER * self._engine.workers + 1)
         return self._engine.map(self, iterable, chunksize)
+
+    def options(
+        self,
+        *,
+        timeout: float | None = None,
+        deadline: float | None = None,
+        retries: int | None = None,
+        retry_on: type[BaseException] | Sequence[type[BaseException]] | None = None,
+        backoff: float | None = None,
+        priority: str | None = None,
+        detached: bool | None = None,
+    ) -> RunnerService:
+        """Return a view of this service whose calls, methods' too, have these options; the service itself stays as it is.
+
+        A call that is ended by force is ended with the process of its worker, and nothing else is: the service's other calls
+        go on. An instance loses its state with its process.
+
+        Parameters
+        ----------
+        timeout : float, optional
+            Seconds that a call may run, each attempt anew; then it is ended by force.
+        deadline : float, optional
+            Seconds from the call's submission to its end: one that has not begun by then never runs, one that runs is ended
+            by force.
+        retries : int, optional
+            Attempts after the first. An attempt that failed may have had effects: it ran.
+        retry_on : exception type or sequence of them, optional
+            Failures after which there is another attempt; by default `WorkerDiedError` alone. `TaskTimeoutError` stands for
+            time-outs, other types for what the call raises. The last error is raised, the earlier ones are its notes.
+        backoff : float, optional
+            Seconds until the first retry, twice as many before each further one; other calls do not wait for it.
+        priority : {"urgent", "normal"}, optional
+            Urgent calls run before normal ones that are queued, an instance's too; none is interrupted.
+        detached : bool, optional
+            Run the call although nobody holds its future; else a call that has not begun is dropped with the last one.
+
+        Raises
+        ------
+        TypeError, ValueError
+            A value that does not fit its option.
+
+        Notes
+        -----
+        What is not given is as in this view. With the inline engine, which runs calls in the driver, no call is ended by
+        force. `map` of a view makes one call an item.
+
+        Examples
+        --------
+        >>> from flame_fast import Runner, WorkerDiedError
+        >>> with Runner("careful", workers=1) as rr:
+        ...     power = rr.service(pow).options(timeout=10, retries=2, retry_on=(WorkerDiedError, ConnectionError))
+        ...     power(2, 10).get()
+        1024
+        """
+        given = {
+            "timeout": timeout,
+            "deadline": deadline,
+            "retries": retries,
+            "retry_on": retry_on,
+            "backoff": backoff,
+            "priority": priority,
+            "detached": detached,
+        }
+        view = RunnerService(
+            self._engine,
+            self._spec,
+            self._key,
+            self._capture,
+            self._generators,
+            changed(self._options or CallOptions(), given),
+        )
+        view._forget = self._forget
+        return view
 
     def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture:
         """Call a method by its name: one whose name the service uses itself.
@@ -143,9 +228,15 @@ class RunnerService(CallTarget):
             raise AttributeError(f"the {self._spec.kind} service {self.name!r} has no public method {method!r}")
         return self._methods[method](*args, **kwargs)
 
-    def close(self) -> None:
-        """Refuse new calls; those made go on to their end. Idempotent."""
-        self._engine.close_service(self._key)
+    def close(self, cancel: bool = False) -> None:
+        """Refuse new calls; those made go on to their end. Idempotent.
+
+        Parameters
+        ----------
+        cancel : bool
+            Cancel the calls that have not begun, as `ObjectFuture.cancel` does.
+        """
+        self._engine.close_service(self._key, cancel)
         self._forget()
 
     def __getattr__(self, name: str) -> Any:
@@ -161,7 +252,7 @@ class RunnerService(CallTarget):
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             _attach,
-            (self._engine.session, self._spec.to_blob(), self._key, self._capture and self._capture.function),
+            (self._engine.session, self._spec.to_blob(), self._key, self._capture and self._capture.function, self._options),
         )
 
 
@@ -186,7 +277,7 @@ def example_method(service: RunnerService) -> str:
     return next((name for name in service._spec.methods if name), "method")
 
 
-def _attach(session: int, blob: bytes, key: ServiceKey, function: Any) -> RunnerService:
+def _attach(session: int, blob: bytes, key: ServiceKey, function: Any, options: CallOptions | None) -> RunnerService:
     """Rebuild a service in a task of its runner."""
     engine = engine_of(session)
     spec = ServiceSpec.from_blob(blob)
@@ -194,7 +285,7 @@ def _attach(session: int, blob: bytes, key: ServiceKey, function: Any) -> Runner
         raise FlameError(
             FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to a runner that is not at work in this process"
         )
-    return RunnerService(engine, spec, key, function and Capture(function))
+    return RunnerService(engine, spec, key, function and Capture(function), None, options)
 
 
 def make_service(
@@ -204,10 +295,11 @@ def make_service(
     autoscale: bool | None,
     warmup: int,
     resreq: ResourceRequirement | None,
+    restart: bool,
 ) -> RunnerService:
     """Add an execution object to an engine; see `Runner.service`."""
     kind = kind_of(obj)
-    warmup, cpu = check_options(obj, autoscale, warmup, resreq, engine)
+    warmup, cpu = check_options(obj, autoscale, warmup, resreq, restart, engine)
     limit, sticky = _worker_limit(kind, autoscale, warmup, cpu, engine)
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
@@ -227,7 +319,7 @@ def make_service(
         session_id=session_id,
         application=application,
     )
-    key = engine.add_service(spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(obj))
+    key = engine.add_service(spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(obj), restart=restart)
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
@@ -244,13 +336,17 @@ def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
 
 
 def check_options(
-    obj: Any, autoscale: bool | None, warmup: int, resreq: ResourceRequirement | None, engine: Engine
+    obj: Any, autoscale: bool | None, warmup: int, resreq: ResourceRequirement | None, restart: bool, engine: Engine
 ) -> tuple[int, int | None]:
     """Check the options of `Runner.service`; return (warmup cut to the workers, CPUs a call takes or None)."""
     if autoscale is not None and not isinstance(autoscale, bool):
         raise ValueError(f"autoscale: expected True, False or None, got {autoscale!r}")
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
         raise ValueError("warmup must be a non-negative integer.")
+    if not isinstance(restart, bool):
+        raise ValueError(f"restart: expected True or False, got {restart!r}")
+    if restart and kind_of(obj) != INSTANCE:
+        raise ValueError("restart: only object instance services have a state to begin anew with. Omit it.")
     if kind_of(obj) == INSTANCE:
         if autoscale:
             raise ValueError("Object instance services are always fixed. Omit autoscale or pass autoscale=False.")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from flame_fast.engine.segment import Key
     from flame_fast.engine.spec import EngineOptions
-    from flame_fast.kernels.runtime import CallTarget
+    from flame_fast.kernels.runtime import CallPolicy, CallTarget
 
 
 class InlineEngine(DriverEngine):
@@ -40,8 +40,16 @@ class InlineEngine(DriverEngine):
     def set_project(self, project: dict[str, Any]) -> None:
         """Do nothing: tasks import the project as the driver does."""
 
-    def bind(self, target: CallTarget, key: Key, method: int, state: Callable[[], Any] | None) -> None:
-        target.bind(self.runtime, key, method, state, self._run_queued)
+    def bind(
+        self,
+        target: CallTarget,
+        key: Key,
+        method: int,
+        state: Callable[[], Any] | None,
+        policy: CallPolicy | None = None,
+    ) -> None:
+        self._prepare(key, policy)
+        target.bind(self.runtime, key, method, state, self._run_queued, policy)
 
     def _run_queued(self) -> None:
         with self._turn:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from flame_fast.engine.spec import ServiceSpec
+    from flame_fast.engine.spec import CallOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, ObjectRef
 
 #: A service's key in its engine: picklable, since services travel to tasks. The engine alone looks inside.
@@ -54,6 +54,15 @@ class Future(Ref, Protocol):
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """Return the call's error, a new object at each call; None if it succeeded."""
 
+    def cancel(self, force: bool = False) -> bool:
+        """Cancel the call, unless it has begun, and every call that depends on it; return whether it is cancelled.
+
+        `force`: end a call that has begun, too. An engine that cannot end it lets it go on.
+        """
+
+    def cancelled(self) -> bool:
+        """Whether the call was cancelled, or depends on one that was."""
+
     def ref(self) -> Ref:
         """Wait for the call; return a ref of its value."""
 
@@ -76,6 +85,9 @@ class FutureClient(Protocol):
 
     def wait_many(self, handles: list[Any], timeout: float | None = None) -> None:
         """Wait as `get_many`, without reading the values."""
+
+    def cancel_many(self, handles: list[Any], force: bool = False) -> int:
+        """Cancel the futures' calls, as `Future.cancel` does; return how many of them are cancelled."""
 
     def selector(self, handles: list[Any]) -> Selector:
         """Return a selector of these handles, all of this client."""
@@ -118,7 +130,9 @@ class Engine(FutureClient, Protocol):
     def set_project(self, project: dict[str, Any]) -> None:
         """Tell workers where the project is. The runner calls it once, before its first service."""
 
-    def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int) -> ServiceKey:
+    def add_service(
+        self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int, restart: bool
+    ) -> ServiceKey:
         """Add a service.
 
         Parameters
@@ -132,9 +146,16 @@ class Engine(FutureClient, Protocol):
             Workers that load the service now.
         preload : int
             Libraries that loading or calling it imports: bits of `engine.preload`. An engine may ignore it.
+        restart : bool
+            Of an instance: it goes on, as it was at first, when its process dies.
         """
 
-    def bind(self, target: CallTarget, key: ServiceKey, method: int, state: Callable[[], Any] | None) -> None:
+    def policy(self, options: CallOptions) -> Any:
+        """Return what `bind` takes for calls with these options; the engine alone looks inside."""
+
+    def bind(
+        self, target: CallTarget, key: ServiceKey, method: int, state: Callable[[], Any] | None, policy: Any = None
+    ) -> None:
         """Make `target(...)` submit a call and return its `Future`, without blocking.
 
         An engine over a segment calls `CallTarget.bind`, and a call enters natively; another one calls
@@ -149,13 +170,15 @@ class Engine(FutureClient, Protocol):
             The position in `ServiceSpec.methods`; 0 for a function; `UNCALLABLE`: a call runs `target.refuse()`.
         state : callable, optional
             Returns what the function has of its own at each call; `calls.captures.with_state` puts it in place.
+        policy : optional
+            As `policy` returned it; None for calls without options.
         """
 
     def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
         """Return an iterator over the results of `target(item)`; see `RunnerService.map`."""
 
-    def close_service(self, key: ServiceKey) -> None:
-        """Refuse new calls of a service; finish those made. Idempotent."""
+    def close_service(self, key: ServiceKey, cancel: bool) -> None:
+        """Refuse new calls of a service; finish those made, or, if `cancel`, those that have begun. Idempotent."""
 
     def put(self, value: Any) -> ObjectRef:
         """Store a copy of a value."""
@@ -202,6 +225,9 @@ class TaskHost(Protocol):
 
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """Return the callable of a call; raise what loading its service raised."""
+
+    def late_error(self, service: int, method: int, call: int, seconds: float) -> BaseException:
+        """Return the error of a call that has not begun by its deadline, so many seconds after it was made."""
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the function as it was in the submitter at the call."""

@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import os
 
-from flame_fast.engine.spec import INSTANCE
-from flame_fast.kernels.runtime import MapResults, serialization
+from flame_fast.engine.spec import INSTANCE, URGENT
+from flame_fast.errors import TaskTimeoutError, WorkerDiedError
+from flame_fast.kernels.runtime import CallPolicy, MapResults, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from flame_fast.engine.spec import EngineOptions, ServiceSpec
+    from flame_fast.engine.spec import CallOptions, EngineOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, Client
 
     #: (service, generation, queue) as the native runtime numbers them.
@@ -43,6 +44,7 @@ class SegmentEngine:
         self.owns_all = runtime.owns_all
         self.get_many = runtime.get_many
         self.wait_many = runtime.wait_many
+        self.cancel_many = runtime.cancel_many
         self.selector = runtime.selector
         self.statistics = runtime.statistics
 
@@ -54,20 +56,60 @@ class SegmentEngine:
     def is_foreign(self) -> bool:
         return self.runtime.is_foreign
 
-    def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int) -> Key:
+    def add_service(self, spec: ServiceSpec, *, limit: int, sticky: bool, warmup: int, preload: int, restart: bool) -> Key:
         return self.runtime.add_service(
-            spec.to_blob(), instance=spec.kind == INSTANCE, limit=limit, sticky=sticky, warmup=warmup, preload=preload
+            spec.to_blob(),
+            instance=spec.kind == INSTANCE,
+            limit=limit,
+            sticky=sticky,
+            warmup=warmup,
+            preload=preload,
+            restart=restart,
         )
 
-    def bind(self, target: CallTarget, key: Key, method: int, state: Callable[[], Any] | None) -> None:
-        target.bind(self.runtime, key, method, state)
+    def policy(self, options: CallOptions) -> CallPolicy:
+        after_death = any(issubclass(WorkerDiedError, kind) for kind in options.retry_on)
+        after_timeout = any(issubclass(TaskTimeoutError, kind) for kind in options.retry_on)
+        errors = tuple(kind for kind in options.retry_on if kind not in (WorkerDiedError, TaskTimeoutError))
+        return CallPolicy(
+            timeout=options.timeout,
+            deadline=options.deadline,
+            retries=options.retries,
+            after_death=after_death,
+            after_timeout=after_timeout,
+            errors=self.put(errors) if errors and options.retries else None,
+            backoff=options.backoff or None,
+            detached=options.detached,
+            urgent=options.priority == URGENT,
+        )
+
+    def bind(
+        self,
+        target: CallTarget,
+        key: Key,
+        method: int,
+        state: Callable[[], Any] | None,
+        policy: CallPolicy | None = None,
+    ) -> None:
+        self._prepare(key, policy)
+        target.bind(self.runtime, key, method, state, policy=policy)
+
+    def _prepare(self, key: Key, policy: CallPolicy | None) -> None:
+        """Make what calls of a service with a policy need."""
+        service, generation, queue = key
+        if policy is not None and policy.ends_by_force:
+            self.runtime.keep_spare(service, generation)
+        if policy is not None and policy.urgent:
+            self.runtime.make_urgent_queue(queue)
 
     def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
         return MapResults(target, iterable, chunksize)
 
-    def close_service(self, key: Key) -> None:
+    def close_service(self, key: Key, cancel: bool) -> None:
         service, generation, _ = key
         self.runtime.close_service(service, generation)
+        if cancel:
+            self.runtime.cancel_calls(service, generation)
 
 
 class DriverEngine(SegmentEngine):

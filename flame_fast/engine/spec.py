@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 
-from flame_fast._records import fields, record
+from flame_fast._records import fields, frozen, record
+from flame_fast.errors import WorkerDiedError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,6 +13,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 FUNCTION, CLASS, INSTANCE = "function", "class", "instance"
+
+#: Priorities of calls.
+URGENT, NORMAL = "urgent", "normal"
 
 
 @record
@@ -40,6 +44,37 @@ class EngineOptions:
     memory: int
     cgroups: Sequence[tuple[str, str, str]] = ()
     arrays_read_only: bool = False
+
+
+@frozen
+class CallOptions:
+    """Limits of calls, and what is done when one fails. Times are seconds.
+
+    Parameters
+    ----------
+    timeout : float, optional
+        Run time of a call, each attempt anew.
+    deadline : float, optional
+        From the call's submission to its end.
+    retries : int
+        Attempts after the first.
+    retry_on : tuple of exception types
+        After which failures there is another attempt.
+    backoff : float
+        Pause before the first retry; twice as long before each further one.
+    priority : {"normal", "urgent"}
+        Urgent calls run before normal ones that are queued.
+    detached : bool
+        The call runs although nobody holds its future.
+    """
+
+    timeout: float | None = None
+    deadline: float | None = None
+    retries: int = 0
+    retry_on: tuple[type[BaseException], ...] = (WorkerDiedError,)
+    backoff: float = 0.0
+    priority: str = NORMAL
+    detached: bool = False
 
 
 @record

@@ -11,6 +11,7 @@ from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from flame_fast.calls.captures import with_state
 from flame_fast.engine.current import set_importing
+from flame_fast.engine.post_mortem import call_name, late_error
 from flame_fast.engine.spec import CLASS, FUNCTION, ServiceSpec
 from flame_fast.errors import TaskError
 from flame_fast.kernels.runtime import serialization
@@ -111,6 +112,11 @@ class Host:
         self._enter_namespace(loaded.namespace)
         if self._libraries is not None:
             self._libraries.limit_threads(loaded.spec.cpu)
+
+    def late_error(self, service: int, method: int, call: int, seconds: float) -> BaseException:
+        """Return the error of a call that has not begun by its deadline, so many seconds after it was made."""
+        spec = ServiceSpec.from_blob(self.source.service_blob(service))
+        return late_error(call_name(spec, method, call), seconds)
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the function as it was in the submitter at the call.

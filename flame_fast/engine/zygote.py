@@ -24,11 +24,15 @@ import sys
 import time
 
 from flame_fast.engine import worker
+from flame_fast.engine.post_mortem import BY_FORCE, CANCELLED, WITH_SUPERVISOR, PostMortem, describe_exit
 from flame_fast.engine.preload import Preloading
 from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
-from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, Worker, serialization
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from flame_fast.kernels.runtime import ProcessInfo
 
 #: Seconds that a surplus pool worker stays, in case a blocked task needs it again.
 SURPLUS_S = 1.0
@@ -40,8 +44,6 @@ REAP_S = 0.1
 IDLE_S = 5.0
 #: Seconds until a fork that failed is tried again.
 RETRY_S = 0.1
-#: How a worker of the supervisor before this one ended, for its death notice.
-WITH_SUPERVISOR = "with the process that supervised it"
 #: Seconds that a new supervisor waits until the workers of the one before have ended.
 RECOVER_S = 2.0
 
@@ -72,6 +74,7 @@ class Zygote:
     def __init__(self, template: Worker, recover: bool) -> None:
         self.template = template
         self.supervisor = Supervisor(template)
+        self.post_mortem = PostMortem(self.supervisor)
         self.control = socket.socket(fileno=CONTROL_FD)
         self.control.settimeout(5.0)
         self.children: dict[int, Child] = {}  # by pidfd
@@ -109,7 +112,7 @@ class Zygote:
             ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died"))
         )
         for index in dead:
-            self.supervisor.recover_process(index, self.death_notice(index, WITH_SUPERVISOR))
+            self.recover_worker(index, WITH_SUPERVISOR)
         deadline = time.monotonic() + RECOVER_S
         for child in left:
             self.watch(child)
@@ -136,10 +139,8 @@ class Zygote:
             closing = self.supervisor.reap_services()
             timeout = self.staff()
             if closing:
-                timeout = REAP_S if timeout is None else min(timeout, REAP_S)
-            idle = self.watch_memory()
-            if idle is not None:
-                timeout = idle if timeout is None else min(timeout, idle)
+                timeout = soonest(timeout, REAP_S)
+            timeout = soonest(timeout, self.watch_memory(), self.enforce_limits())
 
     def watch_memory(self) -> float | None:
         """Return cached memory to the system after a while without use; return the seconds until the next look.
@@ -166,23 +167,12 @@ class Zygote:
         """Fork missing workers and retire surplus ones; return the seconds until the next look."""
         if self.preloading.is_busy(self.supervisor.preload):
             return None
-        pool = blocked = 0
-        idle: list[int] = []
-        requested: list[tuple[int, int]] = []
-        for process in self.supervisor.processes():
-            if process.state == ProcessState.REQUESTED:
-                requested.append((process.index, process.role))
-            elif process.role == Role.POOL:
-                pool += 1
-                blocked += process.blocked
-                if process.idle:
-                    idle.append(process.index)
-        missing = self.supervisor.workers + blocked - pool
+        processes = self.supervisor.processes()
+        pool = [one for one in processes if one.role == Role.POOL]
+        idle = [one.index for one in pool if one.idle]
+        missing = self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
         try:
-            for index, role in requested:
-                self.fork(role, index)
-            for _ in range(missing):
-                self.fork(Role.POOL)
+            self.start_missing(processes, missing)
         except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
             print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
             return RETRY_S
@@ -199,6 +189,27 @@ class Zygote:
         for index in idle[missing:]:  # the youngest: an older one may hold a class service's state
             self.supervisor.retire(index)
         return None
+
+    def start_missing(self, processes: list[ProcessInfo], workers: int) -> None:
+        """Start the processes that instances ask for, and pool workers: in the place of a spare, if one stands by."""
+        spares = [one for one in processes if one.role == Role.SPARE]
+        standing = [one.index for one in spares if one.state == ProcessState.LIVE]
+        left = len(spares)
+        for one in processes:
+            if one.state != ProcessState.REQUESTED or not self.supervisor.is_requested(one.index):
+                continue
+            if standing and self.supervisor.deploy(standing.pop(), one.index):
+                left -= 1
+            else:
+                self.fork(one.role, one.index)
+        for _ in range(workers):
+            if standing:
+                self.supervisor.deploy(standing.pop())
+                left -= 1
+            else:
+                self.fork(Role.POOL)
+        for _ in range(self.supervisor.spares - left):
+            self.fork(Role.SPARE)
 
     def fork(self, role: int, requested: int | None = None) -> None:
         """Fork the process of a requested entry, or of a new one."""
@@ -221,9 +232,7 @@ class Zygote:
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
                 if not self.supervisor.cancel_start(index):
-                    self.supervisor.recover_process(
-                        index, self.death_notice(index, "at its start: there was no descriptor to watch it by")
-                    )
+                    self.recover_worker(index, "at its start: there was no descriptor to watch it by")
                 raise
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
@@ -253,25 +262,36 @@ class Zygote:
         self.poller.unregister(child.pidfd)
         os.close(child.pidfd)
         del self.children[child.pidfd]
-        self.supervisor.recover_process(child.index, self.death_notice(child.index, how))
+        self.recover_worker(child.index, how)
 
-    def death_notice(self, index: int, how: str) -> bytes:
-        """Return the error for the task that a dead process ran, or for all calls of its instance."""
-        what = "a worker process"
-        instance = any(one.index == index and one.role == Role.INSTANCE for one in self.supervisor.processes())
-        with contextlib.suppress(Exception):  # its service may be closed and gone just now
-            found = self.supervisor.current_service(index)
-            if found is not None:
-                service, method = found
-                spec = ServiceSpec.from_blob(self.supervisor.service_blob(service))
-                name = spec.methods[method] if method < len(spec.methods) else ""
-                what = f"the worker process of service {spec.name!r}" + (f" (in {name!r})" if name else "")
-        lost = (
-            "its state is lost, and with it the calls that were running, queued or made later; make a new service"
-            if instance
-            else "the call it ran is lost (and any that waited in the same process for it), no other is"
-        )
-        return serialization.dump_error(WorkerDiedError(f"{what} died {how}; {lost}"))
+    def recover_worker(self, index: int, how: str) -> None:
+        """Recover a dead worker; `how` it died follows "died" in messages."""
+        lost = self.supervisor.lost_calls(index)
+        error = self.post_mortem.death_error(index, BY_FORCE if any(call.by_force for call in lost) else how)
+        ends = {call.slot: self.post_mortem.end_of(call, error) for call in lost}
+        self.supervisor.recover_process(index, serialization.dump_error(error), ends)
+        self.supervisor.look_soon()  # it may have died before it set the alarm
+
+    # ---- limits of calls ---------------------------------------------------------------------------------------------
+
+    def enforce_limits(self) -> float | None:
+        """End calls that are past a limit; return the seconds until the next look."""
+        alarm = self.supervisor.alarm
+        if alarm and alarm <= time.monotonic_ns():
+            for call in self.supervisor.due_calls():
+                if not call.running:
+                    self.supervisor.fail_due(call, CANCELLED if call.unwanted else self.post_mortem.late_notice(call))
+                elif self.supervisor.condemn(call):
+                    self.kill_worker(call.process)
+            alarm = self.supervisor.alarm
+        return max(0.0, (alarm - time.monotonic_ns()) / 1e9) if alarm else None
+
+    def kill_worker(self, index: int) -> None:
+        for child in self.children.values():
+            if child.index == index:
+                kill(child)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
 
     def end(self) -> None:
         """End every worker: idle ones leave by themselves, busy ones are killed."""
@@ -297,6 +317,11 @@ class Zygote:
         for child in self.children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
+
+
+def soonest(*seconds: float | None) -> float | None:
+    """Return the least of some times; None stands for never."""
+    return min((one for one in seconds if one is not None), default=None)
 
 
 def kill(child: Child) -> None:
@@ -337,29 +362,6 @@ def wait_for_end(pidfd: int, patience_s: float) -> bool:
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
     return bool(waiting.poll(patience_s * 1000))
-
-
-CAUSES = {
-    signal.SIGKILL: "somebody killed it, or the system was out of memory (see `dmesg`)",
-    signal.SIGSEGV: "a crash in native code; its stack is on standard error",
-    signal.SIGBUS: "memory that could not be had, or a file that was cut while mapped",
-    signal.SIGABRT: "native code gave up; its stack is on standard error",
-    signal.SIGFPE: "an arithmetic fault in native code",
-    signal.SIGILL: "an instruction this CPU does not have",
-    signal.SIGTERM: "somebody asked it to end",
-}
-
-
-def describe_exit(code: int) -> str:
-    """Describe an exit by name and number, with the likely cause; `code` as of `os.waitstatus_to_exitcode`."""
-    if code >= 0:
-        return f"with exit code {code} (likely cause: the task called os._exit or native code called exit)"
-    try:
-        number = signal.Signals(-code)
-    except ValueError:
-        return f"by signal {-code}"
-    cause = CAUSES.get(number)
-    return f"by {number.name} (signal {-code}" + (f"; likely cause: {cause})" if cause else ")")
 
 
 def release_application(setup: bytes | None) -> None:

@@ -3,9 +3,12 @@
 from flame_fast.kernels.runtime._native import DRIVER as DRIVER
 from flame_fast.kernels.runtime._native import UNCALLABLE as UNCALLABLE
 from flame_fast.kernels.runtime._native import ZYGOTE as ZYGOTE
+from flame_fast.kernels.runtime._native import CallPolicy as CallPolicy
 from flame_fast.kernels.runtime._native import CallTarget as CallTarget
 from flame_fast.kernels.runtime._native import Client as Client
 from flame_fast.kernels.runtime._native import DefinitionHold as DefinitionHold
+from flame_fast.kernels.runtime._native import DueCall as DueCall
+from flame_fast.kernels.runtime._native import LostCall as LostCall
 from flame_fast.kernels.runtime._native import MapResults as MapResults
 from flame_fast.kernels.runtime._native import ObjectFuture as ObjectFuture
 from flame_fast.kernels.runtime._native import ObjectRef as ObjectRef

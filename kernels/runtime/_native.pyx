@@ -16,9 +16,10 @@ import gc
 import os
 import select
 import sys
+import time
 import weakref
 
-from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError
+from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError, TaskTimeoutError, WorkerDiedError
 
 cdef extern from "sys/prctl.h" nogil:
     int prctl(int option, unsigned long argument) noexcept
@@ -57,9 +58,11 @@ include "deadlock.pxi"
 include "outcomes.pxi"
 include "future.pxi"
 include "selector.pxi"
+include "call_policy.pxi"
 include "client.pxi"
 include "vectorcall.pxi"
 include "map.pxi"
 include "worker.pxi"
+include "limits.pxi"
 include "supervisor.pxi"
 include "dump.pxi"

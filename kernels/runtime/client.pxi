@@ -1,5 +1,5 @@
 # The client, in the driver or in a worker's task that submits: fill slots, queue them, wait for them and read them.
-# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector
+# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_New, PyList_SET_ITEM
@@ -10,12 +10,12 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 from .core.externs cimport (
-    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_load32, ff_load64, ff_lock_make, ff_or32,
-    ff_store32, ff_store64, madvise,
+    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_load32, ff_load64, ff_lock_make, ff_now_ns,
+    ff_or32, ff_store32, ff_store64, madvise,
 )
 from .core.layout cimport (
-    CGROUP_BYTES, DONE, DRIVER_INDEX, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE, KIND_PICKLE,
-    KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
+    CALL_KEPT, CGROUP_BYTES, DONE, DRIVER_INDEX, ENDING, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE,
+    KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
     REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE,
     WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
@@ -23,10 +23,18 @@ from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of,
 from .core.wakeup cimport ring_bell, wake_everybody, wake_queue, wake_waiters
 from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
 from .core.blocks cimport block_alloc, block_alloc_owned, block_cancel, block_published
-from .core.slots cimport release_refs, slot_alloc, slot_free, slot_prepare, value_store
+from .core.slots cimport release_refs, slot_alloc, slot_free, slot_prepare, value_free, value_store
 from .core.run_queue cimport queue_push
 from .core.dependencies cimport dependencies_bytes, dependency_ready, mark_all_missing, mark_ready, subscribe
-from .core.completion cimport fail_unstarted, finish, write_result
+from .core.policy cimport alarm_by
+from .core.completion cimport cancel_unstarted, fail_unstarted, finish, is_wanted, runs_anyway, write_result
+
+cdef int number_errors(ValueWriter writer, CallPolicy policy) except -1:
+    """Make the types of the errors after which a call is tried again its last dependency."""
+    if writer.dependencies is None:
+        writer.dependencies = {}
+    dependency_number(writer.dependencies, policy.errors)
+    return 0
 
 cdef class Client(Outcomes):
     """What a driver and a task use: submit calls, store values, wait for outcomes, and end a runner.
@@ -101,7 +109,7 @@ cdef class Client(Outcomes):
         self.memory.processes[ZYGOTE_INDEX].role = ROLE_ZYGOTE
 
     cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t queue, uint32_t method, uint32_t flags,
-                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state):
+                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state, CallPolicy policy):
         """Queue a call and return its future at once.
 
         `args`: `count` positional arguments, then the values of the keyword arguments in the tuple `names` (NULL: none).
@@ -121,11 +129,13 @@ cdef class Client(Outcomes):
                 kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
                 self._pickle_call(writer, state, args, count, names)
             self.check()            # encoding may have run user code or other threads; the service: see _publish
-            block = self._filled_block(writer)
+            if policy is not None and policy.errors is not None:
+                number_errors(writer, policy)
+            block = self._filled_block(writer, 0 if policy is not None and policy.retries else INLINE_BYTES)
             index = self._new_slot(block)
             self._store_value(index, PAYLOAD, writer, block, kind)
             dependencies = writer.dependencies
-            return self._publish(<uint32_t> index, service, generation, queue, method, dependencies)
+            return self._publish(<uint32_t> index, service, generation, queue, method, dependencies, policy)
         finally:
             self.return_writer(writer)
 
@@ -159,10 +169,10 @@ cdef class Client(Outcomes):
         writer.dependencies = dependencies
         return 0
 
-    cdef uint64_t _filled_block(self, ValueWriter writer) except? 0:
-        """Return a block with the value; 0 for a value that fits into its slot."""
+    cdef uint64_t _filled_block(self, ValueWriter writer, uint64_t inline_bytes=INLINE_BYTES) except? 0:
+        """Return a block with the value; 0 for one of at most `inline_bytes`, which goes into its slot."""
         cdef uint64_t nbytes = writer.total(), block
-        if nbytes <= INLINE_BYTES:
+        if nbytes <= inline_bytes:
             return 0
         if self.pins:
             release_fork_pins(self)
@@ -204,20 +214,21 @@ cdef class Client(Outcomes):
         return index
 
     cdef ObjectFuture _publish(self, uint32_t index, uint32_t service, uint64_t generation, uint32_t queue_index,
-                               uint32_t method, dict dependencies):
+                               uint32_t method, dict dependencies, CallPolicy policy):
         """Publish a filled slot: queue it, and put its edges on the waiter lists of its dependencies.
 
         From here on it may run.
         """
         cdef Slot *slot = &self.memory.slots[index]
         cdef RunQueue *queue = &self.memory.queues[queue_index]
-        cdef uint64_t free_state = slot.state
+        cdef uint64_t free_state = slot.state, deadline = 0
+        cdef uint32_t entered = queue_index if policy is None or not policy.urgent else queue.urgent
         cdef int pushed = 1
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
         slot.service = service
-        slot.queue = queue_index
+        slot.queue = entered
         # S20: pairs with `is_here`
-        slot.queue_tail = ff_load64(&queue.tail)
+        slot.queue_tail = ff_load64(&self.memory.queues[entered].tail)
         slot.method = method
         try:
             # S17: pairs with `is_calling`: `building` has named the slot since before the cas on its bit.
@@ -233,17 +244,21 @@ cdef class Client(Outcomes):
             raise
         future.runtime = self
         future.index = index
+        if policy is not None:
+            deadline = policy.apply(&self.memory, index)
         if dependencies:
             ff_or32(&slot.refs, REF_EDGES)
         # S1: pairs with `queue_claim` and `_claim_here`
         ff_exchange64(&slot.state, with_status(free_state, WAITING if dependencies else READY, 0))
         # An ordered queue has a task from the start, another one once no dependency is missing. A DEAD queue has no reader.
         if ff_load32(&queue.state) != QUEUE_DEAD if queue.ordered else not dependencies:
-            pushed = queue_push(&self.memory, queue_index, index)
-            wake_queue(&self.memory, queue_index)
+            pushed = queue_push(&self.memory, entered, index)
+            wake_queue(&self.memory, entered)
         ff_store64(&self.memory.processes[self.me].building, 0)
         if dependencies:
             self._subscribe_to_dependencies(index, dependencies)
+        if deadline:
+            alarm_by(&self.memory, deadline)
         if not pushed:
             self._fail_unstarted(
                 index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance"))
@@ -372,6 +387,25 @@ cdef class Client(Outcomes):
             self.return_writer(writer)
         return index
 
+    cdef list history(self, uint32_t index):
+        """Return the texts of the failed attempts of a call that this process owns."""
+        if not self.memory.slots[index].flags & CALL_KEPT or not self.memory.policies[index].history:
+            return []
+        return self.value_of(index).splitlines()
+
+    cdef void forget_history(self, uint32_t index) noexcept:
+        if self.memory.policies[index].history:
+            self.memory.policies[index].history = 0
+            value_free(&self.memory, index, RESULT)
+
+    cdef int write_history(self, uint32_t index, list lines) except -1:
+        """Keep the texts of the failed attempts, in the place of an outcome, of a call that this process owns."""
+        self.memory.policies[index].history = 0
+        value_free(&self.memory, index, RESULT)
+        self._write_value(index, "\n".join(lines), False)
+        self.memory.policies[index].history = 1
+        return 0
+
     def get_many(self, list handles, timeout=None):
         """Return the values of handles of this client, in order; raise the first failure in this order."""
         return self._collect(handles, deadline_of(timeout), True)
@@ -400,6 +434,32 @@ cdef class Client(Outcomes):
             elif status_of(self.memory.slots[handle.index].state) == FAILED:
                 raise self.error_of(handle.index)
         return values
+
+    def cancel_many(self, list handles, bint force=False):
+        """Cancel the calls of handles of this client; return how many of them have no outcome of their own."""
+        cdef Py_ssize_t i
+        cdef int count = 0
+        left = []
+        for i in range(len(handles)):
+            if self.cancel((<ObjectHandle?> handles[i]).index, force):
+                count += 1
+            elif force:
+                left.append(handles[i])
+        deadline = ff_now_ns() + FORCE_NS
+        for handle in left:
+            count += self.await_end((<ObjectHandle> handle), deadline)
+        return count
+
+    def cancel_calls(self, uint32_t service, uint64_t generation):
+        """Cancel the calls of a service that have not begun; return how many those were."""
+        cdef uint32_t i
+        cdef int count = 0
+        if not self.is_mine() or self.closed or self.memory.services[service].generation != generation:
+            return 0
+        for i in range(slots_used(&self.memory)):
+            if self.memory.slots[i].service == service:
+                count += cancel_unstarted(&self.memory, i)
+        return count
 
     def selector(self, list handles):
         """Return a `Selector` of these handles, all of this client."""
@@ -448,7 +508,8 @@ cdef class Client(Outcomes):
             definition_bytes += self.memory.processes[i].definition_bytes
         used = used_bytes(&self.memory)
         counted = {
-            "waiting": by_status[WAITING], "queued": by_status[READY], "running": by_status[RUNNING],
+            "waiting": by_status[WAITING], "queued": by_status[READY],
+            "running": by_status[RUNNING] + by_status[ENDING],
             "done": by_status[DONE], "failed": by_status[FAILED], "slots": sum(by_status[WAITING:]),
             "bytes": used, "peak_bytes": max(header.peak_bytes, used), "limit_bytes": header.limit,
             "cached_bytes": header.cached_bytes, "copied_bytes": copied_bytes, "shared_bytes": shared_bytes,
@@ -462,11 +523,11 @@ cdef class Client(Outcomes):
         return counted
 
     def announce_close(self):
-        """Tell every process to leave; return how many calls are unfinished."""
+        """Tell every process to leave; return how many calls are unfinished that somebody wants."""
         cdef uint32_t i, unfinished = 0, status
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
-            if WAITING <= status <= RUNNING:
+            if WAITING <= status <= ENDING and (runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)):
                 unfinished += 1
         # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.header.closing, 1)

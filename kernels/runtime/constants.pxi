@@ -4,7 +4,7 @@
 from libc.stdint cimport uint32_t
 from .core.layout cimport (
     DRIVER_INDEX, NO_METHOD, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING, ROLE_DRIVER, ROLE_INSTANCE, ROLE_POOL,
-    ROLE_ZYGOTE, ZYGOTE_INDEX,
+    ROLE_SPARE, ROLE_ZYGOTE, ZYGOTE_INDEX,
 )
 
 #: The driver's index in the process table.
@@ -28,3 +28,4 @@ class Role:
     ZYGOTE = ROLE_ZYGOTE
     POOL = ROLE_POOL
     INSTANCE = ROLE_INSTANCE
+    SPARE = ROLE_SPARE

@@ -7,7 +7,7 @@ from .core.layout cimport (
     READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, WAITS_FOR_ANY, Dependencies, DependencyEdge, RunQueue, Slot,
 )
 from .core.regions cimport Memory
-from .core.lookup cimport edges_of, is_finished, status_of
+from .core.lookup cimport edges_of, home_of, is_finished, status_of
 from .core.run_queue cimport is_stale, lap_of
 
 cdef tuple unfinished_needs(Memory *memory, uint32_t index):
@@ -61,7 +61,7 @@ cdef int add_calls_before(Memory *memory, uint32_t queue_index, uint32_t index, 
     cdef RunQueue *queue = &memory.queues[queue_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> queue_index * SLOT_COUNT
     cdef uint64_t current, head, entry
-    cdef uint32_t i, process = ff_load32(&queue.process)
+    cdef uint32_t i, process = ff_load32(&memory.queues[home_of(memory, queue_index)].process)
     current = ff_load64(&memory.processes[process - 1].current) if process else 0
     if current:
         needs.add(current - 1)

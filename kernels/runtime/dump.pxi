@@ -15,13 +15,13 @@ from libc.string cimport memset
 from posix.unistd cimport pread
 from .core.externs cimport FF_LAYOUT, ff_now_ns
 from .core.layout cimport (
-    CLEARED_SHIFT, DONE, EXTENT_COLD, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, FAILED, FREE,
-    GRANULE, GROUP_BITS, KIND_MAP, LEAVING, MAGIC, PAGE, PAYLOAD, PERMIT_COUNT, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE,
-    PROCESS_REQUESTED, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REDO_LINK,
-    REDO_NOTHING, REDO_UNLINK, REF_COUNT, REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESERVED, RING_MASK, ROLE_DRIVER,
-    ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN,
-    SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Dependencies, DependencyEdge, Extent, Header, Process, RunQueue,
-    Service, Slot,
+    CLEARED_SHIFT, DONE, ENDING, EXTENT_COLD, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM,
+    FAILED, FREE, GRANULE, GROUP_BITS, KIND_MAP, LEAVING, MAGIC, PAGE, PAYLOAD, PERMIT_COUNT, PROCESS_COUNT,
+    PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE,
+    QUEUE_OPEN, READY, REDO_LINK, REDO_NOTHING, REDO_UNLINK, REF_COUNT, REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN,
+    RESERVED, RING_MASK, ROLE_DRIVER, ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SERVICE_CLOSING, SERVICE_COUNT,
+    SERVICE_FREE, SERVICE_OPEN, SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Dependencies, DependencyEdge, Extent,
+    Header, Process, RunQueue, Service, Slot,
 )
 from .core.regions cimport Memory, align_up, map_memory
 from .core.lookup cimport generation_of, owner_of, status_of
@@ -34,7 +34,8 @@ cdef enum:
     DEPENDENCIES_NAMED = 1000   # missing dependencies of one task, at most
 
 STATUS_NAMES = {
-    FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", DONE: "DONE", FAILED: "FAILED", LEAVING: "LEAVING",
+    FREE: "FREE", WAITING: "WAITING", READY: "READY", RUNNING: "RUNNING", ENDING: "ENDING", DONE: "DONE", FAILED: "FAILED",
+    LEAVING: "LEAVING",
 }
 
 ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
@@ -265,7 +266,8 @@ cdef class SegmentReader:
                     counts[name] = counts.get(name, 0) + 1
                     waiting -= status == WAITING
                     ready -= status == READY
-                    if status == RUNNING or (status == WAITING and waiting >= 0) or (status == READY and ready >= 0):
+                    waits = (status == WAITING and waiting >= 0) or (status == READY and ready >= 0)
+                    if status in (RUNNING, ENDING) or waits:
                         found.append(self.describe(first + i, &copies[i]))
         finally:
             free(copies)
@@ -292,7 +294,7 @@ cdef class SegmentReader:
         }
         if slot.dependencies and status < DONE:
             self.describe_dependencies(slot.dependencies, found)
-        if status == RUNNING and slot.waits_for:
+        if status in (RUNNING, ENDING) and slot.waits_for:
             self.describe_wait(slot.waits_for, found)
         return found
 

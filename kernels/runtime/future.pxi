@@ -1,9 +1,10 @@
 # Futures and references: what a call and `put_object` return.
 # uses: handle, timeouts, outcomes
 
-from .core.externs cimport ff_load64
-from .core.layout cimport DONE, FAILED, READY, RUNNING, WAITING
+from .core.externs cimport ff_load64, ff_now_ns
+from .core.layout cimport DONE, ENDING, FAILED, READY, RUNNING, WAITING, Slot
 from .core.lookup cimport is_finished, status_of
+from .core.completion cimport is_cancelled
 
 @cython.no_gc
 cdef class ObjectHandle(SlotReference):
@@ -28,6 +29,8 @@ cdef class ObjectHandle(SlotReference):
             The time is up; the task goes on.
         FlameError
             `INVALID_STATE`: the runner was closed before the call finished, or the wait is a deadlock.
+        concurrent.futures.CancelledError
+            The call was cancelled, or one that it depends on.
         Exception
             Whatever the task raised, with its type; `str(error.__cause__)` is the worker's traceback.
 
@@ -74,6 +77,30 @@ cdef class ObjectFuture(ObjectHandle):
             return (<Outcomes> self.runtime).error_of(self.index)
         return None
 
+    def cancel(self, bint force=False):
+        """Cancel the call, unless it has begun, and every call that depends on it.
+
+        Parameters
+        ----------
+        force : bool
+            End a call that has begun, with the process of its worker. Its service goes on in another; an instance loses its
+            state, see `Runner.service`. Calls that run in that process inside of the wait of this one, or in whose wait this
+            one runs, fail with `WorkerDiedError`. The inline engine, which runs calls in the driver, ends none.
+
+        Returns
+        -------
+        bool
+            Whether it is cancelled: then `get` raises `concurrent.futures.CancelledError`.
+        """
+        cdef Outcomes runtime = <Outcomes> self.runtime
+        return bool(runtime.cancel(self.index, force)) or \
+            (force and bool(runtime.await_end(self, ff_now_ns() + FORCE_NS)))
+
+    def cancelled(self):
+        """Return whether the call was cancelled, or depends on one that was."""
+        cdef Slot *slot = &self.runtime.memory.slots[self.index]
+        return status_of(ff_load64(&slot.state)) == FAILED and bool(is_cancelled(slot))
+
     def ref(self):
         """Wait for the call and return its value's `ObjectRef`; raise the call's error."""
         cdef ObjectRef ref
@@ -85,7 +112,7 @@ cdef class ObjectFuture(ObjectHandle):
         return ref
 
     def __repr__(self):
-        names = {WAITING: "waiting", READY: "queued", RUNNING: "running", DONE: "done", FAILED: "failed"}
+        names = {WAITING: "waiting", READY: "queued", RUNNING: "running", ENDING: "running", DONE: "done", FAILED: "failed"}
         status = status_of(ff_load64(&self.runtime.memory.slots[self.index].state))
         return f"<ObjectFuture {self.index} {names.get(status, '?')}>"
 

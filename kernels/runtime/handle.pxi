@@ -5,8 +5,7 @@
 # uses: segment
 
 from libc.stdint cimport uint32_t
-from .core.layout cimport REF_CREATOR
-from .core.slots cimport release_refs
+from .core.completion cimport release_future
 
 @cython.no_gc
 cdef class SlotReference:
@@ -21,7 +20,7 @@ cdef class SlotReference:
 
     def __dealloc__(self):
         if self.runtime is not None and self.owner is None and self.runtime.is_mine():
-            release_refs(&self.runtime.memory, self.index, REF_CREATOR)
+            release_future(&self.runtime.memory, self.index)
 
     def __reduce__(self):
         raise TypeError(

@@ -49,6 +49,9 @@ cdef class MapResults:
             self.share = max(1, min(MOST_ITEMS, len(iterable) // (2 * self.ahead)))
         self.fill()
 
+    def __del__(self):
+        self.cancel_pending()
+
     def __iter__(self):
         return self
 
@@ -168,7 +171,15 @@ cdef class MapResults:
         self.source = self.error = self.problem = self.waiting = None
         self.values = self.future = None
         self.position = self.count = 0
-        self.pending.clear()
+        self.cancel_pending()
+
+    cdef void cancel_pending(self) noexcept:
+        """Leave no chunk behind that has not begun."""
+        try:
+            while self.pending:
+                self.pending.popleft().cancel()
+        except Exception:
+            pass            # in a forked child, they are its parent's
 
     cdef void measure(self, int64_t nanoseconds) noexcept:
         """Set the size of the next chunks by the time that the current one took."""

@@ -2,10 +2,18 @@
 # uses: python_api, handle, values, decode, waits, deadlock
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
-from .core.externs cimport ff_exchange32, ff_load32, ff_now_ns
-from .core.layout cimport FAILED, KIND_NATIVE, PROCESS_COUNT, RESULT, ROLE_POOL, Process, Slot
+from .core.externs cimport ff_exchange32, ff_load32, ff_load64, ff_now_ns
+from .core.layout cimport (
+    CALL_UNWANTED, ENDING, FAILED, KIND_NATIVE, NO_SERVICE, PROCESS_COUNT, RESULT, ROLE_POOL, Process, Slot,
+)
 from .core.lookup cimport body_of, data_of, is_finished, status_of
+from .core.completion cimport cancel_unstarted, is_cancelled
+from .core.policy cimport alarm_by
 from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
+
+cdef enum:
+    FORCE_NS = 2_000_000_000    # until a call is ended by force, at most, unless its process cannot be killed just now
+    LOOK_NS = 20_000_000        # between two looks at that
 
 cdef object out_of_time():
     return TimeoutError("the calls waited for have not finished in time; they go on")
@@ -50,7 +58,43 @@ cdef class Outcomes(Values):
         cdef const char *at = data_of(&self.memory, slot, RESULT)
         if slot.result_bytes == 0:
             return self.full(0)
+        if is_cancelled(slot):
+            return self.pickling.cancelled_error()
         return self.pickling.load_error(*decode_native(&at, self, None))
+
+    cdef bint cancel(self, uint32_t index, bint force) except -1:
+        """Cancel the call of a slot that the caller references; return whether it has no outcome of its own.
+
+        `force`: ask the supervisor to end a call that has begun; `await_end` tells whether it does.
+        """
+        cdef Slot *slot = &self.memory.slots[index]
+        if not self.is_mine():
+            self.check()
+        if cancel_unstarted(&self.memory, index):
+            return True
+        if force and not is_finished(&self.memory, index) and not self.closed:
+            slot.flags |= CALL_UNWANTED
+            if slot.service != NO_SERVICE:
+                self.keep_spare(slot.service, self.memory.services[slot.service].generation)
+            alarm_by(&self.memory, <uint64_t> ff_now_ns())
+        return self.is_cancelled_at(index)
+
+    cdef bint is_cancelled_at(self, uint32_t index) noexcept:
+        """Return whether the outcome of a slot is that it was cancelled, or cannot be anything else any more."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef uint32_t status = status_of(ff_load64(&slot.state))
+        return status == ENDING and slot.flags & CALL_UNWANTED != 0 or status == FAILED and is_cancelled(slot)
+
+    cdef bint await_end(self, SlotReference handle, int64_t deadline) except -1:
+        """Return whether a call that `cancel` wants ended by force is, once it has an outcome, or can have no other."""
+        while not self.inline and not is_finished(&self.memory, handle.index) and not self.is_cancelled_at(handle.index):
+            if ff_now_ns() >= deadline or self.closed:
+                break
+            try:
+                self.wait_one(handle, min(deadline, ff_now_ns() + LOOK_NS))
+            except TimeoutError:
+                continue
+        return self.is_cancelled_at(handle.index)
 
     cdef int check_waitable(self) except -1:
         """Raise when no unfinished call will ever finish here."""

@@ -8,13 +8,13 @@ from .core.externs cimport (
     ff_add32, ff_cas32, ff_exchange32, ff_futex_wake, ff_load32, ff_load64, ff_or32, ff_pause, ff_store32,
 )
 from .core.layout cimport (
-    PERMIT_COUNT, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_FREE,
-    QUEUE_OPEN, RESERVED, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN,
-    WAITING, Process, RunQueue, Service,
+    ENDING, PERMIT_COUNT, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, QUEUE_CLOSING, QUEUE_COUNT,
+    QUEUE_FREE, QUEUE_OPEN, RESERVED, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, SERVICE_CLOSING, SERVICE_COUNT,
+    SERVICE_FREE, SERVICE_OPEN, WAITING, Process, RunQueue, Service,
 )
 from .core.regions cimport Memory
 from .core.lookup cimport slots_used, status_of
-from .core.wakeup cimport ring_bell, wake_sleepers
+from .core.wakeup cimport ring_bell, wake_sleepers, wake_spares
 from .core.blocks cimport block_free, block_published
 
 cdef enum:
@@ -43,7 +43,7 @@ cdef class Services(Segment):
     """A process's view of the services and of the process table: what clients, workers and the supervisor share."""
 
     def add_service(self, bytes blob, *, bint instance=False, int limit=0, bint sticky=False, int warmup=0,
-                    uint32_t preload=0):
+                    uint32_t preload=0, bint restart=False):
         """Open a service; return (service, generation, queue).
 
         Parameters
@@ -60,6 +60,8 @@ cdef class Services(Segment):
             Workers that load it before its first call.
         preload : int
             Libraries that the supervisor (zygote) shall load for it; see `flame_fast.engine.preload`.
+        restart : bool
+            Of an instance: when its process dies, another one begins with the object in `blob`.
         """
         cdef uint32_t queue = 0, service
         cdef uint64_t block
@@ -72,6 +74,7 @@ cdef class Services(Segment):
             if instance or limit:
                 queue = self._reserve_queue(instance)
                 self._prepare_queue(&self.memory.queues[queue], instance, limit, sticky)
+                self.memory.queues[queue].restart = restart
             service = self._reserve_service()
         except BaseException:
             block_published(&self.memory)     # first: what is freed must not be named any more
@@ -87,7 +90,7 @@ cdef class Services(Segment):
         queue.ordered = instance
         queue.limit = min(limit, PERMIT_COUNT)
         queue.sticky = sticky
-        queue.process = 0
+        queue.process = queue.home = queue.urgent = queue.restart = queue.failed_starts = 0
         queue.sleepers = 0
         memset(queue.permits, 0, sizeof(queue.permits))
 
@@ -100,6 +103,7 @@ cdef class Services(Segment):
         self.memory.services[service].blob_bytes = nbytes
         block_published(&self.memory)
         self.memory.services[service].warm_left = warm_left
+        self.memory.services[service].spare = 0
         # Invariant: an open queue belongs to some service, or is queue 0: see _recover_services.
         ff_store32(&self.memory.queues[queue].state, QUEUE_OPEN)
         ff_store32(&self.memory.services[service].state, SERVICE_OPEN)
@@ -122,11 +126,44 @@ cdef class Services(Segment):
         ff_or32(&self.memory.header.preload, libraries)
         for i in range(2, ff_load32(&self.memory.header.process_high)):
             process = &self.memory.processes[i]
-            if process.role == ROLE_POOL and not process.stateful and libraries & ~process.preloaded:
+            if process.role in (ROLE_POOL, ROLE_SPARE) and not process.stateful and libraries & ~process.preloaded:
                 # S7: pairs with `sleep_begin` and `_shall_leave`
                 ff_store32(&process.retiring, 1)
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
+        wake_spares(&self.memory)
         ring_bell(self.doorbell)
+
+    def keep_spare(self, uint32_t service, uint64_t generation):
+        """Have a spare worker load a service, to take the place of one that is ended by force because of its call."""
+        cdef Service *entry = &self.memory.services[service]
+        if self.inline or entry.generation != generation or not self._is_replaced(entry.queue) \
+                or ff_exchange32(&entry.spare, 1):
+            return
+        if ff_cas32(&self.memory.header.spares, 0, 1):
+            ring_bell(self.doorbell)
+        wake_spares(&self.memory)
+
+    cdef bint _is_replaced(self, uint32_t queue) noexcept:
+        """Return whether a process that serves a queue has a successor when it dies."""
+        return queue < POOL_QUEUES or self.memory.queues[queue].restart != 0
+
+    def make_urgent_queue(self, uint32_t queue_index):
+        """Return the queue of another queue's urgent calls, which are served before those; make it if there is none."""
+        cdef RunQueue *home = &self.memory.queues[queue_index]
+        cdef RunQueue *queue
+        cdef uint32_t urgent = ff_load32(&home.urgent)
+        if urgent:
+            return urgent
+        urgent = self._reserve_queue(home.ordered)
+        queue = &self.memory.queues[urgent]
+        self._prepare_queue(queue, home.ordered, 0, False)
+        queue.home = queue_index + 1
+        if not ff_cas32(&home.urgent, 0, urgent):       # another thread or process was faster
+            ff_store32(&queue.state, QUEUE_FREE)
+            return ff_load32(&home.urgent)
+        ff_store32(&queue.state, QUEUE_OPEN)
+        ff_add32(&self.memory.header.urgent_queues, 1)
+        return urgent
 
     cdef uint32_t _reserve_queue(self, bint instance) except 0:
         cdef uint32_t i
@@ -177,7 +214,7 @@ cdef class Services(Segment):
                 process.started_at = 0
                 process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
-                process.current = process.building = process.taking = process.releasing_edge = 0
+                process.current = process.building = process.taking = process.releasing_edge = process.loaded = 0
                 process.promoting = process.rotating = 0
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE,
@@ -244,7 +281,7 @@ cdef class Services(Segment):
         busy = set()
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
-            if WAITING <= status <= RUNNING:
+            if WAITING <= status <= ENDING:
                 busy.add(self.memory.slots[i].service)
         return busy
 
@@ -261,8 +298,12 @@ cdef class Services(Segment):
 
     cdef void _free_queue(self, RunQueue *queue) noexcept:
         cdef uint64_t error = queue.error
+        cdef uint32_t urgent = queue.urgent
         queue.process = 0
         queue.error = 0
+        queue.urgent = 0
+        if urgent:
+            ff_store32(&self.memory.queues[urgent].state, QUEUE_FREE)
         if error:
             block_free(&self.memory, error)
         ff_store32(&queue.state, QUEUE_FREE)

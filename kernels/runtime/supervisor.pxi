@@ -1,28 +1,30 @@
 # The supervisor (zygote): starting and retiring processes, and recovering what dead processes left in the tables.
-# uses: services
+# uses: limits
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from .core.externs cimport ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_load32, ff_load64, ff_store32
+from .core.externs cimport ff_add32, ff_cas32, ff_cas64, ff_exchange32, ff_exchange64, ff_load32, ff_load64, ff_store32
 from .core.layout cimport (
-    FAILED, NO_METHOD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING, QUEUE_CLOSING,
-    QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY, RESERVED, ROLE_INSTANCE, RUNNING,
-    SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process, RunQueue, Service,
+    ENDING, FAILED, NO_METHOD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
+    QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY, RESERVED, RESULT,
+    ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process, RunQueue, Service,
 )
-from .core.regions cimport Memory, memory_own
-from .core.lookup cimport owner_of, process_word, slots_used, status_of, with_status
-from .core.wakeup cimport wake_everybody, wake_sleepers
+from .core.regions cimport memory_own
+from .core.lookup cimport home_of, owner_of, process_word, slots_used, status_of, with_status
+from .core.wakeup cimport wake_everybody, wake_sleepers, wake_waiters
 from .core.permits cimport permit_release
 from .core.lock cimport lock_repair
 from .core.extents cimport extents_trim
 from .core.blocks cimport block_alloc_owned, block_published
-from .core.slots cimport release_refs
+from .core.slots cimport release_refs, value_free
 from .core.run_queue cimport queue_push
 from .core.dependencies cimport promote_if_there
-from .core.completion cimport finish, write_result
+from .core.completion cimport finish, release_future, write_result
+from .core.policy cimport pause_of, retry
 from .core.recovery cimport (
-    finish_again, recover_allocation, recover_memory, recover_release, recover_slot, recover_task, repair_waiting,
+    finish_again, forget_wait, recover_allocation, recover_memory, recover_release, recover_slot, recover_task,
+    repair_waiting,
 )
 
 cdef class ProcessInfo:
@@ -39,20 +41,50 @@ cdef ProcessInfo process_info(uint32_t index, uint32_t state, Process *process):
     info.blocked, info.idle = process.blocked != 0, process.current == 0
     return info
 
-cdef class Supervisor:
+cdef enum:
+    MOST_FAILED_STARTS = 3      # of an instance's process in a row: then the instance is lost after all
+
+cdef class Supervisor(Limits):
     """What the supervisor does in the tables: it starts and retires processes, and recovers after their deaths.
 
     Parameters
     ----------
-    services : Services
+    client : Client
         The attachment of its process. It may be a `Worker`, which forked processes go on with as their own.
     """
-    cdef Services services
-    cdef Memory *memory
+    @property
+    def spares(self):
+        """Spare workers wanted."""
+        return ff_load32(&self.memory.header.spares)
 
-    def __init__(self, Services services not None):
-        self.services = services
-        self.memory = &services.memory
+    def deploy(self, uint32_t spare, uint32_t requested=0):
+        """Give a spare a place: a pool worker's, or that of an instance's process whose entry is requested."""
+        cdef Process *process = &self.memory.processes[spare]
+        cdef uint32_t queue = self.memory.processes[requested].queue
+        cdef uint32_t role = ROLE_POOL
+        if requested:
+            role = ROLE_INSTANCE
+            process.queue = queue
+            if not ff_cas32(&self.memory.queues[queue].process, requested + 1, spare + 1):
+                return False
+            ff_exchange64(process_word(&self.memory.processes[requested]), PROCESS_FREE)
+        ff_exchange32(&process.role, role)
+        wake_waiters(self.memory, spare)
+        return True
+
+    def is_requested(self, uint32_t index):
+        """Return whether an entry is still to be started; free it if its queue does not name it."""
+        if self._unstarted(index) == PROCESS_REQUESTED:
+            return True
+        ff_exchange64(process_word(&self.memory.processes[index]), PROCESS_FREE)
+        return False
+
+    def restarts(self, uint32_t index):
+        """Return whether a dead process of an instance gets a successor."""
+        cdef Process *process = &self.memory.processes[index]
+        cdef RunQueue *queue = &self.memory.queues[process.queue]
+        return process.role == ROLE_INSTANCE and queue.restart != 0 and ff_load32(&queue.process) == index + 1 \
+            and ff_load32(&queue.state) == QUEUE_OPEN and (process.loaded or queue.failed_starts < MOST_FAILED_STARTS)
 
     def processes(self):
         """Return a list of `ProcessInfo`: the process table, without entries that are still RESERVED or free."""
@@ -112,6 +144,7 @@ cdef class Supervisor:
         # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.processes[index].retiring, 1)
         wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
+        wake_waiters(self.memory, index)
 
     def current_service(self, uint32_t index):
         """Return (service, method) of the task a process runs, or its instance's service; None if it has neither."""
@@ -125,8 +158,11 @@ cdef class Supervisor:
                     return i, <uint32_t> NO_METHOD
         return None
 
-    def recover_process(self, uint32_t index, bytes error):
+    def recover_process(self, uint32_t index, bytes error, dict ends={}):
         """Recover what a dead process left. The supervisor calls it after the kernel has reported the end.
+
+        `error`: of the calls that it had begun, and of its instance's. `ends`: how calls of `lost_calls` end otherwise, by
+        their slots: an error, or a list of the texts of the attempts so far, after which the call is tried again.
 
         Each step is idempotent: a supervisor that follows one that died here begins again.
 
@@ -149,7 +185,7 @@ cdef class Supervisor:
         recover_release(self.memory, index)
         recover_allocation(self.memory, index)
         high = slots_used(self.memory)
-        self._recover_tasks(process, index, error, high)                                        # 2, 3
+        self._recover_tasks(process, index, error, ends, high)                                  # 2, 3
         self._recover_services(index)                                                           # 4
         self._recover_requests(index)                                                           # 5
         if index == self.memory.me:
@@ -161,17 +197,21 @@ cdef class Supervisor:
         self._recover_queue(index, error, high)
         recover_memory(self.memory, index)                                                      # 9
         ff_exchange64(process_word(process), PROCESS_FREE)                                      # 10
-        self.services.reap_services()
+        self.client.reap_services()
         wake_everybody(self.memory)
 
-    cdef void _recover_tasks(self, Process *process, uint32_t index, bytes error, uint32_t high) noexcept:
+    cdef int _recover_tasks(self, Process *process, uint32_t index, bytes error, dict ends, uint32_t high) except -1:
         """Fail, requeue, finish or queue the tasks that a dead process had claimed or was submitting."""
         cdef const char *data = PyBytes_AS_STRING(error)
         cdef uint64_t nbytes = len(error), state
         cdef uint32_t i
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
-            if status_of(state) == RUNNING and owner_of(state) == index:
+            if owner_of(state) != index or status_of(state) not in (RUNNING, ENDING):
+                continue
+            if i in ends:
+                self._end_call(i, ends[i])
+            else:
                 recover_task(self.memory, i, data, nbytes)
         for i in range(high):
             finish_again(self.memory, i, index)
@@ -181,6 +221,21 @@ cdef class Supervisor:
         self._queue_again(&process.rotating)
         for i in range(high):
             recover_slot(self.memory, i, index)
+        return 0
+
+    cdef int _end_call(self, uint32_t index, end) except -1:
+        """End a call that a dead process had begun, with an error, or try it again."""
+        forget_wait(self.memory, &self.memory.slots[index])
+        if type(end) is list:
+            try:
+                self.client.write_history(index, end)
+            except Exception:       # the store is full: the call goes on without
+                value_free(self.memory, index, RESULT)
+            retry(self.memory, index, pause_of(&self.memory.policies[index]))
+            return 0
+        write_result(self.memory, index, PyBytes_AS_STRING(end), len(end))
+        finish(self.memory, index, FAILED, NULL)
+        return 0
 
     cdef int _recover_predecessor(self, uint32_t index, uint32_t high) except -1:
         """Release what the supervisor before this one held. The entry goes on as this process's."""
@@ -188,7 +243,7 @@ cdef class Supervisor:
         for i in range(high):
             release_refs(self.memory, i, REF_RECOVERY)
         recover_memory(self.memory, index)
-        if not memory_own(self.memory, self.memory.me, self.services.doorbell):
+        if not memory_own(self.memory, self.memory.me, self.client.doorbell):
             raise MemoryError
         wake_everybody(self.memory)
         return 0
@@ -198,7 +253,7 @@ cdef class Supervisor:
         for i in range(high):
             # S14: pairs with `slot_prepare`
             if ff_load32(&self.memory.slots[i].refs) & REF_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
-                release_refs(self.memory, i, REF_CREATOR)
+                release_future(self.memory, i)
 
     cdef void _close_services(self, uint32_t index) noexcept:
         """Close the services that a dead process had opened."""
@@ -206,7 +261,7 @@ cdef class Supervisor:
         for i in range(ff_load32(&self.memory.header.service_high)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
-                    self.services._stop_warming(&self.memory.services[i])
+                    self.client._stop_warming(&self.memory.services[i])
 
     cdef void _queue_again(self, uint64_t *note) noexcept:
         """Queue the task that a dead process was queueing, or make it wait again.
@@ -243,9 +298,12 @@ cdef class Supervisor:
                 queue = ff_load32(&self.memory.queues[entry.queue].state)
                 if queue not in (QUEUE_OPEN, QUEUE_DEAD) or self._is_others_queue(entry.queue, i):
                     entry.queue = 0          # the dead process had freed it, and another may have reserved it since
-                self.services._free_service(entry)
+                self.client._free_service(entry)
         for i in range(1, QUEUE_COUNT):
-            ff_cas32(&self.memory.queues[i].state, RESERVED + index, QUEUE_FREE)
+            if ff_load32(&self.memory.queues[i].state) == RESERVED + index:
+                if self.memory.queues[i].home:
+                    ff_cas32(&self.memory.queues[home_of(self.memory, i)].urgent, i, 0)
+                ff_store32(&self.memory.queues[i].state, QUEUE_FREE)
 
     cdef bint _is_others_queue(self, uint32_t queue, uint32_t service) noexcept:
         cdef uint32_t i
@@ -261,25 +319,40 @@ cdef class Supervisor:
             if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
-    cdef void _recover_queue(self, uint32_t process, bytes error, uint32_t high) noexcept:
+    cdef int _recover_queue(self, uint32_t process, bytes error, uint32_t high) except -1:
         """Free the queue of a dead instance if its service is closed; else mark it DEAD and fail its calls."""
         cdef uint32_t i, queue_index = self.memory.processes[process].queue
         cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t state
         if ff_load32(&queue.process) != process + 1:     # the pool's, or freed before: it may be another service's by now
-            return
+            return 0
+        if self.restarts(process):
+            queue.failed_starts = 0 if self.memory.processes[process].loaded else queue.failed_starts + 1
+            self._start_again(queue_index)
+            return 0
         if not queue.error:
             self._keep_error(queue, error)
         # S16: pairs with `_publish`
         if not ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_DEAD) and ff_load32(&queue.state) == QUEUE_CLOSING:
-            self.services._free_queue(queue)
-            return
+            self.client._free_queue(queue)
+            return 0
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
-            if self.memory.slots[i].queue == queue_index and (status_of(state) == READY or status_of(state) == WAITING) \
-                    and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
+            if home_of(self.memory, self.memory.slots[i].queue) != queue_index or status_of(state) not in (WAITING, READY):
+                continue
+            if ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
                 write_result(self.memory, i, PyBytes_AS_STRING(error), len(error))
                 finish(self.memory, i, FAILED, NULL)
+        return 0
+
+    cdef int _start_again(self, uint32_t queue) except -1:
+        """Ask for another process of an instance."""
+        cdef uint32_t i
+        ff_store32(&self.memory.queues[queue].process, 0)
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            if self.memory.services[i].queue == queue and ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
+                self.client.start_instance(i)
+        return 0
 
     cdef void _keep_error(self, RunQueue *queue, bytes error) noexcept:
         """Keep the error of a dead queue's later calls. In a full store they fail with StoreFullError instead."""
@@ -307,25 +380,25 @@ cdef class Supervisor:
     @property
     def name(self):
         """The runner's name, for error messages."""
-        return self.services.name
+        return self.client.name
 
     @property
     def workers(self):
         """Pool workers wanted, those blocked in a wait not counted."""
-        return self.services.workers
+        return self.client.workers
 
     def get_setup(self):
         """See `Segment.get_setup`."""
-        return self.services.get_setup()
+        return self.client.get_setup()
 
     def request_process(self, uint32_t role, uint32_t queue):
         """See `Services.request_process`."""
-        return self.services.request_process(role, queue)
+        return self.client.request_process(role, queue)
 
     def service_blob(self, uint32_t service):
         """See `Services.service_blob`."""
-        return self.services.service_blob(service)
+        return self.client.service_blob(service)
 
     def reap_services(self):
         """See `Services.reap_services`."""
-        return self.services.reap_services()
+        return self.client.reap_services()

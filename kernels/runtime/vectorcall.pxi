@@ -1,5 +1,5 @@
 # The entry of a call: `service(x)` comes here by vectorcall, without a Python frame in between.
-# uses: future, client
+# uses: future, call_policy, client
 
 from cpython.object cimport PyObject, PyTypeObject
 from libc.stdint cimport uint32_t, uint64_t
@@ -28,12 +28,13 @@ cdef class CallTarget:
     cdef uint64_t generation
     cdef object state           # returns the user function's captured state at this call; None: it has none
     cdef object after           # called after each call; None: nothing is
+    cdef CallPolicy policy      # of its calls; None: no limits, no retries
     cdef object submit          # an engine without a segment: called in place of the runtime
 
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
 
-    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None):
+    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None, CallPolicy policy=None):
         """Set what is called.
 
         Parameters
@@ -47,6 +48,8 @@ cdef class CallTarget:
             Its return value travels with each call, for `flame_fast.calls.captures.with_state`.
         after : callable, optional
             Called after each call was queued.
+        policy : CallPolicy, optional
+            Limits of the calls, and when they are tried again.
         """
         self.runtime = runtime
         self.submit = None
@@ -54,6 +57,7 @@ cdef class CallTarget:
         self.method = method
         self.state = state
         self.after = after
+        self.policy = policy
 
     def bind_submit(self, submit, uint32_t method, state=None):
         """Bind to an engine without a segment, whose calls enter Python.
@@ -91,7 +95,7 @@ cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t co
     if self.method == NO_METHOD or self.runtime is None:
         return call_elsewhere(self, args, count, names)
     future = self.runtime.call(self.service, self.generation, self.queue, self.method, flags, args, count, names,
-                               None if self.state is None else self.state())
+                               None if self.state is None else self.state(), self.policy)
     if self.after is not None:
         self.after()
     return future

@@ -3,24 +3,26 @@
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
-from libc.stdint cimport int64_t, uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from .core.externs cimport (
     ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32,
     ff_store64,
 )
 from .core.layout cimport (
-    DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING,
-    QUEUE_COUNT, QUEUE_FREE, READY, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Dependencies,
-    DependencyEdge, Process, RunQueue, Service, Slot,
+    CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES,
+    PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH,
+    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED,
+    Dependencies, DependencyEdge, Policy, Process, RunQueue, Service, Slot,
 )
-from .core.lookup cimport body_of, edges_of, process_word, status_of, with_status
+from .core.lookup cimport body_of, edges_of, home_of, process_word, status_of, with_status
 from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
-from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, wake_queue
+from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, sleep_for_futures, wake_queue
 from .core.permits cimport has_permit, permit_acquire, permit_release
 from .core.slots cimport value_free
 from .core.run_queue cimport CLAIM_EMPTY, queue_claim, queue_empty, queue_trim
-from .core.completion cimport finish, write_result
+from .core.completion cimport await_end, finish, write_result
+from .core.policy cimport may_retry, pause_of, policy_begin, retry
 
 cdef extern from "Python.h":
     int PyCoro_CheckExact(object value)
@@ -102,6 +104,8 @@ cdef class Worker(Client):
         self.host = host
         self.task_thread = PyThread_get_thread_ident()
         self.between_tasks = True
+        if ff_load32(&process.role) == ROLE_SPARE:
+            self._stand_by(host)
         if process.role == ROLE_INSTANCE:
             self._load_instance(host)
         while True:
@@ -157,14 +161,15 @@ cdef class Worker(Client):
         ff_exchange64(&self.memory.processes[self.me].current, frame.current)
 
     cdef int _run_each_queue(self, host) except -1:
-        cdef uint32_t queue
+        cdef uint32_t queue, home
         cdef int64_t index
         cdef int count = 0
         for queue in range(QUEUE_COUNT):
-            if self.memory.queues[queue].state == QUEUE_FREE or queue in self.busy_queues:
+            home = home_of(&self.memory, queue)
+            if self.memory.queues[queue].state == QUEUE_FREE or home in self.busy_queues:
                 continue
             if self.memory.queues[queue].ordered:
-                self.busy_queues.add(queue)
+                self.busy_queues.add(home)
             try:
                 while True:
                     index = queue_claim(&self.memory, queue)
@@ -173,7 +178,7 @@ cdef class Worker(Client):
                     self._run(host, <uint32_t> index)
                     count += 1
             finally:
-                self.busy_queues.discard(queue)
+                self.busy_queues.discard(home)
         return count
 
     cdef bint _shall_leave(self) noexcept nogil:
@@ -190,14 +195,18 @@ cdef class Worker(Client):
         if ff_load32(&self.memory.header.closing) or ff_load32(&process.retiring):
             return CLAIM_EMPTY
         if process.role == ROLE_INSTANCE:
-            return queue_claim(&self.memory, process.queue)
+            return self._find_call(process.queue)
         high = ff_load32(&self.memory.header.pool_queue_high)
         if high == 1:
             return queue_claim(&self.memory, 0)
+        if ff_load32(&self.memory.header.urgent_queues):
+            index = self._find_urgent(high)
+            if index != CLAIM_EMPTY:
+                return index
         for i in range(high):
             at = (self.next_queue + i) % high
             queue = &self.memory.queues[at]
-            if queue.state == QUEUE_FREE or queue_empty(&self.memory, at):
+            if queue.state == QUEUE_FREE or queue.home or queue_empty(&self.memory, at):
                 continue
             if queue.limit and not permit_acquire(&self.memory, at):
                 continue
@@ -207,6 +216,29 @@ cdef class Worker(Client):
                 return index
             if queue.limit and not queue.sticky:
                 permit_release(&self.memory, at, self.me)
+        return CLAIM_EMPTY
+
+    cdef int64_t _find_call(self, uint32_t queue_index) noexcept nogil:
+        """Claim the next call of an instance."""
+        cdef uint32_t urgent = ff_load32(&self.memory.queues[queue_index].urgent)
+        cdef int64_t index = queue_claim(&self.memory, urgent) if urgent else CLAIM_EMPTY
+        return queue_claim(&self.memory, queue_index) if index == CLAIM_EMPTY else index
+
+    cdef int64_t _find_urgent(self, uint32_t high) noexcept nogil:
+        """Claim an urgent call of a queue that this worker may serve."""
+        cdef uint32_t at, home
+        cdef int64_t index
+        for at in range(1, high):
+            home = home_of(&self.memory, at)
+            if home == at or self.memory.queues[at].state != QUEUE_OPEN or queue_empty(&self.memory, at):
+                continue
+            if self.memory.queues[home].limit and not permit_acquire(&self.memory, home):
+                continue
+            index = queue_claim(&self.memory, at)
+            if index != CLAIM_EMPTY:
+                return index
+            if self.memory.queues[home].limit and not self.memory.queues[home].sticky:
+                permit_release(&self.memory, home, self.me)
         return CLAIM_EMPTY
 
     cdef int64_t _wait_for_task(self) noexcept nogil:
@@ -253,6 +285,36 @@ cdef class Worker(Client):
             sleep_end(wake, calls)
         return index
 
+    cdef int _stand_by(self, host) except -1:
+        """Load what a worker may need whose place this spare takes; return when the supervisor gives it a place."""
+        cdef Process *process = &self.memory.processes[self.me]
+        cdef uint32_t seen
+        while True:
+            seen = ff_load32(&process.wake)
+            # S6: `wake` is read before what a waker has changed.
+            if ff_load32(&process.role) != ROLE_SPARE or self._shall_leave():
+                return 0
+            if self._load_spare(host):
+                continue
+            host.flush()
+            with nogil:
+                sleep_for_futures(&self.memory, self.me, seen, IDLE_NS)
+            PyErr_CheckSignals()
+
+    cdef bint _load_spare(self, host) except -1:
+        """Load one service that a spare worker shall have; return whether there was one."""
+        cdef uint32_t i
+        cdef Service *entry
+        for i in range(ff_load32(&self.memory.header.service_high)):
+            entry = &self.memory.services[i]
+            if not ff_load32(&entry.spare) or ff_load32(&entry.state) != SERVICE_OPEN:
+                continue
+            if (i, entry.generation) not in self.warmed:
+                self.warmed.add((i, entry.generation))
+                host.load_ahead(i, entry.generation)
+                return True
+        return False
+
     cdef _load_instance(self, host):
         """Load the one service of an instance's process before its first call."""
         cdef uint32_t i
@@ -260,6 +322,7 @@ cdef class Worker(Client):
             if self.memory.services[i].queue == self.memory.processes[self.me].queue and \
                     ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
                 host.load_ahead(i, self.memory.services[i].generation)
+        ff_store32(&self.memory.processes[self.me].loaded, 1)
 
     cdef int _load_ahead(self, host) except -1:
         """Load one service whose `warmup` asks for it; return 0 if there is none for this worker.
@@ -300,23 +363,30 @@ cdef class Worker(Client):
         """
         cdef Slot *slot = &self.memory.slots[index]
         cdef Process *process = &self.memory.processes[self.me]
-        cdef RunQueue *queue = &self.memory.queues[slot.queue]
-        cdef uint32_t queue_index = slot.queue, status = DONE
+        cdef uint32_t queue_index = home_of(&self.memory, slot.queue), status = DONE
+        cdef RunQueue *queue = &self.memory.queues[queue_index]
+        cdef uint16_t flags = slot.flags
         cdef TaskFrame frame = self._frame()
-        cdef bytes error
         cdef bint is_map
         passed_on = None
+        if flags & CALL_POLICY:
+            policy_begin(&self.memory, index)
         ff_store32(&slot.started, 1)
         ff_exchange64(&process.current, index + 1)
         try:
             if self.handler_due:
                 self.handler_due = False
                 set_array_allocator()
+            if flags & CALL_LIMITED:
+                self._check_deadline(host, index)
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a child that the task forked has reached the task's end: it is no worker
             is_map = slot.payload_kind & KIND_MAP != 0
-            value_free(&self.memory, index, PAYLOAD)
+            if flags & CALL_KEPT:
+                self.forget_history(index)
+            else:
+                value_free(&self.memory, index, PAYLOAD)
             if is_map:
                 self._write_items(host, index, value)
             else:
@@ -328,22 +398,73 @@ cdef class Worker(Client):
             if not self.is_mine():
                 host.end_of_fork(problem)
             value = None
-            try:
-                error = host.dump_error(problem)
-            except BaseException:           # a signal, or an exception that cannot even be described
-                error = host.last_resort
-            write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
-            status = FAILED
+            if flags & CALL_KEPT and self._retry(index, problem):
+                status = READY
+            else:
+                self._write_error(host, index, problem)
+                status = FAILED
         if self.pins:
             release_fork_pins(self)
         self._return_to(&frame)
-        finish(&self.memory, index, status, &self.next_task if process.role == ROLE_POOL and self.helps == 0 else NULL)
+        if status != READY:
+            finish(&self.memory, index, status, &self.next_task if process.role == ROLE_POOL and self.helps == 0 else NULL)
         self.passed_on = passed_on if self.next_task >= 0 else None
         self.passed_slot = index
         if queue.limit and not queue.sticky and self.helps == 0:
             permit_release(&self.memory, queue_index, self.me)
             if not queue_empty(&self.memory, queue_index):
                 wake_queue(&self.memory, queue_index)
+
+    cdef int _write_error(self, host, uint32_t index, problem) except -1:
+        """Write what a call raised, with the attempts before it as notes."""
+        cdef bytes error
+        try:
+            for line in self.history(index):
+                problem.add_note(line)
+            error = host.dump_error(problem)
+        except BaseException:           # a signal, or an exception that cannot even be described
+            error = host.last_resort
+        write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))
+        return 0
+
+    cdef bint _retry(self, uint32_t index, problem) except -1:
+        """Queue a call again that raised, if its policy says so; return whether it is queued."""
+        cdef Policy *policy = &self.memory.policies[index]
+        cdef uint64_t pause
+        try:
+            if not may_retry(&self.memory, index, self._cause_of(index, problem)):
+                return False
+            self.write_history(index, [*self.history(index), self.pickling.attempt_text(policy.attempts + 1, problem)])
+        except BaseException:           # no memory, or an exception that cannot even be described
+            return False
+        pause = pause_of(policy)
+        if self.inline and pause:       # nobody else would look when it is over
+            time.sleep(pause / 1e9)
+            pause = 0
+        if not retry(&self.memory, index, pause):
+            await_end()
+        return True
+
+    cdef uint32_t _cause_of(self, uint32_t index, problem) except? 0:
+        """Return which kinds of failure (RETRY_*) an exception is to the policy of a call."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef uint32_t cause = 0
+        if isinstance(problem, WorkerDiedError):
+            cause |= RETRY_DEATH
+        elif isinstance(problem, TaskTimeoutError):
+            cause |= RETRY_TIMEOUT
+        if self.memory.policies[index].retry_on & RETRY_ERRORS:         # their types are the last dependency
+            if isinstance(problem, self.value_of(edges_of(dependencies)[dependencies.count - 1].dependency)):
+                cause |= RETRY_ERRORS
+        return cause
+
+    cdef int _check_deadline(self, host, uint32_t index) except -1:
+        cdef Policy *policy = &self.memory.policies[index]
+        cdef Slot *slot = &self.memory.slots[index]
+        if policy.deadline and policy.began >= policy.deadline:
+            raise host.late_error(slot.service, slot.method, index, policy.allowed / 1e9)
+        return 0
 
     cdef object _execute(self, host, Slot *slot):
         """Call the user's function; return its value as it travels."""
@@ -459,7 +580,7 @@ cdef class Worker(Client):
         middle of another call. Where there is none such, the caller sleeps, and a worker is added beside it.
         """
         cdef int64_t index = -1, permit = -1
-        if self.helps == MOST_HELPS or not wait.needs_all() or is_deep():
+        if self.helps == MOST_HELPS or not wait.needs_all() or self._is_limited() or is_deep():
             return False
         outer = self.host.suspend()
         self.helps += 1
@@ -480,23 +601,28 @@ cdef class Worker(Client):
             self.host.resume(outer)
         return index >= 0
 
+    cdef bint _is_limited(self) noexcept:
+        """Return whether this process may be ended because of the task that it runs."""
+        return self.memory.slots[self.memory.processes[self.me].current - 1].flags & CALL_LIMITED != 0
+
     cdef bint _claim_here(self, uint32_t index, int64_t *permit) except -1:
         """Claim one task that is queued for the pool, wherever in its queue; its entry there becomes stale.
 
         `permit` becomes the queue whose permit this process acquired for the task, to be released when it ends.
         """
         cdef Slot *slot = &self.memory.slots[index]
-        cdef RunQueue *queue = &self.memory.queues[slot.queue]
+        cdef uint32_t home = home_of(&self.memory, slot.queue)
+        cdef RunQueue *queue = &self.memory.queues[home]
         cdef uint64_t state = ff_load64(&slot.state)
-        if status_of(state) != READY or slot.queue >= POOL_QUEUES:
+        if status_of(state) != READY or slot.queue >= POOL_QUEUES or slot.flags & CALL_LIMITED:
             return False
         if not self.host.may_help(slot.service, self.memory.services[slot.service].generation):
             return False
-        if queue.limit and not has_permit(&self.memory, slot.queue):
-            if not permit_acquire(&self.memory, slot.queue):
+        if queue.limit and not has_permit(&self.memory, home):
+            if not permit_acquire(&self.memory, home):
                 return False
             if not queue.sticky:
-                permit[0] = slot.queue
+                permit[0] = home
         # S1: pairs with `_publish`
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, self.me)):
             queue_trim(&self.memory, slot.queue)      # its entry is stale, and those of tasks claimed like this

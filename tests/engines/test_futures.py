@@ -712,21 +712,27 @@ def test_close_wakes_threads_that_wait(project, engine):
     assert errors == [FlameErrorCode.INVALID_STATE] * 2
 
 
-@concurrent
-def test_dropped_futures_are_run_all_the_same(rr, project):
-    def touch(name):
-        open(os.path.join(str(directory), str(name)), "w").close()
+def touched(directory, name, *_):
+    open(os.path.join(str(directory), str(name)), "w").close()
 
-    directory = project / "touched"
-    directory.mkdir()
-    service = rr.service(touch)
-    with Held(rr) as held:
+
+@concurrent
+def test_a_queued_call_that_nobody_wants_is_dropped(rr, project):
+    touch = rr.service(touched)
+    with Held(rr), Held(rr):
         for number in range(50):
-            service(number)
-        rr.service(lambda _, number: touch(number))(held.future, 50)
+            touch(project, number)
+        first = touch(project, "an input of what nobody wants")
+        rr.service(same)([touch(project, "chained"), first])
+        del first
+        left = rr.service(same)([touch(project, "wanted")])
+        kept = touch.options(detached=True)(project, "detached")
+        del kept
         gc.collect()
-        held.open()
-        wait_until(lambda: len(list(directory.iterdir())) == 51, "the running of dropped calls")
+        assert rr.statistics().queued == 2
+    assert left.get() == [None]
+    wait_until((project / "detached").exists, "the detached call")
+    assert {path.name for path in project.iterdir() if not path.is_fifo()} == {"wanted", "detached"}
 
 
 @concurrent

@@ -133,7 +133,7 @@ def test_calls_that_run_wait_and_are_queued(project: Path, said: Callable[..., s
         assert re.fullmatch(r"1: slot \d+ \(service 2 'Victim', method 'add'\), WAITING", queues[3])
         assert re.fullmatch(r"2: slot \d+ \(service 2 'Victim', method 'add'\), READY", queues[4])
         calls = section(text, "calls")
-        assert calls[0] == "3 WAITING, 2 READY, 1 RUNNING, 1 DONE, 0 FAILED, 0 LEAVING"
+        assert calls[0] == "3 WAITING, 2 READY, 1 RUNNING, 0 ENDING, 1 DONE, 0 FAILED, 0 LEAVING"
         assert re.search(r"RUNNING in worker .*; held by its creator's future, 1 dependent$", calls[1])
         assert any(
             re.search(r"\(service 1 'add'\): WAITING; .*; 2 of 2 dependencies missing: slots \d+, \d+$", line)

@@ -149,8 +149,9 @@ class View:
 class Queued:
     """A call that has not run."""
 
-    def __init__(self, future, method, expected, arguments, own):
+    def __init__(self, future, method, expected, arguments, own, detached):
         self.future = future
+        self.detached = detached
         self.refuses = method
         self.expected = expected
         self.dependencies = {argument for argument in arguments if isinstance(argument, Value)}
@@ -275,6 +276,8 @@ class Store(RuleBasedStateMachine):
 
     @rule(value=consumes(values))
     def drop(self, value):
+        if value in (self.queued.dependencies if self.queued else ()) and not self.queued.detached:
+            self.drop_the_call()
         if value in (self.queued.dependencies if self.queued else ()):
             before = self.bytes_used()
             self.queued.future = None  # its result could not be told from what goes with this value
@@ -293,15 +296,17 @@ class Store(RuleBasedStateMachine):
         refuses=st.booleans(),
         arguments=st.lists(st.one_of(values, views), max_size=4),
         plain=st.one_of(st.none(), st.integers(0, 3 * SHARED).map(lambda size: "p" * size)),
+        detached=st.booleans(),
     )
-    def call(self, refuses, arguments, plain):
+    def call(self, refuses, arguments, plain, detached):
         inputs = [argument.handle if isinstance(argument, Value) else argument.got for argument in arguments]
         expected = (*[argument.expected for argument in arguments], plain)
-        made = self.taken(lambda: self.alone.call(self.services[refuses], *inputs, plain), expected)
+        call = self.alone.detached if detached else self.alone.call
+        made = self.taken(lambda: call(self.services[refuses], *inputs, plain), expected)
         if made is None:
             return
         future, own = made
-        self.queued = Queued(future, refuses, expected, arguments, own)
+        self.queued = Queued(future, refuses, expected, arguments, own, detached)
         own.keepers.add(self.queued)
         for piece in self.queued.pieces:
             piece.keepers.add(self.queued)
@@ -309,10 +314,14 @@ class Store(RuleBasedStateMachine):
     @precondition(lambda self: self.queued is not None and self.queued.future is not None)
     @rule()
     def drop_the_call(self):
-        """Drop the future of the queued call, which runs all the same."""
+        """Drop the future of the queued call, and with it the call, unless it is detached: then it runs all the same."""
         before = self.bytes_used()
         self.queued.future = None
-        assert self.bytes_used() == before
+        if self.queued.detached:
+            assert self.bytes_used() == before
+            return
+        queued, self.queued = self.queued, None
+        self.forget([queued], before - self.bytes_used())
 
     @precondition(lambda self: self.queued is not None)
     @rule(target=values)
@@ -385,7 +394,8 @@ class Store(RuleBasedStateMachine):
         try:
             self.alone.check()
             if self.queued is not None:
-                self.queued.future = None
+                self.drop_the_call()
+            if self.queued is not None:
                 self.work()
             for view in [*self.held_views]:
                 self.forget_view(view)

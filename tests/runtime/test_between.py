@@ -271,7 +271,7 @@ def recovers_an_instance_s_process_while_a_call_of_it_fails(family, words):
 @scene()
 def holds_a_task_while_its_future_is_dropped(family, words):
     dead, promise = one_that_has_died(family), family.runtime.promise()
-    future = family.call(family.service(same), promise)
+    future = family.detached(family.service(same), promise)
     holds = ("slots", slot_of(future), "refs")
     yield words.place(*holds), lambda: family.supervisor.recover_process(dead, death())
     del future

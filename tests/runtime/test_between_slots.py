@@ -23,7 +23,7 @@ def next_slot(words):
 
 def without_references(family, words, *arguments):
     """Return a slot without a reference that no process has freed: a value's, or a call's with these arguments."""
-    made = family.call(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
+    made = family.detached(family.service(same), list(arguments)) if arguments else family.runtime.put(None)
     slot = slot_of(made)
     words.add("slots", slot, "refs", words.tables.REF_RECOVERY)
     del made

@@ -64,7 +64,7 @@ def test_a_group_that_is_being_freed_is_not_allocated_from(family):
 
     def fill():
         for number in range(GROUP):
-            family.call(service, number)
+            family.detached(service, number)
         return [family.runtime.put(number) for number in range(GROUP)]
 
     actor = Actor(family, fill, lambda values: values.append(family.runtime.put(1)))

@@ -17,9 +17,9 @@ from words import Words, segment_at
 
 def views_of(runtime, extent):
     """Return where this process counts its views of an extent, as an offset from the segment's address."""
-    memory = (ctypes.c_uint64 * 13).from_address(id(runtime) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
+    memory = (ctypes.c_uint64 * 14).from_address(id(runtime) + object.__basicsize__ + ctypes.sizeof(ctypes.c_void_p))
     assert memory[0] == segment_at(runtime.fd)
-    return memory[12] + 4 * extent - memory[0]
+    return memory[13] + 4 * extent - memory[0]
 
 
 @pytest.mark.parametrize("what", ["one more view", "one view less"])

@@ -112,7 +112,7 @@ class Race:
 
     def call(self):
         try:
-            future = self.family.call(self.service)
+            future = self.family.detached(self.service)
         except FlameError:
             counts[REFUSED] = 1
         else:

@@ -338,7 +338,7 @@ def test_a_task_that_a_living_process_is_submitting_is_left_alone(family, dead):
 def test_a_task_whose_living_submitter_stands_it_on_lists_is_left_alone(family, dead):
     """So is an orphan that its dead submitter had put on the lists: a task like any other, though its future is gone."""
     words, promise = Words(family.runtime), family.runtime.promise()
-    living, orphan = (family.call(family.service(same), promise) for _ in range(2))
+    living, orphan = (family.detached(family.service(same), promise) for _ in range(2))
     os.pwrite(words.fd, (0b11).to_bytes(8, "little"), words.missing(slot_of(living)))
     words.set("slots", slot_of(orphan), "creator", dead.index)
     family.recover_process(dead)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import audit
 import pytest
 from flame_fast.kernels.runtime import serialization
 from gates import PATIENCE_S, Log, same
@@ -10,6 +11,8 @@ from runtime_harness import Death
 from words import Words, slot_of
 
 from flame_fast.engine.spec import INSTANCE
+
+FREE, READY, DONE, FAILED = (audit.layout()[0][name] for name in ("FREE", "READY", "DONE", "FAILED"))
 
 pytest_plugins = ["dead_processes"]
 
@@ -60,7 +63,7 @@ def leave(status=None, dead=None, **fields):
 
 
 def test_a_task_that_had_begun_is_found(family, dead, one_at_the_end):
-    future = one_at_the_end(lambda: family.call(family.service(same), 1), leave("RUNNING", dead, started=1), state=5)
+    future = one_at_the_end(lambda: family.call(family.service(same), 1), leave("RUNNING", dead, started=1), state=FAILED)
     assert isinstance(future.exception(0), Death)
 
 
@@ -74,24 +77,24 @@ def test_a_task_that_was_not_notified_is_found(family, dead, one_at_the_end):
     def prepare(words, _):
         finished_by(words, slot_of(family.promise), dead.index)
 
-    one_at_the_end(lambda: family.call(family.service(same), family.promise), prepare, state=2)
+    one_at_the_end(lambda: family.call(family.service(same), family.promise), prepare, state=READY)
 
 
 def test_a_slot_on_its_way_back_is_found(family, dead, one_at_the_end):
-    one_at_the_end(lambda: family.runtime.put(b"x" * 1000), leave("LEAVING", dead, refs=-0x80000000), state=0, result=0)
+    one_at_the_end(lambda: family.runtime.put(b"x" * 1000), leave("LEAVING", dead, refs=-0x80000000), state=FREE, result=0)
 
 
 @pytest.mark.parametrize("status", ["DONE", "FAILED"])
 def test_a_slot_without_a_reference_is_found(family, dead, one_at_the_end, status):
-    one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, refs=-0x80000000), state=0)
+    one_at_the_end(lambda: family.runtime.put(None), leave(status, dead, refs=-0x80000000), state=FREE)
 
 
 def test_a_value_of_the_dead_process_is_found(family, dead, one_at_the_end):
-    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index), state=0)
+    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index), state=FREE)
 
 
 def test_a_pending_reference_is_found(family, dead, one_at_the_end):
-    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, refs=0x10000001), state=0, refs=0)
+    one_at_the_end(lambda: family.runtime.put(None), leave(creator=dead.index, refs=0x10000001), state=FREE, refs=0)
 
 
 def test_a_reference_of_the_supervisor_before_is_found(family, one_at_the_end):
@@ -105,7 +108,7 @@ def test_the_place_of_a_block_is_found(family, dead, one_at_the_end):
     def prepare(words, slot):
         words.set("processes", dead.index, "taking", words.get("slots", slot, "result"))
 
-    value = one_at_the_end(lambda: family.runtime.put(b"x" * 1000), prepare, state=4)
+    value = one_at_the_end(lambda: family.runtime.put(b"x" * 1000), prepare, state=DONE)
     assert value.get() == b"x" * 1000
 
 
@@ -119,7 +122,7 @@ def test_a_call_in_the_queue_of_a_dead_instance_is_found_and_no_other_call(famil
         others.append(family.call(family.service(same), 1))
         family.supervisor.recover_process(index, serialization.dump_error(Death()))
 
-    future = one_at_the_end(lambda: family.call(log, 1), leave(), recover_process, state=5)
+    future = one_at_the_end(lambda: family.call(log, 1), leave(), recover_process, state=FAILED)
     assert isinstance(future.exception(0), Death)
     assert words.get("slots", slot_of(others[0]), "state") & 15 == words.tables.READY
 

@@ -150,7 +150,7 @@ def test_no_sleeper_is_woken_when_a_free_service_s_task_is_over(alone):
 def test_a_task_that_comes_when_a_worker_is_about_to_wait_for_one_runs(kin):
     """The worker finds it at the first look, and looks for no more."""
     service = kin.service(mark)
-    acts[:] = [lambda: kin.call(service, 1)]
+    acts[:] = [lambda: kin.detached(service, 1)]
     serve_with(kin, Acting)
     wait_until(lambda: marks[1], "the task")
 

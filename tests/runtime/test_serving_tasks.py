@@ -71,7 +71,7 @@ def test_a_service_that_has_got_a_closed_one_s_entry_is_called_itself(kin):
         kin.runtime.close_service(*first[:2])
         second = kin.service(mark)
         assert second[::2] == first[::2]
-        kin.call(second, 3)
+        kin.detached(second, 3)
 
     acts[:] = [replace]
     future = kin.call(first, True)
@@ -110,7 +110,7 @@ class Known:
 
 
 def test_what_ran_inline_goes_with_its_host(alone):
-    alone.call(alone.service(Known()))
+    alone.detached(alone.service(Known()))
     alone.work()
     assert here[0]() is not None
     alone.host = None

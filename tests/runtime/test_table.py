@@ -1,4 +1,4 @@
-"""The task table against a plain model: promises, calls of calls, failures, ordered queues, in any order.
+"""The task table against a plain model: promises, calls of calls, failures, cancels, ordered queues, in any order.
 
 One process plays driver and worker. The model knows of each call what it waits for, what it gives, and how long its slot is
 in use.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import zlib
+from concurrent.futures import CancelledError
 
 from flame_fast.kernels.runtime import serialization
 from hypothesis import HealthCheck, settings
@@ -21,6 +22,9 @@ from flame_fast.engine.spec import CLASS, INSTANCE
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
 
 WAITING, QUEUED, RUNNING, DONE, FAILED = "waiting", "queued", "running", "done", "failed"
+
+#: In the place of the number of a call that failed.
+CANCELLED = -1
 
 
 class Box:
@@ -74,6 +78,15 @@ def raised(operation):
     return None, ()
 
 
+def failure(operation):
+    """Return the number of the call whose failure an operation raises."""
+    kind, args = raised(operation)
+    if kind is CancelledError:
+        return CANCELLED
+    assert kind is LookupError
+    return args[0]
+
+
 class RunQueue:
     """A service of the model, and what was queued on it, in order."""
 
@@ -96,6 +109,7 @@ class Node:
         self.dependencies = inputs  # without repetitions, in the order of the arguments
         self.dependents = []
         self.future = None
+        self.detached = False
         self.value = None
         self.errors = set()  # numbers, any of which may be the one that it failed with
         self.failed_at = None
@@ -103,6 +117,14 @@ class Node:
     @property
     def is_finished(self):
         return self.status in (DONE, FAILED)
+
+    def is_unwanted(self):
+        """One that has not begun and that nobody holds or waits for, unless it runs anyway: an instance's do."""
+        return (
+            self.status in (WAITING, QUEUED)
+            and not (self.detached or self.queue.ordered or self.future is not None)
+            and all(node.is_finished for node in self.dependents)
+        )
 
     def holds_inputs(self):
         """One that has failed still stands on the lists of the inputs that are to come."""
@@ -160,6 +182,9 @@ class Table(RuleBasedStateMachine):
                 self.finish(dependent, error)
             elif all(inner.status == DONE for inner in dependent.dependencies):
                 dependent.status = QUEUED
+        for inner in node.dependencies if error else ():
+            if inner.is_unwanted():
+                self.finish(inner, {CANCELLED})
 
     def run_queue(self, queue):
         """Run what can run; whether there was anything."""
@@ -222,8 +247,9 @@ class Table(RuleBasedStateMachine):
         shape=st.sampled_from(SHAPES),
         given=st.lists(nodes, max_size=5),
         again=st.booleans(),
+        detached=st.booleans(),
     )
-    def call(self, where, refuses, shape, given, again):
+    def call(self, where, refuses, shape, given, again, detached):
         self.step += 1
         if where in ("mix", "refuse"):
             refuses = where == "refuse"
@@ -236,7 +262,9 @@ class Table(RuleBasedStateMachine):
         places = [inputs.index(node) for node in arguments]
         node = self.new(WAITING, queue, refuses, lambda values: shape([values[place] for place in places]), inputs)
         args, kwargs = shape([node.future for node in arguments])
-        node.future = self.alone.call(queue.ids, node.number, *args, method=method, **kwargs)
+        call = self.alone.detached if detached else self.alone.call
+        node.detached = detached
+        node.future = call(queue.ids, node.number, *args, method=method, **kwargs)
         failed = next((inner for inner in inputs if inner.status == FAILED), None)
         for inner in inputs:
             inner.dependents.append(node)
@@ -259,7 +287,24 @@ class Table(RuleBasedStateMachine):
     def drop(self, node):
         if node.status == RUNNING:
             self.fulfil(node, 0, False)  # no other process could
+        self.step += 1
         node.future = None
+        if node.is_unwanted():
+            self.finish(node, {CANCELLED})
+
+    @rule(node=nodes)
+    def cancel(self, node):
+        if node.queue is None:
+            return
+        begun = node.status not in (WAITING, QUEUED)
+        cancelled = node.future.cancel()
+        assert cancelled == node.future.cancelled()
+        if begun:
+            assert cancelled <= (CANCELLED in node.errors)
+            return
+        assert cancelled
+        self.step += 1
+        self.finish(node, {CANCELLED})
 
     @rule(which=st.integers(0, 1))
     def replace_an_instance(self, which):
@@ -286,9 +331,7 @@ class Table(RuleBasedStateMachine):
         if bad is None:
             assert self.alone.runtime.get_many(futures) == [node.value for node in chosen]
         elif bad.status == FAILED:
-            kind, args = raised(lambda: self.alone.runtime.get_many(futures, 0))
-            assert kind is LookupError
-            assert args[0] in bad.errors
+            assert failure(lambda: self.alone.runtime.get_many(futures, 0)) in bad.errors
         else:
             assert raised(lambda: self.alone.runtime.get_many(futures, 0))[0] is TimeoutError
 
@@ -303,10 +346,9 @@ class Table(RuleBasedStateMachine):
             if node.status == DONE:
                 assert node.future.get(0) == node.value
             elif node.status == FAILED:
-                kind, args = raised(lambda future=node.future: future.get(0))
-                assert kind is LookupError
-                assert args[0] in node.errors
-                node.errors = {args[0]}
+                found = failure(lambda future=node.future: future.get(0))
+                assert found in node.errors
+                node.errors = {found}
 
     @invariant()
     def every_slot_in_use_is_needed(self):

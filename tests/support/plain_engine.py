@@ -12,19 +12,22 @@ import os
 import threading
 import types
 import weakref
-from collections import deque
 from functools import partial
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout, serialization
 from flame_fast.kernels.runtime.serialization.definitions import definitions, use_in_thread
 
 from flame_fast import FlameError, FlameErrorCode
+from flame_fast.calls.separate_calls import SeparateCalls
 from flame_fast.engine.current import set_serving_engine
 from flame_fast.engine.spec import INSTANCE
 from flame_fast.engine.task_host import Host
 
 #: Items of a map that are taken ahead of what it has given out.
 AHEAD = 4
+
+#: In the place of a cancelled call's error.
+CANCELLED = b"N"
 
 
 def invalid_state(message):
@@ -74,6 +77,8 @@ class Outcome:
 
     def load_error(self):
         """`dump_error` writes a pair in the native codec: a tag and 8 bytes of length in front of each part."""
+        if self.error == CANCELLED:
+            return serialization.cancelled_error()
         size = int.from_bytes(self.error[10:18], "little")
         text = self.error[18 + size + 9 :].decode("utf-8", "backslashreplace")
         return serialization.load_error(self.error[18 : 18 + size], text)
@@ -118,6 +123,12 @@ class PlainFuture(Handle, ObjectFuture):
         self.engine.wait_for(self.outcome, timeout)
         return None if self.outcome.error is None else self.outcome.load_error()
 
+    def cancel(self, force=False):
+        return bool(self.engine.cancel_many([self]))
+
+    def cancelled(self):
+        return self.outcome.error == CANCELLED
+
     def ref(self):
         self.wait()
         return PlainRef(self.engine, self.outcome)
@@ -161,42 +172,6 @@ class Selector:
         return found
 
 
-class Results:
-    """`service.map`, one call an item."""
-
-    def __init__(self, target, iterable):
-        self.target = target
-        self.source = iter(iterable)
-        self.problem = None
-        self.ahead = deque()
-        self.fill()
-
-    def __iter__(self):
-        return self
-
-    def fill(self):
-        try:
-            while self.source is not None and len(self.ahead) < AHEAD:
-                self.ahead.append(self.target(next(self.source)))
-        except StopIteration:
-            self.source = None
-        except BaseException as problem:  # raised in its turn
-            self.source, self.problem = None, problem
-
-    def __next__(self):
-        if not self.ahead:
-            problem, self.problem = self.problem, None
-            raise StopIteration if problem is None else problem
-        try:
-            value = self.ahead.popleft().get()
-        except BaseException:  # nothing follows
-            self.source = self.problem = None
-            self.ahead.clear()
-            raise
-        self.fill()
-        return value
-
-
 class PlainEngine:
     """See `flame_fast.engine.protocol.Engine`. Its hosts' `ServiceSource`, and the picklers' store of bodies."""
 
@@ -238,7 +213,7 @@ class PlainEngine:
 
     # ---- services --------------------------------------------------------------------------------------------------------
 
-    def add_service(self, spec, *, limit, sticky, warmup, preload):
+    def add_service(self, spec, *, limit, sticky, warmup, preload, restart):
         with self._turn:
             self.check()
             service = Service(spec, self._new_host() if spec.kind == INSTANCE else None)
@@ -249,14 +224,20 @@ class PlainEngine:
                     self._host_of(service).load_ahead(key, 0)
             return key
 
-    def bind(self, target, key, method, state):
+    def policy(self, options):
+        return options
+
+    def bind(self, target, key, method, state, policy=None):
         target.bind_submit(partial(self._submit, self._services[key]), method, state)
 
     def map(self, target, iterable, chunksize):
-        return Results(target, iterable)
+        return SeparateCalls(target, iterable, AHEAD)
 
-    def close_service(self, key):
-        self._services[key].is_open = False
+    def close_service(self, key, cancel):
+        service = self._services[key]
+        service.is_open = False
+        if cancel:
+            self._cancel(call for call in list(self._waiting) if call.service is service)
 
     def service_blob(self, service):
         return self._services[service].blob
@@ -293,6 +274,20 @@ class PlainEngine:
             self._waiting.append(call)
             self._advance()
             return PlainFuture(self, call.outcome)
+
+    def cancel_many(self, handles, force=False):
+        with self._turn:
+            self.check_own()
+            outcomes = [handle.outcome for handle in handles]
+            self._cancel(call for call in list(self._waiting) if call.outcome in outcomes)
+            return sum(outcome.error == CANCELLED for outcome in outcomes)
+
+    def _cancel(self, calls):
+        for call in calls:
+            self._waiting.remove(call)
+            call.outcome.error = CANCELLED
+            call.service.calls -= 1
+        self._advance()
 
     def _advance(self):
         """Run waiting calls until none of them can run."""

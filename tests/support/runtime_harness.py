@@ -12,7 +12,7 @@ import time
 import traceback
 
 import audit
-from flame_fast.kernels.runtime import CallTarget, ProcessState, Role, Supervisor, Worker, serialization
+from flame_fast.kernels.runtime import CallPolicy, CallTarget, ProcessState, Role, Supervisor, Worker, serialization
 from gates import PATIENCE_S
 
 from flame_fast import StoreFullError
@@ -46,13 +46,17 @@ class Alone:
         spec = ServiceSpec("s", kind, pickle.dumps(target), methods, 1, "s-1", "a")
         return self.runtime.add_service(spec.to_blob(), instance=kind == INSTANCE, **options)
 
-    def target(self, service, method=0):
+    def target(self, service, method=0, policy=None):
         target = CallTarget()
-        target.bind(self.runtime, service, method)
+        target.bind(self.runtime, service, method, policy=policy)
         return target
 
     def call(self, service, *args, method=0, **kwargs):
         return self.target(service, method)(*args, **kwargs)
+
+    def detached(self, service, *args, method=0, **kwargs):
+        """Make a call that runs although its future is dropped."""
+        return self.target(service, method, CallPolicy(detached=True))(*args, **kwargs)
 
     def work(self):
         self.runtime.run_queued(self.host)

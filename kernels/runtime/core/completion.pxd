@@ -5,13 +5,15 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.stdlib cimport free, malloc, realloc
 from libc.string cimport memcpy
+from posix.unistd cimport pause
 from .externs cimport ff_cas64, ff_exchange64, ff_load32, ff_load64
 from .layout cimport (
-    DONE, FAILED, INLINE_BYTES, KIND_NATIVE, PAYLOAD, READY, REF_EDGES, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING,
+    CALL_DETACHED, CALL_KEPT, DONE, ENDING, FAILED, INLINE_BYTES, KIND_NATIVE, NO_DEPENDENCY, PAYLOAD, READY, REF_COUNT,
+    REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING, Dependencies,
     DependencyEdge, Slot,
 )
 from .regions cimport Memory
-from .lookup cimport data_of, status_of, with_status
+from .lookup cimport data_of, edges_of, owner_of, status_of, with_status
 from .wakeup cimport log_finished, wake_queue, wake_waiters
 from .blocks cimport block_alloc
 from .slots cimport release_dependencies, release_refs, value_free, value_store
@@ -46,39 +48,138 @@ cdef inline void write_result(Memory *memory, uint32_t index, const char *data, 
 cdef inline void pass_error(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
     write_result(memory, index, data_of(memory, &memory.slots[cause], RESULT), memory.slots[cause].result_bytes)
 
+cdef inline void write_cancelled(Memory *memory, uint32_t index) noexcept nogil:
+    """Write what stands in the place of an error when a call was cancelled: the codec's None."""
+    cdef char none = b'N'
+    write_result(memory, index, &none, 1)
+
+cdef inline int is_cancelled(Slot *slot) noexcept nogil:
+    """Tell whether a failed slot was cancelled, or depends on one that was."""
+    return slot.result_bytes == 1
+
+cdef inline void leave_queue(Memory *memory, Slot *slot) noexcept nogil:
+    """Let the calls behind a claimed task that will not run pass, if it stood in their way."""
+    if memory.queues[slot.queue].ordered:
+        wake_queue(memory, slot.queue)
+
+cdef inline int has_place(Completion *completion) noexcept nogil:
+    """Make a place for one more task that fails; return 0 when there is no memory for it."""
+    cdef uint32_t *larger
+    if completion.count < completion.capacity:
+        return 1
+    larger = <uint32_t *> realloc(completion.failed, 2 * completion.capacity * sizeof(uint32_t))
+    if larger == NULL:
+        return 0
+    completion.failed = larger
+    completion.capacity *= 2
+    return 1
+
 cdef inline void fail_with(Memory *memory, uint32_t index, uint32_t cause, Completion *completion) noexcept nogil:
     """Give a task that has not started its failed dependency's error, and record it to be finished."""
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
-    cdef uint32_t *larger
-    if completion.count == completion.capacity:
-        larger = <uint32_t *> realloc(completion.failed, 2 * completion.capacity * sizeof(uint32_t))
-        if larger == NULL:
-            return                                      # it meets the error when it reads its dependencies
-        completion.failed = larger
-        completion.capacity *= 2
+    if not has_place(completion):
+        return                                          # it meets the error when it reads its dependencies
     while status_of(state) == WAITING:
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
             pass_error(memory, index, cause)
-            if memory.queues[slot.queue].ordered:         # it stood in the way of the calls behind it
-                wake_queue(memory, slot.queue)
+            leave_queue(memory, slot)
             completion.failed[completion.count] = index
             completion.count += 1
             return
         state = ff_load64(&slot.state)
 
+cdef inline int claim_unstarted(Memory *memory, uint32_t index) noexcept nogil:
+    """Claim a task that has not started, to finish it unrun; return 0 if there is none."""
+    cdef uint64_t *at = &memory.slots[index].state
+    cdef uint64_t state = ff_load64(at)
+    while status_of(state) == WAITING or status_of(state) == READY:
+        if ff_cas64(at, state, with_status(state, RUNNING, memory.me)):
+            return 1
+        state = ff_load64(at)
+    return 0
+
 cdef inline void fail_unstarted(Memory *memory, uint32_t index, const char *data, uint64_t nbytes) noexcept nogil:
     """Fail a task that has not started; one that another process claims meanwhile goes on."""
+    if claim_unstarted(memory, index):
+        write_result(memory, index, data, nbytes)
+        leave_queue(memory, &memory.slots[index])
+        finish(memory, index, FAILED, NULL)
+
+cdef inline int cancel_unstarted(Memory *memory, uint32_t index) noexcept nogil:
+    """Cancel a task that has not started, and with it each that depends on it; return 0 if it has."""
+    if not claim_unstarted(memory, index):
+        return 0
+    write_cancelled(memory, index)
+    leave_queue(memory, &memory.slots[index])
+    finish(memory, index, FAILED, NULL)
+    return 1
+
+cdef inline int is_wanted(Memory *memory, uint32_t index) noexcept nogil:
+    """Tell whether a process has a future of an unfinished call, or an unfinished task depends on it.
+
+    Once its creator has dropped its futures no task can be made that depends on it. Those that do are on its waiter list;
+    what failed early stays there, too.
+    """
+    cdef Slot *slot = &memory.slots[index]
+    cdef DependencyEdge *edge
+    cdef uint32_t refs = ff_load32(&slot.refs), task
+    cdef uint64_t at
+    if refs & (REF_CREATOR | REF_PENDING) or not refs & REF_COUNT:
+        return refs & (REF_CREATOR | REF_PENDING) != 0
+    at = ff_load64(&slot.waiters)
+    while at > WAITERS_CLOSED:
+        edge = <DependencyEdge *> (memory.base + at)
+        at = ff_load64(&edge.next)
+        task = edge.task
+        # S15: pairs with the finisher, which closes the list before any edge of it can be freed.
+        if ff_load64(&slot.waiters) == WAITERS_CLOSED or status_of(ff_load64(&memory.slots[task].state)) < DONE:
+            return 1
+    return at == WAITERS_CLOSED
+
+cdef inline int runs_anyway(Memory *memory, Slot *slot) noexcept nogil:
+    """Tell whether a call runs although nobody wants its outcome: what an instance does later depends on its state."""
+    return slot.flags & CALL_DETACHED or memory.queues[slot.queue].ordered
+
+cdef inline int claim_unwanted(Memory *memory, uint32_t index) noexcept nogil:
+    """Claim a task that has not started and that nobody wants; return 0 if it is none.
+
+    It may be any call of the slot: what nobody wants now, nobody can want later.
+    """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = ff_load64(&slot.state)
     while status_of(state) == WAITING or status_of(state) == READY:
+        if runs_anyway(memory, slot) or is_wanted(memory, index):
+            return 0
         if ff_cas64(&slot.state, state, with_status(state, RUNNING, memory.me)):
-            write_result(memory, index, data, nbytes)
-            if memory.queues[slot.queue].ordered:         # it stood in the way of the calls behind it
-                wake_queue(memory, slot.queue)
-            finish(memory, index, FAILED, NULL)
-            return
+            return 1
         state = ff_load64(&slot.state)
+    return 0
+
+cdef inline void drop_unwanted(Memory *memory, uint32_t index) noexcept nogil:
+    """Cancel a task that has not started, if nobody wants it."""
+    if claim_unwanted(memory, index):
+        write_cancelled(memory, index)
+        leave_queue(memory, &memory.slots[index])
+        finish(memory, index, FAILED, NULL)
+
+cdef inline void drop_dependencies(Memory *memory, Slot *slot, Completion *completion) noexcept nogil:
+    """Cancel what a task that failed early still waits for, where nobody else wants it, and record it to be finished."""
+    cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
+    cdef DependencyEdge *edges = edges_of(dependencies)
+    cdef uint32_t i, at
+    for i in range(dependencies.count):
+        at = ff_load32(&edges[i].dependency)
+        if at != NO_DEPENDENCY and has_place(completion) and claim_unwanted(memory, at):
+            write_cancelled(memory, at)
+            leave_queue(memory, &memory.slots[at])
+            completion.failed[completion.count] = at
+            completion.count += 1
+
+cdef inline void release_future(Memory *memory, uint32_t index) noexcept nogil:
+    """Release the reference that stands for all futures of a slot; a call that nobody wants then does not run."""
+    if release_refs(memory, index, REF_CREATOR) & REF_RUN:
+        drop_unwanted(memory, index)
 
 cdef inline void finish(Memory *memory, uint32_t index, uint32_t status, int64_t *next_task) noexcept nogil:
     """Publish the outcome of a task that this process owns, and of every dependent that fails with it.
@@ -108,19 +209,40 @@ cdef inline void finish(Memory *memory, uint32_t index, uint32_t status, int64_t
 cdef inline void finish_one(Memory *memory, uint32_t index, uint32_t status, Completion *completion) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
     cdef uint32_t watched, creator = slot.creator
-    # S2: pairs with `is_finished`; the outcome is written before. S3: pairs with a waiter that sets `watched`, then looks at
-    # `state`.
-    ff_exchange64(&slot.state, with_status(slot.state, status, memory.me))
+    publish_outcome(memory, slot, status)
     watched = ff_load32(&slot.watched)
     tell_dependents(memory, index, status, completion)
     if not ff_load32(&slot.refs) & REF_EDGES:     # a failed one may be on lists still: a finisher that finds it does it
         release_dependencies(memory, slot)
+    elif status == FAILED and completion.failed != NULL:
+        drop_dependencies(memory, slot, completion)
+    if slot.flags & CALL_KEPT:
+        value_free(memory, index, PAYLOAD)
     if watched:
         log_finished(memory, creator, index)
     release_refs(memory, index, REF_RUN)
     # Last: a system call, after which the woken process often runs first, and this one may be killed.
     if watched or (status == FAILED and ff_load32(&memory.processes[creator].watching)):
         wake_waiters(memory, creator)
+
+cdef inline void publish_outcome(Memory *memory, Slot *slot, uint32_t status) noexcept nogil:
+    """Make an outcome visible that is written in its slot, unless the supervisor ends this process because of the call."""
+    cdef uint64_t state = ff_load64(&slot.state)
+    # S2: pairs with `is_finished`; the outcome is written before. S3: pairs with a waiter that sets `watched`, then looks at
+    # `state`. S24: pairs with the cas to ENDING in `Supervisor.condemn`.
+    while is_ending(memory, state) or not ff_cas64(&slot.state, state, with_status(state, status, memory.me)):
+        if is_ending(memory, state):
+            await_end()
+        state = ff_load64(&slot.state)
+
+cdef inline int is_ending(Memory *memory, uint64_t state) noexcept nogil:
+    """Tell whether the supervisor is ending this process by force, because of the call with this state."""
+    return status_of(state) == ENDING and owner_of(state) == memory.me
+
+cdef inline void await_end() noexcept nogil:
+    """Do nothing more in this process until it is killed: by the supervisor, or, if that dies, with it."""
+    while True:
+        pause()
 
 cdef inline void tell_dependents(Memory *memory, uint32_t index, uint32_t status, Completion *completion) noexcept nogil:
     """Close the waiter list of a finished slot, and clear its bit in every task on it."""

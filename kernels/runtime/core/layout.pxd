@@ -3,7 +3,7 @@
 # The segment is one anonymous memfd, which the driver, the supervisor (zygote) and the workers map whole. It is large and
 # sparse: a page costs memory only once it is touched. Words inside it are offsets from its start, never addresses.
 #
-#   header | processes | services | queues | slots | slot groups | logs | extents | granules | one ring per queue
+#   header | processes | services | queues | slots | policies | slot groups | logs | extents | granules | one ring per queue
 #   | arena (to the end)
 #
 # Guarantees: a word marked [cas] changes in one atomic step; one marked [owner] has one writer at a time, named there; one
@@ -13,7 +13,7 @@
 # Assumes: PROTOCOL.md says in which order words change. `setup.py` hashes this file, so a process of another build is
 # refused.
 
-from libc.stdint cimport uint32_t, uint64_t, uint8_t
+from libc.stdint cimport uint16_t, uint32_t, uint64_t, uint8_t
 
 cdef enum:
     #: "FLMG".
@@ -73,10 +73,12 @@ cdef enum:
     READY = 2
     #: Its owner has claimed it, executes it, or writes its outcome.
     RUNNING = 3
-    DONE = 4
-    FAILED = 5
+    #: The supervisor ends its owner by force, because of this task: its owner cannot finish it any more.
+    ENDING = 4
+    DONE = 5
+    FAILED = 6
     #: It has no reference any more: its owner frees it.
-    LEAVING = 6
+    LEAVING = 7
 
 # Reference count of a slot: bits of Slot.refs. The process that clears the last of them frees the slot.
 cdef enum:
@@ -112,6 +114,24 @@ cdef enum:
     #: Its block is an extent. The bit tells so even after the block was freed and became another value's slab.
     KIND_EXTENT = 64
 
+cdef enum:
+    #: Slot.flags: the call runs although nobody wants its outcome.
+    CALL_DETACHED = 1
+    #: The entry of the table of policies is this call's.
+    CALL_POLICY = 2
+    #: It has a time-out or a deadline. It shares its process with no other call: neither runs in the other's wait.
+    CALL_LIMITED = 4
+    #: It may be tried again: its payload is a block of its own, and stays until the outcome is published.
+    CALL_KEPT = 8
+    #: Its creator wants it ended by force.
+    CALL_UNWANTED = 16
+
+cdef enum:
+    #: Policy.retry_on: after a death of its process, after a time-out, after the errors whose types are its last dependency.
+    RETRY_DEATH = 1
+    RETRY_TIMEOUT = 2
+    RETRY_ERRORS = 4
+
 # Which half of a slot.
 cdef enum:
     PAYLOAD = 0
@@ -128,6 +148,8 @@ cdef enum:
     ROLE_ZYGOTE = 2
     ROLE_POOL = 3
     ROLE_INSTANCE = 4
+    #: Has loaded what it may need, and takes the place of a worker that dies.
+    ROLE_SPARE = 5
 
 cdef enum:
     #: Of an entry of the next three tables while a process fills it in or empties it: RESERVED + the index of that process.
@@ -236,13 +258,17 @@ cdef struct Header:
     uint32_t spinners           # [cas] processes that spin now, at most cpus - 1
     uint32_t preload            # [cas] libraries that services need: bits of engine/preload.py
     uint32_t warned             # [cas] some worker has warned that imports seed a global generator
-    uint8_t pad3[36]
+    uint32_t spares             # [cas] spare workers wanted: 0 or 1
+    uint32_t urgent_queues      # [cas] queues of urgent calls ever made
+    uint8_t pad3[28]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas, with `pool_wake` as one word] of them asleep and not yet called, or more
     uint8_t pad4[56]
     uint64_t sought_ns          # [owner: the seeker] when it looked last
     uint32_t seeker             # [cas] pool worker + 1 that looks for tasks while others sleep
-    uint8_t pad5[52]
+    uint32_t pad5
+    uint64_t alarm              # [cas] when the supervisor looks at limits of calls next; 0: not asked to
+    uint8_t pad6[40]
     uint64_t blocks_taken       # [cas] these four: debug build only
     uint64_t blocks_freed
     uint64_t slots_taken
@@ -281,7 +307,8 @@ cdef struct Process:
     uint64_t definitions        # [counter] bodies of definitions that it wrote
     uint64_t definition_bytes   # [counter]
     uint64_t started_at         # [owner: itself] start time in /proc: with `pid` it identifies one process; 0: not told yet
-    uint8_t pad1[16]
+    uint32_t loaded             # [owner: itself] an instance's process has loaded its service
+    uint8_t pad1[12]
 
 cdef struct Service:
     uint32_t state              # [cas]
@@ -291,7 +318,8 @@ cdef struct Service:
     uint64_t generation         # [owner: creator] tells a reused entry from its predecessor
     uint64_t blob               # what a worker needs to load it
     uint64_t blob_bytes
-    uint8_t pad[24]
+    uint32_t spare              # [cas] a spare worker loads it ahead
+    uint8_t pad[20]
 
 cdef struct RunQueue:
     uint64_t tail               # [cas] next position to write
@@ -305,10 +333,13 @@ cdef struct RunQueue:
     uint32_t wake               # futex of an instance's idle process
     uint32_t sleepers           # [cas, with `wake` as one word]
     uint32_t process            # [cas] an instance's process, + 1
-    uint32_t pad2
+    uint32_t restart            # an instance's process that dies gets a successor, with the object as it was at first
     uint64_t error              # [owner: supervisor] block with the error of a dead queue
     uint64_t error_bytes
-    uint8_t pad3[16]
+    uint32_t urgent             # [cas] queue of its urgent calls, 0: none
+    uint32_t home               # of a queue of urgent calls: the queue whose workers, permits and process serve it, + 1
+    uint32_t failed_starts      # [owner: supervisor] processes in a row that died before they had loaded the service
+    uint8_t pad3[4]
     uint32_t permits[PERMIT_COUNT]  # [cas] process index + 1
 
 cdef struct Slot:
@@ -317,7 +348,8 @@ cdef struct Slot:
     uint32_t refs               # [cas] REF_*
     uint32_t releaser           # [cas, with `refs` as one word] last release: see `releaser_tag`; kept in the freed slot
     uint32_t service
-    uint32_t queue
+    uint16_t queue
+    uint16_t flags              # [owner: its creator, before it publishes the call] CALL_*
     uint64_t payload            # block of the call's arguments, 0: inline
     uint64_t payload_bytes
     uint64_t result             # block of the outcome, 0: inline
@@ -332,6 +364,20 @@ cdef struct Slot:
     uint32_t started            # [owner: its runner] its execution has begun: it must not begin again
     uint32_t creator            # process that made it
     uint8_t data[INLINE_BYTES]
+
+# Limits of a call and what is done when it fails, if its slot has CALL_POLICY: the entry of the same number. Durations and
+# times are nanoseconds, times of the monotonic clock.
+cdef struct Policy:
+    uint64_t timeout            # [owner: creator] run time allowed to one attempt; 0: any
+    uint64_t deadline           # [owner: creator] when it must have ended; 0: at any time
+    uint64_t allowed            # [owner: creator] from submission to `deadline`, for messages
+    uint64_t backoff            # [owner: creator] pause before the first retry; twice as long before each further one
+    uint64_t began              # [owner: its runner] when the present attempt began; 0: it has not
+    uint64_t not_before         # [owner: its runner] when a WAITING task may be tried again; 0: it waits for dependencies
+    uint32_t retries            # [owner: creator] attempts allowed after the first
+    uint32_t attempts           # [owner: its runner] failed so far
+    uint32_t retry_on           # [owner: creator] RETRY_*
+    uint32_t history            # [owner: its runner] 1: the result is the text of the failed attempts
 
 # One dependency of a task, on the waiter list of that dependency's slot.
 cdef struct DependencyEdge:

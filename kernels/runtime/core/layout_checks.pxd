@@ -2,8 +2,8 @@
 
 from .externs cimport ff_expect_bytes, ff_expect_own_line, ff_expect_together
 from .layout cimport (
-    CACHE_LINE, LOCK_WORDS, Dependencies, DependencyEdge, Extent, Group, Header, Process, Redo, RunQueue, Service, Slot,
-    SlotGroup,
+    CACHE_LINE, LOCK_WORDS, Dependencies, DependencyEdge, Extent, Group, Header, Policy, Process, Redo, RunQueue,
+    Service, Slot, SlotGroup,
 )
 
 cdef inline void check_layout() noexcept nogil:
@@ -17,6 +17,7 @@ cdef inline void check_layout() noexcept nogil:
     ff_expect_bytes(sizeof(Service), CACHE_LINE)
     ff_expect_bytes(sizeof(RunQueue), 18 * CACHE_LINE)
     ff_expect_bytes(sizeof(Slot), 4 * CACHE_LINE)
+    ff_expect_bytes(sizeof(Policy), CACHE_LINE)
     ff_expect_bytes(sizeof(DependencyEdge), 24)
     ff_expect_bytes(sizeof(Dependencies), 48)
     ff_expect_bytes(sizeof((<Header *> 0).lock), 8 * LOCK_WORDS)

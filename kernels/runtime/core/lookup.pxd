@@ -73,6 +73,11 @@ cdef inline const char *body_of(Memory *memory, Slot *slot, uint32_t which) noex
 cdef inline DependencyEdge *edges_of(Dependencies *dependencies) noexcept nogil:
     return <DependencyEdge *> (<char *> dependencies + sizeof(Dependencies))
 
+cdef inline uint32_t home_of(Memory *memory, uint32_t queue) noexcept nogil:
+    """Return the queue whose workers, permits and process serve a queue: another one for urgent calls, else itself."""
+    cdef uint32_t home = memory.queues[queue].home
+    return home - 1 if home else queue
+
 cdef inline uint64_t *process_word(Process *process) noexcept nogil:
     """Return the word of its state and its pid, which change together."""
     return <uint64_t *> &process.state

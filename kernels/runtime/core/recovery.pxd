@@ -8,19 +8,23 @@ from .externs cimport (
     ff_and64, ff_cas32, ff_cas64, ff_exchange64, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32, ff_store64,
 )
 from .layout cimport (
-    DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, LEAVING, NO_DEPENDENCY,
-    ORPHAN, POOL_QUEUES, QUEUE_COUNT, READY, REF_EDGES, REF_PENDING, REF_RECOVERY, REF_RUN, RESULT, WAITING,
-    WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
+    CALL_KEPT, DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, LEAVING,
+    NO_DEPENDENCY, ORPHAN, PAYLOAD, POOL_QUEUES, QUEUE_COUNT, READY, REF_EDGES, REF_PENDING, REF_RECOVERY, REF_RUN,
+    RESULT, WAITING, WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
-from .lookup cimport data_of, edges_of, empty_group, generation_of, group_of, owner_of, slots_used, status_of, with_status
+from .lookup cimport (
+    data_of, edges_of, empty_group, generation_of, group_of, owner_of, slots_used, status_of, with_status,
+)
 from .wakeup cimport log_finished, wake_waiters
 from .locked cimport clear_holder, group_free_claimed
 from .lock cimport lock_acquire, lock_release
 from .extents cimport extent_purge
 from .groups cimport member_free
 from .blocks cimport block_free, block_reclaim
-from .slots cimport release_dependencies, release_dependent, release_refs, releaser_tag, slot_free, slot_retire
+from .slots cimport (
+    release_dependencies, release_dependent, release_refs, releaser_tag, slot_free, slot_retire, value_free,
+)
 from .run_queue cimport queue_push
 from .dependencies cimport (
     all_dependencies_ready, clear_again, cleared_by, dependency_ready, is_missing, is_subscribed, missing_top,
@@ -66,6 +70,8 @@ cdef inline void finish_again(Memory *memory, uint32_t index, uint32_t dead) noe
     tell_dependents(memory, index, DONE, &completion)
     if not ff_load32(&slot.refs) & REF_EDGES:
         release_dependencies(memory, slot)
+    if slot.flags & CALL_KEPT:
+        value_free(memory, index, PAYLOAD)
     if ff_load32(&slot.watched):
         log_finished(memory, creator, index)
     release_refs(memory, index, REF_RUN)
@@ -142,17 +148,22 @@ cdef inline int is_walked(Slot *dependency) noexcept nogil:
         ff_pause()
     return 1
 
+cdef inline void forget_wait(Memory *memory, Slot *slot) noexcept nogil:
+    """Free what the task of a dead process had published of its wait."""
+    cdef uint64_t waits_for = slot.waits_for
+    slot.waits_for = 0
+    if waits_for & WAITS_FOR_ANY:
+        block_free(memory, waits_for & ~WAITS_FOR_ANY)
+
 cdef inline void recover_task(Memory *memory, uint32_t index, const char *error, uint64_t nbytes) noexcept nogil:
     """Recover a task that a dead process had claimed: fail one that had begun, queue another again.
 
     A task claimed only to propagate a dependency's error goes back to WAITING; `repair_waiting` fails it.
     """
     cdef Slot *slot = &memory.slots[index]
-    cdef uint64_t state = slot.state, waits_for = slot.waits_for
+    cdef uint64_t state = slot.state
     cdef uint32_t queue = slot.queue
-    slot.waits_for = 0
-    if waits_for & WAITS_FOR_ANY:
-        block_free(memory, waits_for & ~WAITS_FOR_ANY)
+    forget_wait(memory, slot)
     if slot.started or memory.queues[slot.queue].ordered:
         write_result(memory, index, error, nbytes)
         finish(memory, index, FAILED, NULL)

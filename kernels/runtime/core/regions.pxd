@@ -7,7 +7,7 @@ from libc.stdlib cimport calloc, free
 from libc.string cimport memset
 from .layout cimport (
     EXTENT_COUNT, GRANULE, GROUP_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLAB_CLASSES,
-    SLOT_COUNT, Extent, Header, Process, RunQueue, Service, Slot, SlotGroup,
+    SLOT_COUNT, Extent, Header, Policy, Process, RunQueue, Service, Slot, SlotGroup,
 )
 
 cdef struct Pool:               # groups that this process allocates members from
@@ -32,6 +32,7 @@ cdef struct Memory:
     Service *services
     RunQueue *queues
     Slot *slots
+    Policy *policies            # one per slot; a page costs memory once a call has a policy
     SlotGroup *groups
     uint64_t *logs
     Extent *extents
@@ -64,6 +65,8 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     at = align_up(at + <uint64_t> QUEUE_COUNT * sizeof(RunQueue), PAGE)
     memory.slots = <Slot *> (base + at)
     at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Slot), PAGE)
+    memory.policies = <Policy *> (base + at)
+    at = align_up(at + <uint64_t> SLOT_COUNT * sizeof(Policy), PAGE)
     memory.groups = <SlotGroup *> (base + at)
     at = align_up(at + <uint64_t> GROUP_COUNT * sizeof(SlotGroup), PAGE)
     memory.logs = <uint64_t *> (base + at)

@@ -68,6 +68,7 @@ cdef inline void slot_prepare(Memory *memory, uint32_t index) noexcept nogil:
     slot.payload_bytes = 0
     slot.watched = slot.started = 0
     slot.service = NO_SERVICE
+    slot.flags = 0
     slot.queue = 0
     # S14: pairs with recovery, which looks at `refs` first and only then at `creator`: so `creator` is written before.
     ff_store32(&slot.refs, REF_CREATOR | REF_RUN)
@@ -109,13 +110,14 @@ cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noex
         slab_free(memory, <uint32_t> extent_of(memory, block), block)
     kind_of(slot, which)[0] = 0
 
-cdef inline void release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
-    """Clear reference bits; the process that clears the last one frees the slot. Idempotent."""
+cdef inline uint32_t release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
+    """Clear reference bits; the process that clears the last one frees the slot. Idempotent. Return those there were."""
     # S13: pairs with `recover_slot`, which sees `refs` = 0 and claims the slot by the same cas.
     cdef uint64_t held = ff_load64(&memory.slots[index].state)
     cdef uint32_t before = ff_and32(&memory.slots[index].refs, ~bits)
     if before & bits and not before & ~bits:
         slot_retire(memory, index, held)
+    return before
 
 cdef inline void begin_release(Memory *memory, uint32_t index) noexcept nogil:
     """Number this process's next release, of a slot, so that its tag differs from the slot's present one.

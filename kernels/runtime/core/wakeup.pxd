@@ -14,7 +14,9 @@ from .externs cimport (
     ff_add32, ff_add64, ff_cas32, ff_cas64, ff_exchange32, ff_fence, ff_futex_wait, ff_futex_wake, ff_load32, ff_load64,
     ff_now_ns, ff_store64,
 )
-from .layout cimport LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_COUNT, QUEUE_FREE, SLOT_BITS, Process, RunQueue
+from .layout cimport (
+    LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_COUNT, QUEUE_FREE, ROLE_SPARE, SLOT_BITS, Process, RunQueue,
+)
 from .regions cimport Memory
 
 cdef enum:
@@ -111,6 +113,8 @@ cdef inline void call_for_queued(Memory *memory) noexcept nogil:
 
 cdef inline void wake_queue(Memory *memory, uint32_t queue_index) noexcept nogil:
     cdef RunQueue *queue = &memory.queues[queue_index]
+    if queue.home:
+        queue = &memory.queues[queue.home - 1]
     if queue_index >= POOL_QUEUES:
         wake_sleepers(&queue.wake, 1)
     elif queue.limit:        # which sleeper has a permit is not known here
@@ -128,6 +132,13 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
         if ff_load32(&memory.queues[i].state) != QUEUE_FREE:
             ff_add32(&memory.queues[i].wake, 1)
             ff_futex_wake(&memory.queues[i].wake, PROCESS_COUNT)
+    wake_spares(memory)
+
+cdef inline void wake_spares(Memory *memory) noexcept nogil:
+    cdef uint32_t i
+    for i in range(ff_load32(&memory.header.process_high)):
+        if ff_load32(&memory.processes[i].role) == ROLE_SPARE:
+            wake_waiters(memory, i)
 
 cdef inline void wake_waiters(Memory *memory, uint32_t process) noexcept nogil:
     """Wake every thread of `process` that sleeps for a future."""

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 
     from flame_fast.kernels.runtime import Client
 
+#: Characters of the error of a failed attempt that a later attempt's error tells.
+ATTEMPT_CHARACTERS = 300
+
 #: Exceptions that would end or confuse the driver if it raised them as themselves.
 NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
@@ -36,6 +39,21 @@ class Unpicklable(TypeError):
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce to a `TaskError`, which the driver gets when a task's result was such a value."""
         return (TaskError, (f"the task's result cannot be sent to the driver: {self}",))
+
+
+class Noted:
+    """An exception that reduces itself without its notes; it is rebuilt with them."""
+
+    def __init__(self, error: BaseException, notes: list[str] | None) -> None:
+        self._parts = error, notes
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (_with_notes, self._parts)
+
+
+def _with_notes(error: BaseException, notes: list[str] | None) -> BaseException:
+    error.__notes__ = notes  # type: ignore[attr-defined]
+    return error
 
 
 # ---- calls -----------------------------------------------------------------------------------------------------------
@@ -157,6 +175,12 @@ def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes
     return _pair(data, text)
 
 
+def attempt_text(number: int, error: BaseException) -> str:
+    """Return one line about a failed attempt of a call that is tried again."""
+    summary = " ".join("".join(traceback.format_exception_only(type(error), error)).split())
+    return f"attempt {number}: {summary[:ATTEMPT_CHARACTERS]}"
+
+
 def _users_frames(frames: Any) -> Any:
     """Return the traceback without the runtime's frames in front of the user's; all of it if it has no others."""
     inner = frames
@@ -178,7 +202,10 @@ def _pickled_exception(error: BaseException) -> bytes | None:
         if isinstance(error, Unpicklable):
             return data
         same = type(copy) is type(error) and _without_addresses(copy) == _without_addresses(error)
-        return data if same and isinstance(copy, BaseException) else None
+        if not same or not isinstance(copy, BaseException):
+            return None
+        notes = getattr(error, "__notes__", None)
+        return data if getattr(copy, "__notes__", None) == notes else dump_body(Noted(error, notes))
     except Exception:
         return None
 
@@ -205,8 +232,17 @@ def load_error(data: bytes, text: str) -> BaseException:
     return error  # type: ignore[no-any-return]
 
 
+def cancelled_error() -> BaseException:
+    """Return what `get` raises of a cancelled call."""
+    from concurrent.futures import CancelledError
+
+    return CancelledError("this call, or one that it depends on, was cancelled, or dropped because nobody wanted its value")
+
+
 __all__ = [
     "adopt",
+    "attempt_text",
+    "cancelled_error",
     "choose_namespace",
     "definition",
     "dump_body",

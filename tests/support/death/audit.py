@@ -14,7 +14,7 @@ import os
 import re
 from pathlib import Path
 
-TYPES = {"uint64_t": ctypes.c_uint64, "uint32_t": ctypes.c_uint32, "uint8_t": ctypes.c_uint8, "char": ctypes.c_char}
+TYPES = {f"uint{bits}_t": vars(ctypes)[f"c_uint{bits}"] for bits in (8, 16, 32, 64)} | {"char": ctypes.c_char}
 #: What is 0 in a process's entry while it does nothing in the tables.
 NOTES = (
     *("current", "building", "taking", "promoting", "rotating", "releasing_edge"),
@@ -79,6 +79,7 @@ class Tables:
             ("services", "Service", self.SERVICE_COUNT),
             ("queues", "RunQueue", self.QUEUE_COUNT),
             ("slots", "Slot", self.SLOT_COUNT),
+            ("policies", "Policy", self.SLOT_COUNT),
             ("groups", "SlotGroup", self.GROUP_COUNT),
             ("logs", "uint64_t", self.PROCESS_COUNT * self.LOG_COUNT),
             ("extents", "Extent", self.EXTENT_COUNT),
@@ -92,6 +93,7 @@ class Tables:
         self.services = self.read(structs["Service"], self.services_at, self.header.service_high)
         self.queues = self.read(structs["RunQueue"], self.queues_at, self.QUEUE_COUNT)
         self.slots = self.read(structs["Slot"], self.slots_at, self.header.group_high * self.GROUP_BITS)
+        self.policies = self.read(structs["Policy"], self.policies_at, len(self.slots))
         self.groups = [one.group for one in self.read(structs["SlotGroup"], self.groups_at, self.header.group_high)]
         self.extents = self.read(structs["Extent"], self.extents_at, self.header.extent_high)
 
@@ -191,7 +193,7 @@ def notes(tables):
 
 def edges(tables):
     """Check the last entries of tables that are never full: a process that takes -1 for a number writes there."""
-    for name in ("slots", "groups", "logs", "extents", "granules"):
+    for name in ("slots", "policies", "groups", "logs", "extents", "granules"):
         if any(os.pread(tables.fd, BEFORE, vars(tables)[name + "_at"] - BEFORE)):
             yield f"a process has written before the {name}"
 
@@ -210,7 +212,9 @@ def slots(tables):
             yield f"slot {index} is no call's and stands in queue {slot.queue}"
         if status >= tables.DONE and (slot.payload or slot.payload_kind):
             yield f"slot {index} is finished and has its arguments still"
-        if status in (tables.WAITING, tables.READY) and (slot.result or slot.result_kind or slot.started or slot.waits_for):
+        told = slot.flags & tables.CALL_KEPT and tables.policies[index].history  # of the attempts before
+        begun = slot.started or slot.waits_for or ((slot.result or slot.result_kind) and not told)
+        if status in (tables.WAITING, tables.READY) and begun:
             yield f"slot {index} has not begun and has a result, or is said to have begun"
 
 

@@ -18,6 +18,7 @@ STRUCTS = {
     "services": "Service",
     "queues": "RunQueue",
     "slots": "Slot",
+    "policies": "Policy",
     "groups": "SlotGroup",
     "extents": "Extent",
 }

@@ -1,0 +1,68 @@
+# Limits of the calls of one bound view of a service, as `options` sets them.
+# uses: timeouts, future
+
+from libc.stdint cimport uint16_t, uint32_t, uint64_t
+from .core.externs cimport ff_now_ns
+from .core.layout cimport (
+    CALL_DETACHED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, RETRY_DEATH, RETRY_ERRORS, RETRY_TIMEOUT, Policy,
+)
+from .core.regions cimport Memory
+
+cdef uint64_t nanoseconds_of(seconds) except? 0:
+    """Return a duration in seconds in nanoseconds, at least 1; 0 for None."""
+    return 0 if seconds is None else max(<uint64_t> (<double> check_timeout(seconds) * 1e9), 1)
+
+cdef class CallPolicy:
+    """Limits of calls, and what is done when one fails; see `flame_fast.engine.spec.CallOptions`. Immutable.
+
+    Parameters
+    ----------
+    timeout, deadline, backoff : float, optional
+        Seconds.
+    retries : int
+    after_death, after_timeout : bool
+        Retry a call whose process died; one that ran over its time-out.
+    errors : ObjectRef, optional
+        A tuple of the exception types after which a call is tried again, as `put` has stored it.
+    detached : bool
+        Run the call although nobody wants its outcome.
+    urgent : bool
+        Run the call before those that are not.
+    """
+    cdef uint64_t timeout, deadline, backoff
+    cdef uint32_t retries, retry_on
+    cdef uint16_t flags
+    cdef ObjectRef errors
+    cdef readonly bint urgent
+
+    def __init__(self, *, timeout=None, deadline=None, backoff=None, uint32_t retries=0, bint after_death=False,
+                 bint after_timeout=False, ObjectRef errors=None, bint detached=False, bint urgent=False):
+        self.timeout = nanoseconds_of(timeout)
+        self.deadline = nanoseconds_of(deadline)
+        self.backoff = nanoseconds_of(backoff)
+        self.retries = retries
+        self.retry_on = after_death * RETRY_DEATH | after_timeout * RETRY_TIMEOUT | (errors is not None) * RETRY_ERRORS
+        self.errors = errors if retries else None
+        self.urgent = urgent
+        self.flags = detached * CALL_DETACHED
+        if self.timeout or self.deadline:
+            self.flags |= CALL_POLICY | CALL_LIMITED
+        if retries:
+            self.flags |= CALL_POLICY | CALL_KEPT
+
+    @property
+    def ends_by_force(self):
+        """Whether a call may be ended by force."""
+        return self.flags & CALL_LIMITED != 0
+
+    cdef uint64_t apply(self, Memory *memory, uint32_t index) noexcept:
+        """Write the policy of a call that is not published yet; return its deadline, 0 for none."""
+        cdef Policy *policy = &memory.policies[index]
+        memory.slots[index].flags = self.flags
+        if not self.flags & CALL_POLICY:
+            return 0
+        policy.timeout, policy.allowed, policy.backoff = self.timeout, self.deadline, self.backoff
+        policy.deadline = <uint64_t> ff_now_ns() + self.deadline if self.deadline else 0
+        policy.retries, policy.retry_on = self.retries, self.retry_on
+        policy.began = policy.not_before = policy.attempts = policy.history = 0
+        return policy.deadline

@@ -1,0 +1,376 @@
+"""Options of calls: time-outs, deadlines, retries, priorities."""
+
+from __future__ import annotations
+
+import math
+import os
+import signal
+import time
+
+import pytest
+from gates import PATIENCE_S, Gate, add, hold, same, wait_until
+
+from flame_fast import FlameErrorCode, Runner, TaskTimeoutError, WorkerDiedError
+
+
+@pytest.fixture
+def rr(project):
+    with Runner("options", workers=1) as made:
+        yield made
+
+
+class Refused(Exception):
+    def __init__(self, number):
+        super().__init__(f"try {number}")
+        self.number = number
+
+    def __reduce__(self):
+        return (type(self), (self.number,))
+
+
+def attempts_at(path):
+    return os.path.getsize(path) if os.path.exists(path) else 0
+
+
+def attempt(path, succeeds, how="raise"):
+    """Task: fail until the attempt of that number; return the number of attempts."""
+    with open(path, "a") as file:
+        file.write("x")
+    number = attempts_at(path)
+    if number < succeeds:
+        if how == "raise":
+            raise Refused(number)
+        if how == "die":
+            os.kill(os.getpid(), signal.SIGKILL)
+        while True:
+            pass
+    return number
+
+
+def spin(path=None):
+    if path is not None:
+        open(path, "w").close()
+    while True:
+        pass
+
+
+# ---- time-outs and deadlines ---------------------------------------------------------------------------------------------
+
+
+def test_a_call_over_its_time_is_ended_alone(project):
+    with Runner("timeouts", workers=2) as rr, Gate() as gate:
+        beside = rr.service(hold)(gate, 7)
+        gate.entered()
+        future = rr.service(spin).options(timeout=0.1)()
+        behind = rr.service(add)(1, 2)
+        with pytest.raises(TaskTimeoutError, match=r"call \d+ of service 'spin' .*timeout of 0.1 s") as caught:
+            future.get(PATIENCE_S)
+        assert isinstance(caught.value, TimeoutError)
+        assert caught.value.code is FlameErrorCode.INTERNAL
+        assert behind.get(PATIENCE_S) == 3
+        gate.open()
+        assert beside.get(PATIENCE_S) == 7
+
+
+def test_a_method_over_its_time(rr):
+    class Spinner:
+        def spin(self):
+            spin()
+
+    with pytest.raises(TaskTimeoutError, match=r"call \d+ of 'spin' of service '.*Spinner'"):
+        rr.service(Spinner).options(timeout=0.1).spin().get(PATIENCE_S)
+
+
+def test_waiting_in_a_queue_is_no_run_time(rr):
+    with Gate() as gate:
+        rr_hold = rr.service(hold)(gate)
+        gate.entered()
+        future = rr.service(same).options(timeout=0.05)(1)
+        time.sleep(0.2)
+        assert not future.done()
+        gate.open()
+        assert future.get(PATIENCE_S) == 1
+        rr_hold.get(PATIENCE_S)
+
+
+def test_a_deadline_counts_from_the_submission(rr, project):
+    with Gate() as gate:
+        blocked = rr.service(hold)(gate)
+        gate.entered()
+        queued = rr.service(attempt).options(deadline=0.1)(project / "ran", 1)
+        waiting = rr.service(same).options(deadline=0.1)(blocked)
+        for future in (queued, waiting):
+            with pytest.raises(TaskTimeoutError, match="had not begun by its deadline, 0.1 s"):
+                future.get(PATIENCE_S)
+        gate.open()
+        blocked.get(PATIENCE_S)
+    with pytest.raises(TaskTimeoutError, match="had not ended by its deadline, 0.2 s"):
+        rr.service(spin).options(deadline=0.2)().get(PATIENCE_S)
+    assert attempts_at(project / "ran") == 0
+
+
+def test_in_time_nothing_happens(rr):
+    limited = rr.service(same).options(timeout=60, deadline=120)
+    assert rr.get([limited(number) for number in range(2000)]) == list(range(2000))
+
+
+def test_limits_do_not_reach_what_a_call_waits_for(rr, project):
+    """With one worker, a call without limits would run inside the wait of the one that is ended."""
+
+    def waits(service, gate):
+        with Runner("inner"):
+            return service(gate, 5).get()
+
+    with Gate() as gate:
+        outer = rr.service(waits).options(timeout=3)(rr.service(hold).options(detached=True), gate)
+        gate.entered()
+        with pytest.raises(TaskTimeoutError):
+            outer.get(PATIENCE_S)
+        gate.open()
+    assert rr.service(same)(1).get(PATIENCE_S) == 1
+
+
+def test_a_limited_call_inside_a_wait_ends_alone(rr):
+    def waits(service):
+        with Runner("inner"):
+            try:
+                service().get()
+            except TaskTimeoutError:
+                return "went on"
+
+    assert rr.service(waits)(rr.service(spin).options(timeout=0.1)).get(PATIENCE_S) == "went on"
+
+
+@pytest.mark.parametrize("engine", ["local", "inline"])
+def test_a_late_call_does_not_begin(project, engine):
+    with Runner("late", workers=1, engine=engine) as rr:
+        calls = rr.service(same).options(deadline=1e-9)
+        with pytest.raises(TaskTimeoutError, match="had not begun"):
+            calls(1).get(PATIENCE_S)
+
+
+# ---- retries -------------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("engine", ["local", "inline"])
+def test_what_a_call_raises_is_retried(project, engine):
+    with Runner("retries", workers=1, engine=engine) as rr:
+        careful = rr.service(attempt).options(retries=3, retry_on=(Refused, KeyError))
+        assert careful(project / "third", 3).get(PATIENCE_S) == 3
+        with pytest.raises(Refused, match="try 4") as caught:
+            careful(project / "never", 9).get(PATIENCE_S)
+        assert caught.value.__notes__ == [f"attempt {n}: {__name__}.Refused: try {n}" for n in (1, 2, 3)]
+        assert attempts_at(project / "never") == 4
+
+
+def test_deaths_are_retried(rr, project):
+    careful = rr.service(attempt).options(retries=2)
+    assert careful(project / "third", 3, "die").get(PATIENCE_S) == 3
+    with pytest.raises(WorkerDiedError) as caught:
+        careful(project / "never", 9, "die").get(PATIENCE_S)
+    assert [note.partition(":")[0] for note in caught.value.__notes__] == ["attempt 1", "attempt 2"]
+    assert attempts_at(project / "never") == 3
+
+
+def test_time_outs_are_retried(rr, project):
+    limited = rr.service(attempt).options(retries=2, timeout=0.1)
+    with pytest.raises(TaskTimeoutError) as caught:
+        limited(project / "once", 2, "spin").get(PATIENCE_S)
+    assert not hasattr(caught.value, "__notes__")
+    assert limited.options(retry_on=TaskTimeoutError)(project / "twice", 2, "spin").get(PATIENCE_S) == 2
+
+
+@pytest.mark.parametrize(("retry_on", "how"), [(Refused, "die"), (WorkerDiedError, "raise"), (TimeoutError, "raise")])
+def test_other_failures_are_not_retried(rr, project, retry_on, how):
+    with pytest.raises((Refused, WorkerDiedError)):
+        rr.service(attempt).options(retries=5, retry_on=retry_on)(project / "once", 9, how).get(PATIENCE_S)
+    assert attempts_at(project / "once") == 1
+
+
+@pytest.mark.parametrize("how", ["raise", "die"])
+def test_a_base_class_stands_for_all(rr, project, how):
+    careful = rr.service(attempt).options(retries=2, retry_on=Exception)
+    assert careful(project / "third", 3, how).get(PATIENCE_S) == 3
+
+
+def test_arguments_stay_for_the_next_attempt(rr, project):
+    def task(path, array, text):
+        attempt(path, 3)
+        array[0] += 1
+        return array.sum(), text
+
+    numpy = pytest.importorskip("numpy")
+    careful = rr.service(task).options(retries=2, retry_on=Refused)
+    assert careful(project / "tries", numpy.ones(50_000), "x" * 100_000).get(PATIENCE_S) == (50_001, "x" * 100_000)
+    assert careful(project / "more", rr.put_object(numpy.ones(10)), rr.service(same)("y")).get(PATIENCE_S) == (11, "y")
+
+
+def test_others_do_not_wait_for_a_backoff(rr, project):
+    started = time.monotonic()
+    slow = rr.service(attempt).options(retries=2, retry_on=Refused, backoff=0.2)(project / "tries", 3)
+    assert rr.service(add)(1, 2).get(PATIENCE_S) == 3
+    assert not slow.done()
+    assert slow.get(PATIENCE_S) == 3
+    assert time.monotonic() - started >= 0.6  # 0.2 and 0.4
+
+
+def test_a_call_in_its_backoff_is_cancelled(rr, project):
+    slow = rr.service(attempt).options(retries=1, retry_on=Refused, backoff=1000)(project / "tries", 3)
+    wait_until(lambda: rr.statistics().waiting == 1, "its first failure")
+    assert slow.cancel()
+    assert attempts_at(project / "tries") == 1
+
+
+def test_a_retried_call_of_an_instance_runs_behind_the_others(rr, project):
+    class Log:
+        def __init__(self):
+            self.lines = []
+
+        def hold(self, gate):
+            gate.wait()
+
+        def add(self, line, path=None):
+            if path is not None:
+                attempt(path, 2)
+            self.lines.append(line)
+            return list(self.lines)
+
+    log = rr.service(Log())
+    with Gate() as gate:
+        log.options(detached=True).hold(gate)
+        gate.entered()
+        calls = [log.options(retries=1, retry_on=Refused).add("retried", project / "tries"), log.add("next")]
+        gate.open()
+        assert rr.get(calls, PATIENCE_S) == [["next", "retried"], ["next"]]
+
+
+def test_a_restarted_instance_is_retried(rr, project):
+    class Dies:
+        def __init__(self):
+            self.calls = 0
+
+        def work(self, path):
+            self.calls += 1
+            return attempt(path, 2, "die"), self.calls
+
+    service = rr.service(Dies(), restart=True).options(retries=1)
+    assert service.work(project / "tries").get(PATIENCE_S) == (2, 1)
+
+
+def test_a_view_in_a_task_keeps_its_options(rr, project):
+    def nested(service, path):
+        with Runner("inner"):
+            return service(path, 3).get()
+
+    careful = rr.service(attempt).options(retries=2, retry_on=Refused)
+    assert rr.service(nested)(careful, str(project / "tries")).get(PATIENCE_S) == 3
+
+
+# ---- priorities ----------------------------------------------------------------------------------------------------------
+
+
+def note(path, text, *_):
+    with open(path, "a") as file:
+        file.write(text)
+
+
+@pytest.mark.parametrize("limit", [None, False])
+def test_urgent_calls_run_first(rr, project, limit):
+    service = rr.service(note, autoscale=limit)
+    urgent = service.options(priority="urgent")
+    with Gate() as gate:
+        held = rr.service(hold)(gate)
+        gate.entered()
+        calls = [service(project / "log", "n"), urgent(project / "log", "u"), service(project / "log", "n")]
+        calls += [urgent(project / "log", "u"), urgent.options(priority="normal")(project / "log", "n")]
+        gate.open()
+        rr.get([held, calls], PATIENCE_S)
+    assert (project / "log").read_text() == "uunnn"
+
+
+def test_urgent_calls_of_an_instance_run_first(rr):
+    class Log:
+        def __init__(self):
+            self.text = ""
+
+        def hold(self, gate):
+            gate.wait()
+
+        def add(self, text, *_):
+            self.text += text
+            return self.text
+
+    log = rr.service(Log())
+    urgent = log.options(priority="urgent")
+    with Gate() as gate:
+        held = log.hold(gate)
+        gate.entered()
+        calls = [log.add("a"), urgent.add("b", held), log.add("c"), urgent.add("d")]
+        gate.open()
+        assert max(rr.get(calls, PATIENCE_S), key=len) == "bdac"
+
+
+def test_an_urgent_call_waits_for_its_inputs(rr):
+    with Gate() as gate:
+        late = rr.service(hold)(gate, 1)
+        urgent = rr.service(add).options(priority="urgent")(late, 1)
+        gate.open()
+        assert urgent.get(PATIENCE_S) == 2
+
+
+# ---- views ---------------------------------------------------------------------------------------------------------------
+
+
+def test_a_view_changes_what_is_given(rr):
+    service = rr.service(same)
+    view = service.options(timeout=5).options(retries=1)
+    assert (view._options.timeout, view._options.retries, service._options) == (5, 1, None)
+    assert view.session_id == service.session_id
+    assert rr.get([view(1), service(2)]) == [1, 2]
+    assert rr.get(rr.service(attempt_nothing).options(timeout=5)) == ["done"]
+    view.close()
+    with pytest.raises(Exception, match="closed"):
+        service(1)
+
+
+def attempt_nothing():
+    return "done"
+
+
+def test_map_of_a_view_makes_one_call_an_item(rr):
+    results = rr.service(lambda item: item * 2).options(timeout=60).map(iter(range(100)))
+    assert list(results) == [2 * number for number in range(100)]
+    failing = rr.service(lambda item: 1 / item).options(timeout=60).map([1, 0, 2])
+    assert next(failing) == 1
+    with pytest.raises(ZeroDivisionError):
+        next(failing)
+    assert list(failing) == []
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"timeout": 0},
+        {"timeout": -1},
+        {"timeout": "1"},
+        {"timeout": math.nan},
+        {"timeout": True},
+        {"deadline": 0},
+        {"retries": -1},
+        {"retries": 1.5},
+        {"retries": True},
+        {"retry_on": "KeyError"},
+        {"retry_on": [KeyError, int]},
+        {"backoff": -0.1},
+        {"priority": "high"},
+        {"detached": 1},
+    ],
+)
+def test_a_value_that_does_not_fit(rr, options):
+    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
+        rr.service(same).options(**options)
+
+
+def test_an_unknown_option(rr):
+    with pytest.raises(TypeError):
+        rr.service(same).options(time=1)
