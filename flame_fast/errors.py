@@ -14,6 +14,7 @@ from enum import IntEnum
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 
@@ -49,13 +50,72 @@ class FlameError(Exception):
 
 
 class WorkerDiedError(FlameError):
-    """The process that ran the call ended before the call did: only this call failed."""
+    """The process that ran the call ended before the call did: only this call failed.
 
-    def __init__(self, message: str) -> None:
+    What is not known is None, or empty.
+
+    Attributes
+    ----------
+    service, method : str
+        What was called; the method is None for a function.
+    call : int
+        The call's number, as its future's repr has it while the future lives.
+    signal : str
+        The name of the signal that ended the process.
+    exit_code : int
+        The exit code, if no signal ended it.
+    run_time : float
+        Seconds that the call had run.
+    peak_memory : int
+        Bytes of memory that the process had at most, shared memory included.
+    out_of_memory : bool
+        Whether the kernel ended it for want of memory.
+    stack : str
+        The Python stack of its threads, where the fault handler could write it.
+    output : list of str
+        The last lines that the process printed; only in the process that made the Runner.
+    arguments : list of str
+        Types and sizes of the call's arguments.
+    pid : int
+        The process's id.
+    """
+
+    service: str | None = None
+    method: str | None = None
+    call: int | None = None
+    signal: str | None = None
+    exit_code: int | None = None
+    run_time: float | None = None
+    peak_memory: int | None = None
+    out_of_memory: bool | None = None
+    stack: str = ""
+    output: Sequence[str] = ()
+    arguments: Sequence[str] = ()
+    pid: int | None = None
+
+    def __init__(self, message: str, facts: dict[str, Any] | None = None) -> None:
         super().__init__(FlameErrorCode.INTERNAL, message)
+        self.facts = dict(facts or {})
+        self.__dict__.update(self.facts)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.message,))
+        return (type(self), (self.message, self.facts))
+
+    def __str__(self) -> str:
+        return "\n".join([super().__str__(), *(f"  {line}" for line in self._details())])
+
+    def _details(self) -> list[str]:
+        told = []
+        if self.run_time is not None:
+            told.append(f"the call had run for {self.run_time:.3g} s")
+        if self.peak_memory is not None:
+            told.append(f"the process had {self.peak_memory / 2**20:,.0f} MiB of memory at most")
+        lines = ["; ".join(told)] if told else []
+        if self.arguments:
+            lines.append(f"its arguments: {'; '.join(self.arguments)}")
+        for title, text in (("its Python stack:", self.stack.splitlines()), ("it printed last:", self.output)):
+            lines += [title, *(f"  {line}" for line in text)] if text else []
+        return lines
 
 
 class TaskTimeoutError(FlameError, TimeoutError):

@@ -217,6 +217,16 @@ def memory_cgroups() -> list[tuple[str, str, str]]:
     return found
 
 
+def memory_events() -> list[str]:
+    """Return the file that counts the memory events of the innermost cgroup of this process that has one."""
+    files = (
+        f"{directory}/{name}"
+        for directory in _cgroup_directories("memory")
+        for name in ("memory.events", "memory.oom_control")
+    )
+    return [name for name in files if _read(name) is not None][:1]
+
+
 def _cgroup_memory_left() -> int | None:
     left = []
     for limit, usage, stat in memory_cgroups():

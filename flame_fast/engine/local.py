@@ -57,6 +57,7 @@ class LocalEngine(DriverEngine):
             self._close_descriptors()
             raise
         self._output = OutputPump(control, pidfd, self._replace_zygote)
+        self.runtime.output_of = self._output.last_lines
 
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)

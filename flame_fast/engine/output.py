@@ -13,6 +13,9 @@ import socket
 import sys
 import threading
 import time
+from collections import deque
+
+from flame_fast.engine.spawn import STACK_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,18 +24,34 @@ if TYPE_CHECKING:
 #: Bytes of one line kept until its end arrives; a longer line is shown in pieces.
 LINE_LIMIT = 1 << 20
 
+#: Lines of each process that are kept for the post-mortem of its death; the bytes that are looked at for them; processes.
+LAST_LINES = 20
+MOST_NOTED = 1 << 12
+MOST_PROCESSES = 4096
+
+#: Seconds that a post-mortem waits for what is left in the pipes.
+LINES_PATIENCE_S = 0.2
+
 #: Bytes read at once.
 CHUNK_BYTES = 1 << 16
+
+
+def _write(name: str, data: bytes) -> None:
+    target = getattr(sys, name)
+    with contextlib.suppress(Exception):  # the stream is None, closed or broken
+        target.write(data.decode("utf-8", "replace"))
+        target.flush()
 
 
 class Stream:
     """One pipe of one worker."""
 
-    __slots__ = ("fd", "name", "rest")
+    __slots__ = ("fd", "name", "pid", "rest")
 
-    def __init__(self, fd: int, name: str) -> None:
+    def __init__(self, fd: int, name: str, pid: int) -> None:
         self.fd = fd
         self.name = name
+        self.pid = pid
         self.rest = b""
 
 
@@ -46,7 +65,7 @@ class OutputPump:
     Parameters
     ----------
     control : socket
-        Receives `(pid, [stdout, stderr])` from the zygote.
+        Receives `(pid, [stdout, stderr])` from the zygote, and stacks of workers that crashed.
     zygote_pidfd : int
         Readable once the zygote has ended.
     zygote_ended : callable
@@ -61,6 +80,8 @@ class OutputPump:
     ) -> None:
         self._poller = select.poll()
         self._streams: dict[int, Stream] = {}
+        self._last_lines: dict[int, deque[str]] = {}  # by pid, the youngest last
+        self._ended = threading.Condition()
         self._control = control
         self._zygote_pidfd = zygote_pidfd
         self._zygote_ended = zygote_ended
@@ -112,18 +133,23 @@ class OutputPump:
     def _accept(self) -> bool:
         """Receive one worker's pipes; return False when there are none, or the zygote has closed its end."""
         try:
-            message, fds, flags, _ = socket.recv_fds(self._control, 64, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC)
+            message, fds, flags, _ = socket.recv_fds(
+                self._control, CHUNK_BYTES, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            )
         except OSError:
             return False
         if not message:
             with contextlib.suppress(KeyError):
                 self._poller.unregister(self._control)
             return False
+        if message.startswith(STACK_MARK):
+            _write("stderr", message[len(STACK_MARK) :])
+            return True
         if flags & socket.MSG_CTRUNC:
             self._say(f"no descriptors left (ulimit -n): the output of worker {message.decode()} is lost")
         for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
             os.set_blocking(fd, False)
-            self._streams[fd] = Stream(fd, name)
+            self._streams[fd] = Stream(fd, name, int(message))
             self._poller.register(fd, select.POLLIN)
         return True
 
@@ -163,10 +189,24 @@ class OutputPump:
         stream.rest = data[end:]
 
     def _show(self, stream: Stream, data: bytes) -> None:
-        target = getattr(sys, stream.name)
-        with contextlib.suppress(Exception):  # the stream is None, closed or broken
-            target.write(data.decode("utf-8", "replace"))
-            target.flush()
+        self._note(stream.pid, data[-MOST_NOTED:])
+        _write(stream.name, data)
+
+    def _note(self, pid: int, data: bytes) -> None:
+        """Note the last lines of a process, for its post-mortem."""
+        lines = self._last_lines.get(pid)
+        if lines is None:
+            while len(self._last_lines) >= MOST_PROCESSES:
+                del self._last_lines[next(iter(self._last_lines))]
+            lines = self._last_lines[pid] = deque(maxlen=LAST_LINES)
+        lines.extend(data.decode("utf-8", "replace").splitlines()[-LAST_LINES:])
+
+    def last_lines(self, pid: int) -> list[str]:
+        """Return the last lines that an ended process printed; wait a moment for what is still in its pipes."""
+        with self._ended:
+            if threading.current_thread() is not self._thread:
+                self._ended.wait_for(lambda: all(one.pid != pid for one in list(self._streams.values())), LINES_PATIENCE_S)
+            return list(self._last_lines.get(pid, ()))
 
     def _say(self, text: str) -> None:
         with contextlib.suppress(Exception):
@@ -175,7 +215,9 @@ class OutputPump:
     def _forget(self, stream: Stream) -> None:
         self._poller.unregister(stream.fd)
         os.close(stream.fd)
-        del self._streams[stream.fd]
+        with self._ended:
+            del self._streams[stream.fd]
+            self._ended.notify_all()
 
     def _close(self) -> None:
         for stream in list(self._streams.values()):

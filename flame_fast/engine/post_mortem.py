@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
-from copy import copy
 
+from flame_fast._records import record
 from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, TaskTimeoutError, WorkerDiedError
 from flame_fast.kernels.runtime import Role, serialization
+from flame_fast.kernels.runtime.serialization.described import described_arguments
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from flame_fast.kernels.runtime import DueCall, LostCall, Supervisor
 
 #: In the place of a cancelled call's error: `None`, as the native codec writes it.
@@ -23,27 +27,82 @@ WITH_SUPERVISOR = "with the process that supervised it"
 #: How a worker ended that was killed because of a call that it ran, for the other calls that it takes with it.
 BY_FORCE = "because a call in it was ended by force: it was cancelled, or past its time"
 
+#: Where the runtime's own code lies.
+RUNTIME = os.path.dirname(os.path.abspath(__file__)) + os.sep
+
+#: Bytes of the stacks that a worker's fault handler wrote.
+MOST_STACK = 1 << 14
+
 CAUSES = {
-    signal.SIGKILL: "somebody killed it, or the system was out of memory (see `dmesg`)",
-    signal.SIGSEGV: "a crash in native code; its stack is on standard error",
+    signal.SIGSEGV: "a crash in native code",
     signal.SIGBUS: "memory that could not be had, or a file that was cut while mapped",
-    signal.SIGABRT: "native code gave up; its stack is on standard error",
+    signal.SIGABRT: "native code gave up",
     signal.SIGFPE: "an arithmetic fault in native code",
     signal.SIGILL: "an instruction this CPU does not have",
     signal.SIGTERM: "somebody asked it to end",
 }
 
+#: Causes of a SIGKILL, by whether the kernel counted a kill for want of memory.
+KILLERS = {
+    True: "the kernel killed it for want of memory",
+    False: "somebody killed it; the kernel did not, for want of memory",
+    None: "somebody killed it, or the system was out of memory (see `dmesg`)",
+}
 
-def describe_exit(code: int) -> str:
-    """Describe an exit by name and number, with the likely cause; `code` as of `os.waitstatus_to_exitcode`."""
+
+def users_stack(written: str) -> str:
+    """Return a fault handler's stacks, the most recent call first, without the runtime's frames at the end of each."""
+    kept, inside = [], False
+    for line in written.splitlines():
+        inside = line.startswith("  File ") and (inside or f'File "{RUNTIME}' in line)
+        if not inside and not line.startswith("Extension modules:"):
+            kept.append(line)
+    return "\n".join(kept).strip() + "\n" if kept else ""
+
+
+@record
+class Death:
+    """How a worker's process ended.
+
+    Parameters
+    ----------
+    how : str
+        Follows "died" in a sentence.
+    facts : dict
+        Attributes of a `WorkerDiedError`.
+    """
+
+    how: str
+    facts: dict[str, Any]
+
+
+def death_of(pid: int, code: int, peak_memory: int | None, out_of_memory: bool | None, stack: str) -> Death:
+    """Return how a process ended by itself or by a signal.
+
+    Parameters
+    ----------
+    pid : int
+    code : int
+        As of `os.waitstatus_to_exitcode`.
+    peak_memory : int, optional
+        Bytes.
+    out_of_memory : bool, optional
+        Whether the kernel has killed a process for want of memory just now.
+    stack : str
+        What its fault handler wrote.
+    """
+    out_of_memory = out_of_memory if code == -signal.SIGKILL else False
+    facts = {"pid": pid, "peak_memory": peak_memory, "out_of_memory": out_of_memory, "stack": stack}
     if code >= 0:
-        return f"with exit code {code} (likely cause: the task called os._exit or native code called exit)"
+        how = f"with exit code {code} (likely cause: the task called os._exit or native code called exit)"
+        return Death(how, facts | {"exit_code": code})
     try:
         number = signal.Signals(-code)
     except ValueError:
-        return f"by signal {-code}"
-    cause = CAUSES.get(number)
-    return f"by {number.name} (signal {-code}" + (f"; likely cause: {cause})" if cause else ")")
+        return Death(f"by signal {-code}", facts | {"signal": f"signal {-code}"})
+    cause = KILLERS[out_of_memory] if number == signal.SIGKILL else CAUSES.get(number)
+    how = f"by {number.name} (signal {-code}" + (f"; likely cause: {cause})" if cause else ")")
+    return Death(how, facts | {"signal": number.name})
 
 
 def call_name(spec: ServiceSpec, method: int, call: int) -> str:
@@ -74,22 +133,23 @@ class PostMortem:
     def __init__(self, supervisor: Supervisor) -> None:
         self._supervisor = supervisor
 
-    def death_error(self, index: int, how: str) -> WorkerDiedError:
+    def death_error(self, index: int, death: Death) -> WorkerDiedError:
         """Return the error of the calls of a dead instance, or of those that a dead worker had begun."""
-        what = "a worker process"
+        what, facts = "a worker process", dict(death.facts)
         instance = any(one.index == index and one.role == Role.INSTANCE for one in self._supervisor.processes())
         found = self._supervisor.current_service(index)
         if found is not None:
             with contextlib.suppress(Exception):  # its service may be closed and gone just now
                 spec, method = self._names(*found)
                 what = f"the worker process of service {spec.name!r}" + (f" (in {method!r})" if method else "")
+                facts |= {"service": spec.name, "method": method or None}
         if self._supervisor.restarts(index):
             lost = "its state is lost, and the call it ran; the service goes on with the object as it was at Runner.service"
         elif instance:
             lost = "its state is lost, and with it the calls that were running, queued or made later; make a new service"
         else:
             lost = "the call it ran is lost (and any that waited in the same process for it), no other is"
-        return WorkerDiedError(f"{what} died {how}; {lost}")
+        return WorkerDiedError(f"{what} died {death.how}; {lost}", facts)
 
     def end_of(self, call: LostCall, death: WorkerDiedError) -> bytes | list[str]:
         """Return how a call ends that a dead process had begun, as `Supervisor.recover_process` takes it.
@@ -102,7 +162,7 @@ class PostMortem:
         """
         if call.unwanted:
             return CANCELLED
-        error: FlameError = copy(death)
+        error: FlameError = WorkerDiedError(death.message, death.facts | self._facts(call))
         if call.by_force:
             error = TaskTimeoutError(f"{self._called(call)} {_limit_of(call)}; its worker was ended with it")
         if call.retried:
@@ -110,6 +170,16 @@ class PostMortem:
         for text in call.earlier:
             error.add_note(text)
         return serialization.dump_error(error)
+
+    def _facts(self, call: LostCall) -> dict[str, Any]:
+        """Return what a dead process's tables tell of a call, as attributes of a `WorkerDiedError`."""
+        facts: dict[str, Any] = {"call": call.slot, "run_time": call.seconds if call.seconds >= 0 else None}
+        if call.arguments:
+            facts["arguments"] = described_arguments(call.arguments, call.pickled, call.nbytes)
+        with contextlib.suppress(Exception):  # its service may be closed and gone just now
+            spec, method = self._names(call.service, call.method)
+            facts |= {"service": spec.name, "method": method or None}
+        return facts
 
     def late_notice(self, call: DueCall) -> bytes:
         """Return the error of a call that has not begun by its deadline."""

@@ -10,6 +10,9 @@ import sys
 #: The zygote's descriptors from the driver: the segment, the eventfd, the control socket, a pidfd of the driver.
 SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 
+#: What a message of the control socket begins with that carries a stack; the others begin with a pid.
+STACK_MARK = b"!"
+
 #: The driver duplicates them above this number first, so that moving one to its fixed place overwrites no other.
 ABOVE_FIXED = 16
 

@@ -108,8 +108,12 @@ def _take_key(key: bytes) -> None:
     process.current_process().authkey = key
 
 
-def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: Worker) -> None:
-    """Serve as process `index`; the caller has just forked, and ends the process afterwards."""
+def run(index: int, token: int, streams: tuple[int, int, int], zygote: int, runtime: Worker) -> None:
+    """Serve as process `index`; the caller has just forked, and ends the process afterwards.
+
+    `streams`: descriptors of standard output and error, and for the fault handler (-1: standard error).
+    """
+    stdout, stderr, stack = streams
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
         return
@@ -125,7 +129,7 @@ def run(index: int, token: int, stdout: int, stderr: int, zygote: int, runtime: 
     os.dup2(stderr, 2)
     os.close(stdout)
     os.close(stderr)
-    faulthandler.enable(2)
+    faulthandler.enable(stack if stack >= 0 else 2)
     reseed()
     libraries = Libraries()
     libraries.when_loaded("numpy", runtime.install_array_allocator)

@@ -24,9 +24,19 @@ import sys
 import time
 
 from flame_fast.engine import worker
-from flame_fast.engine.post_mortem import BY_FORCE, CANCELLED, WITH_SUPERVISOR, PostMortem, describe_exit
+from flame_fast.engine.memory_kills import MemoryKills
+from flame_fast.engine.post_mortem import (
+    BY_FORCE,
+    CANCELLED,
+    MOST_STACK,
+    WITH_SUPERVISOR,
+    Death,
+    PostMortem,
+    death_of,
+    users_stack,
+)
 from flame_fast.engine.preload import Preloading
-from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, start_time
+from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, STACK_MARK, start_time
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, Worker, serialization
 
@@ -51,13 +61,23 @@ RECOVER_S = 2.0
 class Child:
     """A worker that this supervisor forked, or that outlives the supervisor before."""
 
-    __slots__ = ("index", "pid", "pidfd", "role")
+    __slots__ = ("index", "pid", "pidfd", "role", "stack")
 
-    def __init__(self, index: int, role: int, pid: int) -> None:
+    def __init__(self, index: int, role: int, pid: int, stack: int = -1) -> None:
         self.index = index
         self.role = role
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
+        self.stack = stack  # descriptor of the file that its fault handler writes to; -1: its standard error
+
+    def close(self) -> None:
+        os.close(self.pidfd)
+        if self.stack >= 0:
+            os.close(self.stack)
+
+    def written_stack(self) -> str:
+        """Return what the fault handler wrote."""
+        return users_stack(os.pread(self.stack, MOST_STACK, 0).decode("utf-8", "replace")) if self.stack >= 0 else ""
 
 
 class Zygote:
@@ -75,6 +95,7 @@ class Zygote:
         self.template = template
         self.supervisor = Supervisor(template)
         self.post_mortem = PostMortem(self.supervisor)
+        self.memory_kills = MemoryKills()
         self.control = socket.socket(fileno=CONTROL_FD)
         self.control.settimeout(5.0)
         self.children: dict[int, Child] = {}  # by pidfd
@@ -112,7 +133,7 @@ class Zygote:
             ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died"))
         )
         for index in dead:
-            self.recover_worker(index, WITH_SUPERVISOR)
+            self.recover_worker(index, Death(WITH_SUPERVISOR, {}))
         deadline = time.monotonic() + RECOVER_S
         for child in left:
             self.watch(child)
@@ -217,22 +238,26 @@ class Zygote:
         with contextlib.ExitStack() as closing:
             out_read, out_write = open_pipe(closing)
             err_read, err_write = open_pipe(closing)
+            stack = open_stack()
             index = self.supervisor.request_process(role, 0) if requested is None else requested
             token = self.supervisor.start(index, self.preloading.loaded)
             try:
                 pid = os.fork()
             except OSError:
                 self.supervisor.cancel_start(index)
+                close_stack(stack)
                 raise
             if pid == 0:
-                worker.run_and_exit(lambda: self.become_worker(index, token, out_write, err_write, me, (out_read, err_read)))
+                streams = out_write, err_write, stack
+                worker.run_and_exit(lambda: self.become_worker(index, token, streams, me, (out_read, err_read)))
             try:
-                self.watch(Child(index, role, pid))
+                self.watch(Child(index, role, pid, stack))
             except OSError:  # no descriptor to watch it by
                 os.kill(pid, signal.SIGKILL)
                 os.waitpid(pid, 0)
+                close_stack(stack)
                 if not self.supervisor.cancel_start(index):
-                    self.recover_worker(index, "at its start: there was no descriptor to watch it by")
+                    self.recover_worker(index, Death("at its start: there was no descriptor to watch it by", {"pid": pid}))
                 raise
             with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
                 socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
@@ -241,33 +266,46 @@ class Zygote:
         self.children[child.pidfd] = child
         self.poller.register(child.pidfd, select.POLLIN)
 
-    def become_worker(self, index: int, token: int, stdout: int, stderr: int, zygote: int, others: tuple[int, ...]) -> None:
+    def become_worker(
+        self, index: int, token: int, streams: tuple[int, int, int], zygote: int, others: tuple[int, ...]
+    ) -> None:
         for fd in others:  # the read ends: else this worker would never see that nobody reads them
             os.close(fd)
         for child in self.children.values():
-            os.close(child.pidfd)
+            child.close()
         self.control.close()
         os.close(DRIVER_FD)
-        worker.run(index, token, stdout, stderr, zygote, self.template)
+        worker.run(index, token, streams, zygote, self.template)
 
     # ---- deaths ------------------------------------------------------------------------------------------------------
 
     def reap(self, child: Child) -> None:
-        try:
-            ended = os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED)  # its number may be a younger worker's by now
-            assert ended is not None  # it waits
-            how = describe_exit(ended.si_status if ended.si_code == os.CLD_EXITED else -ended.si_status)
-        except ChildProcessError:
-            how = WITH_SUPERVISOR
         self.poller.unregister(child.pidfd)
-        os.close(child.pidfd)
         del self.children[child.pidfd]
-        self.recover_worker(child.index, how)
+        death = self.death_of(child)
+        child.close()
+        self.recover_worker(child.index, death)
 
-    def recover_worker(self, index: int, how: str) -> None:
-        """Recover a dead worker; `how` it died follows "died" in messages."""
+    def death_of(self, child: Child) -> Death:
+        """Reap an ended child; return how it ended. Its fault handler's stack goes to the driver's standard error, too."""
+        stack = child.written_stack()
+        if stack:
+            with contextlib.suppress(OSError):
+                self.control.send(STACK_MARK + stack.encode())
+        try:
+            # By the descriptor first: the number of one that the supervisor before had forked may be a younger worker's.
+            os.waitid(os.P_PIDFD, child.pidfd, os.WEXITED | os.WNOWAIT)
+            _, status, usage = os.wait4(child.pid, 0)
+        except ChildProcessError:
+            return Death(WITH_SUPERVISOR, {"pid": child.pid, "stack": stack})
+        code = os.waitstatus_to_exitcode(status)
+        return death_of(child.pid, code, usage.ru_maxrss << 10, self.memory_kills.since_last_look(), stack)
+
+    def recover_worker(self, index: int, death: Death) -> None:
         lost = self.supervisor.lost_calls(index)
-        error = self.post_mortem.death_error(index, BY_FORCE if any(call.by_force for call in lost) else how)
+        if any(call.by_force for call in lost):
+            death = Death(BY_FORCE, death.facts)
+        error = self.post_mortem.death_error(index, death)
         ends = {call.slot: self.post_mortem.end_of(call, error) for call in lost}
         self.supervisor.recover_process(index, serialization.dump_error(error), ends)
         self.supervisor.look_soon()  # it may have died before it set the alarm
@@ -341,7 +379,7 @@ def worker_left(index: int, role: int, pid: int, started_at: int, session: int) 
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         if start_time(pid) == started_at if started_at else os.getsid(pid) == session:
             return child
-    os.close(child.pidfd)
+    child.close()
     return None
 
 
@@ -350,6 +388,19 @@ def open_pipe(closing: contextlib.ExitStack) -> tuple[int, int]:
     for fd in ends:
         closing.callback(os.close, fd)
     return ends
+
+
+def open_stack() -> int:
+    """Return a file for a worker's fault handler; -1 if there is no descriptor left for it."""
+    try:
+        return os.memfd_create("flame_stack")
+    except OSError:
+        return -1
+
+
+def close_stack(stack: int) -> None:
+    if stack >= 0:
+        os.close(stack)
 
 
 def ring_own_bell() -> None:

@@ -527,8 +527,9 @@ cdef class Client(Outcomes):
         cdef uint32_t i, unfinished = 0, status
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
-            if WAITING <= status <= ENDING and (runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)):
-                unfinished += 1
+            if not WAITING <= status <= ENDING:
+                continue
+            unfinished += runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)
         # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.header.closing, 1)
         wake_everybody(&self.memory)

@@ -1,15 +1,15 @@
 # Limits of calls, as the supervisor keeps them: what is due, what is ended by force, and what a dead process had begun.
 # uses: client
 
-from cpython.bytes cimport PyBytes_AS_STRING
-from libc.stdint cimport uint32_t, uint64_t
+from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, NO_SERVICE, READY, RETRY_DEATH, RETRY_TIMEOUT,
-    ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Slot,
+    CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, KIND_PICKLE, NO_SERVICE, PAYLOAD, READY,
+    RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process, Slot,
 )
 from .core.regions cimport Memory
-from .core.lookup cimport owner_of, slots_used, status_of, with_status
+from .core.lookup cimport body_of, data_of, owner_of, slots_used, status_of, with_status
 from .core.completion cimport finish, leave_queue, write_result
 from .core.policy cimport alarm_lower, end_of, may_retry, retry_now
 
@@ -17,6 +17,7 @@ cdef enum:
     MOST_DUE = 256              # calls that one look at limits finds: the others are found by the next
     LOOK_SHARE = 4              # looks take at most a fifth of the supervisor's time
     UNSTARTED_NS = 1_000_000    # until a claimed call has begun
+    MOST_DESCRIBED = 1 << 12    # bytes of the arguments of a lost call that are looked at
 
 cdef class DueCall:
     """A call past a limit, or one that is to be ended by force, as it was at one moment."""
@@ -44,6 +45,10 @@ cdef class LostCall:
     cdef readonly bint past_deadline
     cdef readonly bint retried          # its policy has it tried again
     cdef readonly list earlier          # texts of the attempts before this one
+    cdef readonly double seconds        # that it had run; -1: not known, it had another one run inside its wait
+    cdef readonly bytes arguments       # the first bytes of its payload, as the codec wrote it; empty: they are freed
+    cdef readonly bint pickled          # they are one pickle
+    cdef readonly uint64_t nbytes       # of all of it
 
 cdef class Limits:
     """Finds the calls that are past a limit, and those that a dead process had begun; ends them for its caller."""
@@ -150,6 +155,20 @@ cdef class Limits:
                 found.append(self._lost_call(i, status_of(state) == ENDING))
         return found
 
+    cdef void _note_run(self, LostCall call, Slot *slot):
+        """Note how long a call had run, and its arguments. A payload that is damaged is none."""
+        cdef Process *process = &self.memory.processes[owner_of(slot.state)]
+        cdef const char *body
+        cdef int64_t left
+        call.seconds = (ff_now_ns() - <int64_t> process.began_at) / 1e9 if process.current == call.slot + 1 else -1
+        call.arguments, call.pickled, call.nbytes = b"", slot.payload_kind & KIND_PICKLE != 0, slot.payload_bytes
+        if slot.payload_kind and slot.payload_bytes <= self.client.mapped_bytes \
+                and slot.payload <= self.client.mapped_bytes - slot.payload_bytes:
+            body = body_of(self.memory, slot, PAYLOAD)
+            left = data_of(self.memory, slot, PAYLOAD) + slot.payload_bytes - body
+            if 0 < left <= <int64_t> slot.payload_bytes:
+                call.arguments = PyBytes_FromStringAndSize(body, min(left, <int64_t> MOST_DESCRIBED))
+
     cdef LostCall _lost_call(self, uint32_t index, bint by_force):
         cdef LostCall call = LostCall.__new__(LostCall)
         cdef Slot *slot = &self.memory.slots[index]
@@ -159,6 +178,7 @@ cdef class Limits:
         call.timeout = call.allowed = 0
         call.attempts = 1
         call.earlier = []
+        self._note_run(call, slot)
         if slot.flags & CALL_POLICY:
             call.timeout, call.allowed = policy.timeout / 1e9, policy.allowed / 1e9
             call.attempts = policy.attempts + 1

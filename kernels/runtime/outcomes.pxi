@@ -27,6 +27,7 @@ cdef object deadlock_error():
 
 cdef class Outcomes(Values):
     """Wait for calls, and read their values or errors."""
+    cdef public object output_of        # returns the last lines that an ended process of a pid printed; None: nobody knows
     cdef unsigned long task_thread
     cdef int blocked_threads            # of the running task: they wait for other tasks
 
@@ -60,7 +61,10 @@ cdef class Outcomes(Values):
             return self.full(0)
         if is_cancelled(slot):
             return self.pickling.cancelled_error()
-        return self.pickling.load_error(*decode_native(&at, self, None))
+        error = self.pickling.load_error(*decode_native(&at, self, None))
+        if self.output_of is not None and isinstance(error, WorkerDiedError) and error.pid is not None:
+            error.output = self.output_of(error.pid)
+        return error
 
     cdef bint cancel(self, uint32_t index, bint force) except -1:
         """Cancel the call of a slot that the caller references; return whether it has no outcome of its own.

@@ -6,8 +6,8 @@ from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
 from libc.string cimport memcpy
 from .core.externs cimport (
-    ff_add32, ff_cas32, ff_cas64, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause, ff_store32,
-    ff_store64,
+    ff_add32, ff_cas32, ff_cas64, ff_coarse_ns, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause,
+    ff_store32, ff_store64,
 )
 from .core.layout cimport (
     CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES,
@@ -372,6 +372,7 @@ cdef class Worker(Client):
         if flags & CALL_POLICY:
             policy_begin(&self.memory, index)
         ff_store32(&slot.started, 1)
+        process.began_at = <uint64_t> ff_coarse_ns()
         ff_exchange64(&process.current, index + 1)
         try:
             if self.handler_due:

@@ -464,7 +464,7 @@ def test_an_exception_in_the_body_propagates_while_calls_run(nothing_left, fifo)
         pytest.raises(KeyboardInterrupt),
         Runner("body", workers=2) as rr,
     ):
-        running = rr.service(hold)(said, gate)
+        _running = rr.service(hold)(said, gate)
         said.read_line()
         raise KeyboardInterrupt
     assert time.monotonic() - start < CLOSED_S + 10
@@ -474,7 +474,7 @@ def test_an_exception_in_the_body_propagates_while_calls_run(nothing_left, fifo)
 def test_close_from_several_threads_at_once(fifo):
     said, gate = fifo("said"), fifo("gate")
     rr = Runner("closing", workers=2)
-    running = rr.service(hold)(said, gate)
+    _running = rr.service(hold)(said, gate)
     said.read_line()
     barrier = threading.Barrier(4)
     problems = []
@@ -767,6 +767,6 @@ def test_the_bodys_exception_comes_first_when_warnings_are_errors(project):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         with pytest.raises(LookupError, match="mine") as caught, Runner("strict", workers=1) as rr:
-            running = rr.service(time.sleep)(60)
+            _running = rr.service(time.sleep)(60)
             raise LookupError("mine")
     assert any("unfinished" in note for note in caught.value.__notes__)

@@ -69,6 +69,13 @@ static inline int64_t ff_now_ns(void) {
     return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
 }
 
+/* The monotonic clock as of the last tick, some milliseconds ago: no reading of the processor's clock. */
+static inline int64_t ff_coarse_ns(void) {
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC_COARSE, &t);
+    return (int64_t)t.tv_sec * 1000000000 + t.tv_nsec;
+}
+
 /* Sleep on a shared futex: not FUTEX_PRIVATE, since several processes map the segment that contains the word.
  * Return 0 when woken, else the errno: EAGAIN (the word had changed), ETIMEDOUT, EINTR. */
 static inline int ff_futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns) {

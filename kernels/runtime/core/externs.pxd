@@ -25,6 +25,7 @@ cdef extern from "atomics.h" nogil:
     void ff_count(uint64_t *counter) noexcept
     void ff_pause() noexcept
     int64_t ff_now_ns() noexcept
+    int64_t ff_coarse_ns() noexcept
     int ff_futex_wait(uint32_t *word, uint32_t expected, int64_t timeout_ns) noexcept
     void ff_futex_wake(uint32_t *word, int count) noexcept
 

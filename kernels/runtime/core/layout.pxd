@@ -307,8 +307,9 @@ cdef struct Process:
     uint64_t definitions        # [counter] bodies of definitions that it wrote
     uint64_t definition_bytes   # [counter]
     uint64_t started_at         # [owner: itself] start time in /proc: with `pid` it identifies one process; 0: not told yet
+    uint64_t began_at           # [owner: itself] when it began to run `current`, by the coarse monotonic clock
     uint32_t loaded             # [owner: itself] an instance's process has loaded its service
-    uint8_t pad1[12]
+    uint8_t pad1[4]
 
 cdef struct Service:
     uint32_t state              # [cas]

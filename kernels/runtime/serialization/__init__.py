@@ -44,15 +44,15 @@ class Unpicklable(TypeError):
 class Noted:
     """An exception that reduces itself without its notes; it is rebuilt with them."""
 
-    def __init__(self, error: BaseException, notes: list[str] | None) -> None:
+    def __init__(self, error: BaseException, notes: list[str]) -> None:
         self._parts = error, notes
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_with_notes, self._parts)
 
 
-def _with_notes(error: BaseException, notes: list[str] | None) -> BaseException:
-    error.__notes__ = notes  # type: ignore[attr-defined]
+def _with_notes(error: BaseException, notes: list[str]) -> BaseException:
+    error.__notes__ = notes
     return error
 
 
@@ -177,7 +177,7 @@ def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes
 
 def attempt_text(number: int, error: BaseException) -> str:
     """Return one line about a failed attempt of a call that is tried again."""
-    summary = " ".join("".join(traceback.format_exception_only(type(error), error)).split())
+    summary = "".join(traceback.format_exception_only(type(error), error)).strip().partition("\n")[0]
     return f"attempt {number}: {summary[:ATTEMPT_CHARACTERS]}"
 
 
@@ -204,8 +204,8 @@ def _pickled_exception(error: BaseException) -> bytes | None:
         same = type(copy) is type(error) and _without_addresses(copy) == _without_addresses(error)
         if not same or not isinstance(copy, BaseException):
             return None
-        notes = getattr(error, "__notes__", None)
-        return data if getattr(copy, "__notes__", None) == notes else dump_body(Noted(error, notes))
+        notes = getattr(error, "__notes__", [])
+        return data if getattr(copy, "__notes__", []) == notes else dump_body(Noted(error, notes))
     except Exception:
         return None
 
