@@ -13,8 +13,10 @@ import random
 import select
 import signal
 import struct
+from concurrent.futures import CancelledError
 
 import pytest
+from flame_fast.kernels.runtime import CallPolicy
 from gates import PATIENCE_S
 from runtime_harness import Death, Family
 
@@ -30,7 +32,10 @@ KILLS = 2000 if LONG else 24
 #: Unread futures of one producer.
 WINDOW = 200
 RECORD = struct.Struct("<HHI")  # producer, kind, number
-PLAIN, CHAINED, ORDERED, LIMITED, UNWANTED, FAILING, LARGE, NESTED = range(8)
+PLAIN, CHAINED, ORDERED, LIMITED, DETACHED, FAILING, LARGE, NESTED, UNWANTED, CANCELLED = range(10)
+
+#: Calls that may never run.
+OPTIONAL = (UNWANTED, CANCELLED)
 
 
 def record(path, producer, kind, number):
@@ -83,6 +88,7 @@ class Producer:
     def __init__(self, family, services, path, number, rounds, mortal=False):
         self.runtime = family.runtime
         self.targets = {name: family.target(ids) for name, ids in services.items()}
+        self.targets["detached"] = family.target(services["record"], 0, CallPolicy(detached=True))
         self.path = path
         self.number = number
         self.rounds = rounds
@@ -120,13 +126,23 @@ class Producer:
         self.last = self.targets["chained"](path, me, number, self.last)
         self.expect(self.targets["ordered"](path, me, number), number + 1)
         self.expect(self.targets["limited"](path, me, LIMITED, number), (me, LIMITED, number))
+        self.targets["detached"](path, me, DETACHED, number)
         self.targets["record"](path, me, UNWANTED, number)
+        self.cancel(self.targets["record"](path, me, CANCELLED, number), (me, CANCELLED, number))
         self.expect(self.targets["failing"](path, me, number), LookupError(number))
         if number % 8 == 0:
             data = bytes([number & 0xFF, me]) * (20 if number % 16 else 40_000)
             self.expect(self.targets["large"](path, me, number, self.runtime.put(data)), data[::-1])
         if number % 32 == 0:
             self.expect(self.targets["nested"](path, me, number), (me, NESTED, number))
+
+    def cancel(self, future, value):
+        """Cancel a call, which runs only if it has begun."""
+        if future.cancel():
+            assert future.cancelled()
+            assert isinstance(future.exception(), CancelledError)
+        else:
+            self.expect(future, value)
 
     def expect(self, future, value):
         self.unread.append((future, value))
@@ -190,6 +206,7 @@ def test_each_call_runs_once(family, path, producers, workers):
     family.check()
     ran = records(path)
     check_at_most_once(ran)
+    ran = [call for call in ran if call[1] not in OPTIONAL]
     missing = set(all_calls(producers, rounds)) - set(ran)
     assert not missing, f"never ran: {sorted(missing)[:10]}"
     assert len(ran) == len(all_calls(producers, rounds))
@@ -237,7 +254,7 @@ def records(path):
 
 
 def all_calls(producers, rounds):
-    steps = {PLAIN: 1, CHAINED: 1, ORDERED: 1, LIMITED: 1, UNWANTED: 1, FAILING: 1, LARGE: 8, NESTED: 32}
+    steps = {PLAIN: 1, CHAINED: 1, ORDERED: 1, LIMITED: 1, DETACHED: 1, FAILING: 1, LARGE: 8, NESTED: 32}
     return [
         (producer, kind, number)
         for producer in range(producers)

@@ -44,6 +44,10 @@ USUAL = [
     ("finishes_with_dependencies_of_its_own", KILLED),
     ("fails_with_dependents", KILLED),
     ("claims_and_begins", KILLED),
+    ("submits_with_limits", KILLED),
+    ("cancels_with_dependents", KILLED),
+    ("cancels_what_waits_for_the_unwanted", NOTICED_LATE),
+    ("is_tried_again", KILLED),
 ]
 CASES = [(name, warm, mode) for name in SCENARIOS for warm in (False, True) for mode in MODES]
 

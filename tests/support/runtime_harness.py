@@ -118,6 +118,13 @@ class Relative:
         return bool(waiting.poll(timeout_s * 1000))
 
 
+def end_of(call, error):
+    """Return how a call ends whose process died: see `PostMortem.end_of`."""
+    if call.unwanted:
+        return b"N"  # cancelled
+    return [*call.earlier, f"attempt {call.attempts}"] if call.retried else error
+
+
 class Family(Alone):
     """A runtime with relatives: this process is their driver and their supervisor (zygote).
 
@@ -205,7 +212,9 @@ class Family(Alone):
     def recover_process(self, relative, error=None):
         """Wait for a relative's end and recover what it left; return its exit code."""
         code = self.forget(relative)
-        self.supervisor.recover_process(relative.index, serialization.dump_error(error or Death()))
+        dumped = serialization.dump_error(error or Death())
+        ends = {call.slot: end_of(call, dumped) for call in self.supervisor.lost_calls(relative.index)}
+        self.supervisor.recover_process(relative.index, dumped, ends)
         return code
 
     def forget(self, relative):

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
-from flame_fast.kernels.runtime import serialization
+from flame_fast.kernels.runtime import CallPolicy, serialization
 from scene import ARRAY, DEADLINE_S, GROUP, KB, LARGE, Log, MarkingHost, begun, echo
 from stepping import mark
 
@@ -25,6 +25,8 @@ class Scenario(NamedTuple):
 
 
 SCENARIOS: dict[str, Scenario] = {}
+
+LIMITS = CallPolicy(timeout=1000, deadline=1000, retries=2, after_death=True)
 
 
 def scenario(generator):
@@ -66,6 +68,14 @@ def given_away(scene, size):
 
 def unfinished_inputs(scene):
     return [scene.runtime.promise(), scene.call(scene.echo, KB), scene.runtime.put(ARRAY)]
+
+
+def promise_with_dependents_of_a_call(scene):
+    """Make a call that waits, and calls that depend on it."""
+    promise = scene.runtime.promise()
+    first = scene.call(scene.echo, promise, KB)
+    calls = [scene.call(scene.echo, first, KB), scene.call(scene.echo, [first, promise]), scene.call(scene.log, 0, first)]
+    return first, promise, calls, scene.call(scene.echo, calls)
 
 
 def failed_input(scene):
@@ -124,6 +134,7 @@ producer("submits_a_block", lambda scene, _: scene.call(scene.echo, KB))
 producer("submits_an_array", lambda scene, _: scene.call(scene.echo, ARRAY))
 producer("submits_a_view", lambda scene, view: scene.call(scene.echo, view, view[0]), of_an_array)
 producer("submits_many_values", lambda scene, _: scene.call(scene.echo, *[KB] * 40))
+producer("submits_with_limits", lambda scene, _: scene.call_by(LIMITS, scene.echo, KB))
 producer("submits_with_inputs", lambda scene, inputs: scene.call(scene.echo, *inputs, inputs), unfinished_inputs)
 producer("submits_with_a_failed_input", lambda scene, inputs: scene.call(scene.echo, *inputs), failed_input)
 producer("submits_with_a_failing_input", lambda scene, inputs: scene.call(scene.echo, *inputs), failing_input)
@@ -148,6 +159,9 @@ producer("drops_arrays", lambda scene, refs: refs.clear(), lambda scene: given_a
 producer("drops_a_view", lambda scene, views: views.clear(), of_an_array)
 producer("drops_a_queued_call", lambda scene, calls: calls.clear(), lambda scene: [scene.call(scene.echo, ARRAY)])
 producer("drops_a_waiting_tree", lambda scene, calls: calls.clear(), tree)
+producer("cancels_a_queued_call", lambda scene, calls: calls[0].cancel(), lambda scene: [scene.call(scene.echo, ARRAY)])
+producer("cancels_with_dependents", lambda scene, made: made[0].cancel(), promise_with_dependents_of_a_call)
+producer("cancels_what_waits_for_the_unwanted", lambda scene, calls: calls[0].cancel(), tree)
 producer("promises", lambda scene, _: scene.runtime.promise(), look=can_be_fulfilled)
 producer("fulfils", lambda scene, made: scene.runtime.fulfil(made[0], KB), promise_with_dependents)
 producer("fails_a_promise", lambda scene, made: fail(scene, made[0]), promise_with_dependents)
@@ -200,7 +214,7 @@ def completion(name, service, value, result=None, **options):
         future = scene.call(getattr(scene, service), 1, value)
         futures = {1: (future, result), **dependents_of(scene, future, result)}
         del future
-        scene.call(scene.ending)
+        scene.detached(scene.ending)
         yield serving(scene, **options)
         scene.check_outcomes(futures)
 
@@ -218,8 +232,8 @@ completion("finishes_with_arrays", "making", "arrays", (ARRAY, [np.arange(6000.0
 
 @scenario
 def finishes_a_dropped_call(scene):
-    scene.call(scene.returning, 1, ARRAY)
-    scene.call(scene.ending)
+    scene.detached(scene.returning, 1, ARRAY)
+    scene.detached(scene.ending)
     yield serving(scene)
 
 
@@ -227,7 +241,7 @@ def finishes_a_dropped_call(scene):
 def finishes_what_is_watched(scene):
     future = scene.call(scene.returning, 1, 2)
     selector = scene.runtime.selector([future])
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     yield serving(scene)
     assert selector.select(DEADLINE_S / 3) == [0]
     scene.check_outcomes({1: (future, 2)})
@@ -238,7 +252,7 @@ def finishes_with_dependencies_of_its_own(scene):
     inputs = [scene.runtime.put(ARRAY), scene.runtime.put(KB), scene.runtime.put(LARGE)]
     future = scene.call(scene.returning, 1, inputs)
     del inputs
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     yield serving(scene)
     scene.check_outcomes({1: (future, [ARRAY, KB, LARGE])})
 
@@ -246,7 +260,7 @@ def finishes_with_dependencies_of_its_own(scene):
 @scenario
 def finishes_with_arguments_of_every_kind(scene):
     future = scene.call(scene.returning, 1, [ARRAY, KB, LARGE, [KB] * 40])
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     yield serving(scene)
     scene.check_outcomes({1: (future, [ARRAY, KB, LARGE, [KB] * 40])})
 
@@ -258,7 +272,7 @@ def empties_groups_of_the_driver(scene):
     middle = len(around) // 2
     around.insert(middle, scene.call(scene.returning, 1, KB))
     around += [scene.runtime.put(KB) for _ in range(130)]
-    around.append(scene.call(scene.ending))
+    around.append(scene.detached(scene.ending))
     del around
     yield serving(scene)
 
@@ -281,7 +295,7 @@ def fails_with_dependents(scene):
     futures[14] = (scene.call(scene.log, 14, failed, method=0), error)
     behind = scene.call(scene.log, 15, 5)
     del failed
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     yield serving(scene)
     scene.check_outcomes({**futures, 15: (behind, 5)})
     assert not any(begun[number] for number in [10, 11, 12, 13, 14, 16]), "a call ran without its inputs"
@@ -291,22 +305,22 @@ def fails_with_dependents(scene):
 @scenario
 def claims_and_begins(scene):
     """Step the claiming and beginning of the next task: the one before is over."""
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     first, second = scene.call(scene.count, 1, ARRAY), scene.call(scene.count, 2, KB)
     third = scene.call(scene.count, 3, first, second)
     futures = {1: (first, (ARRAY,)), 2: (second, (KB,)), 3: (third, ((ARRAY,), (KB,)))}
     del first, second, third
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     yield serving(scene)
     scene.check_outcomes(futures)
 
 
 @scenario
 def serves_a_limited_service(scene):
-    scene.call(scene.ending)
+    scene.detached(scene.ending)
     futures = {number: (scene.call(scene.limited, number, KB), (KB,)) for number in (1, 2, 3)}
     futures[4] = (scene.call(scene.limited, 4, futures[3][0]), ((KB,),))
-    scene.call(scene.ending, futures[4][0])
+    scene.detached(scene.ending, futures[4][0])
     yield serving(scene)
     scene.check_outcomes(futures)
 
@@ -329,3 +343,16 @@ def starts_an_instance(scene):
     del future
     scene.runtime.close_service(*service[:2])
     assert [scene.recover_process(worker) for worker in workers] == [0] * len(workers)
+
+
+@scenario
+def is_tried_again(scene):
+    """Step a worker from the first attempt's failure to the second attempt."""
+    errors = scene.runtime.put((KeyError,))
+    future = scene.call_by(CallPolicy(retries=2, after_death=True, errors=errors), scene.flaky, 1, KB)
+    del errors
+    behind = scene.call(scene.echo, future)
+    scene.detached(scene.ending)
+    yield serving(scene)
+    scene.check_outcomes({1: (future, KB)}, attempts=3)
+    assert scene.outcome(behind) == (KB,)
