@@ -15,9 +15,9 @@ from .core.externs cimport (
 )
 from .core.layout cimport (
     CALL_KEPT, CGROUP_BYTES, DONE, DRIVER_INDEX, ENDING, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE,
-    KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY,
-    REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE,
-    WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
+    KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN,
+    READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT,
+    SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
 from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of, with_status
 from .core.wakeup cimport ring_bell, wake_everybody, wake_queue, wake_waiters
@@ -101,6 +101,7 @@ cdef class Client(Outcomes):
         """Fill in the driver's entry and one for the supervisor to come; open the queue that every pool worker serves."""
         self.memory.header.process_high = 2
         self.memory.header.pool_queue_high = 1
+        self.memory.header.instance_queue_high = POOL_QUEUES
         self.memory.queues[0].state = QUEUE_OPEN
         self.memory.processes[DRIVER_INDEX].state = PROCESS_LIVE
         self.memory.processes[DRIVER_INDEX].role = ROLE_DRIVER

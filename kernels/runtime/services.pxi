@@ -168,7 +168,9 @@ cdef class Services(Segment):
     cdef uint32_t _reserve_queue(self, bint instance) except 0:
         cdef uint32_t i
         for i in range(POOL_QUEUES if instance else 1, QUEUE_COUNT if instance else POOL_QUEUES):
-            if not instance:
+            if instance:
+                ff_cas32(&self.memory.header.instance_queue_high, i, i + 1)
+            else:
                 ff_cas32(&self.memory.header.pool_queue_high, i, i + 1)
             if ff_load32(&self.memory.queues[i].state) == QUEUE_FREE and \
                     ff_cas32(&self.memory.queues[i].state, QUEUE_FREE, RESERVED + self.me):

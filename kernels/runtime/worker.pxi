@@ -11,9 +11,9 @@ from .core.externs cimport (
 )
 from .core.layout cimport (
     CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES,
-    PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH,
-    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED,
-    Dependencies, DependencyEdge, Policy, Process, RunQueue, Service, Slot,
+    PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH, RETRY_ERRORS,
+    RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Dependencies,
+    DependencyEdge, Policy, Process, RunQueue, Service, Slot,
 )
 from .core.lookup cimport body_of, edges_of, home_of, process_word, status_of, with_status
 from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
@@ -161,25 +161,32 @@ cdef class Worker(Client):
         ff_exchange64(&self.memory.processes[self.me].current, frame.current)
 
     cdef int _run_each_queue(self, host) except -1:
-        cdef uint32_t queue, home
+        """Run what is queued; return how many calls that were."""
+        cdef uint32_t queue
+        cdef int count = 0
+        for queue in range(ff_load32(&self.memory.header.pool_queue_high)):
+            count += self._run_queue(host, queue)
+        for queue in range(POOL_QUEUES, ff_load32(&self.memory.header.instance_queue_high)):
+            count += self._run_queue(host, queue)
+        return count
+
+    cdef int _run_queue(self, host, uint32_t queue) except -1:
+        cdef uint32_t home = home_of(&self.memory, queue)
         cdef int64_t index
         cdef int count = 0
-        for queue in range(QUEUE_COUNT):
-            home = home_of(&self.memory, queue)
-            if self.memory.queues[queue].state == QUEUE_FREE or home in self.busy_queues:
-                continue
-            if self.memory.queues[queue].ordered:
-                self.busy_queues.add(home)
-            try:
-                while True:
-                    index = queue_claim(&self.memory, queue)
-                    if index == CLAIM_EMPTY:
-                        break
-                    self._run(host, <uint32_t> index)
-                    count += 1
-            finally:
-                self.busy_queues.discard(home)
-        return count
+        if self.memory.queues[queue].state == QUEUE_FREE or home in self.busy_queues:
+            return 0
+        if self.memory.queues[queue].ordered:
+            self.busy_queues.add(home)
+        try:
+            while True:
+                index = queue_claim(&self.memory, queue)
+                if index == CLAIM_EMPTY:
+                    return count
+                self._run(host, <uint32_t> index)
+                count += 1
+        finally:
+            self.busy_queues.discard(home)
 
     cdef bint _shall_leave(self) noexcept nogil:
         cdef Process *process = &self.memory.processes[self.me]

@@ -373,6 +373,7 @@ def test_a_block_that_tells_what_a_dead_task_waited_for_comes_back_and_the_task_
 def test_a_block_that_is_an_instance_s_error_stays(family, dead, queue):
     words, value = Words(family.runtime), family.runtime.put(kilobytes(1))
     block = orphan_block(words, value)
+    words.set("header", 0, "instance_queue_high", queue + 1)
     words.set("queues", queue, "error", block)
     words.set("queues", queue, "state", words.tables.QUEUE_DEAD)
     words.set("processes", dead.index, "taking", block)

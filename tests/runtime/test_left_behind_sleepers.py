@@ -117,6 +117,7 @@ def test_all_sleepers_are_woken_after_a_recovery_and_no_free_queue_s(family, dea
     words, service = Words(family.runtime), family.service(same)
     log = family.service(Log(), INSTANCE, ("note",), warmup=1)
     last = words.tables.QUEUE_COUNT - 1
+    words.set("header", 0, "instance_queue_high", words.tables.QUEUE_COUNT)
     words.set("queues", last, "state", words.tables.QUEUE_OPEN)
     for sleeper in [family.fork_worker(), *family.fork_requested()]:
         wait_until(lambda index=sleeper.index: sleeps(words, index))

@@ -114,7 +114,7 @@ def test_a_pause_sets_the_alarm(family):
 
 @pytest.fixture
 def running(family, nothing_left):
-    """A worker that stands in a call, at a gate."""
+    """Fork a worker that stands in a call, at a gate."""
     with Gate() as gate:
         service = family.service(hold)
         worker = family.fork_worker()

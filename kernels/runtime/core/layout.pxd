@@ -260,7 +260,8 @@ cdef struct Header:
     uint32_t warned             # [cas] some worker has warned that imports seed a global generator
     uint32_t spares             # [cas] spare workers wanted: 0 or 1
     uint32_t urgent_queues      # [cas] queues of urgent calls ever made
-    uint8_t pad3[28]
+    uint32_t instance_queue_high    # [cas] like pool_queue_high: no queue from this number on was ever in use
+    uint8_t pad3[24]
     uint32_t pool_wake          # futex of idle pool workers
     uint32_t pool_sleepers      # [cas, with `pool_wake` as one word] of them asleep and not yet called, or more
     uint8_t pad4[56]

@@ -9,8 +9,8 @@ from .externs cimport (
 )
 from .layout cimport (
     CALL_KEPT, DONE, EXTENT_LEAVING, EXTENT_SLAB, FAILED, FREE, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, LEAVING,
-    NO_DEPENDENCY, ORPHAN, PAYLOAD, POOL_QUEUES, QUEUE_COUNT, READY, REF_EDGES, REF_PENDING, REF_RECOVERY, REF_RUN,
-    RESULT, WAITING, WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
+    NO_DEPENDENCY, ORPHAN, PAYLOAD, POOL_QUEUES, READY, REF_EDGES, REF_PENDING, REF_RECOVERY, REF_RUN, RESULT, WAITING,
+    WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
 from .lookup cimport (
@@ -276,7 +276,7 @@ cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
     for i in range(ff_load32(&memory.header.service_high)):
         if memory.services[i].blob == block:
             return 1
-    for i in range(POOL_QUEUES, QUEUE_COUNT):
+    for i in range(POOL_QUEUES, ff_load32(&memory.header.instance_queue_high)):
         if memory.queues[i].error == block:
             return 1
     return 0

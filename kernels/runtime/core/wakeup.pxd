@@ -14,9 +14,7 @@ from .externs cimport (
     ff_add32, ff_add64, ff_cas32, ff_cas64, ff_exchange32, ff_fence, ff_futex_wait, ff_futex_wake, ff_load32, ff_load64,
     ff_now_ns, ff_store64,
 )
-from .layout cimport (
-    LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_COUNT, QUEUE_FREE, ROLE_SPARE, SLOT_BITS, Process, RunQueue,
-)
+from .layout cimport LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_FREE, ROLE_SPARE, SLOT_BITS, Process, RunQueue
 from .regions cimport Memory
 
 cdef enum:
@@ -128,7 +126,7 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
     wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     ff_add32(&memory.header.pool_wake, 1)
     ff_futex_wake(&memory.header.pool_wake, PROCESS_COUNT)
-    for i in range(POOL_QUEUES, QUEUE_COUNT):
+    for i in range(POOL_QUEUES, ff_load32(&memory.header.instance_queue_high)):
         if ff_load32(&memory.queues[i].state) != QUEUE_FREE:
             ff_add32(&memory.queues[i].wake, 1)
             ff_futex_wake(&memory.queues[i].wake, PROCESS_COUNT)
