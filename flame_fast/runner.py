@@ -28,6 +28,7 @@ from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 
 TYPE_CHECKING = False
@@ -85,9 +86,10 @@ class Lifetime:
         self._finalizer = weakref.finalize(runner, undo, UNCLOSED)
 
     def close(self) -> int:
-        """End it; return how many unfinished calls that dropped. Idempotent."""
-        self.is_over = True
-        return 0 if self._finalizer.detach() is None else self._undo(CLOSED)
+        """End it; return how many unfinished calls that dropped. Idempotent. A Ctrl-C waits until it has ended."""
+        with interrupts_deferred():
+            self.is_over = True
+            return 0 if self._finalizer.detach() is None else self._undo(CLOSED)
 
 
 class Runner:
@@ -117,6 +119,10 @@ class Runner:
         a page is copied when it is first written. `"readonly"` makes them refuse writes, for those who want to be told of
         such copies. A Runner inside a task has the outer runner's.
 
+    handle_sigterm : bool
+        SIGTERM ends the body like an exception: it raises `SystemExit(143)` in the main thread, and the runner is closed. By
+        default the process ends at once, as Python has it, and the supervisor cleans up within a second. Not in a task.
+
     Raises
     ------
     FlameError
@@ -141,11 +147,13 @@ class Runner:
         context: FlameContext | None = None,
         memory: int | str | None = None,
         arrays: str = "copy-on-write",
+        handle_sigterm: bool = False,
     ) -> None:
         check_name(name)
         _check_choice("engine", engine, tuple(ENGINES))
         _check_choice("arrays", arrays, ARRAYS)
         _check_context(context)
+        _check_flag("handle_sigterm", handle_sigterm)
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
         limit = check_memory(memory)
@@ -168,7 +176,8 @@ class Runner:
             python_version=python_version,
             context=context,
         )
-        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, lease, name))
+        undo_sigterm = end_body_by_sigterm() if handle_sigterm else _nothing
+        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, lease, name, undo_sigterm))
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -375,6 +384,11 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
+def _check_flag(what: str, value: bool) -> None:
+    if not isinstance(value, bool):
+        raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"{what}: expected True or False, got {value!r}")
+
+
 def _check_context(context: FlameContext | None) -> None:
     if context is not None and not isinstance(context, FlameContext):
         raise FlameError(
@@ -445,6 +459,18 @@ def _one_call(futures: Any) -> Any:
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
+def _release(lease: ApplicationLease, name: str) -> None:
+    """Release the lease. What cannot be written just now, the next Runner cleans up: a good body does not end badly."""
+    try:
+        lease.release()
+    except Exception as error:
+        warnings.warn(
+            f"runner {name!r} has ended, but its registration or package is still there: {type(error).__name__}: {error}; "
+            "the next Runner removes it",
+            stacklevel=2,
+        )
+
+
 def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]], ending: str) -> int:
     """Close the services of a runner in a task: the outer runner has everything else."""
     for _, service in list(sessions.values()):
@@ -457,14 +483,22 @@ def _dropped(name: str, how: str, unfinished: int) -> str:
     return f"runner {name!r} {how} with {calls}, dropped; get or wait for their futures before it ends"
 
 
-def _shut_down(engine: Engine, lease: ApplicationLease, name: str, ending: str) -> int:
+def _nothing() -> None:
+    pass
+
+
+def _shut_down(engine: Engine, lease: ApplicationLease, name: str, undo_sigterm: Callable[[], None], ending: str) -> int:
     """Undo everything that the start of a top-level runner did; return how many unfinished calls were dropped."""
     if engine.is_foreign:
         return 0
-    try:
-        unfinished = engine.close(ending)
-    finally:
-        lease.release()
+    with interrupts_deferred():  # once more: a finalizer comes here, too
+        try:
+            unfinished = engine.close(ending)
+        finally:
+            try:
+                _release(lease, name)
+            finally:
+                undo_sigterm()
     if unfinished and ending == UNCLOSED:
         warnings.warn(_dropped(name, ending, unfinished), stacklevel=1)
     return unfinished

@@ -103,11 +103,21 @@ def release(home: str, token: str) -> None:
     descriptor = _held.get(token)
     if descriptor is None:
         return
+    path = lock_path(home, token)
+    is_open = descriptor >= 0 and _is_of(descriptor, path)
     # The file goes before the lock does: no process can see the token dead and its file there.
-    _unlink(lock_path(home, token))
-    if descriptor >= 0:
+    _unlink(path)
+    if is_open:
         os.close(descriptor)
     _held.pop(token, None)
+
+
+def _is_of(descriptor: int, path: str) -> bool:
+    """Whether a descriptor is still a lock file's: the user may have closed it, and opened a file of his own."""
+    try:
+        return still_names(path, descriptor)
+    except OSError:
+        return False
 
 
 def is_alive(home: str, token: str) -> bool:

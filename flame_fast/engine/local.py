@@ -15,6 +15,7 @@ import threading
 import time
 
 from flame_fast.engine import spawn
+from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.output import OutputPump
 from flame_fast.engine.segment import DriverEngine
 from flame_fast.kernels.runtime import Client
@@ -49,6 +50,7 @@ class LocalEngine(DriverEngine):
         self._lock = threading.RLock()  # reentrant: under it a garbage collection may close this very runner
         self._unfinished: int | None = None
         self._zygote_pid = -1
+        self._zygote_pidfd: Descriptor | None = None
         self._zygote_started = 0.0
         self._early_ends = 0
         try:
@@ -65,7 +67,14 @@ class LocalEngine(DriverEngine):
             pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover)
         self._zygote_pid = pid
         self._zygote_started = time.monotonic()
-        return ours, os.pidfd_open(pid)
+        self._forget_zygote()
+        self._zygote_pidfd = Descriptor(os.pidfd_open(pid))
+        return ours, os.dup(self._zygote_pidfd.fd)
+
+    def _forget_zygote(self) -> None:
+        if self._zygote_pidfd is not None:
+            self._zygote_pidfd.close()
+            self._zygote_pidfd = None
 
     def _replace_zygote(self) -> tuple[socket.socket, int] | None:
         """Start another zygote after one ended, in the output thread; return None when the runner ends or is broken."""
@@ -90,11 +99,24 @@ class LocalEngine(DriverEngine):
     def _reap_zygote(self) -> str:
         """Reap the ended zygote; return how it ended, in words."""
         try:
-            _, status = os.waitpid(self._zygote_pid, 0)
-        except ChildProcessError:  # another wait() of this process has reaped it
+            ended = os.waitid(os.P_PIDFD, self._watching(), os.WEXITED)  # its number may be another child's by now
+        except OSError:  # another wait() of this process has reaped it
             return "for an unknown reason"
-        code = os.waitstatus_to_exitcode(status)
-        return f"with exit code {code}" if code >= 0 else f"by signal {-code}"
+        assert ended is not None  # it waits
+        return f"with exit code {ended.si_status}" if ended.si_code == os.CLD_EXITED else f"by signal {ended.si_status}"
+
+    def _watching(self) -> int:
+        """Return a descriptor of the zygote: a new one if the user has closed it, as `os.closerange` does.
+
+        Raises
+        ------
+        OSError
+            There is none, and the zygote is no child of ours any more: its number may be another process's.
+        """
+        if self._zygote_pidfd is None or not self._zygote_pidfd.is_open():
+            os.waitid(os.P_PID, self._zygote_pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            self._zygote_pidfd = Descriptor(os.pidfd_open(self._zygote_pid))
+        return self._zygote_pidfd.fd
 
     def set_project(self, project: dict[str, Any]) -> None:
         self.runtime.set_setup(pickle.dumps(project, 5))
@@ -118,13 +140,11 @@ class LocalEngine(DriverEngine):
         return self._unfinished
 
     def _end_zygote(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            pidfd = os.pidfd_open(self._zygote_pid)
-            try:
-                waiting = select.poll()  # select knows no descriptor above 1,023
-                waiting.register(pidfd, select.POLLIN)
-                if not waiting.poll(ZYGOTE_PATIENCE_S * 1000):
-                    signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
-            finally:
-                os.close(pidfd)
+        with contextlib.suppress(OSError):
+            pidfd = self._watching()
+            waiting = select.poll()  # select knows no descriptor above 1,023
+            waiting.register(pidfd, select.POLLIN)
+            if not waiting.poll(ZYGOTE_PATIENCE_S * 1000):
+                signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
         self._reap_zygote()
+        self._forget_zygote()

@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 
+from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.spawn import STACK_MARK
 
 TYPE_CHECKING = False
@@ -79,6 +80,7 @@ class OutputPump:
         zygote_ended: Callable[[], tuple[socket.socket, int] | None],
     ) -> None:
         self._poller = select.poll()
+        self._watched: dict[int, Descriptor] = {}
         self._streams: dict[int, Stream] = {}
         self._last_lines: dict[int, deque[str]] = {}  # by pid, the youngest last
         self._ended = threading.Condition()
@@ -89,14 +91,24 @@ class OutputPump:
         self._patience_s = 0.0
         self._deadline: float | None = None  # set by `finish`
         self._watch(control, zygote_pidfd)
-        self._poller.register(self._stop, select.POLLIN)
+        self._register(self._stop)
         self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
         self._thread.start()
 
     def _watch(self, control: socket.socket, pidfd: int) -> None:
         self._control, self._zygote_pidfd = control, pidfd
-        self._poller.register(control, select.POLLIN)
-        self._poller.register(pidfd, select.POLLIN)
+        self._register(control.fileno())
+        self._register(pidfd)
+
+    def _register(self, fd: int) -> None:
+        self._watched[fd] = Descriptor(fd)
+        self._poller.register(fd, select.POLLIN)
+
+    def _drop(self, fd: int) -> None:
+        """Watch a descriptor no more, and close it. Idempotent."""
+        if (watched := self._watched.pop(fd, None)) is not None:
+            self._poller.unregister(fd)
+            watched.close()
 
     def finish(self, patience_s: float) -> None:
         """Show what is still in the pipes, then close everything. The workers have ended before.
@@ -107,23 +119,26 @@ class OutputPump:
             Seconds to wait for a pipe that a process holds open which a task left behind.
         """
         self._patience_s = patience_s
-        os.eventfd_write(self._stop, 1)
+        with contextlib.suppress(OSError):  # the user has closed it: the thread has noticed
+            os.eventfd_write(self._stop, 1)
         if threading.current_thread() is not self._thread:  # it may itself collect an unclosed runner as garbage
             self._thread.join(patience_s + 1.0)
-        if not self._thread.is_alive():
-            os.close(self._stop)
         self._zygote_ended = _none_follows  # breaks a cycle with the engine: its segment goes at once
 
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
             timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
-            for fd, _ in self._poller.poll(timeout):
-                if fd in self._streams:
+            for fd, events in self._poller.poll(timeout):
+                if fd not in self._watched:  # dropped since
+                    continue
+                if events & select.POLLNVAL or not self._watched[fd].is_open():  # the user has closed it
+                    self._lose(fd)
+                elif fd in self._streams:
                     self._read(self._streams[fd])
                 elif fd == self._stop:
                     self._deadline = time.monotonic() + self._patience_s
                     self._drain_control()
-                    self._poller.unregister(self._stop)
+                    self._drop(self._stop)
                 elif fd == self._control.fileno():
                     self._accept()
                 elif fd == self._zygote_pidfd:
@@ -139,8 +154,7 @@ class OutputPump:
         except OSError:
             return False
         if not message:
-            with contextlib.suppress(KeyError):
-                self._poller.unregister(self._control)
+            self._drop_control()
             return False
         if message.startswith(STACK_MARK):
             _write("stderr", message[len(STACK_MARK) :])
@@ -150,7 +164,7 @@ class OutputPump:
         for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
             os.set_blocking(fd, False)
             self._streams[fd] = Stream(fd, name, int(message))
-            self._poller.register(fd, select.POLLIN)
+            self._register(fd)
         return True
 
     def _drain_control(self) -> None:
@@ -159,14 +173,15 @@ class OutputPump:
 
     def _replace_zygote(self) -> None:
         self._drain_control()
-        self._poller.unregister(self._zygote_pidfd)
-        with contextlib.suppress(KeyError):
-            self._poller.unregister(self._control)
+        self._drop(self._zygote_pidfd)
+        self._drop_control()
         replacement = self._zygote_ended() if self._deadline is None else None
         if replacement is not None:
-            self._control.close()
-            os.close(self._zygote_pidfd)
             self._watch(*replacement)
+
+    def _drop_control(self) -> None:
+        if self._control.fileno() >= 0:
+            self._drop(self._control.detach())
 
     def _read(self, stream: Stream) -> None:
         try:
@@ -213,18 +228,28 @@ class OutputPump:
             print(f"flame_fast: {text}", file=sys.stderr, flush=True)
 
     def _forget(self, stream: Stream) -> None:
-        self._poller.unregister(stream.fd)
-        os.close(stream.fd)
+        self._drop(stream.fd)
         with self._ended:
             del self._streams[stream.fd]
             self._ended.notify_all()
 
+    def _lose(self, fd: int) -> None:
+        """Go on without a descriptor that the user has closed, and may have opened as a file of his own."""
+        if fd in self._streams:
+            self._forget(self._streams[fd])
+            return
+        self._drop(fd)
+        if fd == self._stop:  # `finish` cannot tell any more that no output comes
+            self._deadline = time.monotonic()
+
     def _close(self) -> None:
         for stream in list(self._streams.values()):
-            self._read(stream)
+            if self._watched[stream.fd].is_open():
+                self._read(stream)
             if stream.fd in self._streams:
                 if stream.rest:
                     self._show(stream, stream.rest + b"\n")
                 self._forget(stream)
-        self._control.close()
-        os.close(self._zygote_pidfd)
+        self._drop_control()
+        for fd in list(self._watched):
+            self._drop(fd)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 
+from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.spec import INSTANCE, URGENT
 from flame_fast.errors import TaskTimeoutError, WorkerDiedError
 from flame_fast.kernels.runtime import CallPolicy, MapResults, serialization
@@ -138,6 +139,7 @@ class DriverEngine(SegmentEngine):
             os.close(self._doorbell)
             raise
         runtime.pickling = serialization
+        self._bell = Descriptor(self._doorbell)
         super().__init__(runtime)
 
     def _abandon_calls(self, ending: str) -> None:
@@ -147,5 +149,6 @@ class DriverEngine(SegmentEngine):
         self.runtime.trim_memory()
 
     def _close_descriptors(self) -> None:
-        os.close(self._doorbell)
-        os.close(self.runtime.fd)
+        self._bell.close()
+        if self.runtime.has_descriptor:
+            os.close(self.runtime.fd)

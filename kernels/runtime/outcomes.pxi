@@ -143,7 +143,7 @@ cdef class Outcomes(Values):
     cdef int _sleep_until(self, Wait wait, int64_t deadline, bint in_task) except -1:
         cdef Process *process = &self.memory.processes[self.me]
         cdef uint64_t current = process.current
-        cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False
+        cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False, seen_before = False
         cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
         try:
@@ -152,11 +152,11 @@ cdef class Outcomes(Values):
                 if wait.ready():
                     return 0
                 self.check_waitable()
-                if in_task and deadline < 0:
-                    if wait.publish(self, current - 1) and self._never_ends(current - 1, wait.targets()):
-                        raise deadlock_error()
-                    if needs_help and self._help_unblocked(wait, blocked):
-                        continue
+                if in_task and self._begins_deadlock(wait, current - 1, deadline >= 0, seen_before):
+                    raise deadlock_error()
+                seen_before = True
+                if in_task and deadline < 0 and needs_help and self._help_unblocked(wait, blocked):
+                    continue
                 left = slice_ns
                 if deadline >= 0:
                     left = min(left, deadline - ff_now_ns())
@@ -176,6 +176,16 @@ cdef class Outcomes(Values):
                 wait.retract(self, current - 1)
             if blocked:
                 self.set_blocked(False)
+
+    cdef bint _begins_deadlock(self, Wait wait, uint32_t task, bint timed, bint seen_before) except -1:
+        """Return whether a wait can never end, where that is not known yet.
+
+        A wait with a time-out is looked at when it begins. It is not published: what waits for its task need not wait for
+        ever.
+        """
+        if seen_before if timed else not wait.publish(self, task):
+            return False
+        return self._never_ends(task, wait.targets())
 
     cdef bint _help_unblocked(self, Wait wait, bint blocked) except -1:
         """Run something that the wait needs; meanwhile this process is not blocked: no worker may take over its permit."""

@@ -167,6 +167,11 @@ cdef class Segment:
         return bool(self.closed)
 
     @property
+    def has_descriptor(self):
+        """Whether `fd` is still the segment's: the user may have closed it."""
+        return bool(has_segment(self))
+
+    @property
     def is_foreign(self):
         """Whether this process is a forked child of the one that attached."""
         return self.generation != fork_generation

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 from chained_instances import Node
+from engines import concurrent
 from gates import add, same
 from process_events import (
     PATIENCE_S,
@@ -193,6 +194,49 @@ def test_a_ring_of_instances_is_refused(size, way, engine):
         assert error.message.startswith("deadlock: ")
         for node in nodes:
             assert node.ask([], way).get(PATIENCE_S) == "answer"
+
+
+class AsksItself:
+    def ask(self, service, timeout):
+        return service.answer().get(timeout=timeout)
+
+    def answer(self):
+        return 42
+
+
+@pytest.mark.filterwarnings("ignore:.*unfinished call")  # of what was asked and refused
+@concurrent
+def test_a_wait_with_a_time_out_that_can_never_end_is_refused_when_it_begins(engine):
+    with Runner("timed", workers=1, engine=engine) as rr:
+        service = rr.service(AsksItself())
+        error = service.ask(service, 1000).exception(PATIENCE_S)
+        assert isinstance(error, FlameError), error
+        assert error.code is FlameErrorCode.INVALID_STATE
+        assert service.answer().get(PATIENCE_S) == 42
+
+
+@pytest.mark.filterwarnings("ignore:.*unfinished call")  # of what was asked and refused
+@concurrent
+def test_a_wait_with_a_time_out_makes_no_deadlock_of_another_wait(engine):
+    """The first asks the second with a time-out, the second asks the first without one: the first goes on."""
+
+    class Node:
+        def ask(self, other, myself, timeout):
+            try:
+                return other.ask_back(myself).get(timeout=timeout)
+            except TimeoutError:
+                return "went on"
+
+        def ask_back(self, first):
+            return first.answer().get()
+
+        def answer(self):
+            return 42
+
+    with Runner("timed", workers=1, engine=engine) as rr:
+        first, second = rr.service(Node()), rr.service(Node())
+        assert first.ask(second, first, 0.3).get(PATIENCE_S) == "went on"
+        assert first.answer().get(PATIENCE_S) == 42
 
 
 @pytest.mark.parametrize("way", WAYS)

@@ -32,7 +32,15 @@ FLOORS = [
         "calls.shared_generators",
     },
     {"engine.post_mortem", "engine.memory_kills"},
-    {"engine.preload", "engine.spec", "engine.protocol", "engine.current", "engine.thread_limits", "engine.seeds"},
+    {
+        "engine.descriptors",
+        "engine.preload",
+        "engine.spec",
+        "engine.protocol",
+        "engine.current",
+        "engine.thread_limits",
+        "engine.seeds",
+    },
     {"calls.session", "calls.captures", "calls.statistics", "package"},
     {"kernels.runtime.serialization", "kernels.montecarlo", "package.explanation", "package.sys_path"},
     {"kernels.runtime.serialization.picklers"},
@@ -55,7 +63,7 @@ FLOORS = [
     {"kernels.jit.arguments", "kernels.jit.cache", "kernels.jit.simd", "kernels.jit.parallel"},
     {"kernels.archive", "config", "application.liveness", "application.registry.records"},
     {"kernels.archive._native", "package.file_lock", "resources"},
-    {"errors", "_version", "_lazy", "_records", "application", "calls", "engine", "inspection", "kernels.jit"},
+    {"errors", "interrupts", "_version", "_lazy", "_records", "application", "calls", "engine", "inspection", "kernels.jit"},
 ]
 
 #: The folders of each wing, and modules outside of them that belong to one.
