@@ -72,5 +72,6 @@ CHECKS = {
     "retry_on": _exceptions,
     "backoff": _duration,
     "priority": _priority,
+    "capture": _flag,
     "detached": _flag,
 }

@@ -152,6 +152,7 @@ class RunnerService(CallTarget):
         retry_on: type[BaseException] | Sequence[type[BaseException]] | None = None,
         backoff: float | None = None,
         priority: str | None = None,
+        capture: bool | None = None,
         detached: bool | None = None,
     ) -> RunnerService:
         """Return a view of this service whose calls, methods' too, have these options; the service itself stays as it is.
@@ -175,6 +176,8 @@ class RunnerService(CallTarget):
             Seconds until the first retry, twice as many before each further one; other calls do not wait for it.
         priority : {"urgent", "normal"}, optional
             Urgent calls run before normal ones that are queued, an instance's too; none is interrupted.
+        capture : bool, optional
+            Keep what the call prints, by Python's streams, for `ObjectFuture.output`, and show it nowhere.
         detached : bool, optional
             Run the call although nobody holds its future; else a call that has not begun is dropped with the last one.
 
@@ -203,6 +206,7 @@ class RunnerService(CallTarget):
             "retry_on": retry_on,
             "backoff": backoff,
             "priority": priority,
+            "capture": capture,
             "detached": detached,
         }
         view = RunnerService(

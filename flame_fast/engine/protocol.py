@@ -63,6 +63,9 @@ class Future(Ref, Protocol):
     def cancelled(self) -> bool:
         """Whether the call was cancelled, or depends on one that was."""
 
+    def output(self, timeout: float | None = None) -> str:
+        """Wait for the call; return what it printed, if that was captured; else raise INVALID_STATE."""
+
     def ref(self) -> Ref:
         """Wait for the call; return a ref of its value."""
 
@@ -235,8 +238,14 @@ class TaskHost(Protocol):
     def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine, refuse a generator."""
 
-    def dump_error(self, error: BaseException) -> bytes:
-        """Return a task's error as it travels."""
+    def begin_capture(self) -> None:
+        """Keep what the task prints from here on."""
+
+    def end_capture(self) -> str:
+        """Return what the task has printed since `begin_capture`; nothing is kept any more. Idempotent."""
+
+    def dump_error(self, error: BaseException, output: str | None = None) -> bytes:
+        """Return a task's error as it travels, with what the task printed, if it was captured."""
 
     def end_of_fork(self, error: BaseException) -> None:
         """End a process that the task forked and whose copy of the task raised."""

@@ -82,6 +82,7 @@ class SegmentEngine:
             backoff=options.backoff or None,
             detached=options.detached,
             urgent=options.priority == URGENT,
+            captured=options.capture,
         )
 
     def bind(

@@ -64,6 +64,8 @@ class CallOptions:
         Pause before the first retry; twice as long before each further one.
     priority : {"normal", "urgent"}
         Urgent calls run before normal ones that are queued.
+    capture : bool
+        What the call prints is kept for its future.
     detached : bool
         The call runs although nobody holds its future.
     """
@@ -74,6 +76,7 @@ class CallOptions:
     retry_on: tuple[type[BaseException], ...] = (WorkerDiedError,)
     backoff: float = 0.0
     priority: str = NORMAL
+    capture: bool = False
     detached: bool = False
 
 

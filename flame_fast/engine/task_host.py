@@ -10,6 +10,7 @@ import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType
 
 from flame_fast.calls.captures import with_state
+from flame_fast.engine.capture import Capture, StandardCapture
 from flame_fast.engine.current import set_importing
 from flame_fast.engine.post_mortem import call_name, late_error
 from flame_fast.engine.spec import CLASS, FUNCTION, ServiceSpec
@@ -65,6 +66,8 @@ class Host:
         Makes a service's namespace the one in which arriving definitions find their globals.
     seeds : Seeds, optional
         Keeps the global generators this process's own when imports seed them; None leaves them alone.
+    capture : callable
+        Returns what keeps the text that a task prints.
     """
 
     def __init__(
@@ -75,6 +78,7 @@ class Host:
         libraries: Libraries | None = None,
         enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
+        capture: Callable[[], Capture] = StandardCapture,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
@@ -87,6 +91,8 @@ class Host:
         self._libraries = libraries
         self._enter_namespace = enter
         self._seeds = seeds
+        self._new_capture = capture
+        self._capture: Capture | None = None
 
     def load_ahead(self, service: int, generation: int) -> None:
         """Load a service before its first call; do nothing if it was closed meanwhile."""
@@ -140,14 +146,20 @@ class Host:
             return True
         return loaded is not self._current and loaded not in self._suspended
 
-    def suspend(self) -> LoadedService | None:
+    def suspend(self) -> tuple[LoadedService | None, Capture | None]:
         """Prepare for a task inside the running task's wait; return what `resume` takes."""
+        capture, self._capture = self._capture, None
+        if capture is not None:
+            capture.__exit__()
         if self._current is not None:
             self._suspended.append(self._current)
-        return self._current
+        return self._current, capture
 
-    def resume(self, outer: LoadedService | None) -> None:
-        """Return to the outer task: its namespace and thread limit hold again."""
+    def resume(self, before: tuple[LoadedService | None, Capture | None]) -> None:
+        """Return to the outer task: its namespace, its thread limit and its capture hold again."""
+        outer, self._capture = before
+        if self._capture is not None:
+            self._capture.__enter__()
         if outer is not None:
             self._suspended.pop()
             if outer is not self._current:
@@ -217,13 +229,26 @@ class Host:
             raise TypeError("the task returned a generator, which cannot leave its process; return a list instead")
         return value
 
-    def dump_error(self, error: BaseException) -> bytes:
-        """Return a task's error as it travels."""
+    def begin_capture(self) -> None:
+        """Keep what the task prints from here on."""
+        self._capture = self._new_capture()
+        self._capture.__enter__()
+
+    def end_capture(self) -> str:
+        """Return what the task has printed since `begin_capture`. Idempotent."""
+        capture, self._capture = self._capture, None
+        if capture is None:
+            return ""
+        capture.__exit__()
+        return capture.text()
+
+    def dump_error(self, error: BaseException, output: str | None = None) -> bytes:
+        """Return a task's error as it travels, with what the task printed, if it was captured."""
         if isinstance(error, LoadFailure):
             return error.dumped
         if isinstance(error, NameError) and self._current is not None:
             _explain(error, self._current.namespace)
-        return serialization.dump_error(error, self._shown_path)
+        return serialization.dump_error(error, self._shown_path, output)
 
     def end_of_fork(self, error: BaseException) -> None:
         """End a process that the task forked and whose copy of the task raised, as a script would end."""

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 
+from flame_fast.engine.capture import Capture
 from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.engine.segment import SegmentEngine
@@ -58,8 +59,11 @@ class LineStream(io.TextIOWrapper):
         super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._partial = partial
         self._shown = shown
+        self.capture: io.StringIO | None = None
 
     def write(self, text: str) -> int:
+        if self.capture is not None:
+            return self.capture.write(self._shown(text))
         with contextlib.suppress(BrokenPipeError):  # the driver had no descriptor left for the pipe, and says so
             super().write(self._shown(text))
         if text and not text.endswith("\n"):
@@ -108,12 +112,12 @@ def _take_key(key: bytes) -> None:
     process.current_process().authkey = key
 
 
-def run(index: int, token: int, streams: tuple[int, int, int], zygote: int, runtime: Worker) -> None:
+def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runtime: Worker) -> None:
     """Serve as process `index`; the caller has just forked, and ends the process afterwards.
 
-    `streams`: descriptors of standard output and error, and for the fault handler (-1: standard error).
+    `outputs`: descriptors of standard output and error, and for the fault handler (-1: standard error).
     """
-    stdout, stderr, stack = streams
+    stdout, stderr, stack = outputs
     die_with_parent(signal.SIGKILL)
     if os.getppid() != zygote:
         return
@@ -136,10 +140,18 @@ def run(index: int, token: int, streams: tuple[int, int, int], zygote: int, runt
     libraries.watch_imports()
     libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)
-    host = Host(runtime, project.prepare, project.shown, libraries, Namespace.enter, Seeds(runtime, libraries))
+    host = Host(
+        runtime,
+        project.prepare,
+        project.shown,
+        libraries,
+        Namespace.enter,
+        Seeds(runtime, libraries),
+        lambda: Capture(streams),
+    )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
-    sys.stdout = LineStream(1, host.partial)
-    sys.stderr = LineStream(2, host.partial, project.shown)  # warnings and logs name files
+    streams = LineStream(1, host.partial), LineStream(2, host.partial, project.shown)  # warnings and logs name files
+    sys.stdout, sys.stderr = streams
     engine = WorkerEngine(runtime)
     register(engine)
     set_serving_engine(engine)

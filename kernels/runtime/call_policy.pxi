@@ -4,7 +4,8 @@
 from libc.stdint cimport uint16_t, uint32_t, uint64_t
 from .core.externs cimport ff_now_ns
 from .core.layout cimport (
-    CALL_DETACHED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, RETRY_DEATH, RETRY_ERRORS, RETRY_TIMEOUT, Policy,
+    CALL_CAPTURED, CALL_DETACHED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, RETRY_DEATH, RETRY_ERRORS, RETRY_TIMEOUT,
+    Policy,
 )
 from .core.regions cimport Memory
 
@@ -28,6 +29,8 @@ cdef class CallPolicy:
         Run the call although nobody wants its outcome.
     urgent : bool
         Run the call before those that are not.
+    captured : bool
+        Keep what the call prints with its outcome.
     """
     cdef uint64_t timeout, deadline, backoff
     cdef uint32_t retries, retry_on
@@ -36,7 +39,8 @@ cdef class CallPolicy:
     cdef readonly bint urgent
 
     def __init__(self, *, timeout=None, deadline=None, backoff=None, uint32_t retries=0, bint after_death=False,
-                 bint after_timeout=False, ObjectRef errors=None, bint detached=False, bint urgent=False):
+                 bint after_timeout=False, ObjectRef errors=None, bint detached=False, bint urgent=False,
+                 bint captured=False):
         self.timeout = nanoseconds_of(timeout)
         self.deadline = nanoseconds_of(deadline)
         self.backoff = nanoseconds_of(backoff)
@@ -44,7 +48,7 @@ cdef class CallPolicy:
         self.retry_on = after_death * RETRY_DEATH | after_timeout * RETRY_TIMEOUT | (errors is not None) * RETRY_ERRORS
         self.errors = errors if retries else None
         self.urgent = urgent
-        self.flags = detached * CALL_DETACHED
+        self.flags = detached * CALL_DETACHED | captured * CALL_CAPTURED
         if self.timeout or self.deadline:
             self.flags |= CALL_POLICY | CALL_LIMITED
         if retries:

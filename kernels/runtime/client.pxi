@@ -363,10 +363,10 @@ cdef class Client(Outcomes):
             write_result(&self.memory, future.index, PyBytes_AS_STRING(error), len(error))
             finish(&self.memory, future.index, FAILED, NULL)
 
-    cdef int64_t _write_value(self, int64_t index, value, bint owned) except -1:
+    cdef int64_t _write_value(self, int64_t index, value, bint owned, uint32_t flags=0) except -1:
         """Write an outcome into a slot that this process owns, or, for -1, into a new one; return which.
 
-        `owned`: only the caller's caller references the value, so that its memory may be taken over.
+        `owned`: only the caller's caller references the value, so that its memory may be taken over. `flags`: KIND_CAPTURED.
         """
         cdef ValueWriter writer = self.borrow_writer()
         cdef uint64_t block
@@ -383,7 +383,7 @@ cdef class Client(Outcomes):
             block = self._filled_block(writer)
             if index < 0:
                 index = self._new_slot(block)
-            self._store_value(index, RESULT, writer, block, kind)
+            self._store_value(index, RESULT, writer, block, kind | flags)
         finally:
             self.return_writer(writer)
         return index

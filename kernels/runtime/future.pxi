@@ -101,6 +101,25 @@ cdef class ObjectFuture(ObjectHandle):
         cdef Slot *slot = &self.runtime.memory.slots[self.index]
         return status_of(ff_load64(&slot.state)) == FAILED and bool(is_cancelled(slot))
 
+    def output(self, timeout=None):
+        """Wait for the call; return what it printed, if it was made with `options(capture=True)`, also when it failed.
+
+        Raises
+        ------
+        TimeoutError
+            The time is up; the task goes on.
+        FlameError
+            `INVALID_STATE`: the call's output was not captured: it appeared on the driver's streams, or it never ran.
+        """
+        cdef Outcomes runtime = <Outcomes> self.runtime
+        runtime.wait_one(self, deadline_of(timeout))
+        text, _ = runtime.captured_of(self.index)
+        if text is None:
+            raise FlameError(FlameErrorCode.INVALID_STATE,
+                             f"call {self.index} has no captured output: it was made without options(capture=True), never "
+                             "ran, or died")
+        return text
+
     def ref(self):
         """Wait for the call and return its value's `ObjectRef`; raise the call's error."""
         cdef ObjectRef ref

@@ -4,7 +4,8 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_exchange32, ff_load32, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_UNWANTED, ENDING, FAILED, KIND_NATIVE, NO_SERVICE, PROCESS_COUNT, RESULT, ROLE_POOL, Process, Slot,
+    CALL_UNWANTED, ENDING, FAILED, KIND_CAPTURED, KIND_NATIVE, NO_SERVICE, PROCESS_COUNT, RESULT, ROLE_POOL, Process,
+    Slot,
 )
 from .core.lookup cimport body_of, data_of, is_finished, status_of
 from .core.completion cimport cancel_unstarted, is_cancelled
@@ -38,8 +39,26 @@ cdef class Outcomes(Values):
         if status_of(slot.state) == FAILED:
             raise self.error_of(index)
         at = body_of(&self.memory, slot, RESULT)
+        if slot.result_kind & KIND_CAPTURED:
+            return self.captured_of(index)[1]
         if slot.result_kind & KIND_NATIVE:
             return self.read(&at, None)
+        try:
+            return self.read(&at, None)
+        except Exception as error:
+            raise self.pickling.unreadable(error) from error
+
+    cdef tuple captured_of(self, uint32_t index):
+        """Return what a finished call printed, and its value, None for a failure; (None, None): it was not captured."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef const char *at
+        if status_of(slot.state) == FAILED:
+            at = data_of(&self.memory, slot, RESULT)
+            failure = None if slot.result_bytes <= 1 else decode_native(&at, self, None)
+            return (failure[2] if failure is not None and len(failure) == 3 else None), None
+        if not slot.result_kind & KIND_CAPTURED:
+            return None, None
+        at = body_of(&self.memory, slot, RESULT)
         try:
             return self.read(&at, None)
         except Exception as error:

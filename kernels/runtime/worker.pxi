@@ -10,10 +10,10 @@ from .core.externs cimport (
     ff_store32, ff_store64,
 )
 from .core.layout cimport (
-    CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_MAP, KIND_NATIVE, KIND_STATE, PAYLOAD, POOL_QUEUES,
-    PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH, RETRY_ERRORS,
-    RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED, Dependencies,
-    DependencyEdge, Policy, Process, RunQueue, Service, Slot,
+    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_CAPTURED, KIND_MAP, KIND_NATIVE, KIND_STATE,
+    PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH,
+    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED,
+    Dependencies, DependencyEdge, Policy, Process, RunQueue, Service, Slot,
 )
 from .core.lookup cimport body_of, edges_of, home_of, process_word, status_of, with_status
 from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
@@ -387,6 +387,8 @@ cdef class Worker(Client):
                 set_array_allocator()
             if flags & CALL_LIMITED:
                 self._check_deadline(host, index)
+            if flags & CALL_CAPTURED:
+                host.begin_capture()
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a child that the task forked has reached the task's end: it is no worker
@@ -397,6 +399,9 @@ cdef class Worker(Client):
                 value_free(&self.memory, index, PAYLOAD)
             if is_map:
                 self._write_items(host, index, value)
+            elif flags & CALL_CAPTURED:
+                value = (host.end_capture(), value)
+                self._write_value(index, value, True, KIND_CAPTURED)
             else:
                 self._write_value(index, value, True)
                 if self.helps == 0 and ff_load64(&slot.waiters) > WAITERS_CLOSED and is_as_it_came(self, value):
@@ -405,12 +410,13 @@ cdef class Worker(Client):
         except BaseException as problem:
             if not self.is_mine():
                 host.end_of_fork(problem)
-            value = None
+            value = host.end_capture() if flags & CALL_CAPTURED else None
             if flags & CALL_KEPT and self._retry(index, problem):
                 status = READY
             else:
-                self._write_error(host, index, problem)
+                self._write_error(host, index, problem, value)
                 status = FAILED
+            value = None
         if self.pins:
             release_fork_pins(self)
         self._return_to(&frame)
@@ -423,13 +429,13 @@ cdef class Worker(Client):
             if not queue_empty(&self.memory, queue_index):
                 wake_queue(&self.memory, queue_index)
 
-    cdef int _write_error(self, host, uint32_t index, problem) except -1:
-        """Write what a call raised, with the attempts before it as notes."""
+    cdef int _write_error(self, host, uint32_t index, problem, output) except -1:
+        """Write what a call raised, with the attempts before it as notes, and what it printed, if that was captured."""
         cdef bytes error
         try:
             for line in self.history(index):
                 problem.add_note(line)
-            error = host.dump_error(problem)
+            error = host.dump_error(problem, output)
         except BaseException:           # a signal, or an exception that cannot even be described
             error = host.last_resort
         write_result(&self.memory, index, PyBytes_AS_STRING(error), len(error))

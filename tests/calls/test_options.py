@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import os
 import signal
+import sys
 import time
 
 import pytest
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
 
-from flame_fast import FlameErrorCode, Runner, TaskTimeoutError, WorkerDiedError
+from flame_fast import FlameError, FlameErrorCode, Runner, TaskTimeoutError, WorkerDiedError
 
 
 @pytest.fixture
@@ -318,6 +319,73 @@ def test_an_urgent_call_waits_for_its_inputs(rr):
         assert urgent.get(PATIENCE_S) == 2
 
 
+# ---- captured output -----------------------------------------------------------------------------------------------------
+
+
+def prints(text, error=None):
+    print(text, end="")
+    print("warned", file=sys.stderr)
+    if error is not None:
+        raise error
+    return text * 2
+
+
+@pytest.mark.parametrize("engine", ["local", "inline"])
+def test_what_a_call_prints_is_kept_with_it(project, engine, capsys):
+    with Runner("captures", workers=1, engine=engine) as rr:
+        quiet = rr.service(prints).options(capture=True)
+        done, failed = quiet("a"), quiet("b", KeyError("mine"))
+        assert (done.get(PATIENCE_S), done.output()) == ("aa", "awarned\n")
+        with pytest.raises(KeyError, match="mine"):
+            failed.get(PATIENCE_S)
+        assert failed.output(PATIENCE_S) == "bwarned\n"
+        assert rr.service(add)(done, "c").get(PATIENCE_S) == "aac"
+        plain = rr.service(prints)("shown")
+        assert plain.get(PATIENCE_S) == "shownshown"
+        with pytest.raises(FlameError, match="options\\(capture=True\\)") as caught:
+            plain.output()
+        assert caught.value.code is FlameErrorCode.INVALID_STATE
+    shown = capsys.readouterr()
+    assert (shown.out.strip(), shown.err.strip()) == ("shown", "warned")
+
+
+def test_a_large_result_is_captured_as_it_is(rr):
+    numpy = pytest.importorskip("numpy")
+
+    def task():
+        print("made")
+        return numpy.arange(100_000.0)
+
+    future = rr.service(task).options(capture=True)()
+    assert future.get(PATIENCE_S).sum() == numpy.arange(100_000.0).sum()
+    assert future.output() == "made\n"
+
+
+def test_a_call_inside_a_captured_ones_wait_prints_for_itself(rr, capsys):
+    def outer(service):
+        print("outer begins")
+        with Runner("inner"):
+            value = service("inner").get()
+        print("outer ends")
+        return value
+
+    future = rr.service(outer).options(capture=True)(rr.service(prints))
+    assert future.get(PATIENCE_S) == "innerinner"
+    assert future.output() == "outer begins\nouter ends\n"
+    rr.close()
+    assert "inner" in capsys.readouterr().out
+
+
+def test_each_attempt_prints_anew(rr, project):
+    def task(path):
+        print("attempt")
+        return attempt(path, 3)
+
+    future = rr.service(task).options(capture=True, retries=3, retry_on=Refused)(project / "tries")
+    assert future.get(PATIENCE_S) == 3
+    assert future.output() == "attempt\n"
+
+
 # ---- views ---------------------------------------------------------------------------------------------------------------
 
 
@@ -364,6 +432,7 @@ def test_map_of_a_view_makes_one_call_an_item(rr):
         {"backoff": -0.1},
         {"priority": "high"},
         {"detached": 1},
+        {"capture": "yes"},
     ],
 )
 def test_a_value_that_does_not_fit(rr, options):

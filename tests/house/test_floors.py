@@ -33,6 +33,7 @@ FLOORS = [
     },
     {"engine.post_mortem", "engine.memory_kills"},
     {
+        "engine.capture",
         "engine.descriptors",
         "engine.preload",
         "engine.spec",

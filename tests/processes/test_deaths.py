@@ -338,7 +338,7 @@ def wait_for_death(way: str) -> str:
 def test_a_task_sees_its_nested_call_die():
     with Runner("outer", workers=1) as rr:
         text = rr.service(wait_for_death)("SIGSEGV").get(PATIENCE_S)
-        assert re.fullmatch(rf"WorkerDiedError:.*{WAYS['SIGSEGV']}.*", text)
+        assert re.fullmatch(rf"WorkerDiedError:.*{WAYS['SIGSEGV']}.*", text, re.DOTALL)
         assert rr.service(double)(3).get(PATIENCE_S) == 6
 
 

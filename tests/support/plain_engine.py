@@ -129,6 +129,10 @@ class PlainFuture(Handle, ObjectFuture):
     def cancelled(self):
         return self.outcome.error == CANCELLED
 
+    def output(self, timeout=None):
+        self.engine.wait_for(self.outcome, timeout)
+        raise invalid_state("this engine captures nothing")
+
     def ref(self):
         self.wait()
         return PlainRef(self.engine, self.outcome)

@@ -113,6 +113,8 @@ cdef enum:
     KIND_LINKED = 32
     #: Its block is an extent. The bit tells so even after the block was freed and became another value's slab.
     KIND_EXTENT = 64
+    #: Of a result: a tuple of what the call printed and its value.
+    KIND_CAPTURED = 128
 
 cdef enum:
     #: Slot.flags: the call runs although nobody wants its outcome.
@@ -125,6 +127,8 @@ cdef enum:
     CALL_KEPT = 8
     #: Its creator wants it ended by force.
     CALL_UNWANTED = 16
+    #: What it prints goes with its outcome.
+    CALL_CAPTURED = 32
 
 cdef enum:
     #: Policy.retry_on: after a death of its process, after a time-out, after the errors whose types are its last dependency.

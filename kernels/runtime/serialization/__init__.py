@@ -154,7 +154,7 @@ def release(runtime: Client) -> None:
 # ---- errors ----------------------------------------------------------------------------------------------------------
 
 
-def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes:
+def dump_error(error: BaseException, shown: Callable[[str], str] = str, output: str | None = None) -> bytes:
     """Pickle an exception with its traceback's text, for `load_error` to rebuild.
 
     Parameters
@@ -164,6 +164,8 @@ def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes
         becomes a `TaskError` with its text.
     shown : callable
         Turns paths in the traceback's text into the user's own.
+    output : str, optional
+        What the task printed, if it was captured.
     """
     text = shown("".join(traceback.format_exception(type(error), error, _users_frames(error.__traceback__))))
     data = None
@@ -172,7 +174,7 @@ def dump_error(error: BaseException, shown: Callable[[str], str] = str) -> bytes
     if data is None:
         summary = "".join(traceback.format_exception_only(type(error), error)).strip()
         data = pickle.dumps(TaskError(f"the task raised {summary}; its traceback is the cause of this error"), PROTOCOL)
-    return _pair(data, text)
+    return _parts(data, text, output)
 
 
 def attempt_text(number: int, error: BaseException) -> str:
@@ -215,15 +217,16 @@ def _without_addresses(error: BaseException) -> str:
     return re.sub(r"\bat 0x[0-9a-fA-F]+", "at", str(error))
 
 
-def _pair(data: bytes, text: str) -> bytes:
-    """Return the tuple (bytes, str) in the native codec."""
-    encoded = text.encode("utf-8", "backslashreplace")
-    size = (2).to_bytes(8, "little")
-    return b"(" + size + b"b" + len(data).to_bytes(8, "little") + data + b"s" + len(encoded).to_bytes(8, "little") + encoded
+def _parts(data: bytes, *texts: str | None) -> bytes:
+    """Return the tuple (bytes, str...) in the native codec; a text that is None is left out."""
+    parts = [(b"b", data)]
+    parts += [(b"s", text.encode("utf-8", "backslashreplace")) for text in texts if text is not None]
+    written = [tag + len(part).to_bytes(8, "little") + part for tag, part in parts]
+    return b"(" + len(parts).to_bytes(8, "little") + b"".join(written)
 
 
-def load_error(data: bytes, text: str) -> BaseException:
-    """Return a fresh copy of a task's exception, with the worker's traceback as its cause."""
+def load_error(data: bytes, text: str, output: str = "") -> BaseException:
+    """Return a fresh copy of a task's exception, with the worker's traceback as its cause; see `dump_error`."""
     try:
         error = load_body(data)
     except Exception as problem:

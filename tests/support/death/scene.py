@@ -98,8 +98,8 @@ def flaky(number, value):
 
 
 class MarkingHost(Host):
-    def dump_error(self, error):
-        dumped = super().dump_error(error)
+    def dump_error(self, error, output=None):
+        dumped = super().dump_error(error, output)
         mark()
         return dumped
 
