@@ -259,5 +259,5 @@ class TaskHost(Protocol):
     def suspend(self) -> Any:
         """Prepare for a task inside the running task's wait; return what `resume` takes."""
 
-    def resume(self, outer: Any) -> None:
+    def resume(self, before: Any) -> None:
         """Return to the outer task."""
