@@ -8,6 +8,7 @@ own when it begins, so that the files tell how often it ran. Longer with FLAME_F
 from __future__ import annotations
 
 import collections
+import contextlib
 import os
 import random
 import signal
@@ -191,7 +192,5 @@ def kill_one(chance):
     """Kill some worker, if there is one just now."""
     pids = workers()
     if pids:
-        try:
+        with contextlib.suppress(ProcessLookupError):
             os.kill(chance.choice(pids), signal.SIGKILL)
-        except ProcessLookupError:
-            pass
