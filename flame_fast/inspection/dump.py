@@ -130,7 +130,9 @@ def _process(picture: Picture, process: dict[str, Any]) -> str:
 
 def _queue(picture: Picture, queue: dict[str, Any], printed: int) -> Iterator[str]:
     traits = [queue["state"]]
-    if queue["ordered"]:
+    if queue["urgent_of"] is not None:
+        traits.append(f"urgent calls of queue {queue['urgent_of']}")
+    elif queue["ordered"]:
         traits.append(f"in order, served by {picture.process(queue['process'])}")
     if queue["limit"]:
         permits = ", ".join(picture.process(index) for index in queue["permits"]) or "none"
@@ -153,9 +155,18 @@ def _queue(picture: Picture, queue: dict[str, Any], printed: int) -> Iterator[st
         yield f"    and {left:,} more"
 
 
+#: What the options of a call are in words.
+OPTIONS = (
+    ("limited", "with a limit of time"),
+    ("retried", "tried again if it fails"),
+    ("detached", "detached"),
+    ("unwanted", "to be ended by force"),
+)
+
+
 def _slot(picture: Picture, slot: dict[str, Any]) -> str:
     said = [f"{picture.call(slot['index'])}: {slot['status']}"]
-    if slot["status"] == "RUNNING":
+    if slot["status"] in ("RUNNING", "ENDING"):
         said[0] += (
             f" in {picture.process(slot['owner'])}" if slot["started"] else f", claimed by {picture.process(slot['owner'])}"
         )
@@ -166,6 +177,7 @@ def _slot(picture: Picture, slot: dict[str, Any]) -> str:
     said.append(f"made by {picture.process(slot['creator'])}")
     if slot["map"]:
         said.append("a chunk of a map")
+    said += [words for name, words in OPTIONS if slot[name]]
     holds = [
         words
         for name, words in (

@@ -15,13 +15,13 @@ from libc.string cimport memset
 from posix.unistd cimport pread
 from .core.externs cimport FF_LAYOUT, ff_now_ns
 from .core.layout cimport (
-    CLEARED_SHIFT, DONE, ENDING, EXTENT_COLD, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM,
-    FAILED, FREE, GRANULE, GROUP_BITS, KIND_MAP, LEAVING, MAGIC, PAGE, PAYLOAD, PERMIT_COUNT, PROCESS_COUNT,
-    PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE,
-    QUEUE_OPEN, READY, REDO_LINK, REDO_NOTHING, REDO_UNLINK, REF_COUNT, REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN,
-    RESERVED, RING_MASK, ROLE_DRIVER, ROLE_INSTANCE, ROLE_POOL, ROLE_ZYGOTE, RUNNING, SERVICE_CLOSING, SERVICE_COUNT,
-    SERVICE_FREE, SERVICE_OPEN, SLOT_COUNT, WAITING, WAITS_FOR_ANY, WORD_BITS, Dependencies, DependencyEdge, Extent,
-    Header, Process, RunQueue, Service, Slot,
+    CALL_DETACHED, CALL_KEPT, CALL_LIMITED, CALL_UNWANTED, CLEARED_SHIFT, DONE, ENDING, EXTENT_COLD, EXTENT_COUNT,
+    EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, FAILED, FREE, GRANULE, GROUP_BITS, KIND_MAP, LEAVING, MAGIC,
+    PAGE, PAYLOAD, PERMIT_COUNT, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
+    QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REDO_LINK, REDO_NOTHING, REDO_UNLINK,
+    REF_COUNT, REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESERVED, RING_MASK, ROLE_DRIVER, ROLE_INSTANCE, ROLE_POOL,
+    ROLE_SPARE, ROLE_ZYGOTE, RUNNING, SERVICE_CLOSING, SERVICE_COUNT, SERVICE_FREE, SERVICE_OPEN, SLOT_COUNT, WAITING,
+    WAITS_FOR_ANY, WORD_BITS, Dependencies, DependencyEdge, Extent, Header, Process, RunQueue, Service, Slot,
 )
 from .core.regions cimport Memory, align_up, map_memory
 from .core.lookup cimport generation_of, owner_of, status_of
@@ -38,7 +38,8 @@ STATUS_NAMES = {
     LEAVING: "LEAVING",
 }
 
-ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance"}
+ROLE_NAMES = {0: "none", ROLE_DRIVER: "driver", ROLE_ZYGOTE: "supervisor", ROLE_POOL: "worker", ROLE_INSTANCE: "instance",
+              ROLE_SPARE: "spare"}
 
 PROCESS_NAMES = {PROCESS_FREE: "FREE", PROCESS_REQUESTED: "REQUESTED", PROCESS_STARTING: "STARTING", PROCESS_LIVE: "LIVE"}
 
@@ -217,6 +218,7 @@ cdef class SegmentReader:
             found.append({
                 "index": i, "state": name_in(QUEUE_NAMES, queue.state), "ordered": queue.ordered != 0, "limit": queue.limit,
                 "sticky": queue.sticky != 0, "head": queue.head, "tail": queue.tail, "sleepers": queue.sleepers,
+                "urgent_of": noted(queue.home),
                 "process": queue.process - 1 if queue.process else None,
                 "permits": [
                     queue.permits[permit] - 1
@@ -289,6 +291,8 @@ cdef class SegmentReader:
             "held_by_lists": slot.refs & REF_EDGES != 0, "dependent_pending": slot.refs & REF_PENDING != 0,
             "dependents": slot.refs & REF_COUNT, "watched": slot.watched != 0, "has_payload": slot.payload_kind != 0,
             "payload_bytes": slot.payload_bytes, "map": slot.payload_kind & KIND_MAP != 0,
+            "limited": slot.flags & CALL_LIMITED != 0, "retried": slot.flags & CALL_KEPT != 0,
+            "detached": slot.flags & CALL_DETACHED != 0, "unwanted": slot.flags & CALL_UNWANTED != 0,
             "dependencies": 0, "missing": 0, "missing_slots": [], "submitting": False,
             "waits_for": [], "waits_for_any": False,
         }
