@@ -103,10 +103,11 @@ cdef class Limits:
             status = status_of(state)
             unwanted = slot.flags & CALL_UNWANTED != 0
             when = 0
-            if status == RUNNING and self._runs_in_worker(slot, owner_of(state)):
-                when = now if unwanted else end_of(policy) if slot.flags & CALL_LIMITED and policy.began else 0
-            elif status == RUNNING and unwanted:
-                when = now + UNSTARTED_NS               # it is just being claimed, or queued again
+            if status == RUNNING and self._is_workers(slot, owner_of(state)):
+                if unwanted:
+                    when = now if slot.started else now + UNSTARTED_NS      # it has just been claimed, or is queued again
+                elif slot.flags & CALL_LIMITED and policy.began:
+                    when = end_of(policy)
             elif status == WAITING or status == READY:
                 when = policy.deadline if slot.flags & CALL_LIMITED else 0
                 if status == WAITING and slot.flags & CALL_KEPT and policy.not_before:
@@ -121,10 +122,9 @@ cdef class Limits:
         found.append(due_call(index, state, status == RUNNING, unwanted, slot, policy))
         return 0
 
-    cdef bint _runs_in_worker(self, Slot *slot, uint32_t owner) noexcept:
-        """Return whether a worker has begun a call. What the driver owns is a promise, or is being failed."""
-        return slot.started and slot.service != NO_SERVICE \
-            and self.memory.processes[owner].role in (ROLE_POOL, ROLE_INSTANCE)
+    cdef bint _is_workers(self, Slot *slot, uint32_t owner) noexcept:
+        """Return whether a worker has claimed a call. What the driver owns is a promise, or is being failed."""
+        return slot.service != NO_SERVICE and self.memory.processes[owner].role in (ROLE_POOL, ROLE_INSTANCE)
 
     def condemn(self, DueCall call not None):
         """Keep the process that runs a call from finishing it: the caller ends it then. False: the call does not run."""
@@ -183,7 +183,7 @@ cdef class Limits:
             call.timeout, call.allowed = policy.timeout / 1e9, policy.allowed / 1e9
             call.attempts = policy.attempts + 1
             call.past_deadline = policy.deadline and <uint64_t> ff_now_ns() >= policy.deadline
-            call.retried = slot.flags & CALL_KEPT and not call.unwanted and not call.past_deadline and may_retry(
+            call.retried = slot.flags & CALL_KEPT and may_retry(
                 self.memory, index, RETRY_TIMEOUT if by_force else RETRY_DEATH)
             call.earlier = self.client.history(index)
         return call

@@ -181,6 +181,13 @@ def test_time_outs_are_retried(rr, project):
     assert limited.options(retry_on=TaskTimeoutError)(project / "twice", 2, "spin").get(PATIENCE_S) == 2
 
 
+def test_no_retry_after_the_deadline(rr, project):
+    limited = rr.service(attempt).options(retries=50, retry_on=Exception, deadline=0.3, backoff=0.05)
+    with pytest.raises((Refused, TaskTimeoutError)):
+        limited(project / "tries", 99).get(PATIENCE_S)
+    assert attempts_at(project / "tries") < 10
+
+
 @pytest.mark.parametrize(("retry_on", "how"), [(Refused, "die"), (WorkerDiedError, "raise"), (TimeoutError, "raise")])
 def test_other_failures_are_not_retried(rr, project, retry_on, how):
     with pytest.raises((Refused, WorkerDiedError)):

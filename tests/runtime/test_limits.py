@@ -6,7 +6,7 @@ import time
 from concurrent.futures import CancelledError
 
 import pytest
-from flame_fast.kernels.runtime import CallPolicy
+from flame_fast.kernels.runtime import CallPolicy, Role
 from gates import PATIENCE_S, Gate, hold, same, wait_until
 from runtime_harness import Death
 from words import Words, slot_of
@@ -107,6 +107,21 @@ def test_a_pause_sets_the_alarm(family):
     worker.kill()
     family.recover_process(worker)
     family.check()
+
+
+def test_a_limit_holds_from_the_start_of_the_clock(alone, words):
+    """A look between that and the mark that the call has begun finds it, too: nobody would set the alarm again."""
+    future = call_by(alone, alone.service(same), 1, timeout=HOUR)
+    worker = alone.runtime.request_process(Role.POOL, 0)
+    slot, state = slot_of(future), words.get("slots", slot_of(future), "state")
+    words.set_state(slot, words.tables.RUNNING, worker)
+    words.set("policies", slot, "began", time.monotonic_ns())
+    assert alone.supervisor.due_calls() == []
+    assert HOUR * 0.9e9 < alone.supervisor.alarm - time.monotonic_ns() < HOUR * 1e9
+    words.set("slots", slot, "state", state)
+    words.set("processes", worker, "state", words.tables.PROCESS_FREE)
+    alone.work()
+    assert future.get(0) == 1
 
 
 # ---- ended by force ------------------------------------------------------------------------------------------------------

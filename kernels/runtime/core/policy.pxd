@@ -9,7 +9,7 @@
 
 from libc.stdint cimport uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns, ff_store32, ff_store64
-from .layout cimport READY, WAITING, Policy, Slot
+from .layout cimport CALL_UNWANTED, READY, WAITING, Policy, Slot
 from .regions cimport Memory
 from .lookup cimport with_status
 from .wakeup cimport ring_bell, wake_queue
@@ -54,6 +54,8 @@ cdef inline void policy_begin(Memory *memory, uint32_t index) noexcept nogil:
 cdef inline int may_retry(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
     """Tell whether a call is tried again after a failure of this kind (RETRY_*)."""
     cdef Policy *policy = &memory.policies[index]
+    if policy.deadline and <uint64_t> ff_now_ns() >= policy.deadline or memory.slots[index].flags & CALL_UNWANTED:
+        return 0
     return policy.attempts < policy.retries and policy.retry_on & cause != 0
 
 cdef inline uint64_t pause_of(Policy *policy) noexcept nogil:
