@@ -24,7 +24,7 @@ from flame_fast import Runner, TaskTimeoutError, WorkerDiedError
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
 
 LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-KILLS = int(os.environ.get("FLAME_FAST_KILLS", 1250)) if LONG else 25
+KILLS = int(os.environ.get("FLAME_FAST_KILLS", 1250)) if LONG else 12
 SEEDS = range(4) if LONG else range(1)
 WORKERS = 3
 #: Calls that the driver holds at the same time.

@@ -28,8 +28,7 @@ while True:
 """
 
 
-@pytest.mark.parametrize("pause_s", [0.0005, 0.02])
-@pytest.mark.parametrize("ending", ["with", "close", "exit"])
+@pytest.mark.parametrize(("ending", "pause_s"), [("with", 0.0005), ("close", 0.02), ("exit", 0.0005)])
 def test_any_number_of_ctrl_c_in_the_end_leaves_nothing(ending, pause_s, nothing_left, tmp_path):
     """They begin when the body ends, and go on until the driver has gone."""
     ends = {
