@@ -241,7 +241,7 @@ def test_a_slab_that_was_given_back_and_taken_again_is_taken_from_again_when_it_
 
     def let_go(promise, tasks):
         tasks.clear()
-        alone.runtime.fulfil(promise, None, serialization._pair(b"", ""))  # short: it takes no block of its own
+        alone.runtime.fulfil(promise, None, serialization._parts(b"", ""))  # short: it takes no block of its own
 
     before = wait(most - 1)  # the service has a block, too
     first, second = wait(most), wait(most)
