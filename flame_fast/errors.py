@@ -118,24 +118,22 @@ class WorkerDiedError(FlameError):
         return lines
 
 
-class TaskTimeoutError(FlameError, TimeoutError):
+class _MessageError(FlameError):
+    """An error with the code `INTERNAL` that is made from its message alone."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(FlameErrorCode.INTERNAL, message)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (type(self), (self.message,))
+
+
+class TaskTimeoutError(_MessageError, TimeoutError):
     """A call ran longer than its time-out, or had not ended by its deadline."""
 
-    def __init__(self, message: str) -> None:
-        super().__init__(FlameErrorCode.INTERNAL, message)
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.message,))
-
-
-class TaskError(FlameError):
+class TaskError(_MessageError):
     """A task's exception or result that cannot be transferred: its text and traceback instead."""
-
-    def __init__(self, message: str) -> None:
-        super().__init__(FlameErrorCode.INTERNAL, message)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return (type(self), (self.message,))
 
 
 class StoreFullError(FlameError, MemoryError):

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 BY_SIGNAL = 128
 
 
-def _is_main() -> bool:
+def is_main_thread() -> bool:
+    """Whether this is the main thread: the only one that may set a handler, and in which handlers run."""
     return threading.current_thread() is threading.main_thread()
 
 
@@ -27,7 +28,7 @@ def interrupts_deferred() -> Iterator[None]:
     Elsewhere than in the main thread, where Python runs no handler, it does nothing. A handler that Python does not know, or
     none, stays as it is.
     """
-    before = signal.getsignal(signal.SIGINT) if _is_main() else None
+    before = signal.getsignal(signal.SIGINT) if is_main_thread() else None
     if not callable(before):
         yield
         return
@@ -42,15 +43,7 @@ def interrupts_deferred() -> Iterator[None]:
 
 
 def end_body_by_sigterm() -> Callable[[], None]:
-    """Make SIGTERM raise SystemExit in the main thread; return what makes it as it was.
-
-    Raises
-    ------
-    ValueError
-        This is not the main thread, the only one that may set a handler.
-    """
-    if not _is_main():
-        raise ValueError("handle_sigterm: only the main thread can handle signals; make the Runner there")
+    """Make SIGTERM raise SystemExit in the main thread, which calls this; return what makes it as it was."""
 
     def leave(number: int, frame: FrameType | None) -> None:
         signal.signal(number, signal.SIG_IGN)  # a second one does not cut the clean-up off
@@ -59,7 +52,7 @@ def end_body_by_sigterm() -> Callable[[], None]:
     before: Any = signal.signal(signal.SIGTERM, leave)
 
     def undo() -> None:
-        if _is_main() and signal.getsignal(signal.SIGTERM) in (leave, signal.SIG_IGN):
+        if is_main_thread() and signal.getsignal(signal.SIGTERM) in (leave, signal.SIG_IGN):
             signal.signal(signal.SIGTERM, signal.SIG_DFL if before is None else before)
 
     return undo

@@ -28,7 +28,7 @@ from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred
+from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 
 TYPE_CHECKING = False
@@ -153,7 +153,7 @@ class Runner:
         _check_choice("engine", engine, tuple(ENGINES))
         _check_choice("arrays", arrays, ARRAYS)
         _check_context(context)
-        _check_flag("handle_sigterm", handle_sigterm)
+        _check_handle_sigterm(handle_sigterm)
         cpus = available_cpus()
         workers = check_workers(workers, cpus)
         limit = check_memory(memory)
@@ -384,9 +384,14 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         )
 
 
-def _check_flag(what: str, value: bool) -> None:
+def _check_handle_sigterm(value: bool) -> None:
     if not isinstance(value, bool):
-        raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"{what}: expected True or False, got {value!r}")
+        raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"handle_sigterm: expected True or False, got {value!r}")
+    if value and not is_main_thread():
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT,
+            "handle_sigterm: only the main thread can handle signals; make the Runner there, or leave it out",
+        )
 
 
 def _check_context(context: FlameContext | None) -> None:

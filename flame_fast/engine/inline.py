@@ -19,9 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
-    from flame_fast.engine.segment import Key
     from flame_fast.engine.spec import EngineOptions
-    from flame_fast.kernels.runtime import CallPolicy, CallTarget
 
 
 class InlineEngine(DriverEngine):
@@ -40,16 +38,9 @@ class InlineEngine(DriverEngine):
     def set_project(self, project: dict[str, Any]) -> None:
         """Do nothing: tasks import the project as the driver does."""
 
-    def bind(
-        self,
-        target: CallTarget,
-        key: Key,
-        method: int,
-        state: Callable[[], Any] | None,
-        policy: CallPolicy | None = None,
-    ) -> None:
-        self._prepare(key, policy)
-        target.bind(self.runtime, key, method, state, self._run_queued, policy)
+    @property
+    def _after_call(self) -> Callable[[], object]:
+        return self._run_queued
 
     def _run_queued(self) -> None:
         with self._turn:

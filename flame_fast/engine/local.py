@@ -64,7 +64,7 @@ class LocalEngine(DriverEngine):
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         with theirs:
-            pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell, theirs.fileno(), recover=recover)
+            pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell.fd, theirs.fileno(), recover=recover)
         self._zygote_pid = pid
         self._zygote_started = time.monotonic()
         self._forget_zygote()

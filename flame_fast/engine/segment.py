@@ -93,16 +93,17 @@ class SegmentEngine:
         state: Callable[[], Any] | None,
         policy: CallPolicy | None = None,
     ) -> None:
-        self._prepare(key, policy)
-        target.bind(self.runtime, key, method, state, policy=policy)
-
-    def _prepare(self, key: Key, policy: CallPolicy | None) -> None:
-        """Make what calls of a service with a policy need."""
         service, generation, queue = key
         if policy is not None and policy.ends_by_force:
             self.runtime.keep_spare(service, generation)
         if policy is not None and policy.urgent:
             self.runtime.make_urgent_queue(queue)
+        target.bind(self.runtime, key, method, state, self._after_call, policy)
+
+    @property
+    def _after_call(self) -> Callable[[], object] | None:
+        """What runs after each call was queued; None for nothing."""
+        return None
 
     def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
         return MapResults(target, iterable, chunksize)
@@ -125,11 +126,11 @@ class DriverEngine(SegmentEngine):
     """
 
     def __init__(self, options: EngineOptions, role: type[Client]) -> None:
-        self._doorbell = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+        self._doorbell = Descriptor(os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK))
         try:
             runtime = role.create(
                 options.name,
-                self._doorbell,
+                self._doorbell.fd,
                 options.workers,
                 options.cpus,
                 options.memory,
@@ -137,10 +138,9 @@ class DriverEngine(SegmentEngine):
                 options.arrays_read_only,
             )
         except BaseException:
-            os.close(self._doorbell)
+            self._doorbell.close()
             raise
         runtime.pickling = serialization
-        self._bell = Descriptor(self._doorbell)
         super().__init__(runtime)
 
     def _abandon_calls(self, ending: str) -> None:
@@ -150,6 +150,6 @@ class DriverEngine(SegmentEngine):
         self.runtime.trim_memory()
 
     def _close_descriptors(self) -> None:
-        self._bell.close()
+        self._doorbell.close()
         if self.runtime.has_descriptor:
             os.close(self.runtime.fd)

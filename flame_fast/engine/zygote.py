@@ -24,7 +24,6 @@ import sys
 import time
 
 from flame_fast.engine import worker
-from flame_fast.engine.memory_kills import MemoryKills
 from flame_fast.engine.post_mortem import (
     BY_FORCE,
     CANCELLED,
@@ -42,6 +41,7 @@ from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, W
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from flame_fast.engine.memory_kills import MemoryKills
     from flame_fast.kernels.runtime import ProcessInfo
 
 #: Seconds that a surplus pool worker stays, in case a blocked task needs it again.
@@ -95,7 +95,7 @@ class Zygote:
         self.template = template
         self.supervisor = Supervisor(template)
         self.post_mortem = PostMortem(self.supervisor)
-        self.memory_kills = MemoryKills()
+        self.memory_kills: MemoryKills | None = None
         self.control = socket.socket(fileno=CONTROL_FD)
         self.control.settimeout(5.0)
         self.children: dict[int, Child] = {}  # by pidfd
@@ -159,6 +159,8 @@ class Zygote:
                 return
             closing = self.supervisor.reap_services()
             timeout = self.staff()
+            if self.memory_kills is None:  # only now: the first workers do not wait for it
+                self.memory_kills = first_count()
             if closing:
                 timeout = soonest(timeout, REAP_S)
             timeout = soonest(timeout, self.watch_memory(), self.enforce_limits())
@@ -238,9 +240,9 @@ class Zygote:
         with contextlib.ExitStack() as closing:
             out_read, out_write = open_pipe(closing)
             err_read, err_write = open_pipe(closing)
-            stack = open_stack()
             index = self.supervisor.request_process(role, 0) if requested is None else requested
             token = self.supervisor.start(index, self.preloading.loaded)
+            stack = open_stack()
             try:
                 pid = os.fork()
             except OSError:
@@ -299,7 +301,8 @@ class Zygote:
         except ChildProcessError:
             return Death(WITH_SUPERVISOR, {"pid": child.pid, "stack": stack})
         code = os.waitstatus_to_exitcode(status)
-        return death_of(child.pid, code, usage.ru_maxrss << 10, self.memory_kills.since_last_look(), stack)
+        out_of_memory = None if self.memory_kills is None else self.memory_kills.since_last_look()
+        return death_of(child.pid, code, usage.ru_maxrss << 10, out_of_memory, stack)
 
     def recover_worker(self, index: int, death: Death) -> None:
         lost = self.supervisor.lost_calls(index)
@@ -355,6 +358,12 @@ class Zygote:
         for child in self.children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
+
+
+def first_count() -> MemoryKills:
+    from flame_fast.engine.memory_kills import MemoryKills
+
+    return MemoryKills()
 
 
 def soonest(*seconds: float | None) -> float | None:

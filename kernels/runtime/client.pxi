@@ -448,7 +448,7 @@ cdef class Client(Outcomes):
                 left.append(handles[i])
         deadline = ff_now_ns() + FORCE_NS
         for handle in left:
-            count += self.await_end((<ObjectHandle> handle), deadline)
+            count += self.await_forced_end((<ObjectHandle> handle), deadline)
         return count
 
     def cancel_calls(self, uint32_t service, uint64_t generation):

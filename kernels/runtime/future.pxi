@@ -94,7 +94,7 @@ cdef class ObjectFuture(ObjectHandle):
         """
         cdef Outcomes runtime = <Outcomes> self.runtime
         return bool(runtime.cancel(self.index, force)) or \
-            (force and bool(runtime.await_end(self, ff_now_ns() + FORCE_NS)))
+            (force and bool(runtime.await_forced_end(self, ff_now_ns() + FORCE_NS)))
 
     def cancelled(self):
         """Return whether the call was cancelled, or depends on one that was."""

@@ -105,12 +105,13 @@ cdef class Limits:
             when = 0
             if status == RUNNING and self._is_workers(slot, owner_of(state)):
                 if unwanted:
-                    when = now if slot.started else now + UNSTARTED_NS      # it has just been claimed, or is queued again
+                    when = now if slot.started else now + UNSTARTED_NS      # it has just been claimed
                 elif slot.flags & CALL_LIMITED and policy.began:
                     when = end_of(policy)
             elif status == WAITING or status == READY:
-                when = policy.deadline if slot.flags & CALL_LIMITED else 0
-                if status == WAITING and slot.flags & CALL_KEPT and policy.not_before:
+                # Unwanted: its attempt failed, and it was queued again, while its creator asked for its end.
+                when = now if unwanted else policy.deadline if slot.flags & CALL_LIMITED else 0
+                if status == WAITING and slot.flags & CALL_KEPT and policy.not_before and not unwanted:
                     if policy.not_before <= now:
                         retry_now(self.memory, index, state)
                         continue

@@ -88,7 +88,7 @@ cdef class Outcomes(Values):
     cdef bint cancel(self, uint32_t index, bint force) except -1:
         """Cancel the call of a slot that the caller references; return whether it has no outcome of its own.
 
-        `force`: ask the supervisor to end a call that has begun; `await_end` tells whether it does.
+        `force`: ask the supervisor to end a call that has begun; `await_forced_end` tells whether it does.
         """
         cdef Slot *slot = &self.memory.slots[index]
         if not self.is_mine():
@@ -108,7 +108,7 @@ cdef class Outcomes(Values):
         cdef uint32_t status = status_of(ff_load64(&slot.state))
         return status == ENDING and slot.flags & CALL_UNWANTED != 0 or status == FAILED and is_cancelled(slot)
 
-    cdef bint await_end(self, SlotReference handle, int64_t deadline) except -1:
+    cdef bint await_forced_end(self, SlotReference handle, int64_t deadline) except -1:
         """Return whether a call that `cancel` wants ended by force is, once it has an outcome, or can have no other."""
         while not self.inline and not is_finished(&self.memory, handle.index) and not self.is_cancelled_at(handle.index):
             if ff_now_ns() >= deadline or self.closed:

@@ -150,7 +150,7 @@ def test_closing_a_service_empties_its_queue(rr, held, project):
         service(project / "ran")
 
 
-def test_a_task_cancels_what_it_has_made(rr):
+def test_a_task_cancels_what_it_has_made(rr, project):
     def nested(service, path):
         with Runner("inner"):
             future = service(path)
@@ -158,8 +158,9 @@ def test_a_task_cancels_what_it_has_made(rr):
             return cancelled, future.cancelled()
 
     rr.service(same)(1).get()
-    cancelled, told = rr.service(nested)(rr.service(touch), "unused").get(PATIENCE_S)
-    assert cancelled == told
+    assert rr.service(nested)(rr.service(touch), str(project / "ran")).get(PATIENCE_S) == (True, True)
+    assert rr.service(same)(1).get(PATIENCE_S) == 1
+    assert not (project / "ran").exists()
 
 
 def test_a_future_of_a_closed_runner(project):

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import pytest
@@ -170,6 +171,21 @@ def test_sigterm_is_handled_for_the_runner_alone(project):
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     with Runner("term", workers=1):
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_sigterm_cannot_be_handled_in_a_thread(project):
+    caught = []
+
+    def make():
+        try:
+            Runner("term", workers=1, handle_sigterm=True)
+        except FlameError as error:
+            caught.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join(PATIENCE_S)
+    assert "main thread" in caught[0].message
 
 
 def test_a_flag_that_is_none(project):

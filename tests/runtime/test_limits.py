@@ -124,6 +124,19 @@ def test_a_limit_holds_from_the_start_of_the_clock(alone, words):
     assert future.get(0) == 1
 
 
+@pytest.mark.parametrize("status", ["READY", "WAITING"])
+def test_a_call_that_was_tried_again_while_its_end_was_asked_for_is_due(alone, words, status):
+    future = call_by(alone, alone.service(same), 1, retries=1, after_death=True, backoff=HOUR)
+    slot = slot_of(future)
+    words.set("slots", slot, "flags", words.get("slots", slot, "flags") | words.tables.CALL_UNWANTED)
+    words.set("policies", slot, "not_before", time.monotonic_ns() + int(HOUR * 1e9))
+    words.set_state(slot, getattr(words.tables, status), 0)
+    (due,) = alone.supervisor.due_calls()
+    assert (due.running, due.unwanted) == (False, True)
+    assert alone.supervisor.fail_due(due, b"N")
+    assert future.cancelled()
+
+
 # ---- ended by force ------------------------------------------------------------------------------------------------------
 
 

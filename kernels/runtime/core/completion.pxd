@@ -229,7 +229,7 @@ cdef inline void publish_outcome(Memory *memory, Slot *slot, uint32_t status) no
     """Make an outcome visible that is written in its slot, unless the supervisor ends this process because of the call."""
     cdef uint64_t state = ff_load64(&slot.state)
     # S2: pairs with `is_finished`; the outcome is written before. S3: pairs with a waiter that sets `watched`, then looks at
-    # `state`. S24: pairs with the cas to ENDING in `Supervisor.condemn`.
+    # `state`. S24: pairs with the cas to ENDING in `Limits.condemn`.
     while is_ending(memory, state) or not ff_cas64(&slot.state, state, with_status(state, status, memory.me)):
         if is_ending(memory, state):
             await_end()

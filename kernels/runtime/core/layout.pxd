@@ -355,7 +355,7 @@ cdef struct Slot:
     uint32_t releaser           # [cas, with `refs` as one word] last release: see `releaser_tag`; kept in the freed slot
     uint32_t service
     uint16_t queue
-    uint16_t flags              # [owner: its creator, before it publishes the call] CALL_*
+    uint16_t flags              # [owner: its creator] CALL_*, before it publishes the call; CALL_UNWANTED at any time
     uint64_t payload            # block of the call's arguments, 0: inline
     uint64_t payload_bytes
     uint64_t result             # block of the outcome, 0: inline

@@ -32,7 +32,7 @@ cdef inline int alarm_lower(Memory *memory, uint64_t when) noexcept nogil:
 
 cdef inline void alarm_by(Memory *memory, uint64_t when) noexcept nogil:
     """Have the supervisor look at limits at a time."""
-    # S23: pairs with the exchange of the alarm in `Supervisor.due_calls`; what is due was published before.
+    # S23: pairs with the exchange of the alarm in `Limits.due_calls`; what is due was published before.
     if alarm_lower(memory, when):
         ring_bell(memory.doorbell)
 

@@ -107,7 +107,7 @@ class Reader:
         for length in shape:
             items *= length
         bits = "".join(filter(str.isdigit, dtype))
-        nbytes = items * (int(bits) // 8 if bits else 16 if "long" in dtype else 1)
+        nbytes = items * (int(bits) // 8 if bits else {"longdouble": 16, "clongdouble": 32}.get(dtype, 1))
         if tag == "a":
             self.skip(nbytes)
         return f"{dtype} array {shape}, {nbytes:,} bytes"
