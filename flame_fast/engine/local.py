@@ -38,6 +38,9 @@ EARLY_ENDS = 5
 #: The end of a zygote that got SIGKILL, in words.
 KILLED = "by signal 9"
 
+#: The end of a zygote that found the segment overwritten, in words.
+DAMAGED = f"with exit code {spawn.EXIT_DAMAGED}"
+
 #: Seconds for output from a process that a task left behind.
 OUTPUT_PATIENCE_S = 0.3
 
@@ -82,6 +85,9 @@ class LocalEngine(DriverEngine):
             if self._unfinished is not None:
                 return None
             how = self._reap_zygote()
+            if how == DAMAGED:
+                self.runtime.mark_damaged()
+                return None
             # A killed zygote might have worked: only an end of its own counts as one that cannot.
             young = time.monotonic() - self._zygote_started < YOUNG_S and how != KILLED
             self._early_ends = self._early_ends + 1 if young else 0

@@ -13,6 +13,9 @@ SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 #: What a message of the control socket begins with that carries a stack; the others begin with a pid.
 STACK_MARK = b"!"
 
+#: Exit code of a zygote that found the segment overwritten.
+EXIT_DAMAGED = 70
+
 #: The driver duplicates them above this number first, so that moving one to its fixed place overwrites no other.
 ABOVE_FIXED = 16
 

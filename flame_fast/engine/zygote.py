@@ -35,7 +35,15 @@ from flame_fast.engine.post_mortem import (
     users_stack,
 )
 from flame_fast.engine.preload import Preloading
-from flame_fast.engine.spawn import CONTROL_FD, DOORBELL_FD, DRIVER_FD, SEGMENT_FD, STACK_MARK, start_time
+from flame_fast.engine.spawn import (
+    CONTROL_FD,
+    DOORBELL_FD,
+    DRIVER_FD,
+    EXIT_DAMAGED,
+    SEGMENT_FD,
+    STACK_MARK,
+    start_time,
+)
 from flame_fast.errors import FlameError, WorkerDiedError
 from flame_fast.kernels.runtime import ZYGOTE, ProcessState, Role, Supervisor, Worker, serialization
 
@@ -154,7 +162,7 @@ class Zygote:
             for pidfd in ready:
                 if pidfd in self.children:
                     self.reap(self.children[pidfd])
-            if self.supervisor.closing:
+            if self.supervisor.closing or self.supervisor.is_damaged:
                 self.end()
                 return
             closing = self.supervisor.reap_services()
@@ -338,7 +346,7 @@ class Zygote:
         """End every worker: idle ones leave by themselves, busy ones are killed."""
         busy = {process.index for process in self.supervisor.processes() if not process.idle}
         for child in self.children.values():
-            if child.index in busy or not self.supervisor.closing:
+            if child.index in busy or not self.supervisor.closing or self.supervisor.is_damaged:
                 kill(child)
         deadline = time.monotonic() + LEAVE_S
         waiting = select.poll()
@@ -383,7 +391,7 @@ def worker_left(index: int, role: int, pid: int, started_at: int, session: int) 
     """
     try:
         child = Child(index, role, pid)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return None
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         if start_time(pid) == started_at if started_at else os.getsid(pid) == session:
@@ -448,7 +456,12 @@ def main(argument: str) -> None:
     zygote = Zygote(template, options["recover"])
     try:
         zygote.run()
+    except FlameError:
+        if not zygote.supervisor.is_damaged:
+            raise
+        zygote.end()
     finally:
         zygote.control.close()
     sys.stderr.flush()
-    os._exit(0)  # taking the libraries' objects apart one by one would keep the driver waiting
+    # Taking the libraries' objects apart one by one would keep the driver waiting.
+    os._exit(EXIT_DAMAGED if zygote.supervisor.is_damaged else 0)

@@ -12,7 +12,7 @@ from libc.string cimport memcpy, memset
 from .core.externs cimport MAP_FIXED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, mmap
 from .core.layout cimport EXTENT_VALUE, SHARED_BYTES
 from .core.regions cimport Memory
-from .core.lookup cimport extent_of
+from .core.lookup cimport found_extent
 from .core.extents cimport extent_alloc, extent_release
 
 cdef extern from "Python.h":
@@ -31,7 +31,7 @@ cdef inline int64_t extent_at_address(const void *data) noexcept nogil:
     """Return the extent that begins at an address, -1 if it is ordinary memory."""
     if <char *> data < arena_memory.base or <char *> data >= arena_memory.base + arena_bytes:
         return -1
-    return extent_of(arena_memory, <char *> data - arena_memory.base)
+    return found_extent(arena_memory, <char *> data - arena_memory.base)
 
 cdef inline int64_t alloc_array_extent(size_t nbytes, int cold) noexcept nogil:
     """Allocate an extent for an array; -1 above half of the store.

@@ -2,7 +2,7 @@
 #
 #   a type, dimensions, order, 0, shape, the elements in that order
 #   A type, dimensions, 0, 0, shape, strides, u64 offset of the first element in the segment
-# uses: python_api, numpy_api, segment, views, writer, shared_values
+# uses: python_api, numpy_api, segment, views, reader, writer, shared_values
 
 from cpython.object cimport PyObject, PyTypeObject, Py_TYPE
 from cpython.ref cimport Py_DECREF, Py_INCREF
@@ -171,25 +171,57 @@ cdef object array_at(int type_number, int dimensions, const npy_intp *shape, con
         &PyArray_Type, PyArray_DescrFromType(type_number), dimensions, shape, strides, data, flags, NULL
     )
 
-cdef object decode_array(const char **at, Segment runtime, bint in_place):
+cdef object decode_array(Reader *source, Segment runtime, bint in_place):
     """Read an array of the reader's own: a view of its extent, or a copy of a small one."""
     cdef npy_intp shape[MOST_DIMENSIONS]
     cdef npy_intp strides[MOST_DIMENSIONS]
-    cdef int type_number = <unsigned char> at[0][0], dimensions = <unsigned char> at[0][1], order = at[0][2]
-    cdef uint64_t offset
+    cdef const char *head = take(runtime, source, ARRAY_HEAD)
+    cdef int type_number = <unsigned char> head[0], dimensions = <unsigned char> head[1], order = head[2]
+    cdef uint64_t offset, nbytes
     if not numpy_ready:
         load_numpy()
-    memcpy(shape, at[0] + ARRAY_HEAD, 8 * dimensions)
-    at[0] += ARRAY_HEAD + 8 * dimensions
+    if dimensions > MOST_DIMENSIONS or not is_numeric_type(type_number):
+        raise runtime.damage()
+    memcpy(shape, take(runtime, source, 8 * dimensions), 8 * dimensions)
     if in_place:
-        memcpy(strides, at[0], 8 * dimensions)
-        memcpy(&offset, at[0] + 8 * dimensions, 8)
-        at[0] += 8 * dimensions + 8
+        memcpy(strides, take(runtime, source, 8 * dimensions), 8 * dimensions)
+        offset = take_word(runtime, source)
+        check_elements(runtime, dimensions, shape, strides, item_bytes_of(type_number), offset)
         return view_of_array(runtime, type_number, dimensions, shape, strides, offset)
+    nbytes = bytes_of_elements(runtime, dimensions, shape, item_bytes_of(type_number))
+    head = take(runtime, source, nbytes)
     array = array_at(type_number, dimensions, shape, NULL, NULL, NPY_ARRAY_F_CONTIGUOUS if order else 0)
-    memcpy(PyArray_DATA(<PyArrayObject *> array), at[0], PyArray_NBYTES(<PyArrayObject *> array))
-    at[0] += PyArray_NBYTES(<PyArrayObject *> array)
+    memcpy(PyArray_DATA(<PyArrayObject *> array), head, nbytes)
     return lock_if_asked(runtime, array)
+
+cdef uint64_t bytes_of_elements(Segment runtime, int dimensions, const npy_intp *shape, uint64_t item_bytes) except? 0:
+    """Return how many bytes an array has that lies in its value; raise if that cannot be."""
+    cdef double nbytes = item_bytes         # of more than 64 bits, perhaps: beside a dimension of 0, others may be large
+    cdef int i
+    for i in range(dimensions):
+        if shape[i] < 0:
+            raise runtime.damage()
+        nbytes *= shape[i]
+    if nbytes > SHARED_BYTES:
+        raise runtime.damage()
+    return <uint64_t> nbytes
+
+cdef int check_elements(Segment runtime, int dimensions, const npy_intp *shape, const npy_intp *strides,
+                        uint64_t item_bytes, uint64_t offset) except -1:
+    """Raise unless every element of an array in an extent lies in the arena."""
+    cdef double before = 0, after = item_bytes, reach        # of more than 64 bits, perhaps
+    cdef int i
+    for i in range(dimensions):
+        reach = (<double> shape[i] - 1) * <double> strides[i]
+        if shape[i] < 1:
+            raise runtime.damage()
+        if reach < 0:
+            before -= reach
+        else:
+            after += reach
+    if before > offset or after > runtime.mapped_bytes:
+        raise runtime.damage()
+    return runtime.check_range(offset - <uint64_t> before, <uint64_t> (before + after))
 
 cdef object lock_if_asked(Segment runtime, array):
     """Return a fresh array, read-only under `Runner(arrays="readonly")`."""

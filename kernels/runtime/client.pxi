@@ -19,7 +19,10 @@ from .core.layout cimport (
     READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT,
     SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
-from .core.lookup cimport data_of, edges_of, is_finished, slots_used, status_of, with_status
+from .core.bounds cimport at_most, queue_number
+from .core.lookup cimport (
+    data_of, dependencies_of, edges_of, is_finished, processes_used, slots_used, status_of, value_bytes, with_status,
+)
 from .core.wakeup cimport ring_bell, wake_everybody, wake_queue, wake_waiters
 from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
 from .core.blocks cimport block_alloc, block_alloc_owned, block_cancel, block_published
@@ -223,9 +226,11 @@ cdef class Client(Outcomes):
         cdef Slot *slot = &self.memory.slots[index]
         cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t free_state = slot.state, deadline = 0
-        cdef uint32_t entered = queue_index if policy is None or not policy.urgent else queue.urgent
+        cdef uint32_t entered = queue_index
         cdef int pushed = 1
         cdef ObjectFuture future = ObjectFuture.__new__(ObjectFuture)
+        if policy is not None and policy.urgent:
+            entered = queue_number(&self.memory, queue.urgent)
         slot.service = service
         slot.queue = entered
         # S20: pairs with `is_here`
@@ -265,7 +270,7 @@ cdef class Client(Outcomes):
                 index, self.pickling.dump_error(StoreFullError(8, 0, 8 * SLOT_COUNT, "the queue of its instance"))
             )
         if queue.ordered and ff_load32(&queue.state) == QUEUE_DEAD:     # S16: pairs with `_recover_queue`
-            fail_unstarted(&self.memory, index, self.memory.base + queue.error, queue.error_bytes)
+            self._fail_as_its_queue(index, queue)
         return future
 
     cdef int _add_dependencies(self, Slot *slot, dict handles) except -1:
@@ -282,7 +287,7 @@ cdef class Client(Outcomes):
             raise self.full(nbytes)
         dependencies = <Dependencies *> (self.memory.base + block)
         dependencies[0] = head
-        mark_all_missing(dependencies)
+        mark_all_missing(&self.memory, dependencies)
         edges = edges_of(dependencies)
         for i in range(head.count):
             edges[i].dependency = NO_DEPENDENCY
@@ -302,17 +307,26 @@ cdef class Client(Outcomes):
         The futures name the dependencies, not the edges: a task that fails meanwhile releases its edges' references.
         """
         cdef Slot *slot = &self.memory.slots[index]
-        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef Dependencies *dependencies = dependencies_of(&self.memory, slot)
         cdef DependencyEdge *edges = edges_of(dependencies)
         cdef Slot *dependency
-        cdef uint32_t i, count = dependencies.count
+        cdef uint32_t i, count = len(handles)
         for i, (_, handle) in enumerate(handles.values()):
             dependency = &self.memory.slots[(<ObjectHandle> handle).index]
             if not subscribe(&self.memory, dependency, &edges[i]):
                 if status_of(ff_load64(&dependency.state)) == FAILED:
-                    fail_unstarted(&self.memory, index, data_of(&self.memory, dependency, RESULT), dependency.result_bytes)
+                    fail_unstarted(&self.memory, index, data_of(&self.memory, dependency, RESULT),
+                                   value_bytes(&self.memory, dependency, RESULT))
                 mark_ready(&self.memory, dependencies, i)
         dependency_ready(&self.memory, index, count, NULL)
+        return 0
+
+    cdef int _fail_as_its_queue(self, uint32_t index, RunQueue *queue) except -1:
+        """Fail a call of an instance that is lost."""
+        cdef uint64_t error = queue.error, nbytes = queue.error_bytes
+        if nbytes:
+            self.check_range(error, nbytes)
+        fail_unstarted(&self.memory, index, self.memory.base + error, nbytes)
         return 0
 
     cdef _fail_unstarted(self, uint32_t index, bytes error):
@@ -484,7 +498,9 @@ cdef class Client(Outcomes):
 
     def set_setup(self, bytes data):
         """Publish what `get_setup` returns in each process of the runner."""
-        cdef uint64_t block = self.store(data)
+        cdef uint64_t block
+        data = with_checksum(data)
+        block = self.store(data)
         self.memory.header.setup_bytes = len(data)
         ff_store64(&self.memory.header.setup, block)
         block_published(&self.memory)
@@ -501,8 +517,8 @@ cdef class Client(Outcomes):
         by_status = [0] * (LEAVING + 1)
         for i in range(slots_used(&self.memory)):
             status = status_of(ff_load64(&self.memory.slots[i].state))
-            by_status[status] += 1
-        for i in range(ff_load32(&header.process_high)):
+            by_status[at_most(&self.memory, status, LEAVING)] += 1
+        for i in range(processes_used(&self.memory)):
             copied_bytes += self.memory.processes[i].copied_bytes
             shared_bytes += self.memory.processes[i].shared_bytes
             definitions += self.memory.processes[i].definitions
@@ -540,6 +556,11 @@ cdef class Client(Outcomes):
     def mark_broken(self, str reason):
         """Make unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`: nothing runs any more."""
         self.broken = reason
+        wake_waiters(&self.memory, self.me)
+
+    def mark_damaged(self):
+        """Make unfinished futures, and every later call, raise the error of a segment that was overwritten."""
+        self.memory.damaged = 1
         wake_waiters(&self.memory, self.me)
 
     def mark_closed(self, str ending="was closed"):

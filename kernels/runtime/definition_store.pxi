@@ -8,7 +8,8 @@ from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcmp, memcpy
 from .core.layout cimport EXTENT_VALUE, Extent
-from .core.lookup cimport extent_of
+from .core.bounds cimport is_within
+from .core.lookup cimport found_extent
 from .core.locked cimport extent_acquire_locked
 from .core.lock cimport lock_acquire, lock_release
 from .core.extents cimport extent_alloc, extent_release
@@ -41,14 +42,15 @@ cdef DefinitionHold new_hold(Segment runtime, uint32_t extent, uint64_t offset, 
 
 cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
     """Write a body into a new extent; return the reference to it."""
-    cdef uint64_t nbytes = IDENTITY_BYTES + <uint64_t> len(data)
+    cdef bytes body = with_checksum(data)
+    cdef uint64_t nbytes = IDENTITY_BYTES + <uint64_t> len(body)
     cdef int64_t id = extent_alloc(&runtime.memory, nbytes, EXTENT_VALUE, 0, 0)
     cdef char *at
     if id < 0:
         raise runtime.full(nbytes)
     at = runtime.memory.base + runtime.memory.extents[id].offset
     memcpy(at, PyBytes_AS_STRING(identity), IDENTITY_BYTES)
-    memcpy(at + IDENTITY_BYTES, PyBytes_AS_STRING(data), nbytes - IDENTITY_BYTES)
+    memcpy(at + IDENTITY_BYTES, PyBytes_AS_STRING(body), nbytes - IDENTITY_BYTES)
     runtime.memory.extents[id].sealed = 1
     runtime.memory.processes[runtime.me].definitions += 1
     runtime.memory.processes[runtime.me].definition_bytes += nbytes
@@ -56,9 +58,9 @@ cdef DefinitionHold put_body(Segment runtime, bytes identity, bytes data):
 
 cdef int64_t extent_at(Segment runtime, uint64_t offset) noexcept:
     """Return the extent at an offset that another process has passed; -1: none."""
-    if offset < <uint64_t> (runtime.arena - runtime.memory.base) or offset >= runtime.mapped_bytes:
+    if not is_within(&runtime.memory, offset, IDENTITY_BYTES):
         return -1
-    return extent_of(&runtime.memory, offset)
+    return found_extent(&runtime.memory, offset)
 
 cdef bint is_body(Segment runtime, uint32_t id, const char *identity, uint64_t offset) noexcept:
     """Return whether the body is still there, referenced by a process or a value. The caller has the lock."""

@@ -11,6 +11,7 @@ from cpython.object cimport PyObject
 from cpython.tuple cimport PyTuple_CheckExact, PyTuple_GET_ITEM, PyTuple_GET_SIZE
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
+from .core.checksum cimport checksum
 from .core.extents cimport extent_acquire
 
 cdef enum:
@@ -28,12 +29,15 @@ cdef uint32_t dependency_number(dict dependencies, SlotReference handle) except?
 cdef int put_pickled(ValueWriter out, Segment runtime, bytes data, list buffers, list arrays, list holds) except -1:
     """Append what `pickling` has written."""
     cdef uint32_t counts[2]
+    cdef uint64_t sum
     cdef DefinitionHold hold
     for hold in holds:
         extent_acquire(&runtime.memory, hold.extent)
         out.add_handle(hold.offset)
     out.put_tag(b'P')
     put_long(out, runtime, b'b', b'V', PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data), data)
+    sum = checksum(PyBytes_AS_STRING(data), PyBytes_GET_SIZE(data))
+    memcpy(out.reserve(8), &sum, 8)
     counts[0] = len(buffers)
     counts[1] = len(arrays)
     memcpy(out.reserve(8), counts, 8)

@@ -8,8 +8,9 @@
 # uses: python_api, segment, array_allocator
 
 from libc.stdint cimport uint32_t, uint64_t
-from .core.externs cimport ff_add32, ff_load32
+from .core.externs cimport ff_add32
 from .core.layout cimport PAGE, ZYGOTE_INDEX
+from .core.lookup cimport extents_used
 from .core.extents cimport extent_release
 
 cdef extern from *:
@@ -69,7 +70,7 @@ cdef object pin_extents(Segment segment):
     if segment is None or not segment.is_mine() or segment.me == ZYGOTE_INDEX:
         return None
     release_fork_pins(segment)
-    pinned = [id for id in range(ff_load32(&segment.memory.header.extent_high)) if segment.memory.local[id]]
+    pinned = [id for id in range(extents_used(&segment.memory)) if segment.memory.local[id]]
     if not pinned:
         return None
     ends = [-1, -1, -1, -1]

@@ -5,11 +5,11 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, KIND_PICKLE, NO_SERVICE, PAYLOAD, READY,
-    RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process, Slot,
+    CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, INLINE_BYTES, KIND_PICKLE, NO_SERVICE, PAYLOAD,
+    READY, RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process, Slot,
 )
 from .core.regions cimport Memory
-from .core.lookup cimport body_of, data_of, owner_of, slots_used, status_of, with_status
+from .core.lookup cimport body_of, end_of_value, owner_of, slots_used, status_of, with_status
 from .core.completion cimport finish, leave_queue, write_result
 from .core.policy cimport alarm_lower, end_of, may_retry, retry_now
 
@@ -163,11 +163,11 @@ cdef class Limits:
         cdef int64_t left
         call.seconds = (ff_now_ns() - <int64_t> process.began_at) / 1e9 if process.current == call.slot + 1 else -1
         call.arguments, call.pickled, call.nbytes = b"", slot.payload_kind & KIND_PICKLE != 0, slot.payload_bytes
-        if slot.payload_kind and slot.payload_bytes <= self.client.mapped_bytes \
-                and slot.payload <= self.client.mapped_bytes - slot.payload_bytes:
+        # A process may die between the two steps that free a block.
+        if slot.payload_kind and (slot.payload or slot.payload_bytes <= INLINE_BYTES):
             body = body_of(self.memory, slot, PAYLOAD)
-            left = data_of(self.memory, slot, PAYLOAD) + slot.payload_bytes - body
-            if 0 < left <= <int64_t> slot.payload_bytes:
+            left = end_of_value(self.memory, slot, PAYLOAD) - body
+            if left > 0:
                 call.arguments = PyBytes_FromStringAndSize(body, min(left, <int64_t> MOST_DESCRIBED))
 
     cdef LostCall _lost_call(self, uint32_t index, bint by_force):

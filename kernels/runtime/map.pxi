@@ -2,13 +2,11 @@
 #
 # A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, which spreads the cost of a
 # task over enough items. It grows no further, so that the workers end at about the same time.
-# uses: integer_list, decode, timeouts, future, client, vectorcall
+# uses: reader, integer_list, decode, timeouts, outcomes, future, client, vectorcall
 
-from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport int64_t
-from libc.string cimport memcpy
 from .core.layout cimport FAILED, KIND_MAP, KIND_NATIVE, RESULT, Slot
-from .core.lookup cimport body_of, status_of
+from .core.lookup cimport status_of
 
 cdef enum:
     CHUNK_NS = 1_000_000
@@ -131,7 +129,7 @@ cdef class MapResults:
         if self.error is not None:
             error = self.error
             self.end()
-            raise self.target.runtime.pickling.load_error(*read_error(self.target.runtime, error))
+            raise self.target.runtime.pickling.load_error(*read_failure(self.target.runtime, reader_of_bytes(error)))
         if not self.pending:
             problem = self.problem
             self.end()
@@ -146,7 +144,8 @@ cdef class MapResults:
 
     cdef int read(self, ObjectFuture future) except -1:
         """Wait for a chunk, as `Worker._run_items` returned it, and make it the current one."""
-        cdef const char *at
+        cdef Client runtime = self.target.runtime
+        cdef Reader source
         self.position = self.count = 0
         self.values = self.future = None
         self.target.runtime.wait_one(future, deadline_of(None))
@@ -154,14 +153,14 @@ cdef class MapResults:
             nanoseconds, self.values, self.error = self.target.runtime.value_of(future.index)
             self.count = len(self.values)
         else:
-            at = body_of(&future.runtime.memory, &future.runtime.memory.slots[future.index], RESULT) + TUPLE_HEAD
-            nanoseconds = decode_native(&at, self.target.runtime, None)
-            self.integers = at[0] == b'q'
-            memcpy(&self.count, at + 1, 8)
-            self.numbers = at + 9
+            source = reader_of(runtime, &runtime.memory.slots[future.index], RESULT)
+            take(runtime, &source, TUPLE_HEAD)
+            nanoseconds = decode_native(&source, runtime, None)
+            self.integers = take_tag(runtime, &source) == b'q'
+            self.count = take_count(runtime, &source, 8)
+            self.numbers = take(runtime, &source, 8 * self.count)
             self.future = future
-            at = self.numbers + 8 * self.count
-            self.error = decode_native(&at, self.target.runtime, None)
+            self.error = decode_native(&source, runtime, None)
         if not self.fixed:
             self.measure(nanoseconds)
         return 0
@@ -188,15 +187,14 @@ cdef class MapResults:
             best = <Py_ssize_t> (CHUNK_NS * <double> self.count / max(nanoseconds, 1))
             self.chunk = max(1, min(best, self.chunk * CHUNK_GROWTH, self.share))
 
-cdef bint is_uniform_chunk(ObjectFuture future):
+cdef bint is_uniform_chunk(ObjectFuture future) except -1:
     """Return whether a finished chunk's values are all integers or all floats, written one after the other."""
     cdef Slot *slot = &future.runtime.memory.slots[future.index]
+    cdef Reader source
     cdef char tag
     if status_of(slot.state) == FAILED or not slot.result_kind & KIND_NATIVE:
         return False
-    tag = (body_of(&future.runtime.memory, slot, RESULT) + TUPLE_HEAD + NUMBER_BYTES)[0]
+    source = reader_of(future.runtime, slot, RESULT)
+    take(future.runtime, &source, TUPLE_HEAD + NUMBER_BYTES)
+    tag = take_tag(future.runtime, &source)
     return tag == b'q' or tag == b'd'
-
-cdef tuple read_error(Client runtime, bytes error):
-    cdef const char *at = PyBytes_AS_STRING(error)
-    return decode_native(&at, runtime, None)

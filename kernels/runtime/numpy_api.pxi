@@ -84,8 +84,10 @@ cdef bint is_array(object value) except -1:
 
 cdef inline bint is_numeric(PyArrayObject *array) noexcept:
     """Return whether the dtype's number alone identifies it: bool, integer, float or complex, of native byte order."""
-    cdef int number = PyArray_TYPE(array)
-    return (number < NPY_OBJECT or number == NPY_HALF) and PyArray_ISNOTSWAPPED(array)
+    return is_numeric_type(PyArray_TYPE(array)) and PyArray_ISNOTSWAPPED(array)
+
+cdef inline bint is_numeric_type(int number) noexcept:
+    return 0 <= number < NPY_OBJECT or number == NPY_HALF
 
 cdef bint is_standard(PyArrayObject *array) noexcept:
     """Return whether the array's dtype is NumPy's own object for its number, which has no metadata."""

@@ -1,13 +1,15 @@
 # Outcomes of calls: wait for them, and read them.
-# uses: python_api, handle, values, decode, waits, deadlock
+# uses: python_api, handle, reader, values, decode, waits, deadlock
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_exchange32, ff_load32, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_UNWANTED, ENDING, FAILED, KIND_CAPTURED, KIND_NATIVE, NO_SERVICE, PROCESS_COUNT, RESULT, ROLE_POOL, Process,
-    Slot,
+    CALL_UNWANTED, ENDING, FAILED, FREE, KIND_CAPTURED, KIND_NATIVE, LEAVING, NO_SERVICE, PROCESS_COUNT, PROCESS_LIVE,
+    RESULT, ROLE_POOL, RUNNING, Process, Slot,
 )
-from .core.lookup cimport body_of, data_of, is_finished, status_of
+from .core.checksum cimport checksum
+from .core.bounds cimport service_number
+from .core.lookup cimport data_of, end_of_value, is_finished, owner_of, status_of
 from .core.completion cimport cancel_unstarted, is_cancelled
 from .core.policy cimport alarm_by
 from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
@@ -15,6 +17,7 @@ from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sle
 cdef enum:
     FORCE_NS = 2_000_000_000    # until a call is ended by force, at most, unless its process cannot be killed just now
     LOOK_NS = 20_000_000        # between two looks at that
+    MOST_UNLIKELY = 40          # looks that find a call in a state that a death explains, but not for so long
 
 cdef object out_of_time():
     return TimeoutError("the calls waited for have not finished in time; they go on")
@@ -35,39 +38,53 @@ cdef class Outcomes(Values):
     cdef object value_of(self, uint32_t index):
         """Return the value of a finished slot that the caller references, or raise its error."""
         cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at
+        cdef Reader source
         if status_of(slot.state) == FAILED:
             raise self.error_of(index)
-        at = body_of(&self.memory, slot, RESULT)
+        source = reader_of(self, slot, RESULT)
         if slot.result_kind & KIND_CAPTURED:
             return self.captured_of(index)[1]
         if slot.result_kind & KIND_NATIVE:
-            return self.read(&at, None)
+            return self.read_native(&source)
+        return self.read_pickled(&source)
+
+    cdef object read_native(self, Reader *source):
         try:
-            return self.read(&at, None)
+            return self.read(source, None)
+        except (ValueError, LookupError) as error:      # text that is no UTF-8, say: a writer wrote what can be read
+            raise self.damage() from error
+
+    cdef object read_pickled(self, Reader *source):
+        try:
+            return self.read(source, None)
         except Exception as error:
+            self.check_damage()
             raise self.pickling.unreadable(error) from error
+
+    cdef int check_damage(self) except -1:
+        if self.memory.damaged:
+            raise self.damage()
+        return 0
 
     cdef tuple captured_of(self, uint32_t index):
         """Return what a finished call printed, and its value, None for a failure; (None, None): it was not captured."""
         cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at
+        cdef Reader source
         if status_of(slot.state) == FAILED:
-            at = data_of(&self.memory, slot, RESULT)
-            failure = None if slot.result_bytes <= 1 else decode_native(&at, self, None)
+            failure = None if slot.result_bytes <= 1 else self.failure_of(slot)
             return (failure[2] if failure is not None and len(failure) == 3 else None), None
         if not slot.result_kind & KIND_CAPTURED:
             return None, None
-        at = body_of(&self.memory, slot, RESULT)
-        try:
-            return self.read(&at, None)
-        except Exception as error:
-            raise self.pickling.unreadable(error) from error
+        source = reader_of(self, slot, RESULT)
+        captured = self.read_pickled(&source)
+        if type(captured) is not tuple or len(captured) != 2:
+            raise self.damage()
+        return captured
 
-    cdef object read(self, const char **at, list values):
+    cdef object read(self, Reader *source, list values):
         """Read a value at an address, or a call's arguments, and forget the classes and members that it named."""
         try:
-            return decode_native(at, self, values)
+            return decode_native(source, self, values)
         finally:
             if self.known_count:
                 self.forget_known()
@@ -75,15 +92,21 @@ cdef class Outcomes(Values):
     cdef object error_of(self, uint32_t index):
         """Return a fresh copy of a failed slot's error. One without bytes found the store full."""
         cdef Slot *slot = &self.memory.slots[index]
-        cdef const char *at = data_of(&self.memory, slot, RESULT)
         if slot.result_bytes == 0:
             return self.full(0)
         if is_cancelled(slot):
             return self.pickling.cancelled_error()
-        error = self.pickling.load_error(*decode_native(&at, self, None))
+        error = self.pickling.load_error(*self.failure_of(slot))
         if self.output_of is not None and isinstance(error, WorkerDiedError) and error.pid is not None:
             error.output = self.output_of(error.pid)
         return error
+
+    cdef tuple failure_of(self, Slot *slot):
+        """Return what stands in the place of a failed slot's value."""
+        cdef Reader source
+        source.begin = source.at = data_of(&self.memory, slot, RESULT)
+        source.end = end_of_value(&self.memory, slot, RESULT)
+        return read_failure(self, source)
 
     cdef bint cancel(self, uint32_t index, bint force) except -1:
         """Cancel the call of a slot that the caller references; return whether it has no outcome of its own.
@@ -98,7 +121,8 @@ cdef class Outcomes(Values):
         if force and not is_finished(&self.memory, index) and not self.closed:
             slot.flags |= CALL_UNWANTED
             if slot.service != NO_SERVICE:
-                self.keep_spare(slot.service, self.memory.services[slot.service].generation)
+                service = service_number(&self.memory, slot.service)
+                self.keep_spare(service, self.memory.services[service].generation)
             alarm_by(&self.memory, <uint64_t> ff_now_ns())
         return self.is_cancelled_at(index)
 
@@ -165,6 +189,7 @@ cdef class Outcomes(Values):
         cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False, seen_before = False
         cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
+        cdef int unlikely = 0
         try:
             while True:
                 seen = ff_load32(&process.wake)
@@ -186,6 +211,9 @@ cdef class Outcomes(Values):
                         call_for_queued(&self.memory)       # the seeker may be stopped
                 PyErr_CheckSignals()
                 wait.look_again()
+                unlikely = unlikely + 1 if self._is_unlikely(wait.awaited()) else 0
+                if unlikely == MOST_UNLIKELY:
+                    raise self.damage()
                 if needs_help and not blocked and not wait.ready():
                     blocked = True
                     slice_ns = SLICE_NS
@@ -195,6 +223,18 @@ cdef class Outcomes(Values):
                 wait.retract(self, current - 1)
             if blocked:
                 self.set_blocked(False)
+
+    cdef bint _is_unlikely(self, int64_t index) noexcept:
+        """Return whether a slot that somebody references is in a state that cannot last: free, or run by no process."""
+        cdef uint64_t state
+        cdef uint32_t status
+        if index < 0:
+            return False
+        state = ff_load64(&self.memory.slots[index].state)
+        status = status_of(state)
+        if status == RUNNING or status == ENDING:
+            return ff_load32(&self.memory.processes[owner_of(state)].state) != PROCESS_LIVE
+        return status == FREE or status >= LEAVING
 
     cdef bint _begins_deadlock(self, Wait wait, uint32_t task, bint timed, bint seen_before) except -1:
         """Return whether a wait can never end, where that is not known yet.
@@ -234,3 +274,13 @@ cdef class Outcomes(Values):
         if blocked:
             wake_sleepers(&self.memory.header.pool_wake, PROCESS_COUNT)
         ring_bell(self.doorbell)
+
+cdef tuple read_failure(Values runtime, Reader source):
+    """Return the parts of a failure, for `pickling.load_error`, behind their checksum: they say what is loaded."""
+    cdef uint64_t sum = take_word(runtime, &source)
+    if checksum(source.at, source.end - source.at) != sum:
+        raise runtime.damage()
+    failure = decode_native(&source, runtime, None)
+    if type(failure) is not tuple:
+        raise runtime.damage()
+    return failure

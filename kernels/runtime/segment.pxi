@@ -12,6 +12,8 @@ from .core.externs cimport (
 )
 from .core.layout cimport GRANULE, MAGIC, Header
 from .core.regions cimport Memory, map_memory, memory_disown, memory_own
+from .core.checksum cimport checksum
+from .core.bounds cimport is_within
 from .core.system_memory cimport memory_left
 from .core.extents cimport MARGIN
 from .core.blocks cimport block_alloc_owned
@@ -126,6 +128,8 @@ cdef class Segment:
         if self.generation != fork_generation:
             raise FlameError(FlameErrorCode.INVALID_STATE,
                              f"runner {self.name!r} belongs to the parent of this forked process; make a new Runner here")
+        if self.memory.damaged:
+            raise self.damage()
         if self.broken is not None:
             raise FlameError(FlameErrorCode.INTERNAL, self.broken)
         if self.closed:
@@ -178,9 +182,33 @@ cdef class Segment:
 
     def get_setup(self):
         """Return what `Client.set_setup` has published; None before that."""
-        if ff_load64(&self.memory.header.setup) == 0:
+        cdef uint64_t block = ff_load64(&self.memory.header.setup), nbytes = self.memory.header.setup_bytes
+        if block == 0:
             return None
-        return PyBytes_FromStringAndSize(self.memory.base + self.memory.header.setup, self.memory.header.setup_bytes)
+        self.check_range(block, nbytes)
+        return checked_bytes(self, self.memory.base + block, nbytes)
+
+    cdef object damage(self):
+        """Return the error of a segment whose words cannot be true; from here on nothing in it is trusted."""
+        self.memory.damaged = 1
+        return FlameError(
+            FlameErrorCode.INTERNAL,
+            f"the shared memory of runner {self.name!r} was overwritten: native code of a task (a C extension, ctypes, or a "
+            "compiled kernel without bounds checks) has written where it may not. What the runner's calls return cannot be "
+            "trusted any more; find the write, for instance with Numba's boundscheck or an address sanitizer, and make a new "
+            "Runner",
+        )
+
+    @property
+    def is_damaged(self):
+        """Whether something read in the segment could not be true: see core/bounds.pxd."""
+        return bool(self.memory.damaged)
+
+    cdef int check_range(self, uint64_t offset, uint64_t nbytes) except -1:
+        """Raise unless a range lies in the arena."""
+        if not is_within(&self.memory, offset, nbytes):
+            raise self.damage()
+        return 0
 
     cdef uint64_t store(self, bytes data) except 0:
         """Return a block with these bytes, owned by the caller.
@@ -242,3 +270,25 @@ cdef bint has_segment(Segment runtime) noexcept:
     """Return whether the descriptor is still the segment's. `close`, or a task, may close it, and a file may reuse it."""
     cdef struct_stat status
     return fstat(runtime.fd, &status) == 0 and status.st_dev == runtime.device and status.st_ino == runtime.inode
+
+def with_checksum(bytes data not None):
+    """Return bytes in front of which stands their checksum, for `checked_bytes`."""
+    cdef uint64_t sum = checksum(PyBytes_AS_STRING(data), len(data))
+    return PyBytes_FromStringAndSize(<const char *> &sum, 8) + data
+
+cdef bytes checked_bytes(Segment runtime, const char *at, uint64_t nbytes):
+    """Return the bytes behind their checksum: copied first, so that nothing changes them after the check."""
+    data = bytes_if_sound(at, nbytes)
+    if data is None:
+        raise runtime.damage()
+    return data
+
+cdef bytes bytes_if_sound(const char *at, uint64_t nbytes):
+    """Return the bytes behind their checksum; None if that is not theirs."""
+    cdef bytes data
+    cdef uint64_t sum
+    if nbytes < 8:
+        return None
+    memcpy(&sum, at, 8)
+    data = PyBytes_FromStringAndSize(at + 8, nbytes - 8)
+    return data if checksum(PyBytes_AS_STRING(data), nbytes - 8) == sum else None

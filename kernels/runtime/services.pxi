@@ -1,7 +1,6 @@
 # Services and their queues: open, start, close, and free them once none of their calls is left.
 # uses: segment
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memset
 from .core.externs cimport (
@@ -13,7 +12,8 @@ from .core.layout cimport (
     SERVICE_FREE, SERVICE_OPEN, WAITING, Process, RunQueue, Service,
 )
 from .core.regions cimport Memory
-from .core.lookup cimport slots_used, status_of
+from .core.bounds cimport is_within, queue_number, service_number
+from .core.lookup cimport processes_used, services_used, slots_used, status_of
 from .core.wakeup cimport ring_bell, wake_sleepers, wake_spares
 from .core.blocks cimport block_free, block_published
 
@@ -28,7 +28,7 @@ cdef bint is_calling(Memory *memory) noexcept nogil:
     """
     cdef uint32_t i, looks
     cdef uint64_t building
-    for i in range(ff_load32(&memory.header.process_high)):
+    for i in range(processes_used(memory)):
         # S17: pairs with `member_alloc` and `_publish`
         building = ff_load64(&memory.processes[i].building)
         looks = 0
@@ -69,6 +69,7 @@ cdef class Services(Segment):
         self.reap_services()
         if preload & ~ff_load32(&self.memory.header.preload) and not self.inline:
             self._ask_preload(preload)
+        blob = with_checksum(blob)
         block = self.store(blob)
         try:
             if instance or limit:
@@ -124,7 +125,7 @@ cdef class Services(Segment):
         cdef uint32_t i
         cdef Process *process
         ff_or32(&self.memory.header.preload, libraries)
-        for i in range(2, ff_load32(&self.memory.header.process_high)):
+        for i in range(2, processes_used(&self.memory)):
             process = &self.memory.processes[i]
             if process.role in (ROLE_POOL, ROLE_SPARE) and not process.stateful and libraries & ~process.preloaded:
                 # S7: pairs with `sleep_begin` and `_shall_leave`
@@ -136,7 +137,7 @@ cdef class Services(Segment):
     def keep_spare(self, uint32_t service, uint64_t generation):
         """Have a spare worker load a service, to take the place of one that is ended by force because of its call."""
         cdef Service *entry = &self.memory.services[service]
-        if self.inline or entry.generation != generation or not self._is_replaced(entry.queue) \
+        if self.inline or entry.generation != generation or not self._is_replaced(queue_number(&self.memory, entry.queue)) \
                 or ff_exchange32(&entry.spare, 1):
             return
         if ff_cas32(&self.memory.header.spares, 0, 1):
@@ -151,7 +152,7 @@ cdef class Services(Segment):
         """Return the queue of another queue's urgent calls, which are served before those; make it if there is none."""
         cdef RunQueue *home = &self.memory.queues[queue_index]
         cdef RunQueue *queue
-        cdef uint32_t urgent = ff_load32(&home.urgent)
+        cdef uint32_t urgent = queue_number(&self.memory, ff_load32(&home.urgent))
         if urgent:
             return urgent
         urgent = self._reserve_queue(home.ordered)
@@ -191,7 +192,7 @@ cdef class Services(Segment):
 
     def start_instance(self, uint32_t service):
         """Ask the supervisor for the process of an instance service. Idempotent."""
-        cdef uint32_t queue = self.memory.services[service].queue, process
+        cdef uint32_t queue = queue_number(&self.memory, self.memory.services[service].queue), process
         if self.inline:
             ff_cas32(&self.memory.queues[queue].process, 0, self.me + 1)
         if ff_load32(&self.memory.queues[queue].process):
@@ -223,9 +224,15 @@ cdef class Services(Segment):
                          f"runner {self.name!r} has {PROCESS_COUNT} processes; close some services")
 
     def service_blob(self, uint32_t service):
-        """Return what a worker's host needs to load a service."""
-        cdef Service *entry = &self.memory.services[service]
-        return PyBytes_FromStringAndSize(self.memory.base + entry.blob, entry.blob_bytes)
+        """Return what a worker's host needs to load a service; anything, if it is freed meanwhile: see `is_service`."""
+        cdef Service *entry = &self.memory.services[service_number(&self.memory, service)]
+        cdef uint64_t blob = ff_load64(&entry.blob), nbytes = entry.blob_bytes, generation = entry.generation
+        data = None
+        if is_within(&self.memory, blob, nbytes):
+            data = bytes_if_sound(self.memory.base + blob, nbytes)
+        if data is None and self.is_service(service, generation) and ff_load64(&entry.blob) == blob:
+            raise self.damage()
+        return data or b""
 
     def is_service(self, uint32_t service, uint64_t generation):
         """Return whether calls of a service may still come to a worker."""
@@ -251,7 +258,7 @@ cdef class Services(Segment):
         cdef uint32_t i
         cdef int left = 0
         cdef Service *entry
-        closing = [i for i in range(ff_load32(&self.memory.header.service_high))
+        closing = [i for i in range(services_used(&self.memory))
                    if ff_load32(&self.memory.services[i].state) == SERVICE_CLOSING]
         if not closing:
             return 0
@@ -288,7 +295,7 @@ cdef class Services(Segment):
         return busy
 
     cdef void _release_queue(self, uint32_t index) noexcept:
-        cdef RunQueue *queue = &self.memory.queues[index]
+        cdef RunQueue *queue = &self.memory.queues[queue_number(&self.memory, index)]
         if index == 0:
             return
         if queue.process and not self.inline and ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_CLOSING):
@@ -300,7 +307,7 @@ cdef class Services(Segment):
 
     cdef void _free_queue(self, RunQueue *queue) noexcept:
         cdef uint64_t error = queue.error
-        cdef uint32_t urgent = queue.urgent
+        cdef uint32_t urgent = queue_number(&self.memory, queue.urgent)
         queue.process = 0
         queue.error = 0
         queue.urgent = 0

@@ -9,9 +9,14 @@ from .core.layout cimport (
     ENDING, FAILED, NO_METHOD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
     QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY, RESERVED, RESULT,
     ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process, RunQueue, Service,
+    Slot,
 )
 from .core.regions cimport memory_own
-from .core.lookup cimport home_of, owner_of, process_word, slots_used, status_of, with_status
+from .core.bounds cimport queue_number, slot_number
+from .core.lookup cimport (
+    home_of, owner_of, pool_queues_used, process_word, processes_used, queue_of, services_used, slots_used, status_of,
+    with_status,
+)
 from .core.wakeup cimport wake_everybody, wake_sleepers, wake_waiters
 from .core.permits cimport permit_release
 from .core.lock cimport lock_repair
@@ -60,7 +65,7 @@ cdef class Supervisor(Limits):
     def deploy(self, uint32_t spare, uint32_t requested=0):
         """Give a spare a place: a pool worker's, or that of an instance's process whose entry is requested."""
         cdef Process *process = &self.memory.processes[spare]
-        cdef uint32_t queue = self.memory.processes[requested].queue
+        cdef uint32_t queue = queue_number(self.memory, self.memory.processes[requested].queue)
         cdef uint32_t role = ROLE_POOL
         if requested:
             role = ROLE_INSTANCE
@@ -82,7 +87,7 @@ cdef class Supervisor(Limits):
     def restarts(self, uint32_t index):
         """Return whether a dead process of an instance gets a successor."""
         cdef Process *process = &self.memory.processes[index]
-        cdef RunQueue *queue = &self.memory.queues[process.queue]
+        cdef RunQueue *queue = &self.memory.queues[queue_number(self.memory, process.queue)]
         return process.role == ROLE_INSTANCE and queue.restart != 0 and ff_load32(&queue.process) == index + 1 \
             and ff_load32(&queue.state) == QUEUE_OPEN and (process.loaded or queue.failed_starts < MOST_FAILED_STARTS)
 
@@ -91,7 +96,7 @@ cdef class Supervisor(Limits):
         cdef uint32_t i
         cdef Process *process
         table = []
-        for i in range(2, ff_load32(&self.memory.header.process_high)):
+        for i in range(2, processes_used(self.memory)):
             process = &self.memory.processes[i]
             state = ff_load32(&process.state)
             if state in (PROCESS_REQUESTED, PROCESS_STARTING, PROCESS_LIVE):
@@ -118,7 +123,7 @@ cdef class Supervisor(Limits):
     cdef uint64_t _unstarted(self, uint32_t index) noexcept:
         """Return the state of an entry without a process: an instance's that its queue names is still to be started."""
         cdef Process *process = &self.memory.processes[index]
-        cdef RunQueue *queue = &self.memory.queues[process.queue]
+        cdef RunQueue *queue = &self.memory.queues[queue_number(self.memory, process.queue)]
         if process.role == ROLE_INSTANCE and ff_load32(&queue.process) == index + 1 \
                 and ff_load32(&queue.state) in (QUEUE_OPEN, QUEUE_CLOSING):
             return PROCESS_REQUESTED
@@ -149,11 +154,13 @@ cdef class Supervisor(Limits):
     def current_service(self, uint32_t index):
         """Return (service, method) of the task a process runs, or its instance's service; None if it has neither."""
         cdef uint64_t current = self.memory.processes[index].current
+        cdef Slot *slot
         cdef uint32_t i
         if current:
-            return self.memory.slots[current - 1].service, self.memory.slots[current - 1].method
+            slot = &self.memory.slots[slot_number(self.memory, <uint32_t> (current - 1))]
+            return slot.service, slot.method
         if self.memory.processes[index].role == ROLE_INSTANCE:
-            for i in range(self.memory.header.service_high):
+            for i in range(services_used(self.memory)):
                 if self.memory.services[i].queue == self.memory.processes[index].queue:
                     return i, <uint32_t> NO_METHOD
         return None
@@ -258,7 +265,7 @@ cdef class Supervisor(Limits):
     cdef void _close_services(self, uint32_t index) noexcept:
         """Close the services that a dead process had opened."""
         cdef uint32_t i
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(self.memory)):
             if self.memory.services[i].creator == index:
                 if ff_cas32(&self.memory.services[i].state, SERVICE_OPEN, SERVICE_CLOSING):
                     self.client._stop_warming(&self.memory.services[i])
@@ -268,11 +275,12 @@ cdef class Supervisor(Limits):
 
         Idempotent: if the process had queued it, one of the two entries is void.
         """
-        cdef uint32_t index = <uint32_t> note[0] - 1
+        cdef uint32_t index, queue
         if note[0]:
-            if status_of(ff_load64(&self.memory.slots[index].state)) == READY \
-                    and not self.memory.queues[self.memory.slots[index].queue].ordered:
-                queue_push(self.memory, self.memory.slots[index].queue, index)
+            index = slot_number(self.memory, <uint32_t> (note[0] - 1))
+            queue = queue_of(self.memory, &self.memory.slots[index])
+            if status_of(ff_load64(&self.memory.slots[index].state)) == READY and not self.memory.queues[queue].ordered:
+                queue_push(self.memory, queue, index)
             promote_if_there(self.memory, index)
             note[0] = 0
 
@@ -282,7 +290,7 @@ cdef class Supervisor(Limits):
         The recovery's end wakes the processes that sleep for one of them.
         """
         cdef uint32_t i
-        for i in range(1, ff_load32(&self.memory.header.pool_queue_high)):
+        for i in range(1, pool_queues_used(self.memory)):
             permit_release(self.memory, i, index)
         ff_add32(&self.memory.header.spinners, -process.spinning)
         process.spinning = 0
@@ -292,10 +300,10 @@ cdef class Supervisor(Limits):
         """Free the service entries and queues that a dead process had reserved: it was filling or emptying them."""
         cdef uint32_t i, queue
         cdef Service *entry
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(self.memory)):
             entry = &self.memory.services[i]
             if ff_load32(&entry.state) == RESERVED + index:
-                queue = ff_load32(&self.memory.queues[entry.queue].state)
+                queue = ff_load32(&self.memory.queues[queue_number(self.memory, entry.queue)].state)
                 if queue not in (QUEUE_OPEN, QUEUE_DEAD) or self._is_others_queue(entry.queue, i):
                     entry.queue = 0          # the dead process had freed it, and another may have reserved it since
                 self.client._free_service(entry)
@@ -307,7 +315,7 @@ cdef class Supervisor(Limits):
 
     cdef bint _is_others_queue(self, uint32_t queue, uint32_t service) noexcept:
         cdef uint32_t i
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(self.memory)):
             if i != service and self.memory.services[i].queue == queue:
                 return True
         return False
@@ -315,13 +323,13 @@ cdef class Supervisor(Limits):
     cdef void _recover_requests(self, uint32_t index) noexcept:
         """Release the entries of the process table that a dead process had reserved."""
         cdef uint32_t i
-        for i in range(2, ff_load32(&self.memory.header.process_high)):
+        for i in range(2, processes_used(self.memory)):
             if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
     cdef int _recover_queue(self, uint32_t process, bytes error, uint32_t high) except -1:
         """Free the queue of a dead instance if its service is closed; else mark it DEAD and fail its calls."""
-        cdef uint32_t i, queue_index = self.memory.processes[process].queue
+        cdef uint32_t i, queue_index = queue_number(self.memory, self.memory.processes[process].queue)
         cdef RunQueue *queue = &self.memory.queues[queue_index]
         cdef uint64_t state
         if ff_load32(&queue.process) != process + 1:     # the pool's, or freed before: it may be another service's by now
@@ -338,7 +346,8 @@ cdef class Supervisor(Limits):
             return 0
         for i in range(high):
             state = ff_load64(&self.memory.slots[i].state)
-            if home_of(self.memory, self.memory.slots[i].queue) != queue_index or status_of(state) not in (WAITING, READY):
+            if home_of(self.memory, queue_of(self.memory, &self.memory.slots[i])) != queue_index \
+                    or status_of(state) not in (WAITING, READY):
                 continue
             if ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
                 write_result(self.memory, i, PyBytes_AS_STRING(error), len(error))
@@ -349,7 +358,7 @@ cdef class Supervisor(Limits):
         """Ask for another process of an instance."""
         cdef uint32_t i
         ff_store32(&self.memory.queues[queue].process, 0)
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(self.memory)):
             if self.memory.services[i].queue == queue and ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
                 self.client.start_instance(i)
         return 0
@@ -386,6 +395,11 @@ cdef class Supervisor(Limits):
     def workers(self):
         """Pool workers wanted, those blocked in a wait not counted."""
         return self.client.workers
+
+    @property
+    def is_damaged(self):
+        """See `Segment.is_damaged`."""
+        return self.client.is_damaged
 
     def get_setup(self):
         """See `Segment.get_setup`."""

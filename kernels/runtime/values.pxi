@@ -1,7 +1,6 @@
 # State that reading and writing values caches: a writer, and the classes that a value names.
-# uses: python_api, numpy_api, definition_store, services, writer
+# uses: python_api, numpy_api, segment, definition_store, services, writer
 
-from cpython.bytes cimport PyBytes_FromStringAndSize
 from cpython.object cimport PyObject
 from libc.stdint cimport uint64_t
 
@@ -72,7 +71,8 @@ cdef class Values(Services):
 
     def definition_body(self, uint64_t offset, uint64_t nbytes):
         """Return the body itself, which the caller's value keeps there."""
-        return PyBytes_FromStringAndSize(self.memory.base + offset + IDENTITY_BYTES, nbytes - IDENTITY_BYTES)
+        self.check_range(offset, max(nbytes, <uint64_t> IDENTITY_BYTES))
+        return checked_bytes(self, self.memory.base + offset + IDENTITY_BYTES, nbytes - IDENTITY_BYTES)
 
     def takes_array(self, array):
         """Return whether an ndarray's dtype is written natively, for the pickler."""

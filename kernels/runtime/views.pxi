@@ -31,7 +31,7 @@ from .core.externs cimport (
     MADV_DONTDUMP, MADV_DONTNEED, MAP_FAILED, MAP_NORESERVE, MAP_PRIVATE, PROT_READ, PROT_WRITE, madvise, mmap, munmap,
 )
 from .core.regions cimport align_up
-from .core.lookup cimport extent_of
+from .core.lookup cimport extent_of, found_extent
 from .core.extents cimport extent_acquire, extent_release
 
 cdef extern from *:
@@ -112,8 +112,9 @@ cdef class SharedBuffer:
 cdef SharedBuffer shared_buffer(Segment runtime, uint64_t offset, uint64_t nbytes):
     """Return a view of bytes that the caller references by their slot; None if nothing more can be mapped."""
     cdef SharedBuffer view = SharedBuffer.__new__(SharedBuffer)
+    runtime.check_range(offset, nbytes)
     view.runtime = runtime
-    view.extent = <uint32_t> extent_of(&runtime.memory, offset)
+    view.extent = extent_of(&runtime.memory, offset)
     view.offset = offset
     view.nbytes = nbytes
     view.own = runtime.window == NULL or runtime.memory.viewed[view.extent] != NULL
@@ -222,7 +223,7 @@ cdef int64_t held_extent(Segment runtime, const char *data) noexcept:
     cdef int64_t id
     if data < runtime.arena or data >= runtime.memory.base + runtime.mapped_bytes:
         return -1
-    id = extent_of(&runtime.memory, data - runtime.memory.base)
+    id = found_extent(&runtime.memory, data - runtime.memory.base)
     return id if id >= 0 and runtime.memory.local[id] else -1
 
 cdef void *view_at(Segment runtime, const char *data) noexcept:
@@ -231,7 +232,7 @@ cdef void *view_at(Segment runtime, const char *data) noexcept:
     cdef Py_ssize_t at
     cdef int64_t id
     if runtime.window != NULL and runtime.window <= data < runtime.window + runtime.mapped_bytes:
-        id = extent_of(&runtime.memory, data - runtime.window)
+        id = found_extent(&runtime.memory, data - runtime.window)
         found = runtime.memory.viewed[id] if id >= 0 else NULL
     elif runtime.own_count:
         at = own_index(runtime, data)

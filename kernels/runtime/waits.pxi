@@ -50,6 +50,10 @@ cdef class Wait:
         """Return a slot that the wait needs and that is queued, to run it here (helping); -1 for none."""
         return -1
 
+    cdef int64_t awaited(self) noexcept:
+        """Return a slot without whose outcome the wait does not end; -1: there is no such."""
+        return -1
+
     cdef bint needs_all(self) noexcept:
         """Return whether the wait needs each of its slots, so that running any of them here is no detour."""
         return True
@@ -92,6 +96,9 @@ cdef class OneWait(Wait):
 
     cdef list targets(self):
         return [self.index]
+
+    cdef int64_t awaited(self) noexcept:
+        return self.index
 
     cdef int64_t runnable(self) noexcept:
         return self.index if status_of(ff_load64(&self.memory.slots[self.index].state)) == READY else -1
@@ -165,6 +172,9 @@ cdef class AllWait(Wait):
 
     cdef list targets(self):
         return [self.slots[self.first]]
+
+    cdef int64_t awaited(self) noexcept:
+        return self.slots[self.first]
 
     cdef int64_t runnable(self) noexcept:
         cdef Slot *slot

@@ -1,10 +1,9 @@
 # The worker loop: find a task, claim it, run it, finish it; sleep when there is none.
-# uses: python_api, views, array_allocator, fork, integer_list, arrays, decode, waits, deadlock, client
+# uses: python_api, views, array_allocator, fork, reader, integer_list, arrays, decode, waits, deadlock, client
 
 from cpython.bytes cimport PyBytes_AS_STRING
-from cpython.list cimport PyList_GET_ITEM, PyList_GET_SIZE
+from cpython.list cimport PyList_GET_ITEM
 from libc.stdint cimport int64_t, uint16_t, uint32_t, uint64_t
-from libc.string cimport memcpy
 from .core.externs cimport (
     ff_add32, ff_cas32, ff_cas64, ff_coarse_ns, ff_exchange64, ff_futex_wait, ff_load32, ff_load64, ff_now_ns, ff_pause,
     ff_store32, ff_store64,
@@ -15,7 +14,11 @@ from .core.layout cimport (
     RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED,
     Dependencies, DependencyEdge, Policy, Process, RunQueue, Service, Slot,
 )
-from .core.lookup cimport body_of, edges_of, home_of, process_word, status_of, with_status
+from .core.bounds cimport service_number, slot_number
+from .core.lookup cimport (
+    dependencies_of, dependency_count, edges_of, home_of, instance_queues_used, pool_queues_used, process_word,
+    services_used, status_of, with_status,
+)
 from .core.spinning cimport SPIN_FREE_NS, spin_budget, spin_ended, token_acquire, token_release
 from .core.wakeup cimport IDLE_NS, seek_begin, seek_end, seek_on, sleep_begin, sleep_end, sleep_for_futures, wake_queue
 from .core.permits cimport has_permit, permit_acquire, permit_release
@@ -164,9 +167,9 @@ cdef class Worker(Client):
         """Run what is queued; return how many calls that were."""
         cdef uint32_t queue
         cdef int count = 0
-        for queue in range(ff_load32(&self.memory.header.pool_queue_high)):
+        for queue in range(pool_queues_used(&self.memory)):
             count += self._run_queue(host, queue)
-        for queue in range(POOL_QUEUES, ff_load32(&self.memory.header.instance_queue_high)):
+        for queue in range(POOL_QUEUES, instance_queues_used(&self.memory)):
             count += self._run_queue(host, queue)
         return count
 
@@ -203,7 +206,7 @@ cdef class Worker(Client):
             return CLAIM_EMPTY
         if process.role == ROLE_INSTANCE:
             return self._find_call(process.queue)
-        high = ff_load32(&self.memory.header.pool_queue_high)
+        high = pool_queues_used(&self.memory)
         if high == 1:
             return queue_claim(&self.memory, 0)
         if ff_load32(&self.memory.header.urgent_queues):
@@ -312,7 +315,7 @@ cdef class Worker(Client):
         """Load one service that a spare worker shall have; return whether there was one."""
         cdef uint32_t i
         cdef Service *entry
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(&self.memory)):
             entry = &self.memory.services[i]
             if not ff_load32(&entry.spare) or ff_load32(&entry.state) != SERVICE_OPEN:
                 continue
@@ -325,7 +328,7 @@ cdef class Worker(Client):
     cdef _load_instance(self, host):
         """Load the one service of an instance's process before its first call."""
         cdef uint32_t i
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(&self.memory)):
             if self.memory.services[i].queue == self.memory.processes[self.me].queue and \
                     ff_load32(&self.memory.services[i].state) == SERVICE_OPEN:
                 host.load_ahead(i, self.memory.services[i].generation)
@@ -342,7 +345,7 @@ cdef class Worker(Client):
         self.warm_seen = ff_load32(&self.memory.header.warm_left)
         if not self.warm_seen or self.memory.processes[self.me].role != ROLE_POOL:
             return 0
-        for i in range(ff_load32(&self.memory.header.service_high)):
+        for i in range(services_used(&self.memory)):
             entry = &self.memory.services[i]
             left = ff_load32(&entry.warm_left)
             if ff_load32(&entry.state) != SERVICE_OPEN or not left or (i, entry.generation) in self.warmed:
@@ -462,14 +465,15 @@ cdef class Worker(Client):
     cdef uint32_t _cause_of(self, uint32_t index, problem) except? 0:
         """Return which kinds of failure (RETRY_*) an exception is to the policy of a call."""
         cdef Slot *slot = &self.memory.slots[index]
-        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef Dependencies *dependencies = dependencies_of(&self.memory, slot)
         cdef uint32_t cause = 0
         if isinstance(problem, WorkerDiedError):
             cause |= RETRY_DEATH
         elif isinstance(problem, TaskTimeoutError):
             cause |= RETRY_TIMEOUT
         if self.memory.policies[index].retry_on & RETRY_ERRORS:         # their types are the last dependency
-            if isinstance(problem, self.value_of(edges_of(dependencies)[dependencies.count - 1].dependency)):
+            last = dependency_count(&self.memory, dependencies) - 1
+            if isinstance(problem, self.value_of(slot_number(&self.memory, edges_of(dependencies)[last].dependency))):
                 cause |= RETRY_ERRORS
         return cause
 
@@ -482,57 +486,60 @@ cdef class Worker(Client):
 
     cdef object _execute(self, host, Slot *slot):
         """Call the user's function; return its value as it travels."""
-        cdef const char *at = body_of(&self.memory, slot, PAYLOAD)
+        cdef Reader source = reader_of(self, slot, PAYLOAD)
+        cdef Py_ssize_t count
         function = self._function_of(host, slot)
         values = self._dependency_values(slot) if slot.dependencies else None
-        if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and at[TUPLE_HEAD] == b'q':
-            return self._run_items(host, function, None, at + TUPLE_HEAD)
+        if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and source.at[TUPLE_HEAD] == b'q':
+            take(self, &source, TUPLE_HEAD + 1)
+            count = take_count(self, &source, 8)
+            return self._run_items(host, function, None, take(self, &source, 8 * count), count)
         if slot.payload_kind & KIND_NATIVE:
-            args = self.read(&at, values)
-            kwargs = self.read(&at, values)
+            args = self.read(&source, values)
+            kwargs = self.read(&source, values)
         elif slot.payload_kind & KIND_STATE:
-            state, args, kwargs = self.read(&at, values)
+            state, args, kwargs = self.read(&source, values)
             function = host.with_state(function, state)
         else:
-            args, kwargs = self.read(&at, values)
+            args, kwargs = self.read(&source, values)
         values = None
         self.between_tasks = False
         forget_faults(self)
         if slot.payload_kind & KIND_MAP:
-            return self._run_items(host, function, args[0], NULL)
+            return self._run_items(host, function, args[0], NULL, len(args[0]))
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
         return value if is_plain_value(value) else host.resolve_awaitable(value)
 
     cdef object _function_of(self, host, Slot *slot):
-        cdef uint64_t generation = self.memory.services[slot.service].generation
+        cdef uint32_t service = service_number(&self.memory, slot.service)
+        cdef uint64_t generation = self.memory.services[service].generation
         if self.function is None or slot.service != self.function_service or slot.method != self.function_method \
                 or generation != self.function_generation:
             self.function = None
-            function = host.function_of(slot.service, generation, slot.method)
+            try:
+                function = host.function_of(service, generation, slot.method)
+            except IndexError as error:
+                raise self.damage() from error
             if self.inline:             # closing the runner must release what it ran; a worker's process ends
                 return function
             self.function_service, self.function_generation, self.function_method = slot.service, generation, slot.method
             self.function = function
         return self.function
 
-    cdef object _run_items(self, host, function, list items, const char *numbers):
+    cdef object _run_items(self, host, function, list items, const char *numbers, Py_ssize_t count):
         """Run a chunk of `map`; return (nanoseconds, values, None or the error of the item after them).
 
-        Its items are a list, or integers as the codec writes a list of them; so may the values be `Int64List`.
+        Its items are a list, or integers as the codec writes those of one; so may the values be `Int64List`.
         """
         cdef int64_t start = ff_now_ns()
-        cdef Py_ssize_t count, i
+        cdef Py_ssize_t i
         cdef Int64List plain = Int64List()
         cdef list values = None
-        if items is None:
-            memcpy(&count, numbers + 1, 8)
-        else:
-            count = PyList_GET_SIZE(items)
         try:
             for i in range(count):
-                value = function(uniform_item(numbers + 9 + 8 * i, True) if items is None
+                value = function(uniform_item(numbers + 8 * i, True) if items is None
                                  else <object> PyList_GET_ITEM(items, i))
                 if values is None:
                     if plain.add(value):
@@ -575,10 +582,11 @@ cdef class Worker(Client):
                 count //= 2
 
     cdef list _dependency_values(self, Slot *slot):
-        cdef Dependencies *dependencies = <Dependencies *> (self.memory.base + slot.dependencies)
+        cdef Dependencies *dependencies = dependencies_of(&self.memory, slot)
         cdef DependencyEdge *edges = edges_of(dependencies)
         cdef uint32_t i
-        return [self._dependency_value(edges[i].dependency) for i in range(dependencies.count)]
+        return [self._dependency_value(slot_number(&self.memory, edges[i].dependency))
+                for i in range(dependency_count(&self.memory, dependencies))]
 
     cdef object _dependency_value(self, uint32_t index):
         if self.passed_on is None or index != self.passed_slot:

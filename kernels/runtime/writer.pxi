@@ -8,7 +8,7 @@
 #   S B offset, size: a long str or bytes in an extent | V offset, size: a buffer, read in place | R number of a dependency
 #   w size, bytes: a short buffer that is writable
 #   a A arrays, see arrays.pxi | O o E M instances and members of enums, see class_layouts.pxi
-#   P b pickle, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle has written
+#   P b pickle, its checksum, u32 buffers, u32 arrays, the buffers as b, w or V, the arrays as a or A: what pickle wrote
 # The handles, which stand before the value (KIND_HANDLES), name each extent that a part lies in (S B V A).
 # uses: nothing
 

@@ -115,7 +115,7 @@ def take_one(family, free, expected, end):
     high = words.get("header", 0, "extent_high")
     field, bound = {
         "more addresses": ("magic", words.get("header", 0, "magic")),
-        "no addresses": ("size", words.get("header", 0, "arena_next") + (1 << 17) - 1),
+        "no addresses": ("arena_next", words.get("header", 0, "size") - (1 << 17)),
         "no numbers": ("extent_high", words.tables.EXTENT_COUNT),
     }[end]
     before = words.get("header", 0, field)

@@ -76,12 +76,13 @@ class Outcome:
             raise self.load_error()
 
     def load_error(self):
-        """`dump_error` writes a pair in the native codec: a tag and 8 bytes of length in front of each part."""
+        """`dump_error` writes a pair in the native codec: a tag and 8 bytes of length in front of each part, all behind a
+        checksum."""
         if self.error == CANCELLED:
             return serialization.cancelled_error()
-        size = int.from_bytes(self.error[10:18], "little")
-        text = self.error[18 + size + 9 :].decode("utf-8", "backslashreplace")
-        return serialization.load_error(self.error[18 : 18 + size], text)
+        size = int.from_bytes(self.error[18:26], "little")
+        text = self.error[26 + size + 9 :].decode("utf-8", "backslashreplace")
+        return serialization.load_error(self.error[26 : 26 + size], text)
 
 
 class Handle:

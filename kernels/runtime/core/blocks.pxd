@@ -11,8 +11,9 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_count, ff_store64
 from .layout cimport EXTENT_VALUE, SHARED_BYTES, Extent
 from .regions cimport Memory
+from .bounds cimport block_number
 from .size_classes cimport size_class_of
-from .lookup cimport extent_of, is_extent
+from .lookup cimport block_size_of, extent_of, is_extent
 from .locked cimport extent_free
 from .lock cimport lock_acquire, lock_release
 from .extents cimport extent_alloc, extent_purge, extent_release
@@ -23,12 +24,14 @@ cdef inline uint64_t block_alloc(Memory *memory, uint64_t nbytes) noexcept nogil
     cdef int64_t member
     if nbytes > SHARED_BYTES:
         member = extent_alloc(memory, nbytes, EXTENT_VALUE, 0, 0)
-        return 0 if member < 0 else memory.extents[member].offset
+        return 0 if member < 0 else block_number(memory, memory.extents[member].offset)
     member = member_alloc(memory, size_class_of(nbytes))
     if member < 0:
         return 0
     ff_count(&memory.header.blocks_taken)
-    return memory.extents[member >> 6].offset + <uint64_t> (member & 63) * memory.extents[member >> 6].block_size
+    return block_number(
+        memory, memory.extents[member >> 6].offset + <uint64_t> (member & 63) * memory.extents[member >> 6].block_size
+    )
 
 cdef inline void block_published(Memory *memory) noexcept nogil:
     """Clear the allocation intent: the block allocated last now belongs to what refers to it."""
@@ -36,17 +39,17 @@ cdef inline void block_published(Memory *memory) noexcept nogil:
 
 cdef inline void block_cancel(Memory *memory, uint64_t block) noexcept nogil:
     """Free a block that was allocated and not published."""
-    cdef int64_t id = extent_of(memory, block)
+    cdef uint32_t id = extent_of(memory, block)
     if is_extent(memory, block):
-        extent_release(memory, <uint32_t> id)
+        extent_release(memory, id)
         return
-    slab_free(memory, <uint32_t> id, block)
+    slab_free(memory, id, block)
     block_published(memory)
 
 cdef inline void slab_free(Memory *memory, uint32_t id, uint64_t block) noexcept nogil:
     cdef Extent *extent = &memory.extents[id]
     ff_count(&memory.header.blocks_freed)
-    member_free(memory, 0, id, <uint32_t> ((block - extent.offset) // extent.block_size))
+    member_free(memory, 0, id, <uint32_t> ((block - extent.offset) // block_size_of(extent)))
 
 cdef inline uint64_t block_alloc_owned(Memory *memory, uint64_t nbytes) noexcept nogil:
     """Allocate a block of the caller's own, for `block_free`; return 0 when the store is full.
@@ -59,7 +62,7 @@ cdef inline uint64_t block_alloc_owned(Memory *memory, uint64_t nbytes) noexcept
         lock_acquire(memory)
         memory.extents[extent_of(memory, block)].refs = 1
         lock_release(memory)
-        extent_release(memory, <uint32_t> extent_of(memory, block))
+        extent_release(memory, extent_of(memory, block))
     return block
 
 cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
@@ -67,7 +70,7 @@ cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
 
     A large one counts no reference yet, or one.
     """
-    cdef uint32_t id = <uint32_t> extent_of(memory, block)
+    cdef uint32_t id = extent_of(memory, block)
     cdef int leaving = 0
     if not is_extent(memory, block):
         slab_free(memory, id, block)
@@ -81,7 +84,7 @@ cdef inline void block_reclaim(Memory *memory, uint64_t block) noexcept nogil:
         extent_purge(memory, id)
 
 cdef inline void block_free(Memory *memory, uint64_t block) noexcept nogil:
-    cdef uint32_t id = <uint32_t> extent_of(memory, block)
+    cdef uint32_t id = extent_of(memory, block)
     cdef int leaving
     if not is_extent(memory, block):
         slab_free(memory, id, block)

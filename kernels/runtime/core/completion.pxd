@@ -9,11 +9,15 @@ from posix.unistd cimport pause
 from .externs cimport ff_cas64, ff_exchange64, ff_load32, ff_load64
 from .layout cimport (
     CALL_DETACHED, CALL_KEPT, DONE, ENDING, FAILED, INLINE_BYTES, KIND_NATIVE, NO_DEPENDENCY, PAYLOAD, READY, REF_COUNT,
-    REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING, Dependencies,
+    REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies,
     DependencyEdge, Slot,
 )
 from .regions cimport Memory
-from .lookup cimport data_of, edges_of, owner_of, status_of, with_status
+from .bounds cimport follows, process_number, slot_number
+from .lookup cimport (
+    data_of, dependencies_of, dependency_count, edge_at, edges_of, owner_of, queue_of, status_of, value_bytes,
+    with_status,
+)
 from .wakeup cimport log_finished, wake_queue, wake_waiters
 from .blocks cimport block_alloc
 from .slots cimport release_dependencies, release_refs, value_free, value_store
@@ -45,8 +49,11 @@ cdef inline void write_result(Memory *memory, uint32_t index, const char *data, 
             memcpy(memory.base + block, data, nbytes)
     value_store(memory, index, RESULT, block, nbytes, KIND_NATIVE)
 
+cdef inline void copy_error(Memory *memory, uint32_t index, Slot *cause) noexcept nogil:
+    write_result(memory, index, data_of(memory, cause, RESULT), value_bytes(memory, cause, RESULT))
+
 cdef inline void pass_error(Memory *memory, uint32_t index, uint32_t cause) noexcept nogil:
-    write_result(memory, index, data_of(memory, &memory.slots[cause], RESULT), memory.slots[cause].result_bytes)
+    copy_error(memory, index, &memory.slots[cause])
 
 cdef inline void write_cancelled(Memory *memory, uint32_t index) noexcept nogil:
     """Write what stands in the place of an error when a call was cancelled: the codec's None."""
@@ -59,8 +66,8 @@ cdef inline int is_cancelled(Slot *slot) noexcept nogil:
 
 cdef inline void leave_queue(Memory *memory, Slot *slot) noexcept nogil:
     """Let the calls behind a claimed task that will not run pass, if it stood in their way."""
-    if memory.queues[slot.queue].ordered:
-        wake_queue(memory, slot.queue)
+    if memory.queues[queue_of(memory, slot)].ordered:
+        wake_queue(memory, queue_of(memory, slot))
 
 cdef inline int has_place(Completion *completion) noexcept nogil:
     """Make a place for one more task that fails; return 0 when there is no memory for it."""
@@ -123,23 +130,25 @@ cdef inline int is_wanted(Memory *memory, uint32_t index) noexcept nogil:
     """
     cdef Slot *slot = &memory.slots[index]
     cdef DependencyEdge *edge
-    cdef uint32_t refs = ff_load32(&slot.refs), task
+    cdef uint32_t refs = ff_load32(&slot.refs), task, links = 0
     cdef uint64_t at
     if refs & (REF_CREATOR | REF_PENDING) or not refs & REF_COUNT:
         return refs & (REF_CREATOR | REF_PENDING) != 0
     at = ff_load64(&slot.waiters)
-    while at > WAITERS_CLOSED:
-        edge = <DependencyEdge *> (memory.base + at)
+    while at > WAITERS_CLOSED and follows(memory, &links):
+        edge = edge_at(memory, at)
         at = ff_load64(&edge.next)
         task = edge.task
         # S15: pairs with the finisher, which closes the list before any edge of it can be freed.
-        if ff_load64(&slot.waiters) == WAITERS_CLOSED or status_of(ff_load64(&memory.slots[task].state)) < DONE:
+        if ff_load64(&slot.waiters) == WAITERS_CLOSED:
+            return 1
+        if status_of(ff_load64(&memory.slots[slot_number(memory, task)].state)) < DONE:
             return 1
     return at == WAITERS_CLOSED
 
 cdef inline int runs_anyway(Memory *memory, Slot *slot) noexcept nogil:
     """Tell whether a call runs although nobody wants its outcome: what an instance does later depends on its state."""
-    return slot.flags & CALL_DETACHED or memory.queues[slot.queue].ordered
+    return slot.flags & CALL_DETACHED or memory.queues[queue_of(memory, slot)].ordered
 
 cdef inline int claim_unwanted(Memory *memory, uint32_t index) noexcept nogil:
     """Claim a task that has not started and that nobody wants; return 0 if it is none.
@@ -165,12 +174,15 @@ cdef inline void drop_unwanted(Memory *memory, uint32_t index) noexcept nogil:
 
 cdef inline void drop_dependencies(Memory *memory, Slot *slot, Completion *completion) noexcept nogil:
     """Cancel what a task that failed early still waits for, where nobody else wants it, and record it to be finished."""
-    cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
+    cdef Dependencies *dependencies = dependencies_of(memory, slot)
     cdef DependencyEdge *edges = edges_of(dependencies)
     cdef uint32_t i, at
-    for i in range(dependencies.count):
+    for i in range(dependency_count(memory, dependencies)):
         at = ff_load32(&edges[i].dependency)
-        if at != NO_DEPENDENCY and has_place(completion) and claim_unwanted(memory, at):
+        if at == NO_DEPENDENCY:
+            continue
+        at = slot_number(memory, at)
+        if has_place(completion) and claim_unwanted(memory, at):
             write_cancelled(memory, at)
             leave_queue(memory, &memory.slots[at])
             completion.failed[completion.count] = at
@@ -208,7 +220,7 @@ cdef inline void finish(Memory *memory, uint32_t index, uint32_t status, int64_t
 
 cdef inline void finish_one(Memory *memory, uint32_t index, uint32_t status, Completion *completion) noexcept nogil:
     cdef Slot *slot = &memory.slots[index]
-    cdef uint32_t watched, creator = slot.creator
+    cdef uint32_t watched, creator = process_number(memory, slot.creator)
     publish_outcome(memory, slot, status)
     watched = ff_load32(&slot.watched)
     tell_dependents(memory, index, status, completion)
@@ -236,8 +248,11 @@ cdef inline void publish_outcome(Memory *memory, Slot *slot, uint32_t status) no
         state = ff_load64(&slot.state)
 
 cdef inline int is_ending(Memory *memory, uint64_t state) noexcept nogil:
-    """Tell whether the supervisor is ending this process by force, because of the call with this state."""
-    return status_of(state) == ENDING and owner_of(state) == memory.me
+    """Tell whether the supervisor is ending this process by force, because of the call with this state.
+
+    It ends neither the driver nor itself.
+    """
+    return status_of(state) == ENDING and owner_of(state) == memory.me and memory.me > ZYGOTE_INDEX
 
 cdef inline void await_end() noexcept nogil:
     """Do nothing more in this process until it is killed: by the supervisor, or, if that dies, with it."""
@@ -250,11 +265,11 @@ cdef inline void tell_dependents(Memory *memory, uint32_t index, uint32_t status
     cdef DependencyEdge *edge
     # S8: pairs with the cas in `subscribe`. S15: pairs with the walk in `is_subscribed`.
     cdef uint64_t at = ff_exchange64(&slot.waiters, WAITERS_CLOSED), following
-    cdef uint32_t task
-    while at > WAITERS_CLOSED:
-        edge = <DependencyEdge *> (memory.base + at)
+    cdef uint32_t task, links = 0
+    while at > WAITERS_CLOSED and follows(memory, &links):
+        edge = edge_at(memory, at)
         following = edge.next           # the edge may be freed once its bit is cleared
-        task = edge.task
+        task = slot_number(memory, edge.task)
         if status == FAILED and completion.failed != NULL:
             fail_with(memory, task, index, completion)
         dependency_ready(memory, task, edge.bit, completion.next_task)

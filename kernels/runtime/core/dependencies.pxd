@@ -9,20 +9,26 @@
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_load64
 from .layout cimport (
-    CLEARED_SHIFT, DONE, LAST_SHIFT, READY, REF_EDGES, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS, Dependencies,
-    DependencyEdge, Slot,
+    CLEARED_SHIFT, DONE, LAST_SHIFT, MOST_LEVELS, READY, REF_EDGES, RUNNING, WAITERS_CLOSED, WAITING, WORD_BITS,
+    Dependencies, DependencyEdge, Slot,
 )
 from .regions cimport Memory
-from .lookup cimport status_of, with_status
+from .bounds cimport at_most, follows, word_near
+from .lookup cimport dependencies_of, dependency_count, edge_at, queue_of, status_of, with_status
 from .wakeup cimport wake_queue
 from .slots cimport release_dependencies, release_refs
 from .run_queue cimport queue_push
 
-cdef inline uint64_t *missing_level(Dependencies *dependencies, uint32_t level) noexcept nogil:
-    return <uint64_t *> (<char *> dependencies + dependencies.level_at[level])
+cdef inline uint64_t *missing_word(Memory *memory, Dependencies *dependencies, uint32_t level, uint32_t i) noexcept nogil:
+    """Return the address of word `i` of a level."""
+    cdef uint64_t at = dependencies.level_at[level % MOST_LEVELS] + 8 * <uint64_t> i
+    return word_near(memory, <uint64_t> (<char *> dependencies - memory.base) + at)
 
-cdef inline uint64_t *missing_top(Dependencies *dependencies) noexcept nogil:
-    return missing_level(dependencies, dependencies.levels - 1)
+cdef inline uint32_t level_count(Memory *memory, Dependencies *dependencies) noexcept nogil:
+    return at_most(memory, dependencies.levels, MOST_LEVELS)
+
+cdef inline uint64_t *missing_top(Memory *memory, Dependencies *dependencies) noexcept nogil:
+    return missing_word(memory, dependencies, dependencies.levels - 1, 0)
 
 cdef inline uint64_t dependencies_bytes(uint32_t count, Dependencies *dependencies) noexcept nogil:
     """Return the bytes of the block of a task with `count` dependencies.
@@ -40,20 +46,21 @@ cdef inline uint64_t dependencies_bytes(uint32_t count, Dependencies *dependenci
         if bits == 1:
             return nbytes
 
-cdef inline void mark_all_missing(Dependencies *dependencies) noexcept nogil:
+cdef inline void mark_all_missing(Memory *memory, Dependencies *dependencies) noexcept nogil:
     """Set the bit of every dependency, and the submitter's own bit."""
-    cdef uint32_t bits = dependencies.count + 1, level, words, i
-    for level in range(dependencies.levels):
+    cdef uint32_t bits = dependency_count(memory, dependencies) + 1, level, words, i
+    for level in range(level_count(memory, dependencies)):
         words = (bits + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
-            missing_level(dependencies, level)[i] = (<uint64_t> 1 << min(bits - i * WORD_BITS, <uint32_t> WORD_BITS)) - 1
+            missing_word(memory, dependencies, level, i)[0] = \
+                (<uint64_t> 1 << min(bits - i * WORD_BITS, <uint32_t> WORD_BITS)) - 1
         bits = words
 
-cdef inline int is_missing(Dependencies *dependencies, uint32_t bit) noexcept nogil:
-    return ff_load64(&missing_level(dependencies, 0)[bit // WORD_BITS]) >> (bit % WORD_BITS) & 1
+cdef inline int is_missing(Memory *memory, Dependencies *dependencies, uint32_t bit) noexcept nogil:
+    return ff_load64(missing_word(memory, dependencies, 0, bit // WORD_BITS)) >> (bit % WORD_BITS) & 1
 
-cdef inline int all_there(Dependencies *dependencies) noexcept nogil:
-    return ff_load64(missing_top(dependencies)) >> CLEARED_SHIFT
+cdef inline int all_there(Memory *memory, Dependencies *dependencies) noexcept nogil:
+    return ff_load64(missing_top(memory, dependencies)) >> CLEARED_SHIFT
 
 cdef inline int mark_ready(Memory *memory, Dependencies *dependencies, uint32_t bit) noexcept nogil:
     """Clear the bit of one dependency; return 1, to exactly one process, when none is missing. Idempotent."""
@@ -65,11 +72,11 @@ cdef inline int clear_from(Memory *memory, Dependencies *dependencies, uint32_t 
     After the last bit of a word, and not before, the block may be freed: only the process that cleared that bit goes on in
     it.
     """
-    cdef uint32_t levels = dependencies.levels
+    cdef uint32_t levels = level_count(memory, dependencies)
     cdef uint64_t *at
     cdef uint64_t word, left = 0
     while level < levels and left == 0:
-        at = &missing_level(dependencies, level)[bit // WORD_BITS]
+        at = missing_word(memory, dependencies, level, bit // WORD_BITS)
         while True:
             word = ff_load64(at)
             if not word >> (bit % WORD_BITS) & 1:       # a cleared word has no bit either
@@ -88,12 +95,12 @@ cdef inline uint64_t cleared_by(uint32_t process) noexcept nogil:
 
 cdef inline int clear_again(Memory *memory, Dependencies *dependencies, uint32_t dead) noexcept nogil:
     """Continue above the words whose last bit a dead process cleared; return 1 when no bit is left."""
-    cdef uint32_t level, i, words = dependencies.count + 1
-    for level in range(dependencies.levels - 1):
+    cdef uint32_t level, i, words = dependency_count(memory, dependencies) + 1
+    for level in range(max(level_count(memory, dependencies), <uint32_t> 1) - 1):
         words = (words + WORD_BITS - 1) // WORD_BITS
         for i in range(words):
             # S12: pairs with the cas in `clear_from`.
-            if ff_load64(&missing_level(dependencies, level)[i]) == cleared_by(dead) \
+            if ff_load64(missing_word(memory, dependencies, level, i)) == cleared_by(dead) \
                     and clear_from(memory, dependencies, level + 1, i):
                 return 1
     return 0
@@ -113,9 +120,9 @@ cdef inline void promote(Memory *memory, uint32_t index, uint64_t state, int64_t
         return
     memory.processes[memory.me].promoting = index + 1
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
-        if not memory.queues[slot.queue].ordered:
-            queue_push(memory, slot.queue, index)
-        wake_queue(memory, slot.queue)
+        if not memory.queues[queue_of(memory, slot)].ordered:
+            queue_push(memory, queue_of(memory, slot), index)
+        wake_queue(memory, queue_of(memory, slot))
     memory.processes[memory.me].promoting = 0
 
 cdef inline void promote_if_there(Memory *memory, uint32_t index) noexcept nogil:
@@ -123,14 +130,15 @@ cdef inline void promote_if_there(Memory *memory, uint32_t index) noexcept nogil
 
     If its state has not changed meanwhile, the dependencies looked at are its own.
     """
-    cdef uint64_t state = ff_load64(&memory.slots[index].state), dependencies = memory.slots[index].dependencies
+    cdef Slot *slot = &memory.slots[index]
+    cdef uint64_t state = ff_load64(&slot.state), dependencies = slot.dependencies
     # S19: pairs with `clear_from`, after which the clearer looks at the state.
-    if status_of(state) == WAITING and dependencies and all_there(<Dependencies *> (memory.base + dependencies)):
+    if status_of(state) == WAITING and dependencies and all_there(memory, <Dependencies *> word_near(memory, dependencies)):
         promote(memory, index, state, NULL)
 
 cdef inline void dependency_ready(Memory *memory, uint32_t task, uint32_t bit, int64_t *next_task) noexcept nogil:
     """Record that one dependency of a task has finished. Idempotent."""
-    if mark_ready(memory, <Dependencies *> (memory.base + memory.slots[task].dependencies), bit):
+    if mark_ready(memory, dependencies_of(memory, &memory.slots[task]), bit):
         all_dependencies_ready(memory, task, next_task)
 
 cdef inline void all_dependencies_ready(Memory *memory, uint32_t task, int64_t *next_task) noexcept nogil:
@@ -162,8 +170,9 @@ cdef inline int is_subscribed(Memory *memory, Slot *dependency, DependencyEdge *
     after it is closed, so what is read of an edge before the list is seen open is true.
     """
     cdef uint64_t at = ff_load64(&dependency.waiters), sought = <uint64_t> (<char *> edge - memory.base)
-    while at > WAITERS_CLOSED and at != sought:
-        at = ff_load64(&(<DependencyEdge *> (memory.base + at)).next)
+    cdef uint32_t links = 0
+    while at > WAITERS_CLOSED and at != sought and follows(memory, &links):
+        at = ff_load64(&edge_at(memory, at).next)
         # S15: pairs with the finisher, which closes the list before any edge of it can be freed.
         if ff_load64(&dependency.waiters) == WAITERS_CLOSED:
             return 0

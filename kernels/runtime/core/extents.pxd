@@ -10,12 +10,17 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport MADV_REMOVE, ff_add32, ff_load32, ff_load64, ff_store32, madvise, popcount64
-from .layout cimport EXTENT_COLD, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, GROUP_MEMBERS, Extent, Header
+from .layout cimport (
+    EXTENT_COLD, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, GRANULE, GROUP_MEMBERS, Extent, Header,
+)
 from .regions cimport Memory
+from .bounds cimport follows, is_within
 from .size_classes cimport extent_class_of, extent_class_size
-from .lookup cimport empty_group
+from .lookup cimport block_size_of, empty_group, extents_used
 from .system_memory cimport memory_left
-from .locked cimport clear_holder, cold_extent, extent_occupy, free_list_push, set_holder, warm_anywhere, warm_extent
+from .locked cimport (
+    class_of_extent, clear_holder, cold_extent, extent_occupy, free_list_push, set_holder, warm_anywhere, warm_extent,
+)
 from .lock cimport lock_acquire, lock_release
 
 cdef enum:
@@ -35,7 +40,7 @@ cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind,
     cdef uint32_t size_class
     cdef uint64_t size
     cdef int64_t id
-    if nbytes > header.size:
+    if nbytes > memory.size:
         return -1
     size_class = extent_class_of(nbytes)
     size = extent_class_size(size_class)
@@ -53,15 +58,27 @@ cdef inline int64_t extent_alloc(Memory *memory, uint64_t nbytes, uint32_t kind,
         lock_release(memory)
         if not find_memory(memory, size):
             return -1
+    if id >= 0 and not is_extent_sound(memory, <uint32_t> id, nbytes):
+        id = -1
     if id >= 0:
         extent_occupy(memory, <uint32_t> id, kind, block_size)
     lock_release(memory)
     return id
 
+cdef inline int is_extent_sound(Memory *memory, uint32_t id, uint64_t nbytes) noexcept nogil:
+    """Tell whether an extent is in the arena and has so many bytes."""
+    cdef Extent *extent = &memory.extents[id]
+    if extent.offset % GRANULE == 0 and extent.size >= nbytes and is_within(memory, extent.offset, extent.size):
+        return 1
+    memory.damaged = 1
+    return 0
+
 cdef inline void extent_purge(Memory *memory, uint32_t id) noexcept nogil:
     """Give the pages of a LEAVING extent back to the system."""
     cdef Header *header = memory.header
-    cdef int refused = madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
+    cdef int refused = 1
+    if is_extent_sound(memory, id, 1):
+        refused = madvise(memory.base + memory.extents[id].offset, memory.extents[id].size, MADV_REMOVE)
     lock_acquire(memory)
     free_list_push(memory, id, EXTENT_WARM if refused else EXTENT_COLD)      # refused for memory that a process has locked
     header.checked_bytes = min(header.checked_bytes, header.live_bytes + header.cached_bytes + CHECK_STEP)
@@ -71,11 +88,12 @@ cdef inline void extents_trim(Memory *memory) noexcept nogil:
     """Give the pages of every warm extent back to the system."""
     cdef Header *header = memory.header
     cdef int64_t id
-    while True:
+    cdef uint32_t links = 0
+    while follows(memory, &links):
         lock_acquire(memory)
         id = warm_anywhere(memory)
         if id >= 0:
-            header.warm_extents[extent_class_of(memory.extents[id].size)] = memory.extents[id].group.next
+            header.warm_extents[class_of_extent(memory, &memory.extents[id])] = memory.extents[id].group.next
             header.cached_bytes -= memory.extents[id].size
             ff_store32(&memory.extents[id].group.owner, memory.me + 1)
             ff_store32(&memory.extents[id].kind, EXTENT_LEAVING)
@@ -133,11 +151,11 @@ cdef inline uint64_t used_bytes(Memory *memory) noexcept nogil:
     cdef uint32_t id
     cdef uint64_t count = 0, used
     cdef Extent *extent
-    for id in range(ff_load32(&memory.header.extent_high)):
+    for id in range(extents_used(memory)):
         extent = &memory.extents[id]
         if extent.kind == EXTENT_VALUE:
             count += extent.size
         elif extent.kind == EXTENT_SLAB:
             used = ff_load64(&extent.group.used) & GROUP_MEMBERS & ~empty_group(memory, 0, id)
-            count += <uint64_t> popcount64(used) * extent.block_size
+            count += <uint64_t> popcount64(used) * block_size_of(extent)
     return count

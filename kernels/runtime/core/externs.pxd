@@ -33,6 +33,10 @@ cdef extern from *:
     """
     #include <errno.h>
     #include <pthread.h>
+    #include <signal.h>
+    #include <sys/syscall.h>
+    #include <time.h>
+    #include <unistd.h>
 
     _Static_assert(sizeof(pthread_mutex_t) <= 48, "Header.lock has 48 bytes");
 
@@ -44,15 +48,46 @@ cdef extern from *:
         if (code == 0) code = pthread_mutex_init((pthread_mutex_t *)at, &how);
         return code;
     }
+
+    /* A mutex that was overwritten is to be seen before the C library follows it: its kind decides what that does, and a
+     * holder that is no thread never releases it. Other C libraries than glibc keep both elsewhere, and go unchecked. */
+    static uint32_t ff_lock_kind(const void *at) {
+    #ifdef __GLIBC__
+        /* Without the bits that tell a recursive one from others: tests count by those. */
+        return (uint32_t)__atomic_load_n(&((const pthread_mutex_t *)at)->__data.__kind, __ATOMIC_RELAXED) & ~3u;
+    #else
+        return 0;
+    #endif
+    }
+
+    static int ff_lock_has_holder(const void *at) {
+    #ifdef __GLIBC__
+        int holder = __atomic_load_n(&((const pthread_mutex_t *)at)->__data.__lock, __ATOMIC_RELAXED) & 0x3FFFFFFF;
+        return holder != 0 && holder != syscall(SYS_gettid) && !(kill(holder, 0) == -1 && errno == ESRCH);
+    #else
+        return 1;
+    #endif
+    }
+
+    static int ff_lock_within(void *at, int64_t nanoseconds) {
+        struct timespec end;
+        clock_gettime(CLOCK_REALTIME, &end);
+        nanoseconds += end.tv_nsec;
+        end.tv_sec += nanoseconds / 1000000000;
+        end.tv_nsec = nanoseconds % 1000000000;
+        return pthread_mutex_timedlock((pthread_mutex_t *)at, &end);
+    }
     """
     int ff_lock_make(void *at) noexcept nogil
-    int EBUSY, EOWNERDEAD
+    uint32_t ff_lock_kind(const void *at) noexcept nogil
+    int ff_lock_has_holder(const void *at) noexcept nogil
+    int ff_lock_within(void *at, int64_t nanoseconds) noexcept nogil
+    int EBUSY, EOWNERDEAD, ETIMEDOUT
 
 cdef extern from "pthread.h" nogil:
     ctypedef struct pthread_mutex_t:
         pass
     int pthread_mutex_trylock(pthread_mutex_t *mutex) noexcept
-    int pthread_mutex_lock(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_consistent(pthread_mutex_t *mutex) noexcept
     int pthread_mutex_unlock(pthread_mutex_t *mutex) noexcept
 

@@ -17,6 +17,7 @@ from .layout cimport (
     EXTENT_SLAB, GROUP_BITS, GROUP_CLAIMED, GROUP_CURRENT, GROUP_MEMBERS, SLOT_COUNT, SLOT_SPARE, Group, Header,
 )
 from .regions cimport SLOT_POOL, Memory, Pool
+from .bounds cimport group_number
 from .size_classes cimport size_of_class, slab_blocks
 from .lookup cimport empty_group, group_of
 from .locked cimport group_free_claimed
@@ -64,7 +65,7 @@ cdef inline int64_t member_alloc(Memory *memory, uint32_t pool) noexcept nogil:
             return -1
 
 cdef inline void member_free(Memory *memory, uint32_t pool, uint32_t id, uint32_t bit) noexcept nogil:
-    group_clear(memory, pool, id, <uint64_t> 1 << bit)
+    group_clear(memory, pool, id, <uint64_t> 1 << (bit & 63))
 
 cdef inline void group_clear(Memory *memory, uint32_t pool, uint32_t id, uint64_t bits) noexcept nogil:
     """Clear bits of a group, and free the group if that empties it."""
@@ -174,7 +175,7 @@ cdef inline int64_t slot_group_new(Memory *memory) noexcept nogil:
     cdef Group *group
     lock_acquire(memory)
     if header.free_groups:
-        id = header.free_groups - 1
+        id = group_number(memory, header.free_groups - 1)
     elif header.group_high < (SLOT_COUNT - SLOT_SPARE) // GROUP_BITS:
         id = header.group_high
     if id >= 0:

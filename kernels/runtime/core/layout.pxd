@@ -402,13 +402,14 @@ cdef enum:
     WORD_BITS = 48
     CLEARED_SHIFT = 63
     LAST_SHIFT = 48
+    MOST_LEVELS = 4
 
 cdef struct Dependencies:
     uint32_t count
     uint32_t levels
     uint32_t submitter_died     # [owner: supervisor] its submitter died before it had subscribed to all dependencies
     uint32_t pad
-    uint64_t level_at[4]        # byte offset of each level inside the block
+    uint64_t level_at[MOST_LEVELS]  # byte offset of each level inside the block
 
 cdef extern from *:
     """

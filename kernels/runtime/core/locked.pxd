@@ -10,7 +10,8 @@ from .layout cimport (
     EXTENT_CLASSES, EXTENT_COUNT, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, GRANULE, GROUP_CLAIMED,
     GROUP_CURRENT, Extent, Group, Header,
 )
-from .regions cimport SLOT_POOL, Memory
+from .regions cimport SLOT_POOL, TRAP_BYTES, Memory
+from .bounds cimport at_most, extent_number, is_within
 from .size_classes cimport extent_class_of
 from .lookup cimport empty_group, group_of
 from .wakeup cimport ring_bell
@@ -23,7 +24,7 @@ cdef inline int64_t warm_extent(Memory *memory, uint32_t size_class) noexcept no
     cdef uint32_t i
     for i in range(size_class, min(size_class + WARM_CLASSES, EXTENT_CLASSES)):
         if memory.header.warm_extents[i]:
-            return memory.header.warm_extents[i] - 1
+            return extent_number(memory, memory.header.warm_extents[i] - 1)
     return -1
 
 cdef inline int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t size) noexcept nogil:
@@ -36,8 +37,11 @@ cdef inline int64_t cold_extent(Memory *memory, uint32_t size_class, uint64_t si
     cdef uint64_t at
     cdef Extent *extent
     if header.cold_extents[size_class]:
-        return header.cold_extents[size_class] - 1
-    if id == EXTENT_COUNT or header.arena_next + size > header.size:
+        return extent_number(memory, header.cold_extents[size_class] - 1)
+    if header.arena_next < memory.arena or header.arena_next % GRANULE or id > EXTENT_COUNT:
+        memory.damaged = 1
+        return -1
+    if id == EXTENT_COUNT or not is_within(memory, header.arena_next, size + TRAP_BYTES):
         return larger_extent(memory, size_class)
     extent = &memory.extents[id]
     extent.offset = header.arena_next
@@ -53,9 +57,9 @@ cdef inline int64_t larger_extent(Memory *memory, uint32_t size_class) noexcept 
     cdef uint32_t i
     for i in range(size_class, EXTENT_CLASSES):
         if memory.header.warm_extents[i]:
-            return memory.header.warm_extents[i] - 1
+            return extent_number(memory, memory.header.warm_extents[i] - 1)
         if memory.header.cold_extents[i]:
-            return memory.header.cold_extents[i] - 1
+            return extent_number(memory, memory.header.cold_extents[i] - 1)
     return -1
 
 cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint32_t block_size) noexcept nogil:
@@ -65,7 +69,7 @@ cdef inline void extent_occupy(Memory *memory, uint32_t id, uint32_t kind, uint3
     """
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
-    cdef uint32_t size_class = extent_class_of(extent.size), before = extent.kind
+    cdef uint32_t size_class = class_of_extent(memory, extent), before = extent.kind
     memset(extent.held, 0, sizeof(extent.held))     # a process that died before `kind` was set has left a bit
     extent.sealed = 0
     extent.was_warm = before == EXTENT_WARM
@@ -108,18 +112,21 @@ cdef inline void free_list_push(Memory *memory, uint32_t id, uint32_t kind) noex
     cdef Header *header = memory.header
     cdef Extent *extent = &memory.extents[id]
     cdef uint32_t *head = &header.warm_extents[0] if kind == EXTENT_WARM else &header.cold_extents[0]
-    cdef uint32_t size_class = extent_class_of(extent.size)
+    cdef uint32_t size_class = class_of_extent(memory, extent)
     ff_store32(&extent.kind, kind)
     extent.group.next = head[size_class]
     head[size_class] = id + 1
     if kind == EXTENT_WARM:
         header.cached_bytes += extent.size
 
+cdef inline uint32_t class_of_extent(Memory *memory, Extent *extent) noexcept nogil:
+    return at_most(memory, extent_class_of(extent.size), EXTENT_CLASSES - 1)
+
 cdef inline int64_t warm_anywhere(Memory *memory) noexcept nogil:
     cdef uint32_t i
     for i in range(EXTENT_CLASSES):
         if memory.header.warm_extents[i]:
-            return memory.header.warm_extents[i] - 1
+            return extent_number(memory, memory.header.warm_extents[i] - 1)
     return -1
 
 cdef inline void extent_acquire_locked(Memory *memory, uint32_t id) noexcept nogil:

@@ -11,7 +11,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns, ff_store32, ff_store64
 from .layout cimport CALL_UNWANTED, READY, WAITING, Policy, Slot
 from .regions cimport Memory
-from .lookup cimport with_status
+from .lookup cimport queue_of, with_status
 from .wakeup cimport ring_bell, wake_queue
 from .run_queue cimport queue_push
 from .completion cimport is_ending
@@ -85,7 +85,7 @@ cdef inline int retry(Memory *memory, uint32_t index, uint64_t pause) noexcept n
     if pause:
         alarm_by(memory, not_before)
     else:
-        queue_again(memory, slot.queue, index)
+        queue_again(memory, queue_of(memory, slot), index)
     ff_store64(&memory.processes[memory.me].promoting, 0)
     return 1
 
@@ -96,7 +96,7 @@ cdef inline void queue_again(Memory *memory, uint32_t queue, uint32_t index) noe
 cdef inline void retry_now(Memory *memory, uint32_t index, uint64_t state) noexcept nogil:
     """Queue a call whose pause is over and whose state was `state`."""
     cdef Slot *slot = &memory.slots[index]
-    cdef uint32_t queue = slot.queue
+    cdef uint32_t queue = queue_of(memory, slot)
     ff_store64(&memory.processes[memory.me].promoting, index + 1)
     if ff_cas64(&slot.state, state, with_status(state, READY, 0)):
         queue_again(memory, queue, index)

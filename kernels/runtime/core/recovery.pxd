@@ -13,8 +13,11 @@ from .layout cimport (
     WAITS_FOR_ANY, Dependencies, DependencyEdge, Extent, Group, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
+from .bounds cimport slot_number
 from .lookup cimport (
-    data_of, edges_of, empty_group, generation_of, group_of, owner_of, slots_used, status_of, with_status,
+    data_of, dependencies_of, dependency_count, edge_at, edges_of, empty_group, extents_used, generation_of, group_of,
+    groups_used, instance_queues_used, owner_of, processes_used, queue_of, services_used, slots_used, status_of,
+    value_bytes, with_status,
 )
 from .wakeup cimport log_finished, wake_waiters
 from .locked cimport clear_holder, group_free_claimed
@@ -90,22 +93,24 @@ cdef inline void repair_waiting(Memory *memory, uint32_t index, uint32_t dead, c
     cdef uint32_t i, at
     if status_of(state) == FREE or not ff_load32(&slot.refs) & REF_EDGES or not acquire_again(memory, index, state):
         return
-    dependencies = <Dependencies *> (memory.base + slot.dependencies)
+    dependencies = dependencies_of(memory, slot)
     edges = edges_of(dependencies)
-    for i in range(dependencies.count):
+    for i in range(dependency_count(memory, dependencies)):
         at = ff_load32(&edges[i].dependency)
         if at == NO_DEPENDENCY:
             continue
+        at = slot_number(memory, at)
         dependency_state = ff_load64(&memory.slots[at].state)
         if owner_of(dependency_state) != dead:       # what it still ran when it died was recovered before
             continue
         if status_of(dependency_state) == FAILED:
-            fail_unstarted(memory, index, data_of(memory, &memory.slots[at], RESULT), memory.slots[at].result_bytes)
+            fail_unstarted(memory, index, data_of(memory, &memory.slots[at], RESULT),
+                           value_bytes(memory, &memory.slots[at], RESULT))
         dependency_ready(memory, index, i, NULL)
     if slot.creator == dead or dependencies.submitter_died:
         finish_submission(memory, index, error, nbytes)
     # S12: pairs with the cas in `clear_from`: the mark of a word's last bit names the process that had to go on.
-    if clear_again(memory, dependencies, dead) or ff_load64(missing_top(dependencies)) == cleared_by(dead):
+    if clear_again(memory, dependencies, dead) or ff_load64(missing_top(memory, dependencies)) == cleared_by(dead):
         all_dependencies_ready(memory, index, NULL)
     release_refs(memory, index, REF_RECOVERY)
 
@@ -117,24 +122,25 @@ cdef inline void finish_submission(Memory *memory, uint32_t index, const char *e
     on.
     """
     cdef Slot *slot = &memory.slots[index]
-    cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
+    cdef Dependencies *dependencies = dependencies_of(memory, slot)
     cdef DependencyEdge *edges = edges_of(dependencies)
     cdef Slot *dependency
-    cdef uint32_t i
-    if not is_missing(dependencies, dependencies.count):
+    cdef uint32_t i, count = dependency_count(memory, dependencies)
+    if not is_missing(memory, dependencies, count):
         return
     dependencies.submitter_died = 1
     fail_unstarted(memory, index, error, nbytes)
-    for i in range(dependencies.count):
-        if not is_missing(dependencies, i):
+    for i in range(count):
+        if not is_missing(memory, dependencies, i):
             continue
-        dependency = &memory.slots[edges[i].dependency]       # its number is released only when nothing is missing any more
+        # Its number is released only when nothing is missing any more.
+        dependency = &memory.slots[slot_number(memory, edges[i].dependency)]
         if is_subscribed(memory, dependency, &edges[i]) or subscribe(memory, dependency, &edges[i]):
             continue
         if not is_walked(dependency):
             return
         dependency_ready(memory, index, i, NULL)
-    dependency_ready(memory, index, dependencies.count, NULL)
+    dependency_ready(memory, index, count, NULL)
 
 cdef inline int is_walked(Slot *dependency) noexcept nogil:
     """Tell whether the finisher of a dependency has walked its waiter list.
@@ -162,9 +168,9 @@ cdef inline void recover_task(Memory *memory, uint32_t index, const char *error,
     """
     cdef Slot *slot = &memory.slots[index]
     cdef uint64_t state = slot.state
-    cdef uint32_t queue = slot.queue
+    cdef uint32_t queue = queue_of(memory, slot)
     forget_wait(memory, slot)
-    if slot.started or memory.queues[slot.queue].ordered:
+    if slot.started or memory.queues[queue].ordered:
         write_result(memory, index, error, nbytes)
         finish(memory, index, FAILED, NULL)
         return
@@ -181,11 +187,10 @@ cdef inline void recover_task(Memory *memory, uint32_t index, const char *error,
 cdef inline void recover_release(Memory *memory, uint32_t dead) noexcept nogil:
     """Release a reference that the dead process had cleared in the edge, and perhaps not in the count."""
     cdef Process *process = &memory.processes[dead]
-    cdef DependencyEdge *edge = <DependencyEdge *> (memory.base + process.releasing_edge)
-    cdef uint32_t index = <uint32_t> process.releasing_slot, releaser
+    cdef uint32_t index = slot_number(memory, <uint32_t> process.releasing_slot), releaser
     if not process.releasing_edge:
         return
-    if edge.dependency == NO_DEPENDENCY:
+    if edge_at(memory, process.releasing_edge).dependency == NO_DEPENDENCY:
         # S11: pairs with `release_dependent`: the tag first; a process that overwrites it has acknowledged it before.
         releaser = ff_load32(&memory.slots[index].releaser)
         if releaser != releaser_tag(dead, process.release_seq) and ff_load64(&process.acked_release) != process.release_seq:
@@ -195,15 +200,15 @@ cdef inline void recover_release(Memory *memory, uint32_t dead) noexcept nogil:
 cdef inline void recover_allocation(Memory *memory, uint32_t dead) noexcept nogil:
     """Free the slot and the block that a dead process was allocating, filling or about to publish."""
     cdef uint64_t building = memory.processes[dead].building, taking = memory.processes[dead].taking
-    cdef uint32_t index = <uint32_t> building - 1       # NO_DEPENDENCY for none
-    cdef Slot *slot = &memory.slots[index]
+    cdef uint32_t index = slot_number(memory, <uint32_t> building - 1) if building else NO_DEPENDENCY
+    cdef Slot *slot = &memory.slots[index if building else 0]
     if taking and is_referred_to(memory, taking):       # first: it may be freed with the slot
         taking = memory.processes[dead].taking = 0
     recover_pending(memory, dead, index)
     if building and status_of(ff_load64(&slot.state)) == FREE and is_taken(memory, index):
         slot_free(memory, index)
     elif building and status_of(ff_load64(&slot.state)) == READY:
-        queue_push(memory, slot.queue, index)     # perhaps a second time: one of the two entries is void
+        queue_push(memory, queue_of(memory, slot), index)     # perhaps a second time: one of the two entries is void
     memory.processes[dead].building = 0
     ff_store64(&memory.processes[dead].taking, 0)       # before: once freed it may be any process's
     if taking:
@@ -227,7 +232,7 @@ cdef inline int is_taken(Memory *memory, uint32_t index) noexcept nogil:
 cdef inline int is_built(Memory *memory, uint32_t index) noexcept nogil:
     """Tell whether a process is allocating or filling a slot."""
     cdef uint32_t i
-    for i in range(ff_load32(&memory.header.process_high)):
+    for i in range(processes_used(memory)):
         if ff_load64(&memory.processes[i].building) == index + 1:
             return 1
     return 0
@@ -243,8 +248,8 @@ cdef inline void recover_pending(Memory *memory, uint32_t dead, uint32_t buildin
             continue
         written = 0
         if building != NO_DEPENDENCY and memory.slots[building].dependencies:
-            dependencies = <Dependencies *> (memory.base + memory.slots[building].dependencies)
-            for at in range(dependencies.count):
+            dependencies = dependencies_of(memory, &memory.slots[building])
+            for at in range(dependency_count(memory, dependencies)):
                 written |= edges_of(dependencies)[at].dependency == i
         release_pending(memory, i, 0 if written else 1)
 
@@ -273,10 +278,10 @@ cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
         if slot.payload == block or slot.result == block or slot.dependencies == block \
                 or slot.waits_for == WAITS_FOR_ANY | block:
             return 1
-    for i in range(ff_load32(&memory.header.service_high)):
+    for i in range(services_used(memory)):
         if memory.services[i].blob == block:
             return 1
-    for i in range(POOL_QUEUES, ff_load32(&memory.header.instance_queue_high)):
+    for i in range(POOL_QUEUES, instance_queues_used(memory)):
         if memory.queues[i].error == block:
             return 1
     return 0
@@ -289,7 +294,7 @@ cdef inline void recover_memory(Memory *memory, uint32_t dead) noexcept nogil:
     cdef uint32_t id
     cdef int leaving
     cdef Extent *extent
-    for id in range(ff_load32(&memory.header.extent_high)):
+    for id in range(extents_used(memory)):
         extent = &memory.extents[id]
         if ff_load64(&extent.held[dead >> 6]) >> (dead & 63) & 1:
             lock_acquire(memory)
@@ -301,7 +306,7 @@ cdef inline void recover_memory(Memory *memory, uint32_t dead) noexcept nogil:
             extent_purge(memory, id)
         elif ff_load32(&extent.kind) == EXTENT_SLAB:
             orphan(memory, 0, id, dead)
-    for id in range(ff_load32(&memory.header.group_high)):
+    for id in range(groups_used(memory)):
         orphan(memory, SLOT_POOL, id, dead)
 
 cdef inline void orphan(Memory *memory, uint32_t pool, uint32_t id, uint32_t dead) noexcept nogil:

@@ -5,10 +5,15 @@
 from libc.stdint cimport uint32_t, uint64_t, uint8_t
 from libc.stdlib cimport calloc, free
 from libc.string cimport memset
+from .externs cimport ff_lock_kind
 from .layout cimport (
     EXTENT_COUNT, GRANULE, GROUP_COUNT, LOG_COUNT, PAGE, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLAB_CLASSES,
     SLOT_COUNT, Extent, Header, Policy, Process, RunQueue, Service, Slot, SlotGroup,
 )
+
+cdef enum:
+    #: Bytes before the arena that stand for every block outside of it, and behind its last block: see bounds.pxd.
+    TRAP_BYTES = 1 << 16
 
 cdef struct Pool:               # groups that this process allocates members from
     uint32_t *ids
@@ -45,6 +50,11 @@ cdef struct Memory:
     void **viewed               # per extent: the view in this process's window, see views.pxi
     uint8_t *listed             # per extent: pool + 1 on whose list it is
     uint8_t *slots_listed       # per group of slots: whether it is on the list
+    uint64_t size               # of the mapping
+    uint64_t arena              # offset of the arena
+    int damaged                 # what was read in the segment cannot be true: see bounds.pxd
+    int lock_broken             # the same of the lock
+    uint32_t lock_kind          # what the lock says of itself
     Pool pools[POOL_COUNT]
     Spin for_outcomes
     Spin for_tasks
@@ -56,6 +66,8 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     """Point `memory` at the regions of the segment at `base`; return the arena's first offset."""
     cdef uint64_t at = align_up(sizeof(Header), PAGE)
     memory.base = base
+    memory.size = size
+    memory.damaged = memory.lock_broken = 0
     memory.header = <Header *> base
     memory.processes = <Process *> (base + at)
     at = align_up(at + <uint64_t> PROCESS_COUNT * sizeof(Process), PAGE)
@@ -76,7 +88,8 @@ cdef inline uint64_t map_memory(char *base, uint64_t size, Memory *memory) noexc
     memory.granules = <uint32_t *> (base + at)
     at = align_up(at + size // GRANULE * sizeof(uint32_t), PAGE)
     memory.rings = <uint64_t *> (base + at)
-    return align_up(at + <uint64_t> QUEUE_COUNT * SLOT_COUNT * sizeof(uint64_t), GRANULE)
+    memory.arena = align_up(at + <uint64_t> QUEUE_COUNT * SLOT_COUNT * sizeof(uint64_t) + TRAP_BYTES, GRANULE)
+    return memory.arena
 
 cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept nogil:
     """Make afresh what process `me` keeps for itself; return 0 when there is no memory for it.
@@ -86,6 +99,7 @@ cdef inline int memory_own(Memory *memory, uint32_t me, int doorbell) noexcept n
     memory_disown(memory)
     memory.me = me
     memory.doorbell = doorbell
+    memory.lock_kind = ff_lock_kind(memory.header.lock)
     # One allocation for all four: a page costs memory only where it is touched.
     memory.viewed = <void **> calloc(EXTENT_COUNT * (sizeof(void *) + sizeof(uint32_t) + 1) + GROUP_COUNT, 1)
     if memory.viewed == NULL:

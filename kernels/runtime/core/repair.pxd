@@ -12,24 +12,23 @@ from .layout cimport (
     KIND_HANDLES, KIND_LINKED, REDO_LINK, REDO_NOTHING, Extent, Group, Header, Redo, Slot,
 )
 from .regions cimport Memory
-from .lookup cimport block_of, data_of, extent_of, kind_of
+from .bounds cimport slot_number
+from .lookup cimport block_of, data_of, extent_of, extents_used, groups_used, handle_count, kind_of
 from .locked cimport free_list_push
 
 cdef inline uint32_t reference_count(Memory *memory, Slot *slot, uint32_t which) noexcept nogil:
     """Return how many references a payload or result has: one per handle, one for an extent as block."""
     cdef uint64_t count = 0
     if kind_of(slot, which)[0] & KIND_HANDLES:
-        memcpy(&count, data_of(memory, slot, which), 8)
+        count = handle_count(memory, slot, which)
     if kind_of(slot, which)[0] & KIND_EXTENT:
         count += 1
     return <uint32_t> count
 
 cdef inline Extent *reference_at(Memory *memory, Slot *slot, uint32_t which, uint32_t step) noexcept nogil:
-    cdef uint64_t count = 0, offset = block_of(slot, which)
-    if kind_of(slot, which)[0] & KIND_HANDLES:
-        memcpy(&count, data_of(memory, slot, which), 8)
-        if step < count:
-            memcpy(&offset, data_of(memory, slot, which) + 8 + 8 * <uint64_t> step, 8)
+    cdef uint64_t offset = block_of(slot, which)
+    if kind_of(slot, which)[0] & KIND_HANDLES and step < handle_count(memory, slot, which):
+        memcpy(&offset, data_of(memory, slot, which) + 8 + 8 * <uint64_t> step, 8)
     return &memory.extents[extent_of(memory, offset)]
 
 cdef inline void count_references(Memory *memory, uint32_t step, uint32_t count) noexcept nogil:
@@ -38,7 +37,7 @@ cdef inline void count_references(Memory *memory, uint32_t step, uint32_t count)
     Before each change of a count, the record gets the count of before.
     """
     cdef Redo *redo = &memory.header.redo
-    cdef Slot *slot = &memory.slots[redo.slot]
+    cdef Slot *slot = &memory.slots[slot_number(memory, redo.slot)]
     cdef Extent *extent
     while step < count:
         extent = reference_at(memory, slot, redo.which, step)
@@ -55,7 +54,7 @@ cdef inline void redo_begin(Memory *memory, uint32_t op, uint32_t index, uint32_
 
 cdef inline void redo_end(Memory *memory) noexcept nogil:
     cdef Redo *redo = &memory.header.redo
-    cdef uint32_t *kind = kind_of(&memory.slots[redo.slot], redo.which)
+    cdef uint32_t *kind = kind_of(&memory.slots[slot_number(memory, redo.slot)], redo.which)
     ff_store32(kind, kind[0] | KIND_LINKED if redo.op == REDO_LINK else kind[0] & ~<uint32_t> KIND_LINKED)
     ff_store32(&redo.op, REDO_NOTHING)
 
@@ -66,7 +65,8 @@ cdef inline void repair(Memory *memory) noexcept nogil:
     """
     cdef Header *header = memory.header
     cdef Redo *redo = &header.redo
-    cdef Slot *slot = &memory.slots[redo.slot]
+    cdef Slot *slot = &memory.slots[slot_number(memory, redo.slot)]
+    cdef uint32_t high = extents_used(memory)
     if redo.op != REDO_NOTHING:
         reference_at(memory, slot, redo.which, <uint32_t> (redo.progress >> 32)).refs = <uint32_t> redo.progress
         count_references(memory, <uint32_t> (redo.progress >> 32), reference_count(memory, slot, redo.which))
@@ -74,15 +74,15 @@ cdef inline void repair(Memory *memory) noexcept nogil:
     memset(header.warm_extents, 0, sizeof(header.warm_extents))
     memset(header.cold_extents, 0, sizeof(header.cold_extents))
     header.live_bytes = header.cached_bytes = header.free_groups = 0
-    if header.extent_high:
-        header.arena_next = memory.extents[header.extent_high - 1].offset + memory.extents[header.extent_high - 1].size
+    if high:
+        header.arena_next = memory.extents[high - 1].offset + memory.extents[high - 1].size
     repair_extents(memory)
     repair_slot_groups(memory)
 
 cdef inline void repair_extents(Memory *memory) noexcept nogil:
     cdef uint32_t id, word
     cdef Extent *extent
-    for id in range(memory.header.extent_high):
+    for id in range(extents_used(memory)):
         extent = &memory.extents[id]
         if extent.kind == EXTENT_VALUE:
             extent.holders = 0
@@ -99,7 +99,7 @@ cdef inline void repair_extents(Memory *memory) noexcept nogil:
 cdef inline void repair_slot_groups(Memory *memory) noexcept nogil:
     cdef uint32_t id
     cdef Group *group
-    for id in range(memory.header.group_high):
+    for id in range(groups_used(memory)):
         group = &memory.groups[id].group
         if ff_load64(&group.used) & GROUP_CLAIMED:      # recovery claims an empty one that its process did not claim
             ff_store32(&group.owner, 0)

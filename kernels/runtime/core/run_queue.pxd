@@ -19,6 +19,7 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .externs cimport ff_cas64, ff_load64, ff_store64
 from .layout cimport READY, RING_MASK, RUNNING, SLOT_COUNT, WAITING, RunQueue, Slot
 from .regions cimport Memory
+from .bounds cimport follows
 from .lookup cimport status_of, with_status
 
 cdef enum:
@@ -57,7 +58,8 @@ cdef inline int queue_push(Memory *memory, uint32_t queue_index, uint32_t index)
     cdef RunQueue *queue = &memory.queues[queue_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> queue_index * SLOT_COUNT
     cdef uint64_t tail, entry
-    while True:
+    cdef uint32_t attempts = 0
+    while follows(memory, &attempts):
         tail = ff_load64(&queue.tail)
         entry = ff_load64(&ring[tail & RING_MASK])
         if lap_of(entry) == lap_of(tail):
@@ -73,6 +75,7 @@ cdef inline int queue_push(Memory *memory, uint32_t queue_index, uint32_t index)
             if queue.ordered:
                 return 0
             queue_rotate(memory, queue_index)
+    return 0
 
 cdef inline void queue_rotate(Memory *memory, uint32_t queue_index) noexcept nogil:
     """Make room in a full ring: move its first entry to the end."""
@@ -113,8 +116,8 @@ cdef inline int64_t queue_claim(Memory *memory, uint32_t queue_index) noexcept n
     cdef RunQueue *queue = &memory.queues[queue_index]
     cdef uint64_t *ring = memory.rings + <uint64_t> queue_index * SLOT_COUNT
     cdef uint64_t head, entry, state
-    cdef uint32_t index
-    while True:
+    cdef uint32_t index, attempts = 0
+    while follows(memory, &attempts):
         head = ff_load64(&queue.head)
         entry = ff_load64(&ring[head & RING_MASK])
         if lap_of(entry) == lap_of(head + SLOT_COUNT):           # read, head left behind
@@ -135,6 +138,7 @@ cdef inline int64_t queue_claim(Memory *memory, uint32_t queue_index) noexcept n
         if status_of(state) == WAITING and queue.ordered and is_here(memory, queue_index, head, index):
             return CLAIM_EMPTY                                  # its turn, but a dependency is missing
         queue_drop(queue, ring, head, entry)
+    return CLAIM_EMPTY
 
 cdef inline int queue_empty(Memory *memory, uint32_t queue_index) noexcept nogil:
     cdef RunQueue *queue = &memory.queues[queue_index]

@@ -10,7 +10,11 @@ from .layout cimport (
     NO_SERVICE, PAYLOAD, REF_CREATOR, REF_RUN, RELEASE_BITS, RESULT, Dependencies, DependencyEdge, Process, Slot,
 )
 from .regions cimport SLOT_POOL, Memory
-from .lookup cimport block_of, edges_of, extent_of, generation_of, is_extent, kind_of, status_of, with_status
+from .bounds cimport process_number, slot_number
+from .lookup cimport (
+    block_of, dependencies_of, dependency_count, edges_of, extent_of, generation_of, is_extent, kind_of, status_of,
+    with_status,
+)
 from .extents cimport extent_release
 from .groups cimport member_alloc, member_free
 from .references cimport value_link, value_unlink
@@ -93,7 +97,7 @@ cdef inline void value_store(Memory *memory, uint32_t index, uint32_t which, uin
     if kind & (KIND_HANDLES | KIND_EXTENT):
         value_link(memory, index, which)
         if kind & KIND_EXTENT:
-            extent_release(memory, <uint32_t> extent_of(memory, block))
+            extent_release(memory, extent_of(memory, block))
 
 cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noexcept nogil:
     """Free what a payload or result takes, beyond its slot."""
@@ -107,7 +111,7 @@ cdef inline void value_free(Memory *memory, uint32_t index, uint32_t which) noex
     else:
         slot.payload = 0
     if block and not kind & KIND_EXTENT:
-        slab_free(memory, <uint32_t> extent_of(memory, block), block)
+        slab_free(memory, extent_of(memory, block), block)
     kind_of(slot, which)[0] = 0
 
 cdef inline uint32_t release_refs(Memory *memory, uint32_t index, uint32_t bits) noexcept nogil:
@@ -164,7 +168,7 @@ cdef inline void help_release(Memory *memory, uint32_t index, uint32_t releaser)
     release may have the number of the one in progress. The one in progress is of another slot, or it began when this slot
     had another tag (`begin_release`): so a tag is its own only if it still stands after it has begun.
     """
-    cdef uint32_t at = releaser >> RELEASE_BITS
+    cdef uint32_t at = process_number(memory, releaser >> RELEASE_BITS)
     cdef Process *process = &memory.processes[at]
     cdef uint64_t release_seq, acked_release
     if at == memory.me or releaser == 0:
@@ -182,13 +186,13 @@ cdef inline void release_dependencies(Memory *memory, Slot *slot) noexcept nogil
 
     It may go on where another process was interrupted.
     """
-    cdef Dependencies *dependencies = <Dependencies *> (memory.base + slot.dependencies)
-    cdef DependencyEdge *edges = edges_of(dependencies)
+    cdef Dependencies *dependencies
     cdef uint32_t i
     if not slot.dependencies:
         return
-    for i in range(dependencies.count):
-        release_edge(memory, &edges[i])
+    dependencies = dependencies_of(memory, slot)
+    for i in range(dependency_count(memory, dependencies)):
+        release_edge(memory, &edges_of(dependencies)[i])
 
 cdef inline void release_edge(Memory *memory, DependencyEdge *edge) noexcept nogil:
     cdef Process *process = &memory.processes[memory.me]
@@ -196,9 +200,9 @@ cdef inline void release_edge(Memory *memory, DependencyEdge *edge) noexcept nog
     held = ff_load32(&edge.dependency)
     if held == NO_DEPENDENCY:
         return
-    begin_release(memory, held)
+    begin_release(memory, slot_number(memory, held))
     ff_store64(&process.releasing_edge, <uint64_t> (<char *> edge - memory.base))
     held = ff_exchange32(&edge.dependency, NO_DEPENDENCY)
     if held != NO_DEPENDENCY:
-        release_dependent(memory, held, memory.me)
+        release_dependent(memory, slot_number(memory, held), memory.me)
     ff_store64(&process.releasing_edge, 0)

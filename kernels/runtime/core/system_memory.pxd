@@ -5,6 +5,7 @@
 from libc.stdint cimport uint64_t
 from posix.fcntl cimport O_CLOEXEC, O_RDONLY, open as posix_open
 from posix.unistd cimport close as posix_close, read as posix_read
+from .layout cimport CGROUP_BYTES
 
 cdef extern from "stdlib.h" nogil:
     unsigned long long strtoull(const char *text, char **end, int base) noexcept
@@ -41,10 +42,11 @@ cdef inline uint64_t number_after(const char *text, const char *name) noexcept n
 cdef inline uint64_t memory_left(const char *cgroups) noexcept nogil:
     """Return how many bytes may still be allocated. `cgroups` is as in Header.cgroups."""
     cdef char text[8192]
+    cdef const char *end = cgroups + CGROUP_BYTES
     cdef uint64_t left = <uint64_t> -1, limit, used
     if read_text("/proc/meminfo", text, sizeof(text)):
         left = number_after(text, "MemAvailable:") << 10
-    while cgroups[0]:
+    while cgroups < end and cgroups[0]:
         limit = used = 0
         if read_text(cgroups, text, sizeof(text)):
             limit = strtoull(text, NULL, 10)        # 0 for "max"

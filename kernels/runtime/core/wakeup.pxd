@@ -16,6 +16,7 @@ from .externs cimport (
 )
 from .layout cimport LOG_COUNT, POOL_QUEUES, PROCESS_COUNT, QUEUE_FREE, ROLE_SPARE, SLOT_BITS, Process, RunQueue
 from .regions cimport Memory
+from .lookup cimport home_of, instance_queues_used, pool_queues_used, processes_used
 
 cdef enum:
     #: A sleeper looks around this often, in case a wake-up died with its sender.
@@ -104,7 +105,7 @@ cdef inline void call_for_queued(Memory *memory) noexcept nogil:
     cdef uint32_t i
     if ff_load32(&memory.header.pool_sleepers) == 0:
         return
-    for i in range(ff_load32(&memory.header.pool_queue_high)):       # a head may be read after the tail has moved on
+    for i in range(pool_queues_used(memory)):       # a head may be read after the tail has moved on
         count += max(<int64_t> (ff_load64(&memory.queues[i].tail) - ff_load64(&memory.queues[i].head)), <int64_t> 0)
     if count:
         wake_sleepers(&memory.header.pool_wake, <uint32_t> min(count, <int64_t> PROCESS_COUNT))
@@ -112,7 +113,7 @@ cdef inline void call_for_queued(Memory *memory) noexcept nogil:
 cdef inline void wake_queue(Memory *memory, uint32_t queue_index) noexcept nogil:
     cdef RunQueue *queue = &memory.queues[queue_index]
     if queue.home:
-        queue = &memory.queues[queue.home - 1]
+        queue = &memory.queues[home_of(memory, queue_index)]
     if queue_index >= POOL_QUEUES:
         wake_sleepers(&queue.wake, 1)
     elif queue.limit:        # which sleeper has a permit is not known here
@@ -126,7 +127,7 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
     wake_sleepers(&memory.header.pool_wake, PROCESS_COUNT)
     ff_add32(&memory.header.pool_wake, 1)
     ff_futex_wake(&memory.header.pool_wake, PROCESS_COUNT)
-    for i in range(POOL_QUEUES, ff_load32(&memory.header.instance_queue_high)):
+    for i in range(POOL_QUEUES, instance_queues_used(memory)):
         if ff_load32(&memory.queues[i].state) != QUEUE_FREE:
             ff_add32(&memory.queues[i].wake, 1)
             ff_futex_wake(&memory.queues[i].wake, PROCESS_COUNT)
@@ -134,7 +135,7 @@ cdef inline void wake_everybody(Memory *memory) noexcept nogil:
 
 cdef inline void wake_spares(Memory *memory) noexcept nogil:
     cdef uint32_t i
-    for i in range(ff_load32(&memory.header.process_high)):
+    for i in range(processes_used(memory)):
         if ff_load32(&memory.processes[i].role) == ROLE_SPARE:
             wake_waiters(memory, i)
 

@@ -11,7 +11,7 @@ import re
 import threading
 import traceback
 
-from flame_fast.kernels.runtime import ObjectFuture, forget_layouts
+from flame_fast.kernels.runtime import ObjectFuture, forget_layouts, with_checksum
 from flame_fast.kernels.runtime.serialization.carried import is_guard
 from flame_fast.kernels.runtime.serialization.definitions import definitions
 from flame_fast.kernels.runtime.serialization.picklers import PROTOCOL, dump_body, dump_service, layout_of, write
@@ -218,11 +218,11 @@ def _without_addresses(error: BaseException) -> str:
 
 
 def _parts(data: bytes, *texts: str | None) -> bytes:
-    """Return the tuple (bytes, str...) in the native codec; a text that is None is left out."""
+    """Return the tuple (bytes, str...) in the native codec behind its checksum; a text that is None is left out."""
     parts = [(b"b", data)]
     parts += [(b"s", text.encode("utf-8", "backslashreplace")) for text in texts if text is not None]
     written = [tag + len(part).to_bytes(8, "little") + part for tag, part in parts]
-    return b"(" + len(parts).to_bytes(8, "little") + b"".join(written)
+    return with_checksum(b"(" + len(parts).to_bytes(8, "little") + b"".join(written))
 
 
 def load_error(data: bytes, text: str, output: str = "") -> BaseException:
