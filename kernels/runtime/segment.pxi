@@ -195,7 +195,7 @@ cdef class Segment:
             FlameErrorCode.INTERNAL,
             f"the shared memory of runner {self.name!r} was overwritten: native code of a task (a C extension, ctypes, or a "
             "compiled kernel without bounds checks) has written where it may not. What the runner's calls return cannot be "
-            "trusted any more; find the write, for instance with Numba's boundscheck or an address sanitizer, and make a new "
+            "trusted any more; find the write, as with Numba's boundscheck or an address sanitizer, and make a new "
             "Runner",
         )
 
