@@ -11,6 +11,7 @@ read, pathlib only when a caller asks for a `Path`.
 from __future__ import annotations
 
 import os
+import stat
 
 from flame_fast._records import record
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -21,6 +22,20 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from pathlib import Path
     from typing import Any
+
+#: Bits of a mode by which the group, or everybody, may write.
+OTHERS_WRITE = 0o022
+
+#: Most bytes of a configuration file, and most aliases in it: one that names a list of aliases to lists of aliases grows
+#: without bound in few lines.
+MOST_BYTES = 1 << 20
+MOST_ALIASES = 100
+
+#: Most characters of what a file says, in a message.
+_SHOWN = 60
+
+#: Most contexts that a message lists.
+_NAMED = 10
 
 #: Most bytes a package may hold before compression, unless ``package.limit`` says otherwise.
 DEFAULT_LIMIT = 500 * 1024**2
@@ -119,10 +134,10 @@ class FlameContext:
 
     def _read(self, path: str, named_by: str) -> None:
         try:
-            with open(path, "rb") as file:
-                text = file.read()
-        except OSError as error:
-            raise _invalid(f"cannot read the configuration file {path!r} ({named_by}): {error.strerror}") from error
+            text = _text_of(path)
+        except (OSError, ValueError) as error:
+            problem = error.strerror if isinstance(error, OSError) else error
+            raise _invalid(f"cannot read the configuration file {path!r} ({named_by}): {problem}") from error
         document = _Section(path, "", _parse(path, text))
         self.name = document.text("current-context", required=True)
         self._take(_Section(path, *_select(document, self.name)))
@@ -161,10 +176,85 @@ def home_directory() -> str:
         named_by = "in the user data directory; set $FLAME_FAST_HOME to move it"
     home = os.path.abspath(os.path.expanduser(home))
     try:
-        os.makedirs(home, mode=0o700, exist_ok=True)
+        _make_home(home)
     except OSError as error:
         raise _invalid(f"cannot make the data directory {home!r} ({named_by}): {error.strerror}") from error
+    check_trusted(home, f"the data directory ({named_by})")
     return home
+
+
+def _make_home(home: str) -> None:
+    """Make the data directory, and what is missing above it, for the user alone."""
+    missing = []
+    path = home
+    while not os.path.isdir(path):
+        missing.append(path)
+        path = os.path.dirname(path)
+    for path in reversed(missing):
+        make_private(path)
+    if missing and not os.path.isdir(home):
+        raise NotADirectoryError(20, "it is no directory")
+
+
+def make_private(directory: str) -> None:
+    """Make a directory that only this user may look into, whatever the umask; one that is there stays."""
+    try:
+        os.mkdir(directory, 0o700)
+    except FileExistsError:
+        return
+    os.chmod(directory, 0o700)  # a umask may have taken the user's own rights, too
+
+
+def check_trusted(path: str, what: str) -> os.stat_result:
+    """Check that nobody but this user, or root, can put anything into a directory or file: code is run from there.
+
+    Parameters
+    ----------
+    path : str
+        A link is followed. Of the directories above, one that everybody may write to is refused, unless it is sticky: others
+        could put another directory in this one's place. Their groups and owners are not looked at, since the group is often
+        the user's own (umask 002), and containers show foreign owners.
+    what : str
+        What it is, for the message.
+
+    Returns
+    -------
+    os.stat_result
+
+    Raises
+    ------
+    FlameError
+        `INVALID_CONFIG`, with the command that ends it.
+    """
+    found = os.stat(path)
+    if found.st_uid not in (os.geteuid(), 0):
+        raise _invalid(
+            f"{what}: {path!r} belongs to user {found.st_uid}, who could put code there; name a place of your own, "
+            f"or run as root: chown {os.geteuid()} {_quoted(path)}"
+        )
+    _refuse_writers(path, found.st_mode & OTHERS_WRITE, found, what)
+    above = os.path.realpath(path)
+    while above != "/":
+        above = os.path.dirname(above)
+        status = os.stat(above)
+        if not status.st_mode & stat.S_ISVTX:
+            _refuse_writers(above, status.st_mode & stat.S_IWOTH, status, f"{what}, which lies in {above!r}")
+    return found
+
+
+def _refuse_writers(path: str, writers: int, status: os.stat_result, what: str) -> None:
+    if writers:
+        raise _invalid(
+            f"{what}: others may write to {path!r} (mode {status.st_mode & 0o7777:o}), and could put code there; "
+            f"run: chmod {'go-w' if writers & stat.S_IWGRP else 'o-w'} {_quoted(path)}"
+        )
+
+
+def _quoted(text: str) -> str:
+    """Quote a text for a shell; `shlex` is loaded only for a message."""
+    import shlex
+
+    return shlex.quote(text)
 
 
 def _platform_home() -> str:
@@ -179,23 +269,67 @@ def _invalid(message: str) -> FlameError:
     return FlameError(FlameErrorCode.INVALID_CONFIG, message)
 
 
+def _text_of(path: str) -> bytes:
+    """Read a regular file of at most `MOST_BYTES`; a fifo or a device must neither block nor go on for ever."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError("it is no regular file")
+        with open(descriptor, "rb", closefd=False) as file:
+            text = file.read(MOST_BYTES + 1)
+    finally:
+        os.close(descriptor)
+    if len(text) > MOST_BYTES:
+        raise ValueError(f"it has more than {MOST_BYTES:,} bytes")
+    return text
+
+
 def _parse(path: str, text: bytes) -> object:
     import yaml
 
     try:
+        if text.count(b"*") > MOST_ALIASES:  # else there cannot be too many
+            _count_aliases(text)
         document: object = yaml.safe_load(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}" if mark is not None else "the text"
-        problem = error.problem or error.context or "syntax error"
+        problem = _cut(error.problem or error.context or "syntax error", 200)
         raise _invalid(f"the configuration file {path!r} is not valid YAML, {where}: {problem}") from error
     except (yaml.YAMLError, RecursionError, ValueError) as error:
         # ValueError: a tag's own constructor (a date of month 13).
-        detail = " ".join(str(error).split())
+        detail = _cut(" ".join(str(error).split()), 200)
         raise _invalid(f"the configuration file {path!r} is not valid YAML: {detail}") from error
     if document is None:
         raise _invalid(f"the configuration file {path!r} is empty; write current-context and contexts, or remove it")
     return document
+
+
+def _count_aliases(text: bytes) -> None:
+    """Refuse a file with too many aliases before anything is built of it."""
+    import yaml
+
+    count = 0
+    for token in yaml.scan(text, yaml.SafeLoader):
+        count += isinstance(token, yaml.AliasToken)
+        if count > MOST_ALIASES:
+            raise yaml.MarkedYAMLError(
+                problem=f"more than {MOST_ALIASES} aliases; write out what they stand for", problem_mark=token.start_mark
+            )
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 3]}..."
+
+
+def _shown(value: object) -> str:
+    """Return a value for a message: cut before it is put together, since that of an alias may be endless."""
+    import reprlib
+
+    short = reprlib.Repr()
+    short.maxlevel, short.maxstring, short.maxother = 2, _SHOWN, _SHOWN
+    short.maxlong = _SHOWN
+    return _cut(short.repr(value), _SHOWN)
 
 
 def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
@@ -207,8 +341,11 @@ def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
         if name == wanted:
             return key, value
         known.append(name)
-    listed = ", ".join(map(repr, known)) or "none, since contexts is empty"
-    raise _invalid(f"current-context in {document.path!r}: expected a name that contexts lists ({listed}), got {wanted!r}")
+    listed = ", ".join(map(_shown, known[:_NAMED])) or "none, since contexts is empty"
+    more = f", and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
+    raise _invalid(
+        f"current-context in {document.path!r}: expected a name that contexts lists ({listed}{more}), got {_shown(wanted)}"
+    )
 
 
 class _Section:
@@ -271,6 +408,6 @@ class _Section:
         elif value == "":
             got = "empty text"
         else:
-            got = f"{type(value).__name__} {repr(value)[:60]}"
+            got = f"{type(value).__name__} {_shown(value)}"
         what = f"{key} in {self.path!r}" if key else f"the configuration file {self.path!r}"
         return _invalid(f"{what}: expected {expected}, got {got}")

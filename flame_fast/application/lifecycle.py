@@ -27,10 +27,10 @@ from flame_fast.application.registry import ApplicationAttributes, get_applicati
 from flame_fast.application.registry.database import Registry
 from flame_fast.application.registry.validation import check_name
 from flame_fast.application.storage import Storage, open_storage
-from flame_fast.config import FlameContext, home_directory
+from flame_fast.config import FlameContext, home_directory, make_private
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package.notices import warn_user
-from flame_fast.package.packing import pack
+from flame_fast.package.packing import is_package_name, pack
 from flame_fast.package.requirements import check_dependencies
 from flame_fast.package.sys_path import split_sys_path
 
@@ -67,7 +67,7 @@ class ApplicationLease:
     `release` may be called from any thread; in a forked child it does nothing, since the child owns nothing.
     """
 
-    __slots__ = ("name", "directory", "archive", "digest", "token", "home", "attributes", "_package", "_lock")
+    __slots__ = ("name", "directory", "archive", "digest", "token", "home", "attributes", "_package", "_limit", "_lock")
 
     def __init__(self, name: str, directory: str, home: str, token: str) -> None:
         self.name = name
@@ -78,6 +78,7 @@ class ApplicationLease:
         self.digest = ""
         self.attributes = ApplicationAttributes()
         self._package: PackageInfo | None = None
+        self._limit = 0
         self._lock = _thread.allocate_lock()
 
     def __repr__(self) -> str:
@@ -95,7 +96,8 @@ class ApplicationLease:
         -------
         dict
             For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Keys: ``home`` and
-            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``sys_path``.
+            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``limit``,
+            ``sys_path``.
         """
         assert self._package is not None
         parts = split_sys_path(sys_path, self.directory, self._package.holds)
@@ -106,6 +108,7 @@ class ApplicationLease:
             "directory": self.directory,
             "archive": self.archive,
             "digest": self.digest,
+            "limit": max(self._limit, self._package.size),  # a file may have grown while it was packed
             "sys_path": [[moves, path] for moves, path in parts],
         }
 
@@ -225,7 +228,8 @@ def _acquire(
                 registry.add_owner(token, name, lease.directory, None if default else storage.directory)
         with _step("packaging", name):
             temporary = _temporary(home, token)
-            os.makedirs(temporary, mode=0o700)
+            make_private(os.path.dirname(temporary))
+            make_private(temporary)
             package = pack(
                 lease.directory,
                 temporary,
@@ -250,6 +254,7 @@ def _acquire(
     lease.digest = package.digest
     lease.attributes = attributes
     lease._package = package
+    lease._limit = context.package.limit
 
 
 @contextlib.contextmanager
@@ -337,10 +342,13 @@ def _remove(registry: Registry, token: str) -> None:
     owner = registry.remove_owner(token)
     if owner is None or owner.package is None:
         return
+    if not is_package_name(owner.package) or not liveness.is_token(token):
+        return  # no row that a Runner wrote: it must not lead to a file of the user's
     try:
         storage = Storage(owner.storage) if owner.storage is not None else open_storage(None, registry.home)
         storage.discard(owner.package, token)
-        if not registry.is_package_used(owner):
+        # The storage that a row names may be any directory: what is deleted there must be a package by its content, too.
+        if not registry.is_package_used(owner) and (owner.storage is None or storage.holds_package(owner.package)):
             # Before the transaction ends: an owner that wants to upload the same package waits for that end.
             storage.remove(owner.package)
     except OSError as error:
@@ -354,6 +362,8 @@ def _temporary(home: str, token: str) -> str:
 
 def _remove_temporary(home: str, token: str) -> None:
     """Remove what `pack` may have left: a directory of files only."""
+    if not liveness.is_token(token):
+        return
     directory = _temporary(home, token)
     with contextlib.suppress(FileNotFoundError):
         for name in os.listdir(directory):

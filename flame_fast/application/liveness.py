@@ -54,6 +54,11 @@ def _forget_parent() -> None:
 os.register_at_fork(after_in_child=_forget_parent)
 
 
+def is_token(token: str) -> bool:
+    """Return whether a text is one that `acquire` makes: it names a file or directory, and must not name another."""
+    return len(token) == 24 and set(token) <= set("0123456789abcdef")
+
+
 def owners_directory(home: str) -> str:
     """Return the directory of the lock files."""
     return os.path.join(home, "owners")
@@ -124,6 +129,8 @@ def is_alive(home: str, token: str) -> bool:
     """Return whether the token's owner lives: here, on this kernel, or wherever the file system's locks reach."""
     if token in _held:
         return True
+    if not is_token(token):
+        return False
     with _looking:
         try:
             descriptor = os.open(lock_path(home, token), os.O_RDONLY | os.O_CLOEXEC)
@@ -171,7 +178,7 @@ def reap(home: str, token: str, clean: Callable[[], None] | None = None) -> bool
     bool
         False, and nothing done, if the owner lives after all.
     """
-    if token in _held:
+    if token in _held or not is_token(token):
         return False
     path = lock_path(home, token)
     with _looking:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 
+from flame_fast.config import check_trusted, make_private
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.package.block_format import HEADER_BYTES, BadHeader, read_header
 
 _SCHEME = "file://"
 
@@ -73,6 +76,22 @@ class Storage:
         """Remove a package by its name, if it is there."""
         _unlink(os.path.join(self.directory, name))
 
+    def holds_package(self, name: str) -> bool:
+        """Return whether a name here is a regular file that begins like a package: what else has the name is the user's."""
+        try:
+            file = os.open(os.path.join(self.directory, name), os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+        except OSError:
+            return False
+        try:
+            if not stat.S_ISREG(os.fstat(file).st_mode):
+                return False
+            read_header(os.read(file, HEADER_BYTES))
+        except (OSError, BadHeader):
+            return False
+        finally:
+            os.close(file)
+        return True
+
     def discard(self, name: str, tag: str) -> None:
         """Remove the unfinished copy of an upload that was cut off."""
         _unlink(self._part(name, tag))
@@ -94,11 +113,12 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     Raises
     ------
     FlameError
-        ``INVALID_CONFIG``: an unknown scheme, a directory that is missing or none, a path that is not absolute.
+        ``INVALID_CONFIG``: an unknown scheme, a directory that is missing or none, or that others may write to, a path
+        that is not absolute.
     """
     if url is None:
         directory = os.path.join(os.fspath(home), "packages")
-        os.makedirs(directory, mode=0o700, exist_ok=True)
+        make_private(directory)
         return Storage(directory)
     if not url.startswith(_SCHEME):
         hint = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
@@ -113,6 +133,7 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     if not os.path.isdir(directory):
         what = "is not a directory" if os.path.exists(directory) else "does not exist"
         raise _invalid(f"package.storage {url!r}: {directory!r} {what}; make it, or name another directory")
+    check_trusted(directory, f"package.storage {url!r}")
     # One spelling for one directory: the registry compares packages by their directory.
     return Storage(os.path.realpath(directory))
 

@@ -222,6 +222,18 @@ def safe_name(name: str) -> str:
     return "".join(kept)[:80]
 
 
+def is_package_name(name: str) -> bool:
+    """Return whether a file name is one that `pack` gives to an archive: safe, a digest, the suffix, and no directory."""
+    stem, dash, digest = name.removesuffix(".tar.gz").rpartition("-")
+    return (
+        name.endswith(".tar.gz")
+        and dash == "-"
+        and safe_name(stem) == stem
+        and len(digest) == 32
+        and set(digest) <= set("0123456789abcdef")
+    )
+
+
 def project_file_for(name: str, dependencies: Iterable[str]) -> bytes:
     """Return the ``pyproject.toml`` of an application whose directory has no project file."""
     listed = "".join(f"    {_toml_string(text)},\n" for text in sorted(set(dependencies)))

@@ -269,3 +269,42 @@ print(*sorted(new & {set(heavy)!r}))
     environment = {**os.environ, "HOME": str(tmp_path)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "\n", "")
+
+
+LAUGHS = "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 30))
+DOUBLED = "".join(f"a{n}: &a{n} [*a{n - 1}, *a{n - 1}]\n" for n in range(1, 40))
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (f"a0: &a0 [x]\n{LAUGHS}current-context: *a29\ncontexts: []", "line 13: more than 100 aliases"),
+        (f"a0: &a0 [x]\n{DOUBLED}current-context: *a39", "got list"),
+        ("#" * (1 << 20), "is empty"),
+        ("#" * ((1 << 20) + 1), "it has more than 1,048,576 bytes"),
+    ],
+)
+def test_a_file_that_would_grow_without_bound_is_refused_at_once(tmp_path: Path, text: str, expected: str) -> None:
+    message = refused(written(tmp_path, text))
+    assert expected in message
+    assert len(message) < 1000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "current-context: {long}\ncontexts: []",
+        "current-context: a\ncontexts: [{{name: {long}}}, {{name: {long}b}}]",
+        "current-context: a\ncontexts: [{{name: a, package: {{limit: {long}}}}}]",
+        "current-context: [{long}]",
+        "a: *{long}",
+    ],
+)
+def test_what_a_file_says_is_cut_in_messages(tmp_path: Path, text: str) -> None:
+    assert len(refused(written(tmp_path, text.format(long="x" * 100_000)))) < 1000
+
+
+def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "fifo")
+    assert "it is no regular file" in refused(str(tmp_path / "fifo"))
+    assert "it is no regular file" in refused("/dev/zero")

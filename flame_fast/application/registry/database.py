@@ -30,7 +30,7 @@ from flame_fast.application.registry.records import (
     Owner,
     Shim,
 )
-from flame_fast.config import DEFAULT_TEMPLATE
+from flame_fast.config import DEFAULT_TEMPLATE, check_trusted
 from flame_fast.errors import FlameError, FlameErrorCode
 
 TYPE_CHECKING = False
@@ -111,10 +111,22 @@ class Registry:
         return connection
 
     def _connect(self) -> sqlite3.Connection:
+        self._make_private()
         connection = sqlite3.connect(self.path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
         # Nothing here is worth waiting for the disk: after a crash of the machine every owner is dead anyway.
         connection.execute("PRAGMA synchronous=NORMAL")
         return connection
+
+    def _make_private(self) -> None:
+        """Make the file before SQLite does, which follows the umask, and gives the log the file's mode."""
+        with contextlib.suppress(FileExistsError, FileNotFoundError):  # a data directory that is gone: SQLite says so
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+        try:
+            found = check_trusted(self.path, "the registry")
+        except OSError:
+            return
+        if found.st_mode & 0o077 and found.st_uid == os.geteuid():  # an earlier version's
+            os.chmod(self.path, 0o600)
 
     def _version(self, connection: sqlite3.Connection) -> int:
         version: int = self._retry(lambda: connection.execute("PRAGMA user_version").fetchone()[0])
