@@ -1,4 +1,4 @@
-"""Locks on files: one process at a time in a directory, and whether a locked file is still there."""
+"""Files of the data directory: locks on them, whether a locked one is still there, and who may read them."""
 
 from __future__ import annotations
 
@@ -21,6 +21,11 @@ def exclusive(directory: str) -> Iterator[None]:
     finally:
         fcntl.flock(descriptor, fcntl.LOCK_UN)  # a child that was forked meanwhile holds it, too
         os.close(descriptor)
+
+
+def private(path: str, flags: int) -> int:
+    """Open a file for `open`, as its `opener`: what it makes only this user can read."""
+    return os.open(path, flags | os.O_CLOEXEC, 0o600)
 
 
 def still_names(path: str, descriptor: int) -> bool:

@@ -18,6 +18,7 @@ import struct
 import zlib
 
 from flame_fast.kernels import archive
+from flame_fast.package.file_lock import private
 
 _MAGIC = b"FFTREE01"
 _COUNT = struct.Struct("<8sII")
@@ -60,13 +61,12 @@ def read_manifest(tree: str) -> Manifest | None:
 
 
 def is_whole(tree: str) -> bool:
-    """Return whether a tree is there and is what its manifest says."""
+    """Return whether a tree is there and is what its manifest says, and nobody but this user may write to any of it."""
     manifest = read_manifest(tree)
     if manifest is None:
         return False
-    try:
-        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    except OSError:
+    root = _open_private(tree)
+    if root < 0:
         return False
     try:
         return archive.Extractor(root).verify(manifest.all)
@@ -74,12 +74,25 @@ def is_whole(tree: str) -> bool:
         os.close(root)
 
 
+def _open_private(tree: str) -> int:
+    """Open a tree's root; -1 if it is not there, or if others may write to it."""
+    try:
+        root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    except OSError:
+        return -1
+    found = os.fstat(root)
+    if found.st_uid == os.geteuid() and not found.st_mode & 0o022:
+        return root
+    os.close(root)
+    return -1
+
+
 def write_manifest(tree: str, blocks: list[tuple[bytes, bytes]]) -> None:
     """Write a tree's manifest, in one step: each block's hash and its entries, in order."""
     heads = [_BLOCK.pack(hash, len(entries)) for hash, entries in blocks]
     content = b"".join([*heads, *(entries for _, entries in blocks)])
     temporary = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}.manifest")
-    with open(temporary, "wb") as file:
+    with open(temporary, "wb", opener=private) as file:
         file.write(_COUNT.pack(_MAGIC, zlib.crc32(content, len(blocks)), len(blocks)) + content)
     os.rename(temporary, tree + ".manifest")
 
@@ -114,9 +127,8 @@ class PreviousTree:
             if manifest is not None and (common := len(wanted & manifest.entries.keys())) > best:
                 best, tree, self.entries = common, path, manifest.entries
         if best:
-            try:
-                self.root = os.open(tree, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-            except OSError:
+            self.root = _open_private(tree)
+            if self.root < 0:
                 self.entries = {}
 
     def close(self) -> None:

@@ -25,7 +25,7 @@ import struct
 import zlib
 
 from flame_fast.package.block_format import copy_range
-from flame_fast.package.file_lock import exclusive
+from flame_fast.package.file_lock import exclusive, private
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -290,13 +290,13 @@ def _index(members: Members, contents: Contents, suffix: str, package: os.stat_r
 
 def _write_index(path: str, index: bytes) -> None:
     temporary = f"{path}.new"
-    with open(temporary, "wb") as file:
+    with open(temporary, "wb", opener=private) as file:
         file.write(index)
     os.rename(temporary, path)
 
 
 def _copy(source: str, target: str) -> None:
-    with open(source, "rb") as reader, open(target, "xb") as writer:
+    with open(source, "rb") as reader, open(target, "xb", opener=private) as writer:
         copy_range(reader.fileno(), writer.fileno(), 0, os.fstat(reader.fileno()).st_size)
 
 

@@ -61,6 +61,6 @@ def prepare(plan: dict[str, Any]) -> str:
 
     from flame_fast.package.unpacking import ensure_unpacked
 
-    tree = ensure_unpacked(plan["archive"], plan["digest"], plan["home"])
+    tree = ensure_unpacked(plan["archive"], plan["digest"], plan["home"], plan["limit"])
     sys.path[:] = place_sys_path(plan["sys_path"], tree)
     return tree

@@ -4,6 +4,7 @@
                     <digest>.manifest    what is in it (manifest.py); written last: a tree without it is not finished
                     <digest>.lock        shared flock: a process that uses the tree; exclusive: its eviction
                     .lock                exclusive flock: the process that builds, one at a time
+                                         its change time is its modification time until its rights are changed
                     .<anything else>     being built or thrown away; a leftover if no process holds .lock
 
 A process builds a tree beside its place, on all cores, and renames it into place, so other processes find it whole or not at
@@ -14,8 +15,10 @@ Guarantees
     A tree that `ensure_unpacked` returned stays until the calling process, and all it has forked since,
     have ended.
 Assumes
-    Nobody changes a tree. What does happen (a cleaner of old files, a full disk) shows in sizes and times, and the tree is
-    built anew; files that were added, Python's own caches, do no harm. Equal files of several trees are one file.
+    Nobody but this user can change a tree, since all of it is made for the user alone; one that others may write to, or
+    whose rights were changed at any time, is built anew (`_check_private`). What else happens (a cleaner of old files, a
+    full disk) shows in sizes and times, and the tree is built anew; files that were added, Python's own caches, do no harm.
+    Equal files of several trees are one file.
 """
 
 from __future__ import annotations
@@ -23,7 +26,9 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import os
+import stat
 
+from flame_fast.config import DEFAULT_LIMIT
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
 from flame_fast.package import stored_index
@@ -42,6 +47,8 @@ from flame_fast.package.block_format import (
 from flame_fast.package.file_lock import exclusive, still_names
 from flame_fast.package.manifest import PreviousTree, is_whole, write_manifest
 from flame_fast.package.ordered_pool import in_order, threads_for
+from flame_fast.package.removal import remove_tree
+from flame_fast.package.snapshot import most_files_for
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -50,6 +57,9 @@ if TYPE_CHECKING:
 #: How many trees stay when no process uses them.
 KEPT = 16
 
+#: Bytes of tar beyond content that a package may have for each file that it may hold: names, headers, directories.
+_MOST_HEADERS = 8192
+
 #: Bytes of a link's whole path and its target: the system resolves no longer ones.
 _MOST_LINK = 4000
 
@@ -57,7 +67,7 @@ _MOST_LINK = 4000
 _held: dict[str, int] = {}
 
 
-def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]) -> str:
+def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str], limit: int = DEFAULT_LIMIT) -> str:
     """Return the tree of a package; unpack it if it is not there already.
 
     Parameters
@@ -68,6 +78,8 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
         Its digest, which is checked when it is unpacked.
     home : str or path-like
         The data directory.
+    limit : int
+        Most bytes that its files may have; it bounds their number, too, as `flame_fast.package.pack` does.
 
     Returns
     -------
@@ -88,15 +100,54 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
         raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"digest: expected hexadecimal digits, got {digest!r}")
     cache = os.path.join(os.path.abspath(home), "unpacked")
     os.makedirs(cache, mode=0o700, exist_ok=True)
+    _check_private(cache)
     tree = os.path.join(cache, digest)
     _hold(tree)
     if not is_whole(tree):
         with exclusive(cache):
             if not is_whole(tree):
                 _remove_leftovers(cache)
-                _build(archive_path, digest, tree)
+                _build(archive_path, digest, tree, limit)
                 _evict(cache)
     return tree
+
+
+# Trust
+
+
+def _check_private(cache: str) -> None:
+    """Forget all trees if others may have written to them: their names, sizes and times say nothing then.
+
+    A recursive change of rights, of which the trees' own modes may tell nothing any more, leaves ``.lock`` with a change
+    time after its modification time. Who may write to it can make them equal, but only until its rights are taken back.
+    """
+    if _is_untouched(cache):
+        return
+    with exclusive(cache):
+        if _is_untouched(cache):
+            return
+        for name in os.listdir(cache):
+            if name.endswith(".manifest"):
+                _unlink(os.path.join(cache, name))
+        lock = os.path.join(cache, ".lock")
+        os.chmod(cache, 0o700)
+        os.chmod(lock, 0o600)
+        os.utime(lock)
+
+
+def _is_untouched(cache: str) -> bool:
+    found = os.lstat(cache)
+    if found.st_uid != os.geteuid() or not stat.S_ISDIR(found.st_mode):
+        raise FlameError(
+            FlameErrorCode.INVALID_CONFIG,
+            f"{cache!r}: expected a directory of this user's, since code is run from there; remove it",
+        )
+    try:
+        lock = os.lstat(os.path.join(cache, ".lock"))
+    except FileNotFoundError:
+        return False
+    private = not (found.st_mode | lock.st_mode) & 0o077 and lock.st_uid == os.geteuid() and stat.S_ISREG(lock.st_mode)
+    return private and lock.st_ctime_ns == lock.st_mtime_ns
 
 
 # Locks
@@ -117,7 +168,7 @@ def _hold(tree: str) -> None:
 def _remove_leftovers(cache: str) -> None:
     for name in os.listdir(cache):
         if name.startswith(".") and name != ".lock":
-            _remove_tree(os.path.join(cache, name))
+            remove_tree(os.path.join(cache, name))
 
 
 def _evict(cache: str) -> None:
@@ -150,16 +201,7 @@ def _discard(tree: str) -> None:
     away = os.path.join(os.path.dirname(tree), f".{os.path.basename(tree)}-{os.urandom(4).hex()}")
     with contextlib.suppress(FileNotFoundError):
         os.rename(tree, away)
-        _remove_tree(away)
-
-
-def _remove_tree(path: str) -> None:
-    import shutil
-
-    if os.path.isdir(path) and not os.path.islink(path):
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        _unlink(path)
+        remove_tree(away)
 
 
 def _unlink(path: str) -> None:
@@ -170,21 +212,21 @@ def _unlink(path: str) -> None:
 # Unpacking
 
 
-def _build(archive_path: str, digest: str, tree: str) -> None:
+def _build(archive_path: str, digest: str, tree: str, limit: int) -> None:
     building = os.path.join(os.path.dirname(tree), f".{digest}-{os.urandom(4).hex()}")
     os.mkdir(building, 0o700)
     try:
-        blocks = _extract(archive_path, digest, building, os.path.dirname(tree))
+        blocks = _extract(archive_path, digest, building, os.path.dirname(tree), limit)
         _unlink(tree + ".manifest")
         _discard(tree)
         os.rename(building, tree)
         write_manifest(tree, blocks)
     except BaseException:
-        _remove_tree(building)
+        remove_tree(building)
         raise
 
 
-def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tuple[bytes, bytes]]:
+def _extract(archive_path: str, digest: str, target: str, cache: str, limit: int) -> list[tuple[bytes, bytes]]:
     """Unpack into an empty directory; return its manifest's blocks."""
     try:
         with contextlib.ExitStack() as opened:
@@ -192,12 +234,14 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
             headers = _read_headers(file.fileno())
             if digest_of(header.hash for _, header in headers) != digest:
                 raise BadHeader(f"its content has another digest than {digest}")
+            if sum(header.raw for _, header in headers) > limit + _MOST_HEADERS * most_files_for(limit):
+                raise _TooMuch("more than names and content may take")
             root = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
             opened.callback(os.close, root)
             runs = _runs_of(headers)
             previous = PreviousTree(cache, {run.hash for run in runs})
             opened.callback(previous.close)
-            unpacking = _Unpacking(file.fileno(), runs, root, previous)
+            unpacking = _Unpacking(file.fileno(), runs, root, previous, limit)
             unpacking.run()
             _make_links(root, target, unpacking.links)
             return unpacking.blocks
@@ -206,6 +250,12 @@ def _extract(archive_path: str, digest: str, target: str, cache: str) -> list[tu
             raise
         raise FlameError(
             FlameErrorCode.NOT_FOUND, f"the package {archive_path!r} is not there; was its Runner closed?"
+        ) from error
+    except _TooMuch as error:
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT,
+            f"the package {archive_path!r} would unpack to {error}, above the limit of {limit:,} bytes and "
+            f"{most_files_for(limit):,} files; raise package.limit in the configuration, if it is one of yours",
         ) from error
     except (BadHeader, archive.BadBlock) as error:
         stored_index.forget(os.path.dirname(cache), digest)  # else the next Runner would find the same
@@ -241,6 +291,10 @@ def _runs_of(headers: list[tuple[int, Header]]) -> list[_Run]:
     return runs
 
 
+class _TooMuch(Exception):
+    """A package that holds more than the limit allows."""
+
+
 class _Run:
     """The block of some whole members, or the blocks of one large file.
 
@@ -266,15 +320,15 @@ class _Run:
 
 
 class _Unpacked:
-    """The outcome of one run: its manifest entries, and the links to be made; of a large file, its path and size."""
+    """The outcome of one run: its manifest entries, links to be made, files and their bytes; of a large file, its path."""
 
-    __slots__ = ("entries", "links", "path", "size")
+    __slots__ = ("entries", "links", "files", "size", "path")
 
-    def __init__(self, entries: bytes, links: list[tuple[bytes, bytes]], path: bytes = b"", size: int = 0) -> None:
+    def __init__(self, entries: bytes, links: list[tuple[bytes, bytes]], made: tuple[int, int], path: bytes = b"") -> None:
         self.entries = entries
         self.links = links
+        self.files, self.size = made
         self.path = path
-        self.size = size
 
 
 class _Unpacking:
@@ -288,13 +342,15 @@ class _Unpacking:
         Symbolic links that the caller is to make: path and target.
     """
 
-    def __init__(self, file: int, runs: list[_Run], root: int, previous: PreviousTree) -> None:
+    def __init__(self, file: int, runs: list[_Run], root: int, previous: PreviousTree, limit: int) -> None:
         self.blocks: list[tuple[bytes, bytes]] = []
         self.links: list[tuple[bytes, bytes]] = []
         self._file = file
         self._runs = runs
         self._root = root
         self._previous = previous
+        self._limit = limit
+        self._files = self._size = 0
         self._large: list[tuple[int, bytes]] = []  # numbers of runs, paths
         self._pieces: list[tuple[int, Header, bytes, int, int]] = []  # offset, header, path, where in the file, file's size
 
@@ -316,18 +372,20 @@ class _Unpacking:
             known = self._previous.entries.get(run.hash)
             links = extractor.link(self._previous.root, known) if known is not None else None
             if known is not None and links is not None:
-                return _Unpacked(bytes(known), links)
+                return _Unpacked(bytes(known), links, extractor.made)
             offset, header = run.blocks[0]
             large = header.kind == FIRST_PIECE
             entries, links = extractor.extract(self._read(offset, header), large)
-            if not large:
-                return _Unpacked(entries, links)
-            return _Unpacked(entries, links, entries[archive.ENTRY_BYTES :], int.from_bytes(entries[:8], "little"))
+            return _Unpacked(entries, links, extractor.made, entries[archive.ENTRY_BYTES :] if large else b"")
 
         return work
 
     def _take(self, number: int, made: _Unpacked) -> None:
         run = self._runs[number]
+        self._files += made.files
+        self._size += made.size
+        if self._size > self._limit or self._files > most_files_for(self._limit):
+            raise _TooMuch(f"at least {self._size:,} bytes in {self._files:,} files")
         if made.path:
             self._large.append((number, made.path))
             at = archive.PIECE_BYTES

@@ -15,9 +15,10 @@ from libc.stdlib cimport free
 from libc.string cimport memset, strcmp, strlen
 
 from .core.buffers cimport Bytes, append, reserve
+from .core.directory_cache cimport NEAR, DirectoryCache, directory_of, free_cache, init_cache
 from .core.externs cimport (
-    AT_SYMLINK_NOFOLLOW, DT_DIR, DT_UNKNOWN, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_ISDIR, S_ISLNK, S_ISREG, close,
-    directory_entry, fstat, fstatat, open_beneath, read_directory, readlinkat, stat_t, stays_beneath,
+    AT_SYMLINK_NOFOLLOW, DT_DIR, DT_UNKNOWN, O_CLOEXEC, O_DIRECTORY, O_NOFOLLOW, O_NONBLOCK, O_RDONLY, S_ISDIR, S_ISLNK,
+    S_ISREG, close, directory_entry, fstat, fstatat, open_beneath, openat, read_directory, readlinkat, stat_t, stays_beneath,
 )
 from .core.file_io cimport is_shortage
 from .core.members cimport (
@@ -77,13 +78,18 @@ cdef class DirectoryReader:
     cdef Bytes buffer, states
     cdef Bytes never        # belongs to the walk
     cdef Matcher matcher
+    cdef DirectoryCache above
     cdef int root
     cdef Py_ssize_t files, most_files       # of one directory
     cdef object project_file, resolve_link, problem
     cdef bint explaining, generated
 
+    def __cinit__(self, *_):
+        init_cache(&self.above, -1)
+
     def __init__(self, int root, Matcher matcher, Py_ssize_t most_files, project_file, resolve_link, bint explaining):
         self.root = root
+        self.above.root = root
         self.matcher = matcher
         self.most_files = most_files
         self.project_file = project_file
@@ -93,6 +99,7 @@ cdef class DirectoryReader:
             raise MemoryError
 
     def __dealloc__(self):
+        free_cache(&self.above)
         free(self.path.data)
         free(self.entries.data)
         free(self.text.data)
@@ -144,11 +151,7 @@ cdef class DirectoryReader:
 
     cdef int open_and_read(self, size_t parent, int *left_out) noexcept nogil:
         cdef int problem, status = DONE
-        cdef const char *path = b"."
-        cdef int directory
-        if parent:
-            path = self.path.data
-        directory = open_beneath(self.root, path, O_RDONLY | O_DIRECTORY, 0)
+        cdef int directory = self.open_directory(parent)
         if directory < 0:
             return FAILED
         if parent and self.is_never(directory):
@@ -159,6 +162,17 @@ cdef class DirectoryReader:
         close(directory)
         errno.errno = problem
         return status
+
+    cdef int open_directory(self, size_t length) noexcept nogil:
+        """Open the directory at the path; a near one in one step, one far down from the nearest above it that is open."""
+        cdef const char *name = b"."
+        cdef int above
+        if length <= NEAR:
+            if length:
+                name = self.path.data
+            return open_beneath(self.root, name, O_RDONLY | O_DIRECTORY, 0)
+        above = directory_of(&self.above, self.path.data, length, &name)
+        return openat(above, name, O_RDONLY | O_DIRECTORY | O_NOFOLLOW | O_CLOEXEC) if above >= 0 else -1
 
     cdef int refused(self) noexcept nogil:
         """Note a directory that cannot be read; one that is gone meanwhile is no part of the snapshot."""

@@ -47,6 +47,7 @@ cdef class Extractor:
     cdef Bytes path, target, entries
     cdef const char *problem
     cdef list links
+    cdef int64_t files, size
 
     def __cinit__(self, *_):
         init_cache(&self.directory, -1)
@@ -59,6 +60,11 @@ cdef class Extractor:
         free(self.path.data)
         free(self.target.data)
         free(self.entries.data)
+
+    @property
+    def made(self):
+        """Return of the last block the members that are no directories, and the bytes of whole files."""
+        return self.files, self.size
 
     def extract(self, const unsigned char[::1] block, bint large=False):
         """Make what a block holds.
@@ -94,6 +100,7 @@ cdef class Extractor:
         self.problem = NULL
         self.entries.length = 0
         self.links = []
+        self.files = self.size = 0
         with nogil:
             status = self.make_members(&reader, large)
             number = errno.errno
@@ -180,6 +187,7 @@ cdef class Extractor:
         init_cache(&old, previous)
         self.problem = NULL
         self.links = []
+        self.files = self.size = 0
         with nogil:
             linked = self.link_all(&old, data, length)
             free_cache(&old)
@@ -227,6 +235,8 @@ cdef class Extractor:
                 if content > reader.length - reader.at or \
                         (large and (content != PIECE_BYTES or member.size <= PIECE_BYTES)):
                     return self.bad(b"has another length than its block")
+                self.files += 1
+                self.size += member.size
                 status = self.make_file(&member, reader.data + reader.at, content)
                 reader.at = reader.length if large else reader.at + padded(content)
             elif member.kind == DIRECTORY:
@@ -243,7 +253,7 @@ cdef class Extractor:
     # Making
 
     cdef int make_file(self, TarMember *member, const char *content, size_t length) noexcept nogil:
-        cdef mode_t mode = 0o755 if member.executable else 0o644
+        cdef mode_t mode = 0o700 if member.executable else 0o600     # for the user alone, whatever the umask
         cdef stat_t found
         cdef int problem
         cdef int opened = self.open_file(O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC)
@@ -269,7 +279,7 @@ cdef class Extractor:
         """Open the file at the path; `O_CREAT` makes its directories, too."""
         cdef const char *name
         cdef int directory = self.directory_at(flags & O_CREAT, &name)
-        return openat(directory, name, flags, <mode_t> 0o644) if directory >= 0 else -1
+        return openat(directory, name, flags, <mode_t> 0o600) if directory >= 0 else -1
 
     cdef int directory_at(self, bint making, const char **name) noexcept nogil:
         """Return the open directory that holds the path; -1 with errno.
@@ -283,17 +293,39 @@ cdef class Extractor:
 
     cdef int make_parents(self) noexcept nogil:
         cdef size_t cut
+        for cut in range(self.length_there() + 1, self.path.length):
+            if self.path.data[cut] == c"/" and self.make_one(cut) < 0:
+                return -1
+        return 0
+
+    cdef size_t length_there(self) noexcept nogil:
+        """Return how much of the path leads to a directory that is there, by halves: it may have thousands of parts."""
+        cdef size_t there = 0, missing = self.path.length, middle
+        cdef const char *name
+        while True:
+            middle = there + (missing - there) // 2
+            while middle > there and self.path.data[middle] != c"/":
+                middle -= 1
+            if middle == there:     # no part begins in the lower half
+                middle += (missing - there) // 2 + 1
+                while middle < missing and self.path.data[middle] != c"/":
+                    middle += 1
+            if middle >= missing:
+                return there
+            if directory_of(&self.directory, self.path.data, middle + 1, &name) >= 0:
+                there = middle
+            else:
+                missing = middle
+
+    cdef int make_one(self, size_t cut) noexcept nogil:
+        """Make the directory that the path names up to a slash, unless another thread has."""
         cdef const char *name
         cdef int directory, made
-        for cut in range(1, self.path.length):
-            if self.path.data[cut] == c"/":
-                self.path.data[cut] = 0
-                directory = directory_of(&self.directory, self.path.data, cut, &name)
-                made = mkdirat(directory, name, 0o755) if directory >= 0 else -1
-                self.path.data[cut] = c"/"
-                if made < 0 and (directory < 0 or errno.errno != EEXIST):
-                    return -1
-        return 0
+        self.path.data[cut] = 0
+        directory = directory_of(&self.directory, self.path.data, cut, &name)
+        made = mkdirat(directory, name, 0o700) if directory >= 0 else -1
+        self.path.data[cut] = c"/"
+        return 0 if made == 0 or (directory >= 0 and errno.errno == EEXIST) else -1
 
     cdef int make_directory(self) noexcept nogil:
         cdef const char *name
@@ -303,7 +335,7 @@ cdef class Extractor:
             if errno.errno == ENOTDIR or errno.errno == ELOOP:
                 self.problem = b"lies in what is no directory"
             return -1
-        if mkdirat(directory, name, 0o755) == 0:
+        if mkdirat(directory, name, 0o700) == 0:
             return 0
         if errno.errno == EEXIST and fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) == 0 and S_ISDIR(found.st_mode):
             return 0
@@ -314,6 +346,7 @@ cdef class Extractor:
     cdef int add_link(self, const char *target, size_t length) noexcept nogil:
         with gil:
             path = PyBytes_FromStringAndSize(self.path.data, self.path.length)
+            self.files += 1
             self.links.append((path, PyBytes_FromStringAndSize(target, length) if length else b""))
         return self.add_entry(LINK, length, hash_path(target, length))
 
@@ -346,6 +379,8 @@ cdef class Extractor:
             elif linked and entry.kind == LINK:
                 linked = self.take_link(old, &entry)
             elif linked:
+                self.files += 1
+                self.size += entry.size
                 linked = entry.kind == FILE and self.link_file(old, &entry)
         if not linked:
             self.unlink_all(data, done)

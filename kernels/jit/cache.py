@@ -198,7 +198,8 @@ class Project:
 
     def tidy(self) -> None:
         """Mark the project as in use, and evict the least recently used projects and files."""
-        os.makedirs(self.place, mode=0o700, exist_ok=True)
+        for place in (os.path.dirname(self.place), self.place):
+            os.makedirs(place, mode=0o700, exist_ok=True)  # each by itself: what it makes above one follows the umask
         os.utime(self.place)
         for place in _oldest(os.path.dirname(self.place), self.CACHE_ENTRIES):
             for path in _oldest(place, 0):

@@ -83,7 +83,7 @@ def package(tmp_path: Path, tree: Path) -> PackageInfo:
 
 
 def listing(root: str | bytes | Path) -> dict[bytes, object]:
-    """Return the entries below a directory: of files their content and mode, of links their targets."""
+    """Return the entries below a directory: of files their content and the owner's rights, of links their targets."""
     found: dict[bytes, object] = {}
     top = os.fsencode(root)
 
@@ -97,7 +97,7 @@ def listing(root: str | bytes | Path) -> dict[bytes, object]:
                 look(entry.path)
             elif entry.is_file():
                 with open(entry.path, "rb") as file:
-                    found[name] = (file.read(), stat.S_IMODE(os.fstat(file.fileno()).st_mode))
+                    found[name] = (file.read(), os.fstat(file.fileno()).st_mode & 0o700)
             else:
                 found[name] = "special"
 
@@ -328,9 +328,9 @@ def test_the_number_of_threads_does_not_matter(
     blocks = [(WHOLE, member(name, content) + link(f"{name}.link", "../large")) for name, content in files.items()]
     blocks[20:20] = pieces_of("large", large)
     found = listing(ensure_unpacked(*write_archive(tmp_path / "a.tar.gz", *blocks), home))
-    expected: dict[bytes, object] = {b"large": (large, 0o644)}
+    expected: dict[bytes, object] = {b"large": (large, 0o600)}
     expected |= {b"d0": dict, b"d1": dict, b"d2": dict}
-    expected |= {name.encode(): (content, 0o644) for name, content in files.items()}
+    expected |= {name.encode(): (content, 0o600) for name, content in files.items()}
     expected |= {f"{name}.link".encode(): b"../large" for name in files}
     assert found == expected
 
@@ -338,7 +338,7 @@ def test_the_number_of_threads_does_not_matter(
 def test_directories_without_members_of_their_own_are_made(tmp_path: Path, home: str) -> None:
     path, digest = write_archive(tmp_path / "a.tar.gz", (WHOLE, link("a/b/link", "../c/file") + member("a/c/file", b"x")))
     found = listing(ensure_unpacked(path, digest, home))
-    assert found == {b"a": dict, b"a/b": dict, b"a/c": dict, b"a/b/link": b"../c/file", b"a/c/file": (b"x", 0o644)}
+    assert found == {b"a": dict, b"a/b": dict, b"a/c": dict, b"a/b/link": b"../c/file", b"a/c/file": (b"x", 0o600)}
 
 
 SPECIAL_NAMES = [b"a", b"\xff\xfe", b"new\nline", b"\xc3\xa9", b"x" * 255, b" ", b"\\", b"-", b"'\"", b"=", b"1 path=b"]
@@ -530,7 +530,7 @@ def test_tar_that_makes_no_sense_is_refused(tmp_path: Path, home: str, raw: byte
 
 def test_what_an_extended_header_says_beyond_names_is_passed_over(tmp_path: Path, home: str) -> None:
     path, digest = write_archive(tmp_path / "a.tar.gz", (WHOLE, EXTENDED))
-    assert listing(ensure_unpacked(path, digest, home)) == {b"e": (b"x" * 700, 0o644)}
+    assert listing(ensure_unpacked(path, digest, home)) == {b"e": (b"x" * 700, 0o600)}
 
 
 def test_only_the_package_of_that_digest_is_unpacked(package: PackageInfo, home: str) -> None:
@@ -560,7 +560,7 @@ def test_an_archive_with_any_byte_changed_is_refused_or_unpacked_as_it_was(tmp_p
     members = [directory("d"), member("d/a", b"text"), link("d/l", "a"), member("n" * 120, b"")]
     path, digest = write_archive(tmp_path / "a.tar.gz", *in_one(members[:2]), *in_one(members[2:]))
     whole = Path(path).read_bytes()
-    expected = {b"d": dict, b"d/a": (b"text", 0o644), b"d/l": b"a", b"n" * 120: (b"", 0o644)}
+    expected = {b"d": dict, b"d/a": (b"text", 0o600), b"d/l": b"a", b"n" * 120: (b"", 0o600)}
     harmless = 0
     for at in range(len(whole)):
         changed = bytearray(whole)
@@ -657,7 +657,7 @@ def test_pieces_make_the_file_whatever_stands_around_them(tmp_path: Path, home: 
     two = pieces_of("two", bytes(PIECE_BYTES + 1))
     path, digest = write_archive(tmp_path / "a.tar.gz", *PIECES, one, *two)
     found = listing(ensure_unpacked(path, digest, home))
-    assert found == {b"large": (LARGE, 0o644), b"one": (b"1", 0o644), b"two": (bytes(PIECE_BYTES + 1), 0o644)}
+    assert found == {b"large": (LARGE, 0o600), b"one": (b"1", 0o600), b"two": (bytes(PIECE_BYTES + 1), 0o600)}
 
 
 FIRST, SECOND, THIRD, LAST = PIECES
@@ -875,7 +875,7 @@ def test_a_build_cut_off_leaves_nothing_for_long(tmp_path: Path, home: str, func
 
     assert os.waitstatus_to_exitcode(os.waitpid(in_child(cut_off), 0)[1]) == -signal.SIGKILL
     assert any(digest in name for name in cached(home))
-    expected = {b"d": dict, b"l": b"d/0"} | {b"d/%d" % number: (b"%d" % number, 0o644) for number in range(10)}
+    expected = {b"d": dict, b"l": b"d/0"} | {b"d/%d" % number: (b"%d" % number, 0o600) for number in range(10)}
     assert listing(ensure_unpacked(path, digest, home)) == expected
     assert cached(home) == [".lock", digest, f"{digest}.manifest"]
 
@@ -1075,7 +1075,7 @@ class Scratch:
 
     def check(self) -> None:
         assert sorted(os.listdir(self.base)) == ["outside", "root"]
-        assert listing(f"{self.base}/outside") == {b"keep": (b"kept", 0o644)}
+        assert listing(f"{self.base}/outside") == {b"keep": (b"kept", 0o600)}
         assert os.readlink(f"{self.base}/root/l") == "../outside"
 
 
@@ -1186,7 +1186,7 @@ def test_what_is_no_text_is_passed_over(project: tuple[str, PackageInfo]) -> Non
 def test_a_worker_imports_as_a_plan_says(project: tuple[str, PackageInfo], home: str) -> None:
     directory, package = project
     parts = sys_path.split_sys_path(["", "/outside"], directory, package.holds)
-    plan = {"archive": package.path, "digest": package.digest, "home": home, "sys_path": parts}
+    plan = {"archive": package.path, "digest": package.digest, "home": home, "limit": 1 << 20, "sys_path": parts}
     plan = json.loads(json.dumps(plan))
     code = (
         "import sys, json; from flame_fast.package.sys_path import prepare; "

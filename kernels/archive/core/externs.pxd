@@ -7,6 +7,7 @@ cdef extern from "string.h" nogil:
 
 cdef extern from "sys/types.h" nogil:
     ctypedef unsigned int mode_t
+    ctypedef unsigned int uid_t
 
 cdef extern from "time.h" nogil:
     struct timespec:
@@ -17,6 +18,7 @@ cdef extern from "sys/stat.h" nogil:
     ctypedef struct stat_t "struct stat":
         uint64_t st_dev, st_ino
         mode_t st_mode
+        uid_t st_uid
         int64_t st_size
         timespec st_mtim, st_ctim
     int fstat(int descriptor, stat_t *found) noexcept
@@ -38,6 +40,7 @@ cdef extern from "fcntl.h" nogil:
 
 cdef extern from "unistd.h" nogil:
     int close(int descriptor) noexcept
+    uid_t geteuid() noexcept
     Py_ssize_t read(int descriptor, void *data, size_t length) noexcept
     Py_ssize_t pwrite(int descriptor, const void *data, size_t length, int64_t at) noexcept
     int64_t lseek(int descriptor, int64_t at, int whence) noexcept

@@ -4,7 +4,7 @@ from libc.stdint cimport int64_t, uint8_t, uint32_t
 from libc.string cimport memcpy, memset
 
 from .buffers cimport Bytes, append
-from .externs cimport AT_SYMLINK_NOFOLLOW, S_ISDIR, S_ISREG, fstatat, hash_path, readlinkat, stat_t
+from .externs cimport AT_SYMLINK_NOFOLLOW, S_ISDIR, S_ISREG, fstatat, geteuid, hash_path, readlinkat, stat_t
 from .file_io cimport nanoseconds
 from .members cimport DIRECTORY, LINK
 
@@ -44,12 +44,12 @@ cdef inline const char *entry_at(const char *data, size_t length, size_t *at, En
 
 
 cdef inline bint is_as_listed(int directory, const char *name, const Entry *entry) noexcept nogil:
-    """Return whether a name in an open directory is still what its entry says."""
+    """Return whether a name in an open directory is still what its entry says, and nobody else may write to it."""
     cdef char[TARGET_BYTES] target
     cdef stat_t found
     if entry.kind == LINK:
         return read_target(directory, name, entry, target)
-    if fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) < 0:
+    if fstatat(directory, name, &found, AT_SYMLINK_NOFOLLOW) < 0 or found.st_mode & 0o022 or found.st_uid != geteuid():
         return False
     if entry.kind == DIRECTORY:
         return S_ISDIR(found.st_mode)
