@@ -93,24 +93,27 @@ def mine(tmp_path):
     return tmp_path / "mine"
 
 
+@pytest.mark.parametrize("configured", [True, False])
 @pytest.mark.parametrize(
     ("token", "package"),
     [
         ("0" * 24, "thesis"),
         ("0" * 24, NAME),
         ("0" * 24, NAME.replace("0", "1")),
-        ("0" * 24, "../mine/thesis"),
-        ("../../mine/x", NAME),
-        ("../../mine", NAME),
+        ("0" * 24, "{mine}/thesis"),
+        ("{mine}/x", NAME),
+        ("{mine}", NAME),
     ],
 )
-def test_no_row_makes_the_clean_up_delete_what_is_no_package(nothing_left, mine, token, package):
-    """In the configured storage, beside it, or by way of a token."""
+def test_no_row_makes_the_clean_up_delete_what_is_no_package(nothing_left, mine, token, package, configured):
+    """In the configured storage, out of the default one, or by way of a token."""
     before = {path: path.lstat().st_ino for path in mine.iterdir()}
-    (nothing_left / "owners").mkdir(mode=0o700)
-    (nothing_left / "tmp").mkdir(mode=0o700)
+    for name in ("owners", "tmp", "packages"):
+        (nothing_left / name).mkdir(mode=0o700)
+    inside = os.path.relpath(mine, nothing_left / "tmp")  # as from each of the three
+    token, package = token.format(mine=inside), package.format(mine=inside)
     with Registry(str(nothing_left)) as registry:
-        registry.add_owner(token, "app", "/", str(mine))
+        registry.add_owner(token, "app", "/", str(mine) if configured else None)
         registry.set_package(token, package, "")
     liveness.reap(str(nothing_left), token)
     lifecycle.release_owner(str(nothing_left), token)
