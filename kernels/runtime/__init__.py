@@ -26,5 +26,5 @@ from flame_fast.kernels.runtime._native import call_without_frames as call_witho
 from flame_fast.kernels.runtime._native import check_timeout as check_timeout
 from flame_fast.kernels.runtime._native import die_with_parent as die_with_parent
 from flame_fast.kernels.runtime._native import forget_layouts as forget_layouts
-from flame_fast.kernels.runtime._native import with_checksum as with_checksum
 from flame_fast.kernels.runtime._native import scan_pages as scan_pages
+from flame_fast.kernels.runtime._native import with_checksum as with_checksum

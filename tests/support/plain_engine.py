@@ -77,7 +77,8 @@ class Outcome:
 
     def load_error(self):
         """`dump_error` writes a pair in the native codec: a tag and 8 bytes of length in front of each part, all behind a
-        checksum."""
+        checksum.
+        """
         if self.error == CANCELLED:
             return serialization.cancelled_error()
         size = int.from_bytes(self.error[18:26], "little")
