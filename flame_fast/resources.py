@@ -107,9 +107,17 @@ class ResourceRequirement:
 
 def available_cpus() -> int:
     """Return the CPUs that this process may really use: its affinity, and the quota of its cgroup."""
-    cpus = len(os.sched_getaffinity(0))
+    cpus = affine_cpus()
     quota = _cgroup_cpu_quota()
     return max(1, min(cpus, int(quota))) if quota is not None else cpus
+
+
+def affine_cpus() -> int:
+    """Return the CPUs of this process's affinity; all of the machine's, where a container refuses to tell."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except OSError:
+        return os.cpu_count() or 1
 
 
 def check_memory(memory: object) -> int:

@@ -30,6 +30,7 @@ from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
+from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -415,8 +416,7 @@ def _start_engine(start: Callable[[EngineOptions], Engine], options: EngineOptio
         engine = start(options)
     except OSError as error:
         raise FlameError(
-            FlameErrorCode.INTERNAL,
-            f"starting the processes of runner {options.name!r}: {error}; are its limits (ulimit -a) too low?",
+            FlameErrorCode.INTERNAL, f"starting the processes of runner {options.name!r}: {explained(error)}"
         ) from error
     current.register(engine)
     return engine

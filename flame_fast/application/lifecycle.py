@@ -33,6 +33,7 @@ from flame_fast.package.notices import warn_user
 from flame_fast.package.packing import is_package_name, pack
 from flame_fast.package.requirements import check_dependencies
 from flame_fast.package.sys_path import split_sys_path
+from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -265,7 +266,7 @@ def _step(step: str, name: str) -> Iterator[None]:
     except FlameError as error:
         raise FlameError(error.code, f"{step} application {name!r}: {error.message}") from error
     except OSError as error:
-        raise FlameError(FlameErrorCode.INTERNAL, f"{step} application {name!r}: {error}") from error
+        raise FlameError(FlameErrorCode.INTERNAL, f"{step} application {name!r}: {explained(error)}") from error
 
 
 def _current_directory() -> str:

@@ -57,22 +57,34 @@ class LocalEngine(DriverEngine):
         self._zygote_started = 0.0
         self._early_ends = 0
         try:
-            control, pidfd = self._start_zygote(recover=False)
+            self._output = OutputPump(*self._start_zygote(recover=False), self._replace_zygote)
         except BaseException:
-            self._close_descriptors()
+            self._undo_start()
             raise
-        self._output = OutputPump(control, pidfd, self._replace_zygote)
         self.runtime.output_of = self._output.last_lines
 
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        with theirs:
-            pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell.fd, theirs.fileno(), recover=recover)
-        self._zygote_pid = pid
-        self._zygote_started = time.monotonic()
-        self._forget_zygote()
-        self._zygote_pidfd = Descriptor(os.pidfd_open(pid))
-        return ours, os.dup(self._zygote_pidfd.fd)
+        try:
+            with theirs:
+                pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell.fd, theirs.fileno(), recover=recover)
+            self._zygote_pid = pid
+            self._zygote_started = time.monotonic()
+            self._forget_zygote()
+            self._zygote_pidfd = Descriptor(os.pidfd_open(pid))
+            return ours, os.dup(self._zygote_pidfd.fd)
+        except BaseException:
+            ours.close()
+            raise
+
+    def _undo_start(self) -> None:
+        """End a zygote whose engine cannot start: its workers end with it."""
+        if self._zygote_pid > 0:
+            with contextlib.suppress(OSError):  # another wait() of this process has reaped it
+                os.kill(self._zygote_pid, signal.SIGKILL)
+                os.waitpid(self._zygote_pid, 0)
+            self._forget_zygote()
+        self._close_descriptors()
 
     def _forget_zygote(self) -> None:
         if self._zygote_pidfd is not None:

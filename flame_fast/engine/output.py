@@ -87,13 +87,22 @@ class OutputPump:
         self._control = control
         self._zygote_pidfd = zygote_pidfd
         self._zygote_ended = zygote_ended
-        self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._patience_s = 0.0
         self._deadline: float | None = None  # set by `finish`
         self._watch(control, zygote_pidfd)
-        self._register(self._stop)
         self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
-        self._thread.start()
+        try:
+            self._stop = os.eventfd(0, os.EFD_CLOEXEC)
+            self._register(self._stop)
+            self._thread.start()
+        except RuntimeError as error:
+            self._close()
+            from flame_fast.scarcity import no_thread
+
+            raise no_thread(error, "to show what the workers print") from error
+        except BaseException:
+            self._close()
+            raise
 
     def _watch(self, control: socket.socket, pidfd: int) -> None:
         self._control, self._zygote_pidfd = control, pidfd

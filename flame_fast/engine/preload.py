@@ -59,9 +59,7 @@ class Preloading:
                 return True
             self._thread.join()  # it has rung: its last act
             self._thread = None
-            self.loaded |= self._wanted
-            gc.freeze()  # workers share the pages of these objects: the collector must not write there
-            gc.enable()
+            self._take_over()
         if wanted & ~self.loaded:
             import threading
 
@@ -70,9 +68,21 @@ class Preloading:
             missing = wanted & ~self.loaded
             gc.disable()  # collections would take a fifth of the import
             self._thread = threading.Thread(target=self._load, args=(missing,), name="flame-preload", daemon=True)
-            self._thread.start()
+            try:
+                self._thread.start()
+            except RuntimeError:  # none can be started: deaths are noticed late, by the time of the import
+                self._thread = None
+                self._load(missing)
+                self._take_over()
+                return False
             return True
         return False
+
+    def _take_over(self) -> None:
+        """Go on with what has been imported."""
+        self.loaded |= self._wanted
+        gc.freeze()  # workers share the pages of these objects: the collector must not write there
+        gc.enable()
 
     def _load(self, libraries: int) -> None:
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}

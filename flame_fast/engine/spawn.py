@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -79,12 +80,23 @@ def _interpreter_flags() -> list[str]:
     return flags + (["-s"] if sys.flags.no_user_site else [])
 
 
+def _duplicate(fd: int) -> int:
+    try:
+        return fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_FIXED)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error  # the limit lies below the first number
+
+
 def _spawn(name: str, handed: dict[int, int], recover: bool) -> int:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     argument = json.dumps({"name": name, "recover": recover})
     command = [sys.executable, *_interpreter_flags(), "-P", "-c", BOOTSTRAP.format(path=root), argument]
-    raised = {target: fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, ABOVE_FIXED) for target, fd in handed.items()}
+    raised: dict[int, int] = {}
     try:
+        for target, fd in handed.items():
+            raised[target] = _duplicate(fd)
         actions = [(os.POSIX_SPAWN_DUP2, fd, target) for target, fd in raised.items()]
         nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         silent = (os.POSIX_SPAWN_DUP2, 2, 1)  # the zygote's own messages go to standard error

@@ -11,6 +11,7 @@ from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
 from flame_fast.package.gitignore import IGNORE_FILE, IgnoreRules, split_lines
 from flame_fast.package.notices import Notices, named_with_sizes
+from flame_fast.resources import affine_cpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Snapshot:
                 project_file,
                 self._resolve_link,
                 explaining,
-                threads=len(os.sched_getaffinity(0)),  # to look for a quota takes longer than a small walk
+                threads=affine_cpus(),  # to look for a quota takes longer than a small walk
             )
             walk.run()
         except BaseException:

@@ -148,6 +148,8 @@ def leavings(home: Path) -> list[str]:
 
         connection = sqlite3.connect(home / "registry.db", timeout=30)
         with contextlib.closing(connection):
+            if connection.execute("SELECT name FROM sqlite_master").fetchone() is None:
+                return found  # its lock was refused: it has been made, and no table in it
             found += [f"application {row[0]}" for row in connection.execute("SELECT name FROM applications")]
             found += [f"owner {row[0]}" for row in connection.execute("SELECT token FROM owners")]
         found.remove("application flmrun")

@@ -32,6 +32,7 @@ from flame_fast.application.registry.records import (
 )
 from flame_fast.config import DEFAULT_TEMPLATE, check_trusted
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -134,11 +135,8 @@ class Registry:
 
     def _create(self, connection: sqlite3.Connection) -> None:
         """Make the tables, under a lock file: the switch to the write-ahead log does not wait for other processes."""
-        import fcntl
-
-        lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        lock = self._lock()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)
             if self._version(connection) != 0:
                 return
             self._retry(lambda: connection.execute("PRAGMA journal_mode=WAL").fetchone())
@@ -150,6 +148,22 @@ class Registry:
                 connection.execute(f"PRAGMA user_version={_VERSION}")
         finally:
             os.close(lock)
+
+    def _lock(self) -> int:
+        """Return a descriptor of the lock file, locked."""
+        import fcntl
+
+        lock = -1
+        try:
+            lock = os.open(self.path + ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+        except OSError as error:
+            if lock >= 0:
+                os.close(lock)
+            raise FlameError(
+                FlameErrorCode.INTERNAL, f"the registry {self.path!r} cannot be used: {explained(error)}"
+            ) from error
+        return lock
 
     def _retry(self, operation: Callable[[], Any]) -> Any:
         """Retry where SQLite says it is busy without having waited: a log that is opened, closed or recovered."""
@@ -170,6 +184,8 @@ class Registry:
             hint = "check the disk and the permissions of its directory"
             if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 hint = "remove it; it holds no more than the applications registered by hand"
+            elif _code(error) == sqlite3.SQLITE_CANTOPEN:  # SQLite does not tell why
+                hint += "; are there file descriptors left (`ulimit -n`)?"
             raise FlameError(
                 FlameErrorCode.INTERNAL, f"the registry {self.path!r} cannot be used: {error}; {hint}"
             ) from error

@@ -109,7 +109,12 @@ def adopt(runtime: Client, future: Any) -> ObjectFuture:
     if future.is_lost():
         future.get()  # raises INVALID_STATE
     local = runtime.promise()
-    threading.Thread(target=_pass_on, args=(runtime, local, future), name="flame-adopt", daemon=True).start()
+    try:
+        threading.Thread(target=_pass_on, args=(runtime, local, future), name="flame-adopt", daemon=True).start()
+    except RuntimeError as error:
+        from flame_fast.scarcity import no_thread
+
+        runtime.fulfil(local, None, dump_error(no_thread(error, "to wait for a future of another runner")))
     return local
 
 

@@ -1,0 +1,109 @@
+"""Scarcity: no thread, no process, no descriptor, a system call that is refused. It is said, and nothing stays."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import threading
+
+import pytest
+from conftest import open_descriptors
+from flame_fast.kernels.runtime import serialization
+from gates import passes_in_child, same
+from process_events import PATIENCE_S, children, leavings
+from seccomp import refuse
+
+from flame_fast import FlameError, FlameErrorCode, Runner
+from flame_fast.engine.preload import NUMPY, Preloading
+
+
+def refused(home):
+    """Return the message of a Runner that cannot start; check that nothing of it stays."""
+    before = open_descriptors()
+    with pytest.raises(FlameError) as caught:
+        Runner("scarce", workers=1)
+    assert caught.value.code is FlameErrorCode.INTERNAL
+    assert (children(os.getpid()), leavings(home), open_descriptors() - before) == ([], [], set())
+    return caught.value.message
+
+
+@pytest.fixture
+def no_threads():
+    """Have no thread start: its stack would be larger than all addresses."""
+    before = threading.stack_size(1 << 47)
+    yield
+    threading.stack_size(before)
+
+
+def test_without_a_thread_for_output_nothing_starts(project, nothing_left, no_threads):
+    message = refused(nothing_left)
+    for told in ("no thread can be started", "workers print", "ulimit -u", "pids.max", "ulimit -v"):
+        assert told in message
+
+
+def test_without_a_thread_a_future_of_another_runner_fails(project, alone, no_threads):
+    foreign = alone.runtime.promise()
+    adopted = serialization.adopt(alone.runtime, foreign)
+    assert "no thread can be started" in adopted.exception(PATIENCE_S).message
+
+
+def test_without_a_thread_the_supervisor_itself_preloads(no_threads):
+    preloading = Preloading(lambda: None)
+    assert not preloading.is_busy(NUMPY)
+    assert preloading.loaded == NUMPY
+    assert not preloading.is_busy(NUMPY)
+
+
+@pytest.mark.parametrize(
+    ("call", "error", "version"),
+    [
+        ("memfd_create", errno.ENOSYS, "3.17"),
+        ("eventfd", errno.EPERM, "2.6.27"),
+        ("pidfd_open", errno.ENOSYS, "5.3"),
+        ("pidfd_open", errno.EPERM, "5.3"),
+        ("flock", errno.ENOSYS, "2.0"),
+    ],
+)
+def test_a_refused_system_call_is_named(call, error, version, project, nothing_left):
+    def start():
+        refuse(call, error)
+        message = refused(nothing_left)
+        for told in (f"{call} is refused here ({errno.errorcode[error]})", f"Linux {version}", "seccomp"):
+            assert told in message, message
+        assert message.count("refused") == 1
+
+    assert passes_in_child(start)
+
+
+def test_where_nobody_tells_the_affinity_all_cpus_count(project):
+    def start():
+        refuse("sched_getaffinity", errno.EPERM)
+        with Runner("affine") as rr:
+            assert rr.service(same)(7).get(PATIENCE_S) == 7
+            assert 1 <= rr._engine.workers <= os.cpu_count()
+
+    assert passes_in_child(start)
+
+
+def test_without_descriptors_nothing_starts(project, nothing_left):
+    """So many are left each time; with the first limit none is above the fixed numbers of the supervisor's."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+
+    def start():
+        taken = set(map(int, os.listdir("/proc/self/fd")))
+        free = [number for number in range(soft) if number not in taken]
+        for most in (12, *(free[spare] for spare in range(9))):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            try:
+                Runner("scarce", workers=1)
+            except FlameError as error:
+                message = error.message
+            else:
+                raise AssertionError(f"it started with {most}")
+            resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert f"`ulimit -n` is {most}" in message or "left (`ulimit -n`)" in message, message
+            assert (children(os.getpid()), leavings(nothing_left)) == ([], [])
+            assert len(os.listdir("/proc/self/fd")) == len(taken)
+
+    assert passes_in_child(start)
