@@ -35,6 +35,7 @@ from flame_fast.engine.post_mortem import (
     users_stack,
 )
 from flame_fast.engine.preload import Preloading
+from flame_fast.engine.shortage import Shortage
 from flame_fast.engine.spawn import (
     CONTROL_FD,
     DOORBELL_FD,
@@ -60,8 +61,6 @@ LEAVE_S = 0.2
 REAP_S = 0.1
 #: Seconds without an extent allocation after which cached extents return their pages to the system.
 IDLE_S = 5.0
-#: Seconds until a fork that failed is tried again.
-RETRY_S = 0.1
 #: Seconds that a new supervisor waits until the workers of the one before have ended.
 RECOVER_S = 2.0
 
@@ -111,6 +110,7 @@ class Zygote:
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
         self.preloading = Preloading(ring_own_bell)
+        self.shortage = Shortage(self.supervisor)
         self.surplus_since: float | None = None
         self.memory_takes = -1
         self.memory_since = 0.0
@@ -168,7 +168,7 @@ class Zygote:
             closing = self.supervisor.reap_services()
             timeout = self.staff()
             if self.memory_kills is None:  # only now: the first workers do not wait for it
-                self.memory_kills = first_count()
+                self.memory_kills = prepare_for_deaths()
             if closing:
                 timeout = soonest(timeout, REAP_S)
             timeout = soonest(timeout, self.watch_memory(), self.enforce_limits())
@@ -204,9 +204,9 @@ class Zygote:
         missing = self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
         try:
             self.start_missing(processes, missing)
-        except (OSError, FlameError) as error:  # no process to be had just now, or no room in the table
-            print(f"flame_fast: cannot start a worker: {error}", file=sys.stderr)
-            return RETRY_S
+        except (OSError, MemoryError, FlameError) as error:  # no process to be had just now, or no room in the table
+            return self.shortage.goes_on(error)
+        self.shortage.end()
         if missing >= 0 or not idle:
             self.surplus_since = None
             return None
@@ -368,7 +368,10 @@ class Zygote:
                 os.waitpid(child.pid, os.WNOHANG)
 
 
-def first_count() -> MemoryKills:
+def prepare_for_deaths() -> MemoryKills:
+    """Count the kernel's kills, and import what `os.wait4` imports: there may be no descriptor for that at a death."""
+    import resource  # noqa: F401
+
     from flame_fast.engine.memory_kills import MemoryKills
 
     return MemoryKills()

@@ -6,7 +6,7 @@ from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
 from .core.externs cimport ff_add32, ff_cas32, ff_cas64, ff_exchange32, ff_exchange64, ff_load32, ff_load64, ff_store32
 from .core.layout cimport (
-    ENDING, FAILED, NO_METHOD, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
+    ENDING, FAILED, NO_METHOD, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
     QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY, RESERVED, RESULT,
     ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process, RunQueue, Service,
     Slot,
@@ -25,7 +25,7 @@ from .core.blocks cimport block_alloc_owned, block_published
 from .core.slots cimport release_refs, value_free
 from .core.run_queue cimport queue_push
 from .core.dependencies cimport promote_if_there
-from .core.completion cimport finish, release_future, write_result
+from .core.completion cimport finish, leave_queue, release_future, write_result
 from .core.policy cimport pause_of, retry
 from .core.recovery cimport (
     finish_again, forget_wait, recover_allocation, recover_memory, recover_release, recover_slot, recover_task,
@@ -102,6 +102,38 @@ cdef class Supervisor(Limits):
             if state in (PROCESS_REQUESTED, PROCESS_STARTING, PROCESS_LIVE):
                 table.append(process_info(i, state, process))
         return table
+
+    def unserved(self, bint pool):
+        """Return a list of (slot, state): the calls that are ready and that no process serves.
+
+        `pool`: also those of the pool's queues, which has no worker to run them. Those of an instance are found by its
+        entry: its process is still to be started.
+        """
+        cdef uint32_t i, queue
+        cdef uint64_t state
+        found = []
+        for i in range(slots_used(self.memory)):
+            state = ff_load64(&self.memory.slots[i].state)
+            if status_of(state) == READY:
+                queue = home_of(self.memory, self.memory.slots[i].queue)
+                if pool if queue < POOL_QUEUES else self._is_unstarted_queue(queue):
+                    found.append((i, state))
+        return found
+
+    def fail_unserved(self, list calls, bytes error):
+        """Fail calls that `unserved` has returned, unless they have begun since."""
+        cdef uint32_t i
+        cdef uint64_t state
+        for i, state in calls:
+            if ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
+                write_result(self.memory, i, PyBytes_AS_STRING(error), len(error))
+                leave_queue(self.memory, &self.memory.slots[i])
+                finish(self.memory, i, FAILED, NULL)
+
+    cdef bint _is_unstarted_queue(self, uint32_t queue) noexcept:
+        """Return whether the process of an instance's queue is still to be started."""
+        cdef uint32_t process = ff_load32(&self.memory.queues[queue].process)
+        return process != 0 and ff_load32(&self.memory.processes[process - 1].state) == PROCESS_REQUESTED
 
     def start(self, uint32_t index, uint32_t libraries=0):
         """Mark an entry STARTING before its process is forked with these libraries; return its token for `claim_entry`."""

@@ -31,7 +31,7 @@ FLOORS = [
         "calls.import_scan",
         "calls.shared_generators",
     },
-    {"engine.post_mortem", "engine.memory_kills"},
+    {"engine.post_mortem", "engine.memory_kills", "engine.shortage"},
     {
         "engine.capture",
         "engine.descriptors",

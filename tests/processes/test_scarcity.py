@@ -5,16 +5,18 @@ from __future__ import annotations
 import errno
 import os
 import resource
+import signal
 import threading
 
 import pytest
 from conftest import open_descriptors
 from flame_fast.kernels.runtime import serialization
 from gates import passes_in_child, same
-from process_events import PATIENCE_S, children, leavings
+from process_events import PATIENCE_S, Victim, children, fifos, hold, leavings, wait_until, workers, zygotes
 from seccomp import refuse
 
 from flame_fast import FlameError, FlameErrorCode, Runner
+from flame_fast.engine import shortage
 from flame_fast.engine.preload import NUMPY, Preloading
 
 
@@ -107,3 +109,68 @@ def test_without_descriptors_nothing_starts(project, nothing_left):
             assert len(os.listdir("/proc/self/fd")) == len(taken)
 
     assert passes_in_child(start)
+
+
+def bound_descriptors(pid, most=None):
+    """Have a supervisor start no process: none of its descriptors below this number is free. None: have it start them."""
+    _, hard = resource.prlimit(pid, resource.RLIMIT_NOFILE)
+    resource.prlimit(pid, resource.RLIMIT_NOFILE, (hard if most is None else most, hard))
+
+
+@pytest.fixture
+def fifo(tmp_path):
+    yield from fifos(tmp_path)
+
+
+def test_calls_fail_that_no_process_serves_and_others_wait(project, fifo, capfd):
+    """Two runners at a time, since the supervisors try for 2 seconds: one has lost its worker, one has a busy one left."""
+    with Runner("none", workers=1) as none, Runner("one", workers=2) as one:
+        supervisors = zygotes()
+        runners = [(none, none.service(same), none.service(Victim())), (one, one.service(same), one.service(Victim()))]
+        assert [service(1).get(PATIENCE_S) for _, service, _ in runners] == [1, 1]
+        wait_until(lambda: len(workers()) == 3)
+        said, gate = fifo("said"), fifo("gate")
+        held = one.service(hold)(said.path, gate.path, "held")
+        (busy,) = said.read_pids(1)
+        for pid in supervisors:
+            bound_descriptors(pid, 7)
+        for pid in workers():
+            if pid != busy:
+                os.kill(pid, signal.SIGKILL)
+        calls = [(service(2), instance.add(3)) for _, service, instance in runners]
+        errors = [calls[0][0].exception(PATIENCE_S), *(instance.exception(PATIENCE_S) for _, instance in calls)]
+        for error, name in zip(errors, ("none", "none", "one"), strict=True):
+            assert type(error) is FlameError
+            for told in (f"no process of runner {name!r} can be started", "Too many open files", "ulimit -n", "for 2 s"):
+                assert told in error.message
+        assert not calls[1][0].done()
+        gate.open_gate()
+        assert (held.get(PATIENCE_S), calls[1][0].get(PATIENCE_S)) == ("held", 2)
+        for pid in supervisors:
+            bound_descriptors(pid)
+        assert [service(4).get(PATIENCE_S) for _, service, _ in runners] == [4, 4]
+        assert [instance.add(5).get(PATIENCE_S) for _, _, instance in runners] == [5, 5]
+    assert capfd.readouterr().err.count("can be started") == 2
+
+
+def test_each_call_is_tried_anew_and_the_message_comes_once(alone, monkeypatch, capsys):
+    monkeypatch.setattr(shortage, "PATIENCE_S", 0.0)
+    now = shortage.Shortage(alone.supervisor)
+    refusal = OSError(errno.EAGAIN, "Resource temporarily unavailable")
+    service = alone.service(same)
+    for _ in range(2):
+        call = alone.call(service, 1)
+        assert now.goes_on(refusal) == shortage.LOOK_S
+        assert "pids.max" in call.exception(0).message
+        assert now.goes_on(refusal) == shortage.LOOK_S
+    assert capsys.readouterr().err.count("\n") == 1
+    monkeypatch.setattr(shortage, "PATIENCE_S", 60.0)
+    call = alone.call(service, 1)
+    assert now.goes_on(refusal) == now.goes_on(refusal) == shortage.RETRY_S
+    assert not call.done()
+    alone.work()
+    assert call.get() == 1
+    now.end()
+    monkeypatch.setattr(shortage, "PATIENCE_S", 0.0)
+    now.goes_on(MemoryError())
+    assert "ulimit -v" in capsys.readouterr().err
