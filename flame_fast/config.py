@@ -257,6 +257,11 @@ def _quoted(text: str) -> str:
     return shlex.quote(text)
 
 
+def unpacked_tree(home: str | os.PathLike[str], digest: str) -> str:
+    """Return the directory of a data directory that a package's tree is unpacked into."""
+    return os.path.join(os.path.abspath(home), "unpacked", digest)
+
+
 def _platform_home() -> str:
     """Return the directory for user data of the XDG base directory specification."""
     base = os.environ.get("XDG_DATA_HOME", "")

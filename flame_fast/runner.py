@@ -433,6 +433,7 @@ def _enter(engine: Engine, name: str, **options: Any) -> ApplicationLease:
             raise
     except BaseException:
         engine.close(CLOSED)
+        engine.finish()
         raise
     return lease
 
@@ -502,6 +503,7 @@ def _shut_down(engine: Engine, lease: ApplicationLease, name: str, undo_sigterm:
         finally:
             try:
                 _release(lease, name)
+                engine.finish()
             finally:
                 undo_sigterm()
     if unfinished and ending == UNCLOSED:

@@ -27,7 +27,7 @@ from flame_fast.application.registry import ApplicationAttributes, get_applicati
 from flame_fast.application.registry.database import Registry
 from flame_fast.application.registry.validation import check_name
 from flame_fast.application.storage import Storage, open_storage
-from flame_fast.config import FlameContext, home_directory, make_private
+from flame_fast.config import FlameContext, home_directory, make_private, unpacked_tree
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package.notices import warn_user
 from flame_fast.package.packing import is_package_name, pack
@@ -97,7 +97,7 @@ class ApplicationLease:
         -------
         dict
             For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Keys: ``home`` and
-            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``limit``,
+            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``limit``, ``tree``,
             ``sys_path``.
         """
         assert self._package is not None
@@ -110,6 +110,7 @@ class ApplicationLease:
             "archive": self.archive,
             "digest": self.digest,
             "limit": max(self._limit, self._package.size),  # a file may have grown while it was packed
+            "tree": unpacked_tree(self.home, self.digest),
             "sys_path": [[moves, path] for moves, path in parts],
         }
 

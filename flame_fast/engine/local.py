@@ -29,6 +29,9 @@ if TYPE_CHECKING:
 #: Seconds the zygote gets to end all workers and itself.
 ZYGOTE_PATIENCE_S = 1.0
 
+#: Seconds between two looks whether a zygote that ends its workers has died.
+LOOK_S = 0.05
+
 #: A zygote that ends within so many seconds of its start never came to work.
 YOUNG_S = 1.0
 
@@ -148,7 +151,7 @@ class LocalEngine(DriverEngine):
                 return 0
             self._unfinished = self.runtime.announce_close()
         try:
-            self._end_zygote()
+            self._end_workers()
         finally:  # after any interruption too: else threads would wait for ever
             self._abandon_calls(ending)
             try:
@@ -157,12 +160,30 @@ class LocalEngine(DriverEngine):
                 self._close_descriptors()
         return self._unfinished
 
-    def _end_zygote(self) -> None:
-        with contextlib.suppress(OSError):
-            pidfd = self._watching()
+    def _end_workers(self) -> None:
+        """Wait until the zygote has ended the workers. It stays, to release the application if this process cannot."""
+        deadline = time.monotonic() + ZYGOTE_PATIENCE_S
+        while self._zygote_lives():
+            if self.runtime.await_workers_end(LOOK_S):
+                return
+            if time.monotonic() > deadline:
+                self._kill_zygote()  # its workers die with it
+                return
+
+    def _zygote_lives(self) -> bool:
+        try:
             waiting = select.poll()  # select knows no descriptor above 1,023
-            waiting.register(pidfd, select.POLLIN)
-            if not waiting.poll(ZYGOTE_PATIENCE_S * 1000):
-                signal.pidfd_send_signal(pidfd, signal.SIGKILL)  # its workers die with it
+            waiting.register(self._watching(), select.POLLIN)
+            return not waiting.poll(0)
+        except OSError:
+            return False
+
+    def _kill_zygote(self) -> None:
+        with contextlib.suppress(OSError):
+            signal.pidfd_send_signal(self._watching(), signal.SIGKILL)
         self._reap_zygote()
         self._forget_zygote()
+
+    def finish(self) -> None:
+        if self._unfinished is not None and not self.is_foreign:
+            self._kill_zygote()

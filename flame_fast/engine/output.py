@@ -36,6 +36,9 @@ LINES_PATIENCE_S = 0.2
 #: Bytes read at once.
 CHUNK_BYTES = 1 << 16
 
+#: Bytes of a descriptor in a message.
+INT_BYTES = 4
+
 
 def _write(name: str, data: bytes) -> None:
     target = getattr(sys, name)
@@ -157,8 +160,8 @@ class OutputPump:
     def _accept(self) -> bool:
         """Receive one worker's pipes; return False when there are none, or the zygote has closed its end."""
         try:
-            message, fds, flags, _ = socket.recv_fds(
-                self._control, CHUNK_BYTES, 2, socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
+            message, rights, flags, _ = self._control.recvmsg(  # `socket.recv_fds` drops the flags
+                CHUNK_BYTES, socket.CMSG_LEN(2 * INT_BYTES), socket.MSG_DONTWAIT | socket.MSG_CMSG_CLOEXEC
             )
         except OSError:
             return False
@@ -170,6 +173,7 @@ class OutputPump:
             return True
         if flags & socket.MSG_CTRUNC:
             self._say(f"no descriptors left (ulimit -n): the output of worker {message.decode()} is lost")
+        fds = [fd for _, _, data in rights for fd in memoryview(data[: len(data) // INT_BYTES * INT_BYTES]).cast("i")]
         for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
             os.set_blocking(fd, False)
             self._streams[fd] = Stream(fd, name, int(message))

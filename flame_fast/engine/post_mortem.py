@@ -50,6 +50,11 @@ KILLERS = {
 }
 
 
+def users_paths(text: str, tree: str, directory: str) -> str:
+    """Return a text with the user's paths, in the project's directory, in place of those in its unpacked tree."""
+    return text.replace(tree + os.sep, directory.rstrip(os.sep) + os.sep)
+
+
 def users_stack(written: str) -> str:
     """Return a fault handler's stacks, the most recent call first, without the runtime's frames at the end of each."""
     kept, inside = [], False

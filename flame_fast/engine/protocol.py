@@ -198,6 +198,12 @@ class Engine(FutureClient, Protocol):
             The end of the runner, for the errors of those calls: follows its name in a sentence.
         """
 
+    def finish(self) -> None:
+        """End what has stood by since `close`, to release the application in case this process dies. Idempotent.
+
+        The runner calls it last, when the application is released.
+        """
+
 
 # ---- tasks -----------------------------------------------------------------------------------------------------------
 

@@ -108,6 +108,9 @@ class SegmentEngine:
     def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
         return MapResults(target, iterable, chunksize)
 
+    def finish(self) -> None:
+        """Do nothing: no process stands by."""
+
     def close_service(self, key: Key, cancel: bool) -> None:
         service, generation, _ = key
         self.runtime.close_service(service, generation)

@@ -12,6 +12,7 @@ import sys
 
 from flame_fast.engine.capture import Capture
 from flame_fast.engine.current import register, set_serving_engine
+from flame_fast.engine.post_mortem import users_paths
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.engine.segment import SegmentEngine
 from flame_fast.engine.spawn import start_time
@@ -102,7 +103,7 @@ class Project:
 
     def shown(self, text: str) -> str:
         """Return a text with the user's paths in place of the unpacked project's."""
-        return text.replace(self._unpacked + os.sep, self._directory.rstrip(os.sep) + os.sep) if self._unpacked else text
+        return users_paths(text, self._unpacked, self._directory) if self._unpacked else text
 
 
 def _take_key(key: bytes) -> None:

@@ -6,8 +6,9 @@ A small single-threaded process of its own session, started by exec, so that for
     driver <--- SEQPACKET: read ends of each worker's stdout and stderr ---
     zygote polls: the driver's pidfd, the doorbell, a pidfd per worker
 
-When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. Should the
-zygote itself die, its workers die with it (parent-death signal) and the driver starts another one, with `recover` set.
+When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. When the runner is
+closed it ends the workers, and stays until the driver has removed these, and kills it. Should the zygote itself die, its
+workers die with it (parent-death signal) and the driver starts another one, with `recover` set.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from flame_fast.engine.post_mortem import (
     Death,
     PostMortem,
     death_of,
+    users_paths,
     users_stack,
 )
 from flame_fast.engine.preload import Preloading
@@ -84,7 +86,7 @@ class Child:
 
     def written_stack(self) -> str:
         """Return what the fault handler wrote."""
-        return users_stack(os.pread(self.stack, MOST_STACK, 0).decode("utf-8", "replace")) if self.stack >= 0 else ""
+        return os.pread(self.stack, MOST_STACK, 0).decode("utf-8", "replace") if self.stack >= 0 else ""
 
 
 class Zygote:
@@ -164,6 +166,7 @@ class Zygote:
                     self.reap(self.children[pidfd])
             if self.supervisor.closing or self.supervisor.is_damaged:
                 self.end()
+                self.stand_by()
                 return
             closing = self.supervisor.reap_services()
             timeout = self.staff()
@@ -298,7 +301,7 @@ class Zygote:
 
     def death_of(self, child: Child) -> Death:
         """Reap an ended child; return how it ended. Its fault handler's stack goes to the driver's standard error, too."""
-        stack = child.written_stack()
+        stack = self.users_stack(child.written_stack())
         if stack:
             with contextlib.suppress(OSError):
                 self.control.send(STACK_MARK + stack.encode())
@@ -311,6 +314,15 @@ class Zygote:
         code = os.waitstatus_to_exitcode(status)
         out_of_memory = None if self.memory_kills is None else self.memory_kills.since_last_look()
         return death_of(child.pid, code, usage.ru_maxrss << 10, out_of_memory, stack)
+
+    def users_stack(self, written: str) -> str:
+        """Return what a fault handler wrote as the user knows it: without the runtime's frames, and with his own paths."""
+        stack = users_stack(written)
+        setup = self.supervisor.get_setup() if stack else None
+        if not setup:
+            return stack
+        project = pickle.loads(setup)
+        return users_paths(stack, project["tree"], project["directory"])
 
     def recover_worker(self, index: int, death: Death) -> None:
         lost = self.supervisor.lost_calls(index)
@@ -366,6 +378,13 @@ class Zygote:
         for child in self.children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
+
+    def stand_by(self) -> None:
+        """Wait until the driver has released its application, and kills this process; release it if it dies before."""
+        setup = self.supervisor.get_setup()
+        self.supervisor.announce_end()
+        wait_for_end(DRIVER_FD)
+        release_application(setup)
 
 
 def prepare_for_deaths() -> MemoryKills:
@@ -428,11 +447,11 @@ def ring_own_bell() -> None:
         os.eventfd_write(DOORBELL_FD, 1)
 
 
-def wait_for_end(pidfd: int, patience_s: float) -> bool:
+def wait_for_end(pidfd: int, patience_s: float | None = None) -> bool:
     """Return whether the process ends in time. By poll: select refuses descriptors above 1,023."""
     waiting = select.poll()
     waiting.register(pidfd, select.POLLIN)
-    return bool(waiting.poll(patience_s * 1000))
+    return bool(waiting.poll(None if patience_s is None else patience_s * 1000))
 
 
 def release_application(setup: bytes | None) -> None:

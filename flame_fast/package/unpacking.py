@@ -28,7 +28,7 @@ import fcntl
 import os
 import stat
 
-from flame_fast.config import DEFAULT_LIMIT
+from flame_fast.config import DEFAULT_LIMIT, unpacked_tree
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
 from flame_fast.package import stored_index
@@ -98,10 +98,10 @@ def ensure_unpacked(archive_path: str, digest: str, home: str | os.PathLike[str]
     """
     if not (digest and digest.isascii() and digest.isalnum()):
         raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"digest: expected hexadecimal digits, got {digest!r}")
-    cache = os.path.join(os.path.abspath(home), "unpacked")
+    tree = unpacked_tree(home, digest)
+    cache = os.path.dirname(tree)
     os.makedirs(cache, mode=0o700, exist_ok=True)
     _check_private(cache)
-    tree = os.path.join(cache, digest)
     _hold(tree)
     if not is_whole(tree):
         with exclusive(cache):

@@ -1,5 +1,5 @@
 # The client, in the driver or in a worker's task that submits: fill slots, queue them, wait for them and read them.
-# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
+# uses: fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_New, PyList_SET_ITEM
@@ -10,14 +10,14 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy, memset
 from posix.unistd cimport getpid
 from .core.externs cimport (
-    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_load32, ff_load64, ff_lock_make, ff_now_ns,
-    ff_or32, ff_store32, ff_store64, madvise,
+    FF_DEBUG, FF_LAYOUT, MADV_REMOVE, ff_add32, ff_and32, ff_exchange64, ff_futex_wait, ff_load32, ff_load64,
+    ff_lock_make, ff_now_ns, ff_or32, ff_store32, ff_store64, madvise,
 )
 from .core.layout cimport (
-    CALL_KEPT, CGROUP_BYTES, DONE, DRIVER_INDEX, ENDING, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES, KIND_NATIVE,
-    KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN,
-    READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN, SLOT_COUNT,
-    SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
+    CALL_KEPT, CGROUP_BYTES, CLOSING, DONE, DRIVER_INDEX, EMPTY, ENDING, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES,
+    KIND_NATIVE, KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, QUEUE_DEAD,
+    QUEUE_OPEN, READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN,
+    SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
 )
 from .core.bounds cimport at_most, queue_number
 from .core.lookup cimport (
@@ -70,7 +70,7 @@ cdef class Client(Outcomes):
         client.name = name
         fd = os.memfd_create("flame_fast", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:
-            client._reserve(fd, limit + LEAST_RESERVED_BYTES)
+            client._reserve(fd, limit)
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW)
         except BaseException:
             os.close(fd)
@@ -548,10 +548,18 @@ cdef class Client(Outcomes):
                 continue
             unfinished += runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)
         # S7: pairs with `sleep_begin` and `_shall_leave`
-        ff_store32(&self.memory.header.closing, 1)
+        ff_store32(&self.memory.header.closing, CLOSING)
         wake_everybody(&self.memory)
         ring_bell(self.doorbell)
         return unfinished
+
+    def await_workers_end(self, double timeout):
+        """Return whether no worker is left; wait for that, at most so many seconds, once `announce_close` was called."""
+        cdef int64_t nanoseconds = <int64_t> (timeout * 1e9)
+        with nogil:
+            # S25: pairs with `announce_end`
+            ff_futex_wait(&self.memory.header.closing, CLOSING, nanoseconds)
+        return ff_load32(&self.memory.header.closing) == EMPTY
 
     def mark_broken(self, str reason):
         """Make unfinished futures, and every later call, raise `FlameError(INTERNAL, reason)`: nothing runs any more."""

@@ -11,7 +11,7 @@ from .core.externs cimport (
     madvise, mmap, munmap,
 )
 from .core.layout cimport GRANULE, MAGIC, Header
-from .core.regions cimport Memory, map_memory, memory_disown, memory_own
+from .core.regions cimport Memory, align_up, map_memory, memory_disown, memory_own
 from .core.checksum cimport checksum
 from .core.bounds cimport is_within
 from .core.system_memory cimport memory_left
@@ -63,9 +63,9 @@ cdef class Segment:
         segment.become(index, name, doorbell)
         return segment
 
-    cdef int _reserve(self, int fd, uint64_t least) except -1:
-        """Size a file to at least so many bytes and map it, twice if possible. A bound on addresses makes it smaller."""
-        cdef uint64_t size
+    cdef int _reserve(self, int fd, uint64_t limit) except -1:
+        """Size a file for values of so many bytes and map it, twice if possible. A bound on addresses makes it smaller."""
+        cdef uint64_t size, least = align_up(limit + LEAST_RESERVED_BYTES, <uint64_t> 1 << 30)
         for windowed, collecting in ((True, False), (True, True), (False, False)):
             if collecting:          # unmaps segments of runners that only reference cycles keep alive
                 gc.collect()
@@ -75,11 +75,12 @@ cdef class Segment:
                 if self._map(fd, size) and (self.window != NULL or not windowed):
                     return 0
                 self._unmap()
-                size //= 2
+                size = max(size // 2, least) if size > least else 0
         raise FlameError(
             FlameErrorCode.INVALID_STATE,
-            f"cannot reserve {2 * size >> 30} GiB of address space for runner {self.name!r}; lift the bound on it "
-            f"(ulimit -v): it takes no memory, but at least {least >> 30} GiB of addresses",
+            f"cannot reserve {least >> 30} GiB of addresses for runner {self.name!r}: {LEAST_RESERVED_BYTES >> 30} GiB, and "
+            f"as many as its values may take bytes ({limit:,}); raise `ulimit -v`, since they take no memory, or lower "
+            "Runner(memory=...)",
         )
 
     cdef bint _map(self, int fd, uint64_t size) noexcept:

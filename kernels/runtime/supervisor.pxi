@@ -4,12 +4,14 @@
 from cpython.bytes cimport PyBytes_AS_STRING
 from libc.stdint cimport uint32_t, uint64_t
 from libc.string cimport memcpy
-from .core.externs cimport ff_add32, ff_cas32, ff_cas64, ff_exchange32, ff_exchange64, ff_load32, ff_load64, ff_store32
+from .core.externs cimport (
+    ff_add32, ff_cas32, ff_cas64, ff_exchange32, ff_exchange64, ff_futex_wake, ff_load32, ff_load64, ff_store32,
+)
 from .core.layout cimport (
-    ENDING, FAILED, NO_METHOD, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED, PROCESS_STARTING,
-    QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY, RESERVED, RESULT,
-    ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process, RunQueue, Service,
-    Slot,
+    EMPTY, ENDING, FAILED, NO_METHOD, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED,
+    PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY,
+    RESERVED, RESULT, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process,
+    RunQueue, Service, Slot,
 )
 from .core.regions cimport memory_own
 from .core.bounds cimport queue_number, slot_number
@@ -408,6 +410,12 @@ cdef class Supervisor(Limits):
     def closing(self):
         """Whether the runner is being closed."""
         return bool(ff_load32(&self.memory.header.closing))
+
+    def announce_end(self):
+        """Tell the driver that no worker is left: see `Client.await_workers_end`."""
+        # S25: pairs with `await_workers_end`
+        ff_exchange32(&self.memory.header.closing, EMPTY)
+        ff_futex_wake(&self.memory.header.closing, PROCESS_COUNT)
 
     def trim(self):
         """Return the memory of all cached free extents to the system."""

@@ -65,6 +65,8 @@ def test_every_member_of_an_engine_is_there(project, kind):
     finally:
         assert engine.close("was closed") == 0
         assert engine.close("was closed") == 0
+        engine.finish()
+        engine.finish()
 
 
 def test_a_task_host_is_what_the_native_server_calls():

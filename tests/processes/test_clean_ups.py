@@ -147,6 +147,22 @@ def test_a_full_disk_at_the_end_is_a_warning(nothing_left, tmp_path):
     assert leavings(nothing_left) == []
 
 
+def test_a_driver_killed_between_its_workers_end_and_the_release_is_cleaned_up(nothing_left, tmp_path):
+    driver = Driver(
+        """
+        from flame_fast import runner
+        rr = Runner("killed", workers=1)
+        assert rr.service(double)(2).get() == 4
+        runner._release = lambda *_: (print(workers(), flush=True), os.kill(os.getpid(), signal.SIGKILL))
+        rr.close()
+        """,
+        tmp_path,
+    )
+    out, err = driver.finish()
+    assert (driver.returncode, out, err) == (-signal.SIGKILL, "[]\n", "")
+    assert wait_until(lambda: leavings(nothing_left) == [], "the clean-up")
+
+
 def test_sigterm_ends_the_body_in_order(nothing_left, tmp_path):
     driver = Driver(
         """

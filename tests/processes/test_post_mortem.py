@@ -12,6 +12,7 @@ import time
 import numpy as np
 import pytest
 from flame_fast.kernels.runtime.serialization.described import described_arguments
+from gates import new_module
 from hypothesis import given
 from hypothesis import strategies as st
 from process_events import PATIENCE_S
@@ -63,9 +64,12 @@ def test_what_a_death_tells(project, capfd):
     assert (str(copy), copy.signal) == (str(error).partition("\n  it printed")[0], "SIGKILL")
 
 
-def test_a_crash_tells_its_stack(project, capsys):
+def test_a_crash_tells_its_stack(project, monkeypatch, capsys):
+    module = new_module(monkeypatch, project, "import ctypes\ndef crash(): ctypes.string_at(0)")
     with Runner("post-mortem", workers=1) as rr:
         error = error_of(rr.service(Ends).method("crash"))
+        mine = error_of(rr.service(module.crash)())
+    assert f'File "{module.__file__}", line 2 in crash' in mine.stack  # the user's own file, not the unpacked one
     assert (error.method, error.signal, error.service) == ("method", "SIGSEGV", "Ends")
     assert "Segmentation fault" in error.stack
     assert "in ends" in error.stack

@@ -47,10 +47,12 @@ def bound_addresses(more):
     "room, limit, size, window",
     [
         (2 * 64 * GB + 2 * GB, 1 << 26, 64 * GB, 1),
-        (2 * 64 * GB - 1, 1 << 26, 64 * GB, 0),
+        (2 * 64 * GB - 1, 1 << 26, 57 * GB, 1),
+        (2 * 57 * GB - 1, 1 << 26, 64 * GB, 0),
         (2 * 64 * GB + 2 * GB, 8 * GB, 64 * GB, 1),
         (64 * GB + 2 * GB, 8 * GB, 64 * GB, 0),
-        (64 * GB - 1, 1 << 26, None, 0),
+        (64 * GB - 1, 1 << 26, 57 * GB, 0),
+        (57 * GB - 1, 1 << 26, None, 0),
         (4 * 64 * GB + 2 * GB, 8 * GB + 1, 128 * GB, 1),
     ],
 )
@@ -63,6 +65,7 @@ def test_a_segment_is_as_large_as_there_are_addresses_and_mapped_once_more_if_po
         except FlameError as error:
             assert size is None
             assert error.code is FlameErrorCode.INVALID_STATE
+            assert "reserve 57 GiB" in error.message and "67,108,864" in error.message
         else:
             assert Words(alone.runtime).get("header", 0, "size") == size
         assert mappings() == (0, 0) if size is None else (1, window)
@@ -92,7 +95,7 @@ def test_only_what_was_mapped_is_unmapped():
         gc.disable()
         Trap()
         low = map_at(4 * GB)
-        bound_addresses(2 * 64 * GB - 1)
+        bound_addresses(2 * 57 * GB - 1)
         alone = Alone()
         (trap,) = Trap.made
         trap[:] = b"x" * len(trap)
@@ -125,7 +128,7 @@ def test_segments_that_only_cycles_refer_to_make_room_and_are_collected_only_the
             left.append(left)
             del left
         assert mappings() == (2, 2)
-        bound_addresses(2 * 64 * GB - 1)
+        bound_addresses(2 * 57 * GB - 1)
         alone = Alone()
         assert mappings() == (1, 1)
         assert Words(alone.runtime).get("header", 0, "size") > 64 * GB

@@ -418,6 +418,9 @@ class PlainEngine:
                 host.drop_services()
         return len(self._waiting)
 
+    def finish(self):
+        pass
+
     # ---- what the picklers ask -------------------------------------------------------------------------------------------
 
     def takes_array(self, array):

@@ -168,6 +168,11 @@ cdef enum:
     PROCESS_STARTING = 4
 
 cdef enum:
+    CLOSING = 1
+    #: The supervisor alone is left.
+    EMPTY = 2
+
+cdef enum:
     QUEUE_FREE = 0
     QUEUE_OPEN = 1
     #: No new calls; an instance's process ends once the queue is empty.
@@ -233,7 +238,7 @@ cdef struct Header:
     uint32_t magic              # this and `layout` keep their places in every version: see dump.pxi
     uint32_t cpus
     uint32_t workers            # pool workers wanted, blocked ones not counted
-    uint32_t closing            # [owner: driver] 1: every process leaves
+    uint32_t closing            # [owner: driver, then supervisor] CLOSING: every process leaves; EMPTY: all workers have
     uint64_t size
     uint64_t limit              # bytes of extents in use allowed
     uint64_t session            # random: tells this segment from another runner's
