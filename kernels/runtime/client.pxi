@@ -94,9 +94,12 @@ cdef class Client(Outcomes):
         header.arena_next = self.arena - self.memory.base
         header.checked_bytes = CHECK_STEP           # the caller has just looked, to compute the limit
         header.cache_limit = limit // 2
-        names = b"".join(os.fsencode(name) + b"\0" for files in cgroups for name in files)
-        if len(names) < CGROUP_BYTES:
-            memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
+        names = b""
+        for files in cgroups:
+            more = b"".join(os.fsencode(name) + b"\0" for name in files)
+            if len(names) + len(more) < CGROUP_BYTES:       # else this cgroup alone bounds nothing
+                names += more
+        memcpy(header.cgroups, PyBytes_AS_STRING(names), len(names))
         header.session = int.from_bytes(os.urandom(8), "little")
         return 0
 

@@ -90,7 +90,7 @@ cdef class Segment:
             return False
         madvise(base, size, MADV_DONTDUMP)      # dumping the segment's core would delay the notice of a death by seconds
         self.mapped_bytes = size
-        self.fd = fd
+        self.fd = self.memory.fd = fd
         know_segment(self)
         self.arena = <char *> base + map_memory(<char *> base, size, &self.memory)
         window_open(self)

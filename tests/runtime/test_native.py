@@ -10,6 +10,7 @@ import os
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from flame_fast.kernels.runtime import Worker, serialization
 from gates import passes_in_child
@@ -168,6 +169,37 @@ def test_growth_beyond_what_a_cgroup_has_left_is_refused_before_it_kills(tmp_pat
         alone.close()
 
 
+def test_arrays_that_nobody_has_written_to_yet_count_as_used(tmp_path):
+    """Their pages are still to come: two tasks that make a result at a time would find the same free memory."""
+
+    def allocate():
+        limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+        limit.write_text(f"{300 << 20}\n")
+        used.write_text(f"{100 << 20}\n")
+        alone = Alone(4 << 30, cgroups=[(str(limit), str(used), "none")])
+        alone.runtime.install_array_allocator()
+        array = np.empty(100 << 20, np.uint8)
+        with pytest.raises(StoreFullError):
+            alone.runtime.put(b"x" * (80 << 20))
+        array[:] = 1  # from now on the cgroup counts them
+        assert alone.runtime.put(b"x" * (80 << 20)) is not None
+
+    assert passes_in_child(allocate)
+
+
+def test_a_cgroup_with_too_long_a_name_does_not_hide_the_others(tmp_path):
+    limit, used = tmp_path / "memory.max", tmp_path / "memory.current"
+    limit.write_text(f"{1 << 30}\n")
+    used.write_text(f"{1000 << 20}\n")
+    deep = (f"/{'x' * 200}" * 40,) * 3
+    alone = Alone(4 << 30, cgroups=[deep, (str(limit), str(used), "none"), deep])
+    try:
+        with pytest.raises(StoreFullError):
+            alone.runtime.put(b"x" * (100 << 20))
+    finally:
+        alone.close()
+
+
 class Machine:
     """A runtime whose cgroups' files are made up; `left` asks how much it thinks may still be taken."""
 
@@ -268,7 +300,7 @@ def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_pa
     assert looked_up_to(size + machine.MARGIN + machine.STEP - 1) == 2 * size
     assert looked_up_to(size + machine.MARGIN + machine.STEP) == 3 * size + machine.STEP
     values.append(runtime.put(b"x" * 40_000))  # without another look
-    runtime.put(b"k" * 200_000)
+    runtime.put(b"k" * 228_000)
     (kept,) = {runtime.statistics()["cached_bytes"]}
     assert looked_up_to(size + machine.MARGIN) == 5 * size + kept
     assert runtime.statistics()["cached_bytes"] == kept

@@ -9,6 +9,7 @@
 # Assumes: the caller of each function here does not hold the lock.
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
+from posix.stat cimport fstat, struct_stat
 from .externs cimport MADV_REMOVE, ff_add32, ff_load32, ff_load64, ff_store32, madvise, popcount64
 from .layout cimport (
     EXTENT_COLD, EXTENT_LEAVING, EXTENT_SLAB, EXTENT_VALUE, EXTENT_WARM, GRANULE, GROUP_MEMBERS, Extent, Header,
@@ -104,16 +105,29 @@ cdef inline void extents_trim(Memory *memory) noexcept nogil:
         if memory.extents[id].kind == EXTENT_WARM:      # refused, or used and freed again meanwhile: not now
             return
 
+cdef inline uint64_t memory_unclaimed(Memory *memory) noexcept nogil:
+    """Return how many bytes may still be allocated beside the extents whose pages nobody has touched yet.
+
+    Two tasks that make an array each at the same time would find the same free memory.
+    """
+    cdef Header *header = memory.header
+    cdef uint64_t left = memory_left(header.cgroups), granted = header.live_bytes + header.cached_bytes, touched
+    cdef struct_stat status
+    if fstat(memory.fd, &status) or <uint64_t> status.st_size != header.size:   # a task has closed it
+        return left
+    touched = <uint64_t> status.st_blocks * 512
+    return left - min(left, granted - min(granted, touched))
+
 cdef inline int find_memory(Memory *memory, uint64_t size) noexcept nogil:
     """Check that the machine has memory for `size` bytes of growth; return 0 if it has not.
 
     The kernel would not refuse the growth, but kill a process.
     """
     cdef Header *header = memory.header
-    cdef uint64_t found = memory_left(header.cgroups)
+    cdef uint64_t found = memory_unclaimed(memory)
     if found < size + MARGIN and header.cached_bytes:
         extents_trim(memory)
-        found = memory_left(header.cgroups)
+        found = memory_unclaimed(memory)
     if found < size + MARGIN:
         return 0
     lock_acquire(memory)

@@ -60,7 +60,7 @@ cdef enum:
     #: Size classes of blocks in slabs: four per doubling, from 128 bytes to SHARED_BYTES.
     SLAB_CLASSES = 33
     HELD_WORDS = PROCESS_COUNT // 64
-    CGROUP_BYTES = 4096
+    CGROUP_BYTES = 1 << 14
     #: As large as a mutex of any platform.
     LOCK_WORDS = 6
 

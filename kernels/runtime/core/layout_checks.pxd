@@ -12,7 +12,7 @@ cdef inline void check_layout() noexcept nogil:
     ff_expect_bytes(sizeof(Group), 16)
     ff_expect_bytes(sizeof(SlotGroup), 56)
     ff_expect_bytes(sizeof(Extent), 312)
-    ff_expect_bytes(sizeof(Header), 5472)
+    ff_expect_bytes(sizeof(Header), 17760)
     ff_expect_bytes(sizeof(Process), 3 * CACHE_LINE)
     ff_expect_bytes(sizeof(Service), CACHE_LINE)
     ff_expect_bytes(sizeof(RunQueue), 18 * CACHE_LINE)

@@ -46,6 +46,7 @@ cdef struct Memory:
     # not shared:
     uint32_t me                 # this process's index
     int doorbell
+    int fd                      # of the segment, unless a task has closed it
     uint32_t *local             # per extent: how many views of it this process has
     void **viewed               # per extent: the view in this process's window, see views.pxi
     uint8_t *listed             # per extent: pool + 1 on whose list it is
