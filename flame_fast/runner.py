@@ -503,8 +503,8 @@ def _shut_down(engine: Engine, lease: ApplicationLease, name: str, undo_sigterm:
         finally:
             try:
                 _release(lease, name)
-                engine.finish()
             finally:
+                engine.finish()
                 undo_sigterm()
     if unfinished and ending == UNCLOSED:
         warnings.warn(_dropped(name, ending, unfinished), stacklevel=1)

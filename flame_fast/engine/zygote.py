@@ -166,7 +166,8 @@ class Zygote:
                     self.reap(self.children[pidfd])
             if self.supervisor.closing or self.supervisor.is_damaged:
                 self.end()
-                self.stand_by()
+                if not self.supervisor.is_damaged:
+                    self.stand_by()
                 return
             closing = self.supervisor.reap_services()
             timeout = self.staff()

@@ -1,6 +1,6 @@
 """Wild writes: native code of a task writes over the segment; the driver and the supervisor survive it.
 
-Damage costs the runner. It ends in an error that says what happened, and never in a crash, a hang, or code that nobody wrote.
+Damage costs the runner. It ends in an error that says what happened, and never in a crash, a hang, or foreign code.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ SUPPORT = Path(__file__).parents[1] / "support"
 
 @pytest.fixture
 def alone():
-    """A runtime that a test damages: nothing in it is looked at afterwards."""
+    """Make a runtime that a test damages: nothing in it is looked at afterwards."""
     made = Alone()
     yield made
     made.close()

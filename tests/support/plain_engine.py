@@ -76,9 +76,7 @@ class Outcome:
             raise self.load_error()
 
     def load_error(self):
-        """`dump_error` writes a pair in the native codec: a tag and 8 bytes of length in front of each part, all behind a
-        checksum.
-        """
+        """Load what `dump_error` wrote: a checksum, then a pair with a tag and 8 bytes of length in front of each part."""
         if self.error == CANCELLED:
             return serialization.cancelled_error()
         size = int.from_bytes(self.error[18:26], "little")

@@ -135,8 +135,9 @@ def main(table, seed):
     attempt(lambda: rr.cancel(after + slow, force=True))
     attempt(lambda: rr._engine.statistics())
     attempt(lambda: plain.close(cancel=True))
-    del done, failed, stored, slow, after
-    attempt(lambda: rr.close())
+    for held in (done, stored, slow, after):
+        held.clear()
+    attempt(rr.close)
     print(dict(outcomes))
 
 

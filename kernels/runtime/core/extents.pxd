@@ -113,7 +113,7 @@ cdef inline uint64_t memory_unclaimed(Memory *memory) noexcept nogil:
     cdef Header *header = memory.header
     cdef uint64_t left = memory_left(header.cgroups), granted = header.live_bytes + header.cached_bytes, touched
     cdef struct_stat status
-    if fstat(memory.fd, &status) or <uint64_t> status.st_size != header.size:   # a task has closed it
+    if fstat(memory.fd, &status) or <uint64_t> status.st_size != memory.size:   # a task has closed it
         return left
     touched = <uint64_t> status.st_blocks * 512
     return left - min(left, granted - min(granted, touched))
