@@ -71,6 +71,20 @@ def pytest_addoption(parser):
     parser.addoption(
         "--wrap-after", type=int, metavar="N", help="make every counter wrap around after N more steps, in every runner"
     )
+    parser.addoption("--minutes", type=float, metavar="N", help="let the storms go on for so long, all together")
+
+
+def pytest_collection_modifyitems(config, items):
+    storms = sum("rounds" in getattr(item, "fixturenames", ()) for item in items)
+    config.storm_share_s = 60 * (config.getoption("minutes") or 0) / max(1, storms)
+
+
+@pytest.fixture
+def rounds(request):
+    """Return numbers of rounds of a storm, without end until its share of `--minutes` is over; by default only 0."""
+    processes = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 1))
+    end = time.monotonic() + request.config.storm_share_s * processes
+    return itertools.takewhile(lambda number: number == 0 or time.monotonic() < end, itertools.count())
 
 
 @pytest.fixture

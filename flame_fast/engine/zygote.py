@@ -238,8 +238,7 @@ class Zygote:
             else:
                 self.fork(one.role, one.index)
         for _ in range(workers):
-            if standing:
-                self.supervisor.deploy(standing.pop())
+            if standing and self.supervisor.deploy(standing.pop()):
                 left -= 1
             else:
                 self.fork(Role.POOL)

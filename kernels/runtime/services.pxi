@@ -9,7 +9,7 @@ from .core.externs cimport (
 from .core.layout cimport (
     ENDING, PERMIT_COUNT, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, QUEUE_CLOSING, QUEUE_COUNT,
     QUEUE_FREE, QUEUE_OPEN, RESERVED, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, SERVICE_CLOSING, SERVICE_COUNT,
-    SERVICE_FREE, SERVICE_OPEN, WAITING, Process, RunQueue, Service,
+    SERVICE_FREE, SERVICE_OPEN, STANDING_NOT, WAITING, Process, RunQueue, Service,
 )
 from .core.regions cimport Memory
 from .core.bounds cimport is_within, queue_number, service_number
@@ -218,6 +218,7 @@ cdef class Services(Segment):
                 process.wake = process.waiters = process.watching = process.blocked = process.spinning = 0
                 process.sleeping = process.retiring = process.stateful = 0
                 process.current = process.building = process.taking = process.releasing_edge = process.loaded = 0
+                process.standing = STANDING_NOT
                 process.promoting = process.rotating = 0
                 return i
         raise FlameError(FlameErrorCode.INVALID_STATE,

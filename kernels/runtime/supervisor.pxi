@@ -10,8 +10,8 @@ from .core.externs cimport (
 from .core.layout cimport (
     EMPTY, ENDING, FAILED, NO_METHOD, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED,
     PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT, QUEUE_DEAD, QUEUE_FREE, QUEUE_OPEN, READY, REF_CREATOR, REF_RECOVERY,
-    RESERVED, RESULT, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, WAITING, ZYGOTE_INDEX, Process,
-    RunQueue, Service, Slot,
+    RESERVED, RESULT, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, STANDING_BY, STANDING_CALLED,
+    WAITING, ZYGOTE_INDEX, Process, RunQueue, Service, Slot,
 )
 from .core.regions cimport memory_own
 from .core.bounds cimport queue_number, slot_number
@@ -65,14 +65,20 @@ cdef class Supervisor(Limits):
         return ff_load32(&self.memory.header.spares)
 
     def deploy(self, uint32_t spare, uint32_t requested=0):
-        """Give a spare a place: a pool worker's, or that of an instance's process whose entry is requested."""
+        """Give a spare a place: a pool worker's, or that of an instance's process whose entry is requested.
+
+        False: it is loading something, and may take its time.
+        """
         cdef Process *process = &self.memory.processes[spare]
         cdef uint32_t queue = queue_number(self.memory, self.memory.processes[requested].queue)
         cdef uint32_t role = ROLE_POOL
+        if not ff_cas32(&process.standing, STANDING_BY, STANDING_CALLED):
+            return False
         if requested:
             role = ROLE_INSTANCE
             process.queue = queue
             if not ff_cas32(&self.memory.queues[queue].process, requested + 1, spare + 1):
+                ff_store32(&process.standing, STANDING_BY)
                 return False
             ff_exchange64(process_word(&self.memory.processes[requested]), PROCESS_FREE)
         ff_exchange32(&process.role, role)

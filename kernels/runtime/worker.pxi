@@ -11,8 +11,9 @@ from .core.externs cimport (
 from .core.layout cimport (
     CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_CAPTURED, KIND_MAP, KIND_NATIVE, KIND_STATE,
     PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH,
-    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, WAITERS_CLOSED,
-    Dependencies, DependencyEdge, Policy, Process, RunQueue, Service, Slot,
+    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, STANDING_BY,
+    STANDING_CALLED, STANDING_NOT, WAITERS_CLOSED, Dependencies, DependencyEdge, Policy, Process, RunQueue, Service,
+    Slot,
 )
 from .core.bounds cimport service_number, slot_number
 from .core.lookup cimport (
@@ -307,12 +308,14 @@ cdef class Worker(Client):
             if self._load_spare(host):
                 continue
             host.flush()
+            ff_cas32(&process.standing, STANDING_NOT, STANDING_BY)
             with nogil:
                 sleep_for_futures(&self.memory, self.me, seen, IDLE_NS)
             PyErr_CheckSignals()
 
     cdef bint _load_spare(self, host) except -1:
         """Load one service that a spare worker shall have; return whether there was one."""
+        cdef uint32_t *standing = &self.memory.processes[self.me].standing
         cdef uint32_t i
         cdef Service *entry
         for i in range(services_used(&self.memory)):
@@ -320,6 +323,10 @@ cdef class Worker(Client):
             if not ff_load32(&entry.spare) or ff_load32(&entry.state) != SERVICE_OPEN:
                 continue
             if (i, entry.generation) not in self.warmed:
+                # Both: it may load already, or have to stop standing by for that.
+                ff_cas32(standing, STANDING_BY, STANDING_NOT)
+                if ff_load32(standing) == STANDING_CALLED:
+                    return False
                 self.warmed.add((i, entry.generation))
                 host.load_ahead(i, entry.generation)
                 return True

@@ -2,7 +2,7 @@
 
 Every call has exactly one outcome, which is one that its options allow; a call that asked for no retry never runs twice; a
 cancelled queued call never runs; nothing hangs and nothing stays in the tables. Each call writes a byte into a file of its
-own when it begins, so that the files tell how often it ran. Longer with FLAME_FAST_STORM=1 (FLAME_FAST_KILLS kills).
+own when it begins, so that the files tell how often it ran. Longer with `--minutes N`.
 """
 
 from __future__ import annotations
@@ -23,9 +23,8 @@ from flame_fast import Runner, TaskTimeoutError, WorkerDiedError
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(3600)]
 
-LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-KILLS = int(os.environ.get("FLAME_FAST_KILLS", 1250)) if LONG else 12
-SEEDS = range(4) if LONG else range(1)
+#: Of a round, which has a runner of its own. Long storms have long rounds, for what piles up.
+KILLS, MOST_KILLS = 12, 250
 WORKERS = 3
 #: Calls that the driver holds at the same time.
 WINDOW = 60
@@ -167,15 +166,20 @@ class Storm:
         assert max(self.attempts(number) for number in range(1, self.number + 1)) <= RETRIES + 1
 
 
-@pytest.mark.parametrize("seed", SEEDS)
-def test_kills_under_limits_cancels_and_retries(project, tmp_path, seed):
-    chance = random.Random(seed)
-    directory = tmp_path / "began"
-    directory.mkdir()
+def test_kills_under_limits_cancels_and_retries(project, tmp_path, rounds):
+    for seed in rounds:
+        directory = tmp_path / str(seed)
+        directory.mkdir()
+        kills = min(KILLS * (1 + 4 * seed), MOST_KILLS)
+        print(f"round {seed}: {kills} kills, ended {run_round(random.Random(seed), directory, kills)}", flush=True)
+
+
+def run_round(chance, directory, kills):
+    """Run a storm of so many kills; return how its calls ended."""
     with Runner("storm", workers=WORKERS) as rr:
         storm = Storm(rr, directory, chance)
         before = rr.statistics().objects  # the types of errors that are retried
-        for _ in range(KILLS):
+        for _ in range(kills):
             for _ in range(chance.randrange(12)):
                 storm.make()
             kill_one(chance)
@@ -184,8 +188,8 @@ def test_kills_under_limits_cancels_and_retries(project, tmp_path, seed):
         wait_until(lambda: rr.statistics().objects == before, "the end of every call")
         assert rr.service(work)(str(directory), 0).get(PATIENCE_S) == 0
         storm.check()
-        print(dict(storm.ended))
     assert len(storm.ended) == 4
+    return dict(storm.ended)
 
 
 def kill_one(chance):

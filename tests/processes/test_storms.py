@@ -1,4 +1,4 @@
-"""Many runs, in a row, at once and under random deaths: nothing is left. Longer with FLAME_FAST_STORM=1."""
+"""Many runs, in a row, at once and under random deaths: nothing is left. Longer with `--minutes N`."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from process_events import PATIENCE_S, leavings, wait_until
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 
-LONG = os.environ.get("FLAME_FAST_STORM") == "1"
-IN_A_ROW = 100 if LONG else 8
-AT_ONCE = 20 if LONG else 6
-KILLED = 200 if LONG else 12
+#: Of a round.
+IN_A_ROW = 6
+AT_ONCE = 6
+KILLED = 8
 
 #: As the pi example, and with what else a driver may have: an instance, a large value, output, a nested call.
 MAIN = """\
@@ -88,44 +88,52 @@ def check_nothing_left(home: Path) -> None:
     assert sorted(path.name for path in home.rglob("*.part")) == []
 
 
-def test_runs_in_a_row_leave_nothing(program, nothing_left):
-    for _ in range(IN_A_ROW):
-        check_pi(start(program, "pi-estimation"))
-        assert leavings(nothing_left) == []
-        assert processes_of(nothing_left) == []
+def test_runs_in_a_row_leave_nothing(program, nothing_left, rounds):
+    for _ in rounds:
+        for _ in range(IN_A_ROW):
+            check_pi(start(program, "pi-estimation"))
+            assert leavings(nothing_left) == []
+            assert processes_of(nothing_left) == []
     check_nothing_left(nothing_left)
     assert sorted(path.name for path in program.parent.iterdir()) == ["main.py", "work.py"]
 
 
 @pytest.mark.parametrize("names", ["one name", "own names"])
-def test_runs_at_once_leave_nothing(names, program, nothing_left):
-    runs = [start(program, "pi" if names == "one name" else f"pi-{number}") for number in range(AT_ONCE)]
-    for run in runs:
-        check_pi(run)
-    check_nothing_left(nothing_left)
+def test_runs_at_once_leave_nothing(names, program, nothing_left, rounds):
+    for number in rounds:
+        at_once = AT_ONCE + 7 * (number % 3)
+        runs = [start(program, "pi" if names == "one name" else f"pi-{number}") for number in range(at_once)]
+        for run in runs:
+            check_pi(run)
+        check_nothing_left(nothing_left)
 
 
 @pytest.mark.parametrize("whom", ["the driver", "the driver and its zygote", "a worker"])
-def test_kills_at_random_moments_and_one_more_run_leave_nothing(whom, program, nothing_left):
+def test_kills_at_random_moments_and_one_more_run_leave_nothing(whom, program, nothing_left, rounds):
     """The moment is drawn from a run's whole length, so it meets start, work and end alike."""
     seed = random.randrange(1 << 32)
     chance = random.Random(seed)
     print("seed", seed)
     longest = run_length(program)
-    for _ in range(KILLED if whom == "the driver" else KILLED // 2):
-        run = start(program, "pi-estimation")
-        ended = os.pidfd_open(run.pid)
-        try:
-            select.select([ended], [], [], chance.uniform(0, longest))
-            kill(whom, run, nothing_left, chance)
-        finally:
-            os.close(ended)
-        if whom == "a worker":
-            communicate_after_worker_death(run)
-        else:
-            run.communicate(timeout=PATIENCE_S)
-    check_pi(start(program, "pi-estimation"))
-    check_nothing_left(nothing_left)
+    for _ in rounds:
+        for _ in range(KILLED if whom == "the driver" else KILLED // 2):
+            kill_a_run(whom, program, nothing_left, chance, longest)
+        check_pi(start(program, "pi-estimation"))
+        check_nothing_left(nothing_left)
+
+
+def kill_a_run(whom: str, program: Path, home: Path, chance: random.Random, longest: float) -> None:
+    run = start(program, "pi-estimation")
+    ended = os.pidfd_open(run.pid)
+    try:
+        select.select([ended], [], [], chance.uniform(0, longest))
+        kill(whom, run, home, chance)
+    finally:
+        os.close(ended)
+    if whom == "a worker":
+        communicate_after_worker_death(run)
+    else:
+        run.communicate(timeout=PATIENCE_S)
 
 
 def run_length(program: Path) -> float:

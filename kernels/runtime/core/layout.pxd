@@ -156,6 +156,13 @@ cdef enum:
     ROLE_SPARE = 5
 
 cdef enum:
+    #: A spare loads something: it might never come back from that.
+    STANDING_NOT = 0
+    STANDING_BY = 1
+    #: The supervisor gives it a place.
+    STANDING_CALLED = 2
+
+cdef enum:
     #: Of an entry of the next three tables while a process fills it in or empties it: RESERVED + the index of that process.
     RESERVED = 1 << 8
 
@@ -319,7 +326,7 @@ cdef struct Process:
     uint64_t started_at         # [owner: itself] start time in /proc: with `pid` it identifies one process; 0: not told yet
     uint64_t began_at           # [owner: itself] when it began to run `current`, by the coarse monotonic clock
     uint32_t loaded             # [owner: itself] an instance's process has loaded its service
-    uint8_t pad1[4]
+    uint32_t standing           # [cas] of a spare: STANDING_*
 
 cdef struct Service:
     uint32_t state              # [cas]
