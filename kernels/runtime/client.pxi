@@ -1,5 +1,5 @@
 # The client, in the driver or in a worker's task that submits: fill slots, queue them, wait for them and read them.
-# uses: fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
+# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_New, PyList_SET_ITEM

@@ -30,6 +30,7 @@ from .core.run_queue cimport lap_of
 cdef enum:
     SLOTS_AT_ONCE = 256
     EXTENTS_AT_ONCE = 256
+    CHECKSUM_BYTES = 8          # in front of it
     BLOB_READ = 1 << 16         # of a service's description, at most
     DEPENDENCIES_NAMED = 1000   # missing dependencies of one task, at most
 
@@ -195,7 +196,7 @@ cdef class SegmentReader:
                 "index": i, "state": name_in(SERVICE_NAMES, service.state),
                 "queue": service.queue, "creator": service.creator,
                 "generation": service.generation, "warm_left": service.warm_left,
-                "blob": self.bytes_at(service.blob, min(service.blob_bytes, <uint64_t> BLOB_READ)),
+                "blob": self.bytes_at(service.blob, min(service.blob_bytes, <uint64_t> BLOB_READ))[CHECKSUM_BYTES:],
             })
         return found
 

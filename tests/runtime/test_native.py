@@ -221,10 +221,11 @@ class Machine:
                 Path(path).write_text(text)
 
     def left(self):
-        self.words.set("header", 0, "size", 0)
+        end = self.words.get("header", 0, "arena_next")
+        self.words.set("header", 0, "arena_next", self.size)
         with pytest.raises(StoreFullError) as caught:
             self.alone.runtime.put(b"x" * 40_000)
-        self.words.set("header", 0, "size", self.size)
+        self.words.set("header", 0, "arena_next", end)
         return caught.value.free
 
 

@@ -46,11 +46,11 @@ cdef struct Memory:
     # not shared:
     uint32_t me                 # this process's index
     int doorbell
-    int fd                      # of the segment, unless a task has closed it
     uint32_t *local             # per extent: how many views of it this process has
     void **viewed               # per extent: the view in this process's window, see views.pxi
     uint8_t *listed             # per extent: pool + 1 on whose list it is
     uint8_t *slots_listed       # per group of slots: whether it is on the list
+    int fd                      # of the segment, unless a task has closed it
     uint64_t size               # of the mapping
     uint64_t arena              # offset of the arena
     int damaged                 # what was read in the segment cannot be true: see bounds.pxd
