@@ -90,14 +90,14 @@ def test_damage_that_the_supervisor_finds_ends_the_runner(project):
         (worker,) = workers(os.getpid())
         words = Words(rr._engine.runtime)
         pause = rr.service(signal.pause)
-        pause()
-        waiting = pause()
+        running, waiting = pause(), pause()
         overwrite(words, words.place("header", 0, "process_high")[0], b"\xff" * 4)
         os.kill(worker, signal.SIGKILL)
         for use in (lambda: waiting.get(PATIENCE_S), lambda: rr.service(abs), lambda: rr.put_object(1)):
             with pytest.raises(FlameError) as caught:
                 use()
             assert is_damage(caught)
+        del running
 
 
 # ---- what would be loaded --------------------------------------------------------------------------------------------
