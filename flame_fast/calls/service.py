@@ -163,7 +163,8 @@ class RunnerService(CallTarget):
         Parameters
         ----------
         timeout : float, optional
-            Seconds that a call may run, each attempt anew; then it is ended by force.
+            Seconds that a call may run, each attempt anew; then it is ended by force. What a worker imports before it runs
+            a service's first call does not count.
         deadline : float, optional
             Seconds from the call's submission to its end: one that has not begun by then never runs, one that runs is ended
             by force.

@@ -113,6 +113,7 @@ class Zygote:
         self.poller.register(DOORBELL_FD, select.POLLIN)
         self.preloading = Preloading(ring_own_bell)
         self.shortage = Shortage(self.supervisor)
+        self.doomed: set[int] = set()  # processes killed because of a call that they run, and not reaped yet
         self.surplus_since: float | None = None
         self.memory_takes = -1
         self.memory_since = 0.0
@@ -203,9 +204,8 @@ class Zygote:
         if self.preloading.is_busy(self.supervisor.preload):
             return None
         processes = self.supervisor.processes()
-        pool = [one for one in processes if one.role == Role.POOL]
+        pool, missing = self.pool_of(processes)
         idle = [one.index for one in pool if one.idle]
-        missing = self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
         try:
             self.start_missing(processes, missing)
         except (OSError, MemoryError, FlameError) as error:  # no process to be had just now, or no room in the table
@@ -224,6 +224,11 @@ class Zygote:
         for index in idle[missing:]:  # the youngest: an older one may hold a class service's state
             self.supervisor.retire(index)
         return None
+
+    def pool_of(self, processes: list[ProcessInfo]) -> tuple[list[ProcessInfo], int]:
+        """Return the pool workers, and how many of them are missing; a negative number: too many."""
+        pool = [one for one in processes if one.role == Role.POOL and one.index not in self.doomed]
+        return pool, self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
 
     def start_missing(self, processes: list[ProcessInfo], workers: int) -> None:
         """Start the processes that instances ask for, and pool workers: in the place of a spare, if one stands by."""
@@ -325,6 +330,7 @@ class Zygote:
         return users_paths(stack, project["tree"], project["directory"])
 
     def recover_worker(self, index: int, death: Death) -> None:
+        self.doomed.discard(index)
         lost = self.supervisor.lost_calls(index)
         if any(call.by_force for call in lost):
             death = Death(BY_FORCE, death.facts)
@@ -339,11 +345,14 @@ class Zygote:
         """End calls that are past a limit; return the seconds until the next look."""
         alarm = self.supervisor.alarm
         if alarm and alarm <= time.monotonic_ns():
+            doomed = len(self.doomed)
             for call in self.supervisor.due_calls():
                 if not call.running:
                     self.supervisor.fail_due(call, CANCELLED if call.unwanted else self.post_mortem.late_notice(call))
                 elif self.supervisor.condemn(call):
                     self.kill_worker(call.process)
+            if len(self.doomed) > doomed:
+                self.replace_doomed()
             alarm = self.supervisor.alarm
         return max(0.0, (alarm - time.monotonic_ns()) / 1e9) if alarm else None
 
@@ -351,6 +360,15 @@ class Zygote:
         for child in self.children.values():
             if child.index == index:
                 kill(child)
+                self.doomed.add(index)
+
+    def replace_doomed(self) -> None:
+        """Give the places of pool workers that are being killed to spares: other calls do not wait for the ends."""
+        processes = self.supervisor.processes()
+        standing = [one.index for one in processes if one.role == Role.SPARE and one.state == ProcessState.LIVE]
+        _, missing = self.pool_of(processes)
+        for spare in standing[: max(0, missing)]:
+            self.supervisor.deploy(spare)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
 

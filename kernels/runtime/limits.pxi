@@ -106,8 +106,8 @@ cdef class Limits:
             if status == RUNNING and self._is_workers(slot, owner_of(state)):
                 if unwanted:
                     when = now if slot.started else now + UNSTARTED_NS      # it has just been claimed
-                elif slot.flags & CALL_LIMITED and policy.began:
-                    when = end_of(policy)
+                elif slot.flags & CALL_LIMITED:         # before it has begun it loads its service
+                    when = end_of(policy) if policy.began else policy.deadline
             elif status == WAITING or status == READY:
                 # Unwanted: its attempt failed, and it was queued again, while its creator asked for its end.
                 when = now if unwanted else policy.deadline if slot.flags & CALL_LIMITED else 0

@@ -386,8 +386,6 @@ cdef class Worker(Client):
         cdef TaskFrame frame = self._frame()
         cdef bint is_map
         passed_on = None
-        if flags & CALL_POLICY:
-            policy_begin(&self.memory, index)
         ff_store32(&slot.started, 1)
         process.began_at = <uint64_t> ff_coarse_ns()
         ff_exchange64(&process.current, index + 1)
@@ -487,7 +485,7 @@ cdef class Worker(Client):
     cdef int _check_deadline(self, host, uint32_t index) except -1:
         cdef Policy *policy = &self.memory.policies[index]
         cdef Slot *slot = &self.memory.slots[index]
-        if policy.deadline and policy.began >= policy.deadline:
+        if policy.deadline and <uint64_t> ff_now_ns() >= policy.deadline:
             raise host.late_error(slot.service, slot.method, index, policy.allowed / 1e9)
         return 0
 
@@ -496,6 +494,8 @@ cdef class Worker(Client):
         cdef Reader source = reader_of(self, slot, PAYLOAD)
         cdef Py_ssize_t count
         function = self._function_of(host, slot)
+        if slot.flags & CALL_POLICY:        # only now: a process's first call waits for imports, which may take seconds
+            policy_begin(&self.memory, <uint32_t> (slot - self.memory.slots))
         values = self._dependency_values(slot) if slot.dependencies else None
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and source.at[TUPLE_HEAD] == b'q':
             take(self, &source, TUPLE_HEAD + 1)

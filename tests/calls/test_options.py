@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import math
 import os
 import signal
@@ -179,6 +180,32 @@ def test_time_outs_are_retried(rr, project):
         limited(project / "once", 2, "spin").get(PATIENCE_S)
     assert not hasattr(caught.value, "__notes__")
     assert limited.options(retry_on=TaskTimeoutError)(project / "twice", 2, "spin").get(PATIENCE_S) == 2
+
+
+@pytest.fixture
+def slow_import(project, monkeypatch):
+    """Return a module that takes its time to be imported, by a worker only, and the Runner that packs it."""
+    (project / "slow_import.py").write_text(
+        "import os, time\n"
+        f"if os.getpid() != {os.getpid()}: time.sleep(float(os.environ['SLOW']))\n"
+        "def seconds(): return os.environ['SLOW']\n"
+    )
+    monkeypatch.syspath_prepend(project)
+    monkeypatch.setenv("SLOW", "0.6")
+    yield lambda: importlib.import_module("slow_import").seconds
+    sys.modules.pop("slow_import", None)
+
+
+def test_the_clock_of_a_time_out_starts_when_the_service_is_loaded(slow_import):
+    """Else a call with less time than its imports take would end worker after worker, and never run."""
+    with Runner("imports", workers=1) as rr:
+        assert rr.service(slow_import()).options(timeout=0.3)().get(PATIENCE_S) == "0.6"
+
+
+def test_a_deadline_holds_while_the_service_is_loaded(slow_import, monkeypatch):
+    monkeypatch.setenv("SLOW", str(PATIENCE_S))
+    with Runner("imports", workers=1) as rr, pytest.raises(TaskTimeoutError):
+        rr.service(slow_import()).options(deadline=0.3)().get(PATIENCE_S)
 
 
 def test_no_retry_after_the_deadline(rr, project):
