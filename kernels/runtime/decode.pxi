@@ -188,7 +188,9 @@ cdef object decode_member(Reader *source, Values runtime):
     member = runtime.known_at(place) if again else None
     if member is None:
         kind = decode_class(&there, runtime)
-        member = kind._member_map_[decode_native(&there, runtime, None)]
+        member = kind._member_map_.get(decode_native(&there, runtime, None))
+        if member is None:      # the writer had the same version of the enum
+            raise runtime.damage()
         runtime.note_known(place, member)
     if not again:
         source.at = there.at

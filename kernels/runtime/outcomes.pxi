@@ -51,7 +51,7 @@ cdef class Outcomes(Values):
     cdef object read_native(self, Reader *source):
         try:
             return self.read(source, None)
-        except (ValueError, LookupError) as error:      # text that is no UTF-8, say: a writer wrote what can be read
+        except UnicodeDecodeError as error:     # a writer has written UTF-8
             raise self.damage() from error
 
     cdef object read_pickled(self, Reader *source):
