@@ -459,10 +459,11 @@ cdef class Client(Outcomes):
         cdef int count = 0
         left = []
         for i in range(len(handles)):
-            if self.cancel((<ObjectHandle?> handles[i]).index, force):
-                count += 1
-            elif force:
+            cancelled = self.cancel((<ObjectHandle?> handles[i]).index, force)
+            if force and not is_finished(&self.memory, (<ObjectHandle> handles[i]).index):
                 left.append(handles[i])
+            else:
+                count += cancelled
         deadline = ff_now_ns() + FORCE_NS
         for handle in left:
             count += self.await_forced_end((<ObjectHandle> handle), deadline)
@@ -554,7 +555,7 @@ cdef class Client(Outcomes):
         ff_store32(&self.memory.header.closing, CLOSING)
         wake_everybody(&self.memory)
         ring_bell(self.doorbell)
-        return unfinished
+        return 0 if self.memory.damaged else unfinished
 
     def await_workers_end(self, double timeout):
         """Return whether no worker is left; wait for that, at most so many seconds, once `announce_close` was called."""

@@ -93,8 +93,8 @@ cdef class ObjectFuture(ObjectHandle):
             Whether it is cancelled: then `get` raises `concurrent.futures.CancelledError`.
         """
         cdef Outcomes runtime = <Outcomes> self.runtime
-        return bool(runtime.cancel(self.index, force)) or \
-            (force and bool(runtime.await_forced_end(self, ff_now_ns() + FORCE_NS)))
+        cancelled = runtime.cancel(self.index, force)
+        return bool(runtime.await_forced_end(self, ff_now_ns() + FORCE_NS) if force else cancelled)
 
     def cancelled(self):
         """Return whether the call was cancelled, or depends on one that was."""

@@ -5,18 +5,21 @@ from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_exchange32, ff_load32, ff_load64, ff_now_ns
 from .core.layout cimport (
     CALL_UNWANTED, ENDING, FAILED, FREE, KIND_CAPTURED, KIND_NATIVE, LEAVING, NO_SERVICE, PROCESS_COUNT, PROCESS_LIVE,
-    RESULT, ROLE_POOL, RUNNING, Process, Slot,
+    READY, RESULT, ROLE_POOL, RUNNING, Process, Slot,
 )
 from .core.checksum cimport checksum
-from .core.bounds cimport service_number
+from .core.bounds cimport is_header_sound, service_number
 from .core.lookup cimport data_of, end_of_value, is_finished, owner_of, status_of
 from .core.completion cimport cancel_unstarted, is_cancelled
 from .core.policy cimport alarm_by
-from .core.wakeup cimport PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_sleepers
+from .core.wakeup cimport (
+    PATIENCE_NS, SLICE_NS, call_for_queued, ring_bell, sleep_for_futures, wake_everybody, wake_sleepers,
+)
 
 cdef enum:
     FORCE_NS = 2_000_000_000    # until a call is ended by force, at most, unless its process cannot be killed just now
     LOOK_NS = 20_000_000        # between two looks at that
+    LOOKS_FOR_READY = 8         # after so many looks that find a call queued, every idle worker is woken
     MOST_UNLIKELY = 40          # looks that find a call in a state that a death explains, but not for so long
 
 cdef object out_of_time():
@@ -133,8 +136,8 @@ cdef class Outcomes(Values):
         return status == ENDING and slot.flags & CALL_UNWANTED != 0 or status == FAILED and is_cancelled(slot)
 
     cdef bint await_forced_end(self, SlotReference handle, int64_t deadline) except -1:
-        """Return whether a call that `cancel` wants ended by force is, once it has an outcome, or can have no other."""
-        while not self.inline and not is_finished(&self.memory, handle.index) and not self.is_cancelled_at(handle.index):
+        """Return whether a call that `cancel` wants ended by force is, once it has an outcome."""
+        while not self.inline and not is_finished(&self.memory, handle.index):
             if ff_now_ns() >= deadline or self.closed:
                 break
             try:
@@ -189,7 +192,7 @@ cdef class Outcomes(Values):
         cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False, seen_before = False
         cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
-        cdef int unlikely = 0
+        cdef int unlikely = 0, looks = 0
         try:
             while True:
                 seen = ff_load32(&process.wake)
@@ -214,6 +217,12 @@ cdef class Outcomes(Values):
                 unlikely = unlikely + 1 if self._is_unlikely(wait.awaited()) else 0
                 if unlikely == MOST_UNLIKELY:
                     raise self.damage()
+                if not is_header_sound(&self.memory):
+                    raise self.damage()
+                looks += 1
+                if looks % LOOKS_FOR_READY == 0 and self._is_ready(wait.awaited()):
+                    with nogil:
+                        wake_everybody(&self.memory)        # the count of sleepers may have been overwritten
                 if needs_help and not blocked and not wait.ready():
                     blocked = True
                     slice_ns = SLICE_NS
@@ -223,6 +232,9 @@ cdef class Outcomes(Values):
                 wait.retract(self, current - 1)
             if blocked:
                 self.set_blocked(False)
+
+    cdef bint _is_ready(self, int64_t index) noexcept:
+        return index >= 0 and status_of(ff_load64(&self.memory.slots[index].state)) == READY
 
     cdef bint _is_unlikely(self, int64_t index) noexcept:
         """Return whether a slot that somebody references is in a state that cannot last: free, or run by no process."""

@@ -13,7 +13,7 @@ from .core.externs cimport (
 from .core.layout cimport GRANULE, MAGIC, Header
 from .core.regions cimport Memory, align_up, map_memory, memory_disown, memory_own
 from .core.checksum cimport checksum
-from .core.bounds cimport is_within
+from .core.bounds cimport is_header_sound, is_within
 from .core.system_memory cimport memory_left
 from .core.extents cimport MARGIN
 from .core.blocks cimport block_alloc_owned
@@ -203,7 +203,7 @@ cdef class Segment:
     @property
     def is_damaged(self):
         """Whether something read in the segment could not be true: see core/bounds.pxd."""
-        return bool(self.memory.damaged)
+        return not is_header_sound(&self.memory)
 
     cdef int check_range(self, uint64_t offset, uint64_t nbytes) except -1:
         """Raise unless a range lies in the arena."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 import warnings
 from concurrent.futures import CancelledError
@@ -316,3 +317,13 @@ def test_an_instance_that_never_loads_is_lost_after_some_starts(rr, project):
     with pytest.raises(WorkerDiedError, match="exit code 7"):
         service.work().get(PATIENCE_S)
     assert 1 <= os.path.getsize(project / "starts") <= 10
+
+
+def test_a_call_ended_by_force_is_cancelled_at_once(project):
+    with Runner("at once", workers=2) as rr:
+        pause = rr.service(signal.pause)
+        for _ in range(10):
+            futures = [pause(), pause()]
+            assert futures[0].cancel(force=True)
+            assert rr.cancel(futures, force=True) == 2
+            assert all(future.cancelled() and future.done() for future in futures)

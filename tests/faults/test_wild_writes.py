@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from flame_fast.kernels.runtime import serialization
-from gates import PATIENCE_S, passes_in_child
+from gates import PATIENCE_S, passes_in_child, wait_until
 from process_events import workers
 from runtime_harness import Alone
 from wild_driver import REACH, Counter
@@ -98,6 +98,25 @@ def test_damage_that_the_supervisor_finds_ends_the_runner(project):
                 use()
             assert is_damage(caught)
         del running
+
+
+def test_a_wait_ends_when_the_header_is_no_header_any_more(project):
+    with Runner("damaged", workers=1) as rr:
+        service = rr.service(abs)
+        service(-1).get(PATIENCE_S)
+        overwrite(Words(rr._engine.runtime), 0, bytes(4096))
+        with pytest.raises(FlameError) as caught:
+            service(-2).get(PATIENCE_S)
+        assert is_damage(caught)
+
+
+def test_a_sleeper_that_was_forgotten_is_called_all_the_same(project):
+    with Runner("damaged", workers=1) as rr:
+        service, words = rr.service(abs), Words(rr._engine.runtime)
+        service(-1).get(PATIENCE_S)
+        wait_until(lambda: words.get("header", 0, "pool_sleepers"))
+        words.set("header", 0, "pool_sleepers", 0)
+        assert service(-2).get(PATIENCE_S) == 2
 
 
 # ---- what would be loaded --------------------------------------------------------------------------------------------

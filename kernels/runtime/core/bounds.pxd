@@ -13,7 +13,7 @@
 # Rejected: a protection key for the tables: switching it takes 20 ns at each call, and few machines have it.
 
 from libc.stdint cimport uint32_t, uint64_t
-from .layout cimport EXTENT_COUNT, GROUP_COUNT, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLOT_COUNT
+from .layout cimport EXTENT_COUNT, GROUP_COUNT, MAGIC, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLOT_COUNT, Header
 from .regions cimport TRAP_BYTES, Memory
 
 cdef enum:
@@ -61,6 +61,13 @@ cdef inline int follows(Memory *memory, uint32_t *links) noexcept nogil:
         memory.damaged = 1
         return 0
     return 1
+
+cdef inline int is_header_sound(Memory *memory) noexcept nogil:
+    """Tell whether the header is a header still: where it is not, nobody may ever find a task."""
+    cdef Header *header = memory.header
+    if header.magic != MAGIC or header.size != memory.size or header.process_high < 2 or header.pool_queue_high < 1:
+        memory.damaged = 1
+    return not memory.damaged
 
 cdef inline int is_within(Memory *memory, uint64_t offset, uint64_t nbytes) noexcept nogil:
     """Tell whether a range lies in the arena."""
