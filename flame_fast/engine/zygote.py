@@ -247,8 +247,9 @@ class Zygote:
                 left -= 1
             else:
                 self.fork(Role.POOL)
-        for _ in range(self.supervisor.spares - left):
-            self.fork(Role.SPARE)
+        if not self.doomed:  # first their calls' outcomes: a fork takes longer than those
+            for _ in range(self.supervisor.spares - left):
+                self.fork(Role.SPARE)
 
     def fork(self, role: int, requested: int | None = None) -> None:
         """Fork the process of a requested entry, or of a new one."""
