@@ -17,9 +17,9 @@ from process_events import PATIENCE_S, leavings, wait_until
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 
 #: Of a round.
-IN_A_ROW = 6
-AT_ONCE = 6
-KILLED = 8
+IN_A_ROW = 3
+AT_ONCE = 4
+KILLED = 4
 
 #: As the pi example, and with what else a driver may have: an instance, a large value, output, a nested call.
 MAIN = """\
