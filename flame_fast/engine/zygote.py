@@ -430,9 +430,11 @@ def worker_left(index: int, role: int, pid: int, started_at: int, session: int) 
 
     `started_at`: when it started. One that has not told that yet has run no task: it is in its zygote's session still.
     """
+    if not 0 < pid < 1 << 31:  # overwritten
+        return None
     try:
         child = Child(index, role, pid)
-    except (ProcessLookupError, OverflowError):
+    except ProcessLookupError:
         return None
     with contextlib.suppress(ProcessLookupError, FileNotFoundError):
         if start_time(pid) == started_at if started_at else os.getsid(pid) == session:

@@ -19,8 +19,12 @@ from .core.wakeup cimport (
 cdef enum:
     FORCE_NS = 2_000_000_000    # until a call is ended by force, at most, unless its process cannot be killed just now
     LOOK_NS = 20_000_000        # between two looks at that
-    LOOKS_FOR_READY = 8         # after so many looks that find a call queued, every idle worker is woken
-    MOST_UNLIKELY = 40          # looks that find a call in a state that a death explains, but not for so long
+    FORGOTTEN_NS = 2_000_000_000    # a wait for a queued call wakes every idle worker so often
+    UNLIKELY_NS = 10_000_000_000    # a call's state that a death explains, but not for so long
+
+cdef struct Suspicion:          # of one wait, that the segment was overwritten
+    int64_t called              # when it last woke every idle worker, or began
+    int64_t unlikely_since      # 0: what it waits for looks as it may
 
 cdef object out_of_time():
     return TimeoutError("the calls waited for have not finished in time; they go on")
@@ -192,7 +196,7 @@ cdef class Outcomes(Values):
         cdef bint needs_help = current != 0 and process.role == ROLE_POOL, blocked = False, seen_before = False
         cdef int64_t left, slice_ns = PATIENCE_NS if needs_help else SLICE_NS
         cdef uint32_t seen
-        cdef int unlikely = 0, looks = 0
+        cdef Suspicion suspicion = Suspicion(called=ff_now_ns(), unlikely_since=0)
         try:
             while True:
                 seen = ff_load32(&process.wake)
@@ -214,15 +218,7 @@ cdef class Outcomes(Values):
                         call_for_queued(&self.memory)       # the seeker may be stopped
                 PyErr_CheckSignals()
                 wait.look_again()
-                unlikely = unlikely + 1 if self._is_unlikely(wait.awaited()) else 0
-                if unlikely == MOST_UNLIKELY:
-                    raise self.damage()
-                if not is_header_sound(&self.memory):
-                    raise self.damage()
-                looks += 1
-                if looks % LOOKS_FOR_READY == 0 and self._is_ready(wait.awaited()):
-                    with nogil:
-                        wake_everybody(&self.memory)        # the count of sleepers may have been overwritten
+                self._suspect(wait.awaited(), &suspicion)
                 if needs_help and not blocked and not wait.ready():
                     blocked = True
                     slice_ns = SLICE_NS
@@ -233,8 +229,23 @@ cdef class Outcomes(Values):
             if blocked:
                 self.set_blocked(False)
 
-    cdef bint _is_ready(self, int64_t index) noexcept:
-        return index >= 0 and status_of(ff_load64(&self.memory.slots[index].state)) == READY
+    cdef int _suspect(self, int64_t index, Suspicion *suspicion) except -1:
+        """Look whether the segment was overwritten, so that a wait without end ends in an error. `index`: of `awaited`."""
+        cdef int64_t now = ff_now_ns()
+        if not is_header_sound(&self.memory):
+            raise self.damage()
+        if not self._is_unlikely(index):
+            suspicion.unlikely_since = 0
+        elif suspicion.unlikely_since == 0:
+            suspicion.unlikely_since = now
+        elif now - suspicion.unlikely_since > UNLIKELY_NS:
+            raise self.damage()
+        if now - suspicion.called > FORGOTTEN_NS:       # the count of sleepers may have been overwritten
+            suspicion.called = now
+            if index >= 0 and status_of(ff_load64(&self.memory.slots[index].state)) == READY:
+                with nogil:
+                    wake_everybody(&self.memory)
+        return 0
 
     cdef bint _is_unlikely(self, int64_t index) noexcept:
         """Return whether a slot that somebody references is in a state that cannot last: free, or run by no process."""
