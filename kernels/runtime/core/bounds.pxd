@@ -10,7 +10,7 @@
 # range without taking them for damage (`word_near`, `is_within`).
 #
 # Guarantees: nothing here makes damage harmless, only bounded: no access outside of the mapping, and walks that end.
-# Rejected: a protection key for the tables: switching it takes 20 ns at each call, and few machines have it.
+# Rejected: a protection key for the tables: each call would switch it twice, and few machines have it.
 
 from libc.stdint cimport uint32_t, uint64_t
 from .layout cimport EXTENT_COUNT, GROUP_COUNT, MAGIC, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLOT_COUNT, Header
