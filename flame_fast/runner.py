@@ -293,6 +293,11 @@ class Runner:
             As for `get`; refs, and what is no future, are passed over.
         force : bool
             End calls that have begun, with their workers: see `ObjectFuture.cancel`.
+
+        Raises
+        ------
+        TypeError
+            `futures` is neither a future nor a container, or `force` no bool.
         """
         self._check_open()
         return gather.cancel(futures, force)

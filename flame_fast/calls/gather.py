@@ -101,7 +101,12 @@ def wait(shape: Any, timeout: float | None) -> None:
 
 def cancel(shape: Any, force: bool) -> int:
     """Cancel the calls of a shape's futures; see `Runner.cancel`."""
-    futures = [future for future in _futures_of(shape)[1] if isinstance(future, ObjectFuture)]
+    if not isinstance(force, bool):
+        raise TypeError(f"force: expected True or False, got {force!r}")
+    shape, found = _futures_of(shape)
+    if not found and not hasattr(shape, "__len__") or isinstance(shape, (str, bytes)):
+        raise TypeError(f"expected a future, or a list, dict or other container of futures, got {shape!r}")
+    futures = list({id(future): future for future in found if isinstance(future, ObjectFuture)}.values())
     client = _common_client(futures)
     if client is None:
         return sum(future.cancel(force) for future in futures)

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import operator
+
 from flame_fast.engine.spec import NORMAL, URGENT, CallOptions
 from flame_fast.kernels.runtime import check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
+
+
+#: The policy's field has 32 bits.
+MOST_RETRIES = (1 << 31) - 1
 
 
 def changed(before: CallOptions, changes: dict[str, Any]) -> CallOptions:
@@ -37,11 +43,11 @@ def _duration(name: str, value: Any) -> float:
 
 
 def _count(name: str, value: Any) -> int:
-    if isinstance(value, bool) or not isinstance(value, int):
+    if isinstance(value, bool) or not hasattr(type(value), "__index__"):
         raise TypeError(f"{name}: expected an integer, got {value!r}")
-    if not 0 <= value < 1 << 31:
-        raise ValueError(f"{name}: expected an integer, not negative, got {value!r}")
-    return value
+    if not 0 <= value <= MOST_RETRIES:
+        raise ValueError(f"{name}: expected an integer from 0 to {MOST_RETRIES:,}, got {value!r}")
+    return operator.index(value)
 
 
 def _exceptions(name: str, value: Any) -> tuple[type[BaseException], ...]:

@@ -178,7 +178,8 @@ class RunnerService(CallTarget):
         priority : {"urgent", "normal"}, optional
             Urgent calls run before normal ones that are queued, an instance's too; none is interrupted.
         capture : bool, optional
-            Keep what the call prints, by Python's streams, for `ObjectFuture.output`, and show it nowhere.
+            Keep what the call prints, by Python's streams, for `ObjectFuture.output`, and show it nowhere. If its process
+            dies or is ended, what it had printed is kept, of a long text the end.
         detached : bool, optional
             Run the call although nobody holds its future; else a call that has not begun is dropped with the last one.
 

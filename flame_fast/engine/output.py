@@ -15,6 +15,7 @@ import threading
 import time
 from collections import deque
 
+from flame_fast.engine.capture import LAST_LINES
 from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.spawn import STACK_MARK
 
@@ -25,8 +26,7 @@ if TYPE_CHECKING:
 #: Bytes of one line kept until its end arrives; a longer line is shown in pieces.
 LINE_LIMIT = 1 << 20
 
-#: Lines of each process that are kept for the post-mortem of its death; the bytes that are looked at for them; processes.
-LAST_LINES = 20
+#: Bytes of what each process printed that are looked at for the post-mortem of its death; processes.
 MOST_NOTED = 1 << 12
 MOST_PROCESSES = 4096
 
@@ -131,7 +131,7 @@ class OutputPump:
             Seconds to wait for a pipe that a process holds open which a task left behind.
         """
         self._patience_s = patience_s
-        with contextlib.suppress(OSError):  # the user has closed it: the thread has noticed
+        with self._ended, contextlib.suppress(OSError):  # the user has closed it: the thread has noticed
             os.eventfd_write(self._stop, 1)
         if threading.current_thread() is not self._thread:  # it may itself collect an unclosed runner as garbage
             self._thread.join(patience_s + 1.0)
@@ -150,7 +150,8 @@ class OutputPump:
                 elif fd == self._stop:
                     self._deadline = time.monotonic() + self._patience_s
                     self._drain_control()
-                    self._drop(self._stop)
+                    with self._ended:  # `finish` has written to it
+                        self._drop(self._stop)
                 elif fd == self._control.fileno():
                     self._accept()
                 elif fd == self._zygote_pidfd:

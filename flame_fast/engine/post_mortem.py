@@ -7,6 +7,7 @@ import os
 import signal
 
 from flame_fast._records import record
+from flame_fast.engine.capture import LAST_LINES
 from flame_fast.engine.spec import ServiceSpec
 from flame_fast.errors import FlameError, TaskTimeoutError, WorkerDiedError
 from flame_fast.kernels.runtime import Role, serialization
@@ -116,9 +117,21 @@ def call_name(spec: ServiceSpec, method: int, call: int) -> str:
     return f"call {call} of " + (f"{name!r} of " if name else "") + f"service {spec.name!r}"
 
 
-def late_error(called: str, seconds: float) -> TaskTimeoutError:
-    """Return the error of a call that has not begun by its deadline, so many seconds after it was made."""
-    return TaskTimeoutError(f"{called} had not begun by its deadline, {seconds:g} s after it was made")
+def late_error(called: str, seconds: float, attempts: int) -> TaskTimeoutError:
+    """Return the error of a call that does not run when its deadline comes.
+
+    Parameters
+    ----------
+    called : str
+        Its name in messages.
+    seconds : float
+        From its submission to its deadline.
+    attempts : int
+        That have failed.
+    """
+    failed = f"{attempts} times" if attempts > 1 else "once"
+    state = f"had failed {failed} and was to be tried again at" if attempts else "had not begun by"
+    return TaskTimeoutError(f"{called} {state} its deadline, {seconds:g} s after it was made")
 
 
 def _limit_of(call: LostCall) -> str:
@@ -156,7 +169,7 @@ class PostMortem:
             lost = "the call it ran is lost (and any that waited in the same process for it), no other is"
         return WorkerDiedError(f"{what} died {death.how}; {lost}", facts)
 
-    def end_of(self, call: LostCall, death: WorkerDiedError) -> bytes | list[str]:
+    def end_of(self, call: LostCall, death: WorkerDiedError, printed: str | None = None) -> bytes | list[str]:
         """Return how a call ends that a dead process had begun, as `Supervisor.recover_process` takes it.
 
         Parameters
@@ -164,21 +177,27 @@ class PostMortem:
         call : LostCall
         death : WorkerDiedError
             Its error, if it was not ended by force.
+        printed : str, optional
+            What it has printed, if that was captured.
         """
         if call.unwanted:
             return CANCELLED
-        error: FlameError = WorkerDiedError(death.message, death.facts | self._facts(call))
+        if printed is None and call.captured:
+            printed = ""
+        error: FlameError = WorkerDiedError(death.message, death.facts | self._facts(call, printed or ""))
         if call.by_force:
             error = TaskTimeoutError(f"{self._called(call)} {_limit_of(call)}; its worker was ended with it")
         if call.retried:
             return [*call.earlier, serialization.attempt_text(call.attempts, error)]
         for text in call.earlier:
             error.add_note(text)
-        return serialization.dump_error(error)
+        return serialization.dump_error(error, output=printed)
 
-    def _facts(self, call: LostCall) -> dict[str, Any]:
+    def _facts(self, call: LostCall, printed: str) -> dict[str, Any]:
         """Return what a dead process's tables tell of a call, as attributes of a `WorkerDiedError`."""
         facts: dict[str, Any] = {"call": call.slot, "run_time": call.seconds if call.seconds >= 0 else None}
+        if printed:
+            facts["output"] = printed.splitlines()[-LAST_LINES:]
         if call.arguments:
             facts["arguments"] = described_arguments(call.arguments, call.pickled, call.nbytes)
         with contextlib.suppress(Exception):  # its service may be closed and gone just now
@@ -187,8 +206,13 @@ class PostMortem:
         return facts
 
     def late_notice(self, call: DueCall) -> bytes:
-        """Return the error of a call that has not begun by its deadline."""
-        return serialization.dump_error(late_error(self._called(call), call.allowed))
+        """Return the outcome of a call that does not run, and does not run any more."""
+        if call.unwanted:
+            return CANCELLED
+        error = late_error(self._called(call), call.allowed, len(call.earlier))
+        for text in call.earlier:
+            error.add_note(text)
+        return serialization.dump_error(error)
 
     def _called(self, call: LostCall | DueCall) -> str:
         try:

@@ -235,8 +235,8 @@ class TaskHost(Protocol):
     def function_of(self, service: int, generation: int, method: int) -> Callable[..., Any]:
         """Return the callable of a call; raise what loading its service raised."""
 
-    def late_error(self, service: int, method: int, call: int, seconds: float) -> BaseException:
-        """Return the error of a call that has not begun by its deadline, so many seconds after it was made."""
+    def late_error(self, service: int, method: int, call: int, seconds: float, attempts: int) -> BaseException:
+        """Return the error of a call that does not run when its deadline comes, so many seconds after it was made."""
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the function as it was in the submitter at the call."""
@@ -244,8 +244,8 @@ class TaskHost(Protocol):
     def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine, refuse a generator."""
 
-    def begin_capture(self) -> None:
-        """Keep what the task prints from here on."""
+    def begin_capture(self, call: int) -> None:
+        """Keep what the task prints from here on. `call`: its number."""
 
     def end_capture(self) -> str:
         """Return what the task has printed since `begin_capture`; nothing is kept any more. Idempotent."""

@@ -67,7 +67,7 @@ class Host:
     seeds : Seeds, optional
         Keeps the global generators this process's own when imports seed them; None leaves them alone.
     capture : callable
-        Returns what keeps the text that a task prints.
+        Returns what keeps the text that a call prints; it takes the call's number.
     """
 
     def __init__(
@@ -78,7 +78,7 @@ class Host:
         libraries: Libraries | None = None,
         enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
-        capture: Callable[[], Capture] = StandardCapture,
+        capture: Callable[[int], Capture] = StandardCapture,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
@@ -119,10 +119,10 @@ class Host:
         if self._libraries is not None:
             self._libraries.limit_threads(loaded.spec.cpu)
 
-    def late_error(self, service: int, method: int, call: int, seconds: float) -> BaseException:
-        """Return the error of a call that has not begun by its deadline, so many seconds after it was made."""
+    def late_error(self, service: int, method: int, call: int, seconds: float, attempts: int) -> BaseException:
+        """Return the error of a call that does not run when its deadline comes; see `engine.post_mortem.late_error`."""
         spec = ServiceSpec.from_blob(self.source.service_blob(service))
-        return late_error(call_name(spec, method, call), seconds)
+        return late_error(call_name(spec, method, call), seconds, attempts)
 
     def with_state(self, function: Callable[..., Any], state: tuple[Any, ...]) -> Callable[..., Any]:
         """Return the function as it was in the submitter at the call.
@@ -229,9 +229,9 @@ class Host:
             raise TypeError("the task returned a generator, which cannot leave its process; return a list instead")
         return value
 
-    def begin_capture(self) -> None:
-        """Keep what the task prints from here on."""
-        self._capture = self._new_capture()
+    def begin_capture(self, call: int) -> None:
+        """Keep what the task prints from here on. `call`: its number."""
+        self._capture = self._new_capture(call)
         self._capture.__enter__()
 
     def end_capture(self) -> str:

@@ -10,7 +10,7 @@ import pickle
 import signal
 import sys
 
-from flame_fast.engine.capture import Capture
+from flame_fast.engine.capture import Capture, Mirror
 from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.post_mortem import users_paths
 from flame_fast.engine.seeds import Seeds, reseed
@@ -60,7 +60,7 @@ class LineStream(io.TextIOWrapper):
         super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
         self._partial = partial
         self._shown = shown
-        self.capture: io.StringIO | None = None
+        self.capture: Capture | None = None
 
     def write(self, text: str) -> int:
         if self.capture is not None:
@@ -148,9 +148,10 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         libraries,
         Namespace.enter,
         Seeds(runtime, libraries),
-        lambda: Capture(streams),
+        lambda call: Capture(call, streams, mirror),
     )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
+    mirror = Mirror(stack)
     streams = LineStream(1, host.partial), LineStream(2, host.partial, project.shown)  # warnings and logs name files
     sys.stdout, sys.stderr = streams
     engine = WorkerEngine(runtime)

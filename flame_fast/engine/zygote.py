@@ -25,9 +25,9 @@ import sys
 import time
 
 from flame_fast.engine import worker
+from flame_fast.engine.capture import mirrored
 from flame_fast.engine.post_mortem import (
     BY_FORCE,
-    CANCELLED,
     MOST_STACK,
     WITH_SUPERVISOR,
     Death,
@@ -77,7 +77,7 @@ class Child:
         self.role = role
         self.pid = pid
         self.pidfd = os.pidfd_open(pid)
-        self.stack = stack  # descriptor of the file that its fault handler writes to; -1: its standard error
+        self.stack = stack  # descriptor of the file of its fault handler and of a captured text; -1: there is none
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -86,7 +86,13 @@ class Child:
 
     def written_stack(self) -> str:
         """Return what the fault handler wrote."""
-        return os.pread(self.stack, MOST_STACK, 0).decode("utf-8", "replace") if self.stack >= 0 else ""
+        if self.stack < 0:
+            return ""
+        return os.pread(self.stack, MOST_STACK, 0).rstrip(b"\0").decode("utf-8", "replace")
+
+    def captured(self) -> tuple[int, str] | None:
+        """Return what `engine.capture.mirrored` returns of it."""
+        return mirrored(self.stack) if self.stack >= 0 else None
 
 
 class Zygote:
@@ -302,8 +308,9 @@ class Zygote:
         self.poller.unregister(child.pidfd)
         del self.children[child.pidfd]
         death = self.death_of(child)
+        captured = child.captured()
         child.close()
-        self.recover_worker(child.index, death)
+        self.recover_worker(child.index, death, captured)
 
     def death_of(self, child: Child) -> Death:
         """Reap an ended child; return how it ended. Its fault handler's stack goes to the driver's standard error, too."""
@@ -330,13 +337,15 @@ class Zygote:
         project = pickle.loads(setup)
         return users_paths(stack, project["tree"], project["directory"])
 
-    def recover_worker(self, index: int, death: Death) -> None:
+    def recover_worker(self, index: int, death: Death, captured: tuple[int, str] | None = None) -> None:
+        """Recover an ended worker. `captured`: a call that it ran, and what that had printed."""
         self.doomed.discard(index)
         lost = self.supervisor.lost_calls(index)
         if any(call.by_force for call in lost):
             death = Death(BY_FORCE, death.facts)
         error = self.post_mortem.death_error(index, death)
-        ends = {call.slot: self.post_mortem.end_of(call, error) for call in lost}
+        printed = dict([captured] if captured else [])
+        ends = {call.slot: self.post_mortem.end_of(call, error, printed.get(call.slot)) for call in lost}
         self.supervisor.recover_process(index, serialization.dump_error(error), ends)
         self.supervisor.look_soon()  # it may have died before it set the alarm
 
@@ -349,7 +358,8 @@ class Zygote:
             doomed = len(self.doomed)
             for call in self.supervisor.due_calls():
                 if not call.running:
-                    self.supervisor.fail_due(call, CANCELLED if call.unwanted else self.post_mortem.late_notice(call))
+                    if self.supervisor.claim_due(call):
+                        self.supervisor.fail_claimed(call, self.post_mortem.late_notice(call))
                 elif self.supervisor.condemn(call):
                     self.kill_worker(call.process)
             if len(self.doomed) > doomed:

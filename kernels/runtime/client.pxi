@@ -21,7 +21,8 @@ from .core.layout cimport (
 )
 from .core.bounds cimport at_most, queue_number
 from .core.lookup cimport (
-    data_of, dependencies_of, edges_of, is_finished, processes_used, slots_used, status_of, value_bytes, with_status,
+    data_of, dependencies_of, edges_of, is_finished, next_taken, processes_used, slots_used, status_of, value_bytes,
+    with_status,
 )
 from .core.wakeup cimport ring_bell, wake_everybody, wake_queue, wake_waiters
 from .core.extents cimport CHECK_STEP, extents_trim, used_bytes
@@ -475,9 +476,11 @@ cdef class Client(Outcomes):
         cdef int count = 0
         if not self.is_mine() or self.closed or self.memory.services[service].generation != generation:
             return 0
-        for i in range(slots_used(&self.memory)):
+        i = next_taken(&self.memory, 0)
+        while i < slots_used(&self.memory):
             if self.memory.slots[i].service == service:
                 count += cancel_unstarted(&self.memory, i)
+            i = next_taken(&self.memory, i + 1)
         return count
 
     def selector(self, list handles):
@@ -519,9 +522,11 @@ cdef class Client(Outcomes):
         cdef uint64_t used, copied_bytes = 0, shared_bytes = 0, definitions = 0, definition_bytes = 0
         release_fork_pins(self)
         by_status = [0] * (LEAVING + 1)
-        for i in range(slots_used(&self.memory)):
+        i = next_taken(&self.memory, 0)
+        while i < slots_used(&self.memory):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             by_status[at_most(&self.memory, status, LEAVING)] += 1
+            i = next_taken(&self.memory, i + 1)
         for i in range(processes_used(&self.memory)):
             copied_bytes += self.memory.processes[i].copied_bytes
             shared_bytes += self.memory.processes[i].shared_bytes
@@ -546,11 +551,12 @@ cdef class Client(Outcomes):
     def announce_close(self):
         """Tell every process to leave; return how many calls are unfinished that somebody wants."""
         cdef uint32_t i, unfinished = 0, status
-        for i in range(slots_used(&self.memory)):
+        i = next_taken(&self.memory, 0)
+        while i < slots_used(&self.memory):
             status = status_of(ff_load64(&self.memory.slots[i].state))
-            if not WAITING <= status <= ENDING:
-                continue
-            unfinished += runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)
+            if WAITING <= status <= ENDING:
+                unfinished += runs_anyway(&self.memory, &self.memory.slots[i]) or is_wanted(&self.memory, i)
+            i = next_taken(&self.memory, i + 1)
         # S7: pairs with `sleep_begin` and `_shall_leave`
         ff_store32(&self.memory.header.closing, CLOSING)
         wake_everybody(&self.memory)

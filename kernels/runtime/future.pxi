@@ -77,7 +77,7 @@ cdef class ObjectFuture(ObjectHandle):
             return (<Outcomes> self.runtime).error_of(self.index)
         return None
 
-    def cancel(self, bint force=False):
+    def cancel(self, force=False):
         """Cancel the call, unless it has begun, and every call that depends on it.
 
         Parameters
@@ -93,6 +93,8 @@ cdef class ObjectFuture(ObjectHandle):
             Whether it is cancelled: then `get` raises `concurrent.futures.CancelledError`.
         """
         cdef Outcomes runtime = <Outcomes> self.runtime
+        if type(force) is not bool:
+            raise TypeError(f"force: expected True or False, got {force!r}")
         cancelled = runtime.cancel(self.index, force)
         return bool(runtime.await_forced_end(self, ff_now_ns() + FORCE_NS) if force else cancelled)
 
@@ -109,15 +111,16 @@ cdef class ObjectFuture(ObjectHandle):
         TimeoutError
             The time is up; the task goes on.
         FlameError
-            `INVALID_STATE`: the call's output was not captured: it appeared on the driver's streams, or it never ran.
+            `INVALID_STATE`: the call's output was not captured: it appeared on the driver's streams; or it never ran, or was
+            cancelled.
         """
         cdef Outcomes runtime = <Outcomes> self.runtime
         runtime.wait_one(self, deadline_of(timeout))
         text, _ = runtime.captured_of(self.index)
         if text is None:
             raise FlameError(FlameErrorCode.INVALID_STATE,
-                             f"call {self.index} has no captured output: it was made without options(capture=True), never "
-                             "ran, or died")
+                             f"call {self.index} has no captured output: it was made without options(capture=True), or "
+                             "never ran, or was cancelled")
         return text
 
     def ref(self):

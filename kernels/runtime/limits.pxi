@@ -5,11 +5,12 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, INLINE_BYTES, KIND_PICKLE, NO_SERVICE, PAYLOAD,
-    READY, RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process, Slot,
+    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, INLINE_BYTES, KIND_PICKLE,
+    NO_SERVICE, PAYLOAD, READY, RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process,
+    Slot,
 )
 from .core.regions cimport Memory
-from .core.lookup cimport body_of, end_of_value, owner_of, slots_used, status_of, with_status
+from .core.lookup cimport body_of, end_of_value, next_taken, owner_of, slots_used, status_of, with_status
 from .core.completion cimport finish, leave_queue, write_result
 from .core.policy cimport alarm_lower, end_of, may_retry, retry_now
 
@@ -25,6 +26,7 @@ cdef class DueCall:
     cdef readonly bint running, unwanted
     cdef readonly double allowed        # seconds from its submission to its deadline
     cdef readonly uint32_t process      # the one that runs it
+    cdef readonly list earlier          # texts of the attempts that failed, once it is claimed
     cdef uint64_t state
 
 cdef DueCall due_call(uint32_t index, uint64_t state, bint running, bint unwanted, Slot *slot, Policy *policy):
@@ -32,6 +34,7 @@ cdef DueCall due_call(uint32_t index, uint64_t state, bint running, bint unwante
     call.slot, call.service, call.method = index, slot.service, slot.method
     call.state, call.running, call.unwanted, call.process = state, running, unwanted, owner_of(state)
     call.allowed = policy.allowed / 1e9
+    call.earlier = []
     return call
 
 cdef class LostCall:
@@ -44,6 +47,7 @@ cdef class LostCall:
     cdef readonly bint unwanted         # and that because its creator asked for it
     cdef readonly bint past_deadline
     cdef readonly bint retried          # its policy has it tried again
+    cdef readonly bint captured         # what it printed is kept for its future
     cdef readonly list earlier          # texts of the attempts before this one
     cdef readonly double seconds        # that it had run; -1: not known, it had another one run inside its wait
     cdef readonly bytes arguments       # the first bytes of its payload, as the codec wrote it; empty: they are freed
@@ -75,19 +79,18 @@ cdef class Limits:
         """
         cdef uint64_t began = <uint64_t> ff_now_ns(), when, soonest = 0
         cdef uint32_t i
-        cdef Slot *slot
         found = []
         ff_exchange64(&self.memory.header.alarm, 0)          # S23: pairs with `alarm_by`
-        for i in range(slots_used(self.memory)):
-            slot = &self.memory.slots[i]
-            if not slot.flags & (CALL_LIMITED | CALL_KEPT | CALL_UNWANTED):
-                continue
-            when = self._when_due(i, slot, began, found)
-            if when and (soonest == 0 or when < soonest):
-                soonest = when
-            if len(found) == MOST_DUE:
-                soonest = began
-                break
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
+            if self.memory.slots[i].flags & (CALL_LIMITED | CALL_KEPT | CALL_UNWANTED):
+                when = self._when_due(i, &self.memory.slots[i], began, found)
+                if when and (soonest == 0 or when < soonest):
+                    soonest = when
+                if len(found) == MOST_DUE:
+                    soonest = began
+                    break
+            i = next_taken(self.memory, i + 1)
         if soonest:         # many limits, one after the other, leave time for something else
             alarm_lower(self.memory, max(soonest, <uint64_t> (ff_now_ns() + LOOK_SHARE * (ff_now_ns() - <int64_t> began))))
         return found
@@ -133,27 +136,34 @@ cdef class Limits:
         return bool(ff_cas64(&self.memory.slots[call.slot].state, call.state,
                              with_status(call.state, ENDING, owner_of(call.state))))
 
-    def fail_due(self, DueCall call not None, bytes error):
-        """Fail a call that has not begun. False: it has, by now."""
+    def claim_due(self, DueCall call not None):
+        """Claim a call that does not run, for `fail_claimed`. False: it runs, or has an outcome, by now."""
         if not ff_cas64(&self.memory.slots[call.slot].state, call.state,
                         with_status(call.state, RUNNING, self.memory.me)):
             return False
+        if self.memory.slots[call.slot].flags & CALL_POLICY:
+            call.earlier = self.client.history(call.slot)
+        return True
+
+    def fail_claimed(self, DueCall call not None, bytes error):
+        """Fail a call that `claim_due` has claimed."""
         write_result(self.memory, call.slot, PyBytes_AS_STRING(error), len(error))
         leave_queue(self.memory, &self.memory.slots[call.slot])
         finish(self.memory, call.slot, FAILED, NULL)
-        return True
 
     def lost_calls(self, uint32_t index):
         """Return a list of `LostCall`: the calls that a dead process had begun."""
         cdef uint32_t i
         cdef uint64_t state
         found = []
-        for i in range(slots_used(self.memory)):
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             state = ff_load64(&self.memory.slots[i].state)
             if owner_of(state) == index and (status_of(state) == ENDING or (
                     status_of(state) == RUNNING and self.memory.slots[i].started
                     and self.memory.slots[i].service != NO_SERVICE)):
                 found.append(self._lost_call(i, status_of(state) == ENDING))
+            i = next_taken(self.memory, i + 1)
         return found
 
     cdef void _note_run(self, LostCall call, Slot *slot):
@@ -176,6 +186,7 @@ cdef class Limits:
         cdef Policy *policy = &self.memory.policies[index]
         call.slot, call.service, call.method = index, slot.service, slot.method
         call.by_force, call.unwanted = by_force, by_force and slot.flags & CALL_UNWANTED
+        call.captured = slot.flags & CALL_CAPTURED != 0
         call.timeout = call.allowed = 0
         call.attempts = 1
         call.earlier = []

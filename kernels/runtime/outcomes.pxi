@@ -104,7 +104,8 @@ cdef class Outcomes(Values):
         if is_cancelled(slot):
             return self.pickling.cancelled_error()
         error = self.pickling.load_error(*self.failure_of(slot))
-        if self.output_of is not None and isinstance(error, WorkerDiedError) and error.pid is not None:
+        # What a call has printed that was captured came with its error.
+        if self.output_of is not None and isinstance(error, WorkerDiedError) and error.pid is not None and not error.output:
             error.output = self.output_of(error.pid)
         return error
 

@@ -13,7 +13,7 @@ from .core.layout cimport (
 )
 from .core.regions cimport Memory
 from .core.bounds cimport is_within, queue_number, service_number
-from .core.lookup cimport processes_used, services_used, slots_used, status_of
+from .core.lookup cimport next_taken, processes_used, services_used, slots_used, status_of
 from .core.wakeup cimport ring_bell, wake_sleepers, wake_spares
 from .core.blocks cimport block_free, block_published
 
@@ -289,10 +289,12 @@ cdef class Services(Segment):
         """Return the services that unfinished tasks name."""
         cdef uint32_t i, status
         busy = set()
-        for i in range(slots_used(&self.memory)):
+        i = next_taken(&self.memory, 0)
+        while i < slots_used(&self.memory):
             status = status_of(ff_load64(&self.memory.slots[i].state))
             if WAITING <= status <= ENDING:
                 busy.add(self.memory.slots[i].service)
+            i = next_taken(&self.memory, i + 1)
         return busy
 
     cdef void _release_queue(self, uint32_t index) noexcept:

@@ -16,8 +16,8 @@ from .core.layout cimport (
 from .core.regions cimport memory_own
 from .core.bounds cimport queue_number, slot_number
 from .core.lookup cimport (
-    home_of, owner_of, pool_queues_used, process_word, processes_used, queue_of, services_used, slots_used, status_of,
-    with_status,
+    home_of, next_taken, owner_of, pool_queues_used, process_word, processes_used, queue_of, services_used, slots_used,
+    status_of, with_status,
 )
 from .core.wakeup cimport wake_everybody, wake_sleepers, wake_waiters
 from .core.permits cimport permit_release
@@ -120,12 +120,14 @@ cdef class Supervisor(Limits):
         cdef uint32_t i, queue
         cdef uint64_t state
         found = []
-        for i in range(slots_used(self.memory)):
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             state = ff_load64(&self.memory.slots[i].state)
             if status_of(state) == READY:
                 queue = home_of(self.memory, self.memory.slots[i].queue)
                 if pool if queue < POOL_QUEUES else self._is_unstarted_queue(queue):
                     found.append((i, state))
+            i = next_taken(self.memory, i + 1)
         return found
 
     def fail_unserved(self, list calls, bytes error):
@@ -227,47 +229,51 @@ cdef class Supervisor(Limits):
         The supervisor before this one has no steps 6 to 8: this process goes on with its entry, so 10 only wakes.
         """
         cdef Process *process = &self.memory.processes[index]
-        cdef uint32_t high
         lock_repair(self.memory)                                                                # 1
         recover_release(self.memory, index)
         recover_allocation(self.memory, index)
-        high = slots_used(self.memory)
-        self._recover_tasks(process, index, error, ends, high)                                  # 2, 3
+        self._recover_tasks(process, index, error, ends)                                        # 2, 3
         self._recover_services(index)                                                           # 4
         self._recover_requests(index)                                                           # 5
         if index == self.memory.me:
-            self._recover_predecessor(index, high)                                              # 9
+            self._recover_predecessor(index)                                                    # 9
             return
-        self._drop_futures(index, high)                                                         # 6
+        self._drop_futures(index)                                                               # 6
         self._recover_places(process, index)                                                    # 7
         self._close_services(index)                                                             # 8
-        self._recover_queue(index, error, high)
+        self._recover_queue(index, error)
         recover_memory(self.memory, index)                                                      # 9
         ff_exchange64(process_word(process), PROCESS_FREE)                                      # 10
         self.client.reap_services()
         wake_everybody(self.memory)
 
-    cdef int _recover_tasks(self, Process *process, uint32_t index, bytes error, dict ends, uint32_t high) except -1:
+    cdef int _recover_tasks(self, Process *process, uint32_t index, bytes error, dict ends) except -1:
         """Fail, requeue, finish or queue the tasks that a dead process had claimed or was submitting."""
         cdef const char *data = PyBytes_AS_STRING(error)
         cdef uint64_t nbytes = len(error), state
-        cdef uint32_t i
-        for i in range(high):
+        cdef uint32_t i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             state = ff_load64(&self.memory.slots[i].state)
-            if owner_of(state) != index or status_of(state) not in (RUNNING, ENDING):
-                continue
-            if i in ends:
-                self._end_call(i, ends[i])
-            else:
-                recover_task(self.memory, i, data, nbytes)
-        for i in range(high):
+            if owner_of(state) == index and status_of(state) in (RUNNING, ENDING):
+                if i in ends:
+                    self._end_call(i, ends[i])
+                else:
+                    recover_task(self.memory, i, data, nbytes)
+            i = next_taken(self.memory, i + 1)
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             finish_again(self.memory, i, index)
-        for i in range(high):
+            i = next_taken(self.memory, i + 1)
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             repair_waiting(self.memory, i, index, data, nbytes)
+            i = next_taken(self.memory, i + 1)
         self._queue_again(&process.promoting)
         self._queue_again(&process.rotating)
-        for i in range(high):
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             recover_slot(self.memory, i, index)
+            i = next_taken(self.memory, i + 1)
         return 0
 
     cdef int _end_call(self, uint32_t index, end) except -1:
@@ -284,23 +290,25 @@ cdef class Supervisor(Limits):
         finish(self.memory, index, FAILED, NULL)
         return 0
 
-    cdef int _recover_predecessor(self, uint32_t index, uint32_t high) except -1:
+    cdef int _recover_predecessor(self, uint32_t index) except -1:
         """Release what the supervisor before this one held. The entry goes on as this process's."""
-        cdef uint32_t i
-        for i in range(high):
+        cdef uint32_t i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             release_refs(self.memory, i, REF_RECOVERY)
+            i = next_taken(self.memory, i + 1)
         recover_memory(self.memory, index)
         if not memory_own(self.memory, self.memory.me, self.client.doorbell):
             raise MemoryError
         wake_everybody(self.memory)
         return 0
 
-    cdef void _drop_futures(self, uint32_t index, uint32_t high) noexcept:
-        cdef uint32_t i
-        for i in range(high):
+    cdef void _drop_futures(self, uint32_t index) noexcept:
+        cdef uint32_t i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             # S14: pairs with `slot_prepare`
             if ff_load32(&self.memory.slots[i].refs) & REF_CREATOR and ff_load32(&self.memory.slots[i].creator) == index:
                 release_future(self.memory, i)
+            i = next_taken(self.memory, i + 1)
 
     cdef void _close_services(self, uint32_t index) noexcept:
         """Close the services that a dead process had opened."""
@@ -367,7 +375,7 @@ cdef class Supervisor(Limits):
             if ff_load32(&self.memory.processes[i].state) == RESERVED + index:
                 ff_exchange64(process_word(&self.memory.processes[i]), self._unstarted(i))
 
-    cdef int _recover_queue(self, uint32_t process, bytes error, uint32_t high) except -1:
+    cdef int _recover_queue(self, uint32_t process, bytes error) except -1:
         """Free the queue of a dead instance if its service is closed; else mark it DEAD and fail its calls."""
         cdef uint32_t i, queue_index = queue_number(self.memory, self.memory.processes[process].queue)
         cdef RunQueue *queue = &self.memory.queues[queue_index]
@@ -384,14 +392,15 @@ cdef class Supervisor(Limits):
         if not ff_cas32(&queue.state, QUEUE_OPEN, QUEUE_DEAD) and ff_load32(&queue.state) == QUEUE_CLOSING:
             self.client._free_queue(queue)
             return 0
-        for i in range(high):
+        i = next_taken(self.memory, 0)
+        while i < slots_used(self.memory):
             state = ff_load64(&self.memory.slots[i].state)
-            if home_of(self.memory, queue_of(self.memory, &self.memory.slots[i])) != queue_index \
-                    or status_of(state) not in (WAITING, READY):
-                continue
-            if ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
+            if home_of(self.memory, queue_of(self.memory, &self.memory.slots[i])) == queue_index \
+                    and status_of(state) in (WAITING, READY) \
+                    and ff_cas64(&self.memory.slots[i].state, state, with_status(state, RUNNING, self.memory.me)):
                 write_result(self.memory, i, PyBytes_AS_STRING(error), len(error))
                 finish(self.memory, i, FAILED, NULL)
+            i = next_taken(self.memory, i + 1)
         return 0
 
     cdef int _start_again(self, uint32_t queue) except -1:

@@ -396,7 +396,7 @@ cdef class Worker(Client):
             if flags & CALL_LIMITED:
                 self._check_deadline(host, index)
             if flags & CALL_CAPTURED:
-                host.begin_capture()
+                host.begin_capture(index)
             value = self._execute(host, slot)
             if not self.is_mine():
                 os._exit(0)             # a child that the task forked has reached the task's end: it is no worker
@@ -486,7 +486,7 @@ cdef class Worker(Client):
         cdef Policy *policy = &self.memory.policies[index]
         cdef Slot *slot = &self.memory.slots[index]
         if policy.deadline and <uint64_t> ff_now_ns() >= policy.deadline:
-            raise host.late_error(slot.service, slot.method, index, policy.allowed / 1e9)
+            raise host.late_error(slot.service, slot.method, index, policy.allowed / 1e9, policy.attempts)
         return 0
 
     cdef object _execute(self, host, Slot *slot):

@@ -8,7 +8,9 @@ import os
 import signal
 import sys
 import time
+from concurrent.futures import CancelledError
 
+import numpy as np
 import pytest
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
 
@@ -215,6 +217,20 @@ def test_no_retry_after_the_deadline(rr, project):
     assert attempts_at(project / "tries") < 10
 
 
+@pytest.mark.parametrize("backoff", [60, 0.4])
+def test_a_deadline_in_a_pause_between_attempts_tells_of_those(rr, project, backoff):
+    rr.service(attempt)(project / "begun", 1).wait(PATIENCE_S)
+    limited = rr.service(attempt).options(retries=50, retry_on=Exception, deadline=1, backoff=backoff)
+    with pytest.raises(
+        TaskTimeoutError, match="had failed (once|2 times) and was to be tried again at its deadline, 1 s"
+    ) as caught:
+        limited(project / "tries", 99).get(PATIENCE_S)
+    assert [line.partition(":")[0] for line in caught.value.__notes__] == ["attempt 1", "attempt 2"][
+        : attempts_at(project / "tries")
+    ]
+    assert all("Refused: try" in line for line in caught.value.__notes__)
+
+
 @pytest.mark.parametrize(("retry_on", "how"), [(Refused, "die"), (WorkerDiedError, "raise"), (TimeoutError, "raise")])
 def test_other_failures_are_not_retried(rr, project, retry_on, how):
     with pytest.raises((Refused, WorkerDiedError)):
@@ -383,6 +399,54 @@ def test_what_a_call_prints_is_kept_with_it(project, engine, capsys):
     assert (shown.out.strip(), shown.err.strip()) == ("shown", "warned")
 
 
+def prints_and_ends(how, lines=3):
+    for number in range(lines):
+        print("line", number)
+    print("é \udc80", end="", file=sys.stderr)
+    if how == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    spin()
+
+
+@pytest.mark.parametrize(
+    ("how", "error"), [("dies", WorkerDiedError), ("takes too long", TaskTimeoutError), ("is cancelled", CancelledError)]
+)
+def test_what_a_call_has_printed_survives_its_process(rr, how, error):
+    limits = {"timeout": 0.5} if how == "takes too long" else {}
+    future = rr.service(prints_and_ends).options(capture=True, **limits)(how)
+    if how == "is cancelled":
+        wait_until(lambda: rr.statistics().running, "its begin")
+        assert future.cancel(force=True)
+    with pytest.raises(error) as caught:
+        future.get(PATIENCE_S)
+    if how == "is cancelled":
+        with pytest.raises(FlameError, match="never ran, or was cancelled"):
+            future.output()
+        return
+    assert future.output() == "line 0\nline 1\nline 2\né \\udc80"
+    if how == "dies":
+        assert caught.value.output == ["line 0", "line 1", "line 2", "é \\udc80"]
+        assert rr.service(prints_and_ends)(how).exception(PATIENCE_S).output[:3] == ["line 0", "line 1", "line 2"]
+
+
+def test_the_end_of_much_that_a_dead_call_has_printed_is_kept(rr):
+    future = rr.service(prints_and_ends).options(capture=True)("dies", 200_000)
+    assert isinstance(future.exception(PATIENCE_S), WorkerDiedError)
+    lines = future.output().splitlines()
+    assert (1 << 19) - 20 < len(future.output()) <= 1 << 20
+    assert lines[1:-1] == [f"line {number}" for number in range(200_000)][-len(lines) + 2 :]
+
+
+def test_a_call_that_printed_nothing_has_no_other_call_s_output(rr):
+    captured = rr.service(prints_and_ends).options(capture=True)
+    prints = rr.service(print).options(capture=True)
+    dies = rr.service(attempt).options(capture=True)
+    assert prints("one").get(PATIENCE_S) is None
+    assert isinstance((quiet := dies("/dev/null", 1, "die")).exception(PATIENCE_S), WorkerDiedError)
+    assert quiet.output() == ""
+    assert isinstance(captured("dies").exception(PATIENCE_S), WorkerDiedError)
+
+
 def test_a_large_result_is_captured_as_it_is(rr):
     numpy = pytest.importorskip("numpy")
 
@@ -459,6 +523,7 @@ def test_map_of_a_view_makes_one_call_an_item(rr):
         {"timeout": True},
         {"deadline": 0},
         {"retries": -1},
+        {"retries": 10**30},
         {"retries": 1.5},
         {"retries": True},
         {"retry_on": "KeyError"},
@@ -472,6 +537,11 @@ def test_map_of_a_view_makes_one_call_an_item(rr):
 def test_a_value_that_does_not_fit(rr, options):
     with pytest.raises((TypeError, ValueError), match=next(iter(options))):
         rr.service(same).options(**options)
+
+
+def test_an_integer_of_numpy_is_one(rr, project):
+    careful = rr.service(attempt).options(retries=np.int64(2), retry_on=Refused, timeout=np.float32(60))
+    assert careful(project / "third", 3).get(PATIENCE_S) == 3
 
 
 def test_an_unknown_option(rr):

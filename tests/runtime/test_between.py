@@ -371,8 +371,8 @@ def finds_a_free_slot_while_another_takes_it(family, words):
     slot = slot_of(first)
     del first
     words.set_state(slot, words.tables.FREE, dead)
-    taken = []
-    yield words.place("slots", slot, "state"), lambda: family.supervisor.recover_process(dead, death())
+    taken, used = [], words.place("groups", slot // words.tables.GROUP_BITS, "group.used")
+    yield used, lambda: family.supervisor.recover_process(dead, death())
     taken.append(family.runtime.put(7))
     assert slot_of(taken[0]) == slot
     yield

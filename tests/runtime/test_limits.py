@@ -60,9 +60,10 @@ def test_a_call_past_its_deadline_is_due_until_it_is_failed(alone):
     (due,) = alone.supervisor.due_calls()
     assert (due.slot, due.running, due.unwanted) == (slot_of(future), False, False)
     assert due.allowed == pytest.approx(1e-6)
-    assert alone.supervisor.fail_due(due, serialized(Death()))
+    assert alone.supervisor.claim_due(due)
+    alone.supervisor.fail_claimed(due, serialized(Death()))
     assert isinstance(future.exception(0), Death)
-    assert not alone.supervisor.fail_due(due, serialized(Death()))
+    assert not alone.supervisor.claim_due(due)
     alone.work()
 
 
@@ -77,7 +78,7 @@ def test_what_has_begun_meanwhile_is_not_failed(alone):
     time.sleep(0.06)
     (due,) = alone.supervisor.due_calls()
     future.cancel()
-    assert not alone.supervisor.fail_due(due, serialized(Death()))
+    assert not alone.supervisor.claim_due(due)
     assert isinstance(future.exception(0), CancelledError)
 
 
@@ -88,7 +89,9 @@ def test_more_calls_than_one_look_finds_are_all_found(alone):
     looks = 0
     while due := alone.supervisor.due_calls():
         assert alone.supervisor.alarm or len(due) < 256
-        assert all(alone.supervisor.fail_due(one, serialized(Death())) for one in due)
+        for one in due:
+            assert alone.supervisor.claim_due(one)
+            alone.supervisor.fail_claimed(one, serialized(Death()))
         looks += 1
     assert looks == 4
     assert all(isinstance(call.exception(0), Death) for call in calls)
@@ -133,7 +136,8 @@ def test_a_call_that_was_tried_again_while_its_end_was_asked_for_is_due(alone, w
     words.set_state(slot, getattr(words.tables, status), 0)
     (due,) = alone.supervisor.due_calls()
     assert (due.running, due.unwanted) == (False, True)
-    assert alone.supervisor.fail_due(due, b"N")
+    assert alone.supervisor.claim_due(due)
+    alone.supervisor.fail_claimed(due, b"N")
     assert future.cancelled()
 
 

@@ -285,7 +285,10 @@ def test_the_lowest_descriptor_is_as_good_as_any(tmp_path):
 
 
 def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_path):
-    """What is asked for and a margin must be left, to the byte; where more is, the next look is due later."""
+    """What is asked for and a margin must be left, to the byte; where more is, the next look is due later.
+
+    Values fill their extents: a page that nobody has touched counts as taken.
+    """
     machine = Machine(tmp_path, range(1))
     runtime, words, size = machine.alone.runtime, machine.words, 3 << 14
 
@@ -293,15 +296,15 @@ def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_pa
         """How far, when a value is put of which only so much is left, and nothing was known."""
         machine.write(0, f"{GB}\n", f"{GB - left}\n", None)
         words.set("header", 0, "checked_bytes", 0)
-        values.append(runtime.put(b"x" * 40_000))
+        values.append(runtime.put(b"x" * size))
         return words.get("header", 0, "checked_bytes")
 
     values = []
     assert looked_up_to(size + machine.MARGIN) == size == words.get("header", 0, "live_bytes")
     assert looked_up_to(size + machine.MARGIN + machine.STEP - 1) == 2 * size
     assert looked_up_to(size + machine.MARGIN + machine.STEP) == 3 * size + machine.STEP
-    values.append(runtime.put(b"x" * 40_000))  # without another look
-    runtime.put(b"k" * 228_000)
+    values.append(runtime.put(b"x" * size))  # without another look
+    runtime.put(b"k" * (7 << 15))
     (kept,) = {runtime.statistics()["cached_bytes"]}
     assert looked_up_to(size + machine.MARGIN) == 5 * size + kept
     assert runtime.statistics()["cached_bytes"] == kept
@@ -309,7 +312,7 @@ def test_the_store_looks_for_memory_before_it_grows_and_not_for_each_step(tmp_pa
         with pytest.raises(StoreFullError):
             looked_up_to(left)
         assert runtime.statistics()["cached_bytes"] == 0  # that goes first
-    assert [value.get() for value in values] == [b"x" * 40_000] * 5
+    assert [value.get() for value in values] == [b"x" * size] * 5
     machine.alone.check()
     machine.alone.close()
 

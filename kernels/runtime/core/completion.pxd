@@ -12,11 +12,11 @@ from .layout cimport (
     REF_CREATOR, REF_EDGES, REF_PENDING, REF_RUN, RESULT, RUNNING, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies,
     DependencyEdge, Slot,
 )
-from .regions cimport Memory
+from .regions cimport WALK_COUNT, Memory, Walk
 from .bounds cimport follows, process_number, slot_number
 from .lookup cimport (
-    data_of, dependencies_of, dependency_count, edge_at, edges_of, owner_of, queue_of, status_of, value_bytes,
-    with_status,
+    data_of, dependencies_of, dependency_count, edge_at, edges_of, generation_of, owner_of, queue_of, status_of,
+    value_bytes, with_status,
 )
 from .wakeup cimport log_finished, wake_queue, wake_waiters
 from .blocks cimport block_alloc
@@ -126,16 +126,21 @@ cdef inline int is_wanted(Memory *memory, uint32_t index) noexcept nogil:
     """Tell whether a process has a future of an unfinished call, or an unfinished task depends on it.
 
     Once its creator has dropped its futures no task can be made that depends on it. Those that do are on its waiter list;
-    what failed early stays there, too.
+    what failed early stays there, too. So a walk goes on where the one before ended: else to drop a task's dependents one by
+    one, youngest first, as a list of futures does, would take time in the square of their number.
     """
     cdef Slot *slot = &memory.slots[index]
+    cdef Walk *walk = &memory.walks[index % WALK_COUNT]
     cdef DependencyEdge *edge
+    cdef uint64_t generation = generation_of(ff_load64(&slot.state)), at
     cdef uint32_t refs = ff_load32(&slot.refs), task, links = 0
-    cdef uint64_t at
     if refs & (REF_CREATOR | REF_PENDING) or not refs & REF_COUNT:
         return refs & (REF_CREATOR | REF_PENDING) != 0
     at = ff_load64(&slot.waiters)
+    if at > WAITERS_CLOSED and walk.edge and walk.slot == index and walk.generation == generation:
+        at = walk.edge
     while at > WAITERS_CLOSED and follows(memory, &links):
+        walk.slot, walk.generation, walk.edge = index, generation, at
         edge = edge_at(memory, at)
         at = ff_load64(&edge.next)
         task = edge.task

@@ -4,7 +4,7 @@
 
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from libc.string cimport memcpy
-from .externs cimport ff_load32, ff_load64
+from .externs cimport ctz64, ff_load32, ff_load64
 from .layout cimport (
     CACHE_LINE, DONE, EXTENT_COUNT, EXTENT_SLAB, GENERATION_SHIFT, GRANULE, GROUP_BITS, GROUP_COUNT, GROUP_MEMBERS,
     INLINE_BYTES, KIND_HANDLES, OWNER_SHIFT, POOL_QUEUES, PROCESS_COUNT, QUEUE_COUNT, SERVICE_COUNT, SLOT_COUNT,
@@ -32,6 +32,20 @@ cdef inline uint32_t groups_used(Memory *memory) noexcept nogil:
 cdef inline uint32_t slots_used(Memory *memory) noexcept nogil:
     """Return the number of slots ever used: slots from this index on never were."""
     return groups_used(memory) * GROUP_BITS
+
+cdef inline uint32_t next_taken(Memory *memory, uint32_t index) noexcept nogil:
+    """Return the first taken slot from an index on, `slots_used` if there is none.
+
+    It reads a group's bitmap word instead of its 62 slots. A slot is taken from before its first use until after its last.
+    """
+    cdef uint32_t high = slots_used(memory)
+    cdef uint64_t taken
+    while index < high:
+        taken = (ff_load64(&memory.groups[index // GROUP_BITS].group.used) & GROUP_MEMBERS) >> (index % GROUP_BITS)
+        if taken:
+            return index + ctz64(taken)
+        index += GROUP_BITS - index % GROUP_BITS
+    return high
 
 cdef inline uint32_t extents_used(Memory *memory) noexcept nogil:
     return at_most(memory, ff_load32(&memory.header.extent_high), EXTENT_COUNT)

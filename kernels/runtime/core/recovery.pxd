@@ -16,8 +16,8 @@ from .regions cimport SLOT_POOL, Memory
 from .bounds cimport slot_number
 from .lookup cimport (
     data_of, dependencies_of, dependency_count, edge_at, edges_of, empty_group, extents_used, generation_of, group_of,
-    groups_used, instance_queues_used, owner_of, processes_used, queue_of, services_used, slots_used, status_of,
-    value_bytes, with_status,
+    groups_used, instance_queues_used, next_taken, owner_of, processes_used, queue_of, services_used, slots_used,
+    status_of, value_bytes, with_status,
 )
 from .wakeup cimport log_finished, wake_waiters
 from .locked cimport clear_holder, group_free_claimed
@@ -239,19 +239,24 @@ cdef inline int is_built(Memory *memory, uint32_t index) noexcept nogil:
 
 cdef inline void recover_pending(Memory *memory, uint32_t dead, uint32_t building) noexcept nogil:
     """Release a pending reference that the dead process had counted and perhaps not written into an edge."""
-    cdef uint32_t i, at
-    cdef int written
-    cdef Dependencies *dependencies
-    for i in range(slots_used(memory)):
+    cdef uint32_t i = next_taken(memory, 0)
+    while i < slots_used(memory):
         # S14: pairs with `slot_prepare`: `refs` first, then `creator`.
-        if not ff_load32(&memory.slots[i].refs) & REF_PENDING or ff_load32(&memory.slots[i].creator) != dead:
-            continue
-        written = 0
-        if building != NO_DEPENDENCY and memory.slots[building].dependencies:
-            dependencies = dependencies_of(memory, &memory.slots[building])
-            for at in range(dependency_count(memory, dependencies)):
-                written |= edges_of(dependencies)[at].dependency == i
-        release_pending(memory, i, 0 if written else 1)
+        if ff_load32(&memory.slots[i].refs) & REF_PENDING and ff_load32(&memory.slots[i].creator) == dead:
+            release_pending(memory, i, 0 if is_named(memory, building, i) else 1)
+        i = next_taken(memory, i + 1)
+
+cdef inline int is_named(Memory *memory, uint32_t building, uint32_t dependency) noexcept nogil:
+    """Tell whether the slot that a dead process was building (NO_DEPENDENCY: none) has another one as a dependency."""
+    cdef Dependencies *dependencies
+    cdef uint32_t at
+    if building == NO_DEPENDENCY or not memory.slots[building].dependencies:
+        return 0
+    dependencies = dependencies_of(memory, &memory.slots[building])
+    for at in range(dependency_count(memory, dependencies)):
+        if edges_of(dependencies)[at].dependency == dependency:
+            return 1
+    return 0
 
 cdef inline void release_pending(Memory *memory, uint32_t index, uint32_t count) noexcept nogil:
     """Clear REF_PENDING and release the reference that was pending, in one step.
@@ -269,15 +274,16 @@ cdef inline int is_referred_to(Memory *memory, uint64_t block) noexcept nogil:
 
     A dead process may have published a block and died before it cleared its allocation intent.
     """
-    cdef uint32_t i
+    cdef uint32_t i = next_taken(memory, 0)
     cdef Slot *slot
     if memory.header.setup == block:
         return 1
-    for i in range(slots_used(memory)):
+    while i < slots_used(memory):
         slot = &memory.slots[i]
         if slot.payload == block or slot.result == block or slot.dependencies == block \
                 or slot.waits_for == WAITS_FOR_ANY | block:
             return 1
+        i = next_taken(memory, i + 1)
     for i in range(services_used(memory)):
         if memory.services[i].blob == block:
             return 1

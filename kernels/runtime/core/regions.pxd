@@ -30,6 +30,13 @@ cdef enum:
     SLOT_POOL = SLAB_CLASSES
     POOL_COUNT = SLAB_CLASSES + 1
 
+    WALK_COUNT = 16
+
+cdef struct Walk:
+    uint32_t slot
+    uint64_t generation         # of the slot
+    uint64_t edge               # where a walk of its waiter list ended
+
 cdef struct Memory:
     char *base
     Header *header
@@ -57,6 +64,7 @@ cdef struct Memory:
     int lock_broken             # the same of the lock
     uint32_t lock_kind          # what the lock says of itself
     Pool pools[POOL_COUNT]
+    Walk walks[WALK_COUNT]      # by slot, its lowest bits: see `is_wanted`
     Spin for_outcomes
     Spin for_tasks
 
