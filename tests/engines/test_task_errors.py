@@ -439,3 +439,35 @@ def test_more_than_there_is_room_for_is_a_store_full_error(project, engine):
             assert 0 <= caught.value.free <= limit
             assert f"{limit:,}" in str(caught.value)
         assert len(service(bytes(limit // 8)).get()) == limit // 8
+
+
+def in_a_function(value):
+    assert value < 3, "too large"
+    return value
+
+
+def test_an_assertion_that_pytest_has_rewritten_fails_as_one(rr):
+    """In functions that travel by value pytest's code names modules by globals that no import of the test module has."""
+
+    def local(value):
+        assert value < 3
+        return value
+
+    def calls_another(value):
+        return local(value) + in_a_function(value)
+
+    class Local:
+        def method(self, value):
+            assert [value] == [1], f"{value} is not 1"
+            return value
+
+    assert rr.get([rr.service(one)(1) for one in (in_a_function, local, lambda value: local(value))]) == [1, 1, 1]
+    assert rr.get([rr.service(Local).method(1), rr.service(Local()).method(1), rr.service(calls_another)(2)]) == [1, 1, 4]
+    for service, text in (
+        (rr.service(in_a_function), "too large"),
+        (rr.service(local), "assert 5 < 3"),
+        (rr.service(calls_another), "assert 5 < 3"),
+        (rr.service(Local).method, "5 is not 1"),
+        (rr.service(Local()).method, "5 is not 1"),
+    ):
+        assert text in str(error_of(service(5), AssertionError))

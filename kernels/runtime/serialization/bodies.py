@@ -65,6 +65,14 @@ def global_names(code: CodeType) -> tuple[str, ...]:
     return tuple(found)
 
 
+def _tools_names(code: CodeType) -> list[str]:
+    """Return the names of globals that no source text can have.
+
+    A tool has put them there that rewrites code, as pytest does with assertions. A worker's import of the module lacks them.
+    """
+    return [name for name in global_names(code) if not name.isidentifier()]
+
+
 def _annotated_names(annotations: dict[str, Any]) -> Iterator[str]:
     """Return the names that annotations written as text refer to."""
     for text in annotations.values():
@@ -390,10 +398,13 @@ def write_function(function: FunctionType, record: Record | None, body: Body, lo
         body.note_definition(function, record)
     body.note_source(function.__code__.co_filename)
     standin = _standin_for(function, body, loose)
-    used: dict[str, Any] = {}
-    unavailable: dict[str, str] = {}
-    if not (isinstance(standin, _ModuleGlobals) and can_be_imported(sys.modules[standin.name])):
+    if isinstance(standin, _ModuleGlobals) and can_be_imported(sys.modules[standin.name]):
+        used, unavailable = body.values_of(function.__globals__, _tools_names(function.__code__), function)
+    else:
         used, unavailable = _used_globals(function, body)
+    for name in used.keys() & set(_tools_names(function.__code__)):
+        if isinstance(used[name], ModuleType):
+            used[name] = building.ModuleAtUse(used[name].__name__)
     state = {
         "__module__": function.__module__,
         "__qualname__": function.__qualname__,

@@ -202,6 +202,19 @@ def _is_elsewhere(name: str) -> bool:
         return False
 
 
+class ModuleAtUse:
+    """A module that is imported when an attribute of it is looked up: rewritten code needs its tool only to report."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return (ModuleAtUse, (self._name,))
+
+    def __getattr__(self, attribute: str) -> Any:
+        return getattr(importlib.import_module(self._name), attribute)
+
+
 def loose_globals(name: str) -> dict[str, Any]:
     return {"__builtins__": builtins, "__name__": name}
 
