@@ -10,6 +10,7 @@ read, pathlib only when a caller asks for a `Path`.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import stat
 
@@ -180,6 +181,7 @@ def home_directory() -> str:
     except OSError as error:
         raise _invalid(f"cannot make the data directory {home!r} ({named_by}): {error.strerror}") from error
     check_trusted(home, f"the data directory ({named_by})")
+    _keep_private(home)
     return home
 
 
@@ -203,6 +205,23 @@ def make_private(directory: str) -> None:
     except FileExistsError:
         return
     os.chmod(directory, 0o700)  # a umask may have taken the user's own rights, too
+
+
+def _keep_private(home: str) -> None:
+    """Keep others out of the directories in the data directory: made for the user alone, they may have been opened since.
+
+    What lies in them is trusted as it is: packages that are unpacked again, and run.
+    """
+    with os.scandir(home) as entries:
+        for entry in entries:
+            if not entry.is_dir(follow_symlinks=False):
+                continue
+            found = entry.stat(follow_symlinks=False)
+            if found.st_uid not in (os.geteuid(), 0) or found.st_mode & OTHERS_WRITE:
+                check_trusted(entry.path, "the data directory")
+            if found.st_mode & 0o077 and found.st_uid == os.geteuid():
+                with contextlib.suppress(OSError):  # a file system that may only be read
+                    os.chmod(entry.path, found.st_mode & 0o700)
 
 
 def check_trusted(path: str, what: str) -> os.stat_result:

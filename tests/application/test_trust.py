@@ -42,6 +42,22 @@ def test_a_directory_of_another_user_is_refused(tmp_path, monkeypatch):
         config.check_trusted(str(tmp_path), "the data directory")
 
 
+def test_a_directory_in_the_data_directory_that_others_may_write_to_is_refused(project):
+    """A package that lies there is unpacked again, and its code runs."""
+    with Runner("first", workers=1) as rr:
+        home = config.data_home()
+    for name in ("packed", "packages", "owners", "tmp", "unpacked"):
+        (home / name).chmod(0o755)
+        with Runner("again", workers=1) as rr:
+            assert rr.service(abs)(-1).get(20) == 1
+        assert (home / name).stat().st_mode & 0o777 == 0o700
+        for mode in (0o770, 0o1777):
+            (home / name).chmod(mode)
+            with pytest.raises(FlameError, match=f"the data directory: others may write to .*/{name}") as caught:
+                list_applications()
+            subprocess.run(caught.value.message.partition("run: ")[2], shell=True, check=True)
+
+
 def test_what_is_made_in_the_data_directory_is_private_whatever_the_umask(project, tmp_path, monkeypatch):
     home = tmp_path / "private"
     monkeypatch.setenv("FLAME_FAST_HOME", str(home))
