@@ -106,7 +106,9 @@ def cancel(shape: Any, force: bool) -> int:
     shape, found = _futures_of(shape)
     if not found and not hasattr(shape, "__len__") or isinstance(shape, (str, bytes)):
         raise TypeError(f"expected a future, or a list, dict or other container of futures, got {shape!r}")
-    futures = list({id(future): future for future in found if isinstance(future, ObjectFuture)}.values())
+    futures = [future for future in found if isinstance(future, ObjectFuture)]
+    if len(set(map(id, futures))) < len(futures):
+        futures = list({id(future): future for future in futures}.values())
     client = _common_client(futures)
     if client is None:
         return sum(future.cancel(force) for future in futures)
