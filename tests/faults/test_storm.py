@@ -148,8 +148,10 @@ class Storm:
         except TaskTimeoutError:
             assert kind in ("timed", "late", "dependent")
             self.ended["timed out"] += 1
-        except Flaky:
-            raise AssertionError(f"call {number} of {RETRIES} retries failed at the third attempt") from None
+        except Flaky as error:  # its third attempt with a begin succeeds: the others died before that
+            died = sum("WorkerDiedError" in note for note in error.__notes__)
+            assert kind in ("flaky", "dependent") and len(error.__notes__) == RETRIES and died >= RETRIES - 1
+            self.ended["failed"] += 1
         else:
             expected = {"large": (number, bytes([number & 0xFF]) * 50_000), "nested": f"{number}-inner"}.get(kind, number)
             assert value == expected
@@ -188,7 +190,7 @@ def run_round(chance, directory, kills):
         wait_until(lambda: rr.statistics().objects == before, "the end of every call")
         assert rr.service(work)(str(directory), 0).get(PATIENCE_S) == 0
         storm.check()
-    assert len(storm.ended) == 4 or kills == KILLS  # few kills may all meet calls that are tried again
+    assert len(storm.ended) >= 4 or kills == KILLS  # few kills may all meet calls that are tried again
     return dict(storm.ended)
 
 
