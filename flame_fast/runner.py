@@ -14,6 +14,7 @@ from functools import partial
 from flame_fast.application.lifecycle import acquire_application, check_nested
 from flame_fast.application.registry.validation import check_name
 from flame_fast.calls import gather
+from flame_fast.calls.selection import select
 from flame_fast.calls.service import (
     RunnerService,
     check_options,
@@ -24,6 +25,7 @@ from flame_fast.calls.service import (
 )
 from flame_fast.calls.session import named_session
 from flame_fast.calls.statistics import statistics_of
+from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_setup, workers_by_environment
 from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
@@ -34,14 +36,16 @@ from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from types import TracebackType
     from typing import Any
 
     from flame_fast.application.lifecycle import ApplicationLease
+    from flame_fast.calls.progress import Progress
+    from flame_fast.calls.selection import Selection
     from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
-    from flame_fast.kernels.runtime import ObjectFuture, ObjectRef
+    from flame_fast.kernels.runtime import ObjectRef
     from flame_fast.resources import ResourceRequirement
 
 
@@ -108,7 +112,7 @@ class Runner:
         Must match the running Python, as ``3.11`` or ``3.11.7``.
     workers : int, optional
         Worker processes; default the CPUs this process may really use.
-    engine : {"local", "inline"}
+    engine : {"local", "inline"}, optional
         `"inline"` runs calls in the driver, in order: for debuggers and coverage.
     context : FlameContext, optional
         Configuration; default the one found by its usual rules.
@@ -119,10 +123,22 @@ class Runner:
         NumPy arrays that arrive, in tasks and in the driver, alone or in objects, are the receiver's own: of large ones
         a page is copied when it is first written. `"readonly"` makes them refuse writes, for those who want to be told of
         such copies. A Runner inside a task has the outer runner's.
-
     handle_sigterm : bool
         SIGTERM ends the body like an exception: it raises `SystemExit(143)` in the main thread, and the runner is closed. By
         default the process ends at once, as Python has it, and the supervisor cleans up within a second. Not in a task.
+    package : bool
+        If False, nothing is packaged or stored: workers import from the directories that this process imports from, as
+        those are at the time.
+    initializer : callable, optional
+        Called as `initializer(*initargs)` in each worker process before its first task. What it sets as globals of its
+        module is there for the tasks. What it raises, every call in that process raises.
+    initargs : sequence
+    env : dict of str to str, optional
+        Environment variables of the workers, beside this process's.
+    preload : sequence of str
+        Modules that are imported once for all workers, before the first starts: third-party ones that tasks import.
+    max_tasks_per_worker : int, optional
+        Calls after which a worker process leaves and another takes its place; a chunk of `map` counts as one.
 
     Raises
     ------
@@ -132,8 +148,9 @@ class Runner:
 
     Notes
     -----
-    The constructor does the work; ``with`` adds the clean-up. Safe from any thread. A forked child neither uses nor destroys
-    it. Inside a task a Runner of any name shares the outer runner's processes.
+    `$FLAME_FAST_WORKERS`, `$FLAME_FAST_ENGINE` and `$FLAME_FAST_MEMORY` take the place of `workers`, `engine` and `memory`
+    that are not given. The constructor does the work; ``with`` adds the clean-up. Safe from any thread. A forked child
+    neither uses nor destroys it. Inside a task a Runner of any name shares the outer runner's processes.
     """
 
     def __init__(
@@ -144,20 +161,29 @@ class Runner:
         python_version: str | None = None,
         *,
         workers: int | None = None,
-        engine: str = "local",
+        engine: str | None = None,
         context: FlameContext | None = None,
         memory: int | str | None = None,
         arrays: str = "copy-on-write",
         handle_sigterm: bool = False,
+        package: bool = True,
+        initializer: Callable[..., object] | None = None,
+        initargs: Sequence[Any] = (),
+        env: dict[str, str] | None = None,
+        preload: Sequence[str] = (),
+        max_tasks_per_worker: int | None = None,
     ) -> None:
         check_name(name)
+        engine = by_environment("ENGINE", engine)
+        engine = "local" if engine is None else engine
         _check_choice("engine", engine, tuple(ENGINES))
         _check_choice("arrays", arrays, ARRAYS)
         _check_context(context)
         _check_handle_sigterm(handle_sigterm)
+        setup = check_setup(package, initializer, initargs, env, preload, max_tasks_per_worker)
         cpus = available_cpus()
-        workers = check_workers(workers, cpus)
-        limit = check_memory(memory)
+        workers = check_workers(workers_by_environment(workers), cpus)
+        limit = check_memory(by_environment("MEMORY", memory))
         self.name = name
         self._sessions: dict[str, tuple[Any, RunnerService]] = {}
         outer = current.serving_engine()
@@ -167,11 +193,15 @@ class Runner:
             self._engine = outer
             self._lifetime = Lifetime(self, partial(_leave_nested, self._sessions))
             return
-        options = EngineOptions(name, workers, cpus, limit, memory_cgroups(), arrays == "readonly")
+        options = EngineOptions(
+            name, workers, cpus, limit, memory_cgroups(), arrays == "readonly", setup.environment, setup.preload
+        )
         self._engine = _start_engine(ENGINES[engine], options)
         lease = _enter(
             self._engine,
             name,
+            setup,
+            package=package,
             fail_if_exists=fail_if_exists,
             dependencies=dependencies,
             python_version=python_version,
@@ -236,7 +266,14 @@ class Runner:
 
     # ---- futures -----------------------------------------------------------------------------------------------------
 
-    def get(self, futures: Any, timeout: float | None = None) -> Any:
+    def get(
+        self,
+        futures: Any,
+        timeout: float | None = None,
+        *,
+        return_exceptions: bool = False,
+        progress: Progress = None,
+    ) -> Any:
         """Return the values of futures and refs, in the shape given.
 
         Parameters
@@ -246,6 +283,11 @@ class Runner:
             function service stands for one call of it without arguments, as a list of one.
         timeout : float, optional
             Seconds for all of them together.
+        return_exceptions : bool
+            Give a failed call's exception in place of its value; by default it is raised.
+        progress : bool, str or callable, optional
+            Show how many calls are done and have failed: True or a label shows a bar of tqdm, in a terminal or a notebook
+            (elsewhere if `FLAME_FAST_PROGRESS` is set); a callable is called with (done, failed, total) after each.
 
         Raises
         ------
@@ -254,23 +296,65 @@ class Runner:
         Exception
             The first failure in input order, as soon as all before it are done.
         """
-        if type(futures) is list and futures and not self._lifetime.is_over and self._engine.owns_all(futures):
+        if (
+            not (return_exceptions or progress)
+            and type(futures) is list
+            and futures
+            and not self._lifetime.is_over
+            and self._engine.owns_all(futures)
+        ):
             return self._engine.get_many(futures, timeout)  # the usual case; it refuses a forked child by itself
         self._check_open()
-        return gather.get(_one_call(futures), timeout)
+        return gather.get(_one_call(futures), timeout, return_exceptions, progress)
 
-    def wait(self, futures: Any, timeout: float | None = None) -> None:
-        """Wait as `get`, without reading the values: return when all have completed, raise the first error."""
+    async def aget(self, futures: Any, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
+        """Return what `get` returns, from a coroutine: other tasks of the event loop go on meanwhile.
+
+        Raises
+        ------
+        asyncio.CancelledError
+            The task, or a call, was cancelled. Calls that nobody else waits for are dropped, if they have not begun.
+        """
         self._check_open()
+        return await gather.aget(_one_call(futures), timeout, return_exceptions)
+
+    async def gather(self, *futures: Any, return_exceptions: bool = False) -> list[Any]:
+        """Return the values of futures as a list, as `asyncio.gather` does; a task for each of them is not needed."""
+        self._check_open()
+        return await gather.aget(list(futures), None, return_exceptions)  # type: ignore[no-any-return]
+
+    def wait(self, futures: Any, timeout: float | None = None, *, num_returns: int | None = None) -> Any:
+        """Wait as `get`, without reading the values: return when all have completed, raise the first error.
+
+        Parameters
+        ----------
+        futures, timeout
+            As for `get`.
+        num_returns : int, optional
+            Return as soon as so many futures are done, or the time is up, a pair: those that are done, failed ones too, and
+            the others, both in the order given.
+        """
+        self._check_open()
+        if num_returns is not None:
+            return gather.wait_for_some(_one_call(futures), timeout, num_returns)
         gather.wait(_one_call(futures), timeout)
+        return None
 
     def ref(self, futures: Any) -> Any:
         """Wait as `get`; return an `ObjectRef` in place of each value."""
         self._check_open()
         return gather.ref(_one_call(futures))
 
-    def select(self, futures: Any, timeout: float | None = None) -> Iterator[ObjectFuture | ObjectRef]:
-        """Return an iterator over futures as they complete, each once, failed ones too.
+    def select(self, futures: Any, timeout: float | None = None, *, progress: Progress = None) -> Selection:
+        """Return an iterator over futures as they complete, each once, failed ones too; `async for` takes it as well.
+
+        Parameters
+        ----------
+        futures : iterable of futures and refs
+        timeout : float, optional
+            Seconds for all of them together.
+        progress : bool, str or callable, optional
+            As for `get`.
 
         Raises
         ------
@@ -280,7 +364,9 @@ class Runner:
             An item is no future.
         """
         self._check_open()
-        return gather.select(_one_call(futures), timeout)
+        return select(_one_call(futures), timeout, progress)
+
+    as_completed = select
 
     def cancel(self, futures: Any, force: bool = False) -> int:
         """Cancel the calls of futures, and every call that depends on one of them; return how many of them are cancelled.
@@ -350,6 +436,17 @@ class Runner:
             if error is None:
                 raise
             error.add_note(str(dropped))
+
+    async def __aenter__(self) -> Runner:
+        self._check_open()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None
+    ) -> None:
+        from flame_fast.kernels.runtime.awaiting import run_in_thread
+
+        await run_in_thread(partial(self.__exit__, kind, error, frames))
 
     def _check_open(self) -> None:
         if self._lifetime.is_over:
@@ -427,12 +524,12 @@ def _start_engine(start: Callable[[EngineOptions], Engine], options: EngineOptio
     return engine
 
 
-def _enter(engine: Engine, name: str, **options: Any) -> ApplicationLease:
+def _enter(engine: Engine, name: str, setup: WorkerSetup, **options: Any) -> ApplicationLease:
     """Enter the application, and tell the engine where its workers find the project; undo everything at a failure."""
     try:
         lease = acquire_application(name, **options)
         try:
-            engine.set_project({**lease.unpack_plan(sys.path), **_of_process()})
+            engine.set_project({**lease.unpack_plan(sys.path), **setup.plan(), **_of_process()})
         except BaseException:
             lease.release()
             raise

@@ -97,11 +97,19 @@ class ApplicationLease:
         -------
         dict
             For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Keys: ``home`` and
-            ``token``, for `release_owner`; ``name``, ``directory``, ``archive``, ``digest``, ``limit``, ``tree``,
-            ``sys_path``.
+            ``token``, for `release_owner`; ``name``, ``directory``, ``archive`` (empty: nothing was packaged), ``digest``,
+            ``limit``, ``tree``, ``sys_path``.
         """
-        assert self._package is not None
-        parts = split_sys_path(sys_path, self.directory, self._package.holds)
+        if self._package is None:
+            parts = [
+                (False, os.path.normpath(os.path.join(self.directory, entry)))
+                for entry in sys_path
+                if isinstance(entry, str)
+            ]
+            size, tree = 0, self.directory
+        else:
+            parts = split_sys_path(sys_path, self.directory, self._package.holds)
+            size, tree = self._package.size, unpacked_tree(self.home, self.digest)
         return {
             "home": self.home,
             "token": self.token,
@@ -109,8 +117,8 @@ class ApplicationLease:
             "directory": self.directory,
             "archive": self.archive,
             "digest": self.digest,
-            "limit": max(self._limit, self._package.size),  # a file may have grown while it was packed
-            "tree": unpacked_tree(self.home, self.digest),
+            "limit": max(self._limit, size),  # a file may have grown while it was packed
+            "tree": tree,
             "sys_path": [[moves, path] for moves, path in parts],
         }
 
@@ -138,6 +146,7 @@ def acquire_application(
     dependencies: Iterable[str] | None = None,
     python_version: str | None = None,
     context: FlameContext | None = None,
+    package: bool = True,
 ) -> ApplicationLease:
     r"""Package the current directory, upload it, and register the application or join it.
 
@@ -153,6 +162,8 @@ def acquire_application(
         The Python that must be running.
     context : FlameContext, optional
         The configuration; by default the one in force.
+    package : bool
+        Package the directory; else it is only registered, and workers import from it.
 
     Returns
     -------
@@ -170,10 +181,11 @@ def acquire_application(
     if context is None:
         context = FlameContext()
     home = home_directory()
-    storage = open_storage(context.package.storage, home)
+    storage = open_storage(context.package.storage, home) if package else None
     with _step("packaging", name):
         directory = _current_directory()
-        _check_directory(directory, home, storage)
+        if storage is not None:
+            _check_directory(directory, home, storage)
     lease = ApplicationLease(name, directory, home, liveness.acquire(home))
     try:
         _acquire(lease, context, storage, listed, fail_if_exists)
@@ -215,10 +227,11 @@ def release_owner(home: str, token: str) -> None:
 def _acquire(
     lease: ApplicationLease,
     context: FlameContext,
-    storage: Storage,
+    storage: Storage | None,
     dependencies: list[str],
     fail_if_exists: bool,
 ) -> None:
+    """Register an owner, with a package if there is a storage to put it into."""
     name, home, token = lease.name, lease.home, lease.token
     with Registry(home) as registry:
         with _step("registering", name):
@@ -226,37 +239,45 @@ def _acquire(
             with registry.transaction():
                 registry.check_free(name, fail_if_exists)  # the answer that counts is enroll's
                 attributes = _template(registry, context.runner.template)
-                default = context.package.storage is None
-                registry.add_owner(token, name, lease.directory, None if default else storage.directory)
-        with _step("packaging", name):
-            temporary = _temporary(home, token)
-            make_private(os.path.dirname(temporary))
-            make_private(temporary)
-            package = pack(
-                lease.directory,
-                temporary,
-                name=name,
-                excludes=context.package.excludes,
-                limit=context.package.limit,
-                dependencies=dependencies,
-                never=[storage.directory],
-                home=home,
-            )
-        with _step("uploading", name):
-            url = storage.url(package.name)
-            with registry.transaction():
-                registry.set_package(token, package.name, url)
-            _upload(storage, package, token)
-            _remove_temporary(home, token)
-        attributes.url = url
+                place = None if storage is None or context.package.storage is None else storage.directory
+                registry.add_owner(token, name, lease.directory, place)
+        attributes.url = None if storage is None else _package(registry, lease, context, storage, dependencies)
         attributes.working_directory = lease.directory
         with _step("registering", name), registry.transaction():
             registry.enroll(token, name, attributes, fail_if_exists=fail_if_exists)
+    lease.attributes = attributes
+
+
+def _package(
+    registry: Registry, lease: ApplicationLease, context: FlameContext, storage: Storage, dependencies: list[str]
+) -> str:
+    """Package the lease's directory and store the package; return its URL."""
+    name, home, token = lease.name, lease.home, lease.token
+    with _step("packaging", name):
+        temporary = _temporary(home, token)
+        make_private(os.path.dirname(temporary))
+        make_private(temporary)
+        package = pack(
+            lease.directory,
+            temporary,
+            name=name,
+            excludes=context.package.excludes,
+            limit=context.package.limit,
+            dependencies=dependencies,
+            never=[storage.directory],
+            home=home,
+        )
+    with _step("uploading", name):
+        url = storage.url(package.name)
+        with registry.transaction():
+            registry.set_package(token, package.name, url)
+        _upload(storage, package, token)
+        _remove_temporary(home, token)
     lease.archive = os.path.join(storage.directory, package.name)
     lease.digest = package.digest
-    lease.attributes = attributes
     lease._package = package
     lease._limit = context.package.limit
+    return url
 
 
 @contextlib.contextmanager

@@ -1,43 +1,25 @@
-"""Gathering: `Runner.get`, `wait`, `ref` and `select` of lists, tuples, dicts and generators of futures."""
+"""Gathering: `Runner.get`, `aget`, `wait`, `ref` and `cancel` of lists, tuples, dicts and generators of futures."""
 
 from __future__ import annotations
 
-import time
+import contextlib
+import itertools
 from collections import deque
 from copy import copy
 
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout
+from flame_fast.calls.selection import Deadline, client_of, is_future, select
+from flame_fast.kernels.runtime import ObjectFuture
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
     from typing import Any
 
+    from flame_fast.calls.progress import Progress
     from flame_fast.engine.protocol import FutureClient
-
-#: Seconds between two looks at futures of several runners, which no single wait covers.
-MIXED_LOOK_S = 0.02
 
 #: Containers of futures that give a list.
 LISTED: tuple[type[Any], ...] = (set, frozenset, type({}.keys()), type({}.values()), type({}.items()))
-
-
-class Deadline:
-    """A time-out for several waits together."""
-
-    __slots__ = ("_end",)
-
-    def __init__(self, timeout: float | None) -> None:
-        self._end = None if timeout is None else time.monotonic() + check_timeout(timeout)
-
-    def left(self) -> float | None:
-        """Return the seconds left; None for ever."""
-        return None if self._end is None else max(0.0, self._end - time.monotonic())
-
-
-def is_future(obj: Any) -> bool:
-    """Whether an object is a future or ref of any engine."""
-    return isinstance(obj, (ObjectFuture, ObjectRef))
 
 
 def map_futures(shape: Any, function: Callable[[Any], Any]) -> Any:
@@ -75,15 +57,74 @@ def _is_listed(shape: Any) -> bool:
     return hasattr(type(shape), "__next__") and not hasattr(shape, "read")
 
 
-def get(shape: Any, timeout: float | None) -> Any:
+def get(shape: Any, timeout: float | None, return_exceptions: bool = False, progress: Progress = None) -> Any:
     """Return the shape with values in place of futures; see `Runner.get`."""
     shape, futures = _futures_of(shape)
+    if progress is not None and progress is not False:
+        timeout = _show(futures, timeout, progress, stops=not return_exceptions)
+    if return_exceptions:
+        deadline = Deadline(timeout)
+        return map_futures(shape, lambda future: _outcome(future, deadline.left()))
     client = _common_client(futures)
     if client is None:
         deadline = Deadline(timeout)
         return map_futures(shape, lambda future: future.get(deadline.left()))
     values = iter(client.get_many(futures, timeout))
     return map_futures(shape, lambda future: next(values))
+
+
+def _outcome(future: Any, timeout: float | None) -> Any:
+    """Return a future's value, or the error of its call."""
+    if isinstance(future, ObjectFuture):
+        error = future.exception(timeout)
+        if error is not None:
+            return error
+    return future.get(timeout)
+
+
+def _show(futures: list[Any], timeout: float | None, progress: Any, *, stops: bool) -> float | None:
+    """Show the progress of some calls until all are done, or one has failed; return the seconds left."""
+    from flame_fast.calls.progress import Bar
+
+    deadline, bar = Deadline(timeout), Bar(progress, len(futures))
+    try:
+        for future in select(futures, timeout):
+            bar.add(future.has_failed())
+            if stops and future.has_failed():
+                break
+    finally:
+        bar.close()
+    return deadline.left()
+
+
+async def aget(shape: Any, timeout: float | None, return_exceptions: bool) -> Any:
+    """Return the shape with values in place of futures, from an event loop; see `Runner.aget`."""
+    from flame_fast.kernels.runtime.awaiting import outcome_of, wait_for_all, wait_for_any
+
+    shape, futures = _futures_of(shape)
+    deadline = Deadline(timeout)
+    await wait_for_all(futures, timeout, stop_at_failure=not return_exceptions)
+    for future in futures:
+        await wait_for_any([future], deadline.left())
+        if not future.done() and not future.is_lost():
+            raise TimeoutError("the calls waited for have not finished in time; they go on")
+        if not return_exceptions and future.has_failed():
+            outcome_of(future).send(None)  # raises as an await of it does
+    return get(shape, None, return_exceptions)
+
+
+def wait_for_some(shape: Any, timeout: float | None, num_returns: int) -> tuple[list[Any], list[Any]]:
+    """Return the futures that are done, at least so many unless the time is up, and the others; see `Runner.wait`."""
+    if isinstance(num_returns, bool) or not isinstance(num_returns, int) or num_returns < 1:
+        raise ValueError(f"num_returns: expected an integer of at least 1, got {num_returns!r}")
+    _, futures = _futures_of(shape)
+    if num_returns > len(futures):
+        raise ValueError(f"num_returns: expected at most the {len(futures)} futures there are, got {num_returns}")
+    with contextlib.suppress(TimeoutError):
+        for _ in itertools.islice(select(futures, timeout), num_returns):
+            pass
+    done = [future for future in futures if future.done()]
+    return done, [future for future in futures if not future.done()]
 
 
 def wait(shape: Any, timeout: float | None) -> None:
@@ -126,68 +167,12 @@ def _futures_of(shape: Any) -> tuple[Any, list[Any]]:
     return map_futures(shape, note), futures
 
 
-def _client_of(future: Any) -> FutureClient:
-    return future.client  # type: ignore[no-any-return]
-
-
 def _common_client(futures: list[Any]) -> FutureClient | None:
     """Return the client of all of them; None if no client has them all."""
-    client = _client_of(futures[0]) if futures else None
+    client = client_of(futures[0]) if futures else None
     return client if client is not None and client.owns_all(futures) else None
 
 
 def ref(shape: Any) -> Any:
     """Return the shape with refs in place of futures; see `Runner.ref`."""
     return map_futures(shape, lambda future: future.ref() if isinstance(future, ObjectFuture) else future)
-
-
-def select(futures: Any, timeout: float | None) -> Iterator[ObjectFuture | ObjectRef]:
-    """Return an iterator over the futures as they complete, each once; see `Runner.select`.
-
-    Raises
-    ------
-    TypeError
-        An item is no future. Raised before the iterator exists.
-    """
-    pending: list[Any] = []
-    seen: set[int] = set()
-    for future in [futures] if is_future(futures) else futures:
-        if not is_future(future):
-            raise TypeError(f"select: expected futures, got a {type(future).__name__}: {str(future)[:60]}")
-        if id(future) not in seen:
-            seen.add(id(future))
-            pending.append(future)
-    return _select(pending, Deadline(timeout))
-
-
-def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
-    if not pending:
-        return
-    client = _client_of(pending[0])
-    if not client.owns_all(pending):
-        yield from _select_mixed(pending, deadline)
-        return
-    selector = client.selector(pending)
-    left = len(pending)
-    while left:
-        for position in selector.select(deadline.left()):
-            left -= 1
-            future, pending[position] = pending[position], None
-            yield future
-            del future
-
-
-def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
-    """Select from futures of several runners: no single wait covers them."""
-    while pending:
-        ready = [future for future in pending if future.done()]
-        if ready:
-            pending = [future for future in pending if future not in ready]
-            yield from ready
-            continue
-        for future in pending:
-            if future.is_lost():
-                future.get()  # raises INVALID_STATE
-        if deadline.left() == 0.0:
-            raise TimeoutError("no call has finished in time; the calls go on")
-        time.sleep(MIXED_LOOK_S)

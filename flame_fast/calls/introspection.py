@@ -32,7 +32,7 @@ ROUTINES = (
 )
 
 #: Names of the service itself, whatever the user's object has.
-RESERVED = frozenset({"close", "map", "options", "call", "name", "session_id"})
+RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "session_id"})
 
 
 def kind_of(obj: Any) -> str:

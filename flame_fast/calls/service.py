@@ -9,31 +9,27 @@ from functools import partial
 from flame_fast.calls.captures import Capture, has_state
 from flame_fast.calls.import_scan import libraries_of
 from flame_fast.calls.introspection import RESERVED, kind_of, method_names, name_of
+from flame_fast.calls.mapping import MappedTarget
 from flame_fast.calls.options import changed
-from flame_fast.calls.separate_calls import SeparateCalls
 from flame_fast.calls.session import session_of
 from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, generator_in
 from flame_fast.engine.current import engine_of
 from flame_fast.engine.spec import FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
-from flame_fast.kernels.runtime import UNCALLABLE, CallTarget, call_without_frames, serialization
+from flame_fast.kernels.runtime import UNCALLABLE, call_without_frames, serialization
 from flame_fast.resources import ResourceRequirement
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from flame_fast.engine.protocol import Engine, ServiceKey
     from flame_fast.kernels.runtime import ObjectFuture
 
 
-#: Calls that `map` of a view with options makes ahead, per worker.
-AHEAD_PER_WORKER = 2
-
-
 @call_without_frames
-class Method(CallTarget):
+class Method(MappedTarget):
     """One public method of a class or instance service."""
 
     __slots__ = ("__name__", "_service")
@@ -41,6 +37,9 @@ class Method(CallTarget):
     def __init__(self, service: RunnerService, name: str) -> None:
         self._service = service
         self.__name__ = name
+
+    def _engine_of_map(self) -> tuple[Engine, bool]:
+        return self._service._engine_of_map()
 
     def __repr__(self) -> str:
         return f"<method {self.__name__!r} of {self._service!r}>"
@@ -50,7 +49,7 @@ class Method(CallTarget):
 
 
 @call_without_frames
-class RunnerService(CallTarget):
+class RunnerService(MappedTarget):
     """Calls of one execution object, in the runner's workers. Made by `Runner.service`.
 
     A function service is called. Class and instance services have a method per public method of the object; a callable
@@ -111,37 +110,8 @@ class RunnerService(CallTarget):
             f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
         )
 
-    def map(self, iterable: Iterable[Any], chunksize: int | None = None) -> Iterator[Any]:
-        """Call the service once for each item; return an iterator over the results, in order.
-
-        Many items travel in one call. Results come lazily: the iterator takes a bounded number of items ahead of what it has
-        given out, so the iterable may be endless.
-
-        Parameters
-        ----------
-        iterable : iterable
-            One argument per call; futures among the items arrive as their values.
-        chunksize : int, optional
-            Items in one call, at least 1; by default as many as take about a millisecond, measured on the way.
-
-        Raises
-        ------
-        ValueError
-            The chunksize is no integer of at least 1.
-        TypeError
-            The service is not callable.
-        Exception
-            From the iterator, in its turn: what the call of an item, or the iterable itself, raised. Then the iterator ends.
-
-        Notes
-        -----
-        The iterator is for one thread at a time. The first items are queued at once.
-        """
-        if chunksize is not None and (isinstance(chunksize, bool) or not isinstance(chunksize, int) or chunksize < 1):
-            raise ValueError(f"chunksize: expected an integer of at least 1, or None, got {chunksize!r}")
-        if self._policy is not None:
-            return SeparateCalls(self, iterable, AHEAD_PER_WORKER * self._engine.workers + 1)
-        return self._engine.map(self, iterable, chunksize)
+    def _engine_of_map(self) -> tuple[Engine, bool]:
+        return self._engine, self._policy is not None
 
     def options(
         self,

@@ -31,12 +31,14 @@ class InlineEngine(DriverEngine):
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options, Worker)
         self.runtime.serve_inline()
-        self._host = Host(self.runtime, enter=use_in_thread)
+        self._initializer: bytes | None = None
+        self._host = Host(self.runtime, enter=use_in_thread, initializer=lambda: self._initializer)
         self._turn = threading.RLock()
         self._closed = False
 
     def set_project(self, project: dict[str, Any]) -> None:
-        """Do nothing: tasks import the project as the driver does."""
+        """Note the initializer; tasks import the project as the driver does."""
+        self._initializer = project["initializer"]
 
     @property
     def _after_call(self) -> Callable[[], object]:

@@ -53,6 +53,7 @@ class LocalEngine(DriverEngine):
 
     def __init__(self, options: EngineOptions) -> None:
         super().__init__(options, Client)
+        self._options = options
         self._lock = threading.RLock()  # reentrant: under it a garbage collection may close this very runner
         self._unfinished: int | None = None
         self._zygote_pid = -1
@@ -70,7 +71,15 @@ class LocalEngine(DriverEngine):
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         try:
             with theirs:
-                pid = spawn.start_zygote(self.name, self.runtime.fd, self._doorbell.fd, theirs.fileno(), recover=recover)
+                pid = spawn.start_zygote(
+                    self.name,
+                    self.runtime.fd,
+                    self._doorbell.fd,
+                    theirs.fileno(),
+                    recover=recover,
+                    environment=self._options.environment,
+                    preload=self._options.preload,
+                )
             self._zygote_pid = pid
             self._zygote_started = time.monotonic()
             self._forget_zygote()

@@ -18,10 +18,13 @@ import os
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import threading
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 #: Libraries, as bits.
 NUMPY, NUMBA, KERNELS, COMPILER = 1, 2, 4, 8
+
+#: The modules that the user has named.
+NAMED = 1 << 30
 
 #: The module of each bit, in the order of loading. Numba loads its compiler only when it first compiles, which takes half
 #: as long again as its import; kernels that are compiled on disk do without.
@@ -43,10 +46,13 @@ class Preloading:
     ----------
     ring : callable
         Wakes the zygote. The importing thread calls it as its last act.
+    named : sequence of str
+        Modules that the user has named, to be imported before the first fork.
     """
 
-    def __init__(self, ring: Callable[[], object]) -> None:
+    def __init__(self, ring: Callable[[], object], named: Sequence[str] = ()) -> None:
         self.loaded = 0
+        self._named = named
         self._wanted = 0
         self._ring = ring
         self._thread: threading.Thread | None = None
@@ -54,6 +60,7 @@ class Preloading:
 
     def is_busy(self, wanted: int) -> bool:
         """Start an import of what is `wanted` and not loaded yet; return whether one runs: then the zygote may not fork."""
+        wanted |= NAMED if self._named else 0
         if self._thread is not None:
             if not self._finished:
                 return True
@@ -91,6 +98,8 @@ class Preloading:
             for bit, name in MODULES.items():
                 if libraries & bit:
                     _import_whole(name)
+            for name in self._named if libraries & NAMED else ():
+                _import_whole(name)
         finally:
             for name, value in before.items():
                 if value is None:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from flame_fast.engine.spec import CallOptions, ServiceSpec
+    from flame_fast.engine.spec import CallOptions, MapOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, ObjectRef
 
 #: A service's key in its engine: picklable, since services travel to tasks. The engine alone looks inside.
@@ -62,6 +62,18 @@ class Future(Ref, Protocol):
 
     def cancelled(self) -> bool:
         """Whether the call was cancelled, or depends on one that was."""
+
+    def running(self) -> bool:
+        """Whether the call runs now."""
+
+    def has_failed(self) -> bool:
+        """Whether the call has finished with an error."""
+
+    def add_done_callback(self, fn: Callable[[Any], object]) -> None:
+        """Call a function with this future once it is done; at once if it is."""
+
+    def discard_callback(self, fn: Callable[[Any], object]) -> None:
+        """Forget a function given to `add_done_callback`, unless it has been called."""
 
     def output(self, timeout: float | None = None) -> str:
         """Wait for the call; return what it printed, if that was captured; else raise INVALID_STATE."""
@@ -177,7 +189,7 @@ class Engine(FutureClient, Protocol):
             As `policy` returned it; None for calls without options.
         """
 
-    def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
+    def map(self, target: CallTarget, iterable: Iterable[Any], options: MapOptions) -> Iterator[Any]:
         """Return an iterator over the results of `target(item)`; see `RunnerService.map`."""
 
     def close_service(self, key: ServiceKey, cancel: bool) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
     from typing import Any
 
-    from flame_fast.engine.spec import CallOptions, EngineOptions, ServiceSpec
+    from flame_fast.engine.spec import CallOptions, EngineOptions, MapOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, Client
 
     #: (service, generation, queue) as the native runtime numbers them.
@@ -105,8 +105,19 @@ class SegmentEngine:
         """What runs after each call was queued; None for nothing."""
         return None
 
-    def map(self, target: CallTarget, iterable: Iterable[Any], chunksize: int | None) -> Iterator[Any]:
-        return MapResults(target, iterable, chunksize)
+    def map(self, target: CallTarget, iterable: Iterable[Any], options: MapOptions) -> Iterator[Any]:
+        return MapResults(
+            target,
+            iterable,
+            options.chunksize,
+            options.timeout,
+            options.ordered,
+            options.star,
+            options.return_exceptions,
+            options.length,
+            options.eager,
+            options.ahead,
+        )
 
     def finish(self) -> None:
         """Do nothing: no process stands by."""
@@ -149,6 +160,7 @@ class DriverEngine(SegmentEngine):
     def _abandon_calls(self, ending: str) -> None:
         """Make every wait for an unfinished call raise, and give back the memory that no value takes."""
         self.runtime.mark_closed(ending)
+        self.runtime.end_callbacks()
         serialization.release(self.runtime)
         self.runtime.trim_memory()
 

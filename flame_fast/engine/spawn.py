@@ -8,6 +8,11 @@ import json
 import os
 import sys
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+    from typing import Any
+
 #: The zygote's descriptors from the driver: the segment, the eventfd, the control socket, a pidfd of the driver.
 SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 
@@ -32,7 +37,16 @@ zygote.main(sys.argv[1])
 """
 
 
-def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recover: bool) -> int:
+def start_zygote(
+    name: str,
+    segment: int,
+    doorbell: int,
+    control: int,
+    *,
+    recover: bool,
+    environment: dict[str, str] | None = None,
+    preload: Sequence[str] = (),
+) -> int:
     """Start a zygote; return its pid.
 
     Parameters
@@ -43,18 +57,22 @@ def start_zygote(name: str, segment: int, doorbell: int, control: int, *, recove
         Descriptors of the segment, the eventfd and the zygote's end of the control socket.
     recover : bool
         Another zygote was there before: this one recovers what its workers left.
+    environment : dict, optional
+        Environment variables beside this process's.
+    preload : sequence of str
+        Modules to import before the first fork.
     """
     driver = os.pidfd_open(os.getpid())
     try:
         return _spawn(
-            name,
             {
                 SEGMENT_FD: segment,
                 DOORBELL_FD: doorbell,
                 CONTROL_FD: control,
                 DRIVER_FD: driver,
             },
-            recover,
+            {"name": name, "recover": recover, "preload": list(preload)},
+            {**os.environ, **environment} if environment else os.environ,
         )
     finally:
         os.close(driver)
@@ -89,10 +107,9 @@ def _duplicate(fd: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error  # the limit lies below the first number
 
 
-def _spawn(name: str, handed: dict[int, int], recover: bool) -> int:
+def _spawn(handed: dict[int, int], options: dict[str, Any], environment: Mapping[str, str]) -> int:
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    argument = json.dumps({"name": name, "recover": recover})
-    command = [sys.executable, *_interpreter_flags(), "-P", "-c", BOOTSTRAP.format(path=root), argument]
+    command = [sys.executable, *_interpreter_flags(), "-P", "-c", BOOTSTRAP.format(path=root), json.dumps(options)]
     raised: dict[int, int] = {}
     try:
         for target, fd in handed.items():
@@ -103,7 +120,7 @@ def _spawn(name: str, handed: dict[int, int], recover: bool) -> int:
         return os.posix_spawn(
             sys.executable,
             command,
-            os.environ,
+            environment,
             file_actions=[nothing, silent, *actions],
             setsid=True,
             setsigmask=[],

@@ -36,6 +36,10 @@ class EngineOptions:
         Files with the limit, the use, and the parts of the use, of each memory cgroup of this process.
     arrays_read_only : bool
         Whether arrays arrive with WRITEABLE cleared.
+    environment : dict, optional
+        Environment variables of its workers, beside this process's.
+    preload : sequence of str
+        Modules that its workers find imported.
     """
 
     name: str
@@ -44,6 +48,8 @@ class EngineOptions:
     memory: int
     cgroups: Sequence[tuple[str, str, str]] = ()
     arrays_read_only: bool = False
+    environment: dict[str, str] | None = None
+    preload: Sequence[str] = ()
 
 
 @frozen
@@ -78,6 +84,40 @@ class CallOptions:
     priority: str = NORMAL
     capture: bool = False
     detached: bool = False
+
+
+@record
+class MapOptions:
+    """How `map` calls a service for many items.
+
+    Parameters
+    ----------
+    chunksize : int, optional
+        Items of one call; None: as many as the measure of the calls before suggests.
+    timeout : float, optional
+        Seconds from the map's begin to its last result.
+    ordered : bool
+        Results come in the order of the items.
+    star : bool
+        An item is the arguments of its call.
+    return_exceptions : bool
+        An item's exception stands in the place of its result.
+    length : int, optional
+        Items there are, if that is known.
+    eager : bool
+        All items are called, whether or not anybody takes the results.
+    ahead : int, optional
+        Calls made ahead of the results that were taken; None: as many as keep the workers busy.
+    """
+
+    chunksize: int | None = None
+    timeout: float | None = None
+    ordered: bool = True
+    star: bool = False
+    return_exceptions: bool = False
+    length: int | None = None
+    eager: bool = False
+    ahead: int | None = None
 
 
 @record

@@ -49,6 +49,43 @@ class LoadedService:
         self.failure: bytes | None = None
 
 
+class Initialized:
+    """What the initializer of a process's tasks has set: globals of modules that cannot be imported, as `__main__`.
+
+    Attributes
+    ----------
+    namespace : Namespace
+        The initializer's. Services share it as they share each other's.
+    failure : BaseException, optional
+        What the initializer raised: so does every call.
+    """
+
+    def __init__(self) -> None:
+        self.namespace = Namespace()
+        self.failure: BaseException | None = None
+        self._set: dict[str, dict[str, Any]] = {}
+
+    def run(self, body: bytes, enter: Callable[[Namespace], object]) -> None:
+        """Call the initializer, once."""
+        try:
+            initializer = serialization.load_body(body, self.namespace)
+            enter(self.namespace)
+            before = {name: dict(vars(module)) for name, module in self.namespace.modules.items()}
+            initializer()
+            for name, module in self.namespace.modules.items():
+                known = before.get(name, {})
+                self._set[name] = {key: value for key, value in vars(module).items() if known.get(key, self) is not value}
+        except BaseException as error:
+            error.add_note("raised by the initializer of the runner's workers")
+            self.failure = error
+
+    def apply(self, namespace: Namespace) -> None:
+        """Set the same globals for a service that has a namespace of its own."""
+        if namespace is not self.namespace:
+            for name, values in self._set.items():
+                vars(namespace.module(name)).update(values)
+
+
 class Host:
     """Loads services and runs their tasks; see `flame_fast.engine.protocol.TaskHost`.
 
@@ -68,6 +105,8 @@ class Host:
         Keeps the global generators this process's own when imports seed them; None leaves them alone.
     capture : callable
         Returns what keeps the text that a call prints; it takes the call's number.
+    initializer : callable
+        Returns the pickled function that is called before the first task, once `prepare` was; None: there is none.
     """
 
     def __init__(
@@ -79,6 +118,7 @@ class Host:
         enter: Callable[[Namespace], object] = lambda namespace: None,
         seeds: Seeds | None = None,
         capture: Callable[[int], Capture] = StandardCapture,
+        initializer: Callable[[], bytes | None] = lambda: None,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
@@ -93,6 +133,8 @@ class Host:
         self._seeds = seeds
         self._new_capture = capture
         self._capture: Capture | None = None
+        self._initializer = initializer
+        self._initialized: Initialized | None = None
 
     def load_ahead(self, service: int, generation: int) -> None:
         """Load a service before its first call; do nothing if it was closed meanwhile."""
@@ -169,13 +211,17 @@ class Host:
         spec = ServiceSpec.from_blob(blob)
         self._forget_closed()
         namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
+        initialized, failure = self._initialize()
+        if initialized is not None:
+            namespaces[id(initialized.namespace)] = initialized.namespace
         loaded = LoadedService(spec, generation, serialization.choose_namespace(spec.target, namespaces.values()))
         self._enter(loaded)  # the service's thread limit holds for what loading imports
         try:
-            if self._prepare is not None:
-                self._prepare()
-                self._prepare = None
+            if failure is not None:
+                raise failure
             target = self._import(spec, loaded.namespace)
+            if initialized is not None:
+                initialized.apply(loaded.namespace)
             self._enter_namespace(loaded.namespace)  # with the modules that it has now
             if spec.kind == FUNCTION:
                 loaded.functions = [target]
@@ -188,6 +234,21 @@ class Host:
             loaded.failure = self.dump_error(error)
         self._loaded[service] = loaded
         return loaded
+
+    def _initialize(self) -> tuple[Initialized | None, BaseException | None]:
+        """Prepare this process for its first task; return what its initializer set, and what went wrong."""
+        try:
+            if self._prepare is not None:
+                self._prepare()
+                self._prepare = None
+            body = self._initializer()
+            if body is not None and self._initialized is None:
+                self._initialized = Initialized()
+                self._initialized.run(body, self._enter_namespace)
+        except BaseException as error:
+            return None, error
+        initialized = self._initialized
+        return initialized, None if initialized is None else initialized.failure
 
     def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
         """Import what a service needs; return its object."""

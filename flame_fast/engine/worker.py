@@ -79,6 +79,7 @@ class Project:
         self._runtime = runtime
         self._libraries = libraries
         self._unpacked = self._directory = ""
+        self.initializer: bytes | None = None  # what to call before the first task, pickled
 
     def prepare(self) -> None:
         """Unpack the project if no process has yet, and make it importable."""
@@ -92,6 +93,8 @@ class Project:
         if plan["authkey"]:
             self._libraries.when_loaded("multiprocessing.process", lambda: _take_key(plan["authkey"]))
         self._directory = plan["directory"]
+        self._runtime.max_tasks = plan["max_tasks"]
+        self.initializer = plan["initializer"]
         try:
             self._unpacked = sys_path.prepare(plan)
         except OSError as error:
@@ -99,7 +102,10 @@ class Project:
                 FlameErrorCode.INTERNAL,
                 f"unpacking the project for the workers, into {plan['home']}/unpacked: {error}; $FLAME_FAST_HOME moves it",
             ) from error
-        self._libraries.when_loaded("numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"]))
+        if plan["archive"]:
+            self._libraries.when_loaded(
+                "numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"])
+            )
 
     def shown(self, text: str) -> str:
         """Return a text with the user's paths in place of the unpacked project's."""
@@ -149,6 +155,7 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         Namespace.enter,
         Seeds(runtime, libraries),
         lambda call: Capture(call, streams, mirror),
+        lambda: project.initializer,
     )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     mirror = Mirror(stack)

@@ -104,9 +104,11 @@ class Zygote:
         What each forked worker goes on with as its own; not used here.
     recover : bool
         Another supervisor was there before.
+    preload : list of str
+        Modules to import before the first fork.
     """
 
-    def __init__(self, template: Worker, recover: bool) -> None:
+    def __init__(self, template: Worker, recover: bool, preload: list[str]) -> None:
         self.template = template
         self.supervisor = Supervisor(template)
         self.post_mortem = PostMortem(self.supervisor)
@@ -117,7 +119,7 @@ class Zygote:
         self.poller = select.poll()
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
-        self.preloading = Preloading(ring_own_bell)
+        self.preloading = Preloading(ring_own_bell, preload)
         self.shortage = Shortage(self.supervisor)
         self.doomed: set[int] = set()  # processes killed because of a call that they run, and not reaped yet
         self.surplus_since: float | None = None
@@ -495,7 +497,7 @@ def release_application(setup: bytes | None) -> None:
 
 
 def main(argument: str) -> None:
-    """Run the supervisor's whole life; `argument` is JSON: name, recover."""
+    """Run the supervisor's whole life; `argument` is JSON: name, recover, preload."""
     options = json.loads(argument)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a driver that ignores it would hide how workers end
@@ -506,7 +508,7 @@ def main(argument: str) -> None:
     template.pickling = serialization
     gc.collect()
     gc.freeze()
-    zygote = Zygote(template, options["recover"])
+    zygote = Zygote(template, options["recover"], options["preload"])
     try:
         zygote.run()
     except FlameError:

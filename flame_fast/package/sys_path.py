@@ -59,8 +59,12 @@ def prepare(plan: dict[str, Any]) -> str:
     """Make this process import as an `ApplicationLease.unpack_plan` says; return the tree it imports from."""
     import sys
 
-    from flame_fast.package.unpacking import ensure_unpacked
+    tree: str
+    if plan["archive"]:
+        from flame_fast.package.unpacking import ensure_unpacked
 
-    tree = ensure_unpacked(plan["archive"], plan["digest"], plan["home"], plan["limit"])
+        tree = ensure_unpacked(plan["archive"], plan["digest"], plan["home"], plan["limit"])
+    else:
+        tree = plan["directory"]
     sys.path[:] = place_sys_path(plan["sys_path"], tree)
     return tree

@@ -20,6 +20,7 @@ from flame_fast.kernels.runtime._native import SegmentReader as SegmentReader
 from flame_fast.kernels.runtime._native import Selector as Selector
 from flame_fast.kernels.runtime._native import Services as Services
 from flame_fast.kernels.runtime._native import Supervisor as Supervisor
+from flame_fast.kernels.runtime._native import TakenResults as TakenResults
 from flame_fast.kernels.runtime._native import Values as Values
 from flame_fast.kernels.runtime._native import Worker as Worker
 from flame_fast.kernels.runtime._native import call_without_frames as call_without_frames
@@ -28,3 +29,4 @@ from flame_fast.kernels.runtime._native import die_with_parent as die_with_paren
 from flame_fast.kernels.runtime._native import forget_layouts as forget_layouts
 from flame_fast.kernels.runtime._native import scan_pages as scan_pages
 from flame_fast.kernels.runtime._native import with_checksum as with_checksum
+from flame_fast.kernels.runtime._native import with_item as with_item

@@ -1,5 +1,5 @@
 # The client, in the driver or in a worker's task that submits: fill slots, queue them, wait for them and read them.
-# uses: segment, fork, writer, encode, timeouts, waits, outcomes, future, selector, call_policy
+# uses: segment, fork, writer, encode, timeouts, waits, outcomes, notifier, future, selector, call_policy
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_New, PyList_SET_ITEM
@@ -589,6 +589,12 @@ cdef class Client(Outcomes):
         self.ending = ending
         self.closed = True
         wake_waiters(&self.memory, self.me)
+
+    def end_callbacks(self):
+        """Run the callbacks of calls that can never finish, once `mark_closed` was called."""
+        notifier, self.notifier = self.notifier, None
+        if notifier is not None:
+            (<Notifier> notifier).finish()
 
     def trim_memory(self):
         """Return memory without values to the system, and cache none any more: once every other process has ended."""

@@ -1,5 +1,5 @@
 # Futures and references: what a call and `put_object` return.
-# uses: handle, timeouts, outcomes
+# uses: handle, timeouts, outcomes, notifier
 
 from .core.externs cimport ff_load64, ff_now_ns
 from .core.layout cimport DONE, ENDING, FAILED, READY, RUNNING, WAITING, Slot
@@ -41,6 +41,15 @@ cdef class ObjectHandle(SlotReference):
         (<Outcomes> self.runtime).wait_one(self, deadline_of(timeout))
         return (<Outcomes> self.runtime).value_of(self.index)
 
+    def __await__(self):
+        """Wait for the value in an event loop of asyncio or trio and return it, as `get` does.
+
+        A wait that is cancelled drops this wait alone. If it held the last reference to the future, as in
+        `await service(x)`, the call is dropped if it has not begun; `options(detached=True)` keeps it.
+        """
+        from flame_fast.kernels.runtime.awaiting import outcome_of
+        return outcome_of(self)
+
     def done(self):
         """Return whether the call has finished, with a value or an error."""
         if not self.runtime.is_mine():
@@ -51,6 +60,10 @@ cdef class ObjectHandle(SlotReference):
     def client(self):
         """The client that the handle belongs to."""
         return self.runtime
+
+    def has_failed(self):
+        """Return whether the call has finished with an error."""
+        return status_of(ff_load64(&self.runtime.memory.slots[self.index].state)) == FAILED
 
     def is_lost(self):
         """Return whether the value can never arrive: the runner was closed before the call finished."""
@@ -69,6 +82,10 @@ cdef class ObjectFuture(ObjectHandle):
         (<Outcomes> self.runtime).wait_one(self, deadline_of(timeout))
         if status_of(self.runtime.memory.slots[self.index].state) == FAILED:
             raise (<Outcomes> self.runtime).error_of(self.index)
+
+    def result(self, timeout=None):
+        """Return what `get` returns: the name that `concurrent.futures` has for it."""
+        return self.get(timeout)
 
     def exception(self, timeout=None):
         """Return a fresh copy of the exception the call raised; None if it succeeded. Waits like `get`."""
@@ -97,6 +114,50 @@ cdef class ObjectFuture(ObjectHandle):
             raise TypeError(f"force: expected True or False, got {force!r}")
         cancelled = runtime.cancel(self.index, force)
         return bool(runtime.await_forced_end(self, ff_now_ns() + FORCE_NS) if force else cancelled)
+
+    def running(self):
+        """Return whether the call runs now."""
+        cdef uint32_t status = status_of(ff_load64(&self.runtime.memory.slots[self.index].state))
+        return status == RUNNING or status == ENDING
+
+    def add_done_callback(self, fn):
+        """Have a function called with this future once it is done: has a value, an error, or is cancelled.
+
+        Parameters
+        ----------
+        fn : callable
+            Called once, with the future as its only argument, in the order added: at once, in the calling thread, if the
+            future is done; else in the one thread that runs the callbacks of a runner. Until then the runner keeps the
+            future, so that its call runs. When the runner is closed before the call has finished, it is called then, and
+            the future's `exception()` raises. What it raises is logged by the logger `concurrent.futures`.
+
+        Examples
+        --------
+        >>> from flame_fast import Runner
+        >>> with Runner("callbacks", workers=1) as rr:
+        ...     future = rr.service(abs)(-2)
+        ...     future.add_done_callback(lambda future: print(future.result()))
+        ...     future.wait()
+        2
+        """
+        if not callable(fn):
+            raise TypeError(f"fn: expected a callable, got {fn!r}")
+        if not self.runtime.is_mine():
+            self.runtime.check()
+        notifier_of(<Outcomes> self.runtime).add(self, fn)
+
+    def as_concurrent(self):
+        """Return a `concurrent.futures.Future` of this call, for functions that take no other: `wait`, `as_completed`.
+
+        Its value is read once, and is the same object for every `result`.
+        """
+        from flame_fast.kernels.runtime.concurrent_future import CallFuture
+        return CallFuture(self)
+
+    def discard_callback(self, fn):
+        """Forget a function given to `add_done_callback`, unless it has been called."""
+        if (<Outcomes> self.runtime).notifier is not None:
+            notifier_of(<Outcomes> self.runtime).discard(self, fn)
 
     def cancelled(self):
         """Return whether the call was cancelled, or depends on one that was."""

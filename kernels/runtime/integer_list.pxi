@@ -16,6 +16,9 @@ cdef class Int64List:
     def __dealloc__(self):
         free(self.at)
 
+    def __len__(self):
+        return self.count
+
     def __reduce__(self):
         return list, (self.listed(),)
 

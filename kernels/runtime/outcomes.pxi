@@ -39,6 +39,7 @@ cdef object deadlock_error():
 cdef class Outcomes(Values):
     """Wait for calls, and read their values or errors."""
     cdef public object output_of        # returns the last lines that an ended process of a pid printed; None: nobody knows
+    cdef object notifier                # runs the callbacks of futures; None: there were none
     cdef unsigned long task_thread
     cdef int blocked_threads            # of the running task: they wait for other tasks
 

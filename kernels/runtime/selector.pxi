@@ -1,8 +1,14 @@
 # Give out futures as they finish.
 # uses: handle, timeouts, waits, outcomes
 
-from libc.stdint cimport uint32_t
-from .core.externs cimport ff_exchange32
+
+cdef class PositionWait(AnyWait):
+    """A wait for any of the futures of a list. `pending`: slot -> positions in the list."""
+
+    cdef int look_at_all(self) except -1:
+        AnyWait.look_at_all(self)
+        self.found.sort()
+        return 0
 
 cdef class Selector:
     """Some futures of one client, given out as they finish. A look costs as much as has finished, not as is waited for."""
@@ -20,17 +26,11 @@ cdef class Selector:
 
 cdef Selector new_selector(Outcomes runtime, list handles):
     cdef Selector selector = Selector.__new__(Selector)
-    cdef AnyWait wait = AnyWait.__new__(AnyWait)
+    cdef AnyWait wait = PositionWait.__new__(PositionWait)
     cdef Py_ssize_t i
-    cdef uint32_t index
-    wait.memory = &runtime.memory
-    wait.pending = {}
-    wait.found = []
+    begin_any(wait, &runtime.memory)
     for i in range(len(handles)):
-        index = (<SlotReference?> handles[i]).index
-        wait.pending.setdefault(index, []).append(i)
-        # S3: pairs with `finish_one`
-        ff_exchange32(&runtime.memory.slots[index].watched, 1)
+        wait.add((<SlotReference?> handles[i]).index, i)
     wait.look_at_all()
     selector.runtime = runtime
     selector.wait = wait

@@ -186,6 +186,13 @@ cdef class AllWait(Wait):
             self.scanned += 1
         return -1
 
+cdef int begin_any(AnyWait wait, Memory *memory) except -1:
+    wait.memory = memory
+    wait.pending = {}
+    wait.found = []
+    wait.cursor = ff_load64(&memory.processes[memory.me].log_tail)
+    return 0
+
 cdef AllWait all_wait(Memory *memory, tuple handles):
     cdef AllWait wait = AllWait.__new__(AllWait)
     cdef Py_ssize_t i
@@ -200,10 +207,17 @@ cdef AllWait all_wait(Memory *memory, tuple handles):
 
 cdef class AnyWait(Wait):
     """A wait for any of some futures. This process's log says, entry by entry, which of them are finished."""
-    cdef dict pending           # slot -> positions of its futures in the list
-    cdef list found             # positions that are finished and not yet given out
+    cdef dict pending           # slot -> what stands for its futures: see `add`
+    cdef list found             # what stands for futures that are finished and not yet given out
     cdef uint64_t cursor
     cdef uint64_t published     # the block that says what a task waits for; 0: none
+
+    cdef int add(self, uint32_t index, entry) except -1:
+        """Wait for a slot's outcome, too; `entry` stands for it. From any thread."""
+        self.pending.setdefault(index, []).append(entry)
+        # S3: pairs with `finish_one`
+        ff_exchange32(&self.memory.slots[index].watched, 1)
+        return 0
 
     cdef bint ready(self) except -1:
         cdef uint64_t tail = ff_load64(&self.memory.processes[self.memory.me].log_tail), entry
@@ -231,7 +245,6 @@ cdef class AnyWait(Wait):
         self.cursor = ff_load64(&self.memory.processes[self.memory.me].log_tail)
         for index in [index for index in self.pending if is_finished(self.memory, index)]:
             self.found.extend(self.pending.pop(index))
-        self.found.sort()
         return 0
 
     cdef void look_again(self) noexcept:

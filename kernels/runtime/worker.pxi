@@ -10,10 +10,10 @@ from .core.externs cimport (
 )
 from .core.layout cimport (
     CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_CAPTURED, KIND_MAP, KIND_NATIVE, KIND_STATE,
-    PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN, READY, RETRY_DEATH,
-    RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN, STANDING_BY,
-    STANDING_CALLED, STANDING_NOT, WAITERS_CLOSED, Dependencies, DependencyEdge, Policy, Process, RunQueue, Service,
-    Slot,
+    MAP_ALL, MAP_STAR, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN,
+    READY, RETRY_DEATH, RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN,
+    STANDING_BY, STANDING_CALLED, STANDING_NOT, WAITERS_CLOSED, Dependencies, DependencyEdge, Policy, Process, RunQueue,
+    Service, Slot,
 )
 from .core.bounds cimport service_number, slot_number
 from .core.lookup cimport (
@@ -69,6 +69,8 @@ cdef class Worker(Client):
     cdef set warmed                     # services it has counted as loaded
     cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
     cdef set busy_queues                 # inline: instances that a task of theirs is running on
+    cdef public uint64_t max_tasks      # after which a pool worker leaves, and another takes its place; 0: it stays
+    cdef uint64_t tasks_run
 
     def __cinit__(self):
         self.next_task = -1
@@ -129,6 +131,9 @@ cdef class Worker(Client):
                     PyErr_CheckSignals()
                     continue
             self._run(host, <uint32_t> index)
+            self.tasks_run += 1
+            if self.max_tasks and self.tasks_run >= self.max_tasks and process.role == ROLE_POOL:
+                ff_store32(&process.retiring, 1)
             if partial:
                 host.flush()
 
@@ -493,14 +498,20 @@ cdef class Worker(Client):
         """Call the user's function; return its value as it travels."""
         cdef Reader source = reader_of(self, slot, PAYLOAD)
         cdef Py_ssize_t count
+        cdef uint64_t arguments
+        cdef const char *numbers
         function = self._function_of(host, slot)
         if slot.flags & CALL_POLICY:        # only now: a process's first call waits for imports, which may take seconds
             policy_begin(&self.memory, <uint32_t> (slot - self.memory.slots))
         values = self._dependency_values(slot) if slot.dependencies else None
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and source.at[TUPLE_HEAD] == b'q':
-            take(self, &source, TUPLE_HEAD + 1)
+            take(self, &source, 1)
+            arguments = take_count(self, &source, 1)
+            take(self, &source, 1)
             count = take_count(self, &source, 8)
-            return self._run_items(host, function, None, take(self, &source, 8 * count), count)
+            numbers = take(self, &source, 8 * count)
+            mode = decode_native(&source, self, None) if arguments > 1 else 0
+            return self._run_items(host, function, None, numbers, count, mode)
         if slot.payload_kind & KIND_NATIVE:
             args = self.read(&source, values)
             kwargs = self.read(&source, values)
@@ -513,7 +524,7 @@ cdef class Worker(Client):
         self.between_tasks = False
         forget_faults(self)
         if slot.payload_kind & KIND_MAP:
-            return self._run_items(host, function, args[0], NULL, len(args[0]))
+            return self._run_items(host, function, args[0], NULL, len(args[0]), args[1] if len(args) > 1 else 0)
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
@@ -535,29 +546,35 @@ cdef class Worker(Client):
             self.function = function
         return self.function
 
-    cdef object _run_items(self, host, function, list items, const char *numbers, Py_ssize_t count):
-        """Run a chunk of `map`; return (nanoseconds, values, None or the error of the item after them).
+    cdef object _run_items(self, host, function, list items, const char *numbers, Py_ssize_t count, uint32_t mode):
+        """Run a chunk of `map`; return (nanoseconds, values, failures). `mode`: MAP_*.
 
-        Its items are a list, or integers as the codec writes those of one; so may the values be `Int64List`.
+        Its items are a list, or integers as the codec writes those of one; so may the values be `Int64List`. Failures are
+        None, or the error of the item after the values; with MAP_ALL a dict of errors by position, where the value is None.
         """
         cdef int64_t start = ff_now_ns()
         cdef Py_ssize_t i
         cdef Int64List plain = Int64List()
         cdef list values = None
-        try:
-            for i in range(count):
-                value = function(uniform_item(numbers + 8 * i, True) if items is None
-                                 else <object> PyList_GET_ITEM(items, i))
+        cdef dict failures = {} if mode & MAP_ALL else None
+        for i in range(count):
+            try:
+                item = uniform_item(numbers + 8 * i, True) if items is None else <object> PyList_GET_ITEM(items, i)
+                value = function(*item) if mode & MAP_STAR else function(item)
                 if values is None:
                     if plain.add(value):
                         continue
                     values = plain.listed()
                 values.append(value if is_plain_value(value) else host.resolve_awaitable(value))
-        except BaseException as problem:
-            if not self.is_mine():
-                host.end_of_fork(problem)
-            return ff_now_ns() - start, plain if values is None else values, host.dump_error(problem)
-        return ff_now_ns() - start, plain if values is None else values, None
+            except BaseException as problem:
+                if not self.is_mine():
+                    host.end_of_fork(problem)
+                if failures is None:
+                    return ff_now_ns() - start, plain if values is None else values, host.dump_error(problem)
+                values = plain.listed() if values is None else values
+                values.append(None)
+                failures[i] = host.dump_error(problem)
+        return ff_now_ns() - start, plain if values is None else values, failures
 
     cdef int _write_items(self, host, uint32_t index, chunk) except -1:
         """Write the outcome of `_run_items`: if a value cannot be written, those before it, and its error."""
@@ -567,9 +584,11 @@ cdef class Worker(Client):
             return 0
         except Exception as problem:
             failed = problem
-        nanoseconds, values, _ = chunk
+        nanoseconds, values, failures = chunk
         if type(values) is Int64List:
             values = (<Int64List> values).listed()
+        if failures is not None:
+            return self._write_outcomes(host, index, nanoseconds, values, failures)
         for count in range(len(values)):
             try:
                 self.pickling.dump_value(self, values[count])
@@ -587,6 +606,27 @@ cdef class Worker(Client):
                 if count == 0:
                     raise
                 count //= 2
+
+    cdef int _write_outcomes(self, host, uint32_t index, nanoseconds, list values, dict failures) except -1:
+        """Write a chunk's outcomes: a value that cannot be written becomes a failure; of too many, those at the end do."""
+        cdef Py_ssize_t i, count = len(values)
+        for i in range(count):
+            try:
+                self.pickling.dump_value(self, values[i])
+            except Exception as problem:
+                values[i], failures[i] = None, host.dump_error(problem)
+        while True:
+            try:
+                self._write_value(index, (nanoseconds, values, failures), False)
+                return 0
+            except StoreFullError as problem:
+                if count == 0:
+                    raise
+                count //= 2
+                error = host.dump_error(problem)
+            for i in range(count, len(values)):
+                if values[i] is not None:
+                    values[i], failures[i] = None, error
 
     cdef list _dependency_values(self, Slot *slot):
         cdef Dependencies *dependencies = dependencies_of(&self.memory, slot)

@@ -116,7 +116,7 @@ def test_the_drivers_thread_limits_stay_as_they_were(inline):
     assert [pool["num_threads"] for pool in threadpoolctl.threadpool_info()] == before
 
 
-@pytest.mark.parametrize("engine", ["", "Local", "threads", None, 3])
+@pytest.mark.parametrize("engine", ["", "Local", "threads", 3])
 def test_an_unknown_engine_is_refused(project, nothing_left, engine):
     with pytest.raises(FlameError) as caught:
         Runner("unknown", engine=engine)

@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from engines import concurrent, in_a_segment
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
+from maps import fail_at, outcomes
 from process_events import die, pid_of_worker
 
 from flame_fast import FlameError, FlameErrorCode, Runner, StoreFullError, TaskError, WorkerDiedError
@@ -47,32 +48,6 @@ class Source:
         return value
 
 
-def outcomes(iterator, most=1000):
-    """Return what comes out of an iterator until it has stopped twice in a row, errors among it."""
-    found, stops = [], 0
-    while stops < 2:
-        try:
-            found.append(next(iterator))
-            stops = 0
-        except StopIteration:
-            stops += 1
-        except Exception as error:
-            found.append(error)
-        assert len(found) <= most
-    return found
-
-
-def fail_at(bad):
-    """Return a function that returns ten times its argument and raises a ValueError for one."""
-
-    def times_ten(number):
-        if number == bad:
-            raise ValueError(f"no {number}")
-        return 10 * number
-
-    return times_ten
-
-
 def wait_settled(rr, before):
     """Until nothing runs, and no more is held than before."""
 
@@ -100,14 +75,14 @@ def test_values_come_in_the_order_of_the_items(rr):
     for chunksize in CHUNKSIZES:
         for source in (range(100), list(range(100)), tuple(range(100)), iter(range(100)), (n for n in range(100))):
             assert list(service.map(source, chunksize=chunksize)) == [number * number for number in range(100)]
-        assert list(service.map(dict.fromkeys(range(5)), chunksize)) == [0, 1, 4, 9, 16]
-        assert sorted(service.map({1, 2, 3}, chunksize)) == [1, 4, 9]
+        assert list(service.map(dict.fromkeys(range(5)), chunksize=chunksize)) == [0, 1, 4, 9, 16]
+        assert sorted(service.map({1, 2, 3}, chunksize=chunksize)) == [1, 4, 9]
 
 
 def test_any_number_of_items(rr):
     for chunksize in CHUNKSIZES:
         for count in (0, 1, 2, 3, 4, 999, 1000, 1001):
-            iterator = rr.service(add).map(iter(range(count)), chunksize)
+            iterator = rr.service(add).map(iter(range(count)), chunksize=chunksize)
             assert list(iterator) == list(range(count))
             assert list(iterator) == []
             with pytest.raises(StopIteration):
@@ -125,7 +100,7 @@ def test_it_is_an_iterator(rr):
 def test_two_hundred_thousand_items(rr):
     for chunksize in (None, 700):
         expected = itertools.count()
-        for value in rr.service(same).map(range(200_000), chunksize):
+        for value in rr.service(same).map(range(200_000), chunksize=chunksize):
             assert value == next(expected)
         assert next(expected) == 200_000
 
@@ -182,7 +157,7 @@ def test_futures_among_the_items_arrive_as_their_values(rr):
     for chunksize in CHUNKSIZES:
         plus = rr.service(add)
         items = [1, plus(1, 1), rr.put_object(3), [plus(4)], {"a": (plus(5), rr.put_object([6]))}, plus(plus(7))]
-        assert list(rr.service(same).map(items, chunksize)) == [1, 2, 3, [4], {"a": (5, [6])}, 7]
+        assert list(rr.service(same).map(items, chunksize=chunksize)) == [1, 2, 3, [4], {"a": (5, [6])}, 7]
 
 
 @concurrent
@@ -199,14 +174,16 @@ def test_arrays_among_the_items_and_the_values(rr):
     """Large and small ones; a large value is a view, and stays right while others come and go."""
     for chunksize in CHUNKSIZES:
         arrays = [np.full(size, number) for number, size in enumerate([3, 20_000, 5, 30_000] * 3)]
-        got = list(rr.service(lambda array: array + 1).map(arrays, chunksize))
+        got = list(rr.service(lambda array: array + 1).map(arrays, chunksize=chunksize))
         assert all(
             (value == array + 1).all() and value.shape == array.shape for value, array in zip(got, arrays, strict=True)
         )
         assert all(value.flags.writeable for value in got)
         stored = rr.put_object(np.arange(50_000))
         before = rr.statistics()
-        views = list(rr.service(lambda pair: pair[1][pair[0] :]).map([(number, stored) for number in range(5)], chunksize))
+        views = list(
+            rr.service(lambda pair: pair[1][pair[0] :]).map([(number, stored) for number in range(5)], chunksize=chunksize)
+        )
         assert [int(view[0]) for view in views] == [0, 1, 2, 3, 4]
         assert rr.statistics().copied_bytes - before.copied_bytes < 40_000
 
@@ -282,7 +259,7 @@ def test_a_generator_as_a_result_is_refused(rr):
 
     service = rr.service(generate)
     for chunksize in CHUNKSIZES:
-        found = outcomes(service.map(range(5), chunksize))
+        found = outcomes(service.map(range(5), chunksize=chunksize))
         assert found[:2] == [0, 1]
         assert [type(error) for error in found[2:]] == [TypeError]
         assert "generator" in str(found[2])
@@ -316,7 +293,7 @@ def test_class_and_instance_services_have_nothing_to_map(rr):
 def test_a_callable_instance_takes_the_items_in_order(rr):
     for chunksize in CHUNKSIZES:
         service = rr.service(Log(100))
-        assert list(service.map("abc" * 10, chunksize)) == [(101 + at, "abc"[at % 3]) for at in range(30)]
+        assert list(service.map("abc" * 10, chunksize=chunksize)) == [(101 + at, "abc"[at % 3]) for at in range(30)]
         assert service("d").get() == (131, "d")
         assert service.up().get() == 132
 
@@ -465,7 +442,7 @@ def test_the_source_is_let_go_of_with_the_iterator(rr):
 def test_an_items_error_is_raised_in_its_turn_and_nothing_follows(rr):
     for chunksize in CHUNKSIZES:
         for bad in (0, 1, 4, 20, 99):
-            found = outcomes(rr.service(fail_at(bad)).map(range(100), chunksize))
+            found = outcomes(rr.service(fail_at(bad)).map(range(100), chunksize=chunksize))
             assert found[:-1] == [10 * number for number in range(bad)]
             assert type(found[-1]) is ValueError
             assert str(found[-1]) == f"no {bad}"
@@ -475,7 +452,7 @@ def test_an_items_error_is_raised_in_its_turn_and_nothing_follows(rr):
 def test_an_error_of_the_source_is_raised_in_its_turn_and_nothing_follows(rr):
     for chunksize in CHUNKSIZES:
         for count in (0, 1, 4, 20):
-            found = outcomes(rr.service(same).map(Source(range(count), KeyError("source")), chunksize))
+            found = outcomes(rr.service(same).map(Source(range(count), KeyError("source")), chunksize=chunksize))
             assert found[:-1] == list(range(count))
             assert type(found[-1]) is KeyError
             assert found[-1].args == ("source",)
@@ -483,7 +460,7 @@ def test_an_error_of_the_source_is_raised_in_its_turn_and_nothing_follows(rr):
 
 def test_after_an_items_error_not_even_the_sources_follows(rr):
     for chunksize in CHUNKSIZES:
-        found = outcomes(rr.service(fail_at(2)).map(Source(range(4), KeyError("source")), chunksize))
+        found = outcomes(rr.service(fail_at(2)).map(Source(range(4), KeyError("source")), chunksize=chunksize))
         assert found[:2] == [0, 10]
         assert [type(error) for error in found[2:]] == [ValueError]
 
@@ -496,7 +473,7 @@ def test_the_first_of_several_errors_is_raised(rr):
 
     service = rr.service(fail)
     for chunksize in CHUNKSIZES:
-        found = outcomes(service.map(range(50), chunksize))
+        found = outcomes(service.map(range(50), chunksize=chunksize))
         assert found[:-1] == [0, 1, 2, 3, 4]
         assert found[-1].args == (5,)
 
@@ -505,7 +482,7 @@ def test_a_failed_future_among_the_items_fails_in_its_turn(rr):
     for chunksize in CHUNKSIZES:
         failed = rr.service(fail_at(7))(7)
         failed.exception()
-        found = outcomes(rr.service(same).map([1, 2, failed, 4, 5], chunksize))
+        found = outcomes(rr.service(same).map([1, 2, failed, 4, 5], chunksize=chunksize))
         assert found[:2] == [1, 2]
         assert [type(error) for error in found[2:]] == [ValueError]
         assert str(found[2]) == "no 7"
@@ -513,7 +490,7 @@ def test_a_failed_future_among_the_items_fails_in_its_turn(rr):
 
 def test_an_item_that_cannot_be_pickled_fails_in_its_turn(rr):
     for chunksize in CHUNKSIZES:
-        found = outcomes(rr.service(same).map([*range(30), threading.Lock(), 31, 32], chunksize))
+        found = outcomes(rr.service(same).map([*range(30), threading.Lock(), 31, 32], chunksize=chunksize))
         assert found[:30] == list(range(30))
         assert [type(error) for error in found[30:]] == [TypeError]
         assert "lock" in str(found[30])
@@ -527,7 +504,7 @@ def test_a_value_that_cannot_be_pickled_fails_in_its_turn(rr):
 
     service = rr.service(make)
     for chunksize in CHUNKSIZES:
-        found = outcomes(service.map(range(6), chunksize))
+        found = outcomes(service.map(range(6), chunksize=chunksize))
         assert found[:3] == [0, 1, 2]
         assert [type(error) for error in found[3:]] == [TaskError]
         assert "lock" in str(found[3])
@@ -538,7 +515,7 @@ def test_a_value_that_does_not_fit_fails_in_its_turn(project, engine):
     with Runner("small", workers=1, memory="32m", engine=engine) as rr:
         service = rr.service(lambda number: number if number != 3 else bytes(64 << 20))
         for chunksize in (1, 4):
-            found = outcomes(service.map(range(6), chunksize))
+            found = outcomes(service.map(range(6), chunksize=chunksize))
             assert found[:3] == [0, 1, 2]
             assert [type(error) for error in found[3:]] == [StoreFullError]
 
@@ -549,7 +526,7 @@ def test_an_item_that_does_not_fit_fails_in_its_turn(project, engine):
     with Runner("small", workers=1, memory="32m", engine=engine) as rr:
         sizes = [1] * 20 + [64 << 20, 1]
         for chunksize in (1, 4):
-            found = outcomes(rr.service(len).map(map(bytes, sizes), chunksize))
+            found = outcomes(rr.service(len).map(map(bytes, sizes), chunksize=chunksize))
             assert found[:20] == [1] * 20
             assert [type(error) for error in found[20:]] == [StoreFullError]
 
@@ -562,7 +539,7 @@ def test_system_exit_is_an_error_like_another(rr):
 
     service = rr.service(leave)
     for chunksize in (1, 3):
-        found = outcomes(service.map(range(5), chunksize))
+        found = outcomes(service.map(range(5), chunksize=chunksize))
         assert found[:2] == [0, 1]
         assert [type(error) for error in found[2:]] == [TaskError]
         assert "SystemExit" in str(found[2])
@@ -729,7 +706,7 @@ def test_maps_of_several_threads_and_services(rr):
     def use(number):
         try:
             service = rr.service(functools.partial(add, number))
-            found[number] = [list(service.map(range(500), chunksize)) for chunksize in CHUNKSIZES]
+            found[number] = [list(service.map(range(500), chunksize=chunksize)) for chunksize in CHUNKSIZES]
         except BaseException as error:
             errors.append(error)
 

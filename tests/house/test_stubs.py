@@ -19,7 +19,8 @@ KERNELS = Path(__file__).parents[2] / "kernels"
 INTERNAL = {
     "archive": {"DirectoryReader"},
     "runtime": {
-        *("AllWait", "AnyWait", "Int64List", "Layout", "OneWait", "SharedBuffer", "SlotReference", "ValueWriter", "Wait"),
+        *("AllWait", "AnyWait", "CallbackWait", "Chunk", "Int64List", "Layout", "Notifier", "OneWait", "PositionWait"),
+        *("SharedBuffer", "SlotReference", "ValueWriter", "Wait"),
         *("EXTENT_NAMES", "PROCESS_NAMES", "QUEUE_NAMES", "REDO_NAMES", "ROLE_NAMES", "SERVICE_NAMES", "STATUS_NAMES"),
     },
 }

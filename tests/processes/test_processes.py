@@ -397,7 +397,7 @@ def test_bad_numbers_of_workers(bad, nothing_left):
     assert list(nothing_left.iterdir()) == []
 
 
-@pytest.mark.parametrize("bad", ["", "Local", "threads", None, 3, []])
+@pytest.mark.parametrize("bad", ["", "Local", "threads", 3, []])
 def test_bad_engines(bad, nothing_left):
     with pytest.raises(FlameError) as caught:
         Runner("bad", engine=bad)

@@ -8,6 +8,7 @@ A call that cannot run yet, since its instance is at work in an outer task or an
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import threading
 import types
@@ -15,6 +16,8 @@ import weakref
 from functools import partial
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout, serialization
+from flame_fast.kernels.runtime.awaiting import outcome_of
+from flame_fast.kernels.runtime.concurrent_future import CallFuture
 from flame_fast.kernels.runtime.serialization.definitions import definitions, use_in_thread
 
 from flame_fast import FlameError, FlameErrorCode
@@ -58,6 +61,20 @@ class Outcome:
     def __init__(self):
         self.value = None
         self.error = None
+        self.callbacks = []  # (future, function)
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name != "callbacks" and value is not None:
+            self.call_back()
+
+    def call_back(self):
+        while self.callbacks:
+            future, function = self.callbacks.pop(0)
+            try:
+                function(future)
+            except Exception:
+                logging.getLogger("concurrent.futures").exception("exception calling callback for %r", future)
 
     @property
     def is_there(self):
@@ -105,6 +122,12 @@ class Handle:
     def is_lost(self):
         return not self.outcome.is_there and (self.engine.is_closed or self.engine.is_foreign)
 
+    def has_failed(self):
+        return self.outcome.error is not None
+
+    def __await__(self):
+        return outcome_of(self)
+
     @property
     def client(self):
         return self.engine
@@ -128,6 +151,25 @@ class PlainFuture(Handle, ObjectFuture):
 
     def cancelled(self):
         return self.outcome.error == CANCELLED
+
+    def running(self):
+        return any(call.outcome is self.outcome for call in self.engine.running)
+
+    def result(self, timeout=None):
+        return self.get(timeout)
+
+    def as_concurrent(self):
+        return CallFuture(self)
+
+    def add_done_callback(self, fn):
+        if not callable(fn):
+            raise TypeError(f"fn: expected a callable, got {fn!r}")
+        self.outcome.callbacks.append((self, fn))
+        if self.outcome.is_there or self.is_lost():
+            self.outcome.call_back()
+
+    def discard_callback(self, fn):
+        self.outcome.callbacks[:] = [entry for entry in self.outcome.callbacks if entry[1] is not fn]
 
     def output(self, timeout=None):
         self.engine.wait_for(self.outcome, timeout)
@@ -198,6 +240,7 @@ class PlainEngine:
         self._waiting = []  # calls that cannot run yet, in the order made
         self._bodies = []
         self._outcomes = weakref.WeakSet()
+        self.running = []
 
     @property
     def is_foreign(self):
@@ -234,8 +277,8 @@ class PlainEngine:
     def bind(self, target, key, method, state, policy=None):
         target.bind_submit(partial(self._submit, self._services[key]), method, state)
 
-    def map(self, target, iterable, chunksize):
-        return SeparateCalls(target, iterable, AHEAD)
+    def map(self, target, iterable, options):
+        return SeparateCalls(target, iterable, options, AHEAD)
 
     def close_service(self, key, cancel):
         service = self._services[key]
@@ -316,6 +359,7 @@ class PlainEngine:
     def _run(self, call):
         host = self._host_of(call.service)
         call.service.is_busy = True
+        self.running.append(call)
         self._depth += 1
         try:
             with self._in_task():
@@ -325,6 +369,7 @@ class PlainEngine:
             call.outcome.error = host.dump_error(error)
         finally:
             self._depth -= 1
+            self.running.remove(call)
             call.service.is_busy = False
 
     def _value_of(self, call, host):
@@ -412,6 +457,8 @@ class PlainEngine:
             self.is_closed = True
             self.ending = ending
             definitions.leave(self.session)
+            for outcome in list(self._outcomes):
+                outcome.call_back()
             for host in [*self._hosts, *(service.host for service in self._services if service.host is not None)]:
                 host.drop_services()
         return len(self._waiting)

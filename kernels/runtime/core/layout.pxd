@@ -117,6 +117,12 @@ cdef enum:
     KIND_CAPTURED = 128
 
 cdef enum:
+    #: Second argument of a chunk of `map`, if it is not 0: each item is a tuple of arguments.
+    MAP_STAR = 1
+    #: A failure is an outcome, and the next item follows.
+    MAP_ALL = 2
+
+cdef enum:
     #: Slot.flags: the call runs although nobody wants its outcome.
     CALL_DETACHED = 1
     #: The entry of the table of policies is this call's.

@@ -33,12 +33,16 @@ ATTEMPT_CHARACTERS = 300
 NOT_RAISED_AS_THEMSELVES = (SystemExit, KeyboardInterrupt, GeneratorExit)
 
 
+#: How the error of a call begins whose result cannot be pickled.
+UNSENT = "the task's result cannot be sent to the driver"
+
+
 class Unpicklable(TypeError):
     """A value that cannot leave its process."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Reduce to a `TaskError`, which the driver gets when a task's result was such a value."""
-        return (TaskError, (f"the task's result cannot be sent to the driver: {self}",))
+        return (TaskError, (f"{UNSENT}: {self}",))
 
 
 class Noted:
