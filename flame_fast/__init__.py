@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from flame_fast.errors import TaskError as TaskError
     from flame_fast.errors import TaskTimeoutError as TaskTimeoutError
     from flame_fast.errors import WorkerDiedError as WorkerDiedError
+    from flame_fast.executor import Executor as Executor
     from flame_fast.kernels.runtime import ObjectFuture as ObjectFuture
     from flame_fast.kernels.runtime import ObjectRef as ObjectRef
     from flame_fast.resources import ResourceRequirement as ResourceRequirement
@@ -41,6 +42,7 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "Application": "application.registry",
     "ApplicationAttributes": "application.registry",
+    "Executor": "executor",
     "FlameContext": "config",
     "FlameError": "errors",
     "FlameErrorCode": "errors",
