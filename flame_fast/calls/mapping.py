@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from flame_fast.calls.separate_calls import SeparateCalls
 from flame_fast.engine.spec import MapOptions
 from flame_fast.kernels.runtime import CallTarget, check_timeout
 
@@ -112,6 +111,8 @@ class MappedTarget(CallTarget):
         engine, separate = self._engine_of_map()
         results: Iterator[Any]
         if separate:
+            from flame_fast.calls.separate_calls import SeparateCalls  # few programs need it
+
             results = SeparateCalls(self, items, options, AHEAD_PER_WORKER * engine.workers + 1)
         else:
             results = engine.map(self, items, options)
