@@ -23,8 +23,7 @@ cdef class Chunk:
     cdef Py_ssize_t first       # number of the first item, from 0
 
     cdef object item(self, Py_ssize_t position):
-        items = (<Int64List> self.items).listed() if type(self.items) is Int64List else self.items
-        return items[position]
+        return (<Int64List> self.items).at[position] if type(self.items) is Int64List else self.items[position]
 
 cdef class MapResults:
     """The iterator that `service.map` returns. Not safe for several threads at a time.
@@ -176,6 +175,14 @@ cdef class MapResults:
         try:
             chunk.future = (self.target.enqueue((items,), 1, (), KIND_MAP) if self.mode == 0
                             else self.target.enqueue((items, self.mode), 2, (), KIND_MAP))
+        except BaseException as problem:
+            if type(items) is Int64List:
+                items = (<Int64List> items).listed()
+            if len(items) == 1:
+                self.source = None
+                self.problem = with_item(problem, self.queued, items[0])
+                return 0
+        else:
             chunk.items, chunk.first = items, self.queued
             self.queued += len(items)
             self.pending[chunk.future.index] = chunk
@@ -184,13 +191,6 @@ cdef class MapResults:
             if self.turn is not None:
                 notifier_of(self.target.runtime).add(chunk.future, self._go_on)
             return 0
-        except BaseException as problem:
-            if type(items) is Int64List:
-                items = (<Int64List> items).listed()
-            if len(items) == 1:
-                self.source = None
-                self.problem = with_item(problem, self.queued, items[0])
-                return 0
         for item in items:
             if self.problem is None:
                 self.enqueue([item])

@@ -237,7 +237,7 @@ def test_what_many_calls_share_runs_unless_the_last_of_them_is_dropped(rr, held,
 
 
 def test_the_dependents_of_one_call_are_dropped_in_linear_time(rr, held):
-    """In the order of a list's deallocation, youngest first. 100,000 take 0.2 s; a walk from the first for each took 40."""
+    """In the order of a list's deallocation, youngest first."""
     shared, service = rr.service(same)(1), rr.service(add)
     futures = [service(shared, number) for number in range(100_000)]
     del shared
