@@ -16,6 +16,8 @@ from flame_fast._version import __version__ as __version__
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flame_fast.application.registry import Application as Application
     from flame_fast.application.registry import ApplicationAttributes as ApplicationAttributes
     from flame_fast.application.registry import get_application as get_application
@@ -67,6 +69,8 @@ _HOME_OF = {
 __all__ = ["__version__", *sorted(_HOME_OF)]  # noqa: PLE0604
 
 
+_load: Callable[[str], object]
+__dir__: Callable[[], list[str]]
 _load, __dir__ = lazy_names(globals(), _HOME_OF)
 
 

@@ -115,8 +115,8 @@ class FlameContext:
 
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.name: str | None = None
-        self.package = FlamePackage()
-        self.runner = FlameRunnerConfig()
+        self.package: FlamePackage = FlamePackage()
+        self.runner: FlameRunnerConfig = FlameRunnerConfig()
         self.path: str | None = None
         named_by = "given to FlameContext"
         if path is None:

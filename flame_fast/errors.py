@@ -42,7 +42,7 @@ class FlameError(Exception):
 
     def __init__(self, code: FlameErrorCode, message: str) -> None:
         super().__init__(code, message)
-        self.code = FlameErrorCode(code)
+        self.code: FlameErrorCode = FlameErrorCode(code)
         self.message = message
 
     def __str__(self) -> str:
@@ -95,7 +95,7 @@ class WorkerDiedError(FlameError):
 
     def __init__(self, message: str, facts: dict[str, Any] | None = None) -> None:
         super().__init__(FlameErrorCode.INTERNAL, message)
-        self.facts = dict(facts or {})
+        self.facts: dict[str, Any] = dict(facts or {})
         self.__dict__.update(self.facts)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -8,19 +8,15 @@ from __future__ import annotations
 
 import sys
 import warnings
-import weakref
 from functools import partial
 
 from flame_fast.application.lifecycle import acquire_application, check_nested
 from flame_fast.application.registry.validation import check_name
-from flame_fast.calls import gather
-from flame_fast.calls.selection import select
+from flame_fast.calls.collecting import Collecting
 from flame_fast.calls.service import (
     RunnerService,
     check_options,
-    example_method,
     make_service,
-    stands_for_call,
     when_closed,
 )
 from flame_fast.calls.session import named_session
@@ -31,22 +27,31 @@ from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
+from flame_fast.lifetime import CLOSED, UNCLOSED, Lifetime
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Coroutine, Sequence
     from types import TracebackType
-    from typing import Any
+    from typing import Any, Never, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
     from flame_fast.application.lifecycle import ApplicationLease
-    from flame_fast.calls.progress import Progress
-    from flame_fast.calls.selection import Selection
     from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectRef
     from flame_fast.resources import ResourceRequirement
+
+    P = ParamSpec("P")
+    R = TypeVar("R")
+    T = TypeVar("T")
+
+    class ServiceKeywords(TypedDict, total=False):
+        """Options of `service` for any execution object."""
+
+        resreq: ResourceRequirement | None
+        restart: bool
 
 
 def _inline(options: EngineOptions) -> Engine:
@@ -67,37 +72,8 @@ ENGINES: dict[str, Callable[[EngineOptions], Engine]] = {"inline": _inline, "loc
 #: How arrays arrive: as each receiver's own, or with WRITEABLE cleared.
 ARRAYS = ("copy-on-write", "readonly")
 
-#: How a runner ends, in messages after its name.
-CLOSED = "was closed"
-UNCLOSED = "was dropped without close() (no reference to the Runner was left, or the program ended)"
 
-
-class Lifetime:
-    """A runner's time from its start to its end; the end undoes the start once.
-
-    The end comes by `close()`, by the garbage collection of the runner, or by the interpreter's exit.
-
-    Parameters
-    ----------
-    runner : Runner
-        The lifetime holds no reference to it.
-    undo : callable
-        Takes how the runner ended; returns how many unfinished calls that dropped.
-    """
-
-    def __init__(self, runner: Runner, undo: Callable[[str], int]) -> None:
-        self.is_over = False
-        self._undo = undo
-        self._finalizer = weakref.finalize(runner, undo, UNCLOSED)
-
-    def close(self) -> int:
-        """End it; return how many unfinished calls that dropped. Idempotent. A Ctrl-C waits until it has ended."""
-        with interrupts_deferred():
-            self.is_over = True
-            return 0 if self._finalizer.detach() is None else self._undo(CLOSED)
-
-
-class Runner:
+class Runner(Collecting):
     r"""A parallel application: on entry the project is packaged, stored and registered, on exit everything is undone.
 
     Parameters
@@ -185,7 +161,7 @@ class Runner:
         workers = check_workers(workers_by_environment(workers), cpus)
         limit = check_memory(by_environment("MEMORY", memory))
         self.name = name
-        self._sessions: dict[str, tuple[Any, RunnerService]] = {}
+        self._sessions: dict[str, tuple[Any, RunnerService[..., Any]]] = {}
         outer = current.serving_engine()
         if outer is not None:
             _check_not_importing(name)
@@ -212,6 +188,41 @@ class Runner:
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
+    if TYPE_CHECKING:
+
+        @overload
+        def service(
+            self,
+            execution_object: type[Any],
+            autoscale: bool | None = None,
+            warmup: int = 0,
+            **options: Unpack[ServiceKeywords],
+        ) -> RunnerService[[Never], Never]: ...
+        @overload
+        def service(
+            self,
+            execution_object: Callable[P, Coroutine[Any, Any, R]],
+            autoscale: bool | None = None,
+            warmup: int = 0,
+            **options: Unpack[ServiceKeywords],
+        ) -> RunnerService[P, R]: ...
+        @overload
+        def service(
+            self,
+            execution_object: Callable[P, R],
+            autoscale: bool | None = None,
+            warmup: int = 0,
+            **options: Unpack[ServiceKeywords],
+        ) -> RunnerService[P, R]: ...
+        @overload
+        def service(
+            self,
+            execution_object: object,
+            autoscale: bool | None = None,
+            warmup: int = 0,
+            **options: Unpack[ServiceKeywords],
+        ) -> RunnerService[[Never], Never]: ...
+
     def service(
         self,
         execution_object: Any,
@@ -220,7 +231,7 @@ class Runner:
         resreq: ResourceRequirement | None = None,
         *,
         restart: bool = False,
-    ) -> RunnerService:
+    ) -> RunnerService[..., Any]:
         """Make a function, class or instance a service of this runner.
 
         Parameters
@@ -264,131 +275,9 @@ class Runner:
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service
 
-    # ---- futures -----------------------------------------------------------------------------------------------------
+    # ---- values ------------------------------------------------------------------------------------------------------
 
-    def get(
-        self,
-        futures: Any,
-        timeout: float | None = None,
-        *,
-        return_exceptions: bool = False,
-        progress: Progress = None,
-    ) -> Any:
-        """Return the values of futures and refs, in the shape given.
-
-        Parameters
-        ----------
-        futures : future, ref, list, tuple, dict, generator, or a function service
-            Nested at any depth. A generator, another iterator or a set gives a list; what is no future passes through. A
-            function service stands for one call of it without arguments, as a list of one.
-        timeout : float, optional
-            Seconds for all of them together.
-        return_exceptions : bool
-            Give a failed call's exception in place of its value; by default it is raised.
-        progress : bool, str or callable, optional
-            Show how many calls are done and have failed: True or a label shows a bar of tqdm, in a terminal or a notebook
-            (elsewhere if `FLAME_FAST_PROGRESS` is set); a callable is called with (done, failed, total) after each.
-
-        Raises
-        ------
-        TimeoutError
-            The time is up; the tasks go on.
-        Exception
-            The first failure in input order, as soon as all before it are done.
-        """
-        if (
-            not (return_exceptions or progress)
-            and type(futures) is list
-            and futures
-            and not self._lifetime.is_over
-            and self._engine.owns_all(futures)
-        ):
-            return self._engine.get_many(futures, timeout)  # the usual case; it refuses a forked child by itself
-        self._check_open()
-        return gather.get(_one_call(futures), timeout, return_exceptions, progress)
-
-    async def aget(self, futures: Any, timeout: float | None = None, *, return_exceptions: bool = False) -> Any:
-        """Return what `get` returns, from a coroutine: other tasks of the event loop go on meanwhile.
-
-        Raises
-        ------
-        asyncio.CancelledError
-            The task, or a call, was cancelled. Calls that nobody else waits for are dropped, if they have not begun.
-        """
-        self._check_open()
-        return await gather.aget(_one_call(futures), timeout, return_exceptions)
-
-    async def gather(self, *futures: Any, return_exceptions: bool = False) -> list[Any]:
-        """Return the values of futures as a list, as `asyncio.gather` does; a task for each of them is not needed."""
-        self._check_open()
-        return await gather.aget(list(futures), None, return_exceptions)  # type: ignore[no-any-return]
-
-    def wait(self, futures: Any, timeout: float | None = None, *, num_returns: int | None = None) -> Any:
-        """Wait as `get`, without reading the values: return when all have completed, raise the first error.
-
-        Parameters
-        ----------
-        futures, timeout
-            As for `get`.
-        num_returns : int, optional
-            Return as soon as so many futures are done, or the time is up, a pair: those that are done, failed ones too, and
-            the others, both in the order given.
-        """
-        self._check_open()
-        if num_returns is not None:
-            return gather.wait_for_some(_one_call(futures), timeout, num_returns)
-        gather.wait(_one_call(futures), timeout)
-        return None
-
-    def ref(self, futures: Any) -> Any:
-        """Wait as `get`; return an `ObjectRef` in place of each value."""
-        self._check_open()
-        return gather.ref(_one_call(futures))
-
-    def select(self, futures: Any, timeout: float | None = None, *, progress: Progress = None) -> Selection:
-        """Return an iterator over futures as they complete, each once, failed ones too; `async for` takes it as well.
-
-        Parameters
-        ----------
-        futures : iterable of futures and refs
-        timeout : float, optional
-            Seconds for all of them together.
-        progress : bool, str or callable, optional
-            As for `get`.
-
-        Raises
-        ------
-        TimeoutError
-            From the iterator: none has completed in the time left.
-        TypeError
-            An item is no future.
-        """
-        self._check_open()
-        return select(_one_call(futures), timeout, progress)
-
-    as_completed = select
-
-    def cancel(self, futures: Any, force: bool = False) -> int:
-        """Cancel the calls of futures, and every call that depends on one of them; return how many of them are cancelled.
-
-        A call that has begun goes on, unless `force`. `get` of a cancelled one raises `concurrent.futures.CancelledError`.
-
-        Parameters
-        ----------
-        futures : future, list, tuple, dict or generator
-            As for `get`; refs, and what is no future, are passed over.
-        force : bool
-            End calls that have begun, with their workers: see `ObjectFuture.cancel`.
-
-        Raises
-        ------
-        TypeError
-            `futures` is neither a future nor a container, or `force` no bool.
-        """
-        self._check_open()
-        return gather.cancel(futures, force)
-
-    def put_object(self, obj: Any) -> ObjectRef:
+    def put_object(self, obj: T) -> ObjectRef[T]:
         """Store a value once; the ref is an argument for any task of this runner.
 
         Raises
@@ -549,21 +438,6 @@ def _of_process() -> dict[str, Any]:
     }
 
 
-# ---- arguments -------------------------------------------------------------------------------------------------------
-
-
-def _one_call(futures: Any) -> Any:
-    """Return one call of a function service, as a list of one, in its place; anything else as it is."""
-    if not isinstance(futures, RunnerService):
-        return futures
-    if stands_for_call(futures):
-        return [futures()]
-    raise TypeError(
-        f"futures: expected futures or a function service, got {futures!r}; call one of its methods and pass what that "
-        f"returns, as in rr.get(service.{example_method(futures)}(...))"
-    )
-
-
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
@@ -579,7 +453,7 @@ def _release(lease: ApplicationLease, name: str) -> None:
         )
 
 
-def _leave_nested(sessions: dict[str, tuple[Any, RunnerService]], ending: str) -> int:
+def _leave_nested(sessions: dict[str, tuple[Any, RunnerService[..., Any]]], ending: str) -> int:
     """Close the services of a runner in a task: the outer runner has everything else."""
     for _, service in list(sessions.values()):
         service.close()

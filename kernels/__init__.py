@@ -13,18 +13,22 @@ from flame_fast._lazy import lazy_names
 
 try:
     from flame_fast.kernels import runtime as runtime
-except ImportError as error:
+except ImportError as _error:
     raise ImportError(
         "the native part of flame_fast (flame_fast.kernels.runtime) is not built for this Python; "
         "run `pip install .` or, in a clone, `pip install -e .` with a C compiler at hand"
-    ) from error
+    ) from _error
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from flame_fast.kernels.montecarlo import estimate_batch as estimate_batch
     from flame_fast.kernels.montecarlo import estimate_batch_numpy as estimate_batch_numpy
     from flame_fast.kernels.rng import GENERATOR as GENERATOR
 
+__getattr__: Callable[[str], object]
+__dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
     globals(), {"GENERATOR": "rng", "estimate_batch": "montecarlo", "estimate_batch_numpy": "montecarlo"}
 )

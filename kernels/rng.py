@@ -42,6 +42,10 @@ from flame_fast.kernels.jit.simd import counter, like, loader, rotate_left, squa
 from flame_fast.kernels.jit.vector_math import logarithm, sine_and_cosine
 from numba import types
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: The generator of a lane, the lanes of a stream, and the cipher that seeds them.
 GENERATOR = "xoshiro256++, 8 lanes, seeded by Threefry-4x64-20"
 
@@ -56,8 +60,8 @@ PI_DOMAIN = np.uint64(1)
 ARRAY_DOMAIN = np.uint64(2)
 
 ZERO = np.uint64(0)
-LANE_WORDS = loader(types.uint64, LANES)
-LANE_NUMBERS = counter(types.uint64, LANES)
+LANE_WORDS: Any = loader(types.uint64, LANES)
+LANE_NUMBERS: Any = counter(types.uint64, LANES)
 
 
 def key(seed: int | None = None) -> tuple[np.uint64, np.uint64]:
@@ -111,7 +115,7 @@ def _four_rounds(x0, x1, x2, x3, bits):
 
 
 @inlined
-def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
+def threefry(k0: Any, k1: Any, k2: Any, k3: Any, x0: Any, x1: Any, x2: Any, x3: Any) -> Any:
     """Encipher the block (x0, x1, x2, x3) under the key (k0, k1, k2, k3); words or vectors of words."""
     k4 = k0 ^ k1 ^ k2 ^ k3 ^ PARITY
     x0, x1, x2, x3 = x0 + k0, x1 + k1, x2 + k2, x3 + k3
@@ -131,7 +135,7 @@ def threefry(k0, k1, k2, k3, x0, x1, x2, x3):
 
 
 @inlined
-def advance(s0, s1, s2, s3):
+def advance(s0: Any, s1: Any, s2: Any, s3: Any) -> Any:
     """Return (output, four words of the next state) of one step of the generator; words or vectors of words."""
     output = rotate_left(s0 + s3, 23) + s0
     shifted = s1 << np.uint64(17)
@@ -143,7 +147,7 @@ def advance(s0, s1, s2, s3):
 
 
 @inlined
-def lanes_of(key, number, domain):
+def lanes_of(key: Any, number: Any, domain: Any) -> Any:
     """Return the initial states of a stream's lanes: four vectors."""
     lanes = LANE_NUMBERS()
     return threefry(
@@ -152,13 +156,13 @@ def lanes_of(key, number, domain):
 
 
 @inlined
-def lane_beside(key, number, domain):
+def lane_beside(key: Any, number: Any, domain: Any) -> Any:
     """Return the initial state of a ninth lane of a stream: four words."""
     return threefry(key[0], key[1], ZERO, ZERO, np.uint64(number), np.uint64(LANES), domain, ZERO)
 
 
 @compiled()
-def stream_of(key, number, domain):
+def stream_of(key: Any, number: Any, domain: Any) -> Any:
     """Return a stream as `stream` does, in another domain."""
     state = np.empty((4, LANES), np.uint64)
     s0, s1, s2, s3 = lanes_of(key, number, domain)
@@ -167,7 +171,7 @@ def stream_of(key, number, domain):
 
 
 @compiled()
-def stream(key, number):
+def stream(key: Any, number: Any) -> Any:
     """Return the stream of a key and a number, at its beginning.
 
     Parameters
@@ -202,19 +206,19 @@ def _save(state, s0, s1, s2, s3):
 
 
 @inlined
-def uniform(words):
+def uniform(words: Any) -> Any:
     """Return doubles in [0, 1), multiples of 2**-53, made of the words' upper 53 bits."""
     return to_floats(words >> np.uint64(11)) * 2.0**-53
 
 
 @inlined
-def uniform_above_zero(words):
+def uniform_above_zero(words: Any) -> Any:
     """Return doubles in (0, 1], multiples of 2**-53."""
     return to_floats((words >> np.uint64(11)) + np.uint64(1)) * 2.0**-53
 
 
 @inlined
-def exponential(words):
+def exponential(words: Any) -> Any:
     """Return doubles of the exponential distribution of mean 1.
 
     Each is the negative logarithm of a uniform one, at most 36.8.
@@ -223,7 +227,7 @@ def exponential(words):
 
 
 @inlined
-def two_normals(words, others):
+def two_normals(words: Any, others: Any) -> Any:
     """Return two vectors of standard normal doubles, by the Box-Muller transform [3]_; at most 8.6 in size."""
     radius = square_root(logarithm(uniform_above_zero(words)) * -2.0)
     sine, cosine = sine_and_cosine(others >> np.uint64(11))
@@ -255,31 +259,31 @@ def _fill(stream, out, transform):
 
 
 @compiled()
-def fill_words(stream, out):
+def fill_words(stream: Any, out: Any) -> Any:
     """Fill a one-dimensional contiguous uint64 array with random words."""
     _fill(stream, out, _unchanged)
 
 
 @compiled()
-def fill_pairs(stream, out):
+def fill_pairs(stream: Any, out: Any) -> Any:
     """Fill a contiguous uint32 array of shape (n, 2) with random integers: a pair has the halves of a word."""
     fill_words(stream, out.reshape(out.size).view(np.uint64))
 
 
 @compiled()
-def fill_uniforms(stream, out):
+def fill_uniforms(stream: Any, out: Any) -> Any:
     """Fill a one-dimensional contiguous float64 array with doubles in [0, 1), a word each."""
     _fill(stream, out, uniform)
 
 
 @compiled()
-def fill_exponentials(stream, out):
+def fill_exponentials(stream: Any, out: Any) -> Any:
     """Fill a one-dimensional contiguous float64 array with exponential doubles of mean 1, a word each."""
     _fill(stream, out, exponential)
 
 
 @compiled()
-def fill_normals(stream, out):
+def fill_normals(stream: Any, out: Any) -> Any:
     """Fill a one-dimensional contiguous float64 array with standard normal doubles.
 
     Two words make two doubles: the stream moves on by two steps at a time.

@@ -71,13 +71,13 @@ class ApplicationLease:
     __slots__ = ("name", "directory", "archive", "digest", "token", "home", "attributes", "_package", "_limit", "_lock")
 
     def __init__(self, name: str, directory: str, home: str, token: str) -> None:
-        self.name = name
-        self.directory = directory
-        self.home = home
-        self.token = token
-        self.archive = ""
-        self.digest = ""
-        self.attributes = ApplicationAttributes()
+        self.name: str = name
+        self.directory: str = directory
+        self.home: str = home
+        self.token: str = token
+        self.archive: str = ""
+        self.digest: str = ""
+        self.attributes: ApplicationAttributes = ApplicationAttributes()
         self._package: PackageInfo | None = None
         self._limit = 0
         self._lock = _thread.allocate_lock()

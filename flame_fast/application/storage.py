@@ -29,7 +29,7 @@ class Storage:
     __slots__ = ("directory",)
 
     def __init__(self, directory: str) -> None:
-        self.directory = directory
+        self.directory: str = directory
 
     def url(self, name: str) -> str:
         """Return the URL that a package of this name has here."""

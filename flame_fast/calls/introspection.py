@@ -31,6 +31,9 @@ ROUTINES = (
     ClassMethodDescriptorType,
 )
 
+#: `inspect.CO_VARARGS`: a function takes any number of positional arguments.
+VARIADIC = 0x04
+
 #: Names of the service itself, whatever the user's object has.
 RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "session_id"})
 
@@ -82,6 +85,68 @@ def _is_method(value: Any) -> bool:
     if isinstance(value, (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)):
         return True
     return callable(value) and not isinstance(value, (type, property))
+
+
+def arity_of(obj: Any, method: str = "") -> tuple[int, int]:
+    """Return the fewest and the most positional arguments that a function takes, or a method without its object.
+
+    What cannot be told takes any number. One that needs arguments by name takes none without them.
+    """
+    function = obj if not method else static_attribute(obj, method)
+    bound = 1 if method else 0
+    if isinstance(function, (staticmethod, classmethod)):
+        bound = int(isinstance(function, classmethod))
+        function = function.__func__
+    if type(function) is not FunctionType:
+        return 0, sys.maxsize
+    code, by_name = function.__code__, function.__kwdefaults__ or {}
+    fewest = code.co_argcount - len(function.__defaults__ or ()) - bound
+    if code.co_kwonlyargcount > len(by_name):
+        fewest = sys.maxsize
+    most = sys.maxsize if code.co_flags & VARIADIC else code.co_argcount - bound
+    return max(fewest, 0), max(most, 0)
+
+
+def static_attribute(kind: type, name: str) -> Any:
+    """Return a class's attribute as it stands in the class, without calling what it is; None if there is none."""
+    return next((vars(base)[name] for base in kind.__mro__ if name in vars(base)), None)
+
+
+def signature_of(obj: Any, method: str = "") -> Any:
+    """Return a function's signature, or a method's without its object.
+
+    Raises
+    ------
+    AttributeError
+        It has none that can be told.
+    """
+    import inspect
+
+    function = obj if not method else static_attribute(obj, method)
+    try:
+        if not method or isinstance(function, (staticmethod, classmethod)):
+            return inspect.signature(getattr(obj, method) if method else function)
+        signature = inspect.signature(function)
+        return signature.replace(parameters=list(signature.parameters.values())[1:])
+    except (TypeError, ValueError) as error:
+        raise AttributeError(f"{name_of(obj)!r} has no signature: {error}") from None
+
+
+def refuse_arguments(signature: Any, name: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    """Raise TypeError where arguments do not fit a signature.
+
+    Parameters
+    ----------
+    signature : inspect.Signature
+    name : str
+        What is called.
+    args : tuple
+    kwargs : dict
+    """
+    try:
+        signature.bind(*args, **kwargs)
+    except TypeError as error:
+        raise TypeError(f"{name}{signature}: {error}") from None
 
 
 def name_of(obj: Any) -> str:

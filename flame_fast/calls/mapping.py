@@ -7,17 +7,43 @@ from flame_fast.kernels.runtime import CallTarget, check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
-    from typing import Any
+    from collections.abc import Iterable
+    from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
     from flame_fast.calls.progress import Progress
-    from flame_fast.engine.protocol import Engine
+    from flame_fast.engine.protocol import Engine, Results
+    from flame_fast.kernels.runtime import ObjectHandle
+
+    P = ParamSpec("P")
+    Q = ParamSpec("Q")
+    A = TypeVar("A")
+    B = TypeVar("B")
+    C = TypeVar("C")
+    R = TypeVar("R")
+
+    #: Futures of the values of one argument.
+    Futures: TypeAlias = Iterable[ObjectHandle[Any]]
+
+    class MapKeywords(TypedDict, total=False):
+        """Options of `map` and `starmap` that do not change the type of its results."""
+
+        chunksize: int | None
+        ordered: bool
+        timeout: float | None
+        progress: Progress
+
+    class StrictKeywords(MapKeywords, total=False):
+        """Options of `map` with which every result is one that a call returned."""
+
+        strict: bool
+        return_exceptions: Literal[False]
+
 
 #: Calls that `map` of a view with options makes ahead, per worker.
 AHEAD_PER_WORKER = 2
 
 
-class MappedTarget(CallTarget):
+class MappedTarget(CallTarget["P", "R"]):
     """A service or a method, called once for each item of an iterable."""
 
     __slots__ = ()
@@ -25,6 +51,41 @@ class MappedTarget(CallTarget):
     def _engine_of_map(self) -> tuple[Engine, bool]:
         """Return the engine, and whether each item needs a call of its own: it has limits or retries."""
         raise NotImplementedError
+
+    if TYPE_CHECKING:
+
+        @overload
+        def map(
+            self: MappedTarget[Concatenate[A, Q], R], a: Iterable[A], /, **options: Unpack[StrictKeywords]
+        ) -> Results[R]: ...
+        @overload
+        def map(
+            self: MappedTarget[Concatenate[A, B, Q], R], a: Iterable[A], b: Iterable[B], /, **options: Unpack[StrictKeywords]
+        ) -> Results[R]: ...
+        @overload
+        def map(
+            self: MappedTarget[Concatenate[A, B, C, Q], R],
+            a: Iterable[A],
+            b: Iterable[B],
+            c: Iterable[C],
+            /,
+            *more: Iterable[Any],
+            **options: Unpack[StrictKeywords],
+        ) -> Results[R]: ...
+        @overload
+        def map(self, *futures: Futures, **options: Unpack[StrictKeywords]) -> Results[R]: ...
+        @overload
+        def map(
+            self, a: Futures, b: Iterable[Any], /, *more: Iterable[Any], **options: Unpack[StrictKeywords]
+        ) -> Results[R]: ...
+        @overload
+        def map(
+            self, a: Iterable[Any], b: Futures, /, *more: Iterable[Any], **options: Unpack[StrictKeywords]
+        ) -> Results[R]: ...
+        @overload
+        def map(
+            self, *iterables: Iterable[Any], strict: bool = False, return_exceptions: bool, **options: Unpack[MapKeywords]
+        ) -> Results[R | BaseException]: ...
 
     def map(
         self,
@@ -35,7 +96,7 @@ class MappedTarget(CallTarget):
         strict: bool = False,
         return_exceptions: bool = False,
         progress: Progress = None,
-    ) -> Iterator[Any]:
+    ) -> Results[Any]:
         """Call the service once for each item; return an iterator over the results.
 
         Many items travel in one call. Results come lazily: the iterator takes a bounded number of items ahead of what it has
@@ -93,6 +154,21 @@ class MappedTarget(CallTarget):
         options = _options(iterables, chunksize, ordered, timeout, return_exceptions, star=star)
         return self._mapped(items, options, progress)
 
+    if TYPE_CHECKING:
+
+        @overload
+        def starmap(
+            self,
+            iterable: Iterable[Iterable[Any]],
+            *,
+            return_exceptions: Literal[False] = False,
+            **options: Unpack[MapKeywords],
+        ) -> Results[R]: ...
+        @overload
+        def starmap(
+            self, iterable: Iterable[Iterable[Any]], *, return_exceptions: bool, **options: Unpack[MapKeywords]
+        ) -> Results[R | BaseException]: ...
+
     def starmap(
         self,
         iterable: Iterable[Iterable[Any]],
@@ -102,14 +178,14 @@ class MappedTarget(CallTarget):
         timeout: float | None = None,
         return_exceptions: bool = False,
         progress: Progress = None,
-    ) -> Iterator[Any]:
+    ) -> Results[Any]:
         """Call the service as `service(*item)` for each item; otherwise as `map`."""
         options = _options((iterable,), chunksize, ordered, timeout, return_exceptions, star=True)
         return self._mapped(iterable, options, progress)
 
-    def _mapped(self, items: Iterable[Any], options: MapOptions, progress: Progress) -> Iterator[Any]:
+    def _mapped(self, items: Iterable[Any], options: MapOptions, progress: Progress) -> Results[Any]:
         engine, separate = self._engine_of_map()
-        results: Iterator[Any]
+        results: Results[Any]
         if separate:
             from flame_fast.calls.separate_calls import SeparateCalls  # few programs need it
 

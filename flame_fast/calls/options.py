@@ -71,7 +71,7 @@ def _flag(name: str, value: Any) -> bool:
 
 
 #: How each option is checked.
-CHECKS = {
+CHECKS: dict[str, Any] = {
     "timeout": _seconds,
     "deadline": _seconds,
     "retries": _count,

@@ -7,8 +7,10 @@ import sys
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
+    from collections.abc import Callable
     from typing import Any, TypeAlias
+
+    from flame_fast.engine.protocol import Results
 
     #: What `progress=` takes.
     Progress: TypeAlias = bool | str | Callable[[int, int, int | None], object] | None
@@ -71,11 +73,11 @@ def _is_seen() -> bool:
 class followed:
     """The iterator over another one's results that shows how many there were. Closes its bar with the last, or an error."""
 
-    def __init__(self, results: Iterator[Any], progress: Progress, total: int | None) -> None:
+    def __init__(self, results: Results[Any], progress: Progress, total: int | None) -> None:
         self._results = results
         self._bar = Bar(progress, total)
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> followed:
         return self
 
     def __next__(self) -> Any:
@@ -89,20 +91,24 @@ class followed:
         self._bar.add(failed=isinstance(value, BaseException))
         return value
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> followed:
         return self
 
     async def __anext__(self) -> Any:
         from flame_fast.kernels.runtime.awaiting import wait_for_any
 
-        await wait_for_any(self._results.awaited())  # type: ignore[attr-defined]
+        await wait_for_any(self._results.awaited())
         try:
             return next(self)
         except StopIteration:
             raise StopAsyncIteration from None
 
     def __length_hint__(self) -> int:
-        return self._results.__length_hint__()  # type: ignore[attr-defined, no-any-return]
+        return self._results.__length_hint__()
+
+    def awaited(self) -> list[Any]:
+        """Return what the followed iterator waits for."""
+        return self._results.awaited()
 
     def __del__(self) -> None:
         bar = self.__dict__.get("_bar")

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from functools import partial
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeVar
 
     from flame_fast.calls.progress import Bar, Progress
     from flame_fast.engine.protocol import FutureClient
     from flame_fast.kernels.runtime.awaiting import Arrivals
+
+    F = TypeVar("F")
 
 #: Seconds between two looks at futures of several runners, which no single wait covers.
 MIXED_LOOK_S = 0.02
@@ -42,7 +45,7 @@ def client_of(future: Any) -> FutureClient:
     return future.client  # type: ignore[no-any-return]
 
 
-def select(futures: Any, timeout: float | None, progress: Progress = None) -> Selection:
+def select(futures: Any, timeout: float | None, progress: Progress = None) -> Selection[Any]:
     """Return an iterator over the futures as they complete, each once; see `Runner.select`.
 
     Raises
@@ -66,7 +69,7 @@ def select(futures: Any, timeout: float | None, progress: Progress = None) -> Se
     return Selection(pending, Deadline(timeout), bar)
 
 
-class Selection:
+class Selection(Iterator["F"]):
     """The iterator over futures as they complete, each once: with `for`, or with `async for`.
 
     Parameters
@@ -87,18 +90,15 @@ class Selection:
         self._arrivals: Arrivals | None = None  # with `async for`: positions of what is done and not yet given out
         self._callbacks: dict[int, Callable[[Any], None]] = {}  # by position
 
-    def __iter__(self) -> Iterator[ObjectFuture | ObjectRef]:
-        return self
-
-    def __next__(self) -> ObjectFuture | ObjectRef:
+    def __next__(self) -> F:
         if self._selected is None:
             self._selected = _select(self._pending, self._deadline)
         return self._given(next(self._selected))
 
-    def __aiter__(self) -> AsyncIterator[ObjectFuture | ObjectRef]:
+    def __aiter__(self) -> Selection[F]:
         return self
 
-    async def __anext__(self) -> ObjectFuture | ObjectRef:
+    async def __anext__(self) -> F:
         if self._left == 0:
             raise StopAsyncIteration
         if self._arrivals is None:
@@ -108,7 +108,7 @@ class Selection:
         future, self._pending[position] = self._pending[position], None
         return self._given(future)
 
-    def _given(self, future: Any) -> ObjectFuture | ObjectRef:
+    def _given(self, future: Any) -> F:
         self._left -= 1
         if self._bar is not None:
             self._bar.add(future.has_failed())
@@ -140,7 +140,7 @@ def _arrive(arrivals: Arrivals, position: int, _: object) -> None:
     arrivals.put(position)
 
 
-def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
+def _select(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
     if not pending:
         return
     client = client_of(pending[0])
@@ -157,7 +157,7 @@ def _select(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | O
             del future
 
 
-def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[ObjectFuture | ObjectRef]:
+def _select_mixed(pending: list[Any], deadline: Deadline) -> Iterator[Any]:
     """Select from futures of several runners: no single wait covers them."""
     while pending:
         ready = [future for future in pending if future.done()]

@@ -10,7 +10,7 @@ from flame_fast.kernels.runtime import with_item
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
+    from collections.abc import Awaitable, Callable, Iterable, Iterator
     from typing import Any, TypeAlias
 
     from flame_fast.engine.protocol import Future
@@ -48,10 +48,10 @@ class SeparateCalls:
     def __del__(self) -> None:
         self._cancel_pending()
 
-    def __iter__(self) -> Iterator[Any]:
+    def __iter__(self) -> SeparateCalls:
         return self
 
-    def __aiter__(self) -> AsyncIterator[Any]:
+    def __aiter__(self) -> SeparateCalls:
         return self
 
     def __anext__(self) -> Awaitable[Any]:

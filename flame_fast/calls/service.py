@@ -8,7 +8,16 @@ from functools import partial
 
 from flame_fast.calls.captures import Capture, has_state
 from flame_fast.calls.import_scan import libraries_of
-from flame_fast.calls.introspection import RESERVED, kind_of, method_names, name_of
+from flame_fast.calls.introspection import (
+    RESERVED,
+    arity_of,
+    kind_of,
+    method_names,
+    name_of,
+    refuse_arguments,
+    signature_of,
+    static_attribute,
+)
 from flame_fast.calls.mapping import MappedTarget
 from flame_fast.calls.options import changed
 from flame_fast.calls.session import session_of
@@ -22,24 +31,37 @@ from flame_fast.resources import ResourceRequirement
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar
 
     from flame_fast.engine.protocol import Engine, ServiceKey
     from flame_fast.kernels.runtime import ObjectFuture
 
+    P = ParamSpec("P")
+    R = TypeVar("R")
+
 
 @call_without_frames
-class Method(MappedTarget):
+class Method(MappedTarget["P", "R"]):
     """One public method of a class or instance service."""
 
-    __slots__ = ("__name__", "_service")
-
-    def __init__(self, service: RunnerService, name: str) -> None:
+    def __init__(self, service: RunnerService[..., Any], name: str) -> None:
         self._service = service
         self.__name__ = name
+        if service._described is not None:
+            self.__doc__ = static_attribute(service._described, name).__doc__
+            self.expect_arguments(*arity_of(service._described, name))
 
     def _engine_of_map(self) -> tuple[Engine, bool]:
         return self._service._engine_of_map()
+
+    def _refuse_arguments(self, *args: Any, **kwargs: Any) -> None:
+        """Raise TypeError: a call enters here if it has too few or too many positional arguments."""
+        refuse_arguments(self.__signature__, f"{self._service.name}.{self.__name__}", args, kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "__signature__" and self._service._described is not None:
+            return signature_of(self._service._described, self.__name__)
+        raise AttributeError(f"{self!r} has no attribute {name!r}")
 
     def __repr__(self) -> str:
         return f"<method {self.__name__!r} of {self._service!r}>"
@@ -49,7 +71,7 @@ class Method(MappedTarget):
 
 
 @call_without_frames
-class RunnerService(MappedTarget):
+class RunnerService(MappedTarget["P", "R"]):
     """Calls of one execution object, in the runner's workers. Made by `Runner.service`.
 
     A function service is called. Class and instance services have a method per public method of the object; a callable
@@ -72,9 +94,12 @@ class RunnerService(MappedTarget):
         capture: Capture | None = None,
         generators: list[tuple[str, Any]] | None = None,
         options: CallOptions | None = None,
+        described: Any = None,
     ) -> None:
-        self.name = spec.name
-        self.session_id = spec.session_id
+        self.name: str = spec.name
+        self.__name__: str = spec.name
+        self.session_id: str = spec.session_id
+        self._described = described  # the function or class that the user gave, or an instance's class; not in a task
         self._engine = engine
         self._spec = spec
         self._key = key
@@ -85,15 +110,20 @@ class RunnerService(MappedTarget):
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
         numbers = {name: number for number, name in enumerate(spec.methods)}
         self._own_method = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
+        if described is not None:
+            self.__doc__ = described.__doc__
+            if self._own_method != UNCALLABLE:
+                self.expect_arguments(*arity_of(described, "" if spec.kind == FUNCTION else "__call__"))
         self._bind_plainly()
         if generators:
             state = None if capture is None else capture.state
             watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
             engine.bind(self, key, self._own_method, watch.state, self._policy)
-        self._methods: dict[str, Method] = {}
+        self._methods: dict[str, Method[..., Any]] = {}
         for name, number in numbers.items():
             if name:
-                method = self._methods[name] = Method(self, name)
+                method: Method[..., Any] = Method(self, name)
+                self._methods[name] = method
                 engine.bind(method, key, number, None, self._policy)
                 if name not in RESERVED:
                     setattr(self, name, method)
@@ -110,6 +140,10 @@ class RunnerService(MappedTarget):
             f"{', '.join(name for name in self._spec.methods if name) or 'it has none'}"
         )
 
+    def _refuse_arguments(self, *args: Any, **kwargs: Any) -> None:
+        """Raise TypeError: a call enters here if it has too few or too many positional arguments."""
+        refuse_arguments(self.__signature__, self.name, args, kwargs)
+
     def _engine_of_map(self) -> tuple[Engine, bool]:
         return self._engine, self._policy is not None
 
@@ -124,7 +158,7 @@ class RunnerService(MappedTarget):
         priority: str | None = None,
         capture: bool | None = None,
         detached: bool | None = None,
-    ) -> RunnerService:
+    ) -> RunnerService[P, R]:
         """Return a view of this service whose calls, methods' too, have these options; the service itself stays as it is.
 
         A call that is ended by force is ended with the process of its worker, and nothing else is: the service's other calls
@@ -181,18 +215,19 @@ class RunnerService(MappedTarget):
             "capture": capture,
             "detached": detached,
         }
-        view = RunnerService(
+        view: RunnerService[P, R] = RunnerService(
             self._engine,
             self._spec,
             self._key,
             self._capture,
             self._generators,
             changed(self._options or CallOptions(), given),
+            self._described,
         )
         view._forget = self._forget
         return view
 
-    def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture:
+    def call(self, method: str, /, *args: Any, **kwargs: Any) -> ObjectFuture[Any]:
         """Call a method by its name: one whose name the service uses itself.
 
         Raises
@@ -215,12 +250,16 @@ class RunnerService(MappedTarget):
         self._engine.close_service(self._key, cancel)
         self._forget()
 
-    def __getattr__(self, name: str) -> Any:
-        raise AttributeError(
-            f"the {self.__dict__['_spec'].kind} service {self.__dict__['name']!r} has no public method {name!r}"
-            if "_spec" in self.__dict__
-            else name
-        )
+    def __getattr__(self, name: str) -> Method[..., Any]:
+        found: dict[str, Any] = self.__dict__
+        if "_spec" not in found:
+            raise AttributeError(name)
+        kind, described = found["_spec"].kind, found["_described"]
+        if name == "__wrapped__" and described is not None and kind != INSTANCE:
+            return described  # type: ignore[no-any-return]  # no method, as the next one is none
+        if name == "__signature__" and described is not None and found["_own_method"] != UNCALLABLE:
+            return signature_of(described, "" if kind == FUNCTION else "__call__")  # type: ignore[no-any-return]
+        raise AttributeError(f"the {kind} service {found['name']!r} has no public method {name!r}")
 
     def __repr__(self) -> str:
         return f"<RunnerService {self.name!r} ({self._spec.kind}), session {self.session_id!r}>"
@@ -232,28 +271,30 @@ class RunnerService(MappedTarget):
         )
 
 
-def _stop_watching(reference: weakref.ref[RunnerService]) -> None:
+def _stop_watching(reference: weakref.ref[RunnerService[..., Any]]) -> None:
     """Take the watch over a service's generators away."""
     service = reference()
     if service is not None:
         service._bind_plainly()
 
 
-def _method_of(service: RunnerService, name: str) -> Method:
+def _method_of(service: RunnerService[..., Any], name: str) -> Method[..., Any]:
     return service._methods[name]
 
 
-def stands_for_call(service: RunnerService) -> bool:
+def stands_for_call(service: RunnerService[..., Any]) -> bool:
     """Whether a service can stand in place of futures: only a function's has one obvious call."""
     return service._spec.kind == FUNCTION
 
 
-def example_method(service: RunnerService) -> str:
+def example_method(service: RunnerService[..., Any]) -> str:
     """Return some method of a service, for messages."""
     return next((name for name in service._spec.methods if name), "method")
 
 
-def _attach(session: int, blob: bytes, key: ServiceKey, function: Any, options: CallOptions | None) -> RunnerService:
+def _attach(
+    session: int, blob: bytes, key: ServiceKey, function: Any, options: CallOptions | None
+) -> RunnerService[..., Any]:
     """Rebuild a service in a task of its runner."""
     engine = engine_of(session)
     spec = ServiceSpec.from_blob(blob)
@@ -272,7 +313,7 @@ def make_service(
     warmup: int,
     resreq: ResourceRequirement | None,
     restart: bool,
-) -> RunnerService:
+) -> RunnerService[..., Any]:
     """Add an execution object to an engine; see `Runner.service`."""
     kind = kind_of(obj)
     warmup, cpu = check_options(obj, autoscale, warmup, resreq, restart, engine)
@@ -299,7 +340,7 @@ def make_service(
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
-    return RunnerService(engine, spec, key, capture, generators)
+    return RunnerService(engine, spec, key, capture, generators, None, type(obj) if kind == INSTANCE else obj)
 
 
 def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -364,7 +405,7 @@ def _worker_limit(kind: str, autoscale: bool | None, warmup: int, cpu: int | Non
     return (min(bounds), autoscale is False) if bounds else (0, False)
 
 
-def when_closed(service: RunnerService, forget: Callable[[], object]) -> None:
+def when_closed(service: RunnerService[..., Any], forget: Callable[[], object]) -> None:
     """Call `forget` when the service is closed."""
     service._forget = forget
 

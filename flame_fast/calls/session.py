@@ -42,8 +42,8 @@ class SessionContext:
                 raise ValueError(f"{name}: expected a string, got {value!r}")
             if not 1 <= len(value) <= LONGEST_NAME:
                 raise ValueError(f"{name}: expected 1 to {LONGEST_NAME} characters, got {len(value)}")
-        self.session_id = session_id
-        self.application_name = application_name
+        self.session_id: str | None = session_id
+        self.application_name: str | None = application_name
 
     def __repr__(self) -> str:
         return f"SessionContext(session_id={self.session_id!r}, application_name={self.application_name!r})"

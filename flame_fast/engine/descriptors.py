@@ -34,7 +34,7 @@ class Descriptor:
     __slots__ = ("_identity", "fd")
 
     def __init__(self, fd: int) -> None:
-        self.fd = fd
+        self.fd: int = fd
         self._identity = identity(fd)
 
     def is_open(self) -> bool:

@@ -53,10 +53,10 @@ class Stream:
     __slots__ = ("fd", "name", "pid", "rest")
 
     def __init__(self, fd: int, name: str, pid: int) -> None:
-        self.fd = fd
-        self.name = name
-        self.pid = pid
-        self.rest = b""
+        self.fd: int = fd
+        self.name: str = name
+        self.pid: int = pid
+        self.rest: bytes = b""
 
 
 def _none_follows() -> None:

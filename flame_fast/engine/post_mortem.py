@@ -44,7 +44,7 @@ CAUSES = {
 }
 
 #: Causes of a SIGKILL, by whether the kernel counted a kill for want of memory.
-KILLERS = {
+KILLERS: dict[bool | None, str] = {
     True: "the kernel killed it for want of memory",
     False: "somebody killed it; the kernel did not, for want of memory",
     None: "somebody killed it, or the system was out of memory (see `dmesg`)",

@@ -51,7 +51,7 @@ class Preloading:
     """
 
     def __init__(self, ring: Callable[[], object], named: Sequence[str] = ()) -> None:
-        self.loaded = 0
+        self.loaded: int = 0
         self._named = named
         self._wanted = 0
         self._ring = ring

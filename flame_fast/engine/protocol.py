@@ -9,13 +9,17 @@ readers use this module; no module imports it at run time, since `typing` costs 
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
 
     from flame_fast.engine.spec import CallOptions, MapOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, ObjectRef
+
+T = TypeVar("T")
+R_co = TypeVar("R_co", covariant=True)
 
 #: A service's key in its engine: picklable, since services travel to tasks. The engine alone looks inside.
 ServiceKey: TypeAlias = Any
@@ -80,6 +84,16 @@ class Future(Ref, Protocol):
 
     def ref(self) -> Ref:
         """Wait for the call; return a ref of its value."""
+
+
+class Results(Iterator[R_co], AsyncIterator[R_co], Protocol[R_co]):
+    """The results of `map`, for `for` and for `async for`."""
+
+    def __length_hint__(self) -> int:
+        """Return how many results are left, as far as that is known."""
+
+    def awaited(self) -> list[Any]:
+        """Return futures of which one must be done before the next result can be given out; none: it can be now."""
 
 
 class Selector(Protocol):
@@ -169,7 +183,7 @@ class Engine(FutureClient, Protocol):
         """Return what `bind` takes for calls with these options; the engine alone looks inside."""
 
     def bind(
-        self, target: CallTarget, key: ServiceKey, method: int, state: Callable[[], Any] | None, policy: Any = None
+        self, target: CallTarget[..., Any], key: ServiceKey, method: int, state: Callable[[], Any] | None, policy: Any = None
     ) -> None:
         """Make `target(...)` submit a call and return its `Future`, without blocking.
 
@@ -189,13 +203,13 @@ class Engine(FutureClient, Protocol):
             As `policy` returned it; None for calls without options.
         """
 
-    def map(self, target: CallTarget, iterable: Iterable[Any], options: MapOptions) -> Iterator[Any]:
+    def map(self, target: CallTarget[..., Any], iterable: Iterable[Any], options: MapOptions) -> Results[Any]:
         """Return an iterator over the results of `target(item)`; see `RunnerService.map`."""
 
     def close_service(self, key: ServiceKey, cancel: bool) -> None:
         """Refuse new calls of a service; finish those made, or, if `cancel`, those that have begun. Idempotent."""
 
-    def put(self, value: Any) -> ObjectRef:
+    def put(self, value: T) -> ObjectRef[T]:
         """Store a copy of a value."""
 
     def statistics(self) -> dict[str, int]:

@@ -15,11 +15,12 @@ from flame_fast.kernels.runtime import CallPolicy, MapResults, serialization
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Callable, Iterable
     from typing import Any
 
+    from flame_fast.engine.protocol import Results
     from flame_fast.engine.spec import CallOptions, EngineOptions, MapOptions, ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget, Client
+    from flame_fast.kernels.runtime import CallTarget, Client, ObjectRef, Selector
 
     #: (service, generation, queue) as the native runtime numbers them.
     Key = tuple[int, int, int]
@@ -36,18 +37,18 @@ class SegmentEngine:
 
     def __init__(self, runtime: Client) -> None:
         self.runtime = runtime
-        self.name = runtime.name
-        self.session = runtime.session
-        self.workers = runtime.workers
-        self.cpus = runtime.cpus
+        self.name: str = runtime.name
+        self.session: int = runtime.session
+        self.workers: int = runtime.workers
+        self.cpus: int = runtime.cpus
         # The runtime's own methods: a Python method in between would cost a third of what they do.
-        self.put = runtime.put
-        self.owns_all = runtime.owns_all
-        self.get_many = runtime.get_many
-        self.wait_many = runtime.wait_many
-        self.cancel_many = runtime.cancel_many
-        self.selector = runtime.selector
-        self.statistics = runtime.statistics
+        self.put: Callable[[Any], ObjectRef[Any]] = runtime.put
+        self.owns_all: Callable[[list[Any]], bool] = runtime.owns_all
+        self.get_many: Callable[..., list[Any]] = runtime.get_many
+        self.wait_many: Callable[..., None] = runtime.wait_many
+        self.cancel_many: Callable[..., int] = runtime.cancel_many
+        self.selector: Callable[[list[Any]], Selector] = runtime.selector
+        self.statistics: Callable[[], dict[str, int]] = runtime.statistics
 
     @property
     def is_parallel(self) -> bool:
@@ -87,7 +88,7 @@ class SegmentEngine:
 
     def bind(
         self,
-        target: CallTarget,
+        target: CallTarget[..., Any],
         key: Key,
         method: int,
         state: Callable[[], Any] | None,
@@ -105,7 +106,7 @@ class SegmentEngine:
         """What runs after each call was queued; None for nothing."""
         return None
 
-    def map(self, target: CallTarget, iterable: Iterable[Any], options: MapOptions) -> Iterator[Any]:
+    def map(self, target: CallTarget[..., Any], iterable: Iterable[Any], options: MapOptions) -> Results[Any]:
         return MapResults(
             target,
             iterable,

@@ -42,9 +42,9 @@ class LoadedService:
     __slots__ = ("failure", "functions", "generation", "namespace", "spec")
 
     def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
-        self.spec = spec
-        self.namespace = namespace
-        self.generation = generation
+        self.spec: ServiceSpec = spec
+        self.namespace: Namespace = namespace
+        self.generation: int = generation
         self.functions: list[Callable[..., Any]] = []
         self.failure: bytes | None = None
 
@@ -61,7 +61,7 @@ class Initialized:
     """
 
     def __init__(self) -> None:
-        self.namespace = Namespace()
+        self.namespace: Namespace = Namespace()
         self.failure: BaseException | None = None
         self._set: dict[str, dict[str, Any]] = {}
 
@@ -122,7 +122,8 @@ class Host:
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
-        self.last_resort = serialization.dump_error(TaskError("the task ended with an error that could not be described"))
+        indescribable = TaskError("the task ended with an error that could not be described")
+        self.last_resort: bytes = serialization.dump_error(indescribable)
         self._prepare: Callable[[], None] | None = prepare
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}

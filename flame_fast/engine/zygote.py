@@ -73,11 +73,11 @@ class Child:
     __slots__ = ("index", "pid", "pidfd", "role", "stack")
 
     def __init__(self, index: int, role: int, pid: int, stack: int = -1) -> None:
-        self.index = index
-        self.role = role
-        self.pid = pid
-        self.pidfd = os.pidfd_open(pid)
-        self.stack = stack  # descriptor of the file of its fault handler and of a captured text; -1: there is none
+        self.index: int = index
+        self.role: int = role
+        self.pid: int = pid
+        self.pidfd: int = os.pidfd_open(pid)
+        self.stack: int = stack  # descriptor of the file of its fault handler and of a captured text; -1: there is none
 
     def close(self) -> None:
         os.close(self.pidfd)
@@ -110,21 +110,21 @@ class Zygote:
 
     def __init__(self, template: Worker, recover: bool, preload: list[str]) -> None:
         self.template = template
-        self.supervisor = Supervisor(template)
-        self.post_mortem = PostMortem(self.supervisor)
+        self.supervisor: Supervisor = Supervisor(template)
+        self.post_mortem: PostMortem = PostMortem(self.supervisor)
         self.memory_kills: MemoryKills | None = None
-        self.control = socket.socket(fileno=CONTROL_FD)
+        self.control: socket.socket = socket.socket(fileno=CONTROL_FD)
         self.control.settimeout(5.0)
         self.children: dict[int, Child] = {}  # by pidfd
-        self.poller = select.poll()
+        self.poller: select.poll = select.poll()
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
-        self.preloading = Preloading(ring_own_bell, preload)
-        self.shortage = Shortage(self.supervisor)
+        self.preloading: Preloading = Preloading(ring_own_bell, preload)
+        self.shortage: Shortage = Shortage(self.supervisor)
         self.doomed: set[int] = set()  # processes killed because of a call that they run, and not reaped yet
         self.surplus_since: float | None = None
-        self.memory_takes = -1
-        self.memory_since = 0.0
+        self.memory_takes: int = -1
+        self.memory_since: float = 0.0
         before = self.supervisor.adopt_supervision(os.getpid())
         if recover:
             self.recover(before)

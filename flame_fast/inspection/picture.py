@@ -121,7 +121,7 @@ class Picture:
         self._reader = SegmentReader(fd)
         segment = os.fstat(fd)
         self.runner: dict[str, Any] = self._reader.header()
-        self.bytes_allocated = segment.st_blocks * 512
+        self.bytes_allocated: int = segment.st_blocks * 512
         self.processes: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in self._reader.processes()}
         for entry in self.processes.values():
             entry["alive"] = self._alive(entry["pid"], segment)
@@ -131,7 +131,8 @@ class Picture:
         self.queues: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in self._reader.queues()}
         for entry in self.queues.values():
             entry["entries"] = self._reader.entries(entry["index"], most)
-        self.counts, slots = self._reader.slots(most)
+        counts, slots = self._reader.slots(most)
+        self.counts: dict[str, int] = counts
         self.slots: dict[int, dict[str, Any]] = {entry["index"]: entry for entry in slots}
         self.extents: dict[str, tuple[int, int]] = self._reader.extents()
 

@@ -58,7 +58,7 @@ class Changes:
     """
 
     def __init__(self, snapshot: Snapshot, stored: Stored | None) -> None:
-        self.compressor = Compressor(snapshot.members.listed_bytes())
+        self.compressor: Compressor = Compressor(snapshot.members.listed_bytes())
         self.stored: Stored | None = None
         self.known: Any = None
         self._by_place: dict[tuple[int, int], Block] = {}

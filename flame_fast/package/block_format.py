@@ -76,10 +76,10 @@ class Header:
     __slots__ = ("kind", "length", "raw", "hash")
 
     def __init__(self, kind: int, length: int, raw: int, hash: bytes) -> None:
-        self.kind = kind
-        self.length = length
-        self.raw = raw
-        self.hash = hash
+        self.kind: int = kind
+        self.length: int = length
+        self.raw: int = raw
+        self.hash: bytes = hash
 
     def pack(self) -> bytes:
         head = _GZIP.pack(_FIRST, bytes(4), b"\x00\xff", _EXTRA.size)
@@ -118,7 +118,7 @@ class Compressor:
     def __init__(self, size: int) -> None:
         self._small = size <= SMALL_PACKAGE
         if self._small:
-            self.version = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {_SMALL_LEVEL}"
+            self.version: str = f"zlib {zlib.ZLIB_RUNTIME_VERSION} level {_SMALL_LEVEL}"
         else:
             import isal
 

@@ -44,13 +44,17 @@ class Explanation:
     __slots__ = ("directory", "files", "size", "compressed", "members", "excluded", "problem", "_generated")
 
     def __init__(self, directory: str, snapshot: Snapshot) -> None:
-        self.directory = directory
+        self.directory: str = directory
         self._generated = snapshot.generated
-        self.files, self.size = snapshot.members.totals()
+        files, size = snapshot.members.totals()
+        self.files: int = files
+        self.size: int = size
         self.compressed: int | None = None
-        self.problem = ""
+        self.problem: str = ""
         self.members: list[tuple[str, str, int]] = []
-        self.excluded = [(os.fsdecode(path), _reason(snapshot, note, rule)) for note, rule, path in snapshot.noted]
+        self.excluded: list[tuple[str, str]] = [
+            (os.fsdecode(path), _reason(snapshot, note, rule)) for note, rule, path in snapshot.noted
+        ]
         for path, kind, _, size, state in map(snapshot.members.__getitem__, range(len(snapshot.members))):
             if state & archive.SECRET:
                 self.excluded.append((os.fsdecode(path), "looks like a secret: there is a private key in it"))
@@ -65,7 +69,9 @@ class Explanation:
 
     def add_package(self, info: PackageInfo) -> None:
         """Add what only the packing finds out."""
-        self.files, self.size, self.compressed = info.files, info.size, info.compressed
+        self.files = info.files
+        self.size = info.size
+        self.compressed = info.compressed
         unreadable = set(info.unreadable)
         self.members = [member for member in self.members if member[0] not in unreadable]
         self.excluded = sorted([*self.excluded, *((path, _UNREADABLE) for path in unreadable)])

@@ -60,7 +60,7 @@ class IgnoreRules:
         rules = [rule for origin, line in lines if (rule := parse_rule(line, origin)) is not None]
         self._rules = [rule for rule in rules if rule.tokens is not None]  # the user's; few ask about the others
         built_in = [(verdict, True, _about(verdict), tokenize(name, whole_path=False)) for name, verdict in _BUILT_IN]
-        self.matcher = archive.Matcher(
+        self.matcher: archive.Matcher = archive.Matcher(
             built_in + [(rule.verdict, rule.by_name, rule.about, rule.tokens) for rule in self._rules]
         )
 
@@ -108,12 +108,12 @@ class Rule:
     __slots__ = ("line", "origin", "verdict", "about", "by_name", "tokens")
 
     def __init__(self, text: bytes, *, line: bytes, origin: str, verdict: int, about: int, by_name: bool) -> None:
-        self.line = line
-        self.origin = origin
-        self.verdict = verdict
-        self.about = about
-        self.by_name = by_name
-        self.tokens = tokenize(text, whole_path=not by_name)
+        self.line: bytes = line
+        self.origin: str = origin
+        self.verdict: int = verdict
+        self.about: int = about
+        self.by_name: bool = by_name
+        self.tokens: list[Token] | None = tokenize(text, whole_path=not by_name)
 
     def __str__(self) -> str:
         return f"{ascii(self.line.decode('utf-8', 'surrogateescape'))} ({self.origin})"

@@ -44,7 +44,7 @@ class Manifest:
         if zlib.crc32(view[_COUNT.size :], count) != checksum:
             raise ValueError("a damaged manifest")
         at = _COUNT.size + count * _BLOCK.size
-        self.all = view[at:]
+        self.all: memoryview = view[at:]
         self.entries: dict[bytes, memoryview] = {}
         for hash, length in _BLOCK.iter_unpack(view[_COUNT.size : at]):
             self.entries[hash] = view[at : at + length]
@@ -116,7 +116,7 @@ class PreviousTree:
     """
 
     def __init__(self, cache: str, wanted: set[bytes]) -> None:
-        self.root = -1
+        self.root: int = -1
         self.entries: dict[bytes, memoryview] = {}
         best, tree = 0, ""
         for name in os.listdir(cache):

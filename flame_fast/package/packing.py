@@ -52,11 +52,11 @@ class PackageInfo:
     __slots__ = ("path", "digest", "files", "size", "compressed", "_members")
 
     def __init__(self, path: str, digest: str, files: int, size: int, compressed: int, members: Members) -> None:
-        self.path = path
-        self.digest = digest
-        self.files = files
-        self.size = size
-        self.compressed = compressed
+        self.path: str = path
+        self.digest: str = digest
+        self.files: int = files
+        self.size: int = size
+        self.compressed: int = compressed
         self._members = members
 
     def __repr__(self) -> str:

@@ -75,10 +75,10 @@ class Snapshot:
         *,
         explaining: bool = False,
     ) -> None:
-        self.root = os.fsencode(os.path.abspath(directory))
+        self.root: bytes = os.fsencode(os.path.abspath(directory))
         self._real_root = b""
-        self.rules = IgnoreRules([*_rule_lines(excludes), *_ignore_file(self.root)])
-        self.descriptor = os.open(os.fsdecode(self.root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.rules: IgnoreRules = IgnoreRules([*_rule_lines(excludes), *_ignore_file(self.root)])
+        self.descriptor: int = os.open(os.fsdecode(self.root), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             walk = archive.Walk(
                 self.descriptor,

@@ -65,14 +65,14 @@ class Block:
     def __init__(
         self, first: int, count: int, piece: int, files: int, size: int, offset: int, length: int, hash: bytes
     ) -> None:
-        self.first = first
-        self.count = count
-        self.piece = piece
-        self.files = files
-        self.size = size
-        self.offset = offset
-        self.length = length
-        self.hash = hash
+        self.first: int = first
+        self.count: int = count
+        self.piece: int = piece
+        self.files: int = files
+        self.size: int = size
+        self.offset: int = offset
+        self.length: int = length
+        self.hash: bytes = hash
 
     def pack(self) -> bytes:
         return _BLOCK.pack(self.first, self.count, self.piece, self.files, self.size, self.offset, self.length, self.hash)
@@ -94,11 +94,11 @@ class Contents:
     __slots__ = ("digest", "files", "size", "compressor", "blocks")
 
     def __init__(self, digest: str, files: int, size: int, compressor: str, blocks: list[Block]) -> None:
-        self.digest = digest
-        self.files = files
-        self.size = size
-        self.compressor = compressor
-        self.blocks = blocks
+        self.digest: str = digest
+        self.files: int = files
+        self.size: int = size
+        self.compressor: str = compressor
+        self.blocks: list[Block] = blocks
 
 
 class Stored:
@@ -134,25 +134,28 @@ class Stored:
 
     def __init__(self, index: bytes, directory: str, key: str) -> None:
         head = _HEAD.unpack_from(index)
-        magic, digest, suffix, compressor, self.files, self.size, self.length, mtime_ns, inode = head[:9]
+        magic, digest, suffix, compressor, files, size, length, mtime_ns, inode = head[:9]
+        self.files: int = files
+        self.size: int = size
+        self.length: int = length
         states, blocks, records, names, self._tables_sum, head_sum = head[9:]
         if magic != _MAGIC:
             raise ValueError("another version's index")
         view = memoryview(index)
         at = _HEAD.size
-        self.states = view[at : at + states]
+        self.states: memoryview = view[at : at + states]
         at += states
         self._blocks = view[at : at + blocks * _BLOCK.size]
         at += blocks * _BLOCK.size
-        self.records = view[at : at + records]
-        self.names = view[at + records : at + records + names]
+        self.records: memoryview = view[at : at + records]
+        self.names: memoryview = view[at + records : at + records + names]
         self._tables = view[at:]
         if len(self._tables) != records + names or zlib.crc32(view[_HEAD.size : at], _head_sum(index)) != head_sum:
             raise ValueError("a damaged index")
-        self.digest = digest.hex()
-        self.compressor = compressor.rstrip(b"\0").decode()
+        self.digest: str = digest.hex()
+        self.compressor: str = compressor.rstrip(b"\0").decode()
         self._path = os.path.join(directory, f"{key}-{suffix.decode()}.tar.gz")
-        self.descriptor = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+        self.descriptor: int = os.open(self._path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
         found = os.fstat(self.descriptor)
         if (found.st_size, found.st_mtime_ns, found.st_ino) != (self.length, mtime_ns, inode):
             os.close(self.descriptor)

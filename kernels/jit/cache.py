@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 KERNELS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
 #: Decorator of kernels that only this package's nopython code calls: LLVM inlines them into their callers.
-inlined = njit(forceinline=True)
+inlined: Any = njit(forceinline=True)
 
 
 def compiled(signature: str | None = None, *, heap: bool = True, **options: Any) -> Callable[[Any], Any]:
@@ -59,7 +59,7 @@ def compiled(signature: str | None = None, *, heap: bool = True, **options: Any)
             return functools.wraps(function)(_refuse)
         kernel = njit(nogil=True, **options)(function)
         with contextlib.suppress(RuntimeError, OSError):  # no writable place
-            kernel._cache = KernelCache(function, heap)
+            kernel._cache = _KernelCache(function, heap)
         if signature is not None:
             kernel.compile(signature)
         return kernel
@@ -183,9 +183,9 @@ class Project:
     CACHE_FILES = 1024
 
     def __init__(self, tree: str, directory: str, home: str) -> None:
-        self.tree = os.path.realpath(tree)
-        self.directory = os.path.realpath(directory)
-        self.place = os.path.join(home, "numba", hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:24])
+        self.tree: str = os.path.realpath(tree)
+        self.directory: str = os.path.realpath(directory)
+        self.place: str = os.path.join(home, "numba", hashlib.sha256(os.fsencode(self.directory)).hexdigest()[:24])
 
     def relative(self, path: str) -> str | None:
         """Return a source file's place in the project; None for a file that is not in the package."""
@@ -223,7 +223,7 @@ def _remove(path: str) -> None:
         os.unlink(path)
 
 
-class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
+class _ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
     """Locator of functions of the user's project, in a worker."""
 
     project: Project | None = None
@@ -242,7 +242,7 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
         return f"{hashlib.sha256(self._inside.encode()).hexdigest()[:12]}-{self._py_func.__code__.co_firstlineno}"
 
     @classmethod
-    def from_function(cls, function: FunctionType, path: str) -> ProjectLocator | None:
+    def from_function(cls, function: FunctionType, path: str) -> _ProjectLocator | None:
         if cls.project is None or is_kernel(path):  # the project may be the clone of this package
             return None
         inside = cls.project.relative(path)
@@ -257,7 +257,7 @@ class ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
 
 
 #: After the project's: the place that NUMBA_CACHE_DIR names, the one beside the source, the user's.
-OWN_LOCATORS = [ProjectLocator, *map(_for_kernels, caching.CacheImpl._locator_classes[:3])]
+OWN_LOCATORS: list[Any] = [_ProjectLocator, *map(_for_kernels, caching.CacheImpl._locator_classes[:3])]
 
 
 # ---- one process compiles, the others wait -------------------------------------------------------------------------------
@@ -270,10 +270,10 @@ class _Turn:
     """
 
     def __init__(self) -> None:
-        self._holder: SharedCache | None = None
+        self._holder: _SharedCache | None = None
         self._fd = -1
 
-    def take(self, cache: SharedCache) -> bool:
+    def take(self, cache: _SharedCache) -> bool:
         """Wait for the turn; return False if this process has one already, or cannot lock here."""
         if self._holder is not None or cache.lock is None:
             return False
@@ -289,7 +289,7 @@ class _Turn:
         self._holder, self._fd = cache, fd
         return True
 
-    def give(self, cache: SharedCache) -> None:
+    def give(self, cache: _SharedCache) -> None:
         """End the turn, if this cache holds it."""
         if self._holder is cache:
             self._holder = None
@@ -309,7 +309,7 @@ class _Failures(event.Listener):  # type: ignore[misc]
         failed = sys.exc_info()[0] is not None  # Numba's own `is_failed` says the opposite
         if failed and isinstance(ended.data, dict):
             cache = getattr(ended.data.get("dispatcher"), "_cache", None)
-            if isinstance(cache, SharedCache):
+            if isinstance(cache, _SharedCache):
                 _turn.give(cache)
 
 
@@ -320,7 +320,7 @@ class _SharedImpl(caching.CompileResultCacheImpl):  # type: ignore[misc]
     _locator_classes = [*OWN_LOCATORS, *caching.CacheImpl._locator_classes]
 
 
-class SharedCache(caching.FunctionCache):  # type: ignore[misc]
+class _SharedCache(caching.FunctionCache):  # type: ignore[misc]
     """A function's cache that several processes share and one process fills."""
 
     _impl_class = _SharedImpl
@@ -363,7 +363,7 @@ class SharedCache(caching.FunctionCache):  # type: ignore[misc]
             _turn.give(self)
 
 
-class KernelCache(SharedCache):
+class _KernelCache(_SharedCache):
     """The cache of a kernel of this package.
 
     A kernel loads from it without the modules that Numba imports in order to compile; importing them takes half as long as
@@ -381,9 +381,9 @@ class KernelCache(SharedCache):
 
 def share_cache(tree: str, directory: str, home: str) -> None:
     """In a worker: cache functions of the user's project from now on as this module says; see `Project`."""
-    ProjectLocator.project = Project(tree, directory, home)
+    _ProjectLocator.project = Project(tree, directory, home)
     with contextlib.suppress(OSError):
-        ProjectLocator.project.tidy()
-    dispatcher.FunctionCache = SharedCache  # type: ignore[attr-defined,unused-ignore]
-    if ProjectLocator not in caching.CacheImpl._locator_classes:
-        caching.CacheImpl._locator_classes.insert(0, ProjectLocator)
+        _ProjectLocator.project.tidy()
+    dispatcher.FunctionCache = _SharedCache  # type: ignore[attr-defined,unused-ignore]
+    if _ProjectLocator not in caching.CacheImpl._locator_classes:
+        caching.CacheImpl._locator_classes.insert(0, _ProjectLocator)

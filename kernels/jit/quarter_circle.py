@@ -33,6 +33,10 @@ from flame_fast.kernels.jit.simd import (
 from flame_fast.kernels.rng import LANES, PI_DOMAIN, advance, lane_beside, lanes_of
 from numba import njit, prange, types
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: Points of a block, which has a stream of its own, and of a row, which is one step of the stream.
 BLOCK = 1 << 16
 ROW = 2 * LANES
@@ -47,8 +51,8 @@ SIGN = np.uint32(31)
 ONE = np.uint32(1)
 RADIUS_SQUARED = np.int64(1 << 62)
 
-row_array = stack_array(types.uint64, LANES)
-beside_array = stack_array(types.uint64, 4)
+row_array: Any = stack_array(types.uint64, LANES)
+beside_array: Any = stack_array(types.uint64, 4)
 
 
 @njit
@@ -105,7 +109,7 @@ def _points_of(block, points):
 
 
 @compiled("int64(UniTuple(uint64, 2), int64, int64, int64)", heap=False)
-def count_alone(key, points, first, last):
+def count_alone(key: Any, points: Any, first: Any, last: Any) -> Any:
     """Return how many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
     inside = 0
     for block in range(first, last):
@@ -114,7 +118,7 @@ def count_alone(key, points, first, last):
 
 
 @compiled(parallel=True)
-def count_together(key, points, first, last, threads):
+def count_together(key: Any, points: Any, first: Any, last: Any, threads: Any) -> Any:
     """Count as `count_alone` does, in `threads` threads; each takes the next block when it has finished one."""
     next_block = np.array([first])
     inside = 0

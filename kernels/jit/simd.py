@@ -1,6 +1,6 @@
 """SIMD vectors in Numba's nopython code: values of several lanes that stay in registers.
 
-A `Vector` is one LLVM value. LLVM lowers it to the CPU's registers: 8 lanes of 64 bits are one AVX-512 register, two of
+A vector is one LLVM value. LLVM lowers it to the CPU's registers: 8 lanes of 64 bits are one AVX-512 register, two of
 AVX2, four of NEON. LLVM's own vectorizer, given a plain loop, keeps to 256 bits on most CPUs with AVX-512, and gives up on a
 loop with as much state as a generator has.
 
@@ -19,11 +19,15 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-INT32 = ir.IntType(32)
-INT64 = ir.IntType(64)
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+INT32: Any = ir.IntType(32)
+INT64: Any = ir.IntType(64)
 
 
-class Vector(types.Type):
+class _Vector(types.Type):
     """Numba's type of a vector.
 
     Parameters
@@ -40,9 +44,9 @@ class Vector(types.Type):
         super().__init__(name=f"Vector({element}, {lanes})")
 
 
-@register_model(Vector)
+@register_model(_Vector)
 class _VectorModel(models.PrimitiveModel):
-    def __init__(self, manager, vector):
+    def __init__(self, manager: Any, vector: Any) -> None:
         element = manager.lookup(vector.element).get_value_type()
         super().__init__(manager, vector, ir.VectorType(element, vector.lanes))
 
@@ -59,7 +63,7 @@ def _splat(builder, scalar, vector):
 
 def _as_lanes(context, builder, value, kind, vector):
     """Return `value`, a vector already or a number, as a vector of the Numba type `vector`."""
-    if isinstance(kind, Vector):
+    if isinstance(kind, _Vector):
         return value
     scalar = context.cast(builder, value, kind, vector.element)
     return _splat(builder, scalar, context.get_value_type(vector))
@@ -85,7 +89,7 @@ def _pick(builder, value, lanes):
 # ---- operators -----------------------------------------------------------------------------------------------------------
 
 #: Operator: (LLVM's instruction for integers, for floats).
-OPERATORS = {
+OPERATORS: dict[Any, tuple[str | None, str | None]] = {
     operator.add: ("add", "fadd"),
     operator.sub: ("sub", "fsub"),
     operator.mul: ("mul", "fmul"),
@@ -105,9 +109,9 @@ def _define_operator(function, for_integers, for_floats):
     @type_callable(function)
     def type_operator(context):
         def typer(left, right):
-            if isinstance(left, Vector) and instruction(left) and (right == left or isinstance(right, types.Number)):
+            if isinstance(left, _Vector) and instruction(left) and (right == left or isinstance(right, types.Number)):
                 return left
-            if isinstance(right, Vector) and instruction(right) and isinstance(left, types.Number):
+            if isinstance(right, _Vector) and instruction(right) and isinstance(left, types.Number):
                 return right
             return None
 
@@ -121,7 +125,7 @@ def _define_operator(function, for_integers, for_floats):
         )
         return getattr(builder, instruction(vector))(left, right)
 
-    for left, right in ((Vector, Vector), (Vector, types.Number), (types.Number, Vector)):
+    for left, right in ((_Vector, _Vector), (_Vector, types.Number), (types.Number, _Vector)):
         lower_builtin(function, left, right)(lower)
 
 
@@ -154,7 +158,7 @@ def _holds(memory, element, *, writable=False):
     return contiguous and memory.dtype == element and (memory.mutable or not writable)
 
 
-def stack_array(element, count):
+def stack_array(element: Any, count: Any) -> Any:
     """Return a nopython function that allocates `count` elements on its caller's stack and returns a pointer to them.
 
     The memory lasts until the caller returns. Stores to it stay stores: the compiler does not see whose memory it is, so it
@@ -174,13 +178,13 @@ def stack_array(element, count):
     return allocate
 
 
-def loader(element, lanes):
+def loader(element: Any, lanes: Any) -> Any:
     """Return a nopython function `load(memory, start)`: the vector of `lanes` elements from the index `start` on.
 
     The memory is a contiguous array, with `start` counted over all its dimensions, or memory of `stack_array`. `load` does
     not check its size.
     """
-    vector = Vector(element, lanes)
+    vector = _Vector(element, lanes)
 
     @intrinsic
     def load(typing, memory, start):
@@ -193,7 +197,7 @@ def loader(element, lanes):
 
 
 @intrinsic
-def store(typing, memory, start, vector):
+def store(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
     """Store a vector into contiguous memory of its element's type, from the index `start` on.
 
     The memory is an array, with `start` counted over all its dimensions, or memory of `stack_array`. `store` does not check
@@ -204,13 +208,13 @@ def store(typing, memory, start, vector):
         builder.store(arguments[2], _address(context, builder, signature, arguments, vector), align=4)
         return context.get_dummy_value()
 
-    if not isinstance(vector, Vector) or not _holds(memory, vector.element, writable=True):
+    if not isinstance(vector, _Vector) or not _holds(memory, vector.element, writable=True):
         return None
     return types.void(memory, types.intp, vector), generate
 
 
 @intrinsic
-def like(typing, vector, value):
+def like(typing: Any, vector: Any, value: Any) -> Any:
     """Return `value` in every lane of a vector of the same type as `vector`."""
 
     def generate(context, builder, signature, arguments):
@@ -219,9 +223,9 @@ def like(typing, vector, value):
     return vector(vector, value), generate
 
 
-def counter(element, lanes):
+def counter(element: Any, lanes: Any) -> Any:
     """Return a nopython function that returns the vector 0, 1, 2 and so on."""
-    vector = Vector(element, lanes)
+    vector = _Vector(element, lanes)
 
     @intrinsic
     def count(typing):
@@ -234,7 +238,7 @@ def counter(element, lanes):
 
 
 @intrinsic
-def lane(typing, vector, index):
+def lane(typing: Any, vector: Any, index: Any) -> Any:
     """Return one lane's value."""
 
     def generate(context, builder, signature, arguments):
@@ -244,7 +248,7 @@ def lane(typing, vector, index):
 
 
 @intrinsic
-def total(typing, vector):
+def total(typing: Any, vector: Any) -> Any:
     """Return the sum of an integer vector's lanes."""
 
     def generate(context, builder, signature, arguments):
@@ -257,11 +261,11 @@ def total(typing, vector):
 
 
 @intrinsic
-def rotate_left(typing, value, bits):
+def rotate_left(typing: Any, value: Any, bits: Any) -> Any:
     """Rotate an integer vector, or one unsigned integer, to the left by the same number of bits in every lane."""
 
     def generate(context, builder, signature, arguments):
-        if isinstance(value, Vector):
+        if isinstance(value, _Vector):
             amount = _as_lanes(context, builder, arguments[1], bits, value)
         else:
             amount = context.cast(builder, arguments[1], bits, value)
@@ -271,7 +275,7 @@ def rotate_left(typing, value, bits):
 
 
 @intrinsic
-def squared_norms(typing, vector):
+def squared_norms(typing: Any, vector: Any) -> Any:
     """Return for each 32-bit half of 64-bit lanes the sum of its two signed 16-bit halves' squares.
 
     Sums are modulo 2**32. The result has twice the lanes, the lower half of a lane first. One instruction where the CPU has
@@ -286,11 +290,11 @@ def squared_norms(typing, vector):
         y = builder.sext(_pick(builder, halves, range(1, short.count, 2)), wide)
         return builder.add(builder.mul(x, x), builder.mul(y, y))
 
-    return Vector(types.uint32, 2 * vector.lanes)(vector), generate
+    return _Vector(types.uint32, 2 * vector.lanes)(vector), generate
 
 
 @intrinsic
-def below(typing, vector, limit):
+def below(typing: Any, vector: Any, limit: Any) -> Any:
     """Return a mask of the lanes of an unsigned integer vector that are below `limit`.
 
     The mask is an unsigned integer with a bit a lane, lane 0 the lowest.
@@ -304,7 +308,7 @@ def below(typing, vector, limit):
 
 
 @intrinsic
-def any_below(typing, vector, limit):
+def any_below(typing: Any, vector: Any, limit: Any) -> Any:
     """Tell whether any lane of an unsigned integer vector is below `limit`."""
 
     def generate(context, builder, signature, arguments):
@@ -328,7 +332,7 @@ def _widest_comparison(context):
 
 
 @intrinsic
-def where_odd(typing, chooser, odd, even):
+def where_odd(typing: Any, chooser: Any, odd: Any, even: Any) -> Any:
     """Choose lane by lane: `odd` where the integer vector `chooser` is odd, `even` elsewhere."""
 
     def generate(context, builder, signature, arguments):
@@ -342,37 +346,37 @@ def where_odd(typing, chooser, odd, even):
 
 
 @intrinsic
-def to_floats(typing, vector):
+def to_floats(typing: Any, vector: Any) -> Any:
     """Convert 64-bit lanes, taken as signed integers, to doubles."""
 
     def generate(context, builder, signature, arguments):
         return builder.sitofp(arguments[0], context.get_value_type(signature.return_type))
 
-    return Vector(types.float64, vector.lanes)(vector), generate
+    return _Vector(types.float64, vector.lanes)(vector), generate
 
 
 @intrinsic
-def as_floats(typing, vector):
+def as_floats(typing: Any, vector: Any) -> Any:
     """Reinterpret the bits of 64-bit lanes as doubles."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
-    return Vector(types.float64, vector.lanes)(vector), generate
+    return _Vector(types.float64, vector.lanes)(vector), generate
 
 
 @intrinsic
-def as_integers(typing, vector):
+def as_integers(typing: Any, vector: Any) -> Any:
     """Reinterpret the bits of doubles as 64-bit lanes."""
 
     def generate(context, builder, signature, arguments):
         return builder.bitcast(arguments[0], context.get_value_type(signature.return_type))
 
-    return Vector(types.uint64, vector.lanes)(vector), generate
+    return _Vector(types.uint64, vector.lanes)(vector), generate
 
 
 @intrinsic
-def multiply_add(typing, left, right, addend):
+def multiply_add(typing: Any, left: Any, right: Any, addend: Any) -> Any:
     """Return left * right + addend, rounded once; right and addend may be numbers."""
 
     def generate(context, builder, signature, arguments):
@@ -386,7 +390,7 @@ def multiply_add(typing, left, right, addend):
 
 
 @intrinsic
-def square_root(typing, vector):
+def square_root(typing: Any, vector: Any) -> Any:
     """Return the square roots, correctly rounded."""
 
     def generate(context, builder, signature, arguments):
@@ -399,7 +403,7 @@ def square_root(typing, vector):
 
 
 @intrinsic
-def lowest_bit(typing, mask):
+def lowest_bit(typing: Any, mask: Any) -> Any:
     """Return the index of the lowest set bit of a mask that is not zero."""
 
     def generate(context, builder, signature, arguments):
@@ -410,7 +414,7 @@ def lowest_bit(typing, mask):
 
 
 @intrinsic
-def unlikely(typing, flag):
+def unlikely(typing: Any, flag: Any) -> Any:
     """Return a condition that hardly ever holds: the compiler moves the code that depends on it out of line."""
 
     def generate(context, builder, signature, arguments):
@@ -422,7 +426,7 @@ def unlikely(typing, flag):
 
 
 @intrinsic
-def add_atomically(typing, array, amount):
+def add_atomically(typing: Any, array: Any, amount: Any) -> Any:
     """Add to the first element of an int64 array atomically, in relaxed memory order; return its previous value."""
 
     def generate(context, builder, signature, arguments):

@@ -10,6 +10,10 @@ import numpy as np
 from flame_fast.kernels.jit.cache import inlined
 from flame_fast.kernels.jit.simd import as_floats, as_integers, like, multiply_add, to_floats, where_odd
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
 #: The bits of the largest double below the square root of one half, in its upper word: mantissas are taken between it and
 #: its double.
 ROOT_BITS = np.uint64(0x3FE6A09E_00000000)
@@ -23,7 +27,7 @@ LN2_LOW = 1.90821492927058770002e-10
 
 
 @inlined
-def logarithm(x):
+def logarithm(x: Any) -> Any:
     """Return the natural logarithm of positive normal doubles."""
     bits = as_integers(x) + CARRY
     exponent = to_floats((bits >> np.uint64(52)) - BIAS)
@@ -51,7 +55,7 @@ STEP_LOW = 2.719262146893782e-32
 
 
 @inlined
-def sine_and_cosine(turns):
+def sine_and_cosine(turns: Any) -> Any:
     """Return the sines and cosines of 2 * pi * turns / 2**53; integers `turns` from 0 to below 2**53."""
     quadrant = (turns + np.uint64(1 << 50)) >> np.uint64(51)
     steps = to_floats(turns - (quadrant << np.uint64(51)))

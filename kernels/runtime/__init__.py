@@ -11,6 +11,7 @@ from flame_fast.kernels.runtime._native import DueCall as DueCall
 from flame_fast.kernels.runtime._native import LostCall as LostCall
 from flame_fast.kernels.runtime._native import MapResults as MapResults
 from flame_fast.kernels.runtime._native import ObjectFuture as ObjectFuture
+from flame_fast.kernels.runtime._native import ObjectHandle as ObjectHandle
 from flame_fast.kernels.runtime._native import ObjectRef as ObjectRef
 from flame_fast.kernels.runtime._native import ProcessInfo as ProcessInfo
 from flame_fast.kernels.runtime._native import ProcessState as ProcessState

@@ -18,6 +18,7 @@ import select
 import sys
 import time
 import weakref
+from types import GenericAlias
 
 from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError, TaskTimeoutError, WorkerDiedError
 

@@ -95,14 +95,14 @@ def _new_trio_waiter() -> tuple[Awaitable[object], Callable[[object], None]]:
     return finished.wait(), tell
 
 
-async def wait_for_any(futures: list[ObjectFuture], timeout: float | None = None) -> None:
+async def wait_for_any(futures: list[ObjectFuture[Any]], timeout: float | None = None) -> None:
     """Wait in the running event loop until one of some calls is done, or the time is up; not at all for none."""
     if futures and not any(future.done() or future.is_lost() for future in futures):
         await _wait(futures, lambda end: end, timeout)
 
 
 async def _wait(
-    futures: list[ObjectFuture], ending: Callable[[Callable[[object], None]], Any], timeout: float | None
+    futures: list[ObjectFuture[Any]], ending: Callable[[Callable[[object], None]], Any], timeout: float | None
 ) -> None:
     """Wait until a callback of some calls ends the wait; `ending` returns it, from what ends the wait."""
     waiter, end = _new_waiter()
@@ -180,15 +180,17 @@ async def next_of(results: Any) -> Any:
         raise StopAsyncIteration from None
 
 
-async def wait_for_all(futures: list[ObjectFuture], timeout: float | None = None, *, stop_at_failure: bool = True) -> None:
+async def wait_for_all(
+    futures: list[ObjectFuture[Any]], timeout: float | None = None, *, stop_at_failure: bool = True
+) -> None:
     """Wait in the running event loop until all of some calls are done, or one has failed, or the time is up."""
     left = [future for future in futures if not future.done() and not future.is_lost()]
     if not left:
         return
     count = itertools.count(len(left) - 1, -1)
 
-    def ending(end: Callable[[object], None]) -> Callable[[ObjectFuture], None]:
-        def tell(future: ObjectFuture) -> None:
+    def ending(end: Callable[[object], None]) -> Callable[[ObjectFuture[Any]], None]:
+        def tell(future: ObjectFuture[Any]) -> None:
             if next(count) == 0 or (stop_at_failure and future.has_failed()):
                 end(None)
 
@@ -207,7 +209,7 @@ async def run_in_thread(function: Callable[[], object]) -> None:
         await trio.to_thread.run_sync(function)
 
 
-def outcome_of(future: ObjectFuture) -> Generator[Any, Any, Any]:
+def outcome_of(future: ObjectFuture[Any]) -> Generator[Any, Any, Any]:
     """Wait for a call in the running event loop; return its value or raise its error, as `asyncio.wrap_future` does.
 
     Raises

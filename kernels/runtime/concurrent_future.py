@@ -8,9 +8,11 @@ from concurrent.futures import CancelledError, Future
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any
+    from typing import Any, TypeVar
 
     from flame_fast.kernels.runtime import ObjectFuture
+
+    R = TypeVar("R")
 
 #: The attributes of `concurrent.futures.Future` that the module's own functions look at.
 PRIVATE = frozenset({"_condition", "_state", "_result", "_exception", "_waiters", "_done_callbacks"})
@@ -18,7 +20,7 @@ PRIVATE = frozenset({"_condition", "_state", "_result", "_exception", "_waiters"
 _becoming_plain = threading.RLock()
 
 
-class CallFuture(Future):  # type: ignore[type-arg]
+class CallFuture(Future["R"]):
     """A `concurrent.futures.Future` of a call.
 
     It asks the call. Only when a function of `concurrent.futures` looks at the attributes that its own futures have
@@ -33,8 +35,8 @@ class CallFuture(Future):  # type: ignore[type-arg]
     Safe from any thread. Its value is read once, and is then the same object for every `result`.
     """
 
-    def __init__(self, call: ObjectFuture) -> None:
-        self._call: ObjectFuture | None = call
+    def __init__(self, call: ObjectFuture[R]) -> None:
+        self._call: ObjectFuture[R] | None = call
         self._outcome: tuple[Any, BaseException | None] | None = None
 
     def __getattr__(self, name: str) -> Any:
@@ -99,10 +101,10 @@ class CallFuture(Future):  # type: ignore[type-arg]
 
     # ---- what `concurrent.futures` promises ----------------------------------------------------------------------------
 
-    def result(self, timeout: float | None = None) -> Any:
+    def result(self, timeout: float | None = None) -> R:
         value, error = self._read(timeout)
         if error is None:
-            return value
+            return value  # type: ignore[no-any-return]
         try:
             raise error
         finally:

@@ -10,6 +10,11 @@ from .core.completion cimport is_cancelled
 cdef class ObjectHandle(SlotReference):
     """A value in shared memory, or one that a call will put there."""
 
+    @classmethod
+    def __class_getitem__(cls, value):
+        """Return the type with that of its value, for annotations: `ObjectFuture[int]`."""
+        return GenericAlias(cls, value)
+
     def get(self, timeout=None):
         """Wait for the value and return it.
 

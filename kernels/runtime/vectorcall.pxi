@@ -8,6 +8,7 @@ from .core.layout cimport NO_METHOD
 cdef extern from "Python.h":
     ctypedef PyObject *(*vectorcallfunc)(PyObject *callable, PyObject *const *args, size_t nargsf, PyObject *names)
     Py_ssize_t PyVectorcall_NARGS(size_t nargsf)
+    const Py_ssize_t PY_SSIZE_T_MAX
     void PyType_Modified(PyTypeObject *type)
 
 cdef extern from *:
@@ -30,9 +31,21 @@ cdef class CallTarget:
     cdef object after           # called after each call; None: nothing is
     cdef CallPolicy policy      # of its calls; None: no limits, no retries
     cdef object submit          # an engine without a segment: called in place of the runtime
+    cdef Py_ssize_t fewest, most        # positional arguments that a call may have, where that is known
 
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
+        self.most = PY_SSIZE_T_MAX
+
+    @classmethod
+    def __class_getitem__(cls, types):
+        """Return the type with those of its arguments and value, for annotations: `RunnerService[[int], str]`."""
+        return GenericAlias(cls, types)
+
+    def expect_arguments(self, Py_ssize_t fewest, Py_ssize_t most):
+        """Refuse calls by `_refuse_arguments()` that have fewer positional arguments, and none by name, or more."""
+        self.fewest = fewest
+        self.most = most
 
     def bind(self, Client runtime, ids, uint32_t method, state=None, after=None, CallPolicy policy=None):
         """Set what is called.
@@ -88,7 +101,11 @@ cdef extern from "Python.h":
         PyObject *ob_item[1]
 
 cdef object call_vector(CallTarget self, PyObject *const *args, size_t nargsf, PyObject *names):
-    return call_vector_of(self, args, PyVectorcall_NARGS(nargsf), names, 0)
+    cdef Py_ssize_t count = PyVectorcall_NARGS(nargsf)
+    if count > self.most or (names == NULL and count < self.fewest):
+        values, named = arguments_of(args, count, names)
+        self._refuse_arguments(*values, **named)
+    return call_vector_of(self, args, count, names, 0)
 
 cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags):
     cdef ObjectFuture future
@@ -102,12 +119,16 @@ cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t co
 
 cdef object call_elsewhere(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names):
     """A call that no segment takes: an engine without one does, or it makes no sense."""
-    cdef Py_ssize_t i
     if self.method == NO_METHOD or self.submit is None:
         return self.refuse()
-    values = tuple([<object> args[i] for i in range(count)])
-    named = {} if names == NULL else {name: <object> args[count + i] for i, name in enumerate(<tuple> names)}
+    values, named = arguments_of(args, count, names)
     return self.submit(self.method, None if self.state is None else self.state(), values, named)
+
+cdef tuple arguments_of(PyObject *const *args, Py_ssize_t count, PyObject *names):
+    """Return a call's arguments: a tuple, and a dict of those by name."""
+    cdef Py_ssize_t i
+    values = tuple([<object> args[i] for i in range(count)])
+    return values, {} if names == NULL else {name: <object> args[count + i] for i, name in enumerate(<tuple> names)}
 
 cdef Py_ssize_t vectorcall_offset():
     cdef CallTarget one = CallTarget.__new__(CallTarget)

@@ -11,6 +11,7 @@ import sys
 import threading
 import types
 import warnings
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -715,8 +716,8 @@ def test_many_services_one_after_the_other(rr):
 
 def test_services_of_a_closed_runner_take_no_calls(project, engine):
     with Runner("closing", workers=2, engine=engine) as rr:
-        services = [rr.service(add), rr.service(Account()).add, rr.service(Tally).up]
-    for call in services:
+        calls = [partial(rr.service(add), 1), partial(rr.service(Account()).add, 1), rr.service(Tally).up]
+    for call in calls:
         with pytest.raises(FlameError) as caught:
             call()
         assert caught.value.code is FlameErrorCode.INVALID_STATE

@@ -20,6 +20,7 @@ FLOORS = [
     {"joblib"},
     {"executor"},
     {"runner", "inspection.dump"},
+    {"calls.collecting"},
     {"calls.service", "calls.gather", "application.lifecycle", "inspection.diagnosis", "inspection.picture"},
     {"calls.mapping", "calls.worker_setup"},
     {"calls.options", "calls.separate_calls", "calls.selection"},
@@ -68,6 +69,7 @@ FLOORS = [
     {"kernels.jit.arguments", "kernels.jit.cache", "kernels.jit.simd", "kernels.jit.parallel"},
     {"kernels.archive", "config", "application.liveness", "application.registry.records"},
     {"kernels.archive._native", "package.file_lock", "package.removal", "resources", "scarcity"},
+    {"lifetime"},
     {"errors", "interrupts", "_version", "_lazy", "_records", "application", "calls", "engine", "inspection", "kernels.jit"},
 ]
 

@@ -77,7 +77,7 @@ class Registry:
 
     def __init__(self, home: str) -> None:
         self.home = home
-        self.path = os.path.join(home, "registry.db")
+        self.path: str = os.path.join(home, "registry.db")
         self._connection = self._open()
 
     def __enter__(self) -> Registry:

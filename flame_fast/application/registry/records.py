@@ -89,9 +89,9 @@ class Application(ApplicationAttributes):
 
     def __init__(self, name: str, state: ApplicationState, creation_time: datetime, **attributes: Any) -> None:
         super().__init__(**attributes)
-        self.name = name
-        self.state = state
-        self.creation_time = creation_time
+        self.name: str = name
+        self.state: ApplicationState = state
+        self.creation_time: datetime = creation_time
 
     def attributes(self) -> ApplicationAttributes:
         """Return a copy of the attributes that it was registered with."""

@@ -101,7 +101,7 @@ def _culprit(runtime: Client, args: tuple[Any, ...], kwargs: dict[str, Any]) -> 
     return "something that the function has bound or closes over"
 
 
-def adopt(runtime: Client, future: Any) -> ObjectFuture:
+def adopt(runtime: Client, future: Any) -> ObjectFuture[Any]:
     """Return a future of `runtime` with the value, or the error, of a future of another runner.
 
     A thread of its own waits for an unfinished one, since submitting never blocks.
@@ -122,7 +122,7 @@ def adopt(runtime: Client, future: Any) -> ObjectFuture:
     return local
 
 
-def _pass_on(runtime: Client, local: ObjectFuture, future: Any) -> None:
+def _pass_on(runtime: Client, local: ObjectFuture[Any], future: Any) -> None:
     try:
         value = future.get()
     except BaseException as error:

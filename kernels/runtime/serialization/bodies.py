@@ -184,7 +184,8 @@ class Body:
         self.globals: dict[int, Any] = {}  # id of a function's globals -> their stand-in
         self.seen: dict[tuple[int, str], Any] = {}  # globals that functions in it use
         self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
-        self.unavailable = {} if unavailable is None else unavailable  # globals that cannot be written -> why
+        # Globals that cannot be written -> why.
+        self.unavailable: dict[tuple[int, str], str] = {} if unavailable is None else unavailable
         self.kept: list[Any] = []  # keep-alive: no other object gets one of these ids meanwhile
         self.later: list[_Later] | None = None  # parts to be written last; None: written in place
 

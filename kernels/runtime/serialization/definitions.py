@@ -131,10 +131,10 @@ class Place:
     __slots__ = ("hold", "identity", "nbytes", "offset")
 
     def __init__(self, identity: bytes, offset: int, nbytes: int, hold: DefinitionHold | None) -> None:
-        self.identity = identity
-        self.offset = offset
-        self.nbytes = nbytes
-        self.hold = hold
+        self.identity: bytes = identity
+        self.offset: int = offset
+        self.nbytes: int = nbytes
+        self.hold: DefinitionHold | None = hold
 
 
 class Written:
@@ -146,10 +146,10 @@ class Written:
     __slots__ = ("digest", "looks", "marks", "users")
 
     def __init__(self, digest: bytes, marks: dict[Any, bytes] | None, users: list[tuple[weakref.ref[Any], str]]) -> None:
-        self.digest = digest
-        self.marks = marks
-        self.users = users
-        self.looks = self._look()
+        self.digest: bytes = digest
+        self.marks: dict[Any, bytes] | None = marks
+        self.users: list[tuple[weakref.ref[Any], str]] = users
+        self.looks: list[Any] = self._look()
 
     def _look(self) -> list[Any]:
         return [_mark_deeper(_global_of(reference(), name)) for reference, name in self.users]
@@ -175,11 +175,11 @@ class Record:
     __slots__ = ("changes", "identities", "identity", "object", "parts", "places", "reached", "written")
 
     def __init__(self, obj: Any, identity: bytes, parts: Any) -> None:
-        self.object = obj
-        self.identity = identity
-        self.identities = [identity]
-        self.parts = parts
-        self.changes = 0
+        self.object: Any = obj
+        self.identity: bytes = identity
+        self.identities: list[bytes] = [identity]
+        self.parts: Any = parts
+        self.changes: int = 0
         self.written: Written | None = None
         self.reached: frozenset[Any] | None = None
         self.places: dict[int, Place] = {}  # by the runner's session
@@ -282,7 +282,7 @@ def _object_of(record: Record) -> Any:
     return record.object()
 
 
-definitions = Definitions()
+definitions: Definitions = Definitions()
 
 
 # ---- namespaces ------------------------------------------------------------------------------------------------------

@@ -251,7 +251,7 @@ class Dump:
         file = io.BytesIO()
         try:
             _PlainPickler(file, self).dump(self._whole(value))
-            self.data = file.getvalue()
+            self.data: bytes = file.getvalue()
             return
         except (_NeedsCloudpickle, pickle.PicklingError, TypeError, AttributeError):
             self.begin()

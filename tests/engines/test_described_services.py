@@ -1,0 +1,131 @@
+"""What a service says of the object behind it: name, docstring, signature; calls with arguments that cannot fit."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+
+import pytest
+
+from flame_fast import ObjectFuture, ObjectRef, RunnerService
+
+
+def scale(value: int, factor: int = 2, *, plus: int = 0) -> int:
+    """Return a value, scaled."""
+    return value * factor + plus
+
+
+def named_only(*, name):
+    return name
+
+
+def first_of(first, *others):
+    return first
+
+
+class Scaler:
+    """Scales."""
+
+    def __init__(self, factor=3):
+        self.factor = factor
+
+    def scale(self, value, plus=0):
+        """Return a value, scaled."""
+        return value * self.factor + plus
+
+    @staticmethod
+    def double(value):
+        return 2 * value
+
+    @classmethod
+    def named(cls, suffix):
+        return cls.__name__ + suffix
+
+    def __call__(self, value):
+        return self.scale(value)
+
+
+def test_a_service_has_its_function_s_name_docstring_and_signature(rr):
+    service = rr.service(scale)
+    assert (service.__name__, service.__doc__, service.__wrapped__) == ("scale", "Return a value, scaled.", scale)
+    assert inspect.signature(service) == inspect.signature(scale)
+    view = service.options(detached=True)
+    assert inspect.signature(view) == inspect.signature(scale)
+    assert functools.wraps(service)(lambda: None).__name__ == "scale"
+
+
+def test_a_method_has_its_function_s_name_docstring_and_signature(rr):
+    for service in (rr.service(Scaler), rr.service(Scaler(4))):
+        assert service.__doc__ == "Scales."
+        assert (service.scale.__name__, service.scale.__doc__) == ("scale", "Return a value, scaled.")
+        assert str(inspect.signature(service.scale)) == "(value, plus=0)"
+        assert str(inspect.signature(service.double)) == "(value)"
+        assert str(inspect.signature(service.named)) == "(suffix)"
+
+
+def test_a_callable_instance_has_its_call_s_signature(rr):
+    service = rr.service(Scaler(4))
+    assert str(inspect.signature(service)) == "(value)"
+    assert not hasattr(service, "__wrapped__")  # it is no function
+
+
+def test_the_classes_keep_their_own_docstrings_and_signatures():
+    assert "Made by `Runner.service`" in RunnerService.__doc__
+    assert "engine" in inspect.signature(RunnerService).parameters
+
+
+def test_types_take_those_of_their_values():
+    assert str(ObjectFuture[int]).endswith("ObjectFuture[int]")
+    assert ObjectRef[str].__args__ == (str,)
+    assert RunnerService[[int], str].__origin__ is RunnerService
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "said"),
+    [
+        ((), {}, "missing a required argument: 'value'"),
+        ((1, 2, 3), {}, "too many positional arguments"),
+        ((1, 2, 3), {"plus": 1}, "too many positional arguments"),
+    ],
+)
+def test_a_call_that_cannot_fit_is_refused_at_once(rr, args, kwargs, said):
+    with pytest.raises(TypeError, match=r"scale\(value: 'int', factor: 'int' = 2.*" + said):
+        rr.service(scale)(*args, **kwargs)
+
+
+def test_what_is_needed_by_name_must_come_by_name(rr):
+    service = rr.service(named_only)
+    with pytest.raises(TypeError, match="missing a required.*'name'"):
+        service()
+    with pytest.raises(TypeError, match="too many positional arguments"):
+        service(1)
+    assert service(name="a").get() == "a"
+
+
+def test_any_number_of_arguments_may_come_where_the_function_takes_them(rr):
+    service = rr.service(first_of)
+    assert service(1, 2, 3, 4).get() == 1
+    with pytest.raises(TypeError, match="missing a required argument: 'first'"):
+        service()
+
+
+def test_a_method_s_call_that_cannot_fit_is_refused_at_once(rr):
+    for service in (rr.service(Scaler), rr.service(Scaler())):
+        assert rr.get([service.scale(1), service.scale(1, 2), service.double(3), service.named("!")]) == [3, 5, 6, "Scaler!"]
+        with pytest.raises(TypeError, match=r"Scaler\.scale\(value, plus=0\): missing a required argument"):
+            service.scale()
+        with pytest.raises(TypeError, match="too many"):
+            service.double(1, 2)
+        with pytest.raises(TypeError, match="too many"):
+            service.named("a", "b")
+
+
+def test_what_a_wrapper_does_with_its_arguments_is_its_own_affair(rr):
+    @functools.wraps(scale)
+    def with_default(value=21):
+        return scale(value)
+
+    service = rr.service(with_default)
+    assert service().get() == 42
+    with pytest.raises(TypeError):  # the wrapper's own, from the worker: the signature that it shows would take them
+        service(1, 2).get()
