@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
         resreq: ResourceRequirement | None
         restart: bool
+        concurrency: int
 
 
 def _inline(options: EngineOptions) -> Engine:
@@ -231,6 +232,7 @@ class Runner(Collecting):
         resreq: ResourceRequirement | None = None,
         *,
         restart: bool = False,
+        concurrency: int = 1,
     ) -> RunnerService[..., Any]:
         """Make a function, class or instance a service of this runner.
 
@@ -248,6 +250,9 @@ class Runner(Collecting):
         restart : bool
             An instance whose process dies, or is ended by force, goes on in another one, as it was when it was given here;
             the call that ran fails. By default its later calls raise `WorkerDiedError`.
+        concurrency : int
+            Calls of an `async def` that a worker runs at once, on one event loop that it keeps; by default one, on a loop of
+            its own. A call that is ended by force, or kills its process, takes those beside it with it.
 
         Raises
         ------
@@ -270,7 +275,7 @@ class Runner(Collecting):
                 FlameErrorCode.INVALID_ARGUMENT,
                 f"session {named!r} is in use by another object of this runner; give this one another session_id",
             )
-        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq, restart)
+        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq, restart, concurrency)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service

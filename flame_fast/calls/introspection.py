@@ -34,6 +34,9 @@ ROUTINES = (
 #: `inspect.CO_VARARGS`: a function takes any number of positional arguments.
 VARIADIC = 0x04
 
+#: `inspect.CO_COROUTINE`: an `async def`.
+COROUTINE = 0x80
+
 #: Names of the service itself, whatever the user's object has.
 RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "session_id"})
 
@@ -85,6 +88,24 @@ def _is_method(value: Any) -> bool:
     if isinstance(value, (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)):
         return True
     return callable(value) and not isinstance(value, (type, property))
+
+
+def may_be_coroutine(obj: Any) -> bool:
+    """Whether calls of a function, or of a method of a class or instance, may give coroutines. A decorated one may."""
+    if isinstance(obj, functools.partial):
+        return may_be_coroutine(obj.func)
+    kind = kind_of(obj)
+    if kind == FUNCTION:
+        return _gives_coroutines(obj)
+    cls = obj if kind == CLASS else type(obj)
+    return any(_gives_coroutines(static_attribute(cls, name or "__call__")) for name in method_names(obj))
+
+
+def _gives_coroutines(function: Any) -> bool:
+    function = getattr(function, "__func__", function)
+    if type(function) is not FunctionType:
+        return callable(function) and not isinstance(function, ROUTINES)
+    return bool(function.__code__.co_flags & COROUTINE) or hasattr(function, "__wrapped__")
 
 
 def arity_of(obj: Any, method: str = "") -> tuple[int, int]:

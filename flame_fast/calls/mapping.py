@@ -39,17 +39,13 @@ if TYPE_CHECKING:
         return_exceptions: Literal[False]
 
 
-#: Calls that `map` of a view with options makes ahead, per worker.
-AHEAD_PER_WORKER = 2
-
-
 class MappedTarget(CallTarget["P", "R"]):
     """A service or a method, called once for each item of an iterable."""
 
     __slots__ = ()
 
-    def _engine_of_map(self) -> tuple[Engine, bool]:
-        """Return the engine, and whether each item needs a call of its own: it has limits or retries."""
+    def _engine_of_map(self) -> tuple[Engine, int]:
+        """Return the engine, and how many calls to make ahead per worker if each item needs a call of its own, else 0."""
         raise NotImplementedError
 
     if TYPE_CHECKING:
@@ -184,12 +180,12 @@ class MappedTarget(CallTarget["P", "R"]):
         return self._mapped(iterable, options, progress)
 
     def _mapped(self, items: Iterable[Any], options: MapOptions, progress: Progress) -> Results[Any]:
-        engine, separate = self._engine_of_map()
+        engine, ahead = self._engine_of_map()
         results: Results[Any]
-        if separate:
+        if ahead:
             from flame_fast.calls.separate_calls import SeparateCalls  # few programs need it
 
-            results = SeparateCalls(self, items, options, AHEAD_PER_WORKER * engine.workers + 1)
+            results = SeparateCalls(self, items, options, ahead * engine.workers + 1)
         else:
             results = engine.map(self, items, options)
         if progress is None or progress is False:

@@ -12,6 +12,7 @@ from flame_fast.calls.introspection import (
     RESERVED,
     arity_of,
     kind_of,
+    may_be_coroutine,
     method_names,
     name_of,
     refuse_arguments,
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
 
+#: Calls that `map` makes ahead, per worker, where each item is a call of its own.
+AHEAD_PER_WORKER = 2
+
 
 @call_without_frames
 class Method(MappedTarget["P", "R"]):
@@ -51,7 +55,7 @@ class Method(MappedTarget["P", "R"]):
             self.__doc__ = static_attribute(service._described, name).__doc__
             self.expect_arguments(*arity_of(service._described, name))
 
-    def _engine_of_map(self) -> tuple[Engine, bool]:
+    def _engine_of_map(self) -> tuple[Engine, int]:
         return self._service._engine_of_map()
 
     def _refuse_arguments(self, *args: Any, **kwargs: Any) -> None:
@@ -144,8 +148,9 @@ class RunnerService(MappedTarget["P", "R"]):
         """Raise TypeError: a call enters here if it has too few or too many positional arguments."""
         refuse_arguments(self.__signature__, self.name, args, kwargs)
 
-    def _engine_of_map(self) -> tuple[Engine, bool]:
-        return self._engine, self._policy is not None
+    def _engine_of_map(self) -> tuple[Engine, int]:
+        concurrency = self._spec.concurrency
+        return self._engine, max(AHEAD_PER_WORKER, concurrency) if self._policy is not None or concurrency > 1 else 0
 
     def options(
         self,
@@ -215,6 +220,10 @@ class RunnerService(MappedTarget["P", "R"]):
             "capture": capture,
             "detached": detached,
         }
+        if capture and self._spec.concurrency > 1:
+            raise ValueError(
+                "capture: calls that run at once in a process print to the same streams; make the service without concurrency"
+            )
         view: RunnerService[P, R] = RunnerService(
             self._engine,
             self._spec,
@@ -313,11 +322,15 @@ def make_service(
     warmup: int,
     resreq: ResourceRequirement | None,
     restart: bool,
+    concurrency: int,
 ) -> RunnerService[..., Any]:
     """Add an execution object to an engine; see `Runner.service`."""
     kind = kind_of(obj)
     warmup, cpu = check_options(obj, autoscale, warmup, resreq, restart, engine)
+    check_concurrency(obj, concurrency)
     limit, sticky = _worker_limit(kind, autoscale, warmup, cpu, engine)
+    if concurrency > 1 and kind != INSTANCE:
+        limit = limit or engine.workers  # a queue of its own: a worker takes all that it runs at once from there
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
         warnings.warn(
@@ -335,6 +348,7 @@ def make_service(
         cpu=cpu or max(1, engine.cpus // engine.workers),
         session_id=session_id,
         application=application,
+        concurrency=concurrency,
     )
     key = engine.add_service(spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(obj), restart=restart)
     generators = carried_generators(obj) if kind == FUNCTION else []
@@ -375,6 +389,23 @@ def check_options(
         )
         warmup = engine.workers
     return warmup, _check_cpu(resreq, engine.cpus)
+
+
+def check_concurrency(obj: Any, concurrency: int) -> None:
+    """Check `Runner.service`'s option of this name.
+
+    Raises
+    ------
+    ValueError
+        It is no integer of at least 1, or above 1 for what has no coroutine function.
+    """
+    if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
+        raise ValueError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
+    if concurrency > 1 and not may_be_coroutine(obj):
+        raise ValueError(
+            f"concurrency: {name_of(obj)!r} has no `async def`, and only coroutines can wait beside each other; leave it out: "
+            "calls run at the same time in several workers"
+        )
 
 
 def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from flame_fast.engine.spec import CallOptions, MapOptions, ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget, ObjectRef
+    from flame_fast.kernels.runtime import CallTarget, ObjectRef, Worker
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -269,6 +269,12 @@ class TaskHost(Protocol):
 
     def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine, refuse a generator."""
+
+    def is_concurrent(self) -> bool:
+        """Whether calls of the service that runs now may run at once in this process."""
+
+    def run_concurrently(self, worker: Worker, index: int, coroutine: Any) -> None:
+        """Run a call that has begun together with others of its service, and finish them all; raise nothing."""
 
     def begin_capture(self, call: int) -> None:
         """Keep what the task prints from here on. `call`: its number."""

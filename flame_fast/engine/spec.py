@@ -137,6 +137,8 @@ class ServiceSpec:
         CPUs a call takes: the worker's limit for threads of Numba, OpenMP and BLAS.
     session_id, application : str
         The session's names.
+    concurrency : int
+        Calls of coroutine functions that a worker runs at once.
     """
 
     name: str
@@ -146,6 +148,7 @@ class ServiceSpec:
     cpu: int
     session_id: str
     application: str
+    concurrency: int = 1
 
     def to_blob(self) -> bytes:
         """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""

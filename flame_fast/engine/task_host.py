@@ -23,9 +23,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from flame_fast.engine.concurrency import ConcurrentCalls
     from flame_fast.engine.protocol import ServiceSource
     from flame_fast.engine.seeds import Seeds
     from flame_fast.engine.thread_limits import Libraries
+    from flame_fast.kernels.runtime import Worker
 
 
 class LoadFailure(Exception):
@@ -136,6 +138,7 @@ class Host:
         self._capture: Capture | None = None
         self._initializer = initializer
         self._initialized: Initialized | None = None
+        self._concurrent: ConcurrentCalls | None = None
 
     def load_ahead(self, service: int, generation: int) -> None:
         """Load a service before its first call; do nothing if it was closed meanwhile."""
@@ -284,12 +287,25 @@ class Host:
         """
         kind = type(value)
         if kind is CoroutineType:
-            import asyncio
+            from flame_fast.engine.concurrency import run_alone
 
-            return asyncio.run(value)
+            return run_alone(value)
         if kind is GeneratorType or kind is AsyncGeneratorType:
             raise TypeError("the task returned a generator, which cannot leave its process; return a list instead")
         return value
+
+    def is_concurrent(self) -> bool:
+        """Whether calls of the service that runs now may run at once in this process."""
+        return self._current is not None and self._current.spec.concurrency > 1
+
+    def run_concurrently(self, worker: Worker, index: int, coroutine: Any) -> None:
+        """Run a call that has begun together with others of its service, and finish them all."""
+        assert self._current is not None
+        if self._concurrent is None:
+            from flame_fast.engine.concurrency import ConcurrentCalls
+
+            self._concurrent = ConcurrentCalls(self.resolve_awaitable)
+        self._concurrent.run(worker, index, coroutine, self._current.spec.concurrency)
 
     def begin_capture(self, call: int) -> None:
         """Keep what the task prints from here on. `call`: its number."""

@@ -387,49 +387,20 @@ cdef class Worker(Client):
         cdef Process *process = &self.memory.processes[self.me]
         cdef uint32_t queue_index = home_of(&self.memory, slot.queue), status = DONE
         cdef RunQueue *queue = &self.memory.queues[queue_index]
-        cdef uint16_t flags = slot.flags
         cdef TaskFrame frame = self._frame()
-        cdef bint is_map
         passed_on = None
-        ff_store32(&slot.started, 1)
-        process.began_at = <uint64_t> ff_coarse_ns()
-        ff_exchange64(&process.current, index + 1)
         try:
-            if self.handler_due:
-                self.handler_due = False
-                set_array_allocator()
-            if flags & CALL_LIMITED:
-                self._check_deadline(host, index)
-            if flags & CALL_CAPTURED:
-                host.begin_capture(index)
-            value = self._execute(host, slot)
-            if not self.is_mine():
-                os._exit(0)             # a child that the task forked has reached the task's end: it is no worker
-            is_map = slot.payload_kind & KIND_MAP != 0
-            if flags & CALL_KEPT:
-                self.forget_history(index)
+            value = self._begin(host, index)
+            if PyCoro_CheckExact(value) and self.helps == 0 and not self.inline and host.is_concurrent():
+                host.run_concurrently(self, index, value)
+                status = READY          # `end_call` finished it, or queued it again
             else:
-                value_free(&self.memory, index, PAYLOAD)
-            if is_map:
-                self._write_items(host, index, value)
-            elif flags & CALL_CAPTURED:
-                value = (host.end_capture(), value)
-                self._write_value(index, value, True, KIND_CAPTURED)
-            else:
-                self._write_value(index, value, True)
-                if self.helps == 0 and ff_load64(&slot.waiters) > WAITERS_CLOSED and is_as_it_came(self, value):
-                    passed_on = value
+                if not is_plain_value(value):
+                    value = host.resolve_awaitable(value)
+                passed_on = self._write_outcome(host, index, value)
             value = None
         except BaseException as problem:
-            if not self.is_mine():
-                host.end_of_fork(problem)
-            value = host.end_capture() if flags & CALL_CAPTURED else None
-            if flags & CALL_KEPT and self._retry(index, problem):
-                status = READY
-            else:
-                self._write_error(host, index, problem, value)
-                status = FAILED
-            value = None
+            status = self._write_failure(host, index, problem)
         if self.pins:
             release_fork_pins(self)
         self._return_to(&frame)
@@ -441,6 +412,95 @@ cdef class Worker(Client):
             permit_release(&self.memory, queue_index, self.me)
             if not queue_empty(&self.memory, queue_index):
                 wake_queue(&self.memory, queue_index)
+
+    cdef object _begin(self, host, uint32_t index):
+        """Call a claimed task's function; return what it returned: perhaps a coroutine that has not begun."""
+        cdef Slot *slot = &self.memory.slots[index]
+        ff_store32(&slot.started, 1)
+        self.memory.processes[self.me].began_at = <uint64_t> ff_coarse_ns()
+        ff_exchange64(&self.memory.processes[self.me].current, index + 1)
+        if self.handler_due:
+            self.handler_due = False
+            set_array_allocator()
+        if slot.flags & CALL_LIMITED:
+            self._check_deadline(host, index)
+        if slot.flags & CALL_CAPTURED:
+            host.begin_capture(index)
+        return self._execute(host, slot)
+
+    cdef object _write_outcome(self, host, uint32_t index, value):
+        """Write what a call gave; return it if the next task may take it as it is, else None."""
+        cdef Slot *slot = &self.memory.slots[index]
+        cdef bint is_map = slot.payload_kind & KIND_MAP != 0
+        if not self.is_mine():
+            os._exit(0)                 # a child that the task forked has reached the task's end: it is no worker
+        if slot.flags & CALL_KEPT:
+            self.forget_history(index)
+        else:
+            value_free(&self.memory, index, PAYLOAD)
+        if is_map:
+            self._write_items(host, index, value)
+        elif slot.flags & CALL_CAPTURED:
+            self._write_value(index, (host.end_capture(), value), True, KIND_CAPTURED)
+        else:
+            self._write_value(index, value, True)
+            if self.helps == 0 and ff_load64(&slot.waiters) > WAITERS_CLOSED and is_as_it_came(self, value):
+                return value
+        return None
+
+    cdef uint32_t _write_failure(self, host, uint32_t index, problem) except? 0:
+        """Write what a call raised; return FAILED, or READY: it is queued again."""
+        cdef uint16_t flags = self.memory.slots[index].flags
+        if not self.is_mine():
+            host.end_of_fork(problem)
+        output = host.end_capture() if flags & CALL_CAPTURED else None
+        if flags & CALL_KEPT and self._retry(index, problem):
+            return READY
+        self._write_error(host, index, problem, output)
+        return FAILED
+
+    # ---- calls beside the one that runs, see flame_fast.engine.concurrency -----------------------------------------------
+
+    def queue_of(self, uint32_t index):
+        """Return the queue of a call's service."""
+        return home_of(&self.memory, self.memory.slots[index].queue)
+
+    def claim_beside(self, uint32_t queue_index):
+        """Claim the next call of a queue, for this process to run beside others; -1: there is none, or it must leave."""
+        if self._shall_leave() or (self.max_tasks and self.tasks_run + 1 >= self.max_tasks):
+            return -1
+        return self._find_call(queue_index)
+
+    def others_wait(self, uint32_t queue_index):
+        """Return whether calls of other services wait for a worker of the pool, which this process is."""
+        cdef uint32_t i
+        if self.memory.processes[self.me].role != ROLE_POOL:
+            return False
+        for i in range(pool_queues_used(&self.memory)):
+            if home_of(&self.memory, i) != queue_index and self.memory.queues[i].state != QUEUE_FREE \
+                    and not queue_empty(&self.memory, i):
+                return True
+        return False
+
+    def begin_call(self, uint32_t index):
+        """Call the function of a call that was claimed by `claim_beside`; return what it returned."""
+        self.tasks_run += 1
+        return self._begin(self.host, index)
+
+    def end_call(self, uint32_t index, value, problem, int64_t other):
+        """Finish a call that ran beside others. `other`: one of those that still run, -1: none does."""
+        cdef uint32_t status = DONE
+        if problem is None:
+            try:
+                self._write_outcome(self.host, index, value)
+            except BaseException as error:
+                problem = error
+        if problem is not None:
+            status = self._write_failure(self.host, index, problem)
+        # Not 0: while something runs, whoever waits in this process asks for a worker.
+        ff_exchange64(&self.memory.processes[self.me].current, <uint64_t> (other if other >= 0 else index) + 1)
+        if status != READY:
+            finish(&self.memory, index, status, NULL)
 
     cdef int _write_error(self, host, uint32_t index, problem, output) except -1:
         """Write what a call raised, with the attempts before it as notes, and what it printed, if that was captured."""
@@ -495,7 +555,7 @@ cdef class Worker(Client):
         return 0
 
     cdef object _execute(self, host, Slot *slot):
-        """Call the user's function; return its value as it travels."""
+        """Call the user's function; return what it returns."""
         cdef Reader source = reader_of(self, slot, PAYLOAD)
         cdef Py_ssize_t count
         cdef uint64_t arguments
@@ -528,7 +588,7 @@ cdef class Worker(Client):
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
-        return value if is_plain_value(value) else host.resolve_awaitable(value)
+        return value
 
     cdef object _function_of(self, host, Slot *slot):
         cdef uint32_t service = service_number(&self.memory, slot.service)

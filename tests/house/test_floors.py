@@ -39,6 +39,7 @@ FLOORS = [
     {"engine.post_mortem", "engine.memory_kills", "engine.shortage"},
     {
         "engine.capture",
+        "engine.concurrency",
         "engine.descriptors",
         "engine.preload",
         "engine.spec",
