@@ -18,8 +18,12 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from flame_fast import app as app
     from flame_fast.application.registry import Application as Application
     from flame_fast.application.registry import ApplicationAttributes as ApplicationAttributes
+    from flame_fast.application.registry import ApplicationSchema as ApplicationSchema
+    from flame_fast.application.registry import ApplicationState as ApplicationState
+    from flame_fast.application.registry import Shim as Shim
     from flame_fast.application.registry import get_application as get_application
     from flame_fast.application.registry import list_applications as list_applications
     from flame_fast.application.registry import register_application as register_application
@@ -44,6 +48,8 @@ if TYPE_CHECKING:
 _HOME_OF = {
     "Application": "application.registry",
     "ApplicationAttributes": "application.registry",
+    "ApplicationSchema": "application.registry",
+    "ApplicationState": "application.registry",
     "Executor": "executor",
     "FlameContext": "config",
     "FlameError": "errors",
@@ -56,10 +62,12 @@ _HOME_OF = {
     "Runner": "runner",
     "RunnerService": "calls.service",
     "SessionContext": "calls.session",
+    "Shim": "application.registry",
     "StoreFullError": "errors",
     "TaskError": "errors",
     "TaskTimeoutError": "errors",
     "WorkerDiedError": "errors",
+    "app": "app",
     "get_application": "application.registry",
     "list_applications": "application.registry",
     "register_application": "application.registry",

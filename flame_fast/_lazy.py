@@ -17,7 +17,7 @@ def lazy_names(
     namespace : dict
         The package's `globals()`; a name that was loaded is kept there.
     homes : dict of str to str
-        Each public name, and the module below the package that has it.
+        Each public name, and the module below the package that has it; a name that is its own home is that module.
     """
     package = namespace["__name__"]
 
@@ -26,7 +26,8 @@ def lazy_names(
             raise AttributeError(f"module {package!r} has no attribute {name!r}")
         from importlib import import_module
 
-        value: object = getattr(import_module(f"{package}.{homes[name]}"), name)
+        home = import_module(f"{package}.{homes[name]}")
+        value: object = home if homes[name] == name else getattr(home, name)
         namespace[name] = value
         return value
 

@@ -44,6 +44,9 @@ DEFAULT_LIMIT = 500 * 1024**2
 #: Most files a package may hold; a ``package.limit`` above its default raises this in proportion.
 DEFAULT_MAX_FILES = 100_000
 
+#: What a `FlamePackage` made without `excludes` leaves out, as Flame has it; all but `.gitignore` is left out anyway.
+DEFAULT_EXCLUDES = (".venv", "__pycache__", ".gitignore", "*.pyc")
+
 #: The application whose attributes a Runner starts from, unless ``runner.template`` says otherwise.
 DEFAULT_TEMPLATE = "flmrun"
 
@@ -57,7 +60,8 @@ class FlamePackage:
     storage : str, optional
         Where packages are uploaded to, ``file://DIR``; by default a directory inside the data directory.
     excludes : iterable of str
-        Further rules in gitignore's syntax, applied after the built-in ones.
+        Further rules in gitignore's syntax, applied after the built-in ones; by default Flame's. That of a `FlameContext`
+        has those of the file alone.
     limit : int
         Most bytes a package may hold before compression. Above the default it also raises the number of files allowed, in
         proportion (100,000 at the default of 500 MB).
@@ -67,7 +71,9 @@ class FlamePackage:
     excludes: tuple[str, ...]
     limit: int
 
-    def __init__(self, storage: str | None = None, excludes: Iterable[str] = (), limit: int = DEFAULT_LIMIT) -> None:
+    def __init__(
+        self, storage: str | None = None, excludes: Iterable[str] = DEFAULT_EXCLUDES, limit: int = DEFAULT_LIMIT
+    ) -> None:
         self.storage = storage
         self.excludes = tuple(excludes)
         self.limit = limit
@@ -103,6 +109,8 @@ class FlameContext:
     runner : FlameRunnerConfig
     path : str or None
         The file that was read.
+    cache : None
+        Where Flame has its object cache's endpoint; here values live in shared memory.
 
     Raises
     ------
@@ -113,9 +121,11 @@ class FlameContext:
 
     __slots__ = ("name", "package", "runner", "path")
 
+    cache: None = None
+
     def __init__(self, path: str | os.PathLike[str] | None = None) -> None:
         self.name: str | None = None
-        self.package: FlamePackage = FlamePackage()
+        self.package: FlamePackage = FlamePackage(excludes=())
         self.runner: FlameRunnerConfig = FlameRunnerConfig()
         self.path: str | None = None
         named_by = "given to FlameContext"

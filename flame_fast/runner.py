@@ -363,6 +363,11 @@ def _attach(session: int, name: str) -> Runner:
     engine = current.serving_engine()
     if engine is None or engine.session != session:
         raise FlameError(FlameErrorCode.INVALID_STATE, f"runner {name!r} is not at work in this process")
+    return runner_in_task(name)
+
+
+def runner_in_task(name: str) -> Runner:
+    """Return a runner over the processes of the task's, also while its worker imports what the task needs."""
     importing = current.is_importing()
     current.set_importing(False)  # a function that closes over a Runner is no module that makes one
     try:

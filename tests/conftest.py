@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+from applications import registered
 from modules_in_memory import made_up_module
 from owned_processes import processes_of
 
@@ -198,9 +199,7 @@ def find_leftovers(home: Path, descriptors: set[str], segments: int) -> list[str
 def registry_rows(home: Path) -> list[str]:
     if not any(home.glob("*.db")):
         return []
-    from flame_fast import list_applications
-
-    return [f"application {app.name}" for app in list_applications() if app.name != "flmrun"]
+    return [f"application {name}" for name in registered()]
 
 
 def open_descriptors() -> set[str]:

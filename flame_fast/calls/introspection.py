@@ -14,7 +14,7 @@ from types import (
     WrapperDescriptorType,
 )
 
-from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE
+from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, Construction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -43,6 +43,8 @@ RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "ses
 
 def kind_of(obj: Any) -> str:
     """Return `"function"`, `"class"` or `"instance"`."""
+    if isinstance(obj, Construction):
+        return obj.kind
     if isinstance(obj, type):
         return CLASS
     if isinstance(obj, (*ROUTINES, functools.partial)) or _is_numeric_function(obj) or _has_its_own_name(obj):
@@ -71,6 +73,9 @@ def _has_its_own_name(obj: Any) -> bool:
 
 def method_names(obj: Any) -> tuple[str, ...]:
     """Return the public methods of a class or instance, `""` for a callable instance itself. Evaluates no property."""
+    if isinstance(obj, Construction):
+        is_callable = any("__call__" in vars(base) for base in obj.cls.__mro__)
+        return ("",) * is_callable + method_names(obj.cls)
     is_class = isinstance(obj, type)
     names: dict[str, bool] = {}
     for base in reversed((obj if is_class else type(obj)).__mro__):
@@ -90,14 +95,20 @@ def _is_method(value: Any) -> bool:
     return callable(value) and not isinstance(value, (type, property))
 
 
+def described_by(obj: Any) -> Any:
+    """Return what tells of an execution object's calls: a function itself, or the class of what has the methods."""
+    if isinstance(obj, Construction):
+        return obj.cls
+    return type(obj) if kind_of(obj) == INSTANCE else obj
+
+
 def may_be_coroutine(obj: Any) -> bool:
     """Whether calls of a function, or of a method of a class or instance, may give coroutines. A decorated one may."""
     if isinstance(obj, functools.partial):
         return may_be_coroutine(obj.func)
-    kind = kind_of(obj)
-    if kind == FUNCTION:
-        return _gives_coroutines(obj)
-    cls = obj if kind == CLASS else type(obj)
+    cls = described_by(obj)
+    if kind_of(obj) == FUNCTION:
+        return _gives_coroutines(cls)
     return any(_gives_coroutines(static_attribute(cls, name or "__call__")) for name in method_names(obj))
 
 
@@ -174,4 +185,6 @@ def name_of(obj: Any) -> str:
     """Return an execution object's name, for messages."""
     if isinstance(obj, functools.partial):
         return f"partial({name_of(obj.func)})"
+    if isinstance(obj, Construction):
+        return name_of(obj.cls)
     return str(getattr(obj, "__qualname__", None) or type(obj).__qualname__)

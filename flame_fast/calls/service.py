@@ -11,6 +11,7 @@ from flame_fast.calls.import_scan import libraries_of
 from flame_fast.calls.introspection import (
     RESERVED,
     arity_of,
+    described_by,
     kind_of,
     may_be_coroutine,
     method_names,
@@ -222,7 +223,7 @@ class RunnerService(MappedTarget["P", "R"]):
         }
         if capture and self._spec.concurrency > 1:
             raise ValueError(
-                "capture: calls that run at once in a process print to the same streams; make the service without concurrency"
+                "capture: calls that run at once in a process print to the same streams; leave out the service's concurrency"
             )
         view: RunnerService[P, R] = RunnerService(
             self._engine,
@@ -354,7 +355,7 @@ def make_service(
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
-    return RunnerService(engine, spec, key, capture, generators, None, type(obj) if kind == INSTANCE else obj)
+    return RunnerService(engine, spec, key, capture, generators, None, described_by(obj))
 
 
 def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -403,8 +404,8 @@ def check_concurrency(obj: Any, concurrency: int) -> None:
         raise ValueError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
     if concurrency > 1 and not may_be_coroutine(obj):
         raise ValueError(
-            f"concurrency: {name_of(obj)!r} has no `async def`, and only coroutines can wait beside each other; leave it out: "
-            "calls run at the same time in several workers"
+            f"concurrency: {name_of(obj)!r} has no `async def`, and only coroutines can wait beside each other; leave it "
+            "out: calls run at the same time in several workers"
         )
 
 

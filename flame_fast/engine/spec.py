@@ -130,7 +130,7 @@ class ServiceSpec:
         For messages.
     kind : {"function", "class", "instance"}
     target : bytes
-        The pickled function, class or instance.
+        The pickled function, class or instance, or the `Construction` of one.
     methods : tuple of str
         Public methods by their number; `""` is the call of the object itself.
     cpu : int
@@ -160,6 +160,28 @@ class ServiceSpec:
         described, target = described_by(blob)
         described["methods"] = tuple(described["methods"])
         return cls(target=target, **described)
+
+
+class Construction:
+    """A class with the arguments of its constructor: an execution object that is made where it works.
+
+    Parameters
+    ----------
+    kind : {"class", "instance"}
+        Whether each worker makes one, or a process of its own.
+    cls : type
+    args : tuple
+    kwargs : dict
+    """
+
+    def __init__(self, kind: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        self.kind = kind
+        self.cls = cls
+        self.args = args
+        self.kwargs = kwargs
+
+    def __call__(self) -> Any:
+        return self.cls(*self.args, **self.kwargs)
 
 
 #: The fields of a spec in its JSON, in this order.

@@ -13,7 +13,7 @@ from flame_fast.calls.captures import with_state
 from flame_fast.engine.capture import Capture, StandardCapture
 from flame_fast.engine.current import set_importing
 from flame_fast.engine.post_mortem import call_name, late_error
-from flame_fast.engine.spec import CLASS, FUNCTION, ServiceSpec
+from flame_fast.engine.spec import CLASS, FUNCTION, Construction, ServiceSpec
 from flame_fast.errors import TaskError
 from flame_fast.kernels.runtime import serialization
 from flame_fast.kernels.runtime.serialization.definitions import Namespace
@@ -232,7 +232,7 @@ class Host:
             else:
                 if spec.kind == CLASS:
                     self.source.mark_stateful()
-                instance = target() if spec.kind == CLASS else target
+                instance = target() if spec.kind == CLASS or isinstance(target, Construction) else target
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
             loaded.failure = self.dump_error(error)

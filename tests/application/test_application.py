@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from applications import BUILT_IN, registered
 from gates import in_child, passes_in_child
 
 from flame_fast.application import lifecycle, liveness, storage
@@ -20,7 +21,6 @@ from flame_fast.application.lifecycle import ApplicationLease, acquire_applicati
 from flame_fast.application.registry import (
     ApplicationAttributes,
     get_application,
-    list_applications,
     register_application,
     unregister_application,
 )
@@ -67,7 +67,7 @@ def left(home: str) -> dict[str, list[str]]:
     }
     with Registry(home) as registry:
         found["rows"] = [owner.token for owner in registry.owners()]
-        found["applications"] = [each.name for each in registry.applications() if each.name != "flmrun"]
+        found["applications"] = [each.name for each in registry.applications() if each.name not in BUILT_IN]
     return {name: entries for name, entries in found.items() if entries}
 
 
@@ -455,7 +455,7 @@ def test_the_template_s_own_name_may_be_joined(home: str) -> None:
     refused(FlameErrorCode.ALREADY_EXISTS, "flmrun", fail_if_exists=True)
     acquire_application("flmrun").release()
     assert left(home) == {}
-    assert [each.name for each in list_applications()] == ["flmrun"]
+    assert registered() == []
 
 
 # Death

@@ -64,6 +64,7 @@ def test_without_a_file_the_defaults_hold() -> None:
     assert (context.name, context.path) == (None, None)
     assert context.package == FlamePackage(None, (), 500 * 1024**2)
     assert context.runner == FlameRunnerConfig("flmrun")
+    assert context.cache is None
 
 
 def test_every_key_is_read_and_the_cluster_s_are_ignored(tmp_path: Path) -> None:
@@ -72,13 +73,21 @@ def test_every_key_is_read_and_the_cluster_s_are_ignored(tmp_path: Path) -> None
     assert (context.name, context.path) == ("here", path)
     assert context.package == FlamePackage("file:///srv/packages", ("data/", "!keep.csv"), 2 * 1024**3)
     assert context.runner.template == "mine"
+    assert context.cache is None
 
 
 def test_keys_left_out_keep_their_defaults(tmp_path: Path) -> None:
     context = FlameContext(written(tmp_path, "current-context: a\ncontexts: [{name: a, package: {}}]"))
-    assert context.package == FlamePackage()
+    assert context.package == FlamePackage(excludes=())
     assert context.package.limit == DEFAULT_LIMIT
     assert context.runner.template == "flmrun"
+
+
+def test_a_package_s_own_default_excludes_are_flame_s() -> None:
+    """Those of the context are not: what is packaged without a word about it does not change."""
+    assert FlamePackage("file:///a").excludes == (".venv", "__pycache__", ".gitignore", "*.pyc")
+    assert FlamePackage("file:///a", ["b"]).excludes == ("b",)
+    assert FlameContext().package.excludes == ()
 
 
 def test_the_given_path_wins_over_the_environment_and_that_over_the_default(

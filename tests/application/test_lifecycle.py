@@ -8,6 +8,7 @@ import threading
 from pathlib import Path
 
 import pytest
+from applications import registered
 from process_events import (
     PATIENCE_S,
     Driver,
@@ -31,7 +32,6 @@ from flame_fast import (
     FlameErrorCode,
     Runner,
     get_application,
-    list_applications,
     register_application,
     unregister_application,
 )
@@ -40,10 +40,6 @@ from flame_fast import (
 @pytest.fixture
 def fifo(tmp_path):
     yield from fifos(tmp_path)
-
-
-def names() -> list[str]:
-    return [application.name for application in list_applications()]
 
 
 def listing(directory: Path) -> dict[str, tuple[int, int]]:
@@ -75,7 +71,7 @@ def test_entry_registers_and_exit_removes_everything(project, nothing_left):
     (project / "code.py").write_text("VALUE = 1\n")
     with Runner("life", workers=2) as rr:
         application = get_application("life")
-        assert application is not None and names() == ["flmrun", "life"]
+        assert application is not None and registered() == ["life"]
         assert application.working_directory == str(project)
         (package,) = packages(nothing_left)
         assert application.url == f"file://{package}"
@@ -87,7 +83,7 @@ def test_entry_registers_and_exit_removes_everything(project, nothing_left):
             assert getattr(application, field) == getattr(template, field), field
         rr.service(double)(1).get(PATIENCE_S)
         ends = open_pidfds([*workers(), *zygotes()])
-    assert get_application("life") is None and names() == ["flmrun"]
+    assert get_application("life") is None and registered() == []
     assert leavings(nothing_left) == []
     assert still_alive(ends, 10.0) == []
     assert children(os.getpid()) == []
@@ -96,7 +92,7 @@ def test_entry_registers_and_exit_removes_everything(project, nothing_left):
 def test_the_constructor_does_the_work(nothing_left):
     rr = Runner("constructed", workers=1)
     try:
-        assert names() == ["constructed", "flmrun"] and len(packages(nothing_left)) == 1
+        assert registered() == ["constructed"] and len(packages(nothing_left)) == 1
         with rr as entered:
             assert entered is rr
             assert rr.service(double)(1).get(PATIENCE_S) == 2
@@ -178,7 +174,7 @@ def test_fail_if_exists(nothing_left):
         assert len(zygotes()) == 1
         assert rr.service(double)(1).get(PATIENCE_S) == 2
     with Runner("taken", fail_if_exists=True, workers=1):
-        assert names() == ["flmrun", "taken"]
+        assert registered() == ["taken"]
 
 
 def test_fail_if_exists_sees_another_process(tmp_path, fifo):
@@ -208,7 +204,7 @@ def test_fail_if_exists_takes_over_from_a_dead_owner(tmp_path):
     )
     driver.wait(PATIENCE_S)
     try:
-        assert "orphaned" in names()
+        assert "orphaned" in registered()
         with Runner("orphaned", fail_if_exists=True, workers=1) as rr:
             assert rr.service(double)(1).get(PATIENCE_S) == 2
     finally:
@@ -222,12 +218,12 @@ def test_fail_if_exists_takes_over_from_a_dead_owner(tmp_path):
 @pytest.mark.parametrize("first_out", ["first", "second"])
 def test_two_runners_of_a_process_share_the_registration(first_out, nothing_left):
     first, second = Runner("shared", workers=1), Runner("shared", workers=1)
-    assert names() == ["flmrun", "shared"]
+    assert registered() == ["shared"]
     assert len(zygotes()) == 2
     leaving, staying = (first, second) if first_out == "first" else (second, first)
     service = staying.service(double)
     leaving.close()
-    assert names() == ["flmrun", "shared"]
+    assert registered() == ["shared"]
     application = get_application("shared")
     assert application is not None and application.url is not None
     assert Path(application.url.removeprefix("file://")).exists()
@@ -261,12 +257,12 @@ def test_two_processes_share_the_registration_and_nothing_else(first_out, nothin
     for number, gate in enumerate(gates):
         drivers.append(Driver(JOINING, tmp_path, said, gate, tmp_path / f"project{number}", f"value-{number}"))
         assert said.read_line() == f"value-{number}"
-    assert names() == ["flmrun", "shared"]
+    assert registered() == ["shared"]
     assert len(packages(nothing_left)) == 2
     for position, number in enumerate((first_out, 1 - first_out)):
         gates[number].open_gate()
         assert drivers[number].finish() == (f"value-{number}\n", "")
-        assert names() == (["flmrun", "shared"] if position == 0 else ["flmrun"])
+        assert registered() == (["shared"] if position == 0 else [])
         application = get_application("shared")
         if position == 0:
             assert application is not None and application.url is not None
@@ -301,7 +297,7 @@ def test_many_enter_and_leave_at_once(nothing_left):
         try:
             for _ in range(3):
                 with Runner(f"crowd-{number % 2}", workers=1) as rr:
-                    assert f"crowd-{number % 2}" in names()
+                    assert f"crowd-{number % 2}" in registered()
                     assert rr.service(double)(number).get(PATIENCE_S) == 2 * number
         except BaseException as error:
             problems.append(error)
@@ -334,7 +330,7 @@ def test_an_application_in_use_cannot_be_unregistered():
         with pytest.raises(FlameError) as caught:
             unregister_application("in-use")
         assert caught.value.code is FlameErrorCode.INVALID_STATE
-        assert "in-use" in names()
+        assert "in-use" in registered()
 
 
 # ---- steps that fail -------------------------------------------------------------------------------------------------

@@ -112,7 +112,7 @@ RECORDS = [
     (Point(1), "Point(x=1, y=2)"),
     (Fixed(1), "Fixed(x=1, y=None)"),
     (FlamePackage("file:///a", ["b"]), "FlamePackage(storage='file:///a', excludes=('b',), limit=524288000)"),
-    (FlamePackage(), "FlamePackage(storage=None, excludes=(), limit=524288000)"),
+    (FlamePackage(excludes=()), "FlamePackage(storage=None, excludes=(), limit=524288000)"),
     (FlameRunnerConfig(), "FlameRunnerConfig(template='flmrun')"),
     (ResourceRequirement(2, gpu=1), "ResourceRequirement(cpu=2, memory=0, gpu=1)"),
     (ApplicationSchema(output="o"), "ApplicationSchema(output='o')"),
@@ -153,7 +153,11 @@ ATTRIBUTES = (
     [
         (Derived, "x: 'int', y: 'int' = 2"),
         (ResourceRequirement, "cpu: 'int' = 1, memory: 'int' = 0, gpu: 'int' = 0"),
-        (FlamePackage, "storage: 'str | None' = None, excludes: 'Iterable[str]' = (), limit: 'int' = 524288000"),
+        (
+            FlamePackage,
+            "storage: 'str | None' = None, excludes: 'Iterable[str]' = ('.venv', '__pycache__', '.gitignore', '*.pyc'), "
+            "limit: 'int' = 524288000",
+        ),
         (FlameRunnerConfig, "template: 'str' = 'flmrun'"),
         (ApplicationAttributes, ATTRIBUTES),
         (Application, "name: 'str', state: 'ApplicationState', creation_time: 'datetime', **attributes: 'Any'"),

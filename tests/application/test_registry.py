@@ -14,6 +14,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from applications import BUILT_IN
 from gates import in_child, passes_in_child
 
 from flame_fast.application import liveness
@@ -28,7 +29,7 @@ from flame_fast.application.registry import (
     register_application,
     unregister_application,
 )
-from flame_fast.application.registry.database import Registry
+from flame_fast.application.registry.database import BY_HAND, Registry
 from flame_fast.errors import FlameError, FlameErrorCode
 
 
@@ -79,10 +80,10 @@ def test_what_is_registered_is_found_again() -> None:
     assert get_application("mapping").shim is Shim.HOST
 
 
-def test_applications_are_listed_with_the_built_in_one() -> None:
+def test_applications_are_listed_with_the_built_in_ones() -> None:
     register_application("b", ApplicationAttributes())
     register_application("ä", ApplicationAttributes())
-    assert [application.name for application in list_applications()] == ["b", "flmrun", "ä"]
+    assert [application.name for application in list_applications()] == ["b", *BUILT_IN, "ä"]
     assert list_applications()[0] == get_application("b")
 
 
@@ -95,7 +96,8 @@ def test_a_name_is_registered_once() -> None:
     register_application("a", ApplicationAttributes())
     message = refused(FlameErrorCode.ALREADY_EXISTS, register_application, "a", ApplicationAttributes())
     assert message.startswith("application 'a' already exists; unregister it first")
-    refused(FlameErrorCode.ALREADY_EXISTS, register_application, "flmrun", ApplicationAttributes())
+    for name in BUILT_IN:
+        refused(FlameErrorCode.ALREADY_EXISTS, register_application, name, ApplicationAttributes())
 
 
 def test_unregistering() -> None:
@@ -104,9 +106,22 @@ def test_unregistering() -> None:
     assert get_application("a") is None
     message = refused(FlameErrorCode.NOT_FOUND, unregister_application, "a")
     assert "'a' is not registered" in message
-    message = refused(FlameErrorCode.INVALID_STATE, unregister_application, "flmrun")
-    assert "'flmrun' is built in and cannot be unregistered" in message
-    assert get_application("flmrun") is not None
+    for name in BUILT_IN:
+        message = refused(FlameErrorCode.INVALID_STATE, unregister_application, name)
+        assert f"{name!r} is built in and cannot be unregistered" in message
+        assert get_application(name).shim is Shim.HOST
+
+
+def test_a_registry_of_an_earlier_version_gets_the_built_in_ones(home: str) -> None:
+    register_application("by-hand", ApplicationAttributes())
+    with Registry(home) as registry, registry.transaction():
+        for name in ("flmexec", "flmping"):
+            registry.delete(name)
+        registry.insert("flmping", ApplicationAttributes(image="own"), BY_HAND)
+    assert [application.name for application in list_applications()] == ["by-hand", *BUILT_IN]
+    assert get_application("flmping").image == "own"  # a user's own of that name stays
+    unregister_application("flmping")
+    assert get_application("flmping").image is None
 
 
 @pytest.mark.parametrize("name", ["", "a/b", "..", ".a", "-a", "a\\b", "a\nb", "a\x7fb", "a" * 254, "\udcff", 7, None, b"a"])
@@ -194,7 +209,7 @@ print(won)
     assert sum(won) == 10  # each shared name went to exactly one
     names = {application.name for application in list_applications()}
     assert names == {
-        "flmrun",
+        *BUILT_IN,
         *(f"shared-{t}" for t in range(10)),
         *(f"{i}-{t}" for i in range(8) for t in range(0, 10, 2)),
     }

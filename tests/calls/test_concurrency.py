@@ -192,7 +192,7 @@ def test_retries_are_each_call_s_own(rr):
 
 
 def test_calls_of_other_services_get_their_turn(rr):
-    """Each call queues the next one before it ends, without end; the only worker takes another service's call all the same."""
+    """Each call queues the next one before it ends, without end; the only worker takes another's call all the same."""
     endless = rr.service(again, concurrency=2)
     chain = endless.options(detached=True)
     for _ in range(2):

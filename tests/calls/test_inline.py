@@ -8,9 +8,10 @@ import threading
 from pathlib import Path
 
 import pytest
+from applications import registered
 from gates import add, fail
 
-from flame_fast import FlameError, FlameErrorCode, Runner, RunnerService, list_applications
+from flame_fast import FlameError, FlameErrorCode, Runner, RunnerService
 
 
 @pytest.fixture
@@ -75,7 +76,7 @@ def test_no_process_is_started(inline):
     inline.service(Counter(), warmup=1).up().get()
     inline.service(add, warmup=1)(1).get()
     assert children() == before
-    assert [application.name for application in list_applications() if application.name != "flmrun"] == ["inline"]
+    assert registered() == ["inline"]
 
 
 def children():

@@ -14,6 +14,7 @@ import pytest
 #: The modules whose names users import: the API reference documents them.
 PUBLIC = (
     "flame_fast",
+    "flame_fast.app",
     "flame_fast.errors",
     "flame_fast.package",
     "flame_fast.kernels",

@@ -18,7 +18,7 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"joblib"},
-    {"executor"},
+    {"executor", "app"},
     {"runner", "inspection.dump"},
     {"calls.collecting"},
     {"calls.service", "calls.gather", "application.lifecycle", "inspection.diagnosis", "inspection.picture"},

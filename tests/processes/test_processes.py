@@ -8,9 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from applications import registered
 from process_events import PATIENCE_S, double, fifos, hold, pid_of_worker, run_driver, wait_until, workers, zygotes
 
-from flame_fast import FlameError, FlameErrorCode, Runner, list_applications
+from flame_fast import FlameError, FlameErrorCode, Runner
 
 
 @pytest.fixture
@@ -450,9 +451,9 @@ GOOD_NAMES = [
 def test_good_names(name):
     with Runner(name, workers=1) as rr:
         assert rr.name == name
-        assert name in [application.name for application in list_applications()]
+        assert registered() == [name]
         assert rr.service(double)(2).get(PATIENCE_S) == 4
-    assert [application.name for application in list_applications()] == ["flmrun"]
+    assert registered() == []
 
 
 def test_functions_of_a_notebook_work(tmp_path):

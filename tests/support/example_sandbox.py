@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from applications import BUILT_IN
+
 ROOT = Path(__file__).resolve().parents[2]
 EXAMPLES = ROOT / "examples"
 Settings = dict[str, str]
@@ -61,5 +63,5 @@ def nothing_left_by_examples(sandbox: Sandbox) -> Iterator[None]:
     before = files_of_examples()
     yield
     assert list(sandbox.storage.rglob("*")) == []
-    assert json.loads(sandbox.output(["-c", LIST_APPLICATIONS], cwd=sandbox.home)) == ["flmrun"]
+    assert json.loads(sandbox.output(["-c", LIST_APPLICATIONS], cwd=sandbox.home)) == list(BUILT_IN)
     assert files_of_examples() == before

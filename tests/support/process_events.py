@@ -17,6 +17,8 @@ import threading
 import time
 from pathlib import Path
 
+from applications import BUILT_IN
+
 #: Seconds for anything that has no promise of its own: a hang becomes a failure.
 PATIENCE_S = 30.0
 
@@ -150,9 +152,9 @@ def leavings(home: Path) -> list[str]:
         with contextlib.closing(connection):
             if connection.execute("SELECT name FROM sqlite_master").fetchone() is None:
                 return found  # its lock was refused: it has been made, and no table in it
-            found += [f"application {row[0]}" for row in connection.execute("SELECT name FROM applications")]
+            names = [name for (name,) in connection.execute("SELECT name FROM applications")]
+            found += [f"application {name}" for name in names if name not in BUILT_IN]
             found += [f"owner {row[0]}" for row in connection.execute("SELECT token FROM owners")]
-        found.remove("application flmrun")
     return found
 
 

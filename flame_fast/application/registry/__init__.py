@@ -84,7 +84,7 @@ def unregister_application(name: str) -> None:
     Raises
     ------
     FlameError
-        ``NOT_FOUND``; ``INVALID_STATE`` while a living Runner uses it, and for the built-in ``flmrun``.
+        ``NOT_FOUND``; ``INVALID_STATE`` while a living Runner uses it, and for the built-in ones.
     """
     with Registry(home_directory()) as registry, registry.transaction():
         origin = registry.origin(name) if isinstance(name, str) else None

@@ -1,8 +1,8 @@
 """The registry's SQLite database: transactions on two tables, applications and owners.
 
-``applications`` is what users see: one row per name, for Flame's own template (`flmrun`), registered by hand, or by a
-Runner. ``owners`` is what the clean-up reads: one row per Runner, with everything that must go when it ends. A Runner writes
-its row before it makes anything, so the row names all that the Runner leaves behind, however it dies.
+``applications`` is what users see: one row per name, for Flame's own applications (`BUILT_IN_APPLICATIONS`), registered by
+hand, or by a Runner. ``owners`` is what the clean-up reads: one row per Runner, with everything that must go when it ends. A
+Runner writes its row before it makes anything, so the row names all that the Runner leaves behind, however it dies.
 
 Guarantees
     Every change is one transaction, so a process may die anywhere. Whether an owner lives is asked of `liveness`, inside the
@@ -44,6 +44,13 @@ _BUSY_S = 30.0
 
 #: Where an application comes from; only what a Runner registered goes with its last owner.
 BUILT_IN, BY_HAND, BY_RUNNER = 0, 1, 2
+
+#: Flame's own applications: the Runner's template, and those of its tools, which are only listed here.
+BUILT_IN_APPLICATIONS = {
+    DEFAULT_TEMPLATE: "runs functions, classes and objects of a packaged Python project",
+    "flmexec": "runs scripts in a Flame cluster; only listed here",
+    "flmping": "answers in a Flame cluster; only listed here",
+}
 
 #: The columns of the attributes, then all of an application's, then an owner's: each in the order of its record.
 _ATTRIBUTES = fields(ApplicationAttributes)
@@ -106,6 +113,8 @@ class Registry:
                         f"the registry {self.path!r} was made by another version of flame_fast (format "
                         f"{version}, this one knows {_VERSION}); set $FLAME_FAST_HOME to another directory",
                     )
+                self._connection = connection
+                self._add_built_in()
             except BaseException:
                 connection.close()
                 raise
@@ -144,10 +153,20 @@ class Registry:
             with self.transaction():
                 for statement in _SCHEMA.split(";\n"):
                     connection.execute(statement)
-                self.insert(DEFAULT_TEMPLATE, _flmrun(), BUILT_IN)
                 connection.execute(f"PRAGMA user_version={_VERSION}")
         finally:
             os.close(lock)
+
+    def _add_built_in(self) -> None:
+        """Add the built-in applications that the registry lacks: a new one, or one that an earlier version made."""
+        named = tuple(BUILT_IN_APPLICATIONS)
+        marks = ", ".join("?" * len(named))
+        if self._rows(f"SELECT count(*) FROM applications WHERE name IN ({marks})", *named) == [(len(named),)]:
+            return
+        with self.transaction():
+            for name, description in BUILT_IN_APPLICATIONS.items():
+                if self.origin(name) is None:
+                    self.insert(name, ApplicationAttributes(shim=Shim.HOST, description=description), BUILT_IN)
 
     def _lock(self) -> int:
         """Return a descriptor of the lock file, locked."""
@@ -345,12 +364,6 @@ def _code(error: sqlite3.Error) -> int:
     """Return SQLite's primary result code, 0 for an error of the module's own."""
     code: int = getattr(error, "sqlite_errorcode", 0)
     return code & 0xFF
-
-
-def _flmrun() -> ApplicationAttributes:
-    return ApplicationAttributes(
-        shim=Shim.HOST, description="runs functions, classes and objects of a packaged Python project"
-    )
 
 
 def _application(row: tuple[Any, ...]) -> Application:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, reveal_type
 
-from flame_fast import ObjectFuture, ObjectRef, Runner, RunnerService
+from flame_fast import ObjectFuture, ObjectRef, Runner, RunnerService, app
 
 
 def square(x: int) -> int:
@@ -130,3 +130,15 @@ def other_ways(rr: Runner) -> None:
     future = rr.service(square)(3)
     reveal_type(future.as_concurrent().result())  # int
     future.add_done_callback(lambda done: print(done.get() + 1))
+
+
+@app.service
+def cube(x: int) -> int:
+    return x**3
+
+
+def by_app() -> None:
+    reveal_type(cube(3))  # int
+    reveal_type(cube.remote(3))  # ObjectFuture[int]
+    reveal_type(cube.remote(cube.remote(3)).get())  # int
+    cube.remote("three")  # error
