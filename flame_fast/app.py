@@ -44,7 +44,7 @@ from functools import partial
 from flame_fast.calls.applied import apply
 from flame_fast.calls.introspection import kind_of, name_of
 from flame_fast.engine import current
-from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, Construction
+from flame_fast.engine.spec import CLASS, FUNCTION, Construction
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime.serialization.definitions import is_named
 from flame_fast.resources import ResourceRequirement
@@ -269,8 +269,9 @@ class RemoteConstructor:
     def new_service(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> RunnerService[..., Any]:
         """Make a service of a new instance."""
         _check_not_importing(f"{name_of(cls)}.{REMOTE}")
-        kind = CLASS if self._options["autoscale"] or self._options["warmup"] > 1 else INSTANCE
-        return _active().service(Construction(kind, cls, args, kwargs), **self._options)
+        if self._options["autoscale"] or self._options["warmup"] > 1:
+            return _active().service(cls, args=args, kwargs=kwargs, **self._options)
+        return _active().service(Construction(cls, args, kwargs), **self._options)
 
 
 if TYPE_CHECKING:

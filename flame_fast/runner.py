@@ -15,6 +15,7 @@ from flame_fast.application.registry.validation import check_name
 from flame_fast.calls.collecting import Collecting
 from flame_fast.calls.service import (
     RunnerService,
+    ServiceOptions,
     check_options,
     make_service,
     when_closed,
@@ -197,6 +198,9 @@ class Runner(Collecting):
             execution_object: type[Any],
             autoscale: bool | None = None,
             warmup: int = 0,
+            *,
+            args: tuple[Any, ...] | list[Any] = (),
+            kwargs: dict[str, Any] | None = None,
             **options: Unpack[ServiceKeywords],
         ) -> RunnerService[[Never], Never]: ...
         @overload
@@ -233,14 +237,16 @@ class Runner(Collecting):
         *,
         restart: bool = False,
         concurrency: int = 1,
+        args: tuple[Any, ...] | list[Any] = (),
+        kwargs: dict[str, Any] | None = None,
     ) -> RunnerService[..., Any]:
         """Make a function, class or instance a service of this runner.
 
         Parameters
         ----------
         execution_object : callable, class or object
-            A function has no state; of a class each worker makes one instance, without arguments; any other instance lives
-            in a process of its own, which runs its calls one at a time in the order made.
+            A function has no state; of a class each worker makes one instance, with `args` and `kwargs`; any other
+            instance lives in a process of its own, which runs its calls one at a time in the order made.
         autoscale : bool, optional
             Functions and classes: False limits the service to `max(warmup, 1)` workers. Instances: not True.
         warmup : int
@@ -253,29 +259,46 @@ class Runner(Collecting):
         concurrency : int
             Calls of an `async def` that a worker runs at once, on one event loop that it keeps; by default one, on a loop of
             its own. A call that is ended by force, or kills its process, takes those beside it with it.
+        args, kwargs : tuple, dict, optional
+            Of a class: the arguments of its call in each worker, as they are now; each worker has a copy of its own. Futures
+            and refs among them are waited for here, and arrive as their values.
 
         Raises
         ------
         ValueError
-            A warmup or autoscale that does not fit.
+            A warmup or autoscale that does not fit; arguments for what is no class.
         TypeError
-            The object cannot be pickled.
+            The object or its arguments cannot be pickled; the class's signature does not fit the arguments.
         FlameError
             `INVALID_STATE`: the runner is closed. `INVALID_ARGUMENT`: more CPUs than this process may use; a session id that
             another object has.
+
+        Examples
+        --------
+        >>> from flame_fast import Runner
+        >>> class Scaled:
+        ...     def __init__(self, factor, offset=0):
+        ...         self.factor, self.offset = factor, offset
+        ...
+        ...     def of(self, number):
+        ...         return self.factor * number + self.offset
+        >>> with Runner("arguments", workers=1) as rr:
+        ...     rr.service(Scaled, args=(2,), kwargs={"offset": 1}).of(20).get()
+        41
         """
         self._check_open()
+        options = ServiceOptions(autoscale, warmup, resreq, restart, concurrency, args, kwargs)
         named = named_session(execution_object)
         if named is not None and named in self._sessions:
             other, service = self._sessions[named]
-            if other is execution_object:
-                check_options(execution_object, autoscale, warmup, resreq, restart, self._engine)
+            if other is execution_object and not (args or kwargs):
+                check_options(execution_object, options, self._engine)
                 return service
             raise FlameError(
                 FlameErrorCode.INVALID_ARGUMENT,
                 f"session {named!r} is in use by another object of this runner; give this one another session_id",
             )
-        service = make_service(self._engine, self.name, execution_object, autoscale, warmup, resreq, restart, concurrency)
+        service = make_service(self._engine, self.name, execution_object, options)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service

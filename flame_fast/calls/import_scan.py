@@ -132,6 +132,8 @@ def _used_with(value: Any) -> Iterator[Any]:
     kind = type(value)
     if issubclass(kind, functools.partial):
         yield value.func
+        yield from value.args
+        yield from value.keywords.values()
     elif issubclass(kind, MethodType):
         yield value.__func__
         yield type(value.__self__)

@@ -44,7 +44,7 @@ RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "ses
 def kind_of(obj: Any) -> str:
     """Return `"function"`, `"class"` or `"instance"`."""
     if isinstance(obj, Construction):
-        return obj.kind
+        return INSTANCE
     if isinstance(obj, type):
         return CLASS
     if isinstance(obj, (*ROUTINES, functools.partial)) or _is_numeric_function(obj) or _has_its_own_name(obj):

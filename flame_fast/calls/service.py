@@ -6,7 +6,9 @@ import warnings
 import weakref
 from functools import partial
 
+from flame_fast._records import record
 from flame_fast.calls.captures import Capture, has_state
+from flame_fast.calls.construction import with_arguments
 from flame_fast.calls.import_scan import libraries_of
 from flame_fast.calls.introspection import (
     RESERVED,
@@ -315,22 +317,26 @@ def _attach(
     return RunnerService(engine, spec, key, function and Capture(function), None, options)
 
 
-def make_service(
-    engine: Engine,
-    application: str,
-    obj: Any,
-    autoscale: bool | None,
-    warmup: int,
-    resreq: ResourceRequirement | None,
-    restart: bool,
-    concurrency: int,
-) -> RunnerService[..., Any]:
+@record
+class ServiceOptions:
+    """What `Runner.service` takes beside the execution object; its docstring says what each means."""
+
+    autoscale: bool | None = None
+    warmup: int = 0
+    resreq: ResourceRequirement | None = None
+    restart: bool = False
+    concurrency: int = 1
+    args: tuple[Any, ...] | list[Any] = ()
+    kwargs: dict[str, Any] | None = None
+
+
+def make_service(engine: Engine, application: str, obj: Any, options: ServiceOptions) -> RunnerService[..., Any]:
     """Add an execution object to an engine; see `Runner.service`."""
     kind = kind_of(obj)
-    warmup, cpu = check_options(obj, autoscale, warmup, resreq, restart, engine)
-    check_concurrency(obj, concurrency)
-    limit, sticky = _worker_limit(kind, autoscale, warmup, cpu, engine)
-    if concurrency > 1 and kind != INSTANCE:
+    whole = with_arguments(obj, options.args, options.kwargs)
+    warmup, cpu = check_options(obj, options, engine)
+    limit, sticky = _worker_limit(kind, options.autoscale, warmup, cpu, engine)
+    if options.concurrency > 1 and kind != INSTANCE:
         limit = limit or engine.workers  # a queue of its own: a worker takes all that it runs at once from there
     methods = () if kind == FUNCTION else method_names(obj)
     for name in sorted(RESERVED.intersection(methods)):
@@ -340,7 +346,7 @@ def make_service(
         )
     capture = Capture(obj) if kind == FUNCTION and has_state(obj) else None
     session_id, application = session_of(obj, application)
-    target, used = _pickled(obj)
+    target, used = _pickled(obj, whole)
     spec = ServiceSpec(
         name=name_of(obj),
         kind=kind,
@@ -349,28 +355,31 @@ def make_service(
         cpu=cpu or max(1, engine.cpus // engine.workers),
         session_id=session_id,
         application=application,
-        concurrency=concurrency,
+        concurrency=options.concurrency,
     )
-    key = engine.add_service(spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(obj), restart=restart)
+    key = engine.add_service(
+        spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(whole), restart=options.restart
+    )
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
     return RunnerService(engine, spec, key, capture, generators, None, described_by(obj))
 
 
-def _pickled(obj: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+def _pickled(obj: Any, whole: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+    """Pickle an execution object; `whole`: with its arguments."""
     try:
-        return serialization.dump_service(obj)
+        return serialization.dump_service(whole)
     except FlameError:
         raise
     except Exception as error:
-        raise TypeError(f"{name_of(obj)!r} cannot be pickled and sent to a worker: {error}") from error
+        what = f"{name_of(obj)!r}{' with its args and kwargs' * (whole is not obj)}"
+        raise TypeError(f"{what} cannot be pickled and sent to a worker: {error}") from error
 
 
-def check_options(
-    obj: Any, autoscale: bool | None, warmup: int, resreq: ResourceRequirement | None, restart: bool, engine: Engine
-) -> tuple[int, int | None]:
+def check_options(obj: Any, options: ServiceOptions, engine: Engine) -> tuple[int, int | None]:
     """Check the options of `Runner.service`; return (warmup cut to the workers, CPUs a call takes or None)."""
+    autoscale, warmup, restart = options.autoscale, options.warmup, options.restart
     if autoscale is not None and not isinstance(autoscale, bool):
         raise ValueError(f"autoscale: expected True, False or None, got {autoscale!r}")
     if isinstance(warmup, bool) or not isinstance(warmup, int) or warmup < 0:
@@ -389,17 +398,11 @@ def check_options(
             f"warmup={warmup} is more than the {engine.workers} workers there are: cut to {engine.workers}", stacklevel=4
         )
         warmup = engine.workers
-    return warmup, _check_cpu(resreq, engine.cpus)
+    _check_concurrency(obj, options.concurrency)
+    return warmup, _check_cpu(options.resreq, engine.cpus)
 
 
-def check_concurrency(obj: Any, concurrency: int) -> None:
-    """Check `Runner.service`'s option of this name.
-
-    Raises
-    ------
-    ValueError
-        It is no integer of at least 1, or above 1 for what has no coroutine function.
-    """
+def _check_concurrency(obj: Any, concurrency: int) -> None:
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
     if concurrency > 1 and not may_be_coroutine(obj):
@@ -442,4 +445,12 @@ def when_closed(service: RunnerService[..., Any], forget: Callable[[], object]) 
     service._forget = forget
 
 
-__all__ = ["RunnerService", "check_options", "example_method", "make_service", "stands_for_call", "when_closed"]
+__all__ = [
+    "RunnerService",
+    "ServiceOptions",
+    "check_options",
+    "example_method",
+    "make_service",
+    "stands_for_call",
+    "when_closed",
+]

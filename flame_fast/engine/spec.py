@@ -163,19 +163,16 @@ class ServiceSpec:
 
 
 class Construction:
-    """A class with the arguments of its constructor: an execution object that is made where it works.
+    """A class with the arguments of its constructor: an instance that is made in the process where it lives.
 
     Parameters
     ----------
-    kind : {"class", "instance"}
-        Whether each worker makes one, or a process of its own.
     cls : type
     args : tuple
     kwargs : dict
     """
 
-    def __init__(self, kind: str, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        self.kind = kind
+    def __init__(self, cls: type, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         self.cls = cls
         self.args = args
         self.kwargs = kwargs

@@ -23,6 +23,7 @@ from gates import (
     add,
     cached_square,
     hold,
+    meet,
     same,
 )
 
@@ -171,10 +172,145 @@ def test_an_init_that_raises_fails_every_call_with_its_error(rr):
     assert rr.service(add)(1, 2).get() == 3
 
 
-def test_an_init_with_arguments_fails_every_call(rr):
-    service = rr.service(Offset)
-    with pytest.raises(TypeError, match="offset"):
-        service.add(1).get(timeout=PATIENCE_S)
+# ---- arguments of classes ------------------------------------------------------------------------------------------------
+
+
+class Model:
+    """Made with arguments; tells which, and how often it was made in its process."""
+
+    made = 0
+
+    def __init__(self, path, *, threads=1, weights=()):
+        type(self).made += 1
+        self.path, self.threads, self.weights = path, threads, weights
+
+    def look(self):
+        return self.path, self.threads, list(self.weights)
+
+    def place(self, directory, number):
+        return meet(directory, 2, number), self.made
+
+    def spoil(self):
+        self.weights.append("spoilt")
+        return self.weights
+
+
+def test_a_class_is_made_with_its_arguments(rr):
+    service = rr.service(Model, args=("m.bin",), kwargs={"threads": 2}, warmup=1)
+    assert service.look().get() == ("m.bin", 2, [])
+    assert rr.service(Model, args=["other.bin"]).look().get() == ("other.bin", 1, [])
+    assert service.name == "Model"
+
+
+@concurrent
+def test_each_worker_makes_one_instance_with_the_arguments(rr):
+    service = rr.service(Model, args=("m.bin",))
+    first = rr.get([service.place("first", number) for number in range(2)], timeout=PATIENCE_S)
+    places = rr.get([service.place("second", number) for number in range(2)], timeout=PATIENCE_S)
+    assert {pid for pid, _ in first} == {pid for pid, _ in places}
+    assert {made for _, made in places} == {1}
+
+
+def test_arguments_are_taken_as_they_are_at_service(rr):
+    weights = [1]
+    service = rr.service(Model, args=("m.bin",), kwargs={"weights": weights}, autoscale=False)
+    weights.append(2)
+    assert service.spoil().get() == [1, "spoilt"]
+    assert weights == [1, 2]
+
+
+def test_definitions_services_and_futures_are_arguments_too(rr):
+    class Composed:
+        def __init__(self, function, service, number, ref):
+            self.parts = function, service, number, ref
+
+        def run(self):
+            function, service, number, ref = self.parts
+            return function(number), service(number, 1).get(), float(ref.sum())
+
+    ref = rr.put_object(np.ones(100_000))
+    service = rr.service(
+        Composed, args=(lambda x: -x, rr.service(add)), kwargs={"number": rr.service(add)(2, 3), "ref": ref}
+    )
+    assert service.run().get(timeout=PATIENCE_S) == (-5, 6, 1e5)
+
+
+def test_a_failed_future_among_the_arguments_raises_its_error(rr):
+    failed = rr.service(operator.truediv)(1, 0)
+    with pytest.raises(ZeroDivisionError):
+        rr.service(Model, args=(failed,))
+
+
+@pytest.mark.parametrize(
+    ("args", "kwargs", "wrong"),
+    [
+        ((), None, "missing a required argument: 'path'"),
+        (("a", "b"), None, "too many positional arguments"),
+        (("a",), {"thread": 2}, "got an unexpected keyword argument 'thread'"),
+        (("a",), {"path": "b"}, "multiple values for argument 'path'"),
+    ],
+)
+def test_a_wrong_call_of_a_class_is_refused_at_service(rr, args, kwargs, wrong):
+    with pytest.raises(TypeError) as caught:
+        rr.service(Model, args=args, kwargs=kwargs)
+    assert str(caught.value).startswith(f"class Model(path, *, threads=1, weights=()): {wrong}")
+    with pytest.raises(TypeError, match=re.escape("class Offset(offset): missing a required argument: 'offset'")):
+        rr.service(Offset)
+
+
+def test_what_a_signature_does_not_tell_fails_every_call(rr):
+    def injected(init):
+        @functools.wraps(init)
+        def wrapper(self, *args):
+            init(self, "injected", *args)
+
+        return wrapper
+
+    class Injected:
+        @injected
+        def __init__(self, value):
+            self.value = value
+
+        def look(self):
+            return self.value
+
+    assert rr.service(Injected).look().get() == "injected"
+    with pytest.raises(TypeError, match="positional argument"):
+        rr.service(Injected, args=(1,)).look().get(timeout=PATIENCE_S)
+    assert rr.service(bytearray, args=(b"abc",)).upper().get() == b"ABC"
+
+
+@pytest.mark.parametrize("target", [add, Offset(1)], ids=["function", "instance"])
+def test_only_classes_take_arguments(rr, target):
+    for arguments in ({"args": (1,)}, {"kwargs": {"b": 1}}):
+        with pytest.raises(ValueError, match=r"^args, kwargs: only classes take them"):
+            rr.service(target, **arguments)
+    assert rr.service(target, args=(), kwargs={}).name == ("add" if target is add else "Offset")
+
+
+def test_arguments_of_other_types_are_refused(rr):
+    for arguments, name in (
+        ({"args": "m.bin"}, "args"),
+        ({"kwargs": [("path", 1)]}, "kwargs"),
+        ({"kwargs": {1: 2}}, "kwargs"),
+    ):
+        with pytest.raises(ValueError, match=f"^{name}: expected a "):
+            rr.service(Model, **arguments)
+
+
+def test_arguments_that_cannot_be_pickled_are_named(rr):
+    with pytest.raises(TypeError, match="'Model' with its args and kwargs cannot be pickled"):
+        rr.service(Model, args=((row for row in ()),))
+
+
+def test_a_session_that_is_open_takes_no_other_arguments(rr):
+    class Named(Model):
+        _session_context = SessionContext(session_id="made-once")
+
+    service = rr.service(Named, args=("m.bin",))
+    with pytest.raises(FlameError, match="made-once"):
+        rr.service(Named, args=("other.bin",))
+    assert service.look().get() == ("m.bin", 1, [])
 
 
 # ---- what cannot be loaded -----------------------------------------------------------------------------------------------

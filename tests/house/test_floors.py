@@ -23,7 +23,7 @@ FLOORS = [
     {"calls.collecting"},
     {"calls.service", "calls.gather", "application.lifecycle", "inspection.diagnosis", "inspection.picture"},
     {"calls.mapping", "calls.worker_setup"},
-    {"calls.options", "calls.separate_calls", "calls.selection"},
+    {"calls.options", "calls.separate_calls", "calls.selection", "calls.construction"},
     {"calls.progress"},
     {"engine.local", "engine.inline"},
     {"engine.zygote"},
