@@ -21,12 +21,13 @@ from flame_fast.calls.service import (
     when_closed,
 )
 from flame_fast.calls.session import named_session
-from flame_fast.calls.statistics import statistics_of
+from flame_fast.calls.statistics import rows_of, statistics_of
 from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_setup, workers_by_environment
 from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.inspection.html import table
 from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
 from flame_fast.lifetime import CLOSED, UNCLOSED, Lifetime
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
@@ -376,6 +377,16 @@ class Runner(Collecting):
 
     def __repr__(self) -> str:
         return f"<Runner {self.name!r}, {self._engine.workers} workers{', closed' * self._lifetime.is_over}>"
+
+    def _repr_html_(self) -> str:
+        """Return what the runner has and holds now as an HTML table, for notebooks."""
+        rows: dict[str, object] = {"workers": self._engine.workers}
+        if self._lifetime.is_over:
+            return table(f"Runner {self.name}, closed", rows)
+        if self._engine.is_foreign:
+            return table(f"Runner {self.name} of the parent process", rows)
+        rows["open services"] = len(self._sessions)
+        return table(f"Runner {self.name}", {**rows, **rows_of(self.statistics())})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_attach, (self._engine.session, self.name))

@@ -29,6 +29,7 @@ from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, g
 from flame_fast.engine.current import engine_of
 from flame_fast.engine.spec import FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
+from flame_fast.inspection.html import table
 from flame_fast.kernels.runtime import UNCALLABLE, call_without_frames, serialization
 from flame_fast.resources import ResourceRequirement
 
@@ -72,6 +73,10 @@ class Method(MappedTarget["P", "R"]):
 
     def __repr__(self) -> str:
         return f"<method {self.__name__!r} of {self._service!r}>"
+
+    def _repr_html_(self) -> str:
+        """Return the method as an HTML table, for notebooks."""
+        return table("Method", {"name": self.__name__, **_rows_of(self._service)})
 
     def __reduce__(self) -> tuple[Any, ...]:
         return (_method_of, (self._service, self.__name__))
@@ -125,20 +130,20 @@ class RunnerService(MappedTarget["P", "R"]):
         if generators:
             state = None if capture is None else capture.state
             watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
-            engine.bind(self, key, self._own_method, watch.state, self._policy)
+            engine.bind(self, key, self._own_method, watch.state, self._policy, self.name)
         self._methods: dict[str, Method[..., Any]] = {}
         for name, number in numbers.items():
             if name:
                 method: Method[..., Any] = Method(self, name)
                 self._methods[name] = method
-                engine.bind(method, key, number, None, self._policy)
+                engine.bind(method, key, number, None, self._policy, f"{self.name}.{name}")
                 if name not in RESERVED:
                     setattr(self, name, method)
 
     def _bind_plainly(self) -> None:
         """Bind the service's own call, without a watch over its generators."""
         state = None if self._capture is None else self._capture.state
-        self._engine.bind(self, self._key, self._own_method, state, self._policy)
+        self._engine.bind(self, self._key, self._own_method, state, self._policy, self.name)
 
     def refuse(self) -> None:
         """Raise TypeError: a call of the service enters here if its object cannot be called."""
@@ -276,11 +281,28 @@ class RunnerService(MappedTarget["P", "R"]):
     def __repr__(self) -> str:
         return f"<RunnerService {self.name!r} ({self._spec.kind}), session {self.session_id!r}>"
 
+    def _repr_html_(self) -> str:
+        """Return the service as an HTML table, for notebooks."""
+        return table("RunnerService", _rows_of(self))
+
     def __reduce__(self) -> tuple[Any, ...]:
         return (
             _attach,
             (self._engine.session, self._spec.to_blob(), self._key, self._capture and self._capture.function, self._options),
         )
+
+
+def _rows_of(service: RunnerService[..., Any]) -> dict[str, object]:
+    """Return the rows that a table shows of a service."""
+    rows: dict[str, object] = {
+        "service": service.name,
+        "kind": service._spec.kind,
+        "methods": ", ".join(service._methods),
+        "runner": service._engine.name,
+        "session": service.session_id,
+        "CPUs a call": service._spec.cpu,
+    }
+    return {name: value for name, value in rows.items() if value != ""}
 
 
 def _stop_watching(reference: weakref.ref[RunnerService[..., Any]]) -> None:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from flame_fast._records import fields, frozen
+from flame_fast.inspection.html import Bar, nbytes_text, table
+
+#: Calls by state, in the order in which a call goes through them.
+STATES = ("waiting", "queued", "running", "done", "failed")
 
 
 @frozen
@@ -48,6 +52,17 @@ class Statistics:
 
     def __repr__(self) -> str:
         return f"Statistics({', '.join(f'{name}={getattr(self, name):,}' for name in fields(Statistics))})"
+
+    def _repr_html_(self) -> str:
+        """Return the calls and the bytes as an HTML table, for notebooks."""
+        return table("Statistics", rows_of(self))
+
+
+def rows_of(statistics: Statistics) -> dict[str, object]:
+    """Return the rows that a table shows of statistics: calls by state, and the bytes of the store in a bar."""
+    calls = {f"calls {state}": f"{getattr(statistics, state):,}" for state in STATES}
+    taken = f"{nbytes_text(statistics.bytes)} of {nbytes_text(statistics.limit_bytes)}"
+    return {**calls, "store": Bar(statistics.bytes, statistics.limit_bytes, taken)}
 
 
 def statistics_of(counters: dict[str, int]) -> Statistics:

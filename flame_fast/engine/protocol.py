@@ -28,8 +28,8 @@ ServiceKey: TypeAlias = Any
 # ---- futures ---------------------------------------------------------------------------------------------------------
 #
 # Users know futures and refs as `ObjectFuture` and `ObjectRef`. Those of an engine without a segment derive from these types
-# and override every method, `__init__` and `__repr__` too: the native methods read a slot of a segment. The picklers find
-# futures by these types, wherever they are in an argument.
+# and override every method, `__init__`, `__repr__` and `_repr_html_` too: the native ones read a slot of a segment. The
+# picklers find futures by these types, wherever they are in an argument.
 
 
 class Ref(Protocol):
@@ -183,7 +183,13 @@ class Engine(FutureClient, Protocol):
         """Return what `bind` takes for calls with these options; the engine alone looks inside."""
 
     def bind(
-        self, target: CallTarget[..., Any], key: ServiceKey, method: int, state: Callable[[], Any] | None, policy: Any = None
+        self,
+        target: CallTarget[..., Any],
+        key: ServiceKey,
+        method: int,
+        state: Callable[[], Any] | None,
+        policy: Any = None,
+        label: str | None = None,
     ) -> None:
         """Make `target(...)` submit a call and return its `Future`, without blocking.
 
@@ -201,6 +207,8 @@ class Engine(FutureClient, Protocol):
             Returns what the function has of its own at each call; `calls.captures.with_state` puts it in place.
         policy : optional
             As `policy` returned it; None for calls without options.
+        label : str, optional
+            What the calls are of, for the reprs of their futures.
         """
 
     def map(self, target: CallTarget[..., Any], iterable: Iterable[Any], options: MapOptions) -> Results[Any]:

@@ -93,13 +93,14 @@ class SegmentEngine:
         method: int,
         state: Callable[[], Any] | None,
         policy: CallPolicy | None = None,
+        label: str | None = None,
     ) -> None:
         service, generation, queue = key
         if policy is not None and policy.ends_by_force:
             self.runtime.keep_spare(service, generation)
         if policy is not None and policy.urgent:
             self.runtime.make_urgent_queue(queue)
-        target.bind(self.runtime, key, method, state, self._after_call, policy)
+        target.bind(self.runtime, key, method, state, self._after_call, policy, label)
 
     @property
     def _after_call(self) -> Callable[[], object] | None:

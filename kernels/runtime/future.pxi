@@ -1,9 +1,12 @@
 # Futures and references: what a call and `put_object` return.
 # uses: handle, timeouts, outcomes, notifier
 
+from libc.stdint cimport uint32_t, uint64_t
 from .core.externs cimport ff_load64, ff_now_ns
-from .core.layout cimport DONE, ENDING, FAILED, READY, RUNNING, WAITING, Slot
+from .core.layout cimport DONE, ENDING, FAILED, KIND_EXTENT, READY, RESULT, RUNNING, WAITING, Slot
 from .core.lookup cimport is_finished, status_of
+from .core.regions cimport Memory
+from .core.repair cimport reference_at, reference_count
 from .core.completion cimport is_cancelled
 
 @cython.no_gc
@@ -62,6 +65,11 @@ cdef class ObjectHandle(SlotReference):
         return bool(is_finished(&self.runtime.memory, self.index))
 
     @property
+    def number(self):
+        """The number that messages and `python -m flame_fast dump` give the call. A later call may get it again."""
+        return self.index
+
+    @property
     def client(self):
         """The client that the handle belongs to."""
         return self.runtime
@@ -81,6 +89,7 @@ cdef class ObjectFuture(ObjectHandle):
     It can be an argument, at any depth, of further calls of the same runner; the task then starts when the value is ready.
     Its memory is freed with the last reference. Safe from any thread; void in a forked child.
     """
+    cdef object label           # the service's name, and the method's: text, which is in no cycle; None: no service's
 
     def wait(self, timeout=None):
         """Wait as `get` does, without reading the value: return None once the call has finished, raise its error."""
@@ -200,13 +209,43 @@ cdef class ObjectFuture(ObjectHandle):
         return ref
 
     def __repr__(self):
-        names = {WAITING: "waiting", READY: "queued", RUNNING: "running", ENDING: "running", DONE: "done", FAILED: "failed"}
-        status = status_of(ff_load64(&self.runtime.memory.slots[self.index].state))
-        return f"<ObjectFuture {self.index} {names.get(status, '?')}>"
+        return f"<ObjectFuture {self._called()} {self._state()}>"
+
+    def _repr_html_(self):
+        """Return the future as an HTML table, for notebooks."""
+        from flame_fast.inspection.html import table
+        return table("ObjectFuture", {"call": self._called(), "number": self.index, "state": self._state()})
+
+    cdef str _called(self):
+        """Return the call without its arguments."""
+        return "value of another runner" if self.label is None else f"{self.label}(...)"
+
+    cdef str _state(self):
+        cdef uint32_t status = status_of(ff_load64(&self.runtime.memory.slots[self.index].state))
+        if self.is_lost():
+            return "dropped"
+        if status == FAILED and self.cancelled():
+            return "cancelled"
+        return {WAITING: "waiting", READY: "queued", DONE: "done", FAILED: "failed"}.get(status, "running")
 
 @cython.no_gc
 cdef class ObjectRef(ObjectHandle):
     """A value in shared memory: `put_object` and `ObjectFuture.ref` return it; usable as an argument like a future."""
 
     def __repr__(self):
-        return f"<ObjectRef {self.index}>"
+        return f"<ObjectRef {self._nbytes():,} bytes>"
+
+    def _repr_html_(self):
+        """Return the ref as an HTML table, for notebooks."""
+        from flame_fast.inspection.html import table
+        return table("ObjectRef", {"bytes": f"{self._nbytes():,}"})
+
+    cdef uint64_t _nbytes(self):
+        """Return the bytes that the value takes in shared memory, in whole extents where it has some."""
+        cdef Memory *memory = &self.runtime.memory
+        cdef Slot *slot = &memory.slots[self.index]
+        cdef uint64_t nbytes = 0 if slot.result_kind & KIND_EXTENT else slot.result_bytes
+        cdef uint32_t step
+        for step in range(reference_count(memory, slot, RESULT)):
+            nbytes += reference_at(memory, slot, RESULT, step).size
+        return nbytes

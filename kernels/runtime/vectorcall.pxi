@@ -32,6 +32,7 @@ cdef class CallTarget:
     cdef CallPolicy policy      # of its calls; None: no limits, no retries
     cdef object submit          # an engine without a segment: called in place of the runtime
     cdef Py_ssize_t fewest, most        # positional arguments that a call may have, where that is known
+    cdef str label              # what the futures of its calls say they are of
 
     def __cinit__(self):
         self.vectorcall = <vectorcallfunc> call_vector
@@ -47,7 +48,8 @@ cdef class CallTarget:
         self.fewest = fewest
         self.most = most
 
-    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None, CallPolicy policy=None):
+    def bind(self, Client runtime, ids, uint32_t method, state=None, after=None, CallPolicy policy=None,
+             str label=None):
         """Set what is called.
 
         Parameters
@@ -63,6 +65,8 @@ cdef class CallTarget:
             Called after each call was queued.
         policy : CallPolicy, optional
             Limits of the calls, and when they are tried again.
+        label : str, optional
+            Name of the calls, in their futures' reprs: a closed service's entry, which has its name, is another's later.
         """
         self.runtime = runtime
         self.submit = None
@@ -71,6 +75,7 @@ cdef class CallTarget:
         self.state = state
         self.after = after
         self.policy = policy
+        self.label = label
 
     def bind_submit(self, submit, uint32_t method, state=None):
         """Bind to an engine without a segment, whose calls enter Python.
@@ -113,6 +118,7 @@ cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t co
         return call_elsewhere(self, args, count, names)
     future = self.runtime.call(self.service, self.generation, self.queue, self.method, flags, args, count, names,
                                None if self.state is None else self.state(), self.policy)
+    future.label = self.label
     if self.after is not None:
         self.after()
     return future

@@ -69,7 +69,7 @@ FLOORS = [
     {"kernels.jit.vector_math", "kernels.runtime.awaiting", "kernels.runtime.concurrent_future"},
     {"kernels.jit.arguments", "kernels.jit.cache", "kernels.jit.simd", "kernels.jit.parallel"},
     {"kernels.archive", "config", "application.liveness", "application.registry.records"},
-    {"kernels.archive._native", "package.file_lock", "package.removal", "resources", "scarcity"},
+    {"kernels.archive._native", "package.file_lock", "package.removal", "resources", "scarcity", "inspection.html"},
     {"lifetime"},
     {"errors", "interrupts", "_version", "_lazy", "_records", "application", "calls", "engine", "inspection", "kernels.jit"},
 ]

@@ -25,6 +25,7 @@ from flame_fast.calls.separate_calls import SeparateCalls
 from flame_fast.engine.current import set_serving_engine
 from flame_fast.engine.spec import INSTANCE
 from flame_fast.engine.task_host import Host
+from flame_fast.inspection.html import table
 
 #: Items of a map that are taken ahead of what it has given out.
 AHEAD = 4
@@ -110,6 +111,9 @@ class Handle:
 
     def __repr__(self):
         return f"<{type(self).__name__} of {self.engine.name!r}>"
+
+    def _repr_html_(self):
+        return table(type(self).__name__, {"runner": self.engine.name})
 
     def get(self, timeout=None):
         self.engine.wait_for(self.outcome, timeout)
@@ -274,7 +278,7 @@ class PlainEngine:
     def policy(self, options):
         return options
 
-    def bind(self, target, key, method, state, policy=None):
+    def bind(self, target, key, method, state, policy=None, label=None):
         target.bind_submit(partial(self._submit, self._services[key]), method, state)
 
     def map(self, target, iterable, options):

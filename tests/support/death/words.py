@@ -47,7 +47,7 @@ def protect(address, protection):
 
 def slot_of(future):
     """Return the number of a future's slot."""
-    return int(repr(future).split()[1].rstrip(">"))
+    return future.number
 
 
 class Words:
