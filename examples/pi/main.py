@@ -1,8 +1,8 @@
 """Estimate pi on all cores: each batch of random points is one call of `estimate_batch` in a worker process.
 
 Run it as `python examples/pi/main.py` from the clone's root, or as `python main.py` from here; with `--baseline numpy` it
-runs the article's NumPy function in place of the kernel. The environment variables PI_NUM_BATCHES and PI_SAMPLES_PER_BATCH
-set how much work there is.
+runs the article's NumPy function in place of the kernel, and with `--picture pi.png` it draws points, and how the estimate
+converges. The environment variables PI_NUM_BATCHES and PI_SAMPLES_PER_BATCH set how much work there is.
 """
 
 import argparse
@@ -31,11 +31,30 @@ def positive_setting(name: str, default: int) -> int:
     return value
 
 
+def picture_file(text: str) -> str:
+    """Parse the name of a file to draw a picture to: refuse before the work begins what could not be drawn after it."""
+    try:
+        import picture
+    except ImportError as error:
+        raise argparse.ArgumentTypeError(
+            f"expected matplotlib to draw {text!r} with, got {error}; install it with `pip install matplotlib`"
+        ) from None
+    if os.path.splitext(text)[1].lower() not in picture.ENDINGS:
+        raise argparse.ArgumentTypeError(f"expected a file name that ends with {', '.join(picture.ENDINGS)}, got {text!r}")
+    if not os.access(os.path.dirname(text) or ".", os.W_OK | os.X_OK):
+        raise argparse.ArgumentTypeError(f"expected a file in a directory that can be written to, got {text!r}")
+    return text
+
+
 def main() -> None:
     """Read the settings, run the batches, and print the estimate beside the true value."""
     parser = argparse.ArgumentParser(description="Estimate pi on all cores; see the top of this file.")
     parser.add_argument("--baseline", choices=["numpy"], help="run the article's NumPy function in place of the kernel")
-    function = estimate_batch_numpy if parser.parse_args().baseline else estimate_batch
+    parser.add_argument(
+        "--picture", type=picture_file, metavar="FILE", help="draw points and convergence (.pdf, .png, .svg)"
+    )
+    options = parser.parse_args()
+    function = estimate_batch_numpy if options.baseline else estimate_batch
     num_batches = positive_setting("PI_NUM_BATCHES", 10)
     samples_per_batch = positive_setting("PI_SAMPLES_PER_BATCH", 1_000_000)
     total_samples = num_batches * samples_per_batch
@@ -66,6 +85,11 @@ def main() -> None:
     print(f"  Error:        {error:.10f} ({error / math.pi:.6%})")
     print(f"  Speed:        {total_samples / seconds:,.0f} samples a second")
     print(RULE)
+
+    if options.picture:
+        from picture import draw
+
+        draw(options.picture, insides, samples_per_batch)
 
 
 if __name__ == "__main__":

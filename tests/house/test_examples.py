@@ -98,11 +98,77 @@ def test_counter_counts_the_primes(sandbox: Sandbox) -> None:
 
 def test_parameter_server_learns_the_weights(sandbox: Sandbox) -> None:
     *progress, last = sandbox.output(["examples/parameter_server.py"]).splitlines()
-    steps = [re.fullmatch(r"round ([ \d]\d): step of length (\d\.\de-\d\d)", line) for line in progress]
-    assert all(steps), progress
-    lengths = {int(match[1]): float(match[2]) for match in steps if match}
-    assert sorted(lengths) == [5, 10, 15, 20, 25, 30]
-    assert lengths[30] < 1e-6 < 1e-2 < lengths[5]
-    match = re.fullmatch(r"Learned 8 weights in 30 rounds; the largest error is (\d\.\d{6})\.", last)
+    length = r"(\d\.\de-\d\d)"
+    shards = [re.fullmatch(rf"(\d) of 8 shards done: steps of length {length} to {length}", line) for line in progress]
+    assert all(shards), progress
+    assert [int(match[1]) for match in shards if match] == list(range(1, 9))
+    assert max(float(match[2]) for match in shards if match) > 0.1
+    assert float(shards[-1][3]) < 1e-2
+    match = re.fullmatch(r"Learned 8 weights in 240 steps; the largest error is (\d\.\d{6})\.", last)
     assert match, last
     assert float(match[1]) < 1e-3
+
+
+def test_pi_draws_a_picture(sandbox: Sandbox, tmp_path: Path) -> None:
+    picture = tmp_path / "pi.png"
+    settings = {"PI_SAMPLES_PER_BATCH": "10000", "MPLCONFIGDIR": str(tmp_path)}
+    text = sandbox.output(["examples/pi/main.py", "--baseline", "numpy", "--picture", str(picture)], settings)
+    check_pi(text, batches=10, samples=10_000)
+    assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
+
+
+@pytest.mark.parametrize(
+    ("name", "without", "message"),
+    [
+        (
+            "a.png",
+            True,
+            "expected matplotlib to draw 'a.png' with, got no matplotlib; install it with `pip install matplotlib`",
+        ),
+        ("a.jpeg", False, "expected a file name that ends with .pdf, .png, .svg, got 'a.jpeg'"),
+        ("no/a.png", False, "expected a file in a directory that can be written to, got 'no/a.png'"),
+    ],
+)
+def test_pi_refuses_a_picture_that_it_could_not_draw(
+    sandbox: Sandbox, tmp_path: Path, name: str, without: bool, message: str
+) -> None:
+    settings = {"MPLCONFIGDIR": str(tmp_path)}
+    if without:
+        (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('no matplotlib')\n")
+        settings["PYTHONPATH"] = str(tmp_path)
+    result = sandbox.run(["examples/pi/main.py", "--picture", name], settings)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert result.stderr.splitlines()[-1] == f"main.py: error: argument --picture: {message}"
+
+
+@pytest.mark.libraries  # scikit-learn is imported in three processes
+def test_grid_search_finds_what_one_process_finds(sandbox: Sandbox) -> None:
+    *scores, last = sandbox.output(["examples/grid_search.py"]).splitlines()
+    assert len(scores) == 9
+    for line in scores:
+        assert re.fullmatch(r"C = \S+ +gamma = \S+ *: \d+\.\d% of the digits are right", line), line
+    assert re.fullmatch(r"Best of 9 in \d+\.\d\d s: \{'C': \d+, 'gamma': 0\.\d+\}\.", last), last
+
+
+def test_crawler_follows_every_link(sandbox: Sandbox) -> None:
+    lines = sandbox.output(["examples/crawler.py"]).splitlines()
+    assert lines == [
+        *(f"reading {number} pages" for number in (2, 4, 8, 17, 9)),
+        "Found 40 pages, and a broken link to missing.html.",
+    ]
+
+
+def test_csv_summary_names_the_bad_files(sandbox: Sandbox) -> None:
+    assert sandbox.output(["examples/csv_summary.py", "300"]).splitlines() == [
+        "00096.csv: ValueError: could not convert string to float: 'not a number'",
+        "00193.csv: ValueError: no column 'price' among ['cost']",
+        "00290.csv: ValueError: no column 'price' among None",
+        f"The sum of 297 files is {20 * (45 * 30 - 6 - 3 - 0):,}; 3 files are bad.",
+    ]
+
+
+def test_three_ways_find_the_same(sandbox: Sandbox) -> None:
+    text = sandbox.output(["examples/three_ways.py", "3"])
+    for name, lines in (("pool", 3), ("joblib", 2), ("runner", 3)):
+        assert re.search(rf"def with_{name}\(blocks: int\).*?# {lines} lines, \d+\.\d\d s\n", text, re.DOTALL), text
+    assert text.splitlines()[-1] == "All three: of the numbers up to 6,000, 3,711 takes the most steps, 237."

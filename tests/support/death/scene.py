@@ -156,7 +156,7 @@ class Scene(Family):
         slots, nbytes = self.in_use()
         # As many as there are in whole groups, so that it does not matter which group is the current one.
         promises = [self.runtime.promise() for _ in range(16 * GROUP - slots)]
-        highest = max(int(repr(promise).split()[1]) for promise in promises)
+        highest = max(promise.number for promise in promises)
         for promise in promises:
             self.runtime.fulfil(promise, None)
         service, generation, queue = self.service(Log(), INSTANCE, ("note",))
