@@ -12,7 +12,7 @@ from importlib.machinery import PathFinder
 from types import CodeType, FunctionType, MethodType, ModuleType
 from weakref import WeakKeyDictionary
 
-from flame_fast.engine.preload import COMPILER, KERNELS, NUMBA, NUMPY
+from flame_fast.engine.preload import COMPILER, HEAVY_BITS, KERNELS, MODULES, NUMBA, NUMPY
 from flame_fast.kernels.runtime.serialization.definitions import is_importable
 
 TYPE_CHECKING = False
@@ -29,6 +29,8 @@ LOADS = {
     "flame_fast.kernels.sampling": NUMPY | NUMBA,
     "flame_fast.kernels.estimate_batch": NUMPY | NUMBA | KERNELS,
     "flame_fast.kernels.estimate_batch_numpy": NUMPY,
+    "scipy": NUMPY,
+    **{name: NUMPY | bit for name, bit in HEAVY_BITS.items()},
 }
 
 #: Its names are imported like modules.
@@ -48,8 +50,11 @@ def libraries_of(obj: Any) -> int:
     found = _imported_by(start)
     if found & COMPILER and not _found_from(start, _used_with) & COMPILER:
         found &= ~COMPILER
-    needed = [name for name, bits in (("numpy", NUMPY), ("numba", NUMBA)) if found & bits]
-    return found if all(_is_installed(name) for name in needed) else 0
+    for bit, name in MODULES.items():
+        package = name.partition(".")[0]
+        if found & bit and package != "flame_fast" and not _is_installed(package):
+            found = 0 if bit in (NUMPY, NUMBA) else found & ~bit
+    return found
 
 
 def _imported_by(start: Iterable[Any]) -> int:
@@ -110,7 +115,9 @@ def _loaded_by(module: object) -> int:
     """Return what the import of a module loads, by its name."""
     if not isinstance(module, str):
         return 0
-    return LOADS.get(module) or LOADS.get(module.partition(".")[0], 0)
+    while module not in LOADS and "." in module:
+        module = module.rpartition(".")[0]
+    return LOADS.get(module, 0)
 
 
 def _module_of(value: Any) -> object:

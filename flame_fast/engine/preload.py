@@ -6,6 +6,10 @@ The driver sees from the object what a service needs (`calls.import_scan`). Whil
 the zygote goes on watching its workers but forks none: forking a process with two threads is not safe. Workers from before
 the import leave as soon as they are idle, so that none of them imports by itself.
 
+While a heavy library is imported one worker stays, and processes of instances asked for before are forked first: calls that
+do not need the library do not wait for it. A call that does may come to this worker, which then imports it, too: that takes
+as long as to wait for a new one. Only what asks for a process meanwhile, an instance or a death, waits for the import.
+
 Rejected: a second process that imports and forks, since it would have to tell the zygote of its workers' deaths, or pass
 the workers on to the zygote as a subreaper.
 """
@@ -23,6 +27,36 @@ if TYPE_CHECKING:
 #: Libraries, as bits.
 NUMPY, NUMBA, KERNELS, COMPILER = 1, 2, 4, 8
 
+#: Modules that take a good part of a second: calls that do not need them shall not wait meanwhile. Those of a package that
+#: imports its parts late are named each. With `SINGLE_THREADED` none of them starts a thread: others must not be here.
+HEAVY = (
+    "pandas",
+    "scipy.integrate",
+    "scipy.interpolate",
+    "scipy.linalg",
+    "scipy.ndimage",
+    "scipy.optimize",
+    "scipy.signal",
+    "scipy.sparse",
+    "scipy.spatial",
+    "scipy.special",
+    "scipy.stats",
+    "sklearn",
+    "sklearn.cluster",
+    "sklearn.decomposition",
+    "sklearn.ensemble",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "sklearn.model_selection",
+    "sklearn.neighbors",
+    "sklearn.preprocessing",
+    "sklearn.svm",
+    "sklearn.tree",
+)
+
+#: The bits of `HEAVY`; `PRELOAD_HEAVY` of the native runtime is the first.
+HEAVY_BITS = {name: 1 << bit for bit, name in enumerate(HEAVY, 4)}
+
 #: The modules that the user has named.
 NAMED = 1 << 30
 
@@ -33,10 +67,18 @@ MODULES = {
     NUMBA: "numba",
     KERNELS: "flame_fast.kernels.jit.quarter_circle",
     COMPILER: "numba.core.registry",
+    **{bit: name for name, bit in HEAVY_BITS.items()},
 }
 
-#: Libraries start one thread per CPU when they are loaded; none may run when the zygote forks.
-SINGLE_THREADED = ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "BLIS_NUM_THREADS", "OMP_NUM_THREADS")
+#: Libraries start threads when they are loaded, one per CPU; none may run when the zygote forks. The last setting is that of
+#: the allocator of pyarrow, which pandas imports: a thread of its would give memory back to the system.
+SINGLE_THREADED = {
+    "OPENBLAS_NUM_THREADS": "1",
+    "MKL_NUM_THREADS": "1",
+    "BLIS_NUM_THREADS": "1",
+    "OMP_NUM_THREADS": "1",
+    "JE_ARROW_MALLOC_CONF": "background_thread:false",
+}
 
 
 class Preloading:
@@ -57,6 +99,10 @@ class Preloading:
         self._ring = ring
         self._thread: threading.Thread | None = None
         self._finished = False
+
+    def will_be_long(self, wanted: int) -> bool:
+        """Tell whether `is_busy` will start an import that takes long."""
+        return self._thread is None and bool(wanted & ~self.loaded & sum(HEAVY_BITS.values()))
 
     def is_busy(self, wanted: int) -> bool:
         """Start an import of what is `wanted` and not loaded yet; return whether one runs: then the zygote may not fork."""
@@ -93,7 +139,7 @@ class Preloading:
 
     def _load(self, libraries: int) -> None:
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}
-        os.environ.update(dict.fromkeys(SINGLE_THREADED, "1"))
+        os.environ.update(SINGLE_THREADED)
         try:
             for bit, name in MODULES.items():
                 if libraries & bit:

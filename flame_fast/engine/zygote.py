@@ -209,15 +209,18 @@ class Zygote:
 
     def staff(self) -> float | None:
         """Fork missing workers and retire surplus ones; return the seconds until the next look."""
-        if self.preloading.is_busy(self.supervisor.preload):
-            return None
-        processes = self.supervisor.processes()
-        pool, missing = self.pool_of(processes)
-        idle = [one.index for one in pool if one.idle]
+        wanted = self.supervisor.preload
         try:
+            if self.preloading.will_be_long(wanted):
+                self.start_for_others()
+            if self.preloading.is_busy(wanted):
+                return None
+            processes = self.supervisor.processes()
+            pool, missing = self.pool_of(processes)
             self.start_missing(processes, missing)
         except (OSError, MemoryError, FlameError) as error:  # no process to be had just now, or no room in the table
             return self.shortage.goes_on(error)
+        idle = [one.index for one in pool if one.idle]
         self.shortage.end()
         if missing >= 0 or not idle:
             self.surplus_since = None
@@ -237,6 +240,12 @@ class Zygote:
         """Return the pool workers, and how many of them are missing; a negative number: too many."""
         pool = [one for one in processes if one.role == Role.POOL and one.index not in self.doomed]
         return pool, self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
+
+    def start_for_others(self) -> None:
+        """Start what shall not wait for a long import: the processes of instances asked for, and one pool worker."""
+        processes = self.supervisor.processes()
+        pool, _ = self.pool_of(processes)
+        self.start_missing(processes, 0 if pool else 1)
 
     def start_missing(self, processes: list[ProcessInfo], workers: int) -> None:
         """Start the processes that instances ask for, and pool workers: in the place of a spare, if one stands by."""

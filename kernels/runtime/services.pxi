@@ -7,7 +7,8 @@ from .core.externs cimport (
     ff_add32, ff_cas32, ff_exchange32, ff_futex_wake, ff_load32, ff_load64, ff_or32, ff_pause, ff_store32,
 )
 from .core.layout cimport (
-    ENDING, PERMIT_COUNT, POOL_QUEUES, PROCESS_COUNT, PROCESS_FREE, PROCESS_REQUESTED, QUEUE_CLOSING, QUEUE_COUNT,
+    ENDING, PERMIT_COUNT, POOL_QUEUES, PRELOAD_HEAVY, PROCESS_COUNT, PROCESS_FREE, PROCESS_LIVE, PROCESS_REQUESTED,
+    PROCESS_STARTING, QUEUE_CLOSING, QUEUE_COUNT,
     QUEUE_FREE, QUEUE_OPEN, RESERVED, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, SERVICE_CLOSING, SERVICE_COUNT,
     SERVICE_FREE, SERVICE_OPEN, STANDING_NOT, WAITING, Process, RunQueue, Service,
 )
@@ -120,13 +121,19 @@ cdef class Services(Segment):
     cdef void _ask_preload(self, uint32_t libraries) noexcept:
         """Have the supervisor load libraries, and idle workers without them leave.
 
-        Workers forked with the libraries take their place. A worker that has a class service's object stays.
+        Workers forked with the libraries take their place. A worker that has a class service's object stays. So does one
+        other if the import takes long, for calls that need none of them.
         """
         cdef uint32_t i
         cdef Process *process
+        cdef bint one_stays = libraries >= PRELOAD_HEAVY
         ff_or32(&self.memory.header.preload, libraries)
         for i in range(2, processes_used(&self.memory)):
             process = &self.memory.processes[i]
+            if one_stays and process.role == ROLE_POOL and ff_load32(&process.state) in (PROCESS_STARTING, PROCESS_LIVE) \
+                    and not ff_load32(&process.retiring):
+                one_stays = False
+                continue
             if process.role in (ROLE_POOL, ROLE_SPARE) and not process.stateful and libraries & ~process.preloaded:
                 # S7: pairs with `sleep_begin` and `_shall_leave`
                 ff_store32(&process.retiring, 1)

@@ -16,11 +16,13 @@ import numba
 import numpy as np
 import pytest
 from flame_fast.kernels import estimate_batch, estimate_batch_numpy
+from gates import Gate, wait_until
 
 import flame_fast
 from flame_fast import ResourceRequirement, Runner, WorkerDiedError
+from flame_fast.calls import import_scan
 from flame_fast.calls.import_scan import libraries_of
-from flame_fast.engine.preload import COMPILER, KERNELS, NUMBA, NUMPY
+from flame_fast.engine.preload import COMPILER, HEAVY_BITS, KERNELS, NUMBA, NUMPY
 from flame_fast.resources import available_cpus
 
 PATIENCE_S = 30
@@ -93,6 +95,34 @@ NEEDS = {
     "the kernel": (estimate_batch, NUMPY | NUMBA | KERNELS),
     "the baseline": (estimate_batch_numpy, NUMPY),
 }
+
+
+def class_of(module):
+    """Return a class that a module of a library might have; the scan knows it by this name alone."""
+    return type("Made", (), {"__module__": module})
+
+
+HEAVY_NEEDS = {
+    "importing pandas": (by_value("def function():\n import pandas\n return pandas"), "pandas"),
+    "class of pandas": (by_value("def function(): return made", made=class_of("pandas.core.frame")), "pandas"),
+    "class of a part": (by_value("def function(): return made", made=class_of("sklearn.svm._classes")), "sklearn.svm"),
+    "class of another part": (by_value("def function(): return made", made=class_of("sklearn.utils")), "sklearn"),
+    "argument": (functools.partial(by_value("def function(x): return x"), class_of("scipy.stats.x")()), "scipy.stats"),
+    "named argument": (functools.partial(by_value("def function(x): return x"), x=class_of("pandas")()), "pandas"),
+}
+
+
+@pytest.mark.parametrize("obj, module", HEAVY_NEEDS.values(), ids=HEAVY_NEEDS)
+def test_heavy_libraries_are_seen_from_an_object(obj, module):
+    assert libraries_of(obj) == NUMPY | HEAVY_BITS[module]
+
+
+def test_what_is_not_installed_is_not_preloaded(monkeypatch):
+    monkeypatch.setattr(import_scan, "_is_installed", lambda name: name not in ("pandas", "scipy"))
+    made = [class_of("pandas"), class_of("sklearn.svm"), class_of("scipy.stats")]
+    assert libraries_of(by_value("def function(): return a, b, c", **dict(zip("abc", made, strict=True)))) == (
+        NUMPY | HEAVY_BITS["sklearn.svm"]
+    )
 
 
 @pytest.mark.parametrize("obj, needs", NEEDS.values(), ids=NEEDS)
@@ -299,6 +329,51 @@ def test_a_new_zygote_loads_it_again(project):
                 addresses.add(future.get()[1])
         assert service(2).get(PATIENCE_S) == 4
         assert id(None) not in addresses
+
+
+class Alone:
+    def answer(self):
+        return 42
+
+
+def test_calls_do_not_wait_for_a_heavy_import_that_they_do_not_need(project, monkeypatch):
+    """The supervisor finds a pandas that stands at a gate in the middle of its import; workers would find the real one."""
+    with Gate(project.parent) as gate:
+        (project / "fake").mkdir()
+        (project / "fake" / "pandas.py").write_text(f"open({gate.path!r}).read()\n")
+        monkeypatch.setenv("PYTHONPATH", str(project / "fake"))
+        look = by_value("def function():\n import os, sys\n return os.getpid(), 'pandas' in sys.modules")
+        with Runner("heavy", workers=2) as rr:
+            alone, plain = rr.service(Alone()), rr.service(look)
+            early = alone.answer()
+            rr.service(by_value("def function():\n import pandas\n return pandas"))
+            gate.entered()
+            stays, loaded = plain().get(PATIENCE_S)
+            assert not loaded
+            assert early.get(PATIENCE_S) == 42
+            gate.open()
+            new = wait_until(lambda: {told for told in rr.get([plain() for _ in range(20)]) if told[0] != stays}, "a fork")
+    assert {loaded for _, loaded in new} == {True}
+
+
+LOADS_ALONE = """\
+import os, sys
+from flame_fast.engine.preload import HEAVY_BITS, MODULES, NUMPY, Preloading
+bits = sum(bit for name, bit in HEAVY_BITS.items() if name.startswith(sys.argv[1]))
+preloading = Preloading(lambda: None)
+preloading._load(NUMPY | bits)
+assert all(name in sys.modules for bit, name in MODULES.items() if bit & bits)
+print(len(os.listdir("/proc/self/task")), sorted(set(os.environ) & {"JE_ARROW_MALLOC_CONF", "OMP_NUM_THREADS"}))
+"""
+
+
+@pytest.mark.parametrize(
+    "package", ["pandas", *(pytest.param(name, marks=pytest.mark.libraries) for name in ("scipy", "sklearn"))]
+)
+def test_no_heavy_library_starts_a_thread_in_the_supervisor(package):
+    """Not even pandas, which imports pyarrow: a process of one thread alone may be forked at any time."""
+    done = subprocess.run([sys.executable, "-c", LOADS_ALONE, package], capture_output=True, text=True, timeout=PATIENCE_S)
+    assert (done.stdout, done.stderr) == ("1 []\n", "")
 
 
 # ---- threads -------------------------------------------------------------------------------------------------------------

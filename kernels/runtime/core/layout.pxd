@@ -173,6 +173,10 @@ cdef enum:
     RESERVED = 1 << 8
 
 cdef enum:
+    #: Of Header.preload: this bit and those above are of libraries whose import takes long.
+    PRELOAD_HEAVY = 16
+
+cdef enum:
     PROCESS_FREE = 0
     #: The supervisor shall fork it.
     PROCESS_REQUESTED = 2
