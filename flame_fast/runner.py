@@ -113,7 +113,8 @@ class Runner(Collecting):
         module is there for the tasks. What it raises, every call in that process raises.
     initargs : sequence
     env : dict of str to str, optional
-        Environment variables of the workers, beside this process's.
+        Environment variables of the workers, beside this process's. `OMP_NUM_THREADS` among them is how many threads Numba,
+        OpenMP and BLAS use in a call whose service has no `resreq`; by default the CPUs are divided among the workers.
     preload : sequence of str
         Modules that are imported once for all workers, before the first starts: third-party ones that tasks import.
     max_tasks_per_worker : int, optional
@@ -165,6 +166,7 @@ class Runner(Collecting):
         limit = check_memory(by_environment("MEMORY", memory))
         self.name = name
         self._sessions: dict[str, tuple[Any, RunnerService[..., Any]]] = {}
+        self._threads = setup.threads()
         outer = current.serving_engine()
         if outer is not None:
             _check_not_importing(name)
@@ -299,7 +301,7 @@ class Runner(Collecting):
                 FlameErrorCode.INVALID_ARGUMENT,
                 f"session {named!r} is in use by another object of this runner; give this one another session_id",
             )
-        service = make_service(self._engine, self.name, execution_object, options)
+        service = make_service(self._engine, self.name, execution_object, options, self._threads)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service

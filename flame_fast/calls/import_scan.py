@@ -36,6 +36,10 @@ LOADS = {
 #: Its names are imported like modules.
 OUR_KERNELS = "flame_fast.kernels"
 
+#: Packages that start no thread when they are imported, but for pyarrow's jemalloc, which prepares for forks: a process that
+#: has imported them may be forked.
+FORK_SAFE = frozenset({"joblib", "numpy", "pandas", "scipy", "sklearn"})
+
 #: Parts of the paths of Python's own modules and of installed ones.
 INSTALLED = (os.path.dirname(os.__file__) + os.sep, f"{os.sep}site-packages{os.sep}", f"{os.sep}dist-packages{os.sep}")
 
@@ -55,6 +59,18 @@ def libraries_of(obj: Any) -> int:
         if found & bit and package != "flame_fast" and not _is_installed(package):
             found = 0 if bit in (NUMPY, NUMBA) else found & ~bit
     return found
+
+
+def fork_safe_modules(values: Iterable[Any]) -> list[str]:
+    """Return the modules of well-known packages that some values, and what functions among them use, come from."""
+    names: dict[str, None] = {}
+    for value in values:
+        for used in (value, *_used_with(value)):
+            kind = type(used)
+            named = used.__name__ if issubclass(kind, ModuleType) else getattr(used, "__module__", None)
+            names.update((name, None) for name in (named, kind.__module__) if isinstance(name, str))
+    found = [name for name in names if name.partition(".")[0] in FORK_SAFE and name in sys.modules]
+    return [name for name in found if _is_installed(name.partition(".")[0])]
 
 
 def _imported_by(start: Iterable[Any]) -> int:

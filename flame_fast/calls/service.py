@@ -352,8 +352,10 @@ class ServiceOptions:
     kwargs: dict[str, Any] | None = None
 
 
-def make_service(engine: Engine, application: str, obj: Any, options: ServiceOptions) -> RunnerService[..., Any]:
-    """Add an execution object to an engine; see `Runner.service`."""
+def make_service(
+    engine: Engine, application: str, obj: Any, options: ServiceOptions, threads: int | None = None
+) -> RunnerService[..., Any]:
+    """Add an execution object to an engine; see `Runner.service`. `threads`: those of libraries in a call, at most."""
     kind = kind_of(obj)
     whole = with_arguments(obj, options.args, options.kwargs)
     warmup, cpu = check_options(obj, options, engine)
@@ -374,7 +376,7 @@ def make_service(engine: Engine, application: str, obj: Any, options: ServiceOpt
         kind=kind,
         target=target,
         methods=methods,
-        cpu=cpu or max(1, engine.cpus // engine.workers),
+        cpu=cpu or threads or max(1, engine.cpus // engine.workers),
         session_id=session_id,
         application=application,
         concurrency=options.concurrency,

@@ -15,6 +15,10 @@ if TYPE_CHECKING:
     from typing import Any
 
 
+#: The environment variable of OpenMP for the threads of a process, of nested regions after commas.
+THREADS = "OMP_NUM_THREADS"
+
+
 @record
 class WorkerSetup:
     """What workers do before their first task, checked.
@@ -37,6 +41,11 @@ class WorkerSetup:
     def plan(self) -> dict[str, Any]:
         """Return what a worker reads of it."""
         return {"initializer": self.initializer, "max_tasks": self.max_tasks}
+
+    def threads(self) -> int | None:
+        """Return the threads that libraries use in a call by the environment given; None: it says nothing of them."""
+        outermost = (self.environment or {}).get(THREADS, "").partition(",")[0].strip()
+        return int(outermost) if outermost.isdecimal() and int(outermost) else None
 
 
 def check_setup(
