@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from flame_fast.executor import Executor as Executor
     from flame_fast.kernels.runtime import ObjectFuture as ObjectFuture
     from flame_fast.kernels.runtime import ObjectRef as ObjectRef
+    from flame_fast.pool import Pool as Pool
     from flame_fast.resources import ResourceRequirement as ResourceRequirement
     from flame_fast.runner import Runner as Runner
 
@@ -57,6 +58,7 @@ _HOME_OF = {
     "FlamePackage": "config",
     "ObjectFuture": "kernels.runtime",
     "ObjectRef": "kernels.runtime",
+    "Pool": "pool",
     "RemoteTraceback": "errors",
     "ResourceRequirement": "resources",
     "Runner": "runner",

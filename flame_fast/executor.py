@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import itertools
 import os
-import threading
 import time
 import weakref
 from concurrent.futures import Executor as ExecutorBase
 from pickle import PicklingError
-from types import BuiltinFunctionType, FunctionType, ModuleType
 
-from flame_fast.calls.applied import apply
 from flame_fast.calls.progress import followed
 from flame_fast.engine.spec import MapOptions
-from flame_fast.errors import FlameError, TaskError, WorkerDiedError
-from flame_fast.kernels.runtime import TakenResults, check_timeout, serialization
+from flame_fast.errors import TaskError, WorkerDiedError
+from flame_fast.faces.function_services import FunctionServices, as_kind, failed, in_thread, is_unsent
+from flame_fast.kernels.runtime import TakenResults, check_timeout
 from flame_fast.kernels.runtime.concurrent_future import CallFuture
 from flame_fast.runner import Runner
 
@@ -25,16 +22,16 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from concurrent.futures import Future
-    from typing import Any
+    from typing import Any, ParamSpec, TypeVar
 
     from flame_fast.calls.progress import Progress
     from flame_fast.calls.service import RunnerService
     from flame_fast.kernels.runtime import MapResults
 
-#: Functions that have a service of their own at most; further ones travel with each call.
-MOST_SERVICES = 512
+    P = ParamSpec("P")
+    R = TypeVar("R")
 
-#: Seconds between two looks at whether the calls of an executor that is shut down have ended.
+#: Seconds between two looks at whether a worker has begun.
 LOOK_S = 0.002
 
 #: Seconds that `shutdown(cancel_futures=True)` waits for the first worker at most.
@@ -43,7 +40,7 @@ BEGIN_S = 1.0
 _numbers = itertools.count(1)
 
 
-class ExecutorFuture(CallFuture):
+class ExecutorFuture(CallFuture["R"]):
     """The future of an executor's call: its errors are those that users of `concurrent.futures` catch, too."""
 
     def _as_raised(self, error: BaseException) -> BaseException:
@@ -53,9 +50,9 @@ class ExecutorFuture(CallFuture):
 def _as_raised(error: BaseException) -> BaseException:
     """Return the error that users of `concurrent.futures` catch in the place of one of this package, as a subclass of it."""
     if isinstance(error, WorkerDiedError):
-        return _as_kind(error, _died())
-    if isinstance(error, TaskError) and str(error.message).startswith(serialization.UNSENT):
-        return _as_kind(error, UnsentResult)
+        return as_kind(error, _died())
+    if isinstance(error, TaskError) and is_unsent(error):
+        return as_kind(error, UnsentResult)
     return error
 
 
@@ -73,12 +70,6 @@ def _died() -> type[WorkerDiedError]:
 
     DiedInExecutor.__name__ = DiedInExecutor.__qualname__ = WorkerDiedError.__name__
     return DiedInExecutor
-
-
-def _as_kind(error: FlameError, kind: type[FlameError]) -> FlameError:
-    """Return the same error as a subclass of its type."""
-    error.__class__ = kind
-    return error
 
 
 class Executor(ExecutorBase):
@@ -145,17 +136,16 @@ class Executor(ExecutorBase):
             **options,
         )
         self._max_workers = self._runner._engine.workers
-        self._lock = threading.Lock()
-        self._services: dict[Any, RunnerService] = {}
-        self._seen: dict[Any, None] = {}  # functions called once
-        self._apply = self._runner.service(apply).options(detached=True)
-        self._maps: list[MapResults] = []
+        self._functions = FunctionServices(self._runner)
+        self._maps: list[MapResults[Any]] = []
         self._is_shut_down = False
-        self._finalizer = weakref.finalize(self, _leave, self._runner, self._maps)
+        self._finalizer = weakref.finalize(
+            self, in_thread, "flame-executor-shutdown", _close, self._functions, self._maps, daemon=False
+        )
 
     # ---- calls -------------------------------------------------------------------------------------------------------
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, fn: Callable[P, R], /, *args: P.args, **kwargs: P.kwargs) -> Future[R]:
         """Call `fn(*args, **kwargs)` in a worker; return its future.
 
         Raises
@@ -166,52 +156,24 @@ class Executor(ExecutorBase):
         if self._is_over():
             raise _refusal()
         try:
-            service = self._service_of(fn)
-            call = self._apply(fn, args, kwargs) if service is None else service(*args, **kwargs)
+            return ExecutorFuture(self._functions.call(fn, args, kwargs))
         except Exception as error:
             if self._is_over():
                 raise _refusal() from error
-            return _failed(error)
-        return ExecutorFuture(call)
+            return failed(error)
 
     def _is_over(self) -> bool:
         return self._is_shut_down or self._runner._lifetime.is_over
 
-    def _service_of(self, fn: Any) -> RunnerService | None:
-        """Return a function's own service; None: it travels with its call, as it does the first time.
-
-        To make a service takes as long as some such calls.
-        """
-        if not _has_service(fn):
-            return None
-        service = self._services.get(fn)
-        if service is not None:
-            return service
-        with self._lock:
-            if fn in self._seen:
-                return self._new_service(fn)
-            if len(self._seen) >= MOST_SERVICES:
-                del self._seen[next(iter(self._seen))]
-            self._seen[fn] = None
-            return None
-
-    def _new_service(self, fn: Any) -> RunnerService:
-        service = self._services.get(fn)
-        if service is None:
-            if len(self._services) >= MOST_SERVICES:
-                self._services.pop(next(iter(self._services))).close()
-            service = self._services[fn] = self._runner.service(fn).options(detached=True)
-        return service
-
     def map(
         self,
-        fn: Callable[..., Any],
+        fn: Callable[..., R],
         *iterables: Iterable[Any],
         timeout: float | None = None,
         chunksize: int = 1,
         buffersize: int | None = None,
         progress: Progress = None,
-    ) -> Iterator[Any]:
+    ) -> Iterator[R]:
         """Call `fn` with the items of the iterables, as `map` does; return an iterator over the results, in order.
 
         Parameters
@@ -252,19 +214,18 @@ class Executor(ExecutorBase):
             eager=buffersize is None,
             ahead=buffersize,
         )
-        results: MapResults = self._runner._engine.map(service, items, options)  # type: ignore[assignment]
+        results: MapResults[Any] = self._runner._engine.map(service, items, options)  # type: ignore[assignment]
         if options.eager:
             self._maps[:] = [*(one for one in self._maps if not one.is_queued()), results]
         taken = TakenResults(results, _as_raised)
-        return taken if progress is None or progress is False else followed(taken, progress, options.length)
+        return taken if progress is None or progress is False else followed(taken, progress, options.length)  # type: ignore[arg-type]
 
-    def _mapped(self, fn: Any, iterables: tuple[Iterable[Any], ...]) -> tuple[RunnerService, bool, Iterable[Any]]:
+    def _mapped(self, fn: Any, iterables: tuple[Iterable[Any], ...]) -> tuple[RunnerService[..., Any], bool, Iterable[Any]]:
         """Return the service that `map` of a function calls, whether it takes several arguments, and the items."""
         items: Iterable[Any] = zip(*iterables, strict=False)
-        if not _has_service(fn):
-            return self._apply, True, ((fn, arguments, {}) for arguments in items)
-        with self._lock:
-            service = self._new_service(fn)
+        service = self._functions.service_of(fn)
+        if service is None:
+            return self._functions.apply, True, ((fn, arguments, {}) for arguments in items)
         return (service, False, iterables[0]) if len(iterables) == 1 else (service, True, items)
 
     # ---- the end -----------------------------------------------------------------------------------------------------
@@ -279,19 +240,15 @@ class Executor(ExecutorBase):
         cancel_futures : bool
             Cancel the calls that have not begun.
         """
-        with self._lock:
-            self._is_shut_down = True
-            services = [self._apply, *self._services.values()]
+        self._is_shut_down = True
         if cancel_futures:
             self._await_begin()
             for results in self._maps:
                 results.cancel()
-            for service in services:
-                with contextlib.suppress(FlameError):
-                    service.close(cancel=True)
+            self._functions.cancel()
         if wait:
             self._finalizer.detach()
-            _close(self._runner, self._maps)
+            _close(self._functions, self._maps)
         else:
             self._finalizer()
 
@@ -308,49 +265,10 @@ class Executor(ExecutorBase):
         return f"<Executor, {self._max_workers} workers{', shut down' * self._is_shut_down}>"
 
 
-def _has_service(fn: Any) -> bool:
-    """Whether a function can have a service of its own: others are compared by more than what they are."""
-    return type(fn) is FunctionType or (type(fn) is BuiltinFunctionType and isinstance(fn.__self__, ModuleType))
-
-
-def _leave(runner: Runner, maps: list[MapResults]) -> None:
-    """End a runner when its calls are done: in a thread that the program's end waits for, or, at that end, at once."""
-    if threading.main_thread().is_alive():
-        with contextlib.suppress(RuntimeError):  # no thread can be started
-            threading.Thread(target=_close, args=(runner, maps), name="flame-executor-shutdown").start()
-            return
-    _close(runner, maps)
-
-
-def _close(runner: Runner, maps: list[MapResults]) -> None:
-    """End a runner when its calls are done."""
-    while not runner._lifetime.is_over and _is_busy(runner, maps):
-        time.sleep(LOOK_S)
-    runner.close()
-
-
-def _is_busy(runner: Runner, maps: list[MapResults]) -> bool:
-    if any(not results.is_queued() for results in maps):
-        return True
-    try:
-        counted = runner.statistics()
-    except FlameError:  # closed meanwhile, or this is a forked child
-        return False
-    return bool(counted.waiting or counted.queued or counted.running)
-
-
-def _failed(error: Exception) -> Future[Any]:
-    """Return the future of a call that could not be made, as `concurrent.futures` does: it pickles in another thread."""
-    from concurrent.futures import Future
-
-    future: Future[Any] = Future()
-    future.set_running_or_notify_cancel()
-    cause = error.__cause__
-    if isinstance(error, TypeError) and isinstance(cause, Exception):  # the pickler's own error
-        cause.add_note(str(error))
-        error = cause
-    future.set_exception(error)
-    return future
+def _close(functions: FunctionServices, maps: list[MapResults[Any]]) -> None:
+    """End a runner when its calls are done. At a garbage collection in a thread, which the program's end waits for."""
+    functions.wait(maps)
+    functions.runner.close()
 
 
 def _refusal() -> RuntimeError:

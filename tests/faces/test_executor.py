@@ -89,7 +89,7 @@ def test_more_functions_than_it_keeps_services_for(executor):
     functions = [lambda number=number: number for number in range(700)]
     for _ in range(2):
         assert [executor.submit(one) for one in functions][-1].result(PATIENCE_S) == 699
-    assert len(executor._services) <= 512 and len(executor._seen) <= 512
+    assert len(executor._functions._services) <= 512 and len(executor._functions._seen) <= 512
 
 
 def test_futures_are_those_of_the_standard_library(executor):

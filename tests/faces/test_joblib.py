@@ -26,6 +26,7 @@ from owned_processes import processes_of
 
 import flame_fast.joblib
 from flame_fast import WorkerDiedError
+from flame_fast.faces import _joblib
 
 
 @pytest.fixture(autouse=True)
@@ -33,7 +34,7 @@ def backend(project):
     flame_fast.joblib.register()
     with parallel_config("flame_fast", n_jobs=2):
         yield
-    flame_fast.joblib._workers.close()
+    _joblib._workers.close()
 
 
 def pid():
@@ -200,7 +201,7 @@ def test_a_large_array_is_stored_once_and_stays_as_it_is():
     assert all(writeable for _, writeable in places)
     assert Parallel(batch_size=1)(delayed(write)(array, number) for number in range(5)) == [999_998.0] * 5
     assert array.sum() == 1_000_000
-    assert flame_fast.joblib._workers._runner.statistics().bytes < 2 * array.nbytes
+    assert _joblib._workers._runner.statistics().bytes < 2 * array.nbytes
 
 
 @pytest.mark.parametrize("max_nbytes", [None, 100, "10M"])
@@ -220,7 +221,7 @@ def test_arrays_go_with_their_calls():
 
     def arrays():
         for number in range(20):
-            held.append(flame_fast.joblib._workers._runner.statistics().bytes if number > 4 else 0)
+            held.append(_joblib._workers._runner.statistics().bytes if number > 4 else 0)
             yield delayed(np.sum)(np.full(1_000_000, number, dtype=float))
 
     assert Parallel(batch_size=1)(arrays()) == [number * 1e6 for number in range(20)]
@@ -333,9 +334,9 @@ def test_scikit_learn_searches_a_grid():
 
 def test_workers_go_with_their_last_parallel_when_others_are_asked_for():
     Parallel(n_jobs=2)(delayed(pid)() for _ in range(3))
-    before = flame_fast.joblib._workers._runner
+    before = _joblib._workers._runner
     Parallel(n_jobs=3)(delayed(pid)() for _ in range(3))
-    assert flame_fast.joblib._workers._runner is not before
+    assert _joblib._workers._runner is not before
     reference = weakref.ref(before)
     del before
     gc.collect()

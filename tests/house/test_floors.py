@@ -18,7 +18,11 @@ FLOORS = [
     {"__main__"},
     {"cli"},
     {"joblib"},
-    {"executor", "app"},
+    {"faces._joblib"},
+    {"executor", "pool", "app"},
+    {"faces.pool_results"},
+    {"faces.chunk_calls"},
+    {"faces.function_services"},
     {"runner", "inspection.dump"},
     {"calls.collecting"},
     {"calls.service", "calls.gather", "application.lifecycle", "inspection.diagnosis", "inspection.picture"},
@@ -71,7 +75,19 @@ FLOORS = [
     {"kernels.archive", "config", "application.liveness", "application.registry.records"},
     {"kernels.archive._native", "package.file_lock", "package.removal", "resources", "scarcity", "inspection.html"},
     {"lifetime"},
-    {"errors", "interrupts", "_version", "_lazy", "_records", "application", "calls", "engine", "inspection", "kernels.jit"},
+    {
+        "errors",
+        "interrupts",
+        "_version",
+        "_lazy",
+        "_records",
+        "application",
+        "calls",
+        "engine",
+        "faces",
+        "inspection",
+        "kernels.jit",
+    },
 ]
 
 #: The folders of each wing, and modules outside of them that belong to one.

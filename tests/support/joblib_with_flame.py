@@ -8,7 +8,7 @@ import os
 import joblib._parallel_backends
 import joblib.parallel
 
-from flame_fast.joblib import FlameBackend
+from flame_fast.faces._joblib import FlameBackend
 
 #: Their names, which joblib's tests compare.
 REPLACED = ("LokyBackend", "MultiprocessingBackend")
