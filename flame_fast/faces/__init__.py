@@ -1,1 +1,1 @@
-"""Faces: what the stand-ins for the pools of other libraries have in common, see `flame_fast.executor` and `flame_fast.pool`."""
+"""Faces: what the stand-ins for other libraries share, see `flame_fast.executor`, `flame_fast.pool` and `flame_fast.joblib`."""
