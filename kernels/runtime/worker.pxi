@@ -400,6 +400,7 @@ cdef class Worker(Client):
                 passed_on = self._write_outcome(host, index, value)
             value = None
         except BaseException as problem:
+            value = None                # an array of it may lie in the segment
             status = self._write_failure(host, index, problem)
         if self.pins:
             release_fork_pins(self)
@@ -495,6 +496,7 @@ cdef class Worker(Client):
                 self._write_outcome(self.host, index, value)
             except BaseException as error:
                 problem = error
+        value = None
         if problem is not None:
             status = self._write_failure(self.host, index, problem)
         # Not 0: while something runs, whoever waits in this process asks for a worker.
