@@ -78,9 +78,21 @@ def _new_waiter() -> tuple[Awaitable[object], Callable[[object], None]]:
     if loop is not None:
         waiter, put = loop.create_future(), deliveries_of(loop).put
         return waiter, lambda _: put(waiter)
-    if "trio" in sys.modules:
+    if _in_trio():
         return _new_trio_waiter()
     raise RuntimeError("a call can be awaited where an event loop runs; elsewhere use .get()")
+
+
+def _in_trio() -> bool:
+    """Tell whether a loop of trio runs in this thread."""
+    trio = sys.modules.get("trio")
+    if trio is None:
+        return False
+    try:
+        trio.lowlevel.current_task()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _new_trio_waiter() -> tuple[Awaitable[object], Callable[[object], None]]:

@@ -257,7 +257,7 @@ def test_an_argument_that_cannot_be_pickled_is_a_type_error_at_the_call(rr):
     service = rr.service(same)
     lock = threading.Lock()
     with pytest.raises(TypeError, match=r"\b2\b.*lock"):
-        service(1, lock)
+        rr.service(add)(1, lock)
     with pytest.raises(TypeError, match="'value'.*lock"):
         service(value=lock)
     with pytest.raises(TypeError, match=r"\b1\b.*dict"):
@@ -315,8 +315,12 @@ def test_an_argument_that_cannot_be_rebuilt_fails_the_call_only(rr):
     assert rr.service(add)(1, 2).get() == 3
 
 
-def test_a_call_with_wrong_arguments_is_a_type_error_at_get(rr):
-    error = error_of(rr.service(add)(), TypeError)
+def test_a_call_whose_arguments_are_wrong_is_a_type_error(rr):
+    """At the call where it can be told from their number, else from `get`."""
+    service = rr.service(add)
+    with pytest.raises(TypeError, match="add.*missing a required argument: 'a'"):
+        service()
+    error = error_of(service(1, unknown=2), TypeError)
     assert "add" in str(error)
 
 
