@@ -70,12 +70,13 @@ def test_a_group_that_is_being_freed_is_not_allocated_from(family):
     actor = Actor(family, fill, lambda values: values.append(family.runtime.put(1)))
     first = actor_group(words, actor)
     with words.locked():
-        family.fork_worker()
+        worker = family.fork_worker()
         wait_until(lambda: audit.Tables(words.fd).groups[first].used == audit.CLAIMED)
         actor.begin()
         assert actor.is_held_up()
         assert audit.Tables(words.fd).groups[first].used == audit.CLAIMED
     actor.listen()
+    wait_until(lambda: is_asleep(worker.pid))  # it may still spin
     family.check()
     actor.end()
 
