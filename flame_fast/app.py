@@ -52,7 +52,7 @@ from flame_fast.runner import Runner, runner_in_task
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Coroutine
     from typing import Any, ParamSpec, Protocol, TypeVar, overload
 
     from flame_fast.calls.progress import Progress
@@ -64,13 +64,30 @@ if TYPE_CHECKING:
     P = ParamSpec("P")
     R = TypeVar("R")
     T = TypeVar("T")
+    V = TypeVar("V")
+    R_co = TypeVar("R_co", covariant=True)
 
-    class Decorated(Protocol[P, R]):
-        """A function that `service` has decorated."""
+    class Decorated(Protocol[P, R_co, V]):
+        """A function that `service` has decorated: what a call of it returns here, and its value in a worker."""
+
+        __name__: str
+        __qualname__: str
 
         @property
-        def remote(self) -> CallTarget[P, R]: ...
-        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R: ...
+        def remote(self) -> CallTarget[P, V]: ...
+        def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R_co: ...
+
+    class Decorator(Protocol):
+        """What `service` with options returns."""
+
+        @overload
+        def __call__(self, definition: type[Any], /) -> Any: ...
+        @overload
+        def __call__(
+            self, definition: Callable[P, Coroutine[Any, Any, V]], /
+        ) -> Decorated[P, Coroutine[Any, Any, V], V]: ...
+        @overload
+        def __call__(self, definition: Callable[P, R], /) -> Decorated[P, R, R]: ...
 
 
 #: The name that a decorator gives a function or class.
@@ -279,7 +296,9 @@ if TYPE_CHECKING:
     @overload
     def service(definition: type[Any], /) -> Any: ...
     @overload
-    def service(definition: Callable[P, R], /) -> Decorated[P, R]: ...
+    def service(definition: Callable[P, Coroutine[Any, Any, V]], /) -> Decorated[P, Coroutine[Any, Any, V], V]: ...
+    @overload
+    def service(definition: Callable[P, R], /) -> Decorated[P, R, R]: ...
     @overload
     def service(
         *,
@@ -288,7 +307,7 @@ if TYPE_CHECKING:
         resreq: ResourceRequirement | str | None = None,
         restart: bool = False,
         concurrency: int = 1,
-    ) -> Any: ...
+    ) -> Decorator: ...
 
 
 def service(
@@ -369,7 +388,7 @@ def _declare(options: dict[str, Any], definition: Any) -> Any:
         except TypeError as error:
             raise TypeError(f"app.service: expected a class of your own, got {definition!r}; derive one from it") from error
         return definition
-    if kind != FUNCTION:
+    if kind != FUNCTION and not _is_named(definition):
         raise TypeError(
             f"app.service: expected a function or a class, got {definition!r}; decorate the class, and make the instance by "
             f"{type(definition).__name__}.{REMOTE}(...)"
@@ -384,6 +403,11 @@ def _remote_of(definition: Any) -> Any:
     if isinstance(definition, type):
         return next((vars(base)[REMOTE] for base in definition.__mro__ if REMOTE in vars(base)), None)
     return getattr(definition, REMOTE, None)
+
+
+def _is_named(definition: Any) -> bool:
+    """Tell whether a callable object stands for the function that its decorator was given, as a cache does."""
+    return callable(definition) and isinstance(getattr(definition, "__qualname__", None), str)
 
 
 def _takes_attribute(function: Any) -> bool:

@@ -32,8 +32,4 @@ def register() -> None:
     ...     Parallel()(delayed(abs)(number) for number in (-1, 2, -3))
     [1, 2, 3]
     """
-    from joblib import register_parallel_backend
-
-    from flame_fast.faces._joblib import NAME, FlameBackend
-
-    register_parallel_backend(NAME, FlameBackend)
+    import flame_fast.faces._joblib  # noqa: F401  # registers it

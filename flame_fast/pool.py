@@ -18,6 +18,7 @@ from functools import partial
 from flame_fast.faces.chunk_calls import ChunkTarget, ItemCalls, MapCalls
 from flame_fast.faces.function_services import FunctionServices, failed, in_thread
 from flame_fast.faces.pool_results import AsyncResult, CallbackThread, IMapIterator, PoolFuture, as_raised
+from flame_fast.faces.pool_worker import begin
 from flame_fast.runner import Runner
 
 TYPE_CHECKING = False
@@ -117,8 +118,8 @@ class Pool:
             f"pool-{os.getpid()}-{next(_numbers)}",
             workers=processes,
             package=package,
-            initializer=initializer,
-            initargs=tuple(initargs),
+            initializer=begin,
+            initargs=(initializer, *initargs),
             max_tasks_per_worker=maxtasksperchild,
             **options,
         )

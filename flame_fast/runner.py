@@ -340,7 +340,10 @@ class Runner(Collecting):
         self._close(stacklevel=3)
 
     def _close(self, stacklevel: int) -> None:
-        unfinished = self._lifetime.close()
+        self._tell_end(self._lifetime.close(), stacklevel + 1)
+
+    def _tell_end(self, unfinished: int, stacklevel: int) -> None:
+        """Warn of the calls that the end has dropped."""
         self._sessions.clear()  # else one service that the user keeps would keep the others, and the user's objects
         if unfinished:
             warnings.warn(_dropped(self.name, CLOSED, unfinished), stacklevel=stacklevel)
@@ -350,8 +353,11 @@ class Runner(Collecting):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, frames: TracebackType | None) -> None:
+        self._end_body(self._lifetime.close(), error)
+
+    def _end_body(self, unfinished: int, error: BaseException | None) -> None:
         try:
-            self._close(stacklevel=3)
+            self._tell_end(unfinished, stacklevel=4)
         except UserWarning as dropped:  # where warnings are errors, the body's own error comes first
             if error is None:
                 raise
@@ -366,7 +372,7 @@ class Runner(Collecting):
     ) -> None:
         from flame_fast.kernels.runtime.awaiting import run_in_thread
 
-        await run_in_thread(partial(self.__exit__, kind, error, frames))
+        self._end_body(await run_in_thread(self._lifetime.close), error)
 
     def _check_open(self) -> None:
         if self._lifetime.is_over:

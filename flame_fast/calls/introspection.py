@@ -34,9 +34,6 @@ ROUTINES = (
 #: `inspect.CO_VARARGS`: a function takes any number of positional arguments.
 VARIADIC = 0x04
 
-#: `inspect.CO_COROUTINE`: an `async def`.
-COROUTINE = 0x80
-
 #: Names of the service itself, whatever the user's object has.
 RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "session_id"})
 
@@ -102,41 +99,18 @@ def described_by(obj: Any) -> Any:
     return type(obj) if kind_of(obj) == INSTANCE else obj
 
 
-def may_be_coroutine(obj: Any) -> bool:
-    """Whether calls of a function, or of a method of a class or instance, may give coroutines. A decorated one may."""
-    if isinstance(obj, functools.partial):
-        return may_be_coroutine(obj.func)
-    cls = described_by(obj)
-    if kind_of(obj) == FUNCTION:
-        return _gives_coroutines(cls)
-    return any(_gives_coroutines(static_attribute(cls, name or "__call__")) for name in method_names(obj))
-
-
-def _gives_coroutines(function: Any) -> bool:
-    function = getattr(function, "__func__", function)
-    if type(function) is not FunctionType:
-        return callable(function) and not isinstance(function, ROUTINES)
-    return bool(function.__code__.co_flags & COROUTINE) or hasattr(function, "__wrapped__")
-
-
-def arity_of(obj: Any, method: str = "") -> tuple[int, int]:
-    """Return the fewest and the most positional arguments that a function takes, or a method without its object.
+def arity_of(function: Any) -> tuple[int, int]:
+    """Return the fewest and the most positional arguments that a function takes.
 
     What cannot be told takes any number. One that needs arguments by name takes none without them.
     """
-    function = obj if not method else static_attribute(obj, method)
-    bound = 1 if method else 0
-    if isinstance(function, (staticmethod, classmethod)):
-        bound = int(isinstance(function, classmethod))
-        function = function.__func__
     if type(function) is not FunctionType:
         return 0, sys.maxsize
     code, by_name = function.__code__, function.__kwdefaults__ or {}
-    fewest = code.co_argcount - len(function.__defaults__ or ()) - bound
+    fewest = code.co_argcount - len(function.__defaults__ or ())
     if code.co_kwonlyargcount > len(by_name):
         fewest = sys.maxsize
-    most = sys.maxsize if code.co_flags & VARIADIC else code.co_argcount - bound
-    return max(fewest, 0), max(most, 0)
+    return fewest, sys.maxsize if code.co_flags & VARIADIC else code.co_argcount
 
 
 def static_attribute(kind: type, name: str) -> Any:

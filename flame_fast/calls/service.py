@@ -15,7 +15,6 @@ from flame_fast.calls.introspection import (
     arity_of,
     described_by,
     kind_of,
-    may_be_coroutine,
     method_names,
     name_of,
     refuse_arguments,
@@ -57,14 +56,9 @@ class Method(MappedTarget["P", "R"]):
         self.__name__ = name
         if service._described is not None:
             self.__doc__ = static_attribute(service._described, name).__doc__
-            self.expect_arguments(*arity_of(service._described, name))
 
     def _engine_of_map(self) -> tuple[Engine, int]:
         return self._service._engine_of_map()
-
-    def _refuse_arguments(self, *args: Any, **kwargs: Any) -> None:
-        """Raise TypeError: a call enters here if it has too few or too many positional arguments."""
-        refuse_arguments(self.__signature__, f"{self._service.name}.{self.__name__}", args, kwargs)
 
     def __getattr__(self, name: str) -> Any:
         if name == "__signature__" and self._service._described is not None:
@@ -124,8 +118,8 @@ class RunnerService(MappedTarget["P", "R"]):
         self._own_method = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
         if described is not None:
             self.__doc__ = described.__doc__
-            if self._own_method != UNCALLABLE:
-                self.expect_arguments(*arity_of(described, "" if spec.kind == FUNCTION else "__call__"))
+            if spec.kind == FUNCTION:  # an object's methods may be others than its class's: only the object can tell
+                self.expect_arguments(*arity_of(described))
         self._bind_plainly()
         if generators:
             state = None if capture is None else capture.state
@@ -422,18 +416,10 @@ def check_options(obj: Any, options: ServiceOptions, engine: Engine) -> tuple[in
             f"warmup={warmup} is more than the {engine.workers} workers there are: cut to {engine.workers}", stacklevel=4
         )
         warmup = engine.workers
-    _check_concurrency(obj, options.concurrency)
-    return warmup, _check_cpu(options.resreq, engine.cpus)
-
-
-def _check_concurrency(obj: Any, concurrency: int) -> None:
+    concurrency = options.concurrency
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
-    if concurrency > 1 and not may_be_coroutine(obj):
-        raise ValueError(
-            f"concurrency: {name_of(obj)!r} has no `async def`, and only coroutines can wait beside each other; leave it "
-            "out: calls run at the same time in several workers"
-        )
+    return warmup, _check_cpu(options.resreq, engine.cpus)
 
 
 def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:

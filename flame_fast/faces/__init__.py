@@ -1,1 +1,1 @@
-"""Faces: what the stand-ins for other libraries share, see `flame_fast.executor`, `flame_fast.pool` and `flame_fast.joblib`."""
+"""Faces: what the stand-ins for other libraries' pools share, see `flame_fast.executor`, `pool` and `joblib`."""

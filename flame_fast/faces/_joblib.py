@@ -19,7 +19,7 @@ from functools import partial
 from pickle import PicklingError
 from types import FunctionType
 
-from joblib import cpu_count, parallel_config
+from joblib import cpu_count, parallel_config, register_parallel_backend
 from joblib._memmapping_reducer import _get_backing_memmap, _reduce_memmap_backed
 from joblib._parallel_backends import (
     AutoBatchingMixin,
@@ -54,7 +54,7 @@ NAME = "flame_fast"
 #: What `Parallel` hands to every backend, and what loky alone needs: accepted, without effect.
 WITHOUT_EFFECT = frozenset({"context", "idle_worker_timeout", "mmap_mode", "prefer", "require", "temp_folder", "verbose"})
 
-OPTIONS = WITHOUT_EFFECT | {"initargs", "initializer", "max_nbytes"}
+OPTIONS = WITHOUT_EFFECT | {"initargs", "initializer", "inner_max_num_threads", "max_nbytes"}
 
 #: Calls that tell what the workers will import.
 LOOKED_AT = 16
@@ -332,6 +332,8 @@ class FlameBackend(AutoBatchingMixin, ParallelBackendBase):  # type: ignore[misc
                 f"options of the backend {NAME!r}: expected some of {', '.join(sorted(OPTIONS))}, got {unknown[0]!r}"
             )
         self.parallel = parallel
+        if "inner_max_num_threads" in options:  # of a `Parallel` itself; a context's is set by joblib
+            self.inner_max_num_threads = options["inner_max_num_threads"]
         most = options["max_nbytes"]
         start = _workers.starter(
             n_jobs, self._prepare_worker_env(n_jobs), options["initializer"], tuple(options["initargs"])
@@ -383,3 +385,6 @@ def _call_back(callback: Callable[[Any], object], future: Future[Any]) -> None:
             one(done)
     finally:
         _called.waiting = None
+
+
+register_parallel_backend(NAME, FlameBackend)  # in workers, too: a call may name the backend

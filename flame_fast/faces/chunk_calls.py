@@ -274,6 +274,10 @@ class ItemCalls(ChunkCalls):
         StopIteration
             There is none.
         """
+        try:
+            return self._values.popleft()
+        except IndexError:
+            pass
         self.fill()
         with self._arrived:
             while not self._values:

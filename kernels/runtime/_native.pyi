@@ -3,7 +3,7 @@
 from collections.abc import AsyncIterator, Awaitable, Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future
 from types import ModuleType
-from typing import Any, Concatenate, Generic, ParamSpec, Self, TypeVar, overload
+from typing import Any, Generic, ParamSpec, Self, TypeVar, overload
 
 DRIVER: int
 ZYGOTE: int
@@ -23,10 +23,7 @@ class Role:
 
 Kind = TypeVar("Kind", bound=type)
 P = ParamSpec("P")
-Q = ParamSpec("Q")
 A = TypeVar("A")
-B = TypeVar("B")
-C = TypeVar("C")
 R = TypeVar("R")
 R_co = TypeVar("R_co", covariant=True)
 
@@ -85,62 +82,22 @@ class CallTarget(Generic[P, R]):
     ) -> None: ...
     def expect_arguments(self, fewest: int, most: int) -> None: ...
 
-    # A future stands for its value. mypy solves `Concatenate` for one that is a future, and not for `A | ObjectHandle[A]`.
+    # A future stands for its value. Where one stands among the first five, the other arguments are not checked: no type says
+    # "these parameters, or futures of them".
     @overload
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> ObjectFuture[R]: ...
     @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, Q], R], a: ObjectHandle[A], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> ObjectFuture[R]: ...
+    def __call__(self, a: ObjectHandle[Any], /, *args: Any, **kwargs: Any) -> ObjectFuture[R]: ...
     @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, Q], R], a: A, b: ObjectHandle[B], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> ObjectFuture[R]: ...
+    def __call__(self, a: Any, b: ObjectHandle[Any], /, *args: Any, **kwargs: Any) -> ObjectFuture[R]: ...
     @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, Q], R],
-        a: ObjectHandle[A],
-        b: ObjectHandle[B],
-        /,
-        *args: Q.args,
-        **kwargs: Q.kwargs,
-    ) -> ObjectFuture[R]: ...
-    @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, C, Q], R], a: A, b: B, c: ObjectHandle[C], /, *args: Q.args, **kwargs: Q.kwargs
-    ) -> ObjectFuture[R]: ...
-    @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, C, Q], R],
-        a: A,
-        b: ObjectHandle[B],
-        c: ObjectHandle[C],
-        /,
-        *args: Q.args,
-        **kwargs: Q.kwargs,
-    ) -> ObjectFuture[R]: ...
-    @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, C, Q], R],
-        a: ObjectHandle[A],
-        b: B,
-        c: ObjectHandle[C],
-        /,
-        *args: Q.args,
-        **kwargs: Q.kwargs,
-    ) -> ObjectFuture[R]: ...
-    @overload
-    def __call__(
-        self: CallTarget[Concatenate[A, B, C, Q], R],
-        a: ObjectHandle[A],
-        b: ObjectHandle[B],
-        c: ObjectHandle[C],
-        /,
-        *args: Q.args,
-        **kwargs: Q.kwargs,
-    ) -> ObjectFuture[R]: ...
+    def __call__(self, a: Any, b: Any, c: ObjectHandle[Any], /, *args: Any, **kwargs: Any) -> ObjectFuture[R]: ...
     @overload
     def __call__(self, a: Any, b: Any, c: Any, d: ObjectHandle[Any], /, *args: Any, **kwargs: Any) -> ObjectFuture[R]: ...
+    @overload
+    def __call__(
+        self, a: Any, b: Any, c: Any, d: Any, e: ObjectHandle[Any], /, *args: Any, **kwargs: Any
+    ) -> ObjectFuture[R]: ...
     @overload
     def __call__(self, **kwargs: ObjectHandle[Any]) -> ObjectFuture[R]: ...
 

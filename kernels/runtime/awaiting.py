@@ -20,9 +20,11 @@ from concurrent.futures import CancelledError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Generator
-    from typing import Any
+    from typing import Any, TypeVar
 
     from flame_fast.kernels.runtime import ObjectFuture
+
+    T = TypeVar("T")
 
 
 class Deliveries:
@@ -211,14 +213,14 @@ async def wait_for_all(
     await _wait(left, ending, timeout)
 
 
-async def run_in_thread(function: Callable[[], object]) -> None:
-    """Run a function that may take a while in a thread of the running event loop."""
+async def run_in_thread(function: Callable[[], T]) -> T:
+    """Run a function that may take a while in a thread of the running event loop; return its value."""
     if asyncio._get_running_loop() is not None:
-        await asyncio.to_thread(function)
-    else:
-        import trio
+        return await asyncio.to_thread(function)
+    import trio
 
-        await trio.to_thread.run_sync(function)
+    value: T = await trio.to_thread.run_sync(function)
+    return value
 
 
 def outcome_of(future: ObjectFuture[Any]) -> Generator[Any, Any, Any]:

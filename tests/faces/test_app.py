@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from app_services import Broken, Counter, fibonacci, nested, scaling, shifting, square, where
+from app_services import Broken, Counter, cube, fibonacci, nested, scaling, shifting, square, where
 from applications import registered
 from definition_matrix import run_program
 from gates import PATIENCE_S, add, fail, passes_in_child, run_script, wait_until
@@ -76,6 +76,11 @@ def test_local_functions_partials_and_compiled_ones_are_services(application):
         assert remote(3, 4) == remote.remote(3, 4).get(PATIENCE_S) == function(3, 4)
         assert remote.__name__ == function.__name__
         assert not hasattr(function, "remote")  # it is another module's
+
+
+def test_a_cached_function_is_a_service(application):
+    assert (cube(2), cube.remote(3).get()) == (8, 27)
+    assert cube.cache_info().currsize == 1
 
 
 def test_a_service_of_its_own_has_what_remote_has_not(application):

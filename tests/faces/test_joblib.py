@@ -143,6 +143,21 @@ def test_options_stay_after_an_error():
         assert parallel(delayed(same)(number) for number in range(3)) == [0, 1, 2]
 
 
+def test_a_parallel_may_limit_the_threads_itself(project):
+    found = Parallel(n_jobs=2, backend="flame_fast", inner_max_num_threads=1)(
+        delayed(os.getenv)("OMP_NUM_THREADS") for _ in "ab"
+    )
+    assert found == ["1", "1"]
+
+
+def test_a_call_may_name_the_backend(project):
+    def nested():
+        with parallel_config("flame_fast", n_jobs=2):
+            return Parallel()(delayed(abs)(number) for number in (-1, 2))
+
+    assert Parallel()(delayed(nested)() for _ in range(2)) == [[1, 2]] * 2
+
+
 def test_unknown_options_are_refused():
     with pytest.raises(TypeError, match="expected some of .*initializer.*, got 'initialiser'"):
         Parallel(initialiser=same)(delayed(same)(number) for number in range(3))

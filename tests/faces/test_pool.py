@@ -19,7 +19,7 @@ from multiprocessing.pool import MaybeEncodingError
 import numpy as np
 import pytest
 from gates import PATIENCE_S, Gate, add, fail, hold, run_script, same, wait_until
-from pool_tasks import Adds, Refusing, in_a_task, inverse, read_value, set_value, square, touch
+from pool_tasks import Adds, Refusing, identity, in_a_task, inverse, read_value, set_value, square, touch
 from tqdm import tqdm
 
 from flame_fast import FlameError, Pool, WorkerDiedError
@@ -44,6 +44,14 @@ def test_apply_calls_any_callable(pool):
         assert pool.apply(adds, (1,)) == 11
         assert pool.apply(dict, (), {"a": 1}) == {"a": 1}
     assert pool.apply(os.getpid) != os.getpid()
+
+
+def test_workers_have_a_name_and_a_number_as_multiprocessing_s_have(pool):
+    name, (number,) = pool.apply(identity)
+    assert name == f"FlamePoolWorker-{number}" and number >= 1
+    assert multiprocessing.current_process().name == "MainProcess"
+    with Pool(1, engine="inline") as here:
+        assert here.apply(identity) == ("MainProcess", ())
 
 
 def test_a_result_is_waited_for_and_read(pool):

@@ -20,7 +20,7 @@ FLOORS = [
     {"joblib"},
     {"faces._joblib"},
     {"executor", "pool", "app"},
-    {"faces.pool_results"},
+    {"faces.pool_results", "faces.pool_worker"},
     {"faces.chunk_calls"},
     {"faces.function_services"},
     {"runner", "inspection.dump"},

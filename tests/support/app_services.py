@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 
@@ -12,6 +13,12 @@ from flame_fast import app
 def square(number):
     """Square a number."""
     return number * number
+
+
+@app.service
+@functools.lru_cache
+def cube(number):
+    return number**3
 
 
 @app.service()

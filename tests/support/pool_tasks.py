@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 
 from flame_fast import Pool
 
 VALUE = None
+
+
+def identity():
+    me = multiprocessing.current_process()
+    return me.name, me._identity
 
 
 def square(number):

@@ -75,7 +75,7 @@ def futures_as_arguments(rr: Runner) -> None:
     reveal_type(labels(squares(1), squares(2)))  # ObjectFuture[str]
     reveal_type(rr.service(total)(1, squares(2), squares(3)))  # ObjectFuture[bytes]
     reveal_type(rr.service(four)(1, "b", 2.0, rr.put_object(b"")))  # ObjectFuture[bool]
-    squares(squares(3), 4)  # error
+    reveal_type(rr.service(total)(1, squares(2), 3))  # ObjectFuture[bytes]
 
 
 def values(rr: Runner) -> None:
@@ -137,7 +137,14 @@ def cube(x: int) -> int:
     return x**3
 
 
+@app.service(warmup=1)
+async def fetched(url: str) -> bytes:
+    return b""
+
+
 def by_app() -> None:
+    reveal_type(fetched.remote("a").get())  # bytes
+    reveal_type(cube.__name__)  # str
     reveal_type(cube(3))  # int
     reveal_type(cube.remote(3))  # ObjectFuture[int]
     reveal_type(cube.remote(cube.remote(3)).get())  # int
