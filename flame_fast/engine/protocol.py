@@ -9,11 +9,12 @@ readers use this module; no module imports it at run time, since `typing` costs 
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Self
 
     from flame_fast.engine.spec import CallOptions, MapOptions, ServiceSpec
     from flame_fast.kernels.runtime import CallTarget, ObjectRef, Worker
@@ -86,8 +87,14 @@ class Future(Ref, Protocol):
         """Wait for the call; return a ref of its value."""
 
 
-class Results(Iterator[R_co], AsyncIterator[R_co], Protocol[R_co]):
+class Results(Iterator[R_co], Protocol[R_co]):
     """The results of `map`, for `for` and for `async for`."""
+
+    def __aiter__(self) -> Self:
+        """Return this iterator."""
+
+    def __anext__(self) -> Awaitable[R_co]:
+        """Return what is awaited for the next result; that raises StopAsyncIteration at the end."""
 
     def __length_hint__(self) -> int:
         """Return how many results are left, as far as that is known."""

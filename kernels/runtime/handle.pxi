@@ -24,5 +24,5 @@ cdef class SlotReference:
 
     def __reduce__(self):
         raise TypeError(
-            f"a {type(self).__name__} travels only as an argument of a call of its own runner; pass its value: .get()"
+            f"an {type(self).__name__} travels only as an argument of a call of its own runner; pass its value: .get()"
         )

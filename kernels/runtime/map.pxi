@@ -54,6 +54,11 @@ cdef class MapResults:
     cdef Py_ssize_t ahead
     cdef object turn            # a lock; None: it is not eager
 
+    @classmethod
+    def __class_getitem__(cls, value):
+        """Return the type with that of its results, for annotations."""
+        return GenericAlias(cls, value)
+
     def __init__(self, CallTarget target, iterable, chunksize=None, timeout=None, bint ordered=True, bint star=False,
                  bint all_outcomes=False, length=None, bint eager=False, ahead=None):
         self.target = target
@@ -338,6 +343,11 @@ cdef class TakenResults:
     cdef MapResults results
     cdef object as_raised       # returns the error to raise in place of an item's
     cdef bint begun
+
+    @classmethod
+    def __class_getitem__(cls, value):
+        """Return the type with that of its results, for annotations."""
+        return GenericAlias(cls, value)
 
     def __init__(self, MapResults results not None, as_raised):
         self.results = results
