@@ -332,3 +332,16 @@ def test_a_future_s_descriptors(rr, project):
         await asyncio.gather(*waiting)
 
     run(main())
+
+
+def test_the_warning_of_dropped_calls_names_the_line_of_the_block(project):
+    async def main():
+        with Gate() as gate:
+            async with Runner("drops", workers=1, package=False) as rr:
+                kept.append(rr.service(hold)(gate))
+                gate.entered()
+
+    kept = []
+    with pytest.warns(UserWarning, match="1 unfinished call") as caught:
+        run(main())
+    assert [warning.filename for warning in caught] == [__file__]
