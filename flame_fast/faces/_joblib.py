@@ -69,20 +69,36 @@ _called = threading.local()  # `waiting`: callbacks to run in this thread, if on
 # ---- in a worker -----------------------------------------------------------------------------------------------------
 
 
-def run_batch(function: Callable[..., Any] | None, calls: list[tuple[Any, ...]], nested: Any, n_jobs: int | None) -> Any:
-    """Make a batch of calls in a worker. `function`: of all of them; None: each has its own in front.
+def run_batch(
+    function: Any, arguments: list[tuple[Any, ...]], named: list[dict[str, Any]] | None, nested: Any, n_jobs: int | None
+) -> Any:
+    """Make a batch of calls in a worker.
 
-    `nested` and `n_jobs` are those of a `Parallel` in a call. Returns the results as a list; an exception that a Runner does
-    not raise as itself in its place.
+    Parameters
+    ----------
+    function : callable or list
+        Of all calls, or of each.
+    arguments : list of tuples
+    named : list of dict, optional
+        None: no call has arguments by name.
+    nested, n_jobs
+        Those of a `Parallel` in a call.
+
+    Returns
+    -------
+    list or BaseException
+        The results; in their place an exception that a Runner does not raise as itself.
     """
     if type(nested) is tuple:
         kind, level = nested
         nested = PLAIN_BACKENDS[kind](nesting_level=level)
     try:
         with parallel_config(backend=nested, n_jobs=n_jobs):
-            if function is None:
-                return [one(*args, **kwargs) for one, args, kwargs in calls]
-            return [function(*args, **kwargs) for args, kwargs in calls]
+            if named is None and type(function) is not list:
+                return [function(*args) for args in arguments]
+            functions = function if type(function) is list else [function] * len(arguments)
+            every = zip(functions, arguments, named or [{}] * len(arguments), strict=True)
+            return [one(*args, **kwargs) for one, args, kwargs in every]
     except serialization.NOT_RAISED_AS_THEMSELVES as error:
         return error
 
@@ -183,15 +199,16 @@ class Batches:
 
     def _call(self, batch: BatchedCalls) -> ObjectFuture[Any]:
         service = self._service or self._begin(batch)
-        calls: list[tuple[Any, ...]] = [
-            (tuple(map(self._argument, args)), {name: self._argument(value) for name, value in kwargs.items()})
-            for _, args, kwargs in batch.items
-        ]
-        first = batch.items[0][0]
-        if all(one is first for one, _, _ in batch.items):
-            return service(self._function_of(first), calls, _plain(batch._backend), batch._n_jobs)
-        calls = [(_own(one), *call) for (one, _, _), call in zip(batch.items, calls, strict=True)]
-        return service(None, calls, _plain(batch._backend), batch._n_jobs)
+        functions, every, named = zip(*batch.items, strict=True)
+        first = functions[0]
+        same = all(one is first for one in functions)
+        return service(
+            self._function_of(first) if same else list(map(_own, functions)),
+            list(map(self._arguments, every)),
+            [{name: self._argument(value) for name, value in kwargs.items()} for kwargs in named] if any(named) else None,
+            _plain(batch._backend),
+            batch._n_jobs,
+        )
 
     def _begin(self, batch: BatchedCalls) -> RunnerService[..., Any]:
         self._runner = self._start(fork_safe_modules(_values_of(batch)))
@@ -212,6 +229,12 @@ class Batches:
             travels = self._runner.put_object(_own(function))
             self._function = function, travels
         return travels
+
+    def _arguments(self, args: tuple[Any, ...]) -> tuple[Any, ...]:
+        for value in args:
+            if isinstance(value, ndarray):
+                return tuple(map(self._argument, args))
+        return args
 
     def _argument(self, value: Any) -> Any:
         """Return a large array's place, what opens a memory map again, anything else as it is."""
