@@ -81,8 +81,7 @@ class Pool:
     - Large arrays in arguments and results are not copied between processes, see `Runner`. Of `map` and `imap` the function
       travels once, with all that it holds.
     - `imap` and `imap_unordered` read their iterable a bounded number of items ahead of the values taken, so it may be
-      endless. They read it in the thread that takes the values: an iterable that waits for values of the same `imap` waits
-      for ever. Once the pool is closed, they read it to its end.
+      endless. Once the pool is closed, they read it to its end.
     - Each callback that raises is logged; the pool goes on.
     - After `terminate` the results of unfinished calls raise a `FlameError`; there they wait for ever.
     - Tasks may make pools: those use the workers that there are.
@@ -275,7 +274,8 @@ class Pool:
         _check_chunksize(chunksize)
         target = self._target(func, chunksize, star=False)
         chunks = _chunks(iter(iterable), chunksize)
-        calls = ItemCalls(target, chunks, AHEAD_PER_WORKER * self._processes, self._unfinished, ordered)
+        may_wait = not hasattr(type(iterable), "__len__")
+        calls = ItemCalls(target, chunks, AHEAD_PER_WORKER * self._processes, self._unfinished, ordered, may_wait)
         return IMapIterator(self, calls)
 
     def _target(self, func: Callable[..., Any], chunksize: int, *, star: bool) -> ChunkTarget:

@@ -9,10 +9,12 @@ at a time, and holds no lock meanwhile: the source is the user's, and may take i
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import deque
 from concurrent.futures import Future
 from functools import partial
 from itertools import chain
+from queue import SimpleQueue
 
 from flame_fast.errors import WorkerDiedError
 from flame_fast.faces.function_services import own_error
@@ -242,12 +244,27 @@ class ItemCalls(ChunkCalls):
     ----------
     ordered : bool
         In the order of the items; by False, as calls are done.
+    may_wait : bool
+        The source may wait, perhaps for values of its own calls: a thread reads it.
     """
 
     def __init__(
-        self, target: ChunkTarget, chunks: Iterator[list[Any]], ahead: int, unfinished: list[ChunkCalls], ordered: bool
+        self,
+        target: ChunkTarget,
+        chunks: Iterator[list[Any]],
+        ahead: int,
+        unfinished: list[ChunkCalls],
+        ordered: bool,
+        may_wait: bool,
     ) -> None:
         super().__init__(target, chunks, ahead, unfinished)
+        self._asked: SimpleQueue[bool] | None = None
+        if may_wait:
+            self._asked = SimpleQueue()
+            threading.Thread(
+                target=_read, args=(weakref.ref(self), self._asked), name="flame-pool-reader", daemon=True
+            ).start()
+            weakref.finalize(self, self._asked.put, False).atexit = False
         self._arrived = threading.Condition(self._turn)
         self._ordered = ordered
         self._outcomes: dict[int, tuple[list[Any], BaseException | None]] = {}  # by the chunk's number, as they came
@@ -259,6 +276,18 @@ class ItemCalls(ChunkCalls):
     def finish_source(self) -> None:
         self.be_eager()
         self.fill()
+
+    def read(self) -> None:
+        """Make calls while there is room, in the thread that reads the source, if there is one."""
+        if self._asked is None:
+            self.fill()
+        elif not self._is_filling:
+            self._asked.put(True)
+
+    def _end(self) -> None:
+        super()._end()
+        if self._asked is not None:
+            self._asked.put(False)
 
     def be_eager(self) -> None:
         """Wait no longer for values to be taken before more calls are made: from the next call that is done."""
@@ -278,7 +307,7 @@ class ItemCalls(ChunkCalls):
             return self._values.popleft()
         except IndexError:
             pass
-        self.fill()
+        self.read()
         with self._arrived:
             while not self._values:
                 if not self._arrived.wait_for(lambda: self._is_ready() or self._is_over(), timeout):
@@ -318,3 +347,13 @@ class ItemCalls(ChunkCalls):
     def _go_on(self) -> None:
         if self._is_eager:
             self.fill()
+
+
+def _read(reference: weakref.ref[ItemCalls], asked: SimpleQueue[bool]) -> None:
+    """Read a source whenever it is asked for; holds the calls only meanwhile."""
+    while asked.get():
+        calls = reference()
+        if calls is None:
+            return
+        calls.fill()
+        del calls

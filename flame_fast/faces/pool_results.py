@@ -231,7 +231,7 @@ class IMapIterator:
         self._pool: object = pool  # keeps it at work
         self._calls = calls
         self._is_begun = False
-        calls.fill()
+        calls.read()
 
     def __iter__(self) -> IMapIterator:
         return self

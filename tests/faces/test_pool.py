@@ -224,6 +224,23 @@ def test_imap_goes_on_after_an_error(pool):
     assert list(values) == [5]
 
 
+@pytest.mark.parametrize("method", ["imap", "imap_unordered"])
+def test_a_source_may_wait_for_values_of_its_own(pool, method):
+    """As programs do that bound how far `multiprocessing` reads ahead."""
+    room = threading.Semaphore(3)
+
+    def source():
+        for number in range(20):
+            assert room.acquire(timeout=PATIENCE_S)
+            yield number
+
+    found = []
+    for value in getattr(pool, method)(square, source()):
+        found.append(value)
+        room.release()
+    assert sorted(found) == [number * number for number in range(20)]
+
+
 def test_imap_s_next_takes_a_timeout(pool):
     with Gate() as gate:
         values = pool.imap(lambda number: hold(gate, number) if number else number, [0, 1])
@@ -260,19 +277,16 @@ def test_imap_unordered_gives_out_what_is_done(pool):
 
 
 def test_a_slow_iterable_keeps_no_value_back(pool):
-    """While a value waits to be taken, one item is read for each that is."""
-    taken = []
+    goes_on = threading.Event()
 
     def source():
-        for number in range(10):
-            taken.append(number)
-            yield number
-            wait_until(pool._unfinished[-1]._is_ready, "a value")
+        yield 0
+        assert goes_on.wait(PATIENCE_S)
+        yield from range(1, 10)
 
     values = pool.imap(same, source())
-    assert taken == [0, 1]
-    assert next(values) == 0
-    assert len(taken) <= 3
+    assert values.next(PATIENCE_S) == 0
+    goes_on.set()
     assert list(values) == list(range(1, 10))
 
 
