@@ -204,12 +204,18 @@ def test_an_item_s_error_comes_in_its_turn_and_stops_no_other(executor, project)
 
 
 def test_map_s_time_out(executor, project):
+    def held(gate, number):
+        return hold(gate, number) if number else number
+
     with Gate() as gate:
-        results = executor.map(lambda number: hold(gate, number) if number else number, [0, 1], timeout=1, chunksize=1)
-        assert next(results) == 0
-        with pytest.raises(TimeoutError):
-            next(results)
-        gate.open()
+        assert executor.submit(held, gate, 0).result(PATIENCE_S) == 0  # a worker has started
+        results = executor.map(functools.partial(held, gate), [0, 1], timeout=2, chunksize=1)
+        try:
+            assert next(results) == 0
+            with pytest.raises(TimeoutError):
+                next(results)
+        finally:
+            gate.open()  # else the executor's end would wait for it
 
 
 def test_a_map_that_is_left_is_cancelled(executor, project):
