@@ -54,8 +54,9 @@ class Method(MappedTarget["P", "R"]):
     def __init__(self, service: RunnerService[..., Any], name: str) -> None:
         self._service = service
         self.__name__ = name
-        if service._described is not None:
-            self.__doc__ = static_attribute(service._described, name).__doc__
+        function = None if service._described is None else static_attribute(service._described, name)
+        if function is not None:  # else it is a callable of the instance alone
+            self.__doc__ = function.__doc__
 
     def _engine_of_map(self) -> tuple[Engine, int]:
         return self._service._engine_of_map()

@@ -131,6 +131,10 @@ def test_an_object_s_methods_take_what_the_object_s_own_take(rr):
     for service in (rr.service(Strategy("short")), rr.service(Strategy, args=("short",))):
         assert service.solve(1).get() == -1
     assert rr.service(Strategy(scale)).solve(1, 2, plus=3).get() == 5
+    strategy = Strategy()
+    strategy.extra = scale  # that the class has not at all
+    service = rr.service(strategy)
+    assert service.extra(4).get() == 8 and service.extra.__doc__ == type(service.extra).__doc__
     assert rr.service(Strategy).solve(1, 2).get() == 3
     with pytest.raises(TypeError, match="solve"):
         rr.service(Strategy()).solve(1).get()
