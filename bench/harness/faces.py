@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from contextlib import contextmanager
+from functools import partial
 
 import contenders
 from contenders import WORKERS
+from measuring import interleaved, timed
 from tasks import nothing
 
 import flame_fast
@@ -83,8 +85,21 @@ def entry(index, array):
     return float(array[index])
 
 
-def search_seconds(name, times):
-    """Seconds of so many grid searches of a random forest, one after the other, in a process that has run none."""
+def cold_search_seconds(name):
+    """Seconds of a grid search in a process that has run none."""
+    return _timed_search()(name)
+
+
+def warm_search_seconds(rounds):
+    """Seconds of so many grid searches by either backend, in turn, after one of each in this process."""
+    search = _timed_search()
+    for name in (OURS, LOKY):
+        search(name)
+    return interleaved({name: partial(search, name) for name in (OURS, LOKY)}, rounds)
+
+
+def _timed_search():
+    """Return a function of a backend's name: the seconds of a grid search of a random forest."""
     import joblib
     from sklearn.datasets import make_classification
     from sklearn.ensemble import RandomForestClassifier
@@ -95,14 +110,12 @@ def search_seconds(name, times):
     flame_fast.joblib.register()
     values, classes = make_classification(1_000, random_state=1)
     grid = {"max_depth": [3, 6], "n_estimators": [10, 20]}
-    found = []
-    for _ in range(times):
-        search = GridSearchCV(RandomForestClassifier(random_state=1), grid, cv=3)
+
+    def search(name):
         with joblib.parallel_config(name, n_jobs=WORKERS):
-            start = time.perf_counter()
-            search.fit(values, classes)
-            found.append(time.perf_counter() - start)
-    return found
+            return timed(GridSearchCV(RandomForestClassifier(random_state=1), grid, cv=3).fit, values, classes)
+
+    return search
 
 
 # ---- starts --------------------------------------------------------------------------------------------------------------
