@@ -98,7 +98,9 @@ class Executor(ExecutorBase):
 
     - It never breaks. A worker that dies fails the call that it ran, with a `WorkerDiedError` that is a `BrokenProcessPool`,
       too, and is replaced: other calls go on. An initializer that raises fails each call with its exception.
-    - Locks and queues of `multiprocessing` cannot be passed to workers: those of a `multiprocessing.Manager` can.
+    - Locks, queues, events and shared values of `multiprocessing` may be passed to workers by `initargs`, and as arguments,
+      too. One that a child has from a fork before cannot, see `multiprocessing.get_context("spawn")`; nor can the ends of a
+      two-way `Pipe`. As there, this process must keep them.
     - Functions need not be importable: lambdas, local functions and those of `__main__` travel by value.
     - Large arrays in arguments and results are not copied between processes, see `Runner`.
     - `map` sends several items in one call where they are short; `chunksize` sets how many.

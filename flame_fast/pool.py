@@ -75,8 +75,9 @@ class Pool:
       on, and nothing hangs. An initializer that raises fails each call with its exception.
     - Workers are no forks of this process. As with the start method "spawn", they know nothing of what it has computed, but
       for the globals of `__main__`: pass it, or have the initializer make it.
-    - Locks and queues of `multiprocessing` cannot be passed to workers, nor to the initializer: those of a
-      `multiprocessing.Manager` can.
+    - Locks, queues, events and shared values of `multiprocessing` may be passed as arguments, too, not by `initargs` alone.
+      One that a child has from a fork before cannot, see `multiprocessing.get_context("spawn")`; nor can the ends of a
+      two-way `Pipe`. Globals of a module that workers import are their own.
     - Functions need not be importable: lambdas, local functions and those of `__main__` travel by value.
     - Large arrays in arguments and results are not copied between processes, see `Runner`. Of `map` and `imap` the function
       travels once, with all that it holds.

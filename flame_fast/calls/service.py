@@ -26,7 +26,7 @@ from flame_fast.calls.options import changed
 from flame_fast.calls.session import session_of
 from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, generator_in
 from flame_fast.engine.current import engine_of
-from flame_fast.engine.spec import FUNCTION, INSTANCE, CallOptions, ServiceSpec
+from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
 from flame_fast.kernels.runtime import UNCALLABLE, call_without_frames, serialization
@@ -358,7 +358,8 @@ def make_service(
     if options.concurrency > 1 and kind != INSTANCE:
         limit = limit or engine.workers  # a queue of its own: a worker takes all that it runs at once from there
     methods = () if kind == FUNCTION else method_names(obj)
-    for name in sorted(RESERVED.intersection(methods)):
+    closed = {"close"} if kind == CLASS else set()  # its worker calls that one
+    for name in sorted(RESERVED.intersection(methods) - closed):
         warnings.warn(
             f"{name!r} is a name of the service itself; reach the method of {name_of(obj)} by .call({name!r}, ...)",
             stacklevel=3,

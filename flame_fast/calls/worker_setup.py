@@ -19,10 +19,6 @@ if TYPE_CHECKING:
 THREADS = "OMP_NUM_THREADS"
 
 
-#: What the locks and queues of multiprocessing say when they are pickled.
-_SHARED = "shared between processes through inheritance"
-
-
 @record
 class WorkerSetup:
     """What workers do before their first task, checked.
@@ -94,9 +90,8 @@ def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> b
     except FlameError:
         raise
     except Exception as error:
-        hint = "; workers are no children of this process, so make it by multiprocessing.Manager()" * (_SHARED in str(error))
         raise TypeError(
-            f"the initializer {initializer!r} or its arguments cannot be pickled and sent to a worker: {error}{hint}"
+            f"the initializer {initializer!r} or its arguments cannot be pickled and sent to a worker: {error}"
         ) from error
     return body
 

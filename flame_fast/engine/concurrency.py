@@ -70,6 +70,16 @@ class ConcurrentCalls:
                 self._end(worker, index, None, error)
             coroutine.close()
 
+    def close(self) -> None:
+        """Cancel what is left on the loop, and close it."""
+        left = asyncio.all_tasks(self._loop)
+        for task in left:
+            task.cancel()
+        if left:
+            self._loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+        self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+        self._loop.close()
+
     async def _drive(self, worker: Worker, first: int, coroutine: Any, limit: int) -> None:
         changed = asyncio.Event()
         queue, begun = worker.queue_of(first), time.monotonic()

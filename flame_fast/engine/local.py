@@ -16,6 +16,7 @@ import time
 
 from flame_fast.engine import spawn
 from flame_fast.engine.descriptors import Descriptor
+from flame_fast.engine.left_behind import end_sessions, started_by_now
 from flame_fast.engine.output import OutputPump
 from flame_fast.engine.segment import DriverEngine
 from flame_fast.kernels.runtime import Client
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.spec import EngineOptions
 
 #: Seconds the zygote gets to end all workers and itself.
-ZYGOTE_PATIENCE_S = 1.0
+ZYGOTE_PATIENCE_S = 1.7
 
 #: Seconds between two looks whether a zygote that ends its workers has died.
 LOOK_S = 0.05
@@ -177,7 +178,9 @@ class LocalEngine(DriverEngine):
                 return
             if time.monotonic() > deadline:
                 self._kill_zygote()  # its workers die with it
-                return
+                break
+        if self._zygote_pid > 0:  # its session's number
+            end_sessions({self._zygote_pid: started_by_now()})
 
     def _zygote_lives(self) -> bool:
         try:

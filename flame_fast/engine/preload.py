@@ -100,6 +100,11 @@ class Preloading:
         self._thread: threading.Thread | None = None
         self._finished = False
 
+    @property
+    def imports(self) -> bool:
+        """Whether an import runs: it may wait for a process of its own."""
+        return self._thread is not None and not self._finished
+
     def will_be_long(self, wanted: int) -> bool:
         """Tell whether `is_busy` will start an import that takes long."""
         return self._thread is None and bool(wanted & ~self.loaded & sum(HEAVY_BITS.values()))

@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import sys
-from types import AsyncGeneratorType, CoroutineType, GeneratorType
+from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 
 from flame_fast.calls.captures import with_state
 from flame_fast.engine.capture import Capture, StandardCapture
 from flame_fast.engine.current import set_importing
+from flame_fast.engine.leaving import close_object
 from flame_fast.engine.post_mortem import call_name, late_error
 from flame_fast.engine.spec import CLASS, FUNCTION, Construction, ServiceSpec
 from flame_fast.errors import TaskError
@@ -41,7 +42,7 @@ class LoadFailure(Exception):
 class LoadedService:
     """A service's callables in this process, or the dumped error that loading it raised."""
 
-    __slots__ = ("failure", "functions", "generation", "namespace", "spec")
+    __slots__ = ("failure", "functions", "generation", "made", "namespace", "spec")
 
     def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
         self.spec: ServiceSpec = spec
@@ -49,6 +50,12 @@ class LoadedService:
         self.generation: int = generation
         self.functions: list[Callable[..., Any]] = []
         self.failure: bytes | None = None
+        self.made: Any = None  # the object of a class service, made here: its end is ours, too
+
+    def end(self) -> None:
+        made, self.made = self.made, None
+        if made is not None:
+            close_object(made)
 
 
 class Initialized:
@@ -232,7 +239,9 @@ class Host:
             else:
                 if spec.kind == CLASS:
                     self.source.mark_stateful()
-                instance = target() if spec.kind == CLASS or isinstance(target, Construction) else target
+                instance = target
+                if spec.kind == CLASS or isinstance(target, Construction):
+                    instance = loaded.made = target()
                 loaded.functions = [instance if not name else getattr(instance, name) for name in spec.methods]
         except BaseException as error:
             loaded.failure = self.dump_error(error)
@@ -270,12 +279,29 @@ class Host:
         """Drop closed services: no call of them can come any more."""
         for service, loaded in list(self._loaded.items()):
             if loaded not in self._suspended and not self.source.is_service(service, loaded.generation):
-                del self._loaded[service]
+                self._loaded.pop(service).end()
 
     def drop_services(self) -> None:
-        """Drop every loaded service: its function may hold a nested runner, which holds the engine and this host."""
+        """Drop every loaded service, and close the objects made for them.
+
+        A function may hold a nested runner, which holds the engine and this host.
+        """
+        for loaded in self._loaded.values():
+            loaded.end()
         self._loaded.clear()
         self._current = None
+
+    def modules(self) -> list[ModuleType]:
+        """Return the modules made for globals of services that cannot be imported, as those of `__main__`."""
+        namespaces = {id(loaded.namespace): loaded.namespace for loaded in self._loaded.values()}
+        if self._initialized is not None:
+            namespaces[id(self._initialized.namespace)] = self._initialized.namespace
+        return [module for namespace in namespaces.values() for module in namespace.modules.values()]
+
+    def end_coroutines(self) -> None:
+        """Cancel the coroutines that calls have left behind."""
+        if self._concurrent is not None:
+            self._concurrent.close()
 
     def resolve_awaitable(self, value: Any) -> Any:
         """Return a task's value as it travels: run a coroutine to its end.

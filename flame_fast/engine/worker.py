@@ -12,6 +12,7 @@ import sys
 
 from flame_fast.engine.capture import Capture, Mirror
 from flame_fast.engine.current import register, set_serving_engine
+from flame_fast.engine.leaving import forget_exit_functions, leave
 from flame_fast.engine.post_mortem import users_paths
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.engine.segment import SegmentEngine
@@ -107,6 +108,11 @@ class Project:
                 "numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"])
             )
 
+    @property
+    def directories(self) -> tuple[str, str]:
+        """Where the user's modules are, unpacked and with the user. Empty before `prepare`."""
+        return self._unpacked, self._directory
+
     def shown(self, text: str) -> str:
         """Return a text with the user's paths in place of the unpacked project's."""
         return users_paths(text, self._unpacked, self._directory) if self._unpacked else text
@@ -130,6 +136,7 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         return
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    forget_exit_functions()
     runtime.become(index, runtime.name, runtime.doorbell_fd)
     if not runtime.claim_entry(token, os.getpid(), start_time(os.getpid())):
         return
@@ -164,17 +171,33 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
     engine = WorkerEngine(runtime)
     register(engine)
     set_serving_engine(engine)
-    _serve(runtime, host)
+    _serve(runtime, host, project)
 
 
-def _serve(runtime: Worker, host: Host) -> None:
+def _serve(runtime: Worker, host: Host, project: Project) -> None:
     while True:
         try:
             runtime.serve(host)
             break
         except KeyboardInterrupt:  # a signal sent to this worker between two tasks
             continue
+        except SystemExit:  # a task's handler of a signal
+            break
+        except BaseException as error:
+            if not _is_of_a_handler(error):
+                raise
+            sys.excepthook(*sys.exc_info())
+    os.eventfd_write(runtime.doorbell_fd, 1)  # another one may take its place
+    leave(host, project.directories)
     host.flush()
+
+
+def _is_of_a_handler(error: BaseException) -> bool:
+    """Tell whether a task's handler of a signal, as of a forgotten alarm, has raised this between two tasks."""
+    frames = error.__traceback__
+    while frames is not None and frames.tb_frame.f_globals.get("__name__", "").startswith("flame_fast."):
+        frames = frames.tb_next
+    return frames is not None
 
 
 def share_compiled_code(unpacked: str, directory: str, home: str) -> None:

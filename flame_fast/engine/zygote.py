@@ -26,6 +26,7 @@ import time
 
 from flame_fast.engine import worker
 from flame_fast.engine.capture import mirrored
+from flame_fast.engine.left_behind import LeftBehind
 from flame_fast.engine.post_mortem import (
     BY_FORCE,
     MOST_STACK,
@@ -57,8 +58,8 @@ if TYPE_CHECKING:
 
 #: Seconds that a surplus pool worker stays, in case a blocked task needs it again.
 SURPLUS_S = 1.0
-#: Seconds that idle workers get to leave by themselves when the runner ends.
-LEAVE_S = 0.2
+#: Seconds that idle workers get to leave by themselves when the runner ends, with all that their programs do at exit.
+LEAVE_S = 1.2
 #: Seconds between two looks at closed services whose calls still run.
 REAP_S = 0.1
 #: Seconds without an extent allocation after which cached extents return their pages to the system.
@@ -122,6 +123,7 @@ class Zygote:
         self.preloading: Preloading = Preloading(ring_own_bell, preload)
         self.shortage: Shortage = Shortage(self.supervisor)
         self.doomed: set[int] = set()  # processes killed because of a call that they run, and not reaped yet
+        self.left_behind: LeftBehind = LeftBehind(os.getsid(0))
         self.surplus_since: float | None = None
         self.memory_takes: int = -1
         self.memory_since: float = 0.0
@@ -148,6 +150,8 @@ class Zygote:
                 else:
                     kill(child)
                     left.append(child)
+        if before:
+            self.left_behind.take_over(before)
         self.supervisor.recover_process(
             ZYGOTE, serialization.dump_error(WorkerDiedError("the process that supervises the workers died"))
         )
@@ -173,6 +177,8 @@ class Zygote:
             for pidfd in ready:
                 if pidfd in self.children:
                     self.reap(self.children[pidfd])
+            if not self.preloading.imports:
+                self.left_behind.reap({child.pid for child in self.children.values()})
             if self.supervisor.closing or self.supervisor.is_damaged:
                 self.end()
                 if not self.supervisor.is_damaged:
@@ -238,7 +244,9 @@ class Zygote:
 
     def pool_of(self, processes: list[ProcessInfo]) -> tuple[list[ProcessInfo], int]:
         """Return the pool workers, and how many of them are missing; a negative number: too many."""
-        pool = [one for one in processes if one.role == Role.POOL and one.index not in self.doomed]
+        pool = [
+            one for one in processes if one.role == Role.POOL and not one.retiring and one.index not in self.doomed
+        ]  # what one that retires does at its end may take long: nobody waits for it
         return pool, self.supervisor.workers + sum(one.blocked for one in pool) - len(pool)
 
     def start_for_others(self) -> None:
@@ -418,6 +426,7 @@ class Zygote:
         for child in self.children.values():
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(child.pid, os.WNOHANG)
+        self.left_behind.end()
 
     def stand_by(self) -> None:
         """Wait until the driver has released its application, and kills this process; release it if it dies before."""

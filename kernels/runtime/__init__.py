@@ -24,10 +24,13 @@ from flame_fast.kernels.runtime._native import Supervisor as Supervisor
 from flame_fast.kernels.runtime._native import TakenResults as TakenResults
 from flame_fast.kernels.runtime._native import Values as Values
 from flame_fast.kernels.runtime._native import Worker as Worker
+from flame_fast.kernels.runtime._native import adopt_orphans as adopt_orphans
 from flame_fast.kernels.runtime._native import call_without_frames as call_without_frames
 from flame_fast.kernels.runtime._native import check_timeout as check_timeout
 from flame_fast.kernels.runtime._native import die_with_parent as die_with_parent
 from flame_fast.kernels.runtime._native import forget_layouts as forget_layouts
+from flame_fast.kernels.runtime._native import map_semaphore as map_semaphore
+from flame_fast.kernels.runtime._native import move_semaphore as move_semaphore
 from flame_fast.kernels.runtime._native import scan_pages as scan_pages
 from flame_fast.kernels.runtime._native import with_checksum as with_checksum
 from flame_fast.kernels.runtime._native import with_item as with_item

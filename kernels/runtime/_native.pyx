@@ -24,7 +24,7 @@ from flame_fast.errors import FlameError, FlameErrorCode, StoreFullError, TaskTi
 
 cdef extern from "sys/prctl.h" nogil:
     int prctl(int option, unsigned long argument) noexcept
-    int PR_SET_PDEATHSIG
+    int PR_SET_PDEATHSIG, PR_SET_CHILD_SUBREAPER
 
 from .core.layout_checks cimport check_layout
 
@@ -34,10 +34,15 @@ def die_with_parent(int signal):
     """Ask the kernel for `signal` when the parent ends. Sound only under a single-threaded parent, as the supervisor is."""
     prctl(PR_SET_PDEATHSIG, signal)
 
+def adopt_orphans():
+    """Have this process become the parent of its descendants whose parents end."""
+    prctl(PR_SET_CHILD_SUBREAPER, 1)
+
 include "constants.pxi"
 include "python_api.pxi"
 include "numpy_api.pxi"
 include "page_faults.pxi"
+include "semaphores.pxi"
 include "segment.pxi"
 include "views.pxi"
 include "array_allocator.pxi"

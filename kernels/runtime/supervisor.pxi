@@ -37,7 +37,7 @@ from .core.recovery cimport (
 cdef class ProcessInfo:
     """An entry of the process table, as it was at one moment."""
     cdef readonly uint32_t index, state, role, queue, pid
-    cdef readonly bint blocked, idle
+    cdef readonly bint blocked, idle, retiring
 
     def __repr__(self):
         return f"ProcessInfo({self.index}, state={self.state}, role={self.role}, pid={self.pid}, idle={self.idle})"
@@ -45,7 +45,7 @@ cdef class ProcessInfo:
 cdef ProcessInfo process_info(uint32_t index, uint32_t state, Process *process):
     cdef ProcessInfo info = ProcessInfo.__new__(ProcessInfo)
     info.index, info.state, info.role, info.queue, info.pid = index, state, process.role, process.queue, process.pid
-    info.blocked, info.idle = process.blocked != 0, process.current == 0
+    info.blocked, info.idle, info.retiring = process.blocked != 0, process.current == 0, process.retiring != 0
     return info
 
 cdef enum:

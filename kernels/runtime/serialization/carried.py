@@ -7,12 +7,16 @@ exceptions                         as they are, without running `__init__` on th
 managers' proxies, SharedMemory    with the driver's key; attached to, never unlinked by a worker
 weak containers, memoryviews       as their contents
 dataclasses' markers               by reference: they are compared by identity
+
+What children of `multiprocessing` inherit stands in `inherited`.
 """
 
 from __future__ import annotations
 
 import sys
 from types import FunctionType
+
+from flame_fast.kernels.runtime.serialization import inherited
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -271,6 +275,7 @@ REDUCERS: dict[tuple[str, str], Callable[[Any], Any]] = {
     ("numpy.random.mtrand", "RandomState"): reduce_numpy_random,
     ("numpy.random._mt19937", "MT19937"): reduce_numpy_random,
     ("multiprocessing.shared_memory", "SharedMemory"): reduce_shared_memory,
+    **inherited.REDUCERS,
     ("builtins", "memoryview"): reduce_memoryview,
     ("weakref", "WeakValueDictionary"): reduce_weak_mapping,
     ("weakref", "WeakKeyDictionary"): reduce_weak_mapping,

@@ -22,7 +22,7 @@ import weakref
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
-from flame_fast.kernels.runtime.serialization import arrays, bodies, building, carried, unpickling
+from flame_fast.kernels.runtime.serialization import arrays, bodies, building, carried, inherited, unpickling
 from flame_fast.kernels.runtime.serialization.definitions import (
     Place,
     Written,
@@ -113,6 +113,8 @@ class _Reducer:
         managers = sys.modules.get("multiprocessing.managers")
         if managers is not None and isinstance(obj, managers.BaseProxy):
             return carried.reduce_manager_proxy(obj)
+        if "multiprocessing.heap" in sys.modules and inherited.is_shared_ctype(obj):
+            return inherited.reduce_shared_ctype(obj)
         reduced = obj.__reduce_ex__(PROTOCOL)
         if not isinstance(reduced, str):
             return reduced if kind.__flags__ & bodies.HEAP_TYPE or kind in NAMED_SOMETIMES else _note_ordinary(kind)
