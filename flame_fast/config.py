@@ -41,6 +41,10 @@ _NAMED = 10
 #: Most bytes a package may hold before compression, unless ``package.limit`` says otherwise.
 DEFAULT_LIMIT = 500 * 1024**2
 
+#: Above so many bytes a file of data is not packaged for workers on this machine, unless ``package.largest_file`` differs:
+#: GitHub warns of larger files than 50 MB, and sources, models of a test and pictures of a manual are below a fifth of that.
+DEFAULT_LARGEST_FILE = 10 * 1024**2
+
 #: Most files a package may hold; a ``package.limit`` above its default raises this in proportion.
 DEFAULT_MAX_FILES = 100_000
 
@@ -65,18 +69,32 @@ class FlamePackage:
     limit : int
         Most bytes a package may hold before compression. Above the default it also raises the number of files allowed, in
         proportion (100,000 at the default of 500 MB).
+    largest_file : int
+        Data is not packaged for workers on this machine, which find it in the directory itself: files of more bytes, and
+        folders without code that hold more, or more than a file for every 10 KiB of it.
+    enabled : bool
+        Whether a `Runner` packages anything.
     """
 
     storage: str | None
     excludes: tuple[str, ...]
     limit: int
+    largest_file: int
+    enabled: bool
 
     def __init__(
-        self, storage: str | None = None, excludes: Iterable[str] = DEFAULT_EXCLUDES, limit: int = DEFAULT_LIMIT
+        self,
+        storage: str | None = None,
+        excludes: Iterable[str] = DEFAULT_EXCLUDES,
+        limit: int = DEFAULT_LIMIT,
+        largest_file: int = DEFAULT_LARGEST_FILE,
+        enabled: bool = True,
     ) -> None:
         self.storage = storage
         self.excludes = tuple(excludes)
         self.limit = limit
+        self.largest_file = largest_file
+        self.enabled = enabled
 
 
 @record
@@ -157,7 +175,11 @@ class FlameContext:
         package = context.section("package")
         if package is not None:
             self.package = FlamePackage(
-                package.text("storage"), package.texts("excludes"), package.size("limit", DEFAULT_LIMIT)
+                package.text("storage"),
+                package.texts("excludes"),
+                package.size("limit", DEFAULT_LIMIT),
+                package.size("largest_file", DEFAULT_LARGEST_FILE),
+                package.flag("enabled", True),
             )
         runner = context.section("runner")
         if runner is not None:
@@ -430,6 +452,12 @@ class _Section:
         if not size:
             raise self._wrong(self._full(name), "a number of bytes of at least 1, or text like '2g'", value)
         return size
+
+    def flag(self, name: str, default: bool) -> bool:
+        value = self.values.get(name, default)
+        if not isinstance(value, bool):
+            raise self._wrong(self._full(name), "true or false", value)
+        return value
 
     def _full(self, name: str) -> str:
         return f"{self.key}.{name}" if self.key else name

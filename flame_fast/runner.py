@@ -22,7 +22,7 @@ from flame_fast.calls.service import (
 )
 from flame_fast.calls.session import named_session
 from flame_fast.calls.statistics import rows_of, statistics_of
-from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_setup, workers_by_environment
+from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_excludes, check_setup, workers_by_environment
 from flame_fast.config import FlameContext
 from flame_fast.engine import current
 from flame_fast.engine.spec import EngineOptions
@@ -35,6 +35,7 @@ from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import os
     from collections.abc import Callable, Coroutine, Sequence
     from types import TracebackType
     from typing import Any, Never, ParamSpec, TypedDict, TypeVar, Unpack, overload
@@ -105,9 +106,12 @@ class Runner(Collecting):
     handle_sigterm : bool
         SIGTERM ends the body like an exception: it raises `SystemExit(143)` in the main thread, and the runner is closed. By
         default the process ends at once, as Python has it, and the supervisor cleans up within a second. Not in a task.
-    package : bool
-        If False, nothing is packaged or stored: workers import from the directories that this process imports from, as
-        those are at the time.
+    package : bool, str or path-like, optional
+        The directory to package, or True for the current one. If False, nothing is packaged or stored: workers import from
+        the directories that this process imports from, as those are at the time. By default `package.enabled` of the
+        configuration says; your home directory, `/` and the like are not packaged.
+    excludes : sequence of str
+        Further rules in gitignore's syntax of what is left out of the package.
     initializer : callable, optional
         Called as `initializer(*initargs)` in each worker process before its first task. What it sets as globals of its
         module is there for the tasks. What it raises, every call in that process raises.
@@ -128,9 +132,10 @@ class Runner(Collecting):
 
     Notes
     -----
-    `$FLAME_FAST_WORKERS`, `$FLAME_FAST_ENGINE` and `$FLAME_FAST_MEMORY` take the place of `workers`, `engine` and `memory`
-    that are not given. The constructor does the work; ``with`` adds the clean-up. Safe from any thread. A forked child
-    neither uses nor destroys it. Inside a task a Runner of any name shares the outer runner's processes.
+    `$FLAME_FAST_WORKERS`, `$FLAME_FAST_ENGINE`, `$FLAME_FAST_MEMORY` and `$FLAME_FAST_PACKAGE` take the place of `workers`,
+    `engine`, `memory` and `package` that are not given. The constructor does the work; ``with`` adds the clean-up. Safe from
+    any thread. A forked child neither uses nor destroys it. Inside a task a Runner of any name shares the outer runner's
+    processes.
     """
 
     def __init__(
@@ -146,7 +151,8 @@ class Runner(Collecting):
         memory: int | str | None = None,
         arrays: str = "copy-on-write",
         handle_sigterm: bool = False,
-        package: bool = True,
+        package: bool | str | os.PathLike[str] | None = None,
+        excludes: Sequence[str] = (),
         initializer: Callable[..., object] | None = None,
         initargs: Sequence[Any] = (),
         env: dict[str, str] | None = None,
@@ -160,7 +166,9 @@ class Runner(Collecting):
         _check_choice("arrays", arrays, ARRAYS)
         _check_context(context)
         _check_handle_sigterm(handle_sigterm)
-        setup = check_setup(package, initializer, initargs, env, preload, max_tasks_per_worker)
+        setup = check_setup(initializer, initargs, env, preload, max_tasks_per_worker)
+        package = by_environment("PACKAGE", package)
+        check_excludes(excludes)
         cpus = available_cpus()
         workers = check_workers(workers_by_environment(workers), cpus)
         limit = check_memory(by_environment("MEMORY", memory))
@@ -183,6 +191,7 @@ class Runner(Collecting):
             name,
             setup,
             package=package,
+            excludes=excludes,
             fail_if_exists=fail_if_exists,
             dependencies=dependencies,
             python_version=python_version,

@@ -31,6 +31,7 @@ from flame_fast.config import FlameContext, home_directory, make_private, unpack
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package.notices import warn_user
 from flame_fast.package.packing import is_package_name, pack
+from flame_fast.package.project import directory_to_package
 from flame_fast.package.requirements import check_dependencies
 from flame_fast.package.sys_path import split_sys_path
 from flame_fast.scarcity import explained
@@ -52,6 +53,8 @@ class ApplicationLease:
         The application's name.
     directory : str
         The directory that was packaged.
+    current : str
+        The current directory at the time.
     archive : str
         The stored package's path.
     digest : str
@@ -68,11 +71,24 @@ class ApplicationLease:
     `release` may be called from any thread; in a forked child it does nothing, since the child owns nothing.
     """
 
-    __slots__ = ("name", "directory", "archive", "digest", "token", "home", "attributes", "_package", "_limit", "_lock")
+    __slots__ = (
+        "name",
+        "directory",
+        "current",
+        "archive",
+        "digest",
+        "token",
+        "home",
+        "attributes",
+        "_package",
+        "_limit",
+        "_lock",
+    )
 
-    def __init__(self, name: str, directory: str, home: str, token: str) -> None:
+    def __init__(self, name: str, directory: str, current: str, home: str, token: str) -> None:
         self.name: str = name
         self.directory: str = directory
+        self.current: str = current
         self.home: str = home
         self.token: str = token
         self.archive: str = ""
@@ -101,14 +117,10 @@ class ApplicationLease:
             ``limit``, ``tree``, ``sys_path``.
         """
         if self._package is None:
-            parts = [
-                (False, os.path.normpath(os.path.join(self.directory, entry)))
-                for entry in sys_path
-                if isinstance(entry, str)
-            ]
+            parts = split_sys_path(sys_path, self.directory, lambda relative: False, self.current)
             size, tree = 0, self.directory
         else:
-            parts = split_sys_path(sys_path, self.directory, self._package.holds)
+            parts = split_sys_path(sys_path, self.directory, self._package.holds, self.current)
             size, tree = self._package.size, unpacked_tree(self.home, self.digest)
         return {
             "home": self.home,
@@ -119,7 +131,7 @@ class ApplicationLease:
             "digest": self.digest,
             "limit": max(self._limit, size),  # a file may have grown while it was packed
             "tree": tree,
-            "sys_path": [[moves, path] for moves, path in parts],
+            "sys_path": [[path, place] for path, place in parts],
         }
 
     def release(self) -> None:
@@ -146,9 +158,10 @@ def acquire_application(
     dependencies: Iterable[str] | None = None,
     python_version: str | None = None,
     context: FlameContext | None = None,
-    package: bool = True,
+    package: bool | str | os.PathLike[str] | None = None,
+    excludes: Iterable[str] = (),
 ) -> ApplicationLease:
-    r"""Package the current directory, upload it, and register the application or join it.
+    r"""Package a directory, upload it, and register the application or join it.
 
     Parameters
     ----------
@@ -162,8 +175,11 @@ def acquire_application(
         The Python that must be running.
     context : FlameContext, optional
         The configuration; by default the one in force.
-    package : bool
-        Package the directory; else it is only registered, and workers import from it.
+    package : bool, str or path-like, optional
+        See `flame_fast.package.project.directory_to_package`. Where nothing is packaged, the current directory is
+        registered, and workers import from it.
+    excludes : iterable of str
+        Further rules of what is left out, after those of the configuration.
 
     Returns
     -------
@@ -181,14 +197,15 @@ def acquire_application(
     if context is None:
         context = FlameContext()
     home = home_directory()
-    storage = open_storage(context.package.storage, home) if package else None
     with _step("packaging", name):
-        directory = _current_directory()
-        if storage is not None:
+        current = _current_directory()
+        directory = directory_to_package(package, current, context.package)
+        storage = None if directory is None else open_storage(context.package.storage, home)
+        if directory is not None and storage is not None:
             _check_directory(directory, home, storage)
-    lease = ApplicationLease(name, directory, home, liveness.acquire(home))
+    lease = ApplicationLease(name, directory or current, current, home, liveness.acquire(home))
     try:
-        _acquire(lease, context, storage, listed, fail_if_exists)
+        _acquire(lease, context, storage, listed, tuple(excludes), fail_if_exists)
     except BaseException:
         lease.release()
         raise
@@ -229,6 +246,7 @@ def _acquire(
     context: FlameContext,
     storage: Storage | None,
     dependencies: list[str],
+    excludes: tuple[str, ...],
     fail_if_exists: bool,
 ) -> None:
     """Register an owner, with a package if there is a storage to put it into."""
@@ -241,15 +259,20 @@ def _acquire(
                 attributes = _template(registry, context.runner.template)
                 place = None if storage is None or context.package.storage is None else storage.directory
                 registry.add_owner(token, name, lease.directory, place)
-        attributes.url = None if storage is None else _package(registry, lease, context, storage, dependencies)
-        attributes.working_directory = lease.directory
+        attributes.url = None if storage is None else _package(registry, lease, context, storage, dependencies, excludes)
+        attributes.working_directory = lease.current
         with _step("registering", name), registry.transaction():
             registry.enroll(token, name, attributes, fail_if_exists=fail_if_exists)
     lease.attributes = attributes
 
 
 def _package(
-    registry: Registry, lease: ApplicationLease, context: FlameContext, storage: Storage, dependencies: list[str]
+    registry: Registry,
+    lease: ApplicationLease,
+    context: FlameContext,
+    storage: Storage,
+    dependencies: list[str],
+    excludes: tuple[str, ...],
 ) -> str:
     """Package the lease's directory and store the package; return its URL."""
     name, home, token = lease.name, lease.home, lease.token
@@ -261,8 +284,9 @@ def _package(
             lease.directory,
             temporary,
             name=name,
-            excludes=context.package.excludes,
+            excludes=(*context.package.excludes, *excludes),
             limit=context.package.limit,
+            largest_file=context.package.largest_file,
             dependencies=dependencies,
             never=[storage.directory],
             home=home,

@@ -49,7 +49,6 @@ class WorkerSetup:
 
 
 def check_setup(
-    package: bool,
     initializer: Callable[..., object] | None,
     initargs: Sequence[Any],
     env: dict[str, str] | None,
@@ -65,8 +64,6 @@ def check_setup(
     TypeError
         the initializer or its arguments cannot be pickled.
     """
-    if not isinstance(package, bool):
-        raise _invalid(f"package: expected True or False, got {package!r}")
     if initializer is not None and not callable(initializer):
         raise _invalid(f"initializer: expected a callable, got {initializer!r}")
     if max_tasks is not None and (isinstance(max_tasks, bool) or not isinstance(max_tasks, int) or max_tasks < 1):
@@ -82,6 +79,18 @@ def check_setup(
         preload=tuple(preload),
         max_tasks=max_tasks or 0,
     )
+
+
+def check_excludes(excludes: Sequence[str]) -> None:
+    """Check the rules that a Runner is given.
+
+    Raises
+    ------
+    FlameError
+        `INVALID_ARGUMENT`.
+    """
+    if isinstance(excludes, str) or not all(isinstance(rule, str) for rule in excludes):
+        raise _invalid(f"excludes: expected a sequence of rules, as ['data/', '*.csv'], got {excludes!r}")
 
 
 def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
 #: Exit functions that a library registers once, when it is first imported or used, for whatever process it is in.
 ANY_PROCESS = (("logging", "shutdown"), ("multiprocessing.util", "_exit_function"))
 
+#: Where the standard library's modules are: below the user's directory, if that is the root, or his home.
+STANDARD = os.path.dirname(os.__file__) + os.sep
+
 #: What stays in a module while it is dropped: destructors may use it.
 DEFINITIONS = (type, FunctionType, BuiltinFunctionType, ModuleType)
 
@@ -56,7 +59,7 @@ def leave(host: Host, directories: Iterable[str]) -> None:
     modules = host.modules()
     for step in (host.drop_services, host.end_coroutines, threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         attempt(step)
-    users = tuple(directory for directory in directories if directory)
+    users = tuple(directory.rstrip(os.sep) + os.sep for directory in directories if directory)
     for module in [*modules, *(one for one in list(sys.modules.values()) if _is_of(one, users))]:
         _drop_objects(vars(module))
     if _writes_files():
@@ -80,8 +83,12 @@ def close_object(made: Any) -> None:
 
 
 def _is_of(module: Any, directories: tuple[str, ...]) -> bool:
+    """Tell whether a module is the user's own: neither installed, in an environment of his, nor this package's."""
     path = getattr(module, "__file__", None)
-    return isinstance(module, ModuleType) and isinstance(path, str) and bool(directories) and path.startswith(directories)
+    if not isinstance(module, ModuleType) or not isinstance(path, str) or not path.startswith(directories):
+        return False
+    installed = path.startswith(STANDARD) or "-packages" + os.sep in path
+    return not installed and module.__name__.partition(".")[0] != "flame_fast"
 
 
 def _drop_objects(names: dict[str, Any]) -> None:

@@ -21,10 +21,11 @@ NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg
 #: Modules of this package that import Numba: one of them may have brought Numba, and not be whole yet.
 AROUND_NUMBA = {"flame_fast.kernels.jit.cache": "share_cache", "flame_fast.kernels.jit.parallel": "run_blocks"}
 
-#: Modules whose global state every worker corrects.
+#: Modules of which every worker corrects something.
 WITH_STATE = {
     "random": "_inst",
     "numpy.random.mtrand": "_rand",
+    "linecache": "updatecache",
     "multiprocessing.process": "current_process",
     "multiprocessing.shared_memory": "SharedMemory",
 }

@@ -97,7 +97,7 @@ class Project:
         self._runtime.max_tasks = plan["max_tasks"]
         self.initializer = plan["initializer"]
         try:
-            self._unpacked = sys_path.prepare(plan)
+            self._unpacked, show_lines = sys_path.prepare(plan)
         except OSError as error:
             raise FlameError(
                 FlameErrorCode.INTERNAL,
@@ -107,6 +107,7 @@ class Project:
             self._libraries.when_loaded(
                 "numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"])
             )
+            self._libraries.when_loaded("linecache", show_lines)
 
     @property
     def directories(self) -> tuple[str, str]:

@@ -8,7 +8,7 @@ from flame_fast.application.storage import open_storage
 from flame_fast.config import FlameContext, home_directory
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels import archive
-from flame_fast.package.notices import printable
+from flame_fast.package.notices import counted, printable, size_text
 from flame_fast.package.packing import PackageInfo, name_of, pack, project_file_for
 from flame_fast.package.snapshot import Snapshot, rule_for
 
@@ -60,6 +60,9 @@ class Explanation:
                 self.excluded.append((os.fsdecode(path), "looks like a secret: there is a private key in it"))
             else:
                 self.members.append((os.fsdecode(path), _KINDS[kind], size))
+        for path, files, size in snapshot.data:
+            reason = f"data: {counted(files)}{size_text(size)}; workers see the directory itself for it"
+            self.excluded.append((os.fsdecode(path).rstrip("/"), reason))
         self.excluded.sort()
 
     def __repr__(self) -> str:
@@ -159,13 +162,21 @@ def explain(
     home = home_directory() if home is None else home
     never = configured_never(home)
     path = os.path.abspath(directory)
-    with Snapshot(path, excludes, project_file_for(name_of(path), ()), never, _UNBOUNDED, explaining=True) as snapshot:
+    with Snapshot(
+        path,
+        excludes,
+        project_file_for(name_of(path), ()),
+        never,
+        _UNBOUNDED,
+        largest_file=configured.largest_file,
+        explaining=True,
+    ) as snapshot:
         snapshot.find_secrets()
         explanation = Explanation(path, snapshot)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # they say what the explanation says
         try:
-            explanation.add_package(_pack_aside(path, excludes, limit, never, home))
+            explanation.add_package(_pack_aside(path, excludes, limit, configured.largest_file, never, home))
         except FlameError as error:
             if error.code != FlameErrorCode.INVALID_ARGUMENT:
                 raise
@@ -179,12 +190,14 @@ def configured_never(home: str) -> list[str]:
     return [home] if storage is None else [home, open_storage(storage, home).directory]
 
 
-def _pack_aside(directory: str, excludes: Iterable[str], limit: int, never: Iterable[str], home: str) -> PackageInfo:
+def _pack_aside(
+    directory: str, excludes: Iterable[str], limit: int, largest_file: int, never: Iterable[str], home: str
+) -> PackageInfo:
     import tempfile
 
     os.makedirs(home, mode=0o700, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=home, prefix=".explaining-") as out:
-        return pack(directory, out, excludes=excludes, limit=limit, never=never, home=home)
+        return pack(directory, out, excludes=excludes, limit=limit, largest_file=largest_file, never=never, home=home)
 
 
 def _reason(snapshot: Snapshot, note: int, rule: int) -> str:

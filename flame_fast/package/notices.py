@@ -19,11 +19,13 @@ class Notices:
     ----------
     secrets, special, unreadable, outside, changed : list of bytes
         Paths.
+    data : list of (bytes, int, int)
+        Folders or files, the number of files, and their bytes.
     plain : list of str
         Whole messages.
     """
 
-    __slots__ = ("secrets", "special", "unreadable", "outside", "changed", "plain")
+    __slots__ = ("secrets", "special", "unreadable", "outside", "changed", "data", "plain")
 
     def __init__(self) -> None:
         self.secrets: list[bytes] = []
@@ -31,6 +33,7 @@ class Notices:
         self.unreadable: list[bytes] = []
         self.outside: list[bytes] = []
         self.changed: list[bytes] = []
+        self.data: list[tuple[bytes, int, int]] = []
         self.plain: list[str] = []
 
     def emit(self) -> None:
@@ -46,8 +49,21 @@ class Notices:
         self._say("left out of the package for they cannot be read", self.unreadable)
         self._say("left out of the package for they are links that point out of the directory", self.outside)
         self._say("changed while they were packed, so the package may hold half of a change", self.changed)
+        self._say_data()
         for message in self.plain:
             warn_user(message)
+
+    def _say_data(self) -> None:
+        if not self.data:
+            return
+        found = sorted(self.data, key=lambda one: -one[2])
+        named = [f"{printable(path)}: {counted(files)}{size_text(size)}" for path, files, size in found[:_NAMED]]
+        more = f" and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
+        warn_user(
+            f"left out of the package, for it is data: {'; '.join(named)}{more}; workers see the directory itself for what "
+            f"is not in the package. The rule {'/' + os.fsdecode(found[0][0])!r} in .flameignore leaves the first of them "
+            "out for good; package.largest_file in the configuration is the size from which on data is left out"
+        )
 
     def _say(self, what: str, paths: list[bytes], hint: str = "") -> None:
         if not paths:
@@ -55,6 +71,18 @@ class Notices:
         names = sorted({printable(path) for path in paths})
         more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
         warn_user(f"{what}: {', '.join(names[:_NAMED])}{more}{hint}")
+
+
+def counted(files: int) -> str:
+    return "" if files == 1 else f"{files:,} files, "
+
+
+def size_text(size: int) -> str:
+    """Return bytes as text of three digits or so."""
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if size >= scale:
+            return f"{size / scale:,.{0 if size >= 10 * scale else 1}f} {unit}"
+    return f"{size} bytes"
 
 
 def printable(path: bytes) -> str:

@@ -87,6 +87,7 @@ def pack(
     name: str | None = None,
     excludes: Iterable[str] = (),
     limit: int = DEFAULT_LIMIT,
+    largest_file: int | None = None,
     dependencies: Iterable[str] | None = None,
     never: Iterable[str] = (),
     home: str | None = None,
@@ -107,6 +108,9 @@ def pack(
         Rules in gitignore's syntax, applied after the built-in ones and before those of ``.flameignore``.
     limit : int
         Most bytes of content; above the default, it raises the number of files allowed in proportion.
+    largest_file : int, optional
+        Data is left out, as of a package for workers on this machine: files above so many bytes, and folders without code
+        that hold more. By default all is packed.
     dependencies : iterable of str, optional
         What the generated ``pyproject.toml`` lists, when the directory has no project file of its own.
     never : iterable of str
@@ -144,7 +148,10 @@ def pack(
     most_files = most_files_for(limit)
     # What an earlier packing has written into the directory stays out.
     excludes, never = [*excludes, *_rules_against(directory, out, name)], [*never, home, out]
-    with Snapshot(directory, excludes, project_file, never, most_files) as snapshot, contextlib.ExitStack() as held:
+    with (
+        Snapshot(directory, excludes, project_file, never, most_files, largest_file=largest_file) as snapshot,
+        contextlib.ExitStack() as held,
+    ):
         key = stored_index.key_of(snapshot.root, project_file if snapshot.generated else b"")
         stored = stored_index.load(home, key)
         if stored is not None:

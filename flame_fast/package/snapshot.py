@@ -23,6 +23,14 @@ if TYPE_CHECKING:
 #: Above so many bytes a warning names what could be left out.
 LARGE = 100 * 1024**2
 
+#: Bytes of a large file for each file that a folder of data may have in the package.
+_PER_DATA_FILE = 10 * 1024
+
+#: Files that the walk may meet for each that the package may hold, where data is left out.
+_DATA_FILES = 10
+
+_MOST = 1 << 62
+
 _NAMED_LARGE = 5
 _KEY_MARK = b"PRIVATE KEY-----"
 _CHUNK = 1 << 20
@@ -43,6 +51,9 @@ class Snapshot:
         Directories that are left out wherever the walk meets them, as are this Python's own.
     most_files : int
         More end the walk, and `too_many` is true.
+    largest_file : int or None
+        Files of data above so many bytes, and folders without code that hold more, or more than a file for every 10 KiB of
+        it, are left out. None: they are not.
     explaining : bool
         True: `noted` also tells what the rules leave out.
 
@@ -56,6 +67,8 @@ class Snapshot:
     too_many, generated : bool
     noted : list of (int, int, bytes)
         What was left out: a note (``NOTE_...``), the number of a rule or -1, a path.
+    data : list of (bytes, int, int)
+        Data that was left out: a folder or file, the number of files, and their bytes.
 
     Raises
     ------
@@ -73,6 +86,7 @@ class Snapshot:
         never: Iterable[str],
         most_files: int,
         *,
+        largest_file: int | None = None,
         explaining: bool = False,
     ) -> None:
         self.root: bytes = os.fsencode(os.path.abspath(directory))
@@ -84,7 +98,7 @@ class Snapshot:
                 self.descriptor,
                 self.rules.matcher,
                 _identities(never),
-                most_files,
+                most_files if largest_file is None else min(most_files * _DATA_FILES, _MOST),
                 project_file,
                 self._resolve_link,
                 explaining,
@@ -95,7 +109,10 @@ class Snapshot:
             os.close(self.descriptor)
             raise
         self.members: Members = walk.members
-        self.too_many: bool = walk.too_many
+        self.data: list[tuple[bytes, int, int]] = []
+        if largest_file is not None:
+            self.members, self.data = archive.without_data(walk.members, largest_file, largest_file // _PER_DATA_FILE)
+        self.too_many: bool = walk.too_many or self.members.totals()[0] - walk.generated > most_files
         self.generated: bool = walk.generated
         self.noted: list[tuple[int, int, bytes]] = walk.noted()
         self._generated_bytes = len(project_file or b"") if self.generated else 0
@@ -133,6 +150,7 @@ class Snapshot:
     def notices(self) -> Notices:
         """Return what the user is to be told, as far as walk and members know it."""
         notices = Notices()
+        notices.data += self.data
         for note, _, path in self.noted:
             if note == archive.NOTE_SECRET:
                 notices.secrets.append(path)

@@ -44,3 +44,4 @@ from flame_fast.kernels.archive._native import follow_one_another as follow_one_
 from flame_fast.kernels.archive._native import leaves_on_its_way as leaves_on_its_way
 from flame_fast.kernels.archive._native import open_below as open_below
 from flame_fast.kernels.archive._native import plan_blocks as plan_blocks
+from flame_fast.kernels.archive._native import without_data as without_data

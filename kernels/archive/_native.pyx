@@ -15,6 +15,7 @@ tells the formats byte by byte.
 include "buffers.pxi"
 include "matcher.pxi"
 include "members.pxi"
+include "data.pxi"
 include "directory_reader.pxi"
 include "walk.pxi"
 include "blocks.pxi"

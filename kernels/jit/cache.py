@@ -88,16 +88,20 @@ def _namespaces(value: Any) -> Iterator[dict[str, Any]]:
         yield vars(sys.modules.get(value.__module__, caching))
 
 
-def sources_behind(function: FunctionType, root: str) -> list[str]:
-    """Return the files below `root` that a function's file imports, directly or not, and itself."""
+def sources_behind(function: FunctionType, place_of: Callable[[str], str | None]) -> list[str]:
+    """Return the files of a project that a function's file imports, directly or not, and itself.
+
+    `place_of` returns where a module's file is read; None if it is not the project's.
+    """
     found: set[str] = set()
     todo = [function.__globals__]
     while todo:
         namespace = todo.pop()
         path = namespace.get("__file__")
-        if not isinstance(path, str) or not path.startswith(root + os.sep) or path in found:
+        place = place_of(path) if isinstance(path, str) else None
+        if place is None or place in found:
             continue
-        found.add(path)
+        found.add(place)
         for value in list(namespace.values()):
             todo.extend(_namespaces(value))
     return sorted(found)
@@ -138,12 +142,14 @@ def is_kernel(path: str) -> bool:
 class _Fresh:
     """Mixin: a locator whose code is fresh while all of a function's sources are."""
 
-    root: str
     _py_func: Any  # a FunctionType, which type checkers would bind
     _py_file: str
 
+    def place_of(self, path: str) -> str | None:
+        raise NotImplementedError
+
     def get_source_stamp(self) -> str:
-        paths = set(sources_behind(self._py_func, self.root)) | {self._py_file}
+        paths = set(sources_behind(self._py_func, self.place_of)) | {self._py_file}
         return _stamp(sorted(paths), _constants_of(self._py_func))
 
 
@@ -151,11 +157,12 @@ def _for_kernels(base: Any) -> Any:
     """Return a subclass of one of Numba's locators for the kernels of this package."""
 
     class Locator(_Fresh, base):  # type: ignore[misc]
-        root = KERNELS
-
         def __init__(self, function: FunctionType, path: str) -> None:
             super().__init__(function, path)
             self._py_func = function
+
+        def place_of(self, path: str) -> str | None:
+            return path if path.startswith(KERNELS + os.sep) else None
 
         @classmethod
         def from_function(cls, function: FunctionType, path: str) -> Any:
@@ -173,7 +180,7 @@ class Project:
     tree : str
         The unpacked package.
     directory : str
-        The directory that was packaged; functions of the script itself name their files there.
+        The directory that was packaged; modules name their files there.
     home : str
         The data directory.
     """
@@ -232,8 +239,11 @@ class _ProjectLocator(_Fresh, caching._CacheLocator):  # type: ignore[misc]
         self._py_func = function
         self._py_file = os.path.join(project.tree, inside)
         self._project = project
-        self.root = project.tree
         self._inside = inside.replace(os.sep, "+")
+
+    def place_of(self, path: str) -> str | None:
+        inside = self._project.relative(path)
+        return None if inside is None else os.path.join(self._project.tree, inside)
 
     def get_cache_path(self) -> str:
         return self._project.place

@@ -5,7 +5,7 @@
 # that nobody takes what others may still take from the old one. After the exchange of the pages no thread can reach the old
 # word any more; what it holds (the value, and the threads that wait) is added to the new one, and who sleeps at the old
 # word is woken to sleep at the new one. The layout is that of glibc's `struct new_sem`.
-# uses: page_faults
+# uses: nothing
 
 from libc.stdint cimport uint64_t
 from .core.externs cimport MAP_FAILED, MAP_SHARED, PROT_READ, PROT_WRITE, mmap

@@ -146,11 +146,12 @@ def test_workers_get_a_plan_that_travels_as_json(home: str, project: Path) -> No
     assert (plan["home"], plan["token"]) == (home, lease.token)
 
     def work() -> bool:
-        tree = sys_path.prepare(plan)
-        sys.path_importer_cache.clear()
+        tree, _ = sys_path.prepare(plan)
         import mod
 
-        return sys.path == [tree, f"{tree}/sub", "/elsewhere"] and mod.__file__ == f"{tree}/sub/mod.py"
+        place = mod.__loader__.place  # type: ignore[union-attr]
+        assert mod.__file__ == f"{project}/sub/mod.py" and place == f"{tree}/sub/mod.py"
+        return sys.path == [str(project), f"{project}/sub", "/elsewhere"]
 
     assert passes_in_child(work)
     lease.release()

@@ -111,8 +111,14 @@ def test_a_frozen_record_cannot_be_changed() -> None:
 RECORDS = [
     (Point(1), "Point(x=1, y=2)"),
     (Fixed(1), "Fixed(x=1, y=None)"),
-    (FlamePackage("file:///a", ["b"]), "FlamePackage(storage='file:///a', excludes=('b',), limit=524288000)"),
-    (FlamePackage(excludes=()), "FlamePackage(storage=None, excludes=(), limit=524288000)"),
+    (
+        FlamePackage("file:///a", ["b"]),
+        "FlamePackage(storage='file:///a', excludes=('b',), limit=524288000, largest_file=10485760, enabled=True)",
+    ),
+    (
+        FlamePackage(excludes=()),
+        "FlamePackage(storage=None, excludes=(), limit=524288000, largest_file=10485760, enabled=True)",
+    ),
     (FlameRunnerConfig(), "FlameRunnerConfig(template='flmrun')"),
     (ResourceRequirement(2, gpu=1), "ResourceRequirement(cpu=2, memory=0, gpu=1)"),
     (ApplicationSchema(output="o"), "ApplicationSchema(output='o')"),

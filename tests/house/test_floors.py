@@ -56,6 +56,8 @@ FLOORS = [
     },
     {"calls.applied", "calls.session", "calls.captures", "calls.statistics", "package"},
     {"kernels.runtime.serialization", "kernels.montecarlo", "package.explanation", "package.sys_path"},
+    {"package.project"},
+    {"package.snapshot_import"},
     {"kernels.runtime.serialization.picklers"},
     {"kernels.runtime.serialization.unpickling", "kernels.runtime.serialization.bodies"},
     {"kernels.runtime.serialization.building"},

@@ -39,7 +39,7 @@ from flame_fast.package.block_format import (
     hasher,
     read_header,
 )
-from flame_fast.package.sys_path import place_sys_path, split_sys_path
+from flame_fast.package.sys_path import split_sys_path
 from flame_fast.package.unpacking import ensure_unpacked
 
 pytestmark = pytest.mark.filterwarnings("error")
@@ -1154,7 +1154,7 @@ def test_entries_inside_the_directory_move_and_the_others_stay(
     project: tuple[str, PackageInfo], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     directory, package = project
-    monkeypatch.chdir("/")  # the directory that was packaged counts, not the current one
+    monkeypatch.chdir("/")  # the directory given counts, not the current one
     given_and_expected = [
         ("", "/tree"),
         (".", "/tree"),
@@ -1174,24 +1174,33 @@ def test_entries_inside_the_directory_move_and_the_others_stay(
         ("/usr/lib/python3", None),
     ]
     given = [entry for entry, _ in given_and_expected]
-    expected = [entry if moved is None else moved for entry, moved in given_and_expected]
-    assert place_sys_path(split_sys_path(given, directory, package.holds), "/tree") == expected
+    parts = split_sys_path(given, directory, package.holds, directory)
+    assert [path for path, _ in parts] == [os.path.normpath(os.path.join(directory, entry)) for entry in given]
+    places = [None if place is None else os.path.join("/tree", place).rstrip("/") for _, place in parts]
+    assert places == [moved for _, moved in given_and_expected]
 
 
 def test_what_is_no_text_is_passed_over(project: tuple[str, PackageInfo]) -> None:
     directory, package = project
-    assert place_sys_path(split_sys_path([Path(directory), b"x", ""], directory, package.holds), "/tree") == ["/tree"]
+    assert split_sys_path([Path(directory), b"x", ""], directory, package.holds, directory) == [(directory, "")]
 
 
 def test_a_worker_imports_as_a_plan_says(project: tuple[str, PackageInfo], home: str) -> None:
     directory, package = project
-    parts = sys_path.split_sys_path(["", "/outside"], directory, package.holds)
-    plan = {"archive": package.path, "digest": package.digest, "home": home, "limit": 1 << 20, "sys_path": parts}
+    parts = sys_path.split_sys_path(["", "/outside"], directory, package.holds, directory)
+    plan = {
+        "archive": package.path,
+        "digest": package.digest,
+        "home": home,
+        "limit": 1 << 20,
+        "sys_path": parts,
+        "directory": directory,
+    }
     plan = json.loads(json.dumps(plan))
     code = (
-        "import sys, json; from flame_fast.package.sys_path import prepare; "
-        "print(prepare(json.loads(sys.argv[1]))); print(*sys.path)"
+        "import sys, json; from flame_fast.package.sys_path import prepare; import flame_fast.package.unpacking; "
+        "print(prepare(json.loads(sys.argv[1]))[0]); print(*sys.path)"
     )
     done = subprocess.run([sys.executable, "-c", code, json.dumps(plan)], capture_output=True, text=True)
     tree = os.path.join(home, "unpacked", package.digest)
-    assert (done.stdout, done.stderr) == (f"{tree}\n{tree} /outside\n", "")
+    assert (done.stdout, done.stderr) == (f"{tree}\n{directory} /outside\n", "")

@@ -249,11 +249,11 @@ def test_a_task_that_replaces_or_closes_its_streams_is_no_harm(capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_a_process_that_a_task_leaves_behind_does_not_hold_close_up(capsys):
+def test_a_process_that_detached_does_not_hold_close_up(capsys):
     """It holds the worker's pipe open."""
 
     def leave_behind() -> int:
-        return subprocess.Popen(["sleep", "1000"]).pid
+        return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
 
     import time
 

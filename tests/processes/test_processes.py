@@ -157,11 +157,9 @@ def test_a_module_beside_a_script_in_a_subdirectory_is_found(project):
         "    print(origin())\n"
         "    print(rr.service(origin)().get())\n"
     )
-    home = os.environ["FLAME_FAST_HOME"]
     for options in ({}, {"cwd": where}):
         driver_file, worker_file = run_python(where / "main.py", **options).splitlines()
-        assert Path(driver_file) == where / "beside.py"
-        assert worker_file.startswith(home) and worker_file.endswith("beside.py")
+        assert driver_file == worker_file == str(where / "beside.py")
         assert list(project.rglob("*.tar.gz")) == []
 
 
@@ -177,13 +175,12 @@ def module(project, monkeypatch):
     sys.modules.pop(name)
 
 
-def test_workers_import_the_package_not_the_directory_being_edited(module, project, nothing_left):
+def test_workers_import_the_package_not_the_directory_being_edited(module, project):
     path = project / f"{module.__name__}.py"
     with Runner("snapshot", workers=1) as rr:
         path.write_text("raise ImportError('half edited')\n")
         assert rr.service(module.value)().get(PATIENCE_S) == "before"
-        origin = Path(rr.service(module.origin)().get(PATIENCE_S))
-        assert origin.is_relative_to(nothing_left) and origin.name == path.name
+        assert rr.service(module.origin)().get(PATIENCE_S) == str(path)
     path.write_text("VALUE = 'after'\ndef value(): return VALUE\n")
     with Runner("snapshot", workers=1) as rr:
         assert rr.service(module.value)().get(PATIENCE_S) == "after"

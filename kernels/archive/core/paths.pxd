@@ -27,6 +27,38 @@ cdef inline bint is_project_file(const char *name, size_t length) noexcept nogil
     return length == 9 and memcmp(name, b"setup.cfg", 9) == 0
 
 
+cdef inline bint is_code(const char *path, size_t length) noexcept nogil:
+    """Return whether Python, or its compilers, take a file for code by its name: .py, .pyx, .pxd, .pxi, .so, .so.1, .pyd."""
+    cdef size_t at = length
+    while at and path[at - 1] != c"/" and path[at - 1] != c".":
+        at -= 1
+    if not at or path[at - 1] == c"/":
+        return False
+    if length - at == 2 and (memcmp(path + at, b"py", 2) == 0 or memcmp(path + at, b"so", 2) == 0):
+        return True
+    if length - at == 3 and memcmp(path + at, b"p", 1) == 0:
+        return (memcmp(path + at, b"pyx", 3) == 0 or memcmp(path + at, b"pxd", 3) == 0
+                or memcmp(path + at, b"pxi", 3) == 0 or memcmp(path + at, b"pyd", 3) == 0)
+    return is_number(path + at, length - at) and follows_library(path, at)
+
+
+cdef inline bint is_number(const char *text, size_t length) noexcept nogil:
+    cdef size_t at
+    for at in range(length):
+        if not c"0" <= text[at] <= c"9":
+            return False
+    return length > 0
+
+
+cdef inline bint follows_library(const char *path, size_t at) noexcept nogil:
+    """Return whether a version that begins at `at` goes on one of a shared library."""
+    while at > 4 and path[at - 1] != c"/":
+        if memcmp(path + at - 4, b".so.", 4) == 0:
+            return True
+        at -= 1
+    return False
+
+
 cdef inline bint climbs_out(const char *path, size_t parent, const char *target) noexcept nogil:
     """Return whether a link's text leaves the tree on its way; such a link needs another target to be packed.
 
