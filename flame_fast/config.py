@@ -11,8 +11,12 @@ read, pathlib only when a caller asks for a `Path`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
+import re
 import stat
+import sys
+import warnings
 
 from flame_fast._records import record
 from flame_fast.errors import FlameError, FlameErrorCode
@@ -31,6 +35,12 @@ OTHERS_WRITE = 0o022
 #: without bound in few lines.
 MOST_BYTES = 1 << 20
 MOST_ALIASES = 100
+
+#: Where the data directory lies for now if there is no better place, beside ``$TMPDIR``.
+SPARE = ("/tmp", "/var/tmp")
+
+#: Temporary directories that this process has warned of.
+_told: set[str] = set()
 
 #: Most characters of what a file says, in a message.
 _SHOWN = 60
@@ -62,7 +72,8 @@ class FlamePackage:
     Parameters
     ----------
     storage : str, optional
-        Where packages are uploaded to, ``file://DIR``; by default a directory inside the data directory.
+        Where packages are uploaded to: ``file://DIR``, or the directory's absolute path, where ``~`` is the user's home; by
+        default a directory inside the data directory.
     excludes : iterable of str
         Further rules in gitignore's syntax, applied after the built-in ones; by default Flame's. That of a `FlameContext`
         has those of the file alone.
@@ -134,7 +145,7 @@ class FlameContext:
     ------
     FlameError
         ``INVALID_CONFIG``, naming file, line or key: a named file that is missing, what is no YAML, an empty file, a null or
-        wrongly typed key, an unknown context.
+        wrongly typed key, a key given twice, one that is nearly one of those used, an unknown context.
     """
 
     __slots__ = ("name", "package", "runner", "path")
@@ -152,7 +163,7 @@ class FlameContext:
             named_by = "named by $FLAME_CONF"
         if path is None:
             path = os.path.expanduser(os.path.join("~", ".flame", "flame.yaml"))
-            if not os.path.lexists(path):
+            if not os.path.isabs(path) or not os.path.lexists(path):
                 return
             named_by = "the default"
         self.path = os.path.expanduser(os.fspath(path))
@@ -167,13 +178,17 @@ class FlameContext:
         except (OSError, ValueError) as error:
             problem = error.strerror if isinstance(error, OSError) else error
             raise _invalid(f"cannot read the configuration file {path!r} ({named_by}): {problem}") from error
-        document = _Section(path, "", _parse(path, text))
+        document = _Section(path, "", *_parse(path, text))
         self.name = document.text("current-context", required=True)
-        self._take(_Section(path, *_select(document, self.name)))
+        context = _select(document, self.name)
+        document.refuse_near("current-context", "contexts")
+        self._take(context)
 
     def _take(self, context: _Section) -> None:
+        context.refuse_near("name", "package", "runner")
         package = context.section("package")
         if package is not None:
+            package.refuse_near("storage", "excludes", "limit")
             self.package = FlamePackage(
                 package.text("storage"),
                 package.texts("excludes"),
@@ -183,6 +198,7 @@ class FlameContext:
             )
         runner = context.section("runner")
         if runner is not None:
+            runner.refuse_near("template")
             self.runner = FlameRunnerConfig(runner.text("template") or DEFAULT_TEMPLATE)
 
 
@@ -193,7 +209,12 @@ def data_home() -> Path:
     -------
     pathlib.Path
         ``$FLAME_FAST_HOME``, else ``flame_fast`` in the platform's user data directory; readable by the user alone when
-        made here.
+        made here. Where the latter is of no use, a private directory below ``$TMPDIR`` or ``/tmp``, with one warning.
+
+    Raises
+    ------
+    FlameError
+        ``INVALID_CONFIG``: the directory that ``$FLAME_FAST_HOME`` names cannot be made, written to, or trusted.
     """
     from pathlib import Path
 
@@ -202,32 +223,165 @@ def data_home() -> Path:
 
 def home_directory() -> str:
     """Return `data_home` as a string: the form that the rest of the package uses, since it costs no import."""
-    home = os.environ.get("FLAME_FAST_HOME") or ""
-    named_by = "named by $FLAME_FAST_HOME"
-    if not home:
-        home = _platform_home()
+    named = os.environ.get("FLAME_FAST_HOME")
+    if named:
+        home = _written_out(named)
+        named_by = "named by $FLAME_FAST_HOME"
+        problem = _problem_with(home)
+        if problem:
+            raise _invalid(f"cannot {problem.what} the data directory {home!r} ({named_by}): {problem}")
+    else:
         named_by = "in the user data directory; set $FLAME_FAST_HOME to move it"
-    home = os.path.abspath(os.path.expanduser(home))
-    try:
-        _make_home(home)
-    except OSError as error:
-        raise _invalid(f"cannot make the data directory {home!r} ({named_by}): {error.strerror}") from error
+        home, problem = _platform_home()
+        problem = problem or _problem_with(home)
+        if problem:
+            home, named_by = _temporary_home(home, problem), "for temporary files; set $FLAME_FAST_HOME to move it"
     check_trusted(home, f"the data directory ({named_by})")
     _keep_private(home)
     return home
+
+
+class _Problem:
+    """What keeps a directory from being the data directory, and what to do; a message ends with it."""
+
+    __slots__ = ("what", "cause", "command")
+
+    def __init__(self, what: str, cause: str, command: str = "") -> None:
+        self.what = what
+        self.cause = cause
+        self.command = command
+
+    def __str__(self) -> str:
+        return f"{self.cause}; set $FLAME_FAST_HOME to another directory{', or ' * bool(self.command)}{self.command}"
+
+
+def _written_out(named: str) -> str:
+    """Return the directory that ``$FLAME_FAST_HOME`` names, absolute. A mistake of a shell must not make one by its name."""
+    home = os.path.expanduser(named)
+    first = home.partition("/")[0]
+    if first.startswith("~"):
+        raise _invalid(
+            f"$FLAME_FAST_HOME: expected a directory, got {named!r}, and {first!r} is nobody's home directory here; "
+            "write the path out"
+        )
+    if re.search(r"\$(\w|\{)", home) and not os.path.isdir(home):
+        raise _invalid(
+            f"$FLAME_FAST_HOME: expected a directory, got {named!r}, whose variable no shell has replaced; write the path "
+            "out, or leave out the single quotes around it"
+        )
+    try:
+        return os.path.abspath(home)
+    except OSError as error:  # of the current directory
+        raise _invalid(
+            f"$FLAME_FAST_HOME: {named!r} is relative to the current directory, which cannot be read: {error.strerror}; "
+            "write an absolute path"
+        ) from error
+
+
+def _problem_with(home: str) -> _Problem | None:
+    """Make the data directory if it is missing; return what keeps this process from writing there."""
+    try:
+        _make_home(home)
+        problem = _refusal(home) or _foreign_entry(home)
+        system = os.statvfs(home)
+    except OSError as error:
+        where = f": {error.filename!r}" if error.filename not in (None, home) else ""
+        return _Problem("make", f"{error.strerror}{where}")
+    if problem is None and system.f_blocks:  # a virtual file system tells nothing
+        if not (system.f_bavail if os.geteuid() else system.f_bfree):
+            return _Problem("use", "its file system is full", "make room there")
+        if system.f_files and not system.f_ffree:
+            return _Problem("use", "its file system has no room for another file", "remove some there")
+    return problem
+
+
+def _refusal(path: str) -> _Problem | None:
+    """Return what keeps this process from reading and writing a file or directory."""
+    status = os.stat(path)
+    needed = stat.S_IRWXU if stat.S_ISDIR(status.st_mode) else stat.S_IRUSR | stat.S_IWUSR
+    if os.access(path, needed >> 6):
+        return None
+    if os.statvfs(path).f_flag & os.ST_RDONLY:
+        return _Problem("use", "it lies on a file system that may only be read")
+    if status.st_uid != os.geteuid():
+        owner = "root" if status.st_uid == 0 else f"user {status.st_uid}"
+        command = f"run as root: chown -R {os.geteuid()} {_quoted(path)}"
+        return _Problem("use", f"{path!r} belongs to {owner}, and this is user {os.geteuid()}", command)
+    mode = f"{stat.S_IMODE(status.st_mode):o}"
+    letters = "rwx" if stat.S_ISDIR(status.st_mode) else "rw"
+    return _Problem("use", f"you may not write to {path!r} (mode {mode})", f"run: chmod u+{letters} {_quoted(path)}")
+
+
+def _foreign_entry(home: str) -> _Problem | None:
+    """Return what is wrong with something in the data directory that root has made, as a Runner under sudo does."""
+    user = os.geteuid()
+    if user == 0:
+        return None
+    with os.scandir(home) as entries:
+        for entry in entries:
+            try:
+                refused = entry.stat(follow_symlinks=False).st_uid == 0 and _refusal(entry.path) is not None
+            except FileNotFoundError:  # gone since, as the registry's log is, or a link that leads nowhere
+                continue
+            if refused:
+                return _Problem(
+                    "use",
+                    f"{entry.name!r} in it belongs to root, and this is user {user}",
+                    f"run as root: chown -R {user} {_quoted(home)}",
+                )
+    return None
+
+
+def _temporary_home(home: str, problem: _Problem) -> str:
+    """Return a private directory for temporary files: the same one in each process of the user; warn of that once."""
+    name = f"flame_fast-{os.geteuid()}"
+    for base in (os.environ.get("TMPDIR", ""), *SPARE):
+        path = os.path.join(base, name)
+        if os.path.isabs(base) and _problem_with(path) is None and _is_own_directory(path):
+            break
+    else:
+        raise _invalid(f"cannot {problem.what} the data directory {home!r}: {problem}")
+    if path not in _told:
+        _told.add(path)
+        warnings.warn(
+            f"flame_fast keeps its data in {path!r} for now, since it cannot {problem.what} the data directory {home!r}: "
+            f"{problem}",
+            stacklevel=_users_level(),
+        )
+    return path
+
+
+def _is_own_directory(path: str) -> bool:
+    """Whether a path is a directory of this user's, rather than somebody else's, or a link that somebody else has made."""
+    status = os.lstat(path)
+    return stat.S_ISDIR(status.st_mode) and status.st_uid == os.geteuid()
+
+
+def _users_level() -> int:
+    """Return the `stacklevel`, in the caller's call of `warn`, of the innermost line outside this package."""
+    level, frame = 1, sys._getframe(1)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(os.path.dirname(__file__) + os.sep):
+        level, frame = level + 1, frame.f_back
+    return level
 
 
 def _make_home(home: str) -> None:
     """Make the data directory, and what is missing above it, for the user alone."""
     missing = []
     path = home
-    while not os.path.isdir(path):
-        missing.append(path)
-        path = os.path.dirname(path)
+    while True:
+        try:
+            found = os.stat(path)
+            break
+        except FileNotFoundError:
+            missing.append(path)
+            path = os.path.dirname(path)
+    if not stat.S_ISDIR(found.st_mode):
+        raise NotADirectoryError(errno.ENOTDIR, "it is no directory", path)
     for path in reversed(missing):
         make_private(path)
-    if missing and not os.path.isdir(home):
-        raise NotADirectoryError(20, "it is no directory")
+    if missing and not os.path.isdir(home):  # a link that leads nowhere
+        raise NotADirectoryError(errno.ENOTDIR, "it is no directory", home)
 
 
 def make_private(directory: str) -> None:
@@ -301,6 +455,11 @@ def _refuse_writers(path: str, writers: int, status: os.stat_result, what: str) 
         )
 
 
+def refuses_programs(directory: str) -> bool:
+    """Whether a directory lies on a file system mounted noexec, from which compiled modules cannot be loaded."""
+    return bool(os.statvfs(directory).f_flag & os.ST_NOEXEC)
+
+
 def _quoted(text: str) -> str:
     """Quote a text for a shell; `shlex` is loaded only for a message."""
     import shlex
@@ -313,12 +472,18 @@ def unpacked_tree(home: str | os.PathLike[str], digest: str) -> str:
     return os.path.join(os.path.abspath(home), "unpacked", digest)
 
 
-def _platform_home() -> str:
-    """Return the directory for user data of the XDG base directory specification."""
+def _platform_home() -> tuple[str, _Problem | None]:
+    """Return the directory for user data of the XDG base directory specification, and what is wrong with it."""
+    problem = None
     base = os.environ.get("XDG_DATA_HOME", "")
     if not os.path.isabs(base):  # the specification: a relative one is ignored
         base = os.path.expanduser("~/.local/share")
-    return os.path.join(base, "flame_fast")
+        home = os.environ.get("HOME")
+        if home is None and base.startswith("~"):
+            problem = _Problem("find", f"HOME is not set, and user {os.getuid()} has no entry in the password database")
+        elif home is not None and not os.path.isabs(home):
+            problem = _Problem("find", f"HOME is {home!r}, which is no absolute path")
+    return os.path.join(base, "flame_fast"), problem
 
 
 def _invalid(message: str) -> FlameError:
@@ -340,13 +505,22 @@ def _text_of(path: str) -> bytes:
     return text
 
 
-def _parse(path: str, text: bytes) -> object:
+def _parse(path: str, text: bytes) -> tuple[object, Any]:
+    """Return what a file says, and its nodes, which know their lines."""
     import yaml
 
+    document: object = None
     try:
         if text.count(b"*") > MOST_ALIASES:  # else there cannot be too many
             _count_aliases(text)
-        document: object = yaml.safe_load(text)
+        loader = yaml.SafeLoader(text)
+        try:
+            node = loader.get_single_node()
+            if node is not None:
+                _refuse_twins(node)
+                document = loader.construct_document(node)
+        finally:
+            loader.dispose()
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         where = f"line {mark.line + 1}" if mark is not None else "the text"
@@ -358,7 +532,36 @@ def _parse(path: str, text: bytes) -> object:
         raise _invalid(f"the configuration file {path!r} is not valid YAML: {detail}") from error
     if document is None:
         raise _invalid(f"the configuration file {path!r} is empty; write current-context and contexts, or remove it")
-    return document
+    return document, node
+
+
+def _refuse_twins(root: Any) -> None:
+    """Refuse a mapping that has a key twice: YAML forbids it, and only the last one would count."""
+    import yaml
+
+    twins = []
+    todo, seen = [root], set()
+    while todo:
+        node = todo.pop()
+        if id(node) in seen or not isinstance(node, yaml.CollectionNode):
+            continue
+        seen.add(id(node))
+        if isinstance(node, yaml.SequenceNode):
+            todo += node.value
+            continue
+        marks: dict[tuple[str, str], Any] = {}
+        for key, value in node.value:
+            todo += key, value
+            if isinstance(key, yaml.ScalarNode) and key.tag != "tag:yaml.org,2002:merge":
+                mark: Any = key.start_mark
+                first = marks.setdefault((key.tag, key.value), mark)
+                if first is not mark:
+                    twins.append((mark.line, first.line, key.value, mark))
+    if twins:
+        _, line, name, mark = min(twins, key=lambda twin: twin[:2])
+        raise yaml.MarkedYAMLError(
+            problem=f"the key {_shown(name)} is there already, in line {line + 1}; leave one of the two", problem_mark=mark
+        )
 
 
 def _count_aliases(text: bytes) -> None:
@@ -388,14 +591,16 @@ def _shown(value: object) -> str:
     return _cut(short.repr(value), _SHOWN)
 
 
-def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
-    """Return the key and the value of the context in force."""
+def _select(document: _Section, wanted: str | None) -> _Section:
+    """Return the context in force."""
     known = []
-    for index, value in enumerate(document.items("contexts")):
-        key = f"contexts[{index}]"
-        name = _Section(document.path, key, value).text("name", required=True)
+    values = document.items("contexts")
+    nodes = document.node_of("contexts").value
+    for index, (value, node) in enumerate(zip(values, nodes, strict=True)):
+        context = _Section(document.path, f"contexts[{index}]", value, node)
+        name = context.text("name", required=True)
         if name == wanted:
-            return key, value
+            return context
         known.append(name)
     listed = ", ".join(map(_shown, known[:_NAMED])) or "none, since contexts is empty"
     more = f", and {len(known) - _NAMED} more" if len(known) > _NAMED else ""
@@ -404,14 +609,25 @@ def _select(document: _Section, wanted: str | None) -> tuple[str, object]:
     )
 
 
+def _near(name: str, known: tuple[str, ...]) -> str | None:
+    """Return the known key that a key is nearly, or in another spelling; None if it is far from all."""
+    import difflib
+
+    if len(name) > _SHOWN:
+        return None
+    spelt = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower().replace("_", "-").strip()
+    return next(iter(difflib.get_close_matches(spelt, known, 1, 0.8)), None)
+
+
 class _Section:
-    """A mapping of the file, with its path and key for error messages."""
+    """A mapping of the file, with its path, key and node for error messages."""
 
-    __slots__ = ("path", "key", "values")
+    __slots__ = ("path", "key", "values", "node")
 
-    def __init__(self, path: str, key: str, values: object) -> None:
+    def __init__(self, path: str, key: str, values: object, node: Any) -> None:
         self.path = path
         self.key = key
+        self.node = node
         if not isinstance(values, dict):
             raise self._wrong(key, "a mapping", values)
         self.values: dict[Any, Any] = values
@@ -419,7 +635,28 @@ class _Section:
     def section(self, name: str) -> _Section | None:
         if name not in self.values:
             return None
-        return _Section(self.path, self._full(name), self.values[name])
+        return _Section(self.path, self._full(name), self.values[name], self.node_of(name))
+
+    def node_of(self, name: str) -> Any:
+        """Return the node of a key's value; of a merged mapping's, too."""
+        return self._pair(name)[1]
+
+    def _pair(self, name: str) -> tuple[Any, Any]:
+        return next((key, value) for key, value in reversed(self.node.value) if key.value == name)
+
+    def refuse_near(self, *known: str) -> None:
+        """Refuse a key that is nearly one of those used here: a slip of the pen. Others are the cluster's."""
+        for name in self.values:
+            near = _near(name, known) if isinstance(name, str) and name not in known else None
+            if near is not None:
+                raise _invalid(
+                    f"{_cut(self._full(name), _SHOWN)} in {self.path!r}, line {self._line(name)}: there is no such key; did "
+                    f"you mean {near!r}?"
+                )
+
+    def _line(self, name: str) -> int:
+        line: int = self._pair(name)[0].start_mark.line
+        return line + 1
 
     def text(self, name: str, *, required: bool = False) -> str | None:
         if name not in self.values and not required:
@@ -465,6 +702,10 @@ class _Section:
     def _wrong(self, key: str, expected: str, value: object, *, missing: bool = False) -> FlameError:
         if missing:
             got = "no such key"
+            wanted = key.rpartition(".")[2]
+            near = next((name for name in self.values if isinstance(name, str) and _near(name, (wanted,))), None)
+            if near is not None:
+                got += f", but {_shown(near)} in line {self._line(near)}"
         elif value is None:
             got = "null"
         elif value == "":

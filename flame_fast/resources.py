@@ -58,7 +58,7 @@ class ResourceRequirement:
     memory : int
         Bytes; recorded.
     gpu : int
-        Devices; recorded.
+        Devices; recorded. `Runner.service` refuses more than the machine has.
 
     Raises
     ------
@@ -167,6 +167,55 @@ def check_workers(workers: object, cpus: int) -> int:
             f"leave it out for one per CPU ({cpus} here)",
         )
     return count
+
+
+# ---- GPUs --------------------------------------------------------------------------------------------------------------
+
+
+def check_gpus(asked: int) -> None:
+    """Check that this machine has so many GPUs.
+
+    Raises
+    ------
+    FlameError
+        `INVALID_ARGUMENT`: it has fewer.
+    """
+    there = count_gpus()
+    if there is not None and asked > there:
+        found = f"has {there}" if there else "has none (neither /dev/nvidia0 nor a GPU of /sys/class/kfd is there)"
+        raise FlameError(
+            FlameErrorCode.INVALID_ARGUMENT,
+            f"resreq: expected at most the GPUs of this machine, which {found}, got gpu={asked}; leave gpu out, or start "
+            "where the devices are visible",
+        )
+
+
+def count_gpus(root: str = "/") -> int | None:
+    """Return how many GPUs of NVIDIA and AMD are there, by their devices; None: they cannot be counted.
+
+    Parameters
+    ----------
+    root : str
+        Where ``dev``, ``proc`` and ``sys`` are.
+    """
+    devices = _names(os.path.join(root, "dev"))
+    if "dxg" in devices:  # Windows has them
+        return None
+    count = sum(re.fullmatch(r"nvidia[0-9]+", name) is not None for name in devices)
+    slices = 0  # a GPU that is divided (MIG) counts by its parts
+    capabilities = os.path.join(root, "proc/driver/nvidia/capabilities")
+    for gpu in _names(capabilities):
+        parts = os.path.join(capabilities, gpu, "mig")
+        slices += sum(re.fullmatch(r"gi[0-9]+", name) is not None for name in _names(parts))
+    nodes = os.path.join(root, "sys/class/kfd/kfd/topology/nodes")
+    return max(count, slices) + sum((_read(os.path.join(nodes, node, "gpu_id")) or "0") != "0" for node in _names(nodes))
+
+
+def _names(directory: str) -> list[str]:
+    try:
+        return os.listdir(directory)
+    except OSError:
+        return []
 
 
 # ---- cgroups: version 2 in one tree, version 1 in one tree per controller ----------------------------------------------

@@ -53,7 +53,7 @@ if TYPE_CHECKING:
     class ServiceKeywords(TypedDict, total=False):
         """Options of `service` for any execution object."""
 
-        resreq: ResourceRequirement | None
+        resreq: ResourceRequirement | str | None
         restart: bool
         concurrency: int
 
@@ -165,6 +165,7 @@ class Runner(Collecting):
         _check_choice("engine", engine, tuple(ENGINES))
         _check_choice("arrays", arrays, ARRAYS)
         _check_context(context)
+        _check_fail_if_exists(fail_if_exists)
         _check_handle_sigterm(handle_sigterm)
         setup = check_setup(initializer, initargs, env, preload, max_tasks_per_worker)
         package = by_environment("PACKAGE", package)
@@ -245,7 +246,7 @@ class Runner(Collecting):
         execution_object: Any,
         autoscale: bool | None = None,
         warmup: int = 0,
-        resreq: ResourceRequirement | None = None,
+        resreq: ResourceRequirement | str | None = None,
         *,
         restart: bool = False,
         concurrency: int = 1,
@@ -263,8 +264,8 @@ class Runner(Collecting):
             Functions and classes: False limits the service to `max(warmup, 1)` workers. Instances: not True.
         warmup : int
             Workers that load it ahead of its first call.
-        resreq : ResourceRequirement, optional
-            What one call takes.
+        resreq : ResourceRequirement or str, optional
+            What one call takes, also as text: ``"cpu=2,mem=1g"``.
         restart : bool
             An instance whose process dies, or is ended by force, goes on in another one, as it was when it was given here;
             the call that ran fails. By default its later calls raise `WorkerDiedError`.
@@ -278,12 +279,12 @@ class Runner(Collecting):
         Raises
         ------
         ValueError
-            A warmup or autoscale that does not fit; arguments for what is no class.
+            A warmup or autoscale that does not fit; a `resreq` that cannot be read; arguments for what is no class.
         TypeError
             The object or its arguments cannot be pickled; the class's signature does not fit the arguments.
         FlameError
-            `INVALID_STATE`: the runner is closed. `INVALID_ARGUMENT`: more CPUs than this process may use; a session id that
-            another object has.
+            `INVALID_STATE`: the runner is closed. `INVALID_ARGUMENT`: more CPUs than this process may use, or more GPUs than
+            this machine has; a session id that another object has.
 
         Examples
         --------
@@ -435,6 +436,12 @@ def _check_choice(what: str, value: str, choices: tuple[str, ...]) -> None:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT, f"{what}: expected {' or '.join(map(repr, choices))}, got {value!r}"
         )
+
+
+def _check_fail_if_exists(value: bool) -> None:
+    if not isinstance(value, bool):
+        hint = f"; for the number of worker processes write workers={value!r}" if hasattr(value, "__index__") else ""
+        raise FlameError(FlameErrorCode.INVALID_ARGUMENT, f"fail_if_exists: expected True or False, got {value!r}{hint}")
 
 
 def _check_handle_sigterm(value: bool) -> None:

@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import _thread
 import contextlib
+import errno
 import functools
 import os
 
@@ -27,7 +28,7 @@ from flame_fast.application.registry import ApplicationAttributes, get_applicati
 from flame_fast.application.registry.database import Registry
 from flame_fast.application.registry.validation import check_name
 from flame_fast.application.storage import Storage, open_storage
-from flame_fast.config import FlameContext, home_directory, make_private, unpacked_tree
+from flame_fast.config import FlameContext, home_directory, make_private, refuses_programs, unpacked_tree
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.package.notices import warn_user
 from flame_fast.package.packing import is_package_name, pack
@@ -276,7 +277,7 @@ def _package(
 ) -> str:
     """Package the lease's directory and store the package; return its URL."""
     name, home, token = lease.name, lease.home, lease.token
-    with _step("packaging", name):
+    with _step("packaging", name, home):
         temporary = _temporary(home, token)
         make_private(os.path.dirname(temporary))
         make_private(temporary)
@@ -291,6 +292,7 @@ def _package(
             never=[storage.directory],
             home=home,
         )
+        _check_loadable(package, home)
     with _step("uploading", name):
         url = storage.url(package.name)
         with registry.transaction():
@@ -305,14 +307,17 @@ def _package(
 
 
 @contextlib.contextmanager
-def _step(step: str, name: str) -> Iterator[None]:
-    """Name the step in front of an error's message."""
+def _step(step: str, name: str, home: str = "") -> Iterator[None]:
+    """Name the step in front of an error's message. `home`: the data directory, if the step writes there alone."""
     try:
         yield
     except FlameError as error:
         raise FlameError(error.code, f"{step} application {name!r}: {error.message}") from error
     except OSError as error:
-        raise FlameError(FlameErrorCode.INTERNAL, f"{step} application {name!r}: {explained(error)}") from error
+        hint = ""
+        if home and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+            hint = f"; it was to be written into the data directory {home!r}: make room there, or set $FLAME_FAST_HOME"
+        raise FlameError(FlameErrorCode.INTERNAL, f"{step} application {name!r}: {explained(error)}{hint}") from error
 
 
 def _current_directory() -> str:
@@ -334,6 +339,17 @@ def _check_directory(directory: str, home: str, storage: Storage) -> None:
                 f"the current directory {directory!r} is the {what}, which is never packaged; "
                 "start in the project's directory, or configure another",
             )
+
+
+def _check_loadable(package: PackageInfo, home: str) -> None:
+    """Refuse a package with compiled modules where workers, which unpack it into the data directory, cannot load them."""
+    module = package.compiled_module() if refuses_programs(home) else None
+    if module is not None:
+        raise FlameError(
+            FlameErrorCode.INVALID_CONFIG,
+            f"workers cannot load {module!r} of the project from the data directory {home!r}, which lies on a file system "
+            "mounted noexec; set $FLAME_FAST_HOME to another directory, exclude the file, or pass package=False",
+        )
 
 
 def _template(registry: Registry, name: str) -> ApplicationAttributes:

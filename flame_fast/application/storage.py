@@ -106,7 +106,8 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     Parameters
     ----------
     url : str or None
-        ``file://DIR``, an existing directory; None for the default, ``packages`` in the data directory, which is made.
+        ``file://DIR``, ``file:DIR`` or an absolute path, of an existing directory, where ``~`` is the user's home; None for
+        the default, ``packages`` in the data directory, which is made.
     home : str or path-like
         The data directory.
 
@@ -120,13 +121,8 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
         directory = os.path.join(os.fspath(home), "packages")
         make_private(directory)
         return Storage(directory)
-    if not url.startswith(_SCHEME):
-        hint = "" if "://" in url else f"; for a directory write {_SCHEME}{os.path.abspath(url)}"
-        raise _invalid(f"package.storage: expected {_SCHEME}DIR, got {url!r}{hint}")
-    directory = os.path.expanduser(url.removeprefix(_SCHEME).removeprefix("localhost"))
-    if not os.path.isabs(directory):
-        raise _invalid(f"package.storage: expected {_SCHEME} and an absolute path, got {url!r}")
-    if "%" in directory and not os.path.isdir(directory):
+    directory = _directory_of(url)
+    if "%" in directory and "://" in url and not os.path.isdir(directory):
         from urllib.parse import unquote
 
         directory = unquote(directory, errors="surrogateescape")
@@ -136,6 +132,29 @@ def open_storage(url: str | None, home: str | os.PathLike[str]) -> Storage:
     check_trusted(directory, f"package.storage {url!r}")
     # One spelling for one directory: the registry compares packages by their directory.
     return Storage(os.path.realpath(directory))
+
+
+def _directory_of(url: str) -> str:
+    """Return the directory that a URL or path names; it need not be there."""
+    is_path = url.startswith(("/", "~"))
+    if not is_path and url[: len("file:")].lower() != "file:":
+        hint = "" if ":" in url else "; for a directory write its absolute path"
+        raise _invalid(f"package.storage: expected {_SCHEME}DIR, got {url!r}{hint}")
+    named = url if is_path else url[len("file:") :]
+    if not is_path and named.startswith("//"):
+        named = named[2:]
+        if named.startswith("localhost/"):
+            named = named.removeprefix("localhost")
+    directory = os.path.expanduser(named)
+    if directory.startswith("~"):
+        user = directory.partition("/")[0]
+        raise _invalid(
+            f"package.storage: expected a directory, got {url!r}, and {user!r} is nobody's home directory here; write the "
+            "path out"
+        )
+    if not os.path.isabs(directory):
+        raise _invalid(f"package.storage: expected {_SCHEME} and an absolute path, got {url!r}")
+    return directory
 
 
 def _invalid(message: str) -> FlameError:

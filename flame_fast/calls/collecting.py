@@ -9,7 +9,7 @@ from flame_fast.calls.service import RunnerService, example_method, stands_for_c
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-    from typing import Any, Literal, TypedDict, TypeVar, Unpack, overload
+    from typing import Any, Literal, Never, TypedDict, TypeVar, Unpack, overload
 
     from flame_fast.calls.progress import Progress
     from flame_fast.calls.selection import Selection
@@ -33,11 +33,37 @@ if TYPE_CHECKING:
         progress: Progress
 
 
+class Elsewhere:
+    """A name that other libraries have at this place: asking for it says where it is here. It costs other names nothing."""
+
+    def __init__(self, where: str) -> None:
+        self._where = where
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Never:
+        raise AttributeError(f"{owner.__name__!r} object has no attribute {self._name!r}; write {self._where}")
+
+
 class Collecting:
     """What collects futures. `Runner` is one."""
 
     _engine: Engine
     _lifetime: Lifetime
+
+    if not TYPE_CHECKING:
+        map = Elsewhere("rr.service(fn).map(items)")
+        starmap = Elsewhere("rr.service(fn).starmap(items)")
+        imap = Elsewhere("rr.service(fn).map(items), which reads as it goes")
+        imap_unordered = Elsewhere("rr.service(fn).map(items, ordered=False)")
+        submit = Elsewhere("rr.service(fn)(x): each call of a service returns a future")
+        apply = Elsewhere("rr.service(fn)(x).get()")
+        apply_async = Elsewhere("rr.service(fn)(x): each call of a service returns a future")
+        remote = Elsewhere("rr.service(fn)(x): each call of a service returns a future")
+        put = Elsewhere("rr.put_object(value)")
+        shutdown = Elsewhere("rr.close(), or the runner in a with statement")
+        terminate = Elsewhere("rr.close(), or the runner in a with statement")
 
     def _check_open(self) -> None:
         """Raise `INVALID_STATE` if the runner is closed, or another process's."""

@@ -18,6 +18,7 @@ from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, Construction
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from typing import Any
 
 #: What `inspect.isroutine` accepts, without importing inspect.
@@ -36,6 +37,9 @@ VARIADIC = 0x04
 
 #: Names of the service itself, whatever the user's object has.
 RESERVED = frozenset({"close", "map", "starmap", "options", "call", "name", "session_id"})
+
+#: Most methods that a message lists.
+_LISTED = 20
 
 
 def kind_of(obj: Any) -> str:
@@ -90,6 +94,60 @@ def _is_method(value: Any) -> bool:
     if isinstance(value, (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)):
         return True
     return callable(value) and not isinstance(value, (type, property))
+
+
+def attribute_names(obj: Any) -> tuple[str, ...]:
+    """Return the public names that an instance has beside its class's and that are no methods; evaluates nothing."""
+    if kind_of(obj) != INSTANCE:
+        return ()
+    return tuple(
+        name
+        for name, value in getattr(obj, "__dict__", {}).items()
+        if isinstance(name, str) and not name.startswith("_") and not callable(value)
+    )
+
+
+def absence_of(name: str, kind: str, methods: Sequence[str], described: Any, attributes: Sequence[str]) -> str:
+    """Return why a service has no method of a name, and what it has, to follow "no public method"; may be empty.
+
+    Parameters
+    ----------
+    name : str
+        What was asked for.
+    kind : str
+        The service's.
+    methods : sequence of str
+        Those that it has, `""` for the object's own call.
+    described : object, optional
+        As of `described_by`.
+    attributes : sequence of str
+        As of `attribute_names`.
+    """
+    if name.startswith("__"):  # what libraries ask every object for
+        return ""
+    if kind == FUNCTION:
+        return ": it stands for the function itself; call it, or its map, starmap, options or close"
+    public = [method for method in methods if method]
+    reason = _why_absent(name, described, attributes)
+    if not reason:
+        import difflib
+
+        near = difflib.get_close_matches(name, public, 1)
+        reason = f"; did you mean {near[0]!r}?" if near else ""
+    listed = ", ".join(public[:_LISTED]) or "none"
+    more = f" and {len(public) - _LISTED} more" if len(public) > _LISTED else ""
+    return f"{reason}; its methods: {listed}{more}"
+
+
+def _why_absent(name: str, described: Any, attributes: Sequence[str]) -> str:
+    found = static_attribute(described, name) if isinstance(described, type) else None
+    if name.startswith("_"):
+        return ": a name with an underscore in front is private" if found is not None else ""
+    if isinstance(found, (property, functools.cached_property)):
+        return ": it is a property, and the object is in a worker; give its class a method that returns it"
+    if found is not None or name in attributes:
+        return ": it is an attribute, and the object is in a worker; give its class a method that returns it"
+    return ""
 
 
 def described_by(obj: Any) -> Any:

@@ -12,7 +12,9 @@ from flame_fast.calls.construction import with_arguments
 from flame_fast.calls.import_scan import libraries_of
 from flame_fast.calls.introspection import (
     RESERVED,
+    absence_of,
     arity_of,
+    attribute_names,
     described_by,
     kind_of,
     method_names,
@@ -30,7 +32,7 @@ from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, CallOptions, Servi
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
 from flame_fast.kernels.runtime import UNCALLABLE, call_without_frames, serialization
-from flame_fast.resources import ResourceRequirement
+from flame_fast.resources import ResourceRequirement, check_gpus
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -102,11 +104,13 @@ class RunnerService(MappedTarget["P", "R"]):
         generators: list[tuple[str, Any]] | None = None,
         options: CallOptions | None = None,
         described: Any = None,
+        attributes: Sequence[str] = (),
     ) -> None:
         self.name: str = spec.name
         self.__name__: str = spec.name
         self.session_id: str = spec.session_id
         self._described = described  # the function or class that the user gave, or an instance's class; not in a task
+        self._attributes = attributes  # of the user's instance, for messages; not in a task
         self._engine = engine
         self._spec = spec
         self._key = key
@@ -235,6 +239,7 @@ class RunnerService(MappedTarget["P", "R"]):
             self._generators,
             changed(self._options or CallOptions(), given),
             self._described,
+            self._attributes,
         )
         view._forget = self._forget
         return view
@@ -248,7 +253,7 @@ class RunnerService(MappedTarget["P", "R"]):
             The object has no public method of that name.
         """
         if method not in self._methods:
-            raise AttributeError(f"the {self._spec.kind} service {self.name!r} has no public method {method!r}")
+            raise self._has_no(method)
         return self._methods[method](*args, **kwargs)
 
     def close(self, cancel: bool = False) -> None:
@@ -271,7 +276,12 @@ class RunnerService(MappedTarget["P", "R"]):
             return described  # type: ignore[no-any-return]  # no method, as the next one is none
         if name == "__signature__" and described is not None and found["_own_method"] != UNCALLABLE:
             return signature_of(described, "" if kind == FUNCTION else "__call__")  # type: ignore[no-any-return]
-        raise AttributeError(f"the {kind} service {found['name']!r} has no public method {name!r}")
+        raise self._has_no(name)
+
+    def _has_no(self, method: Any) -> AttributeError:
+        kind = self._spec.kind
+        why = absence_of(str(method), kind, self._spec.methods, self._described, self._attributes)
+        return AttributeError(f"the {kind} service {self.name!r} has no public method {method!r}{why}")
 
     def __repr__(self) -> str:
         return f"<RunnerService {self.name!r} ({self._spec.kind}), session {self.session_id!r}>"
@@ -340,7 +350,7 @@ class ServiceOptions:
 
     autoscale: bool | None = None
     warmup: int = 0
-    resreq: ResourceRequirement | None = None
+    resreq: ResourceRequirement | str | None = None
     restart: bool = False
     concurrency: int = 1
     args: tuple[Any, ...] | list[Any] = ()
@@ -383,7 +393,7 @@ def make_service(
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
-    return RunnerService(engine, spec, key, capture, generators, None, described_by(obj))
+    return RunnerService(engine, spec, key, capture, generators, None, described_by(obj), attribute_names(obj))
 
 
 def _pickled(obj: Any, whole: Any) -> tuple[bytes, list[tuple[str, Any]]]:
@@ -421,22 +431,24 @@ def check_options(obj: Any, options: ServiceOptions, engine: Engine) -> tuple[in
     concurrency = options.concurrency
     if isinstance(concurrency, bool) or not isinstance(concurrency, int) or concurrency < 1:
         raise ValueError(f"concurrency: expected an integer of at least 1, got {concurrency!r}")
-    return warmup, _check_cpu(options.resreq, engine.cpus)
+    return warmup, _check_resources(options.resreq, engine.cpus)
 
 
-def _check_cpu(resreq: ResourceRequirement | None, cpus: int) -> int | None:
+def _check_resources(resreq: ResourceRequirement | str | None, cpus: int) -> int | None:
+    """Check what a call is to take; return its CPUs, None: nothing is said of them."""
     if resreq is None:
         return None
+    if isinstance(resreq, str):
+        resreq = ResourceRequirement.from_string(resreq)
     if not isinstance(resreq, ResourceRequirement):
-        raise TypeError(
-            f"resreq: expected a ResourceRequirement, got {resreq!r}; "
-            "for text write ResourceRequirement.from_string('cpu=2,mem=1g')"
-        )
+        raise TypeError(f"resreq: expected a ResourceRequirement, or text like 'cpu=2,mem=1g', got {resreq!r}")
     if resreq.cpu > cpus:
         raise FlameError(
             FlameErrorCode.INVALID_ARGUMENT,
             f"resreq: expected at most {cpus} CPUs a call, which this process may use, got {resreq.cpu}",
         )
+    if resreq.gpu:
+        check_gpus(resreq.gpu)
     return resreq.cpu
 
 

@@ -22,9 +22,10 @@ class SessionContext:
     Parameters
     ----------
     session_id : str, optional
-        The session's id; default `<application>-<6 characters>`.
+        The session's id; default `<the runner's name>-<6 characters>`.
     application_name : str, optional
-        The application's name as the session shows it; default the runner's name.
+        The application's name in logs; default the runner's name. It changes nothing else: neither the session's id nor the
+        application that the runner registers.
 
     Raises
     ------
@@ -40,8 +41,10 @@ class SessionContext:
                 continue
             if not isinstance(value, str):
                 raise ValueError(f"{name}: expected a string, got {value!r}")
-            if not 1 <= len(value) <= LONGEST_NAME:
-                raise ValueError(f"{name}: expected 1 to {LONGEST_NAME} characters, got {len(value)}")
+            if not value:
+                raise ValueError(f"{name}: expected 1 to {LONGEST_NAME} characters, got an empty string")
+            if len(value) > LONGEST_NAME:
+                raise ValueError(f"{name}: too long ({len(value)} characters, max {LONGEST_NAME})")
         self.session_id: str | None = session_id
         self.application_name: str | None = application_name
 
@@ -60,6 +63,7 @@ def session_of(execution_object: Any, application: str) -> tuple[str, str]:
 
     An attribute `_session_context` of another type is ignored with a warning.
     """
+    made_up = f"{application}-{''.join(ALPHABET[byte % 32] for byte in os.urandom(6))}"
     context = getattr(execution_object, "_session_context", None)
     if context is not None and not isinstance(context, SessionContext):
         warnings.warn(
@@ -68,5 +72,4 @@ def session_of(execution_object: Any, application: str) -> tuple[str, str]:
         )
     elif context is not None and context.application_name:
         application = context.application_name
-    made_up = f"{application}-{''.join(ALPHABET[byte % 32] for byte in os.urandom(6))}"
     return named_session(execution_object) or made_up, application

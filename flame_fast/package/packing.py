@@ -72,6 +72,14 @@ class PackageInfo:
         """Return the files that are not in the package because they could not be read."""
         return [os.fsdecode(path) for path in self._members.paths(archive.UNREADABLE)]
 
+    def compiled_module(self) -> str | None:
+        """Return some compiled module or shared library in the package, None if it has none."""
+        for number in range(len(self._members)):
+            path, _, _, _, state = self._members[number]
+            if path.endswith(b".so") and not state & archive.LEFT_OUT:
+                return os.fsdecode(path)
+        return None
+
     def holds(self, relative: str) -> bool:
         """Return whether a path relative to the packaged directory is in the package; ``""`` is the directory itself."""
         if relative in ("", "."):

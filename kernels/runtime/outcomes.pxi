@@ -65,7 +65,7 @@ cdef class Outcomes(Values):
     cdef object read_pickled(self, Reader *source):
         try:
             return self.read(source, None)
-        except Exception as error:
+        except BaseException as error:
             self.check_damage()
             raise self.pickling.unreadable(error) from error
 

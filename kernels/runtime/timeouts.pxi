@@ -9,7 +9,8 @@ cdef double LONGEST_WAIT_S = 1e9       # thirty years
 def check_timeout(timeout):
     """Return a time-out in seconds as a float of at least 0; raise TypeError or ValueError for anything else."""
     if not hasattr(timeout, "__float__") and not hasattr(timeout, "__index__"):
-        raise TypeError(f"timeout: expected a number of seconds or None, got {timeout!r}")
+        hint = "; several futures go into one list, as in rr.get([a, b])" if hasattr(timeout, "ref") else ""
+        raise TypeError(f"timeout: expected a number of seconds or None, got {timeout!r}{hint}")
     try:
         seconds = float(timeout)
     except OverflowError:               # an integer beyond every float

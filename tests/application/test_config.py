@@ -317,3 +317,120 @@ def test_what_is_no_regular_file_is_not_read(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "fifo")
     assert "it is no regular file" in refused(str(tmp_path / "fifo"))
     assert "it is no regular file" in refused("/dev/zero")
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "told"),
+    [
+        ("current-context: a\ncontexts: [{name: a}]\ncurrent-context: b", 3, "the key 'current-context'"),
+        ('current-context: a\n"current-context": b\ncontexts: [{name: a}]', 2, "the key 'current-context'"),
+        ("current-context: a\ncontexts:\n- name: a\n  name: b", 4, "the key 'name' is there already, in line 3"),
+        (
+            "current-context: a\ncontexts:\n- name: a\n  package:\n    excludes: [a]\n    limit: 1g\n    excludes: [b]",
+            7,
+            "the key 'excludes' is there already, in line 5",
+        ),
+        ("current-context: a\ncontexts:\n- name: a\n- name: b\n  cluster: {a: 1,\n    a: 2}", 6, "the key 'a'"),
+        ("x: {a: 1, a: 2}\ncurrent-context: a\ncontexts: [{name: a}]\nx: 2", 1, "the key 'a'"),
+    ],
+)
+def test_a_key_given_twice_is_an_error(tmp_path: Path, text: str, line: int, told: str) -> None:
+    """Only the last one would count, and another reader may take the first."""
+    path = written(tmp_path, text)
+    message = refused(path)
+    assert f"the configuration file {path!r} is not valid YAML, line {line}: {told}" in message
+    assert message.endswith("; leave one of the two")
+
+
+def test_keys_of_merged_mappings_are_not_given_twice(tmp_path: Path) -> None:
+    text = """
+base: &base {storage: file:///a, limit: 1k}
+more: &more {excludes: [x]}
+current-context: a
+contexts:
+- name: a
+  package: {<<: *base, limit: 3k}
+- name: b
+  package: {<<: [*more, *base]}
+"""
+    assert FlameContext(written(tmp_path, text)).package == FlamePackage("file:///a", (), 3 << 10)
+    text = text.replace("current-context: a", "current-context: b")
+    assert FlameContext(written(tmp_path, text)).package == FlamePackage("file:///a", ("x",), 1 << 10)
+    text = text.replace("more: &more {excludes: [x]}", "more: &more {limits: 2k}")
+    assert "line 3: there is no such key; did you mean 'limit'?" in refused(written(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"),
+    [
+        ("exclude", "excludes"),
+        ("Excludes", "excludes"),
+        ("excluded", "excludes"),
+        ("limits", "limit"),
+        ("LIMIT", "limit"),
+        ("packages", "package"),
+        ("runners", "runner"),
+        ("templates", "template"),
+    ],
+)
+def test_a_key_that_is_nearly_one_of_ours_is_an_error(tmp_path: Path, wrong: str, right: str) -> None:
+    section = {"package": "", "runner": "", "template": "runner"}.get(right, "package")
+    value = "{}" if not section else "x"
+    inner = f"  {section}:\n    {wrong}: {value}" if section else f"  {wrong}: {value}"
+    path = written(tmp_path, f"current-context: a\ncontexts:\n- name: a\n{inner}\n")
+    key = ".".join(filter(None, ("contexts[0]", section, wrong)))
+    line = 5 if section else 4
+    assert refused(path) == f"{key} in {path!r}, line {line}: there is no such key; did you mean {right!r}?"
+
+
+@pytest.mark.parametrize("right", ["storage", "excludes", "limit"])
+def test_a_key_without_one_of_its_letters_is_an_error(tmp_path: Path, right: str) -> None:
+    for at in range(len(right)):
+        wrong = right[:at] + right[at + 1 :]
+        path = written(tmp_path, f"current-context: a\ncontexts: [{{name: a, package: {{{wrong}: x}}}}]")
+        assert f"did you mean {right!r}?" in refused(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("current_context: a\ncontexts: [{name: a}]", "got no such key, but 'current_context' in line 1"),
+        ("currentContext: a\ncontexts: [{name: a}]", "got no such key, but 'currentContext' in line 1"),
+        (
+            "current-context: a\n\ncontext: [{name: a}]",
+            "contexts in {path}: expected a list, got no such key, but 'context' in",
+        ),
+        (
+            "current-context: a\ncontexts:\n- nme: a",
+            "contexts[0].name in {path}: expected text, got no such key, but 'nme' in",
+        ),
+        (
+            "current-context: a\ncontexts: [{name: a}]\ncurent-context: b",
+            "curent-context in {path}, line 3: there is no such",
+        ),
+    ],
+)
+def test_a_misspelt_key_that_must_be_there_is_pointed_to(tmp_path: Path, text: str, told: str) -> None:
+    path = written(tmp_path, text)
+    assert told.replace("{path}", repr(path)) in refused(path)
+
+
+def test_keys_of_the_cluster_stay_ignored(tmp_path: Path) -> None:
+    """Those of Flame's own files, and whatever is far from a key used here."""
+    text = """
+kind: Config
+users: [{name: me}]
+7: seven
+current-context: a
+contexts:
+- name: a
+  app: mine
+  workspace: default
+  cluster: {endpoint: "https://there:8080", tls: {ca_file: ca, cert_file: cert, key_file: key}}
+  cache: {endpoint: "grpcs://there:9090", storage: /cache, tls: null}
+  package: {storage: file:///a, registry: x, image: y}
+  runner: {shim: host}
+- name: b
+  packagee: nobody looks here
+"""
+    assert FlameContext(written(tmp_path, text)).package.storage == "file:///a"

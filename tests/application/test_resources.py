@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,6 +16,7 @@ from flame_fast.resources import (
     ResourceRequirement,
     check_memory,
     check_workers,
+    count_gpus,
     parse_size,
 )
 
@@ -127,3 +130,24 @@ def test_a_fraction_of_a_suffix_is_exact(thousandths: int, suffix: str) -> None:
     whole, rest = divmod(thousandths, 1000)
     shift = 10 * (1 + SUFFIXES.index(suffix))
     assert parse_size(f"{whole}.{rest:03}{suffix}") == (thousandths << shift) // 1000
+
+
+@pytest.mark.parametrize(
+    ("paths", "count"),
+    [
+        ([], 0),
+        (["dev/nvidiactl", "dev/nvidia-uvm", "dev/nvidia-caps/nvidia-cap1"], 0),
+        (["dev/nvidia0"], 1),
+        (["dev/nvidia0", "dev/nvidia3", "dev/nvidia12", "dev/nvidiactl"], 3),
+        (["dev/nvidia0", *(f"proc/driver/nvidia/capabilities/gpu0/mig/gi{part}/access" for part in (3, 4, 11))], 3),
+        (["dev/nvidia0", "proc/driver/nvidia/capabilities/gpu0/mig/config"], 1),
+        (["dev/dxg"], None),
+        (["sys/class/kfd/kfd/topology/nodes/0/gpu_id=0", "sys/class/kfd/kfd/topology/nodes/1/gpu_id=4711"], 1),
+    ],
+)
+def test_gpus_are_counted_by_their_devices(tmp_path: Path, paths: list[str], count: int | None) -> None:
+    for path in paths:
+        name, _, content = path.partition("=")
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(content)
+    assert count_gpus(str(tmp_path)) == count

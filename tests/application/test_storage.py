@@ -102,16 +102,37 @@ def test_what_an_upload_cut_off_left_is_found_by_its_tag(storage: Storage) -> No
         ("file://relative/path", "expected file:// and an absolute path, got 'file://relative/path'"),
         ("file://", "expected file:// and an absolute path, got 'file://'"),
         ("s3://bucket/key", "package.storage: expected file://DIR, got 's3://bucket/key'"),
-        ("{tmp}", "for a directory write file://{tmp}"),
+        ("s3:bucket", "package.storage: expected file://DIR, got 's3:bucket'"),
+        ("packages", "got 'packages'; for a directory write its absolute path"),
+        ("./packages", "got './packages'; for a directory write its absolute path"),
+        ("file:packages", "expected file:// and an absolute path, got 'file:packages'"),
+        ("file://host/share", "expected file:// and an absolute path, got 'file://host/share'"),
+        ("~nobody-here/packages", "'~nobody-here' is nobody's home directory here; write the path out"),
+        ("file://~nobody-here/x", "'~nobody-here' is nobody's home directory here; write the path out"),
+        ("~/missing", "'{tmp}/missing' does not exist"),
+        ("{tmp}/missing", "'{tmp}/missing' does not exist"),
+        ("file:{tmp}/missing", "'{tmp}/missing' does not exist"),
     ],
 )
-def test_a_bad_url_is_named(tmp_path: Path, url: str, expected: str) -> None:
+def test_a_bad_url_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, url: str, expected: str) -> None:
     (tmp_path / "file").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
     with pytest.raises(FlameError) as caught:
         open_storage(url.replace("{tmp}", str(tmp_path)), tmp_path)
     assert caught.value.code == FlameErrorCode.INVALID_CONFIG
     assert "package.storage" in caught.value.message
     assert expected.replace("{tmp}", str(tmp_path)) in caught.value.message
+
+
+@pytest.mark.parametrize("form", ["file://{}", "file:{}", "file://localhost{}", "FILE://{}", "{}"])
+def test_a_directory_is_named_by_a_url_or_a_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name in ("store", "localhost", "a:b"):
+        (tmp_path / name).mkdir()
+        assert open_storage(form.format(tmp_path / name), tmp_path).directory == str(tmp_path / name)
+        if "localhost" not in form:
+            assert open_storage(form.format(f"~/{name}"), tmp_path).directory == str(tmp_path / name)
+    assert not (Path.cwd() / "~").exists()
 
 
 def test_odd_paths_work_written_plainly_or_as_a_url(tmp_path: Path) -> None:

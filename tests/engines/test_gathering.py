@@ -105,3 +105,40 @@ def test_what_is_no_progress_is_refused(rr, wrong):
             use()
     with pytest.raises(TypeError, match="progress: expected"):
         rr.service(same).map([1], progress=wrong)
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("map", "rr.service(fn).map(items)"),
+        ("starmap", "rr.service(fn).starmap(items)"),
+        ("imap_unordered", "rr.service(fn).map(items, ordered=False)"),
+        ("submit", "rr.service(fn)(x)"),
+        ("apply_async", "rr.service(fn)(x)"),
+        ("remote", "rr.service(fn)(x)"),
+        ("put", "rr.put_object(value)"),
+        ("shutdown", "rr.close()"),
+    ],
+)
+def test_what_other_libraries_have_at_a_runner_is_pointed_to(rr, name, told):
+    assert not hasattr(rr, name)
+    with pytest.raises(AttributeError) as caught:
+        getattr(rr, name)
+    assert f"'Runner' object has no attribute {name!r}; write {told}" in str(caught.value)
+
+
+def test_what_the_pointers_say_works(rr):
+    assert list(rr.service(same).map([1, 2])) == [1, 2]
+    assert list(rr.service(add).starmap([(1, 2)])) == [3]
+    assert sorted(rr.service(same).map([1, 2], ordered=False)) == [1, 2]
+    assert rr.service(same)(1).get() == rr.get(rr.put_object(1)) == 1
+
+
+def test_futures_one_by_one_are_no_time_out(rr):
+    first, second = rr.service(same)(1), rr.service(same)(2)
+    for collect in (rr.get, rr.wait, rr.select):
+        for one in (first, [first]):
+            with pytest.raises(TypeError, match=r"timeout: .*; several futures go into one list, as in rr.get\(\[a, b\]\)"):
+                collect(one if collect != rr.select else [first], second)
+    with pytest.raises(TypeError, match=r"timeout: expected a number of seconds or None, got 'x'$"):
+        rr.get(first, "x")

@@ -27,7 +27,7 @@ from gates import (
     same,
 )
 
-from flame_fast import FlameError, FlameErrorCode, ResourceRequirement, Runner, RunnerService, SessionContext
+from flame_fast import FlameError, FlameErrorCode, ResourceRequirement, Runner, RunnerService, SessionContext, resources
 from flame_fast._records import fields
 from flame_fast.calls.statistics import Statistics
 from flame_fast.resources import available_cpus
@@ -519,6 +519,76 @@ def test_every_public_method_is_there_and_nothing_else(rr, project, of_class):
     assert not list(project.glob("evaluated-by-*"))
 
 
+class Basket:
+    __slots__ = ("slot", "__dict__")
+
+    limit = 3
+
+    class Inner:
+        pass
+
+    def __init__(self):
+        self.fruit = []
+
+    @property
+    def size(self):
+        raise AssertionError("evaluated")
+
+    @functools.cached_property
+    def weight(self):
+        raise AssertionError("evaluated")
+
+    def _sort(self):
+        raise AssertionError("called")
+
+    def add(self, item):
+        self.fruit.append(item)
+
+    def total(self):
+        return len(self.fruit)
+
+
+@pytest.mark.parametrize(
+    ("name", "told", "of_class"),
+    [
+        ("size", "it is a property, and the object is in a worker; give its class a method", True),
+        ("weight", "it is a property", True),
+        ("limit", "it is an attribute, and the object is in a worker; give its class a method", True),
+        ("slot", "it is an attribute", True),
+        ("Inner", "it is an attribute", True),
+        ("fruit", "it is an attribute", False),
+        ("_sort", "a name with an underscore in front is private", True),
+        ("totel", "did you mean 'total'?", True),
+        ("empty", "; its methods: add, total", True),
+    ],
+)
+def test_a_name_that_is_no_method_is_explained(rr, name, told, of_class):
+    services = [rr.service(Basket()), rr.service(Basket())]
+    services += [services[0].options(retries=1), *([rr.service(Basket)] if of_class else [])]
+    for service in services:
+        for ask in (getattr, lambda asked, missing: asked.call(missing)):
+            with pytest.raises(AttributeError, match=rf"service 'Basket' has no public method '{name}'") as caught:
+                ask(service, name)
+            assert told in str(caught.value)
+            assert str(caught.value).endswith("; its methods: add, total")
+
+
+def test_names_that_libraries_ask_for_are_answered_briefly(rr):
+    service = rr.service(Basket())
+    with pytest.raises(AttributeError, match=r"has no public method '__array__'$"):
+        service.__array__  # noqa: B018
+    many = rr.service(type("Many", (), {f"m{number:02}": lambda self: None for number in range(30)}))
+    with pytest.raises(AttributeError, match=r"m18, m19 and 10 more$"):
+        many.xyz  # noqa: B018
+
+
+def test_a_function_service_has_no_methods_but_its_own(rr):
+    service = rr.service(add)
+    for name in ("remote", "submit", "delay"):
+        with pytest.raises(AttributeError, match=f"no public method '{name}': it stands for the function itself; call it"):
+            getattr(service, name)
+
+
 def test_reserved_names_are_the_services_own(rr):
     class Reserved:
         def map(self, *args, **kwargs):
@@ -645,8 +715,29 @@ def test_more_cpus_than_there_are_is_refused(rr):
     assert str(available_cpus()) in caught.value.message
 
 
-def test_memory_and_gpu_are_only_recorded(rr):
-    assert rr.service(add, resreq=ResourceRequirement(cpu=1, memory=1 << 50, gpu=64))(1, 2).get() == 3
+def test_memory_is_only_recorded(rr):
+    assert rr.service(add, resreq=ResourceRequirement(cpu=1, memory=1 << 50))(1, 2).get() == 3
+
+
+def test_a_resource_requirement_may_be_text(rr):
+    assert rr.service(add, resreq="cpu=1,mem=1g")(1, 2).get() == 3
+    with pytest.raises(ValueError, match="expected cpu=, mem= or gpu=, got 'disk=1'"):
+        rr.service(add, resreq="disk=1")
+    with pytest.raises(FlameError, match=f"at most {available_cpus()} CPUs"):
+        rr.service(add, resreq=f"cpu={available_cpus() + 1}")
+    with pytest.raises(TypeError, match="or text like 'cpu=2,mem=1g', got 2"):
+        rr.service(add, resreq=2)
+
+
+def test_more_gpus_than_there_are_are_refused(rr, monkeypatch):
+    for there, told in ((0, "has none"), (2, "has 2")):
+        monkeypatch.setattr(resources, "count_gpus", lambda there=there: there)
+        with pytest.raises(FlameError, match=rf"resreq: .*{told}.*got gpu={there + 1}; leave gpu out") as caught:
+            rr.service(add, resreq=ResourceRequirement(gpu=there + 1))
+        assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
+        assert rr.service(add, resreq=f"gpu={there}")(1, 2).get() == 3
+    monkeypatch.setattr(resources, "count_gpus", lambda: None)  # nobody can tell
+    assert rr.service(add, resreq="gpu=9")(1, 2).get() == 3
 
 
 # ---- sessions ------------------------------------------------------------------------------------------------------------
@@ -674,11 +765,26 @@ def test_the_default_session_id_is_made_of_the_application(rr):
     assert first.session_id != second.session_id
 
 
-@pytest.mark.parametrize("name", ["", 3, b"x", "x" * 129, ["a"]])
-def test_a_session_context_refuses_bad_names(name):
-    with pytest.raises(ValueError):
+def test_an_application_name_is_for_the_log_alone(rr):
+    account = Account()
+    account._session_context = SessionContext(application_name="other")
+    assert re.fullmatch(r"conformance-\w{6}", rr.service(account).session_id)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"),
+    [
+        ("", "got an empty string"),
+        (3, "expected a string, got 3"),
+        (b"x", "expected a string"),
+        ("x" * 129, r"too long \(129 characters, max 128\)"),
+        (["a"], "expected a string"),
+    ],
+)
+def test_a_session_context_refuses_bad_names(name, problem):
+    with pytest.raises(ValueError, match=f"session_id: .*{problem}"):
         SessionContext(session_id=name)
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=f"application_name: .*{problem}"):
         SessionContext(application_name=name)
 
 

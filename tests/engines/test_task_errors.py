@@ -6,6 +6,7 @@ import asyncio
 import copy
 import os
 import pickle
+import signal
 import socket
 import threading
 import traceback
@@ -304,6 +305,104 @@ def test_a_result_that_cannot_be_rebuilt_is_a_task_error(rr):
     error = error_of(rr.service(lambda: Trap())())
     assert type(error) is TaskError
     assert "no number" in str(error)
+
+
+LEAVING = [SystemExit(3), KeyboardInterrupt("stop"), GeneratorExit("enough"), Stop("no exception")]
+
+
+def _rebuilt(maker, error):
+    """Fail in every process but the maker's, where an exception is tried out before it travels."""
+    if os.getpid() != maker:
+        raise error
+    return Tried(maker, error)
+
+
+class Tried(Exception):
+    def __reduce__(self):
+        return _rebuilt, self.args
+
+
+class Rebuilt:
+    """Raises while it is rebuilt, by the function of its pickle or by `__setstate__`."""
+
+    def __init__(self, error, by_function):
+        self.error, self.by_function = error, by_function
+
+    def __reduce__(self):
+        if self.by_function:
+            return fail, (self.error,)
+        return object.__new__, (Rebuilt,), self.error
+
+    def __setstate__(self, error):
+        raise error
+
+
+@pytest.mark.parametrize("error", LEAVING, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("by_function", [True, False])
+def test_what_a_results_rebuilding_raises_does_not_end_the_driver(rr, error, by_function):
+    service = rr.service(lambda: Rebuilt(error, by_function))
+    found = error_of(service())
+    assert type(found) is TaskError
+    assert type(error).__name__ in str(found)
+    assert str(error) in str(found)
+    with pytest.raises(TaskError, match=type(error).__name__):
+        rr.get([service(), service()])
+    with pytest.raises(TaskError, match=type(error).__name__):
+        list(rr.service(lambda _: Rebuilt(error, by_function)).map(range(3)))
+    assert rr.service(add)(1, 2).get() == 3
+
+
+@pytest.mark.parametrize("error", LEAVING, ids=lambda error: type(error).__name__)
+def test_what_an_errors_rebuilding_raises_does_not_end_the_driver(project, error):
+    with Runner("rebuilding", workers=1) as rr:
+        found = error_of(rr.service(lambda: fail(Tried(os.getpid(), error)))())
+    assert type(found) is TaskError
+    assert type(error).__name__ in str(found)
+    assert "Tried" in str(found.__cause__)
+
+
+def test_a_result_whose_pickling_ends_the_process_is_a_task_error(rr):
+    class Leaving:
+        def __reduce__(self):
+            raise SystemExit(3)
+
+    assert type(error_of(rr.service(lambda: Leaving())())) is TaskError
+    found = rr.service(lambda item: Leaving() if item else item).map([0, 1, 0], chunksize=3, return_exceptions=True)
+    assert [type(value) for value in found] == [int, TaskError, int]
+
+
+@pytest.mark.parametrize("handler", [None, "function", "method", "by any name"])
+def test_a_signal_while_a_result_is_rebuilt_is_no_fault_of_the_result(project, handler):
+    """A Ctrl-C, and what a handler of the user's raises, end the wait as they would anywhere."""
+
+    class Handler:
+        def handle(self, number, frame):
+            raise LookupError(number)
+
+    def handle(number, frame):
+        raise LookupError(number)
+
+    handlers = {"function": handle, "method": Handler().handle, "by any name": lambda *args: handle(*args)}
+    before = signal.signal(signal.SIGINT, handlers.get(handler, signal.default_int_handler))
+    try:
+        with Runner("interrupted", workers=1) as rr:
+            future = rr.service(lambda: Struck())()
+            with pytest.raises(KeyboardInterrupt if handler is None else LookupError):
+                future.get(timeout=PATIENCE_S)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _struck():
+    signal.raise_signal(signal.SIGINT)
+    return sum(range(1000))
+
+
+class Struck:
+    """Meets a Ctrl-C while it is rebuilt."""
+
+    def __reduce__(self):
+        return _struck, ()
 
 
 def test_an_argument_that_cannot_be_rebuilt_fails_the_call_only(rr):

@@ -395,6 +395,16 @@ def test_bad_numbers_of_workers(bad, nothing_left):
     assert list(nothing_left.iterdir()) == []
 
 
+@pytest.mark.parametrize("bad", [0, 1, 4, None, "yes", 2.0])
+def test_what_is_given_in_the_place_of_fail_if_exists(bad, nothing_left):
+    """Pools of other libraries take their workers there."""
+    with pytest.raises(FlameError, match="fail_if_exists: expected True or False, got ") as caught:
+        Runner("bad", bad)
+    assert caught.value.code is FlameErrorCode.INVALID_ARGUMENT
+    assert (f"write workers={bad!r}" in caught.value.message) == isinstance(bad, int)
+    assert list(nothing_left.iterdir()) == []
+
+
 @pytest.mark.parametrize("bad", ["", "Local", "threads", 3, []])
 def test_bad_engines(bad, nothing_left):
     with pytest.raises(FlameError) as caught:

@@ -86,7 +86,7 @@ class Outcome:
         self.raise_error()
         try:
             return self.value.load(engine)
-        except Exception as error:
+        except BaseException as error:
             raise serialization.unreadable(error) from error
 
     def raise_error(self):

@@ -200,9 +200,11 @@ class Registry:
         try:
             yield
         except sqlite3.Error as error:
-            hint = "check the disk and the permissions of its directory"
+            hint = "check the disk and the permissions of its directory, or set $FLAME_FAST_HOME to another one"
             if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 hint = "remove it; it holds no more than the applications registered by hand"
+            elif _code(error) == sqlite3.SQLITE_FULL:
+                hint = "make room there, or set $FLAME_FAST_HOME to another directory"
             elif _code(error) == sqlite3.SQLITE_CANTOPEN:  # SQLite does not tell why
                 hint += "; are there file descriptors left (`ulimit -n`)?"
             raise FlameError(

@@ -18,6 +18,7 @@ from flame_fast.kernels.runtime.serialization.picklers import PROTOCOL, dump_bod
 from flame_fast.kernels.runtime.serialization.unpickling import choose_namespace, definition, load, load_body, unreadable
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
+from flame_fast.interrupts import is_of_a_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -148,8 +149,8 @@ def dump_value(runtime: Client, value: Any) -> tuple[bytes, list[Any], list[Any]
     try:
         dump = write(runtime, value, None)
         return dump.data, dump.buffers, dump.arrays, dump.holds
-    except Exception as error:
-        if _is_own(error):
+    except BaseException as error:
+        if isinstance(error, FlameError) or is_of_a_signal(error):
             raise
         raise Unpicklable(f"a value of type {type(value).__qualname__} cannot be pickled: {error}") from error
 
@@ -217,7 +218,9 @@ def _pickled_exception(error: BaseException) -> bytes | None:
             return None
         notes = getattr(error, "__notes__", [])
         return data if getattr(copy, "__notes__", []) == notes else dump_body(Noted(error, notes))
-    except Exception:
+    except BaseException as problem:
+        if is_of_a_signal(problem):
+            raise
         return None
 
 
@@ -238,7 +241,9 @@ def load_error(data: bytes, text: str, output: str = "") -> BaseException:
     """Return a fresh copy of a task's exception, with the worker's traceback as its cause; see `dump_error`."""
     try:
         error = load_body(data)
-    except Exception as problem:
+    except BaseException as problem:
+        if is_of_a_signal(problem):
+            raise
         error = TaskError(f"the task's exception cannot be rebuilt here: {type(problem).__qualname__}: {problem}")
     error.__cause__ = RemoteTraceback(text) if text else None
     return error  # type: ignore[no-any-return]

@@ -14,6 +14,7 @@ from flame_fast.kernels.runtime.serialization import building
 from flame_fast.kernels.runtime.serialization.definitions import Namespace, current_namespace, definitions
 
 from flame_fast.errors import TaskError
+from flame_fast.interrupts import is_of_a_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -149,7 +150,7 @@ def definition(runtime: Client, identity: bytes, offset: int, nbytes: int) -> An
         try:
             with building.learning() as learnt:
                 load_body(runtime.definition_body(offset, nbytes), namespace, apart=True)
-        except Exception as error:
+        except BaseException as error:
             raise unreadable(error) from error
         for known in learnt:
             namespace.came_with_value(known, identity, runtime, offset)
@@ -160,6 +161,16 @@ def definition(runtime: Client, identity: bytes, offset: int, nbytes: int) -> An
     return found
 
 
-def unreadable(error: Exception) -> TaskError:
-    """Return the error for a value whose own code failed to rebuild it here."""
+def unreadable(error: BaseException) -> TaskError:
+    """Return the error for a value whose own code failed to rebuild it here.
+
+    Raises
+    ------
+    BaseException
+        The error itself, if a handler of a signal has raised it, as of a Ctrl-C: no fault of the value.
+    """
+    if is_of_a_signal(error):
+        raise error
+    if isinstance(error, TaskError):  # of something in the value
+        return TaskError(error.message)
     return TaskError(f"the value cannot be rebuilt here: {type(error).__qualname__}: {error}")
