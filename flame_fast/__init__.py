@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from flame_fast.errors import TaskTimeoutError as TaskTimeoutError
     from flame_fast.errors import WorkerDiedError as WorkerDiedError
     from flame_fast.executor import Executor as Executor
+    from flame_fast.freezing import freeze_support as freeze_support
     from flame_fast.kernels.runtime import ObjectFuture as ObjectFuture
     from flame_fast.kernels.runtime import ObjectRef as ObjectRef
     from flame_fast.pool import Pool as Pool
@@ -70,6 +71,7 @@ _HOME_OF = {
     "TaskTimeoutError": "errors",
     "WorkerDiedError": "errors",
     "app": "app",
+    "freeze_support": "freezing",
     "get_application": "application.registry",
     "list_applications": "application.registry",
     "register_application": "application.registry",

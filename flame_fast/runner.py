@@ -24,7 +24,7 @@ from flame_fast.calls.session import named_session
 from flame_fast.calls.statistics import rows_of, statistics_of
 from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_excludes, check_setup, workers_by_environment
 from flame_fast.config import FlameContext
-from flame_fast.engine import current
+from flame_fast.engine import current, settings
 from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
@@ -503,6 +503,7 @@ def _of_process() -> dict[str, Any]:
     return {
         "argv": getattr(sys, "argv", [""]),
         "authkey": bytes(process.current_process().authkey) if process is not None else b"",
+        "settings": settings.taken(),
     }
 
 

@@ -53,6 +53,7 @@ class LocalEngine(DriverEngine):
     """Runs calls in worker processes; see `flame_fast.engine.protocol.Engine`."""
 
     def __init__(self, options: EngineOptions) -> None:
+        self._launch = spawn.Launch(options.environment)  # first: it refuses a program that cannot be started
         super().__init__(options, Client)
         self._options = options
         self._lock = threading.RLock()  # reentrant: under it a garbage collection may close this very runner
@@ -73,12 +74,12 @@ class LocalEngine(DriverEngine):
         try:
             with theirs:
                 pid = spawn.start_zygote(
+                    self._launch,
                     self.name,
                     self.runtime.fd,
                     self._doorbell.fd,
                     theirs.fileno(),
                     recover=recover,
-                    environment=self._options.environment,
                     preload=self._options.preload,
                 )
             self._zygote_pid = pid

@@ -18,6 +18,9 @@ from __future__ import annotations
 
 import gc
 import os
+import warnings
+
+from flame_fast.engine import settings
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,6 +167,7 @@ class Preloading:
 def _import_whole(name: str) -> None:
     import importlib
 
+    before = list(warnings.filters)
     try:
         module = importlib.import_module(name)
         if name == MODULES[COMPILER]:
@@ -171,3 +175,4 @@ def _import_whole(name: str) -> None:
             module.cpu_target.typing_context.refresh()
     except Exception:  # the worker that needs it imports it again, and the user sees its error
         pass
+    settings.note_import(name, before)

@@ -8,9 +8,11 @@ import json
 import os
 import sys
 
+from flame_fast.engine import program
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
     from typing import Any
 
 #: The zygote's descriptors from the driver: the segment, the eventfd, the control socket, a pidfd of the driver.
@@ -37,28 +39,79 @@ zygote.main(sys.argv[1])
 """
 
 
+#: Options of the interpreter that change what a task does, by their names in `sys.flags`.
+FLAGS = {
+    "optimize": "O",
+    "bytes_warning": "b",
+    "dont_write_bytecode": "B",
+    "no_user_site": "s",
+    "ignore_environment": "E",
+    "isolated": "I",
+}
+
+
+class Launch:
+    """How this process starts its supervisors, as it is now: one that takes another's place is started in the same way.
+
+    Parameters
+    ----------
+    environment : dict, optional
+        Environment variables beside this process's.
+
+    Attributes
+    ----------
+    command : list of str
+        Without the options.
+    directory : str
+        The current one; empty if it is gone.
+    environment : dict
+
+    Raises
+    ------
+    FlameError
+        `INVALID_STATE`: there is no program to start.
+    """
+
+    __slots__ = ("command", "directory", "environment")
+
+    def __init__(self, environment: dict[str, str] | None = None) -> None:
+        program.check_unmarked()
+        root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+        self.command: list[str] = program.supervisor_command(_interpreter_flags(), BOOTSTRAP.format(path=root))
+        more = {**(environment or {}), program.MARK: str(os.getpid())}
+        # As bytes: text would be decoded here, and encoded for each supervisor.
+        self.environment: dict[bytes, bytes] = {
+            **os.environb,
+            **{os.fsencode(name): os.fsencode(value) for name, value in more.items()},
+        }
+        try:
+            self.directory: str = os.getcwd()
+        except OSError:
+            self.directory = ""
+
+
 def start_zygote(
+    launch: Launch,
     name: str,
     segment: int,
     doorbell: int,
     control: int,
     *,
     recover: bool,
-    environment: dict[str, str] | None = None,
     preload: Sequence[str] = (),
 ) -> int:
     """Start a zygote; return its pid.
 
     Parameters
     ----------
+    launch : Launch
+        How.
     name : str
         The runner's.
     segment, doorbell, control : int
         Descriptors of the segment, the eventfd and the zygote's end of the control socket.
     recover : bool
-        Another zygote was there before: this one recovers what its workers left.
-    environment : dict, optional
-        Environment variables beside this process's.
+        Another zygote was there before: this one recovers what its workers left, and goes to their directory.
     preload : sequence of str
         Modules to import before the first fork.
     """
@@ -71,8 +124,8 @@ def start_zygote(
                 CONTROL_FD: control,
                 DRIVER_FD: driver,
             },
-            {"name": name, "recover": recover, "preload": list(preload)},
-            {**os.environ, **environment} if environment else os.environ,
+            {"name": name, "recover": recover, "preload": list(preload), "directory": launch.directory if recover else ""},
+            launch,
         )
     finally:
         os.close(driver)
@@ -91,11 +144,10 @@ def start_time(pid: int) -> int:
 
 
 def _interpreter_flags() -> list[str]:
-    """Return the options of the driver's interpreter that change what a task does: -O, -W, -X, -s."""
-    flags = ["-" + "O" * sys.flags.optimize] if sys.flags.optimize else []
+    """Return the options of the driver's interpreter that change what a task does."""
+    flags = ["-" + letter * getattr(sys.flags, name) for name, letter in FLAGS.items() if getattr(sys.flags, name)]
     flags += [f"-W{option}" for option in sys.warnoptions]
-    flags += [f"-X{key}" if value is True else f"-X{key}={value}" for key, value in sys._xoptions.items()]
-    return flags + (["-s"] if sys.flags.no_user_site else [])
+    return flags + [f"-X{key}" if value is True else f"-X{key}={value}" for key, value in sys._xoptions.items()]
 
 
 def _duplicate(fd: int) -> int:
@@ -107,9 +159,7 @@ def _duplicate(fd: int) -> int:
         raise OSError(errno.EMFILE, os.strerror(errno.EMFILE)) from error  # the limit lies below the first number
 
 
-def _spawn(handed: dict[int, int], options: dict[str, Any], environment: Mapping[str, str]) -> int:
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    command = [sys.executable, *_interpreter_flags(), "-P", "-c", BOOTSTRAP.format(path=root), json.dumps(options)]
+def _spawn(handed: dict[int, int], options: dict[str, Any], launch: Launch) -> int:
     raised: dict[int, int] = {}
     try:
         for target, fd in handed.items():
@@ -118,9 +168,9 @@ def _spawn(handed: dict[int, int], options: dict[str, Any], environment: Mapping
         nothing = (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDONLY, 0)
         silent = (os.POSIX_SPAWN_DUP2, 2, 1)  # the zygote's own messages go to standard error
         return os.posix_spawn(
-            sys.executable,
-            command,
-            environment,
+            launch.command[0],
+            [*launch.command, json.dumps(options)],
+            launch.environment,
             file_actions=[nothing, silent, *actions],
             setsid=True,
             setsigmask=[],

@@ -10,6 +10,7 @@ import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 
 from flame_fast.calls.captures import with_state
+from flame_fast.engine import settings
 from flame_fast.engine.capture import Capture, StandardCapture
 from flame_fast.engine.current import set_importing
 from flame_fast.engine.leaving import close_object
@@ -265,14 +266,17 @@ class Host:
 
     def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
         """Import what a service needs; return its object."""
+        around = None
         if self._seeds is not None:
             self._seeds.note()
+            around = settings.AroundImport()
         set_importing(True)
         try:
             return serialization.load_body(spec.target, namespace)
         finally:
             set_importing(False)
-            if self._seeds is not None:
+            if self._seeds is not None and around is not None:
+                around.end()
                 self._seeds.restore(spec.name)
 
     def _forget_closed(self) -> None:

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 
+from flame_fast.engine import settings
 from flame_fast.engine.capture import Capture, Mirror
 from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.leaving import forget_exit_functions, leave
@@ -91,6 +92,7 @@ class Project:
         from flame_fast.package import sys_path
 
         sys.argv[:] = plan["argv"]
+        settings.apply(plan["settings"], self._libraries)
         if plan["authkey"]:
             self._libraries.when_loaded("multiprocessing.process", lambda: _take_key(plan["authkey"]))
         self._directory = plan["directory"]

@@ -24,7 +24,7 @@ import socket
 import sys
 import time
 
-from flame_fast.engine import worker
+from flame_fast.engine import program, worker
 from flame_fast.engine.capture import mirrored
 from flame_fast.engine.left_behind import LeftBehind
 from flame_fast.engine.post_mortem import (
@@ -515,8 +515,12 @@ def release_application(setup: bytes | None) -> None:
 
 
 def main(argument: str) -> None:
-    """Run the supervisor's whole life; `argument` is JSON: name, recover, preload."""
+    """Run the supervisor's whole life; `argument` is JSON: name, recover, preload, directory."""
     options = json.loads(argument)
+    program.forget_mark()
+    if options["directory"]:
+        with contextlib.suppress(OSError):  # it is gone
+            os.chdir(options["directory"])
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # a driver that ignores it would hide how workers end
     os.closerange(DRIVER_FD + 1, min(os.sysconf("SC_OPEN_MAX"), 65536))
