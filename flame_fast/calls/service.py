@@ -28,6 +28,7 @@ from flame_fast.calls.options import changed
 from flame_fast.calls.session import session_of
 from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, generator_in
 from flame_fast.engine.current import engine_of
+from flame_fast.engine.log_records import levels_here
 from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
@@ -386,6 +387,7 @@ def make_service(
         session_id=session_id,
         application=application,
         concurrency=options.concurrency,
+        levels=levels_here(),
     )
     key = engine.add_service(
         spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(whole), restart=options.restart

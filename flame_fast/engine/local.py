@@ -14,6 +14,7 @@ import socket
 import threading
 import time
 
+from flame_fast import journal
 from flame_fast.engine import spawn
 from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.left_behind import end_sessions, started_by_now
@@ -63,11 +64,12 @@ class LocalEngine(DriverEngine):
         self._zygote_started = 0.0
         self._early_ends = 0
         try:
-            self._output = OutputPump(*self._start_zygote(recover=False), self._replace_zygote)
+            self._output = OutputPump(self.name, self.session, *self._start_zygote(recover=False), self._replace_zygote)
         except BaseException:
             self._undo_start()
             raise
         self.runtime.output_of = self._output.last_lines
+        self.runtime.show_output = self._output.show
 
     def _start_zygote(self, *, recover: bool) -> tuple[socket.socket, int]:
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
@@ -86,6 +88,7 @@ class LocalEngine(DriverEngine):
             self._zygote_started = time.monotonic()
             self._forget_zygote()
             self._zygote_pidfd = Descriptor(os.pidfd_open(pid))
+            journal.debug("runner %r: the process %d supervises the workers", self.name, pid)
             return ours, os.dup(self._zygote_pidfd.fd)
         except BaseException:
             ours.close()
@@ -111,6 +114,9 @@ class LocalEngine(DriverEngine):
             if self._unfinished is not None:
                 return None
             how = self._reap_zygote()
+            journal.warning(
+                "runner %r: the process %d that supervises the workers has ended %s", self.name, self._zygote_pid, how
+            )
             if how == DAMAGED:
                 self.runtime.mark_damaged()
                 return None

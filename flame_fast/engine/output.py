@@ -1,7 +1,8 @@
 """Output forwarding: one driver thread copies workers' output to `sys.stdout` and `sys.stderr`, and watches the zygote.
 
-The zygote sends the read ends of each new worker's two pipes. What the worker, native code in it or a process it starts
-writes to them comes out here in whole lines. No call or value passes through this thread.
+Each new worker sends the read ends of its two pipes. What it, native code in it or a process it starts writes to them comes
+out here in whole lines. No call or value passes through this thread. A thread that learns of a call's outcome while there is
+something written that nobody has shown does so itself, first (`show`): so what a task has printed is there before its value.
 """
 
 from __future__ import annotations
@@ -15,9 +16,11 @@ import threading
 import time
 from collections import deque
 
+from flame_fast import journal
 from flame_fast.engine.capture import LAST_LINES
 from flame_fast.engine.descriptors import Descriptor
-from flame_fast.engine.spawn import STACK_MARK
+from flame_fast.engine.log_records import RecordReader, handle, mark_of
+from flame_fast.engine.spawn import DEBUG_MARK, STACK_MARK, WARNING_MARK
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,30 +36,88 @@ MOST_PROCESSES = 4096
 #: Seconds that a post-mortem waits for what is left in the pipes.
 LINES_PATIENCE_S = 0.2
 
-#: Bytes read at once.
+#: Bytes read at once: as many as a pipe holds, so that one look takes all that was there.
 CHUNK_BYTES = 1 << 16
+
+#: Seconds that a thread which learns of an outcome waits for another one that shows output.
+SHOW_PATIENCE_S = 1.0
+
+#: Puts the cursor of a terminal at the beginning of its line, and empties that.
+ERASE_LINE = "\r\x1b[K"
 
 #: Bytes of a descriptor in a message.
 INT_BYTES = 4
 
 
-def _write(name: str, data: bytes) -> None:
+def _write(name: str, text: str) -> None:
+    """Write a text to a stream of the driver. What that cannot encode is escaped."""
     target = getattr(sys, name)
     with contextlib.suppress(Exception):  # the stream is None, closed or broken
-        target.write(data.decode("utf-8", "replace"))
+        try:
+            target.write(text)
+        except UnicodeEncodeError as error:
+            encoding = getattr(target, "encoding", None) or error.encoding
+            target.write(text.encode(encoding, "backslashreplace").decode(encoding))
         target.flush()
 
 
+def _is_terminal(name: str) -> bool:
+    try:
+        return bool(getattr(sys, name).isatty())
+    except Exception:  # None, closed, or no stream
+        return False
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "backslashreplace")
+
+
+def _whole(data: bytes) -> int:
+    """Return how many bytes of some UTF-8 there are without the beginning of a letter at the end."""
+    for back in range(1, min(4, len(data) + 1)):
+        byte = data[-back]
+        if byte >= 0xC0:  # begins a letter of several bytes: of how many, its upper bits say
+            return len(data) - back if back < (2 if byte < 0xE0 else 3 if byte < 0xF0 else 4) else len(data)
+        if byte < 0x80:
+            break
+    return len(data)
+
+
 class Stream:
-    """One pipe of one worker."""
+    """One pipe of one worker.
 
-    __slots__ = ("fd", "name", "pid", "rest")
+    Attributes
+    ----------
+    rest : bytes
+        What was read of a line whose end has not arrived.
+    is_bar : bool
+        Whether the last line shown of it is one that the next piece overwrites, as a progress bar is.
+    is_cleared : bool
+        Whether what was shown ends with a carriage return.
+    """
 
-    def __init__(self, fd: int, name: str, pid: int) -> None:
+    __slots__ = ("fd", "is_bar", "is_cleared", "name", "pid", "records", "rest")
+
+    def __init__(self, fd: int, name: str, pid: int, mark: bytes) -> None:
         self.fd: int = fd
         self.name: str = name
         self.pid: int = pid
         self.rest: bytes = b""
+        self.is_bar: bool = False
+        self.is_cleared: bool = False
+        self.records: RecordReader = RecordReader(mark)
+
+    def take(self, data: bytes) -> bytes:
+        """Add what was read; return what can be shown: whole lines, and each state of a progress bar."""
+        data = self.rest + data
+        end = max(data.rfind(b"\n"), data.rfind(b"\r")) + 1
+        is_bar = data[end - 1 : end] == b"\r" if end else self.is_bar
+        if is_bar or len(data) - end > LINE_LIMIT:
+            end = _whole(data)
+        self.rest = data[end:]
+        if end:
+            self.is_bar, self.is_cleared = is_bar, data[end - 1 : end] == b"\r"
+        return data[:end]
 
 
 def _none_follows() -> None:
@@ -68,8 +129,12 @@ class OutputPump:
 
     Parameters
     ----------
+    name : str
+        The runner's.
+    session : int
+        The runner's number, which log records of its tasks have.
     control : socket
-        Receives `(pid, [stdout, stderr])` from the zygote, and stacks of workers that crashed.
+        Receives `(pid, [stdout, stderr])` from workers, and from the zygote stacks of workers that crashed and news.
     zygote_pidfd : int
         Readable once the zygote has ended.
     zygote_ended : callable
@@ -78,13 +143,22 @@ class OutputPump:
 
     def __init__(
         self,
+        name: str,
+        session: int,
         control: socket.socket,
         zygote_pidfd: int,
         zygote_ended: Callable[[], tuple[socket.socket, int] | None],
     ) -> None:
+        self._name = name
+        self._mark = mark_of(session)
         self._poller = select.poll()
         self._watched: dict[int, Descriptor] = {}
         self._streams: dict[int, Stream] = {}
+        self._open: dict[str, Stream | None] = {}  # by the driver's stream: whose unfinished line it ends with
+        self._glance = select.poll()  # what threads look at that learn of an outcome
+        self._turn = threading.Lock()  # reads pipes and writes to the driver's streams
+        self._reader = 0  # the thread that has the turn
+        self._finishing = False
         self._last_lines: dict[int, deque[str]] = {}  # by pid, the youngest last
         self._ended = threading.Condition()
         self._control = control
@@ -93,6 +167,7 @@ class OutputPump:
         self._patience_s = 0.0
         self._deadline: float | None = None  # set by `finish`
         self._watch(control, zygote_pidfd)
+        self._stop = -1
         self._thread = threading.Thread(target=self._run, name="flame-output", daemon=True)
         try:
             self._stop = os.eventfd(0, os.EFD_CLOEXEC)
@@ -110,6 +185,7 @@ class OutputPump:
     def _watch(self, control: socket.socket, pidfd: int) -> None:
         self._control, self._zygote_pidfd = control, pidfd
         self._register(control.fileno())
+        self._glance.register(control.fileno(), select.POLLIN)
         self._register(pidfd)
 
     def _register(self, fd: int) -> None:
@@ -120,7 +196,34 @@ class OutputPump:
         """Watch a descriptor no more, and close it. Idempotent."""
         if (watched := self._watched.pop(fd, None)) is not None:
             self._poller.unregister(fd)
+            with contextlib.suppress(KeyError):
+                self._glance.unregister(fd)
             watched.close()
+
+    def show(self) -> None:
+        """Show what is in the pipes now. From any thread, also one that a stream of the driver calls as it is written to."""
+        me = threading.get_ident()
+        if self._reader == me or not self._turn.acquire(timeout=SHOW_PATIENCE_S):
+            return
+        try:
+            self._reader = me
+            ready = self._glance.poll(0)
+            if any(fd == self._control.fileno() for fd, _ in ready):  # a new worker
+                self._drain_control()
+                self._wake()
+                ready = self._glance.poll(0)
+            for fd, _ in ready:
+                if fd in self._streams and self._watched[fd].is_open():
+                    self._read(self._streams[fd])
+        finally:
+            self._reader = 0
+            self._turn.release()
+
+    def _wake(self) -> None:
+        """Have the thread look at what it watches anew."""
+        with self._ended, contextlib.suppress(OSError):  # the user has closed it: the thread has noticed
+            if self._stop in self._watched:
+                os.eventfd_write(self._stop, 1)
 
     def finish(self, patience_s: float) -> None:
         """Show what is still in the pipes, then close everything. The workers have ended before.
@@ -131,8 +234,8 @@ class OutputPump:
             Seconds to wait for a pipe that a process holds open which a task left behind.
         """
         self._patience_s = patience_s
-        with self._ended, contextlib.suppress(OSError):  # the user has closed it: the thread has noticed
-            os.eventfd_write(self._stop, 1)
+        self._finishing = True
+        self._wake()
         if threading.current_thread() is not self._thread:  # it may itself collect an unclosed runner as garbage
             self._thread.join(patience_s + 1.0)
         self._zygote_ended = _none_follows  # breaks a cycle with the engine: its segment goes at once
@@ -140,23 +243,43 @@ class OutputPump:
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
             timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
-            for fd, events in self._poller.poll(timeout):
-                if fd not in self._watched:  # dropped since
-                    continue
-                if events & select.POLLNVAL or not self._watched[fd].is_open():  # the user has closed it
-                    self._lose(fd)
-                elif fd in self._streams:
-                    self._read(self._streams[fd])
-                elif fd == self._stop:
-                    self._deadline = time.monotonic() + self._patience_s
-                    self._drain_control()
-                    with self._ended:  # `finish` has written to it
-                        self._drop(self._stop)
-                elif fd == self._control.fileno():
-                    self._accept()
-                elif fd == self._zygote_pidfd:
+            for fd, _ in self._poller.poll(timeout):
+                with self._turn:
+                    self._reader = threading.get_ident()
+                    try:
+                        zygote_ended = self._handle(fd)
+                    finally:
+                        self._reader = 0
+                if zygote_ended:
                     self._replace_zygote()
-        self._close()
+        with self._turn:
+            self._reader = threading.get_ident()
+            self._close()
+            self._reader = 0
+
+    def _handle(self, fd: int) -> bool:
+        """Do what a descriptor asks for; return whether the zygote has ended."""
+        if fd not in self._watched:  # dropped since
+            return False
+        if not self._watched[fd].is_open():  # the user has closed it
+            self._lose(fd)
+        elif fd in self._streams:
+            self._read(self._streams[fd])
+        elif fd == self._stop:
+            os.eventfd_read(fd)
+            if self._finishing and self._deadline is None:
+                self._deadline = time.monotonic() + self._patience_s
+                self._drain_control()
+                with self._ended:  # `_wake` may just write to it
+                    self._drop(fd)
+        elif fd == self._control.fileno():
+            self._accept()
+        elif fd == self._zygote_pidfd:
+            self._drain_control()
+            self._drop(fd)
+            self._drop_control()
+            return True
+        return False
 
     def _accept(self) -> bool:
         """Receive one worker's pipes; return False when there are none, or the zygote has closed its end."""
@@ -170,15 +293,21 @@ class OutputPump:
             self._drop_control()
             return False
         if message.startswith(STACK_MARK):
-            _write("stderr", message[len(STACK_MARK) :])
+            self._print("stderr", None, _text(message[len(STACK_MARK) :]))
             return True
+        if message.startswith((DEBUG_MARK, WARNING_MARK)):
+            tell = journal.warning if message.startswith(WARNING_MARK) else journal.debug
+            tell("runner %r: %s", self._name, _text(message[1:]))
+            return True
+        journal.debug("runner %r: worker process %s has started", self._name, message.decode())
         if flags & socket.MSG_CTRUNC:
             self._say(f"no descriptors left (ulimit -n): the output of worker {message.decode()} is lost")
         fds = [fd for _, _, data in rights for fd in memoryview(data[: len(data) // INT_BYTES * INT_BYTES]).cast("i")]
         for fd, name in zip(fds, ("stdout", "stderr"), strict=False):
             os.set_blocking(fd, False)
-            self._streams[fd] = Stream(fd, name, int(message))
+            self._streams[fd] = Stream(fd, name, int(message), self._mark)
             self._register(fd)
+            self._glance.register(fd, select.POLLIN)
         return True
 
     def _drain_control(self) -> None:
@@ -186,12 +315,10 @@ class OutputPump:
             pass
 
     def _replace_zygote(self) -> None:
-        self._drain_control()
-        self._drop(self._zygote_pidfd)
-        self._drop_control()
         replacement = self._zygote_ended() if self._deadline is None else None
         if replacement is not None:
-            self._watch(*replacement)
+            with self._turn:
+                self._watch(*replacement)
 
     def _drop_control(self) -> None:
         if self._control.fileno() >= 0:
@@ -205,21 +332,32 @@ class OutputPump:
         except OSError:
             data = b""
         if not data:
-            if stream.rest:
-                self._show(stream, stream.rest + b"\n")
             self._forget(stream)
             return
-        data = stream.rest + data
-        end = data.rfind(b"\n") + 1
-        if end == 0 and len(data) > LINE_LIMIT:
-            end = len(data)
-        if end:
-            self._show(stream, data[:end])
-        stream.rest = data[end:]
+        for text, record in stream.records.split(data):
+            if whole := stream.take(text):
+                self._show(stream, whole)
+            if record:
+                self._log(stream, record)
+
+    def _log(self, stream: Stream, record: bytes) -> None:
+        """Hand a record to the driver's loggers."""
+        if self._open.get("stderr") is not None:
+            self._print("stderr", None, "")
+        with contextlib.suppress(Exception):  # of a handler or filter
+            self._note(stream.pid, handle(record).encode("utf-8", "backslashreplace")[-MOST_NOTED:])
 
     def _show(self, stream: Stream, data: bytes) -> None:
         self._note(stream.pid, data[-MOST_NOTED:])
-        _write(stream.name, data)
+        self._print(stream.name, stream, _text(data))
+
+    def _print(self, name: str, stream: Stream | None, text: str) -> None:
+        """Write a text of a worker to a stream of the driver. `stream`: None for the supervisor's."""
+        before = self._open.get(name)
+        if before is not None and before is not stream:  # else it would go on where another one's line has not ended
+            text = (ERASE_LINE if before.is_bar and _is_terminal(name) else "\n") + text
+        self._open[name] = None if text.endswith("\n") else stream
+        _write(name, text)
 
     def _note(self, pid: int, data: bytes) -> None:
         """Note the last lines of a process, for its post-mortem."""
@@ -242,6 +380,10 @@ class OutputPump:
             print(f"flame_fast: {text}", file=sys.stderr, flush=True)
 
     def _forget(self, stream: Stream) -> None:
+        """Show what is left of a pipe that has ended, and close it."""
+        rest, stream.rest = stream.rest + stream.records.held, b""
+        if rest or (self._open.get(stream.name) is stream and not stream.is_cleared):
+            self._show(stream, rest + b"\n")
         self._drop(stream.fd)
         with self._ended:
             del self._streams[stream.fd]
@@ -261,8 +403,6 @@ class OutputPump:
             if self._watched[stream.fd].is_open():
                 self._read(stream)
             if stream.fd in self._streams:
-                if stream.rest:
-                    self._show(stream, stream.rest + b"\n")
                 self._forget(stream)
         self._drop_control()
         for fd in list(self._watched):

@@ -265,7 +265,7 @@ class ServiceSource(Protocol):
 class TaskHost(Protocol):
     """What `Worker.serve` and `Worker.run_queued` call, by these names, to run tasks."""
 
-    #: Streams that hold part of a line; the server calls `flush` before it publishes an outcome.
+    #: Streams that may hold part of a line; if there are any, the server calls `end_lines` before it publishes an outcome.
     partial: list[Any]
     #: A dumped error, for a task whose own error `dump_error` cannot dump.
     last_resort: bytes
@@ -302,6 +302,9 @@ class TaskHost(Protocol):
 
     def end_of_fork(self, error: BaseException) -> None:
         """End a process that the task forked and whose copy of the task raised."""
+
+    def end_lines(self) -> None:
+        """Write out what the task has printed, and end its unfinished lines."""
 
     def flush(self) -> None:
         """Write out unfinished lines."""

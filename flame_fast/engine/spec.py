@@ -139,6 +139,8 @@ class ServiceSpec:
         The session's names.
     concurrency : int
         Calls of coroutine functions that a worker runs at once.
+    levels : dict, optional
+        Levels of the loggers of the process that made it, see `engine.log_records`.
     """
 
     name: str
@@ -149,6 +151,7 @@ class ServiceSpec:
     session_id: str
     application: str
     concurrency: int = 1
+    levels: dict[str, int] | None = None
 
     def to_blob(self) -> bytes:
         """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""

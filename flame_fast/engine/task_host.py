@@ -117,6 +117,8 @@ class Host:
         Returns what keeps the text that a call prints; it takes the call's number.
     initializer : callable
         Returns the pickled function that is called before the first task, once `prepare` was; None: there is none.
+    follow : callable
+        Takes the levels of the loggers of the process that made a service, before that is loaded.
     """
 
     def __init__(
@@ -129,12 +131,14 @@ class Host:
         seeds: Seeds | None = None,
         capture: Callable[[int], Capture] = StandardCapture,
         initializer: Callable[[], bytes | None] = lambda: None,
+        follow: Callable[[dict[str, int] | None], object] = lambda levels: None,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
         indescribable = TaskError("the task ended with an error that could not be described")
         self.last_resort: bytes = serialization.dump_error(indescribable)
         self._prepare: Callable[[], None] | None = prepare
+        self._follow = follow
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
@@ -222,6 +226,7 @@ class Host:
     def _load(self, blob: bytes, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(blob)
         self._forget_closed()
+        self._follow(spec.levels)
         namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
         initialized, failure = self._initialize()
         if initialized is not None:
@@ -366,6 +371,12 @@ class Host:
         else:
             sys.excepthook(type(error), error, error.__traceback__)
         os._exit(code if isinstance(code, int) else 1)
+
+    def end_lines(self) -> None:
+        """Write out what a task has printed, and end its last lines: the next task's begin on lines of their own."""
+        for stream in self.partial:
+            stream.end_line()
+        self.flush()
 
     def flush(self) -> None:
         """Write out what tasks printed without ending the line."""

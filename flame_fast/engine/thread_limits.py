@@ -24,6 +24,7 @@ AROUND_NUMBA = {"flame_fast.kernels.jit.cache": "share_cache", "flame_fast.kerne
 #: Modules of which every worker corrects something.
 WITH_STATE = {
     "decimal": "getcontext",
+    "logging": "captureWarnings",
     "random": "_inst",
     "numpy.random.mtrand": "_rand",
     "linecache": "updatecache",

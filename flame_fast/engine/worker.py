@@ -14,6 +14,7 @@ from flame_fast.engine import settings
 from flame_fast.engine.capture import Capture, Mirror
 from flame_fast.engine.current import register, set_serving_engine
 from flame_fast.engine.leaving import forget_exit_functions, leave
+from flame_fast.engine.log_records import RecordSender
 from flame_fast.engine.post_mortem import users_paths
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.engine.segment import SegmentEngine
@@ -33,6 +34,10 @@ if TYPE_CHECKING:
     from flame_fast.kernels.runtime import Worker
 
 
+#: The supervisor's streams. Their ends would write out once more what it has printed.
+_inherited: list[Any] = []
+
+
 class WorkerEngine(SegmentEngine):
     """The engine as a task sees it: the outer runner's processes serve its services and calls."""
 
@@ -44,22 +49,66 @@ class WorkerEngine(SegmentEngine):
         return 0
 
 
+class PipeEnd(io.FileIO):
+    """The write end of a pipe to the driver, which tells of each write.
+
+    Parameters
+    ----------
+    fd : int
+    told : callable
+        Called after each write.
+    """
+
+    def __init__(self, fd: int, told: Callable[[], object]) -> None:
+        super().__init__(fd, "wb", closefd=False)
+        self._told = told
+        self.is_open = False  # the last line written has not ended
+
+    def write(self, data: Any) -> int:
+        try:
+            written = super().write(data)
+        except BrokenPipeError:  # the driver had no descriptor left for the pipe, and says so
+            return len(data)
+        if written:
+            self.is_open = memoryview(data).cast("B")[written - 1] not in b"\r\n"
+            self._told()
+        return written
+
+
+class PipeBuffer(io.BufferedWriter):
+    """Bytes for a pipe, which are written out before the outcome of the call is published that wrote them."""
+
+    def __init__(self, raw: PipeEnd, partial: list[Any], stream: LineStream) -> None:
+        super().__init__(raw)
+        self._hold = partial, stream
+
+    def write(self, data: Any) -> int:
+        _hold(*self._hold)
+        return super().write(data)
+
+
 class LineStream(io.TextIOWrapper):
-    """A text stream to the driver that writes whole lines, and notes when it holds part of a line.
+    """A text stream to the driver that writes whole lines, and notes when it may hold part of a line.
 
     Parameters
     ----------
     fd : int
         The pipe's write end.
     partial : list
-        Gets the stream when it holds part of a line.
+        Gets the stream when it may hold part of a line.
     shown : callable
         Turns paths of the unpacked project in a text into the user's own.
+    told : callable
+        Called after each write to the pipe.
     """
 
-    def __init__(self, fd: int, partial: list[Any], shown: Callable[[str], str] = str) -> None:
-        raw = io.BufferedWriter(io.FileIO(fd, "wb", closefd=False))
-        super().__init__(raw, encoding="utf-8", errors="backslashreplace", line_buffering=True)
+    def __init__(
+        self, fd: int, partial: list[Any], shown: Callable[[str], str] = str, told: Callable[[], object] = bool
+    ) -> None:
+        self._pipe = PipeEnd(fd, told)
+        super().__init__(
+            PipeBuffer(self._pipe, partial, self), encoding="utf-8", errors="backslashreplace", line_buffering=True
+        )
         self._partial = partial
         self._shown = shown
         self.capture: Capture | None = None
@@ -67,11 +116,23 @@ class LineStream(io.TextIOWrapper):
     def write(self, text: str) -> int:
         if self.capture is not None:
             return self.capture.write(self._shown(text))
-        with contextlib.suppress(BrokenPipeError):  # the driver had no descriptor left for the pipe, and says so
-            super().write(self._shown(text))
         if text and not text.endswith("\n"):
-            self._partial.append(self)
+            _hold(self._partial, self)
+        super().write(self._shown(text))
         return len(text)
+
+    def end_line(self) -> None:
+        """Write out what is held, and end the line."""
+        with contextlib.suppress(ValueError, OSError):  # closed, or the driver is gone
+            self.flush()
+            if self._pipe.is_open:
+                self._pipe.write(b"\n")
+
+
+def _hold(partial: list[Any], stream: LineStream) -> None:
+    """Note that a stream may hold part of a line; a task may write many pieces."""
+    if not partial or partial[-1] is not stream:
+        partial.append(stream)
 
 
 class Project:
@@ -157,6 +218,8 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
     libraries.watch_imports()
     libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)
+    told = runtime.note_output
+    sender = RecordSender(2, runtime.session, project.shown, told)
     host = Host(
         runtime,
         project.prepare,
@@ -166,11 +229,18 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         Seeds(runtime, libraries),
         lambda call: Capture(call, streams, mirror),
         lambda: project.initializer,
+        sender.follow,
     )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     mirror = Mirror(stack)
-    streams = LineStream(1, host.partial), LineStream(2, host.partial, project.shown)  # warnings and logs name files
+    streams = (
+        LineStream(1, host.partial, told=told),
+        LineStream(2, host.partial, project.shown, told),  # warnings and logs name files
+    )
+    _inherited.extend((sys.__stdout__, sys.__stderr__))
     sys.stdout, sys.stderr = streams
+    sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
+    libraries.when_loaded("logging", sender.install)
     engine = WorkerEngine(runtime)
     register(engine)
     set_serving_engine(engine)

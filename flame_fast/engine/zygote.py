@@ -3,7 +3,7 @@
 A small single-threaded process of its own session, started by exec, so that forking it is always safe.
 
     driver ---- eventfd (doorbell), segment ----> zygote ---- fork ----> workers
-    driver <--- SEQPACKET: read ends of each worker's stdout and stderr ---
+    driver <--- SEQPACKET: read ends of each worker's stdout and stderr --- workers; stacks of crashes --- zygote
     zygote polls: the driver's pidfd, the doorbell, a pidfd per worker
 
 When the driver is gone it kills the workers, removes the runner's package and registry row, and exits. When the runner is
@@ -41,11 +41,13 @@ from flame_fast.engine.preload import Preloading
 from flame_fast.engine.shortage import Shortage
 from flame_fast.engine.spawn import (
     CONTROL_FD,
+    DEBUG_MARK,
     DOORBELL_FD,
     DRIVER_FD,
     EXIT_DAMAGED,
     SEGMENT_FD,
     STACK_MARK,
+    WARNING_MARK,
     start_time,
 )
 from flame_fast.errors import FlameError, WorkerDiedError
@@ -64,6 +66,8 @@ LEAVE_S = 1.2
 REAP_S = 0.1
 #: Seconds without an extent allocation after which cached extents return their pages to the system.
 IDLE_S = 5.0
+#: Bytes of values in shared memory from which on the driver's log tells of it each time that they have doubled.
+MUCH_MEMORY = 1 << 26
 #: Seconds that a new supervisor waits until the workers of the one before have ended.
 RECOVER_S = 2.0
 
@@ -127,6 +131,7 @@ class Zygote:
         self.surplus_since: float | None = None
         self.memory_takes: int = -1
         self.memory_since: float = 0.0
+        self.memory_told: int = MUCH_MEMORY // 2
         before = self.supervisor.adopt_supervision(os.getpid())
         if recover:
             self.recover(before)
@@ -197,6 +202,10 @@ class Zygote:
 
         The process that caches the first extent rings the doorbell.
         """
+        peak = self.supervisor.peak_memory
+        if peak >= 2 * self.memory_told:
+            self.memory_told = peak
+            self.tell(DEBUG_MARK, f"values have taken up to {peak:,} bytes of shared memory")
         kept, takes = self.supervisor.cached_memory()
         now = time.monotonic()
         if not kept:
@@ -303,8 +312,6 @@ class Zygote:
                 if not self.supervisor.cancel_start(index):
                     self.recover_worker(index, Death("at its start: there was no descriptor to watch it by", {"pid": pid}))
                 raise
-            with contextlib.suppress(OSError):  # the driver is going: its end is noticed above
-                socket.send_fds(self.control, [str(pid).encode()], [out_read, err_read])
 
     def watch(self, child: Child) -> None:
         self.children[child.pidfd] = child
@@ -313,7 +320,10 @@ class Zygote:
     def become_worker(
         self, index: int, token: int, streams: tuple[int, int, int], zygote: int, others: tuple[int, ...]
     ) -> None:
-        for fd in others:  # the read ends: else this worker would never see that nobody reads them
+        # The worker itself sends its pipes' read ends: so the driver has them before anything that a task prints.
+        with contextlib.suppress(OSError):  # the driver is going: the supervisor notices that
+            socket.send_fds(self.control, [str(os.getpid()).encode()], list(others))
+        for fd in others:  # else this worker would never see that nobody reads them
             os.close(fd)
         for child in self.children.values():
             child.close()
@@ -363,10 +373,20 @@ class Zygote:
         if any(call.by_force for call in lost):
             death = Death(BY_FORCE, death.facts)
         error = self.post_mortem.death_error(index, death)
+        pid = death.facts.get("pid")
+        if not lost and death.facts.get("exit_code") == 0:
+            self.tell(DEBUG_MARK, f"worker process {pid} has left")
+        else:
+            self.tell(DEBUG_MARK if death.how == BY_FORCE else WARNING_MARK, f"process {pid}: {error.message}")
         printed = dict([captured] if captured else [])
         ends = {call.slot: self.post_mortem.end_of(call, error, printed.get(call.slot)) for call in lost}
         self.supervisor.recover_process(index, serialization.dump_error(error), ends)
         self.supervisor.look_soon()  # it may have died before it set the alarm
+
+    def tell(self, mark: bytes, text: str) -> None:
+        """Have the driver log a line."""
+        with contextlib.suppress(OSError):  # it is going, or does not listen: the line is no reason to wait for it
+            self.control.send(mark + text.encode(), socket.MSG_DONTWAIT)
 
     # ---- limits of calls ---------------------------------------------------------------------------------------------
 

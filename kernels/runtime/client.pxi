@@ -452,6 +452,7 @@ cdef class Client(Outcomes):
                 PyList_SET_ITEM(values, i, value)
             elif status_of(self.memory.slots[handle.index].state) == FAILED:
                 raise self.error_of(handle.index)
+        self.show_printed()
         return values
 
     def cancel_many(self, list handles, bint force=False):

@@ -270,6 +270,7 @@ cdef class MapResults:
             if not self.any.found:
                 self.target.runtime.wait_for(self.any, self.deadline)
             chunk = self.any.found.pop(0)
+            self.target.runtime.show_printed()
         del self.pending[chunk.future.index]
         return chunk
 

@@ -98,6 +98,7 @@ cdef class Notifier:
         return ff_now_ns() + LINGER_NS if self.runtime.me == DRIVER_INDEX else 0
 
     def call(self, entries):
+        self.runtime.show_printed()
         for future, function in entries:
             try:
                 function(future)

@@ -39,9 +39,25 @@ cdef object deadlock_error():
 cdef class Outcomes(Values):
     """Wait for calls, and read their values or errors."""
     cdef public object output_of        # returns the last lines that an ended process of a pid printed; None: nobody knows
+    cdef public object show_output      # shows what tasks have printed; None: this process does not show it
+    cdef uint32_t shown                 # Header.printed when that was last done
     cdef object notifier                # runs the callbacks of futures; None: there were none
     cdef unsigned long task_thread
     cdef int blocked_threads            # of the running task: they wait for other tasks
+
+    cdef inline int show_printed(self) except -1:
+        """Show what the calls have printed that have finished so far: before the caller learns that one has."""
+        # S26: pairs with `note_output`; the caller has seen the outcome before.
+        if ff_load32(&self.memory.header.printed) != self.shown:
+            self._show_printed()
+        return 0
+
+    cdef int _show_printed(self) except -1:
+        cdef uint32_t printed = ff_load32(&self.memory.header.printed)
+        if self.show_output is not None and self.is_mine():
+            self.show_output()
+        self.shown = printed        # only now: another thread that finds it returns at once
+        return 0
 
     cdef object value_of(self, uint32_t index):
         """Return the value of a finished slot that the caller references, or raise its error."""
@@ -100,6 +116,7 @@ cdef class Outcomes(Values):
     cdef object error_of(self, uint32_t index):
         """Return a fresh copy of a failed slot's error. One without bytes found the store full."""
         cdef Slot *slot = &self.memory.slots[index]
+        self.show_printed()
         if slot.result_bytes == 0:
             return self.full(0)
         if is_cancelled(slot):
@@ -162,12 +179,12 @@ cdef class Outcomes(Values):
     cdef int wait_one(self, SlotReference handle, int64_t deadline) except -1:
         """Return once the slot is finished; raise TimeoutError, INVALID_STATE or KeyboardInterrupt otherwise."""
         cdef OneWait wait
-        if self.is_mine() and is_finished(&self.memory, handle.index):
-            return 0
-        wait = OneWait.__new__(OneWait)
-        wait.memory = &self.memory
-        wait.index = handle.index
-        return self.wait_for(wait, deadline)
+        if not (self.is_mine() and is_finished(&self.memory, handle.index)):
+            wait = OneWait.__new__(OneWait)
+            wait.memory = &self.memory
+            wait.index = handle.index
+            self.wait_for(wait, deadline)
+        return self.show_printed()
 
     cdef int wait_for(self, Wait wait, int64_t deadline) except -1:
         """Return once the wait is over: spin, then sleep.

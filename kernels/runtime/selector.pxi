@@ -21,6 +21,7 @@ cdef class Selector:
     def select(self, timeout=None):
         """Return the positions that have finished since the last call; wait for the first, or raise TimeoutError."""
         self.runtime.wait_for(self.wait, deadline_of(timeout))
+        self.runtime.show_printed()
         found, self.wait.found = self.wait.found, []
         return found
 

@@ -232,6 +232,7 @@ cdef class Supervisor(Limits):
         lock_repair(self.memory)                                                                # 1
         recover_release(self.memory, index)
         recover_allocation(self.memory, index)
+        ff_add32(&self.memory.header.printed, 1)    # its last words: it may have died before it told
         self._recover_tasks(process, index, error, ends)                                        # 2, 3
         self._recover_services(index)                                                           # 4
         self._recover_requests(index)                                                           # 5
@@ -440,6 +441,11 @@ cdef class Supervisor(Limits):
     def cached_memory(self):
         """Return (bytes of cached free extents, how many extents were ever allocated), which decide when to `trim`."""
         return self.memory.header.cached_bytes, self.memory.header.takes
+
+    @property
+    def peak_memory(self):
+        """The most bytes that values have taken at once."""
+        return self.memory.header.peak_bytes
 
     @property
     def name(self):

@@ -57,6 +57,7 @@ cdef struct TaskFrame:          # what runs in this process when a task begins o
 cdef class Worker(Client):
     """Role of a process that runs tasks: a worker, or the driver itself with the inline engine."""
     cdef object host
+    cdef list partial           # the host's: not empty while some output is not written yet; None: there is no such list
     cdef int64_t next_task      # claimed already: the last outcome made it ready; -1: none
     cdef int helps              # waits of this process inside of which it runs a task
     cdef object function        # of the last call; None: the host must be asked
@@ -97,6 +98,11 @@ cdef class Worker(Client):
         """Whether no other process of this runner has warned of generators that imports seed."""
         return bool(ff_cas32(&self.memory.header.warned, 0, 1))
 
+    def note_output(self):
+        """Have the driver show what this process has written to it, before anybody there gets an outcome of later."""
+        # S26: pairs with `show_printed`; the outcome is published after.
+        ff_add32(&self.memory.header.printed, 1)
+
     def serve(self, host):
         """Run the tasks of this process's queues until told to leave.
 
@@ -105,7 +111,7 @@ cdef class Worker(Client):
         """
         cdef Process *process = &self.memory.processes[self.me]
         cdef int64_t index
-        cdef list partial = host.partial
+        self.partial = host.partial
         self.warmed = set()
         self.host = host
         self.task_thread = PyThread_get_thread_ident()
@@ -134,8 +140,6 @@ cdef class Worker(Client):
             self.tasks_run += 1
             if self.max_tasks and self.tasks_run >= self.max_tasks and process.role == ROLE_POOL:
                 ff_store32(&process.retiring, 1)
-            if partial:
-                host.flush()
 
     def mark_stateful(self):
         """Note that this process holds a class service's object: the supervisor does not replace it."""
@@ -405,6 +409,8 @@ cdef class Worker(Client):
         if self.pins:
             release_fork_pins(self)
         self._return_to(&frame)
+        if self.partial:
+            self._end_output(host)
         if status != READY:
             finish(&self.memory, index, status, &self.next_task if process.role == ROLE_POOL and self.helps == 0 else NULL)
         self.passed_on = passed_on if self.next_task >= 0 else None
@@ -413,6 +419,22 @@ cdef class Worker(Client):
             permit_release(&self.memory, queue_index, self.me)
             if not queue_empty(&self.memory, queue_index):
                 wake_queue(&self.memory, queue_index)
+
+    cdef int _end_output(self, host) except -1:
+        """Write out what the call has printed whose outcome comes next.
+
+        A call inside another's wait ends no line of that.
+        """
+        try:
+            if self.helps:
+                host.flush()
+            else:
+                host.end_lines()
+        except KeyboardInterrupt:       # a signal sent to this worker: as between two tasks
+            pass
+        except BaseException:           # what another signal's handler raised
+            sys.excepthook(*sys.exc_info())
+        return 0
 
     cdef object _begin(self, host, uint32_t index):
         """Call a claimed task's function; return what it returned: perhaps a coroutine that has not begun."""
@@ -499,6 +521,8 @@ cdef class Worker(Client):
         value = None
         if problem is not None:
             status = self._write_failure(self.host, index, problem)
+        if self.partial:
+            self._end_output(self.host)
         # Not 0: while something runs, whoever waits in this process asks for a worker.
         ff_exchange64(&self.memory.processes[self.me].current, <uint64_t> (other if other >= 0 else index) + 1)
         if status != READY:

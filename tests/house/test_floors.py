@@ -46,6 +46,7 @@ FLOORS = [
         "engine.concurrency",
         "engine.descriptors",
         "engine.leaving",
+        "engine.log_records",
         "engine.left_behind",
         "engine.preload",
         "engine.spec",
@@ -85,6 +86,7 @@ FLOORS = [
     {
         "errors",
         "interrupts",
+        "journal",
         "_version",
         "_lazy",
         "_records",

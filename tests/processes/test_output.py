@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import io
 import logging
 import os
 import re
@@ -11,7 +14,7 @@ import threading
 from collections import Counter
 
 import pytest
-from gates import new_module
+from gates import Gate, new_module, same, wait_until
 from process_events import PATIENCE_S, Driver, Victim, children, die, run_driver
 
 from flame_fast import Runner, WorkerDiedError
@@ -103,12 +106,11 @@ def log_something() -> None:
     logging.error("logged too")
 
 
-def test_logging_comes_out_on_stderr(capsys):
+def test_what_a_task_logs_is_not_printed_where_the_driver_s_loggers_have_handlers(capsys, caplog):
     with Runner("output", workers=1) as rr:
         rr.service(log_something)().get(PATIENCE_S)
-    captured = capsys.readouterr()
-    assert captured.out == ""
-    assert captured.err.splitlines() == ["logged", "ERROR:root:logged too"]
+    assert capsys.readouterr() == ("", "")
+    assert caplog.messages == ["logged", "logged too"]
 
 
 class Talker:
@@ -262,7 +264,8 @@ def test_a_process_that_detached_does_not_hold_close_up(capsys):
         rr.service(print)("heard").get(PATIENCE_S)
         start = time.monotonic()
     took = time.monotonic() - start
-    os.kill(pid, 9)
+    with contextlib.suppress(ProcessLookupError):  # it ends with the runner
+        os.kill(pid, 9)
     assert took < 20
     assert capsys.readouterr().out == "heard\n"
 
@@ -345,3 +348,331 @@ def test_warnings_of_a_task_name_the_users_file(project, monkeypatch, capsys):
     with Runner("warns", workers=1) as rr:
         rr.service(module.warn)().get()
     assert f"{module.__file__}:3: UserWarning: look here" in capsys.readouterr().err
+
+
+# ---- before the outcome --------------------------------------------------------------------------------------------------
+
+
+def say(number: int) -> int:
+    print(f"says {number}")
+    return number
+
+
+def say_and_fail(number: int) -> None:
+    print(f"says {number}")
+    raise LookupError(number)
+
+
+def by_get(rr, number):
+    rr.service(say)(number).get(PATIENCE_S)
+
+
+def by_get_of_a_list(rr, number):
+    rr.get([rr.service(len)("text"), rr.service(say)(number)], PATIENCE_S)
+
+
+def by_wait(rr, number):
+    rr.service(say)(number).wait(PATIENCE_S)
+
+
+def by_wait_of_a_list(rr, number):
+    rr.wait([rr.service(say)(number)], PATIENCE_S)
+
+
+def by_select(rr, number):
+    next(rr.select([rr.service(say)(number)], PATIENCE_S))
+
+
+def by_map(rr, number):
+    assert list(rr.service(say).map([number])) == [number]
+
+
+def by_unordered_map(rr, number):
+    assert list(rr.service(say).map([number], ordered=False)) == [number]
+
+
+def by_exception(rr, number):
+    assert isinstance(rr.service(say_and_fail)(number).exception(PATIENCE_S), LookupError)
+
+
+def by_failure_in_a_list(rr, number):
+    with pytest.raises(LookupError):
+        rr.get([rr.service(say_and_fail)(number)], PATIENCE_S)
+
+
+def by_await(rr, number):
+    async def main():
+        await rr.service(say)(number)
+
+    asyncio.run(main())
+
+
+def by_dependent(rr, number):
+    assert rr.service(same)(rr.service(say)(number)).get(PATIENCE_S) == number
+
+
+def by_nested_call(rr, number):
+    assert rr.service(lambda service, number: service(number).get())(rr.service(say), number).get(PATIENCE_S) == number
+
+
+def by_death(rr, number):
+    def last_words() -> None:
+        print(f"says {number}")
+        os.kill(os.getpid(), 9)
+
+    assert isinstance(rr.service(last_words)().exception(PATIENCE_S), WorkerDiedError)
+
+
+OUTCOMES = [
+    by_get, by_get_of_a_list, by_wait, by_wait_of_a_list, by_select, by_map, by_unordered_map, by_exception,
+    by_failure_in_a_list, by_await, by_dependent, by_nested_call, by_death,
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("learn", OUTCOMES, ids=lambda learn: learn.__name__)
+def test_what_a_task_has_printed_is_there_once_its_outcome_is(learn, capsys):
+    """From the first call of a new worker on."""
+    with Runner("before", workers=2) as rr:
+        for number in range(10):
+            learn(rr, number)
+            assert capsys.readouterr().out == f"says {number}\n"
+
+
+def test_a_callback_finds_what_the_call_has_printed(capsys):
+    found = []
+    called = threading.Event()
+
+    def look(future) -> None:
+        found.append(capsys.readouterr().out)
+        called.set()
+
+    with Runner("before", workers=1) as rr:
+        for number in range(10):
+            called.clear()
+            rr.service(say)(number).add_done_callback(look)
+            assert called.wait(PATIENCE_S)
+    assert found == [f"says {number}\n" for number in range(10)]
+
+
+def by_bytes(name: str) -> None:
+    getattr(sys, name).buffer.write(b"bytes\n")
+
+
+def by_the_stream_at_the_start(name: str) -> None:
+    print("start", file=getattr(sys, f"__{name}__"))
+
+
+def by_a_fork(name: str) -> None:
+    pid = os.fork()
+    if pid == 0:
+        print("child", file=getattr(sys, name))
+        os._exit(0)
+    os.waitpid(pid, 0)
+
+
+def by_half_a_line(name: str) -> None:
+    print("half", end="", file=getattr(sys, name))
+
+
+def by_another_thread(name: str) -> None:
+    thread = threading.Thread(target=print, args=("thread",), kwargs={"file": getattr(sys, name)})
+    thread.start()
+    thread.join()
+
+
+def by_much(name: str) -> None:
+    print("much" * 50_000, file=getattr(sys, name))
+
+
+WAYS = {
+    by_bytes: "bytes\n",
+    by_the_stream_at_the_start: "start\n",
+    by_a_fork: "child\n",
+    by_half_a_line: "half\n",
+    by_another_thread: "thread\n",
+    by_much: "much" * 50_000 + "\n",
+}
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
+def test_however_python_code_writes_it_is_there_before_the_value(way, name, capsys):
+    with Runner("ways", workers=1) as rr:
+        for _ in range(5):
+            rr.service(way)(name).get(PATIENCE_S)
+            captured = capsys.readouterr()
+            assert {"stdout": captured.out, "stderr": captured.err}[name] == WAYS[way]
+
+
+def test_many_threads_find_what_their_own_calls_have_printed():
+    class Shown(io.StringIO):
+        encoding = "utf-8"
+
+    shown, missed = Shown(), []
+
+    def ask(who: int) -> None:
+        for number in range(who, who + 40):
+            rr.service(say)(number).get(PATIENCE_S)
+            if f"says {number}\n" not in shown.getvalue():
+                missed.append(number)
+
+    with contextlib.redirect_stdout(shown), Runner("threads", workers=2) as rr:
+        threads = [threading.Thread(target=ask, args=(1000 * who,)) for who in range(1, 5)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert missed == []
+    assert len(shown.getvalue().splitlines()) == 160
+
+
+def test_a_stream_that_waits_for_calls_itself_is_no_deadlock(monkeypatch):
+    class Asks(io.StringIO):
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            values.append(rr.service(len)("four").get(PATIENCE_S))
+            return super().write(text)
+
+    values: list[int] = []
+    with Runner("asks", workers=1) as rr:
+        stream = Asks()
+        monkeypatch.setattr(sys, "stdout", stream)
+        rr.get([rr.service(say)(number) for number in range(3)], PATIENCE_S)
+        monkeypatch.undo()
+        assert stream.getvalue() == "says 0\nsays 1\nsays 2\n"
+    assert values and set(values) == {4}
+
+
+def test_a_driver_s_stream_that_blocks_holds_a_value_up_for_a_second_at_most(monkeypatch):
+    class Stuck(io.StringIO):
+        encoding = "utf-8"
+
+        def write(self, text: str) -> int:
+            stuck.set()
+            assert goes_on.wait(PATIENCE_S)
+            return super().write(text)
+
+    stuck, goes_on = threading.Event(), threading.Event()
+    stream = Stuck()
+    with Runner("stuck", workers=1) as rr:
+        monkeypatch.setattr(sys, "stdout", stream)
+        first = threading.Thread(target=rr.service(say)(1).get, args=(PATIENCE_S,))
+        first.start()
+        assert stuck.wait(PATIENCE_S)
+        assert rr.service(say)(2).get(PATIENCE_S) == 2
+        assert stream.getvalue() == ""
+        goes_on.set()
+        first.join()
+        assert rr.service(say)(3).get(PATIENCE_S) == 3
+        assert stream.getvalue() == "says 1\nsays 2\nsays 3\n"
+        monkeypatch.undo()
+
+
+def test_each_task_s_last_line_ends_with_it(capsys):
+    with Runner("ends", workers=1) as rr:
+        service = rr.service(lambda text: sys.stdout.write(text) and None)
+        for text in ("one", "two\n", "three, ", "100%\r"):
+            service(text).get(PATIENCE_S)
+    assert capsys.readouterr().out == "one\ntwo\nthree, \n100%\r"
+
+
+# ---- letters that a stream lacks -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("encoding", "shown"),
+    [("ascii", b"sp\\xe4t \\u706b \\U0001f525\nafter\n"), ("latin-1", b"sp\xe4t \\u706b \\U0001f525\nafter\n")],
+)
+def test_what_the_driver_s_stream_cannot_encode_is_escaped(encoding, shown, project):
+    (project / "script.py").write_text(
+        "from flame_fast import Runner\n"
+        "with Runner('letters', workers=1) as rr:\n"
+        "    rr.service(print)('sp\\xe4t \\u706b \\U0001f525').get()\n"
+        "    rr.service(print)('after').get()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "script.py"], capture_output=True, timeout=60, env=os.environ | {"PYTHONIOENCODING": encoding}
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, shown, b"")
+
+
+def test_bytes_that_are_no_text_are_escaped(capsys):
+    with Runner("output", workers=1) as rr:
+        rr.service(raw)(b"\xff\xfe broken\n").get(PATIENCE_S)
+    assert capsys.readouterr().out == "\\xff\\xfe broken\n"
+
+
+# ---- progress bars -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("state", ["\r 50%|###  |", " 50%|###  |\r"])
+def test_a_progress_bar_is_seen_while_its_task_runs(state, project, capfd):
+    def draw(gate, state: str) -> None:
+        sys.stderr.write(state)
+        sys.stderr.flush()
+        gate.wait()
+
+    seen = []
+
+    def look() -> bool:
+        seen.append(capfd.readouterr().err)
+        return state in "".join(seen)
+
+    with Runner("bar", workers=1) as rr, Gate() as gate:
+        future = rr.service(draw)(gate, state)
+        gate.entered()
+        wait_until(look, "the bar's being shown")
+        gate.open()
+        future.get(PATIENCE_S)
+
+
+def draw_bar(who: str, count: int) -> None:
+    for number in range(count):
+        sys.stderr.write(f"\r<{who} {number}>")
+        sys.stderr.flush()
+    sys.stderr.write(f"\r<{who} all>\n")
+
+
+def test_bars_and_lines_of_several_workers_are_kept_apart(capsys):
+    with Runner("bars", workers=3) as rr:
+        drawn = [rr.service(draw_bar)(who, 200) for who in "ab"]
+        rr.get([*drawn, rr.service(print_lines)("c", 200, False)], PATIENCE_S)
+    captured = capsys.readouterr()
+    pieces = [piece for piece in re.split(r"[\r\n]", captured.err) if piece]
+    assert all(re.fullmatch(r"<[ab] (\d+|all)>", piece) for piece in pieces), pieces
+    for who in "ab":
+        mine = [piece for piece in pieces if piece[1] == who]
+        assert mine == [f"<{who} {number}>" for number in range(200)] + [f"<{who} all>"]
+    assert len(captured.out.splitlines()) == 200
+
+
+def test_a_terminal_has_one_line_for_all_bars(project, monkeypatch):
+    """A bar takes the place of another worker's; so does a whole line."""
+
+    class Terminal(io.StringIO):
+        encoding = "utf-8"
+
+        def isatty(self) -> bool:
+            return True
+
+    def draw(gate, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+        gate.wait()
+
+    terminal = Terminal()
+    with Runner("terminal", workers=2) as rr, Gate() as first, Gate() as second:
+        monkeypatch.setattr(sys, "stdout", terminal)
+        one = rr.service(draw)(first, "\r<one>")
+        wait_until(lambda: "one" in terminal.getvalue(), "the first bar")
+        other = rr.service(draw)(second, "\r<two>")
+        wait_until(lambda: "two" in terminal.getvalue(), "the second bar")
+        first.open()
+        one.get(PATIENCE_S)
+        second.open()
+        other.get(PATIENCE_S)
+        shown = terminal.getvalue()
+        monkeypatch.undo()
+    erase = "\r\x1b[K"
+    assert shown == f"\r<one>{erase}\r<two>{erase}\n\n"

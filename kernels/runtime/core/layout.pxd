@@ -276,7 +276,8 @@ cdef struct Header:
     uint64_t peak_bytes         # [lock]
     uint64_t checked_bytes      # [lock] bytes in use or cached up to which the system's free memory has been checked
     uint64_t takes              # [lock] extents allocated so far: tells the supervisor whether anything happens
-    uint8_t pad2[48]
+    uint32_t printed            # [cas] how often processes have written to the driver, which compares it: see `show_printed`
+    uint8_t pad2[44]
     uint32_t service_high       # [cas]
     uint32_t process_high       # [cas]
     uint32_t pool_queue_high    # [cas]
