@@ -216,7 +216,7 @@ class RecordReader:
     def __init__(self, mark: bytes) -> None:
         self._mark = mark
         self._parts: dict[tuple[int, int], list[bytes]] = {}  # of records that have not arrived whole
-        self.held = b""  # the beginning of a frame
+        self.held: bytes = b""  # the beginning of a frame
 
     def split(self, data: bytes) -> Iterator[tuple[bytes, bytes]]:
         """Yield pieces of text, each with the record that follows it, empty for none."""

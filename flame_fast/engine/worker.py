@@ -62,7 +62,7 @@ class PipeEnd(io.FileIO):
     def __init__(self, fd: int, told: Callable[[], object]) -> None:
         super().__init__(fd, "wb", closefd=False)
         self._told = told
-        self.is_open = False  # the last line written has not ended
+        self.is_open: bool = False  # the last line written has not ended
 
     def write(self, data: Any) -> int:
         try:
