@@ -52,21 +52,30 @@ AHEAD_PER_WORKER = 2
 
 @call_without_frames
 class Method(MappedTarget["P", "R"]):
-    """One public method of a class or instance service."""
+    """One public method of a class or instance service.
 
-    def __init__(self, service: RunnerService[..., Any], name: str) -> None:
-        self._service = service
+    It holds what its service is made of, not the service, which holds it: a closed runner's memory would wait for the
+    collector.
+    """
+
+    def __init__(self, made_of: tuple[Any, ...], described: Any, name: str) -> None:
+        self._made_of = made_of
+        self._described = described
         self.__name__ = name
-        function = None if service._described is None else static_attribute(service._described, name)
+        function = None if described is None else static_attribute(described, name)
         if function is not None:  # else it is a callable of the instance alone
             self.__doc__ = function.__doc__
+
+    @property
+    def _service(self) -> RunnerService[..., Any]:
+        return RunnerService(*self._made_of)
 
     def _engine_of_map(self) -> tuple[Engine, int]:
         return self._service._engine_of_map()
 
     def __getattr__(self, name: str) -> Any:
-        if name == "__signature__" and self._service._described is not None:
-            return signature_of(self._service._described, self.__name__)
+        if name == "__signature__" and self._described is not None:
+            return signature_of(self._described, self.__name__)
         raise AttributeError(f"{self!r} has no attribute {name!r}")
 
     def __repr__(self) -> str:
@@ -131,10 +140,11 @@ class RunnerService(MappedTarget["P", "R"]):
             state = None if capture is None else capture.state
             watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
             engine.bind(self, key, self._own_method, watch.state, self._policy, self.name)
+        made_of = (engine, spec, key, capture, generators, options, described, attributes)
         self._methods: dict[str, Method[..., Any]] = {}
         for name, number in numbers.items():
             if name:
-                method: Method[..., Any] = Method(self, name)
+                method: Method[..., Any] = Method(made_of, described, name)
                 self._methods[name] = method
                 engine.bind(method, key, number, None, self._policy, f"{self.name}.{name}")
                 if name not in RESERVED:

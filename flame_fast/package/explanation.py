@@ -57,7 +57,7 @@ class Explanation:
         ]
         for path, kind, _, size, state in map(snapshot.members.__getitem__, range(len(snapshot.members))):
             if state & archive.SECRET:
-                self.excluded.append((os.fsdecode(path), "looks like a secret: there is a private key in it"))
+                self.excluded.append((os.fsdecode(path), "looks like a secret: there is a private key or a token in it"))
             else:
                 self.members.append((os.fsdecode(path), _KINDS[kind], size))
         for path, files, size in snapshot.data:
@@ -210,5 +210,5 @@ def _reason(snapshot: Snapshot, note: int, rule: int) -> str:
         archive.NOTE_UNREADABLE: _UNREADABLE,
         archive.NOTE_OUTSIDE: "a link that points out of the directory",
         archive.NOTE_NEVER: "a directory of flame_fast's, or of this Python's packages",
-        archive.NOTE_ENVIRONMENT: "a virtual environment: there is a pyvenv.cfg in it",
+        archive.NOTE_ENVIRONMENT: "a virtual environment: there is a pyvenv.cfg or conda-meta in it",
     }[note]

@@ -30,13 +30,16 @@ _WILDCARDS = b"*?[\\"
 _OMITTED = (
     b".venv venv __pycache__ .pytest_cache .ruff_cache .mypy_cache *.egg-info .git .tox node_modules *.pyc *.pyo .DS_Store"
 )
-_SECRETS = b".env id_rsa id_ed25519"
+_SECRETS = b".env id_rsa id_dsa id_ecdsa id_ecdsa_sk id_ed25519 id_ed25519_sk .netrc _netrc .pypirc .pgpass .aws .ssh .gnupg"
+
+#: What holds a private key, or a token, only sometimes.
+_DOUBTFUL = b"*.pem *.key .npmrc .yarnrc"
 
 #: Names and verdicts of the built-in rules.
 _BUILT_IN = [
     *[(name, archive.VERDICT_OMIT) for name in _OMITTED.split()],
     *[(name, archive.VERDICT_SECRET) for name in _SECRETS.split()],
-    (b"*.pem", archive.VERDICT_SECRET_IF_KEY),
+    *[(name, archive.VERDICT_SECRET_IF_KEY) for name in _DOUBTFUL.split()],
 ]
 
 

@@ -32,7 +32,10 @@ _DATA_FILES = 10
 _MOST = 1 << 62
 
 _NAMED_LARGE = 5
-_KEY_MARK = b"PRIVATE KEY-----"
+
+#: What private keys, and configurations of npm with the password or token of a registry, have in them.
+_SECRET_MARKS = (b"PRIVATE KEY-----", b"_authToken", b"_password", b"_auth=", b"_auth =")
+_LONGEST_MARK = max(map(len, _SECRET_MARKS))
 _CHUNK = 1 << 20
 _LONGEST_PATH = 4096
 
@@ -124,7 +127,7 @@ class Snapshot:
         os.close(self.descriptor)
 
     def find_secrets(self, known: Any = None) -> None:
-        """Look for private keys in files that may be secrets; skip those with a number in `known` (`Members.compare`)."""
+        """Look for keys and tokens in files that may be secrets; skip those with a number in `known` (`Members.compare`)."""
         for number in self.members.with_flag(archive.DOUBTFUL):
             if known is None or known[number] < 0:
                 self.members.set_state(number, self._look_for_key(self.members[number][0]))
@@ -198,9 +201,9 @@ class Snapshot:
             descriptor = archive.open_below(self.descriptor, path)
             try:
                 while block := os.read(descriptor, _CHUNK):
-                    if _KEY_MARK in tail + block:
+                    if any(mark in tail + block for mark in _SECRET_MARKS):
                         return archive.SECRET
-                    tail = block[-len(_KEY_MARK) :]
+                    tail = block[-_LONGEST_MARK:]
             finally:
                 os.close(descriptor)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):

@@ -212,7 +212,7 @@ cdef class DirectoryReader:
                 at += entry.length
                 if strcmp(entry.name, b".") == 0 or strcmp(entry.name, b"..") == 0:
                     continue
-                if parent and strcmp(entry.name, b"pyvenv.cfg") == 0:
+                if parent and (strcmp(entry.name, b"pyvenv.cfg") == 0 or strcmp(entry.name, b"conda-meta") == 0):
                     left_out[0] = NOTE_ENVIRONMENT      # it works nowhere else, and the workers use it where it is
                     return DONE
                 self.path.length = stem

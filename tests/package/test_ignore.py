@@ -64,7 +64,7 @@ def test_names_that_only_look_alike_stay(name: str) -> None:
     assert judge([], name) == KEEP
 
 
-@pytest.mark.parametrize("name", [".env", "id_rsa", "id_ed25519"])
+@pytest.mark.parametrize("name", [".env", "id_rsa", "id_ed25519", "id_ecdsa", ".netrc", ".pypirc", ".aws", ".ssh"])
 def test_secrets_are_told_apart_unless_the_user_decides(name: str) -> None:
     assert judge([], f"a/{name}") == SECRET
     assert judge([f"!{name}"], f"a/{name}") == KEEP

@@ -508,6 +508,33 @@ def test_secrets_are_left_out_with_a_warning_that_helps(tree: Path) -> None:
     assert warning.filename == __file__
 
 
+@pytest.mark.parametrize(
+    ("name", "secret", "harmless"),
+    [
+        ("server.key", KEY, "-----BEGIN PUBLIC KEY-----"),
+        (".npmrc", "//registry.example.org/:_authToken=abc", "save-exact=true"),
+        (".npmrc", "_auth=abc", "engine-strict=true"),
+        ("deep/key.pem", KEY.replace("EC ", ""), "-----BEGIN CERTIFICATE-----"),
+    ],
+)
+def test_what_a_file_holds_tells_whether_it_is_a_secret(tree: Path, name: str, secret: str, harmless: str) -> None:
+    write(tree, "a.py", name)
+    (tree / name).write_text(harmless)
+    assert name in names(packed(tree))
+    (tree / name).write_text(secret)
+    with pytest.warns(UserWarning, match="look like secrets"):
+        assert name not in names(packed(tree))
+
+
+def test_folders_of_secrets_and_conda_environments_are_left_out(tree: Path) -> None:
+    write(
+        tree, "a.py", ".aws/credentials", "deep/.ssh/config", ".netrc", "conda/env/conda-meta/history", "conda/env/lib/x.py"
+    )
+    write(tree, "conda/b.py")
+    with pytest.warns(UserWarning, match=r"look like secrets: \.aws, \.netrc, deep/\.ssh;"):
+        assert names(packed(tree)) == ["a.py", "conda/b.py"]
+
+
 def test_a_secret_is_included_when_the_user_says_so(tree: Path) -> None:
     write(tree, ".env", "id_rsa")
     (tree / "key.pem").write_text(KEY)

@@ -279,8 +279,8 @@ def taken_by_this_process():
     return *(int(lines[name].split()[0]) for name in ("VmSize", "VmRSS")), len(os.listdir("/proc/self/fd"))
 
 
-def use_functions(number):
-    """Return what a closed runner may be held by: a function's service, a ref, futures, a failure."""
+def use_services(number):
+    """Return what a closed runner may be held by: services, a method, a ref, futures, a failure."""
     with Runner("used", workers=1) as rr:
         kept = [rr.service(double), rr.put_object(bytes(1 << 17))]
         futures = [kept[0](number), kept[0](None)]
@@ -288,6 +288,11 @@ def use_functions(number):
         assert isinstance(futures[1].exception(PATIENCE_S), TypeError)
         assert rr.get(kept[0](bytes(1 << 16)), PATIENCE_S) == bytes(1 << 17)
         assert list(kept[0].map(range(5))) == [0, 2, 4, 6, 8]
+        for target in (Victim, Victim()):
+            service = rr.service(target)
+            kept += [service, service.add]
+            assert service.add(number).get(PATIENCE_S) == number
+            assert list(service.options(retries=1).add.map([0])) == [number]
     return kept, futures
 
 
@@ -297,10 +302,10 @@ def test_a_closed_runner_gives_addresses_memory_and_descriptors_back_without_the
     gc.disable()
     try:
         for number in range(3):
-            use_functions(number)
+            use_services(number)
         before = taken_by_this_process()
         for number in range(15):
-            use_functions(number)
+            use_services(number)
         size, resident, descriptors = map(int.__sub__, taken_by_this_process(), before)
     finally:
         gc.enable()
