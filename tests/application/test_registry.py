@@ -9,6 +9,7 @@ import sqlite3
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -24,6 +25,7 @@ from flame_fast.application.registry import (
     ApplicationSchema,
     ApplicationState,
     Shim,
+    database,
     get_application,
     list_applications,
     register_application,
@@ -396,3 +398,82 @@ def test_no_descriptor_is_left_open(home: str) -> None:
     child.end()
     liveness.reap(home, child.token)
     assert len(os.listdir("/proc/self/fd")) == before
+
+
+# ---- forks -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_fork_waits_for_the_transaction_of_another_thread_and_its_child_works_at_once(home: str) -> None:
+    """SQLite's own record of this process's locks is inherited, the locks are not: the child would wait for itself."""
+    inside, end = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with Registry(home) as registry, registry.transaction():
+            registry.insert("held", ApplicationAttributes(), BY_HAND)
+            inside.set()
+            end.wait(20)
+
+    holder = threading.Thread(target=hold)
+    holder.start()
+    inside.wait(20)
+    threading.Timer(0.1, end.set).start()
+    before = time.monotonic()
+    pid = in_child(lambda: register_application("child", ApplicationAttributes()))
+    assert os.waitpid(pid, 0)[1] == 0
+    assert time.monotonic() - before < 20
+    holder.join()
+    assert {"held", "child"} <= {application.name for application in list_applications()}
+
+
+def test_an_open_connection_stays_whole_in_the_parent_and_is_closed_in_a_child(home: str) -> None:
+    with Registry(home) as registry:
+        for number in range(3):
+            assert passes_in_child(lambda number=number: register_application(f"child-{number}", ApplicationAttributes()))
+            with registry.transaction():
+                registry.insert(f"parent-{number}", ApplicationAttributes(), BY_HAND)
+
+        def use_inherited() -> None:
+            registry.applications()
+
+        with pytest.raises(AssertionError):
+            assert passes_in_child(use_inherited)
+    names = {application.name for application in list_applications()}
+    assert names >= {f"{one}-{number}" for one in ("child", "parent") for number in range(3)}
+
+
+def test_threads_that_use_it_while_others_fork_do_not_hang(home: str) -> None:
+    """20 threads, each with transactions of its own, while children are forked that have some, too."""
+    failures: list[BaseException] = []
+
+    def work(number: int) -> None:
+        try:
+            for turn in range(5):
+                register_application(f"thread-{number}-{turn}", ApplicationAttributes())
+                unregister_application(f"thread-{number}-{turn}")
+        except BaseException as error:
+            failures.append(error)
+
+    threads = [threading.Thread(target=work, args=(number,)) for number in range(20)]
+    for thread in threads:
+        thread.start()
+    children = [in_child(lambda number=number: (work(100 + number), not failures)[1]) for number in range(10)]
+    for thread in threads:
+        thread.join(60)
+        assert not thread.is_alive()
+    assert failures == [] and [os.waitpid(pid, 0)[1] for pid in children] == [0] * 10
+
+
+def test_a_lock_that_another_program_holds_is_named(home: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Registry(home):
+        pass
+    monkeypatch.setattr(database, "_BUSY_S", 0.2)
+    program = (
+        "import sqlite3, sys; one = sqlite3.connect(sys.argv[1], isolation_level=None); one.execute('BEGIN IMMEDIATE'); "
+        "print('held', flush=True); sys.stdin.read()"
+    )
+    command = [sys.executable, "-c", program, os.path.join(home, "registry.db")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None and other.stdout.readline() == b"held\n"
+        message = refused(FlameErrorCode.INTERNAL, register_application, "late", ApplicationAttributes())
+        assert f"database is locked; process {other.pid} (python" in message and "holds a lock on it" in message
+        assert "disk" not in message

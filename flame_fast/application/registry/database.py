@@ -10,15 +10,19 @@ Guarantees
 Assumes
     SQLite's write-ahead log: all processes on one host. Owners in other containers of that host are fine.
 
-A connection lives for one operation: it must not cross a fork, and opening one costs 0.2 ms.
+A connection lives for one operation, since opening one costs 0.2 ms. It must not cross a fork: SQLite keeps in the process
+what the process has locked, and a child has none of these locks. So a fork waits for the transactions of other threads, and
+the child closes the connections that it finds.
 """
 
 from __future__ import annotations
 
+import _thread
 import contextlib
 import os
 import sqlite3
 import time
+import weakref
 
 from flame_fast._records import fields
 from flame_fast.application import liveness
@@ -41,6 +45,9 @@ if TYPE_CHECKING:
 
 #: Seconds to wait for other processes' transactions, each of which takes a fraction of a millisecond.
 _BUSY_S = 30.0
+
+#: Seconds that a fork waits for transactions of other threads.
+_FORK_S = 5.0
 
 #: Where an application comes from; only what a Runner registered goes with its last owner.
 BUILT_IN, BY_HAND, BY_RUNNER = 0, 1, 2
@@ -73,6 +80,33 @@ CREATE TABLE owners (
 _VERSION = 1
 
 
+#: Held while a thread of this process is in a transaction, a statement, or opens or closes a connection.
+_at_work = _thread.RLock()
+_open: weakref.WeakSet[Registry] = weakref.WeakSet()
+_held_for_forks: list[bool] = []
+
+
+def _before_fork() -> None:
+    _held_for_forks.append(_at_work.acquire(timeout=_FORK_S))
+
+
+def _after_fork_in_parent() -> None:
+    if _held_for_forks.pop():
+        _at_work.release()
+
+
+def _after_fork_in_child() -> None:
+    global _at_work
+    whole = _held_for_forks.pop()
+    _held_for_forks.clear()
+    _at_work = _thread.RLock()
+    for registry in list(_open) if whole else ():
+        registry.close()
+
+
+os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+
+
 class Registry:
     """One connection to the registry of a data directory; a context manager that closes it.
 
@@ -86,6 +120,7 @@ class Registry:
         self.home = home
         self.path: str = os.path.join(home, "registry.db")
         self._connection = self._open()
+        _open.add(self)
 
     def __enter__(self) -> Registry:
         return self
@@ -95,13 +130,13 @@ class Registry:
 
     def close(self) -> None:
         """Close the connection."""
-        with contextlib.suppress(sqlite3.Error):
+        with contextlib.suppress(sqlite3.Error), _at_work:
             self._connection.close()
 
     # ---- opening -----------------------------------------------------------------------------------------------------
 
     def _open(self) -> sqlite3.Connection:
-        with self._errors():
+        with self._errors(), _at_work:
             connection = self._connect()
             try:
                 version = self._version(connection)
@@ -203,6 +238,8 @@ class Registry:
             hint = "check the disk and the permissions of its directory, or set $FLAME_FAST_HOME to another one"
             if _code(error) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
                 hint = "remove it; it holds no more than the applications registered by hand"
+            elif _code(error) in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                hint = f"{_holders(self.path)} holds a lock on it, and has for {_BUSY_S:g} s; end it, or what it does there"
             elif _code(error) == sqlite3.SQLITE_FULL:
                 hint = "make room there, or set $FLAME_FAST_HOME to another directory"
             elif _code(error) == sqlite3.SQLITE_CANTOPEN:  # SQLite does not tell why
@@ -214,7 +251,7 @@ class Registry:
     @contextlib.contextmanager
     def transaction(self) -> Iterator[None]:
         """Make one change, alone: other writers wait; an exception rolls all of it back."""
-        with self._errors():
+        with self._errors(), _at_work:
             self._retry(lambda: self._connection.execute("BEGIN IMMEDIATE"))
             try:
                 yield
@@ -225,7 +262,7 @@ class Registry:
                 raise
 
     def _rows(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
-        with self._errors():
+        with self._errors(), _at_work:
             rows: list[tuple[Any, ...]] = self._retry(lambda: self._connection.execute(statement, values).fetchall())
         return rows
 
@@ -360,6 +397,26 @@ class Registry:
             "SELECT 1 FROM owners WHERE package = ? AND storage IS ? LIMIT 1", owner.package, _to_text(owner.storage)
         )
         return bool(rows)
+
+
+def _holders(path: str) -> str:
+    """Return the processes that have locked a database, as text."""
+    found: set[str] = set()
+    with contextlib.suppress(OSError):
+        numbers = {os.stat(path + suffix).st_ino for suffix in ("", "-wal", "-shm") if os.path.exists(path + suffix)}
+        with open("/proc/locks") as locks:
+            lines = [line.replace("->", "").split() for line in locks]
+        found = {words[4] for words in lines if int(words[5].rpartition(":")[2]) in numbers}
+    named = sorted(f"process {pid} ({_name_of(pid)})" for pid in found - {str(os.getpid())})
+    return " and ".join(named) or "another program"
+
+
+def _name_of(pid: str) -> str:
+    try:
+        with open(f"/proc/{pid}/comm") as file:
+            return file.read().strip()
+    except OSError:
+        return "it is gone"
 
 
 def _code(error: sqlite3.Error) -> int:
