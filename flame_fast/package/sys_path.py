@@ -60,15 +60,15 @@ def prepare(plan: dict[str, Any]) -> tuple[str, Callable[[], None]]:
     import sys
 
     entries = plan["sys_path"]
-    sys.path[:] = [path for path, _ in entries]
     if not plan["archive"]:
+        sys.path[:] = [path for path, _ in entries]
         return plan["directory"], lambda: None
     from flame_fast.package import snapshot_import
     from flame_fast.package.unpacking import ensure_unpacked
 
     tree = ensure_unpacked(plan["archive"], plan["digest"], plan["home"], plan["limit"])
     roots = {path: os.path.join(tree, place) if place else tree for path, place in entries if place is not None}
-    sys.path[:] = [roots[path] if os.path.isfile(roots.get(path, "")) else path for path in sys.path]  # a zip file
+    sys.path[:] = [roots[path] if os.path.isfile(roots.get(path, "")) else path for path, _ in entries]  # a zip file
     directory = plan["directory"]
     places = snapshot_import.Places({directory: tree, os.path.realpath(directory): tree, **roots})
     snapshot_import.install(snapshot_import.Places(roots), places)

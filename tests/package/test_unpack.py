@@ -1198,7 +1198,7 @@ def test_a_worker_imports_as_a_plan_says(project: tuple[str, PackageInfo], home:
     }
     plan = json.loads(json.dumps(plan))
     code = (
-        "import sys, json; from flame_fast.package.sys_path import prepare; import flame_fast.package.unpacking; "
+        "import sys, json; from flame_fast.package.sys_path import prepare; "
         "print(prepare(json.loads(sys.argv[1]))[0]); print(*sys.path)"
     )
     done = subprocess.run([sys.executable, "-c", code, json.dumps(plan)], capture_output=True, text=True)
