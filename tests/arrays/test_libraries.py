@@ -69,9 +69,9 @@ def got(future):
 
 
 def share_of(deeds, size):
-    """Return a third of what is done to large values, by chance: all of it takes long."""
+    """Return a sixth of what is done to large values, by chance: all of it takes long."""
     deeds = list(deeds)
-    return random.sample(deeds, -(-len(deeds) // 3)) if size == "large" else deeds
+    return random.sample(deeds, -(-len(deeds) // 6)) if size == "large" else deeds
 
 
 def do_all_deeds(rr, family, size):
