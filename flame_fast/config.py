@@ -221,19 +221,22 @@ def data_home() -> Path:
     return Path(home_directory())
 
 
-def home_directory() -> str:
-    """Return `data_home` as a string: the form that the rest of the package uses, since it costs no import."""
+def home_directory(*, writes: bool = True) -> str:
+    """Return `data_home` as a string: the form that the rest of the package uses, since it costs no import.
+
+    `writes`: whether a directory that may only be read is of no use.
+    """
     named = os.environ.get("FLAME_FAST_HOME")
     if named:
         home = _written_out(named)
         named_by = "named by $FLAME_FAST_HOME"
-        problem = _problem_with(home)
+        problem = _problem_with(home, writes)
         if problem:
             raise _invalid(f"cannot {problem.what} the data directory {home!r} ({named_by}): {problem}")
     else:
         named_by = "in the user data directory; set $FLAME_FAST_HOME to move it"
         home, problem = _platform_home()
-        problem = problem or _problem_with(home)
+        problem = problem or _problem_with(home, writes)
         if problem:
             home, named_by = _temporary_home(home, problem), "for temporary files; set $FLAME_FAST_HOME to move it"
     check_trusted(home, f"the data directory ({named_by})")
@@ -278,10 +281,12 @@ def _written_out(named: str) -> str:
         ) from error
 
 
-def _problem_with(home: str) -> _Problem | None:
-    """Make the data directory if it is missing; return what keeps this process from writing there."""
+def _problem_with(home: str, writes: bool = True) -> _Problem | None:
+    """Make the data directory if it is missing; return what keeps this process from writing there, or from having one."""
     try:
         _make_home(home)
+        if not writes:
+            return None
         problem = _refusal(home) or _foreign_entry(home)
         system = os.statvfs(home)
     except OSError as error:

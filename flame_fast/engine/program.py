@@ -130,4 +130,4 @@ def _is_named_python(path: str) -> bool:
 
 
 def _is_program(path: str | None) -> bool:
-    return bool(path) and os.path.isfile(path) and os.access(path, os.X_OK)  # type: ignore[arg-type]
+    return bool(path) and os.path.isfile(path) and os.access(path, os.X_OK, effective_ids=True)  # type: ignore[arg-type]

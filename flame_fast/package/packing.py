@@ -150,7 +150,7 @@ def pack(
     """
     began_ns = time.time_ns()
     directory, out = os.fspath(directory), os.fspath(out)
-    home = home_directory() if home is None else home
+    home = home_directory(writes=False) if home is None else home
     name = name_of(directory) if name is None else name
     project_file = project_file_for(name, dependencies or ())
     most_files = most_files_for(limit)

@@ -162,7 +162,7 @@ ATTRIBUTES = (
         (
             FlamePackage,
             "storage: 'str | None' = None, excludes: 'Iterable[str]' = ('.venv', '__pycache__', '.gitignore', '*.pyc'), "
-            "limit: 'int' = 524288000",
+            "limit: 'int' = 524288000, largest_file: 'int' = 10485760, enabled: 'bool' = True",
         ),
         (FlameRunnerConfig, "template: 'str' = 'flmrun'"),
         (ApplicationAttributes, ATTRIBUTES),

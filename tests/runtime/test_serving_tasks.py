@@ -64,7 +64,7 @@ def test_the_host_is_asked_when_another_function_is_to_be_called_than_before(kin
 
 
 def test_a_service_that_has_got_a_closed_one_s_entry_is_called_itself(kin):
-    """The call comes right after one of the closed service: the worker has looked for nothing in between."""
+    """The call is the next one after a call of the closed service."""
     first = kin.service(leave_partial)
 
     def replace():

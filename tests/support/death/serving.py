@@ -73,7 +73,10 @@ def serve_with(kin, kind):
 
 
 class Acting(Host):
-    """A host that acts when a worker is about to wait, or has run a task that left some output."""
+    """A host that acts when a worker is about to wait."""
+
+    def end_lines(self):
+        super().flush()
 
     def flush(self):
         super().flush()
