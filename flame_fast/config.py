@@ -188,7 +188,7 @@ class FlameContext:
         context.refuse_near("name", "package", "runner")
         package = context.section("package")
         if package is not None:
-            package.refuse_near("storage", "excludes", "limit")
+            package.refuse_near("storage", "excludes", "limit", "largest_file", "enabled")
             self.package = FlamePackage(
                 package.text("storage"),
                 package.texts("excludes"),
@@ -621,7 +621,8 @@ def _near(name: str, known: tuple[str, ...]) -> str | None:
     if len(name) > _SHOWN:
         return None
     spelt = re.sub(r"(?<=[a-z])(?=[A-Z])", "-", name).lower().replace("_", "-").strip()
-    return next(iter(difflib.get_close_matches(spelt, known, 1, 0.8)), None)
+    spellings = {one.replace("_", "-"): one for one in known}
+    return next((spellings[one] for one in difflib.get_close_matches(spelt, spellings, 1, 0.8)), None)
 
 
 class _Section:

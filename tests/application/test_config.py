@@ -367,6 +367,9 @@ contexts:
         ("Excludes", "excludes"),
         ("excluded", "excludes"),
         ("limits", "limit"),
+        ("largest-file", "largest_file"),
+        ("largestFile", "largest_file"),
+        ("enable", "enabled"),
         ("LIMIT", "limit"),
         ("packages", "package"),
         ("runners", "runner"),
@@ -383,7 +386,7 @@ def test_a_key_that_is_nearly_one_of_ours_is_an_error(tmp_path: Path, wrong: str
     assert refused(path) == f"{key} in {path!r}, line {line}: there is no such key; did you mean {right!r}?"
 
 
-@pytest.mark.parametrize("right", ["storage", "excludes", "limit"])
+@pytest.mark.parametrize("right", ["storage", "excludes", "limit", "largest_file", "enabled"])
 def test_a_key_without_one_of_its_letters_is_an_error(tmp_path: Path, right: str) -> None:
     for at in range(len(right)):
         wrong = right[:at] + right[at + 1 :]
