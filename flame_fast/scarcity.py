@@ -40,6 +40,20 @@ def explained(error: BaseException) -> str:
     return f"{text}; {hint}" if hint else text
 
 
+def no_addresses(least: int) -> str:
+    """Return why this process cannot map a file of so many bytes, and what to do about that."""
+    import resource
+
+    if 0 <= resource.getrlimit(resource.RLIMIT_FSIZE)[0] < least:
+        return "`ulimit -f` allows no such file, which is sparse: raise it"
+    bound = resource.getrlimit(resource.RLIMIT_AS)[0]
+    if bound != resource.RLIM_INFINITY:
+        return f"`ulimit -v` allows {bound >> 30} GiB: raise it, or lower Runner(memory=...)"
+    with open("/proc/self/statm") as file:
+        used = int(file.read().split()[0]) * resource.getpagesize()
+    return f"this process has {used >> 30} GiB already: close Runners, drop their values, or lower Runner(memory=...)"
+
+
 def no_thread(error: RuntimeError, purpose: str) -> FlameError:
     """Return the error of a thread that could not be started, which was to serve a purpose."""
     return FlameError(

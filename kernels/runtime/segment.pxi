@@ -16,10 +16,11 @@ from .core.checksum cimport checksum
 from .core.bounds cimport is_header_sound, is_within
 from .core.system_memory cimport memory_left
 from .core.extents cimport MARGIN
+from .core.size_classes cimport extent_class_of
 from .core.blocks cimport block_alloc_owned
 from .core.wraparound cimport wrap_processes_after, wrap_queues_after, wrap_slots_after
 
-cdef uint64_t RESERVED_BYTES = <uint64_t> 1 << 42
+cdef uint64_t MOST_RESERVED_BYTES = <uint64_t> 1 << 42
 cdef uint64_t LEAST_RESERVED_BYTES = <uint64_t> 56 << 30    # tables, rings and a reserve beyond the limit
 cdef int fork_generation = 0    # forks between the first process and this one: an attachment of another number is a parent's
 cdef list attachments = []      # weak references to the attachments of this process
@@ -29,7 +30,7 @@ cdef class Segment:
     cdef Memory memory
     cdef uint64_t mapped_bytes
     cdef char *arena                    # values lie from here to the end of the mapping
-    cdef char *window                   # the same pages, privately: see views.pxi; NULL: too few addresses for it
+    cdef char *window                   # base of the arena's pages, privately: see views.pxi; NULL: too few addresses
     cdef void **own                     # views with their own mappings, by address
     cdef Py_ssize_t own_count
     cdef uint64_t device, inode         # of `fd`
@@ -64,23 +65,28 @@ cdef class Segment:
         return segment
 
     cdef int _reserve(self, int fd, uint64_t limit) except -1:
-        """Size a file for values of so many bytes and map it, twice if possible. A bound on addresses makes it smaller."""
+        """Size a file for values of so many bytes and map it, twice if possible. A bound on addresses makes it smaller.
+
+        Extents keep their sizes, so values of each size class may one day have taken the whole limit.
+        """
         cdef uint64_t size, least = align_up(limit + LEAST_RESERVED_BYTES, <uint64_t> 1 << 30)
+        cdef uint64_t most = align_up(least + limit * extent_class_of(limit), <uint64_t> 1 << 30)
+        most = max(least, min(most, MOST_RESERVED_BYTES))
         for windowed, collecting in ((True, False), (True, True), (False, False)):
             if collecting:          # unmaps segments of runners that only reference cycles keep alive
                 gc.collect()
-            size = RESERVED_BYTES
+            size = most
             while size >= least:
-                os.ftruncate(fd, size)
-                if self._map(fd, size) and (self.window != NULL or not windowed):
+                if set_size(fd, size) and self._map(fd, size) and (self.window != NULL or not windowed):
                     return 0
                 self._unmap()
                 size = max(size // 2, least) if size > least else 0
+        from flame_fast import scarcity
+
         raise FlameError(
             FlameErrorCode.INVALID_STATE,
             f"cannot reserve {least >> 30} GiB of addresses for runner {self.name!r}: {LEAST_RESERVED_BYTES >> 30} GiB, and "
-            f"as many as its values may take bytes ({limit:,}); raise `ulimit -v`, since they take no memory, or lower "
-            "Runner(memory=...)",
+            f"as many as its values may take bytes ({limit:,}); {scarcity.no_addresses(least)}; they take no memory",
         )
 
     cdef bint _map(self, int fd, uint64_t size) noexcept:
@@ -100,7 +106,7 @@ cdef class Segment:
         if self.memory.base != NULL:
             munmap(self.memory.base, self.mapped_bytes)
         if self.window != NULL:
-            munmap(self.window, self.mapped_bytes)
+            munmap(self.window + self.memory.arena, self.mapped_bytes - self.memory.arena)
         self.memory.base = NULL
 
     def become(self, uint32_t index, str name, int doorbell):
@@ -253,13 +259,25 @@ cdef class Segment:
 cdef void window_open(Segment runtime) noexcept:
     """Map the window, unless extents would share a page in it; without one every view has its own mapping."""
     cdef void *window
+    cdef uint64_t arena = runtime.memory.arena
     look_for_faults()
     if page_bytes > GRANULE:
         return
-    window = mmap(NULL, runtime.mapped_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, 0)
+    window = mmap(NULL, runtime.mapped_bytes - arena, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_NORESERVE, runtime.fd, arena)
     if window != MAP_FAILED:
-        madvise(window, runtime.mapped_bytes, MADV_DONTDUMP)
-        runtime.window = <char *> window
+        madvise(window, runtime.mapped_bytes - arena, MADV_DONTDUMP)
+        runtime.window = <char *> window - arena
+
+cdef bint set_size(int fd, uint64_t size) except -1:
+    """Make a file as large; return False where no file may be."""
+    try:
+        os.ftruncate(fd, size)
+    except OSError as error:
+        from errno import EFBIG
+        if error.args[0] != EFBIG:
+            raise
+        return False
+    return True
 
 cdef void know_segment(Segment runtime) noexcept:
     """Note which file the descriptor is, for `has_segment`."""

@@ -231,7 +231,7 @@ cdef void *view_at(Segment runtime, const char *data) noexcept:
     cdef void *found = NULL
     cdef Py_ssize_t at
     cdef int64_t id
-    if runtime.window != NULL and runtime.window <= data < runtime.window + runtime.mapped_bytes:
+    if runtime.window != NULL and runtime.memory.arena <= <uint64_t> (data - runtime.window) < runtime.mapped_bytes:
         id = found_extent(&runtime.memory, data - runtime.window)
         found = runtime.memory.viewed[id] if id >= 0 else NULL
     elif runtime.own_count:
