@@ -10,6 +10,7 @@ import sys
 import warnings
 from functools import partial
 
+from flame_fast import forks as forks
 from flame_fast.application.lifecycle import acquire_application, check_nested
 from flame_fast.application.registry.validation import check_name
 from flame_fast.calls.collecting import Collecting
@@ -32,6 +33,7 @@ from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_m
 from flame_fast.lifetime import CLOSED, UNCLOSED, Lifetime
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 from flame_fast.scarcity import explained
+from flame_fast.terminal import is_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -504,6 +506,7 @@ def _of_process() -> dict[str, Any]:
         "argv": getattr(sys, "argv", [""]),
         "authkey": bytes(process.current_process().authkey) if process is not None else b"",
         "settings": settings.taken(),
+        "tell_steps": is_terminal(sys.stderr),
     }
 
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import random
 import select
 import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from owned_processes import processes_of
 from process_events import PATIENCE_S, leavings, wait_until
+
+from flame_fast import Runner
 
 pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 
@@ -20,6 +24,8 @@ pytestmark = [pytest.mark.storm, pytest.mark.timeout(1200)]
 IN_A_ROW = 3
 AT_ONCE = 4
 KILLED = 4
+WARM = 5
+THREADS = 20
 
 #: As the pi example, and with what else a driver may have: an instance, a large value, output, a nested call.
 MAIN = """\
@@ -179,3 +185,76 @@ def communicate_after_worker_death(run: subprocess.Popen) -> None:
         assert "WorkerDiedError" in err and "SIGKILL" in err, err
     else:
         assert 2.9 < float(out) < 3.4
+
+
+# ---- in one process --------------------------------------------------------------------------------------------------
+
+
+def double(number):
+    return 2 * number
+
+
+class Total:
+    def add(self, number):
+        return number
+
+
+def taken_by_this_process() -> tuple[int, int, int]:
+    """Return its mapped addresses and its resident memory, in KiB, and its descriptors."""
+    with open("/proc/self/status") as file:
+        lines = dict(line.split(":", 1) for line in file)
+    return *(int(lines[name].split()[0]) for name in ("VmSize", "VmRSS")), len(os.listdir("/proc/self/fd"))
+
+
+def use_a_runner(number: int) -> None:
+    with Runner("in-a-row", workers=1) as rr:
+        assert rr.service(double)(number).get(PATIENCE_S) == 2 * number
+        assert rr.service(Total()).add(number).get(PATIENCE_S) == number
+
+
+def test_runners_in_a_row_in_one_process_take_nothing_for_good_without_the_collector(nothing_left, rounds):
+    """A thousand of them with `--minutes 10`. Each reserves more addresses than all others may keep."""
+    gc.collect()
+    gc.disable()
+    try:
+        for number in range(WARM):
+            use_a_runner(number)
+        before = taken_by_this_process()
+        for _ in rounds:
+            for number in range(WARM):
+                use_a_runner(number)
+            size, resident, descriptors = map(int.__sub__, taken_by_this_process(), before)
+            assert size < 256 << 10 and resident < 32 << 10 and descriptors == 0, (size, resident, descriptors)
+    finally:
+        gc.enable()
+
+
+def run_in_a_child() -> int:
+    """Have a forked child make a Runner; return its status, 0 for a good one."""
+    child = os.fork()
+    if child == 0:
+        status = 1
+        try:
+            use_a_runner(21)
+            status = 0
+        finally:
+            os._exit(status)
+    pidfd = os.pidfd_open(child)
+    try:
+        if not select.select([pidfd], [], [], PATIENCE_S)[0]:
+            os.kill(child, signal.SIGKILL)
+        return os.waitpid(child, 0)[1]
+    finally:
+        os.close(pidfd)
+
+
+@pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")
+def test_runners_of_many_threads_start_and_end_while_children_are_forked_that_make_some_too(nothing_left, rounds):
+    """Of 20 threads at once: 100 Runners with `--minutes 1`. A child finds no lock held by a thread that it has not."""
+    for _ in rounds:
+        with ThreadPoolExecutor(THREADS) as threads:
+            made = [threads.submit(use_a_runner, number) for number in range(THREADS)]
+            while not all(one.done() for one in made):
+                assert run_in_a_child() == 0
+            for one in made:
+                one.result()
