@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import sys
 
+from flame_fast.terminal import is_terminal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -66,8 +68,7 @@ def _is_seen() -> bool:
     shell = sys.modules.get("IPython")
     if shell is not None and shell.get_ipython() is not None:
         return True
-    stream = sys.stderr
-    return stream is not None and stream.isatty()
+    return is_terminal(sys.stderr)
 
 
 class followed:

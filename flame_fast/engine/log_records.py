@@ -32,6 +32,9 @@ WHOLE = 4096
 #: How deep containers in a record's own attributes are looked through.
 DEPTH = 4
 
+#: The descriptor of standard error.
+STDERR = 2
+
 #: The root logger's name here.
 ROOT = ""
 
@@ -65,8 +68,6 @@ class RecordSender:
 
     Parameters
     ----------
-    fd : int
-        The write end of the pipe of standard error. A copy of it is kept: a task may put a file in its place.
     session : int
         The runner's number.
     shown : callable
@@ -75,8 +76,8 @@ class RecordSender:
         Called after each record.
     """
 
-    def __init__(self, fd: int, session: int, shown: Callable[[str], str], told: Callable[[], object]) -> None:
-        self._fd = fd
+    def __init__(self, session: int, shown: Callable[[str], str], told: Callable[[], object]) -> None:
+        self._fd = STDERR
         self._mark = mark_of(session)
         self._shown = shown
         self._told = told
@@ -93,11 +94,9 @@ class RecordSender:
 
     def install(self) -> None:
         """Begin: `logging` is loaded."""
-        import fcntl
         import logging
 
-        with contextlib.suppress(OSError):  # no descriptor left
-            self._fd = fcntl.fcntl(self._fd, fcntl.F_DUPFD_CLOEXEC, 3)
+        self.keep_pipe()
         handler = _handler_of(self)
         logging.root.addHandler(handler)
         configure = logging.basicConfig
@@ -115,6 +114,14 @@ class RecordSender:
         self._installed = True
         self._apply()
 
+    def keep_pipe(self) -> None:
+        """Write to the same pipe from now on, whatever a task does to standard error. Idempotent."""
+        if self._fd == STDERR:
+            import fcntl
+
+            with contextlib.suppress(OSError):  # no descriptor left
+                self._fd = fcntl.fcntl(STDERR, fcntl.F_DUPFD_CLOEXEC, 3)
+
     def _apply(self) -> None:
         import logging
 
@@ -127,7 +134,11 @@ class RecordSender:
 
     def send(self, record: LogRecord) -> None:
         """Write a record to the pipe."""
-        data = pickle.dumps(_plain_state(record, self._shown), 5)
+        self.write(_plain_state(record, self._shown))
+
+    def write(self, value: dict[str, Any] | str) -> None:
+        """Write a record's attributes, or a step (`engine.slow_steps`), to the pipe."""
+        data = pickle.dumps(value, 5)
         self._number += 1
         room = WHOLE - len(self._mark) - HEAD.size
         starts = range(0, len(data), room)
@@ -249,11 +260,11 @@ class RecordReader:
         return 0
 
 
-def handle(data: bytes) -> str:
+def handle(state: dict[str, Any]) -> str:
     """Have this process's loggers handle a record; return it as a line."""
     import logging
 
-    record = logging.makeLogRecord(pickle.loads(data))
+    record = logging.makeLogRecord(state)
     logger = logging.getLogger(record.name) if record.name != logging.root.name else logging.root
     line = f"{record.levelname}:{record.name}:{record.getMessage()}"
     if logger.isEnabledFor(record.levelno):

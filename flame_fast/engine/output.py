@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import select
 import socket
 import sys
@@ -20,11 +21,14 @@ from flame_fast import journal
 from flame_fast.engine.capture import LAST_LINES
 from flame_fast.engine.descriptors import Descriptor
 from flame_fast.engine.log_records import RecordReader, handle, mark_of
-from flame_fast.engine.spawn import DEBUG_MARK, STACK_MARK, WARNING_MARK
+from flame_fast.engine.slow_steps import SUPERVISOR, SlowSteps
+from flame_fast.engine.spawn import DEBUG_MARK, STACK_MARK, STEP_MARK, WARNING_MARK
+from flame_fast.terminal import is_terminal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from typing import Any
 
 #: Bytes of one line kept until its end arrives; a longer line is shown in pieces.
 LINE_LIMIT = 1 << 20
@@ -59,13 +63,6 @@ def _write(name: str, text: str) -> None:
             encoding = getattr(target, "encoding", None) or error.encoding
             target.write(text.encode(encoding, "backslashreplace").decode(encoding))
         target.flush()
-
-
-def _is_terminal(name: str) -> bool:
-    try:
-        return bool(getattr(sys, name).isatty())
-    except Exception:  # None, closed, or no stream
-        return False
 
 
 def _text(data: bytes) -> str:
@@ -160,6 +157,7 @@ class OutputPump:
         self._reader = 0  # the thread that has the turn
         self._finishing = False
         self._last_lines: dict[int, deque[str]] = {}  # by pid, the youngest last
+        self._steps = SlowSteps()
         self._ended = threading.Condition()
         self._control = control
         self._zygote_pidfd = zygote_pidfd
@@ -242,8 +240,8 @@ class OutputPump:
 
     def _run(self) -> None:
         while self._deadline is None or (self._streams and time.monotonic() < self._deadline):
-            timeout = None if self._deadline is None else max(0.0, self._deadline - time.monotonic()) * 1000
-            for fd, _ in self._poller.poll(timeout):
+            timeout = self._steps.left() if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+            for fd, _ in self._poller.poll(None if timeout is None else timeout * 1000):
                 with self._turn:
                     self._reader = threading.get_ident()
                     try:
@@ -252,10 +250,23 @@ class OutputPump:
                         self._reader = 0
                 if zygote_ended:
                     self._replace_zygote()
+            self._tell_slow_steps()
         with self._turn:
             self._reader = threading.get_ident()
             self._close()
             self._reader = 0
+
+    def _tell_slow_steps(self) -> None:
+        for line in self._steps.due():
+            journal.debug("runner %r: %s", self._name, line)
+            if is_terminal(sys.stderr):
+                with self._turn:
+                    self._print("stderr", None, f"flame_fast: runner {self._name!r}: {line}\n")
+
+    def _note_step(self, pid: int, text: str) -> None:
+        self._steps.note(pid, text)
+        if text and threading.current_thread() is not self._thread:
+            self._wake()
 
     def _handle(self, fd: int) -> bool:
         """Do what a descriptor asks for; return whether the zygote has ended."""
@@ -294,6 +305,9 @@ class OutputPump:
             return False
         if message.startswith(STACK_MARK):
             self._print("stderr", None, _text(message[len(STACK_MARK) :]))
+            return True
+        if message.startswith(STEP_MARK):
+            self._note_step(SUPERVISOR, _text(message[len(STEP_MARK) :]))
             return True
         if message.startswith((DEBUG_MARK, WARNING_MARK)):
             tell = journal.warning if message.startswith(WARNING_MARK) else journal.debug
@@ -338,10 +352,13 @@ class OutputPump:
             if whole := stream.take(text):
                 self._show(stream, whole)
             if record:
-                self._log(stream, record)
+                self._take(stream, pickle.loads(record))
 
-    def _log(self, stream: Stream, record: bytes) -> None:
-        """Hand a record to the driver's loggers."""
+    def _take(self, stream: Stream, record: dict[str, Any] | str) -> None:
+        """Hand a record to the driver's loggers; note a step."""
+        if isinstance(record, str):
+            self._note_step(stream.pid, record)
+            return
         if self._open.get("stderr") is not None:
             self._print("stderr", None, "")
         with contextlib.suppress(Exception):  # of a handler or filter
@@ -355,7 +372,7 @@ class OutputPump:
         """Write a text of a worker to a stream of the driver. `stream`: None for the supervisor's."""
         before = self._open.get(name)
         if before is not None and before is not stream:  # else it would go on where another one's line has not ended
-            text = (ERASE_LINE if before.is_bar and _is_terminal(name) else "\n") + text
+            text = (ERASE_LINE if before.is_bar and is_terminal(getattr(sys, name)) else "\n") + text
         self._open[name] = None if text.endswith("\n") else stream
         _write(name, text)
 
@@ -385,6 +402,7 @@ class OutputPump:
         if rest or (self._open.get(stream.name) is stream and not stream.is_cleared):
             self._show(stream, rest + b"\n")
         self._drop(stream.fd)
+        self._steps.note(stream.pid, "")
         with self._ended:
             del self._streams[stream.fd]
             self._ended.notify_all()

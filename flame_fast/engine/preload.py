@@ -93,10 +93,15 @@ class Preloading:
         Wakes the zygote. The importing thread calls it as its last act.
     named : sequence of str
         Modules that the user has named, to be imported before the first fork.
+    tell : callable
+        Takes what an import is at, in words; an empty text at its end.
     """
 
-    def __init__(self, ring: Callable[[], object], named: Sequence[str] = ()) -> None:
+    def __init__(
+        self, ring: Callable[[], object], named: Sequence[str] = (), tell: Callable[[str], object] = lambda text: None
+    ) -> None:
         self.loaded: int = 0
+        self._tell = tell
         self._named = named
         self._wanted = 0
         self._ring = ring
@@ -127,6 +132,7 @@ class Preloading:
             self._wanted = wanted
             self._finished = False
             missing = wanted & ~self.loaded
+            self._tell(f"imports {', '.join(self._names(missing))} for the workers")
             gc.disable()  # collections would take a fifth of the import
             self._thread = threading.Thread(target=self._load, args=(missing,), name="flame-preload", daemon=True)
             try:
@@ -139,8 +145,14 @@ class Preloading:
             return True
         return False
 
+    def _names(self, libraries: int) -> list[str]:
+        """Return the modules to import, in their order."""
+        known = [name for bit, name in MODULES.items() if libraries & bit]
+        return [*known, *(self._named if libraries & NAMED else ())]
+
     def _take_over(self) -> None:
         """Go on with what has been imported."""
+        self._tell("")
         self.loaded |= self._wanted
         gc.freeze()  # workers share the pages of these objects: the collector must not write there
         gc.enable()
@@ -149,10 +161,7 @@ class Preloading:
         before = {name: os.environ.get(name) for name in SINGLE_THREADED}
         os.environ.update(SINGLE_THREADED)
         try:
-            for bit, name in MODULES.items():
-                if libraries & bit:
-                    _import_whole(name)
-            for name in self._named if libraries & NAMED else ():
+            for name in self._names(libraries):
                 _import_whole(name)
         finally:
             for name, value in before.items():

@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 #: The zygote's descriptors from the driver: the segment, the eventfd, the control socket, a pidfd of the driver.
 SEGMENT_FD, DOORBELL_FD, CONTROL_FD, DRIVER_FD = 3, 4, 5, 6
 
-#: What a message of the control socket begins with that carries a stack, or a line for the log; the others begin with a pid.
-STACK_MARK, DEBUG_MARK, WARNING_MARK = b"!", b".", b"?"
+#: What a message of the control socket begins with that carries a stack, a line for the log, or the supervisor's step; the
+#: others begin with a pid.
+STACK_MARK, DEBUG_MARK, WARNING_MARK, STEP_MARK = b"!", b".", b"?", b">"
 
 #: Exit code of a zygote that found the segment overwritten.
 EXIT_DAMAGED = 70

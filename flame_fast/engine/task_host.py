@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.concurrency import ConcurrentCalls
     from flame_fast.engine.protocol import ServiceSource
     from flame_fast.engine.seeds import Seeds
+    from flame_fast.engine.slow_steps import StepSender
     from flame_fast.engine.thread_limits import Libraries
     from flame_fast.kernels.runtime import Worker
 
@@ -119,6 +120,8 @@ class Host:
         Returns the pickled function that is called before the first task, once `prepare` was; None: there is none.
     follow : callable
         Takes the levels of the loggers of the process that made a service, before that is loaded.
+    steps : StepSender, optional
+        Tells the user of what takes long; None: nobody does.
     """
 
     def __init__(
@@ -132,6 +135,7 @@ class Host:
         capture: Callable[[int], Capture] = StandardCapture,
         initializer: Callable[[], bytes | None] = lambda: None,
         follow: Callable[[dict[str, int] | None], object] = lambda levels: None,
+        steps: StepSender | None = None,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
@@ -139,6 +143,7 @@ class Host:
         self.last_resort: bytes = serialization.dump_error(indescribable)
         self._prepare: Callable[[], None] | None = prepare
         self._follow = follow
+        self._steps = steps
         self._shown_path = shown_path
         self._loaded: dict[int, LoadedService] = {}
         self._current: LoadedService | None = None
@@ -225,6 +230,12 @@ class Host:
 
     def _load(self, blob: bytes, service: int, generation: int) -> LoadedService:
         spec = ServiceSpec.from_blob(blob)
+        if self._steps is None:
+            return self._load_quietly(spec, service, generation)
+        with self._steps.step(f"loads the service {spec.name!r} and what it imports"):
+            return self._load_quietly(spec, service, generation)
+
+    def _load_quietly(self, spec: ServiceSpec, service: int, generation: int) -> LoadedService:
         self._forget_closed()
         self._follow(spec.levels)
         namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}

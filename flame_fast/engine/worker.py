@@ -18,6 +18,7 @@ from flame_fast.engine.log_records import RecordSender
 from flame_fast.engine.post_mortem import users_paths
 from flame_fast.engine.seeds import Seeds, reseed
 from flame_fast.engine.segment import SegmentEngine
+from flame_fast.engine.slow_steps import StepSender
 from flame_fast.engine.spawn import start_time
 from flame_fast.engine.task_host import Host
 from flame_fast.engine.thread_limits import Libraries
@@ -141,6 +142,8 @@ class Project:
     def __init__(self, runtime: Worker, libraries: Libraries) -> None:
         self._runtime = runtime
         self._libraries = libraries
+        self.records: RecordSender = RecordSender(runtime.session, self.shown, runtime.note_output)
+        self.steps: StepSender = StepSender(self.records)
         self._unpacked = self._directory = ""
         self.initializer: bytes | None = None  # what to call before the first task, pickled
 
@@ -159,8 +162,12 @@ class Project:
         self._directory = plan["directory"]
         self._runtime.max_tasks = plan["max_tasks"]
         self.initializer = plan["initializer"]
+        if plan["tell_steps"]:
+            self.steps.want()
+            self._libraries.when_loaded("numba", self.steps.watch_compiler)
         try:
-            self._unpacked, show_lines = sys_path.prepare(plan)
+            with self.steps.step("unpacks the project, if no other process does"):
+                self._unpacked, show_lines = sys_path.prepare(plan)
         except OSError as error:
             raise FlameError(
                 FlameErrorCode.INTERNAL,
@@ -219,7 +226,6 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
     libraries.when_loaded("multiprocessing.shared_memory", never_unlink_attached)
     project = Project(runtime, libraries)
     told = runtime.note_output
-    sender = RecordSender(2, runtime.session, project.shown, told)
     host = Host(
         runtime,
         project.prepare,
@@ -229,7 +235,8 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         Seeds(runtime, libraries),
         lambda call: Capture(call, streams, mirror),
         lambda: project.initializer,
-        sender.follow,
+        project.records.follow,
+        project.steps,
     )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     mirror = Mirror(stack)
@@ -240,7 +247,7 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
     _inherited.extend((sys.__stdout__, sys.__stderr__))
     sys.stdout, sys.stderr = streams
     sys.__stdout__, sys.__stderr__ = streams  # type: ignore[misc]
-    libraries.when_loaded("logging", sender.install)
+    libraries.when_loaded("logging", project.records.install)
     engine = WorkerEngine(runtime)
     register(engine)
     set_serving_engine(engine)

@@ -47,6 +47,7 @@ from flame_fast.engine.spawn import (
     EXIT_DAMAGED,
     SEGMENT_FD,
     STACK_MARK,
+    STEP_MARK,
     WARNING_MARK,
     start_time,
 )
@@ -124,7 +125,7 @@ class Zygote:
         self.poller: select.poll = select.poll()
         self.poller.register(DRIVER_FD, select.POLLIN)
         self.poller.register(DOORBELL_FD, select.POLLIN)
-        self.preloading: Preloading = Preloading(ring_own_bell, preload)
+        self.preloading: Preloading = Preloading(ring_own_bell, preload, lambda text: self.tell(STEP_MARK, text))
         self.shortage: Shortage = Shortage(self.supervisor)
         self.doomed: set[int] = set()  # processes killed because of a call that they run, and not reaped yet
         self.left_behind: LeftBehind = LeftBehind(os.getsid(0))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 import time
 
+from flame_fast.terminal import is_terminal
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
@@ -27,7 +29,7 @@ class Progress:
         self._done = 0
         self._began = time.monotonic()
         self._bar: Any = None
-        self._shown = _is_terminal(sys.stderr)
+        self._shown = is_terminal(sys.stderr)
 
     def __enter__(self) -> Progress:
         return self
@@ -46,11 +48,3 @@ class Progress:
 
             units = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
             self._bar = tqdm(desc="packing", total=self._total, initial=self._done, leave=False, **units)
-
-
-def _is_terminal(stream: Any) -> bool:
-    """Return whether a stream is a terminal. Programs replace it by objects of all kinds."""
-    try:
-        return bool(stream.isatty())
-    except (AttributeError, ValueError):
-        return False

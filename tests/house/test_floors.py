@@ -52,6 +52,7 @@ FLOORS = [
         "engine.spec",
         "engine.protocol",
         "engine.current",
+        "engine.slow_steps",
         "engine.program",
         "engine.thread_limits",
         "engine.seeds",
@@ -85,8 +86,10 @@ FLOORS = [
     {"lifetime"},
     {
         "errors",
+        "forks",
         "interrupts",
         "journal",
+        "terminal",
         "_version",
         "_lazy",
         "_records",
