@@ -93,6 +93,8 @@ def method_names(obj: Any) -> tuple[str, ...]:
 def _is_method(value: Any) -> bool:
     if isinstance(value, (staticmethod, classmethod, functools.partialmethod, functools.singledispatchmethod)):
         return True
+    if type(value).__module__.startswith("numba.core.types"):  # what a class of Numba's is to its compiler
+        return False
     return callable(value) and not isinstance(value, (type, property))
 
 

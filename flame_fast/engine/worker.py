@@ -173,10 +173,8 @@ class Project:
                 FlameErrorCode.INTERNAL,
                 f"unpacking the project for the workers, into {plan['home']}/unpacked: {error}; $FLAME_FAST_HOME moves it",
             ) from error
+        self._libraries.when_loaded("numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"]))
         if plan["archive"]:
-            self._libraries.when_loaded(
-                "numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"])
-            )
             self._libraries.when_loaded("linecache", show_lines)
 
     @property

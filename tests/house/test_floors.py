@@ -63,6 +63,7 @@ FLOORS = [
     {"package.project"},
     {"package.snapshot_import"},
     {"kernels.runtime.serialization.picklers"},
+    {"kernels.runtime.serialization.compiled"},
     {"kernels.runtime.serialization.unpickling", "kernels.runtime.serialization.bodies"},
     {"kernels.runtime.serialization.building"},
     {
@@ -81,6 +82,7 @@ FLOORS = [
     {"package.requirements", "kernels.rng", "application.registry.validation"},
     {"kernels.jit.vector_math", "kernels.runtime.awaiting", "kernels.runtime.concurrent_future"},
     {"kernels.jit.arguments", "kernels.jit.cache", "kernels.jit.simd", "kernels.jit.parallel"},
+    {"kernels.jit.dependencies"},
     {"kernels.archive", "config", "application.liveness", "application.registry.records"},
     {"kernels.archive._native", "package.file_lock", "package.removal", "resources", "scarcity", "inspection.html"},
     {"lifetime"},

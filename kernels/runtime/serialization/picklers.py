@@ -22,7 +22,15 @@ import weakref
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
 
 from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
-from flame_fast.kernels.runtime.serialization import arrays, bodies, building, carried, inherited, unpickling
+from flame_fast.kernels.runtime.serialization import (
+    arrays,
+    bodies,
+    building,
+    carried,
+    compiled,
+    inherited,
+    unpickling,
+)
 from flame_fast.kernels.runtime.serialization.definitions import (
     Place,
     Written,
@@ -90,8 +98,10 @@ class _Reducer:
             if is_named(obj) or definitions.known_record(obj) is not None:
                 return self.reduce_with_body(obj, bodies.write_cached)
             return (unpickling.rebuild_cached, (obj.__wrapped__, obj.cache_parameters()))
-        if kind.__module__.startswith("numba.") and hasattr(obj, "py_func"):
-            return _reduce_compiled(obj)
+        if compiled.is_made_by_numba(kind):
+            return compiled.reduce(obj)
+        if compiled.is_compiled_instance(kind):
+            compiled.refuse_instance(obj)
         numpy = sys.modules.get("numpy") if self.runtime is not None else None
         if numpy is not None and isinstance(obj, getattr(numpy, "ndarray", ())):
             return self.reduce_array(obj, numpy)
@@ -148,6 +158,8 @@ class _Reducer:
         if obj in SINGLETON_TYPES or is_importable(obj):
             return NotImplemented
         if isinstance(obj, type):
+            if compiled.is_compiled_class(obj):
+                return compiled.reduce_class(obj)
             if not obj.__flags__ & bodies.HEAP_TYPE:
                 raise _NeedsCloudpickle
             return self.reduce_with_body(obj, bodies.write_class)
@@ -191,18 +203,6 @@ def _note_ordinary(kind: type) -> Any:
     if not is_special and is_importable(kind):
         _ordinary.add(kind)
     return NotImplemented
-
-
-def _reduce_compiled(compiled: Any) -> Any:
-    """Reduce a function compiled by Numba to its name where it has one.
-
-    Numba would send a copy, which its module's cache does not know.
-    """
-    if is_importable(compiled):
-        return compiled.__qualname__
-    if type(getattr(compiled, "_cache", None)).__name__ in ("NoneType", "NullCache"):
-        return NotImplemented
-    return (unpickling.rebuild_compiled, compiled.__reduce__()[:2])
 
 
 class _PlainPickler(pickle.Pickler, _Reducer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import importlib
 import pickle
 import threading
 
@@ -18,7 +19,7 @@ from flame_fast.interrupts import is_of_a_signal
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
     from typing import Any
 
     from flame_fast.kernels.runtime import Client
@@ -65,12 +66,21 @@ def load(runtime: Client, data: Any, buffers: list[Any], arrays: list[Any], valu
 # ---- functions that pickles name --------------------------------------------------------------------------------------
 
 
-def rebuild_compiled(rebuild: Callable[..., Any], args: tuple[Any, ...]) -> Any:
-    """Rebuild a function of the driver's script that Numba caches on disk there, and cache it here as well."""
-    compiled = rebuild(*args)
-    with contextlib.suppress(RuntimeError):  # no place for it
-        compiled.enable_caching()
+def rebuild_compiled(data: bytes, cached: bool) -> Any:
+    """Rebuild a function of the driver's script that Numba has compiled there; cache it here if it is cached there."""
+    compiled = pickle.loads(data)
+    if cached and type(compiled._cache).__name__ == "NullCache":
+        with contextlib.suppress(RuntimeError):  # no place for it
+            compiled.enable_caching()
     return compiled
+
+
+def named(module: str, qualified: str) -> Any:
+    """Return what a module has under a qualified name."""
+    found = importlib.import_module(module)
+    for name in qualified.split("."):
+        found = getattr(found, name)
+    return found
 
 
 def rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
