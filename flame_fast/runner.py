@@ -18,7 +18,9 @@ from flame_fast.calls.service import (
     RunnerService,
     ServiceOptions,
     check_options,
+    has_globals_of,
     make_service,
+    stands_for_call,
     when_closed,
 )
 from flame_fast.calls.session import named_session
@@ -30,6 +32,7 @@ from flame_fast.engine.spec import EngineOptions
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
 from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
+from flame_fast.kernels.runtime import serialization
 from flame_fast.lifetime import CLOSED, UNCLOSED, Lifetime
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 from flame_fast.scarcity import explained
@@ -175,6 +178,7 @@ class Runner(Collecting):
         cpus = available_cpus()
         workers = check_workers(workers_by_environment(workers), cpus)
         limit = check_memory(by_environment("MEMORY", memory))
+        serialization.follow_cells()
         self.name = name
         self._sessions: dict[str, tuple[Any, RunnerService[..., Any]]] = {}
         self._threads = setup.threads()
@@ -278,6 +282,12 @@ class Runner(Collecting):
             Of a class: the arguments of its call in each worker, as they are now; each worker has a copy of its own. Futures
             and refs among them are waited for here, and arrive as their values.
 
+        Notes
+        -----
+        The service goes on with the globals that its function has now. A cell of a notebook that changes one, or a helper or
+        class that the function uses, is followed by another `service(fn)`: that is a new service, with what is there then,
+        also where `_session_context` names the session.
+
         Raises
         ------
         ValueError
@@ -308,11 +318,14 @@ class Runner(Collecting):
             other, service = self._sessions[named]
             if other is execution_object and not (args or kwargs):
                 check_options(execution_object, options, self._engine)
-                return service
-            raise FlameError(
-                FlameErrorCode.INVALID_ARGUMENT,
-                f"session {named!r} is in use by another object of this runner; give this one another session_id",
-            )
+                if not stands_for_call(service) or has_globals_of(service, execution_object) is not None:
+                    return service
+                when_closed(service, _nothing)  # its id is that of a service with the globals of now
+            else:
+                raise FlameError(
+                    FlameErrorCode.INVALID_ARGUMENT,
+                    f"session {named!r} is in use by another object of this runner; give this one another session_id",
+                )
         service = make_service(self._engine, self.name, execution_object, options, self._threads)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))

@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
 
     from flame_fast.engine.protocol import Engine, ServiceKey
-    from flame_fast.kernels.runtime import ObjectFuture
+    from flame_fast.kernels.runtime import GlobalsLook, ObjectFuture
 
     P = ParamSpec("P")
     R = TypeVar("R")
@@ -128,6 +128,7 @@ class RunnerService(MappedTarget["P", "R"]):
         self._generators = generators
         self._options = options
         self._policy = None if options is None else engine.policy(options)
+        self._look: GlobalsLook | None = None  # what it was made with; not in a view, or in a task
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
         numbers = {name: number for number, name in enumerate(spec.methods)}
         self._own_method = 0 if spec.kind == FUNCTION else numbers.get("", UNCALLABLE)
@@ -387,7 +388,7 @@ def make_service(
         )
     capture = Capture(obj) if kind == FUNCTION and has_state(obj) else None
     session_id, application = session_of(obj, application)
-    target, used = _pickled(obj, whole)
+    target, used, look = _pickled(obj, whole)
     spec = ServiceSpec(
         name=name_of(obj),
         kind=kind,
@@ -405,10 +406,31 @@ def make_service(
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
-    return RunnerService(engine, spec, key, capture, generators, None, described_by(obj), attribute_names(obj))
+    service: RunnerService[..., Any] = RunnerService(
+        engine, spec, key, capture, generators, None, described_by(obj), attribute_names(obj)
+    )
+    service._look = look
+    return service
 
 
-def _pickled(obj: Any, whole: Any) -> tuple[bytes, list[tuple[str, Any]]]:
+def look_at_globals(service: RunnerService[..., Any]) -> GlobalsLook | None:
+    """Return a look at the globals that a function's service was made with, for many questions; None: it uses none."""
+    return service._look or None
+
+
+def has_globals_of(service: RunnerService[..., Any], function: Any) -> GlobalsLook | None:
+    """Return a new look if a service made now of the same function would be no other; else None.
+
+    Pickles the function as the making of a service does: that alone tells whatever was changed in place.
+    """
+    try:
+        target, _, look = serialization.dump_service(function)
+    except Exception:  # the next call tells why
+        return None
+    return look if serialization.is_same_service(target, service._spec.target) else None
+
+
+def _pickled(obj: Any, whole: Any) -> tuple[bytes, list[tuple[str, Any]], GlobalsLook]:
     """Pickle an execution object; `whole`: with its arguments."""
     try:
         return serialization.dump_service(whole)
@@ -486,6 +508,8 @@ __all__ = [
     "ServiceOptions",
     "check_options",
     "example_method",
+    "has_globals_of",
+    "look_at_globals",
     "make_service",
     "stands_for_call",
     "when_closed",

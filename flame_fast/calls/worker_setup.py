@@ -95,7 +95,7 @@ def check_excludes(excludes: Sequence[str]) -> None:
 
 def _pickled(initializer: Callable[..., object], initargs: tuple[Any, ...]) -> bytes:
     try:
-        body, _ = serialization.dump_service(partial(initializer, *initargs) if initargs else initializer)
+        body, _, _ = serialization.dump_service(partial(initializer, *initargs) if initargs else initializer)
     except FlameError:
         raise
     except Exception as error:

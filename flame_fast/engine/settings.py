@@ -265,7 +265,7 @@ def _numpy(numpy: Any) -> tuple[bytes, bytes | None]:
 
 def _dumped(objects: dict[str, Any]) -> bytes | None:
     try:
-        body, _ = serialization.dump_service(objects)
+        body, _, _ = serialization.dump_service(objects)
     except Exception:  # the tasks' arrays are printed without them
         return None
     return body

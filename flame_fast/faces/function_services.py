@@ -1,7 +1,8 @@
 """Calls of any function on a Runner's workers: what `Executor` and `Pool` share.
 
 A function gets a service of its own at its second call. The first time it travels with its arguments, as other callables
-always do: to make a service takes as long as some such calls.
+always do: to make a service takes as long as some such calls. A call finds the globals of its moment: the service made anew
+when they are others than those that it was made with; after many changes the function travels again.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import time
 from types import BuiltinFunctionType, FunctionType, ModuleType
 
 from flame_fast.calls.applied import apply, apply_to_each
+from flame_fast.calls.service import has_globals_of, look_at_globals
 from flame_fast.engine import current
 from flame_fast.errors import FlameError, TaskError
 from flame_fast.kernels.runtime import serialization
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from typing import Any, Protocol
 
     from flame_fast.calls.service import RunnerService
-    from flame_fast.kernels.runtime import ObjectFuture
+    from flame_fast.kernels.runtime import GlobalsLook, ObjectFuture
     from flame_fast.runner import Runner
 
     class Map(Protocol):
@@ -35,6 +37,12 @@ if TYPE_CHECKING:
 
 #: Functions that have a service of their own at most; further ones travel with each call.
 MOST_SERVICES = 512
+
+#: Changes of a function's globals between calls after which it has no service any more.
+MOST_CHANGES = 64
+
+#: Services that were given up and are not closed yet.
+KEPT_GIVEN_UP = 8
 
 #: Seconds between two looks at whether the calls made have ended: at first, and at most.
 LOOK_S = 0.002
@@ -64,8 +72,10 @@ class FunctionServices:
         self.apply: RunnerService[..., Any] = runner.service(apply).options(detached=True)
         self._apply_to_each: RunnerService[..., Any] | None = None
         self._lock = threading.Lock()
-        self._services: dict[Any, RunnerService[..., Any]] = {}
+        self._services: dict[Any, tuple[RunnerService[..., Any], GlobalsLook | None]] = {}
         self._seen: dict[Any, None] = {}  # functions called once
+        self._changes: dict[Any, int] = {}  # how often a function's globals were others than those of its service
+        self._given_up: list[RunnerService[..., Any]] = []
         # In a task the workers are another runner's, which has calls of its own: only these tell when ours are done.
         self._made: list[ObjectFuture[Any]] | None = [] if current.serving_engine() is not None else None
 
@@ -98,35 +108,54 @@ class FunctionServices:
         if not has_service(fn):
             return None
         with self._lock:
-            return self._made_service(fn)
+            return self._current_service(fn)
 
     def _at_a_call(self, fn: Any) -> RunnerService[..., Any] | None:
         """Return a function's own service; None: it has none, or this is its first call."""
         if not has_service(fn):
             return None
-        service = self._services.get(fn)
-        if service is not None:
-            return service
+        known = self._services.get(fn)
+        if known is not None and (known[1] is None or known[1].is_current()):
+            return known[0]
         with self._lock:
-            if fn in self._seen:
-                return self._made_service(fn)
+            if known is not None or fn in self._seen:
+                return self._current_service(fn)
             if len(self._seen) >= MOST_SERVICES:
                 del self._seen[next(iter(self._seen))]
             self._seen[fn] = None
             return None
 
-    def _made_service(self, fn: Any) -> RunnerService[..., Any]:
-        service = self._services.get(fn)
-        if service is None:
+    def _current_service(self, fn: Any) -> RunnerService[..., Any] | None:
+        """Return a service with the globals that a function has now; None: they change too often."""
+        known = self._services.get(fn)
+        if known is not None:
+            service, look = known
+            if look is not None and not look.is_current() and (look := has_globals_of(service, fn)) is None:
+                self._give_up(fn, service)
+                known = None
+            else:
+                self._services[fn] = service, look
+        if known is None and self._changes.get(fn, 0) < MOST_CHANGES:
             if len(self._services) >= MOST_SERVICES:
-                self._services.pop(next(iter(self._services))).close()
-            service = self._services[fn] = self.runner.service(fn).options(detached=True)
-        return service
+                self._services.pop(next(iter(self._services)))[0].close()
+            made = self.runner.service(fn)
+            known = self._services[fn] = made.options(detached=True), look_at_globals(made)
+        return None if known is None else known[0]
+
+    def _give_up(self, fn: Any, service: RunnerService[..., Any]) -> None:
+        """Take the service from a function whose globals have changed."""
+        del self._services[fn]
+        self._given_up.append(service)
+        if len(self._given_up) > KEPT_GIVEN_UP:  # another thread may be about to call the last ones
+            self._given_up.pop(0).close()
+        if len(self._changes) >= MOST_SERVICES:
+            self._changes.clear()
+        self._changes[fn] = self._changes.get(fn, 0) + 1
 
     def cancel(self) -> None:
         """Cancel the calls that have not begun; take no more."""
         with self._lock:
-            services = [self.apply, *self._services.values()]
+            services = [self.apply, *(service for service, _ in self._services.values()), *self._given_up]
         for service in services:
             with contextlib.suppress(FlameError):
                 service.close(cancel=True)

@@ -8,6 +8,7 @@ from flame_fast.kernels.runtime._native import CallTarget as CallTarget
 from flame_fast.kernels.runtime._native import Client as Client
 from flame_fast.kernels.runtime._native import DefinitionHold as DefinitionHold
 from flame_fast.kernels.runtime._native import DueCall as DueCall
+from flame_fast.kernels.runtime._native import GlobalsLook as GlobalsLook
 from flame_fast.kernels.runtime._native import LostCall as LostCall
 from flame_fast.kernels.runtime._native import MapResults as MapResults
 from flame_fast.kernels.runtime._native import ObjectFuture as ObjectFuture
@@ -25,6 +26,7 @@ from flame_fast.kernels.runtime._native import TakenResults as TakenResults
 from flame_fast.kernels.runtime._native import Values as Values
 from flame_fast.kernels.runtime._native import Worker as Worker
 from flame_fast.kernels.runtime._native import adopt_orphans as adopt_orphans
+from flame_fast.kernels.runtime._native import begin_cell as begin_cell
 from flame_fast.kernels.runtime._native import call_without_frames as call_without_frames
 from flame_fast.kernels.runtime._native import check_timeout as check_timeout
 from flame_fast.kernels.runtime._native import die_with_parent as die_with_parent

@@ -108,7 +108,7 @@ class CallFuture(Future["R"]):
         try:
             raise error
         finally:
-            del self, error  # a cycle through the traceback would keep this frame
+            self = error = None  # type: ignore[assignment]  # a cycle through the traceback would keep this frame
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         _, error = self._read(timeout)

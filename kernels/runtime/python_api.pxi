@@ -15,3 +15,19 @@ cdef extern from "Python.h":
 
 cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept
+
+# An error that leaves native code would bring a frame of each function on its way, without source or variables. For a
+# debugger, a notebook and a reader of the traceback these stand between the user's line and his error.
+cdef extern from *:
+    """
+    #include <stdlib.h>
+
+    static int ff_traceback_here(PyFrameObject *frame)
+    {
+        static int is_shown = -1;
+        if (is_shown < 0)
+            is_shown = getenv("FLAME_FAST_NATIVE_FRAMES") != NULL;
+        return is_shown ? PyTraceBack_Here(frame) : 0;
+    }
+    #define PyTraceBack_Here ff_traceback_here
+    """

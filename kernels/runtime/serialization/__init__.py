@@ -14,7 +14,15 @@ import traceback
 from flame_fast.kernels.runtime import ObjectFuture, forget_layouts, with_checksum
 from flame_fast.kernels.runtime.serialization.carried import is_guard
 from flame_fast.kernels.runtime.serialization.definitions import definitions
-from flame_fast.kernels.runtime.serialization.picklers import PROTOCOL, dump_body, dump_service, layout_of, write
+from flame_fast.kernels.runtime.serialization.notebooks import follow_cells, with_cells
+from flame_fast.kernels.runtime.serialization.picklers import (
+    PROTOCOL,
+    dump_body,
+    dump_service,
+    is_same_service,
+    layout_of,
+    write,
+)
 from flame_fast.kernels.runtime.serialization.unpickling import choose_namespace, definition, load, load_body, unreadable
 
 from flame_fast.errors import FlameError, RemoteTraceback, TaskError
@@ -245,7 +253,7 @@ def load_error(data: bytes, text: str, output: str = "") -> BaseException:
         if is_of_a_signal(problem):
             raise
         error = TaskError(f"the task's exception cannot be rebuilt here: {type(problem).__qualname__}: {problem}")
-    error.__cause__ = RemoteTraceback(text) if text else None
+    error.__cause__ = RemoteTraceback(with_cells(text)) if text else None
     return error  # type: ignore[no-any-return]
 
 
@@ -267,6 +275,8 @@ __all__ = [
     "dump_error",
     "dump_service",
     "dump_value",
+    "follow_cells",
+    "is_same_service",
     "layout_of",
     "load",
     "load_body",

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import builtins
 import copyreg
 import functools
 import linecache
@@ -183,6 +184,7 @@ class Body:
         self.sources: dict[str, list[str]] = {}
         self.globals: dict[int, Any] = {}  # id of a function's globals -> their stand-in
         self.seen: dict[tuple[int, str], Any] = {}  # globals that functions in it use
+        self.absent: dict[tuple[int, str], Any] = {}  # globals that functions in it use and that nothing is bound to
         self.users: dict[int, tuple[Any, str]] = {}  # id of an object -> function that reaches it first, by which name
         # Globals that cannot be written -> why.
         self.unavailable: dict[tuple[int, str], str] = {} if unavailable is None else unavailable
@@ -238,9 +240,13 @@ class Body:
         used: dict[str, Any] = {}
         unavailable: dict[str, str] = {}
         for name in names:
-            if name not in namespace or name in ("__builtins__", "__name__", "__file__"):
+            if name in ("__builtins__", "__name__", "__file__"):
                 continue
             key = (id(namespace), name)
+            if name not in namespace:
+                if not hasattr(builtins, name):
+                    self.absent.setdefault(key, holder)
+                continue
             if key in self.unavailable:
                 unavailable[name] = self.unavailable[key]
                 continue
@@ -249,6 +255,13 @@ class Body:
             self.users.setdefault(id(value), (holder, name))
             used[name] = value
         return used, unavailable
+
+    def uses(self) -> Iterator[tuple[Any, str]]:
+        """Yield the names of globals that were looked up, each with what uses it."""
+        for (_, name), (holder, _) in self.seen.items():
+            yield holder, name
+        for (_, name), holder in self.absent.items():
+            yield holder, name
 
     def module_of(self, namespace: int) -> str | None:
         """Return the name of the module with these globals if it cannot be imported; None for any other globals."""

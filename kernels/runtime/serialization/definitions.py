@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
-    from flame_fast.kernels.runtime import Client, DefinitionHold
+    from flame_fast.kernels.runtime import Client, DefinitionHold, GlobalsLook
 
 #: Versions of one object whose identities this process still answers to.
 KEPT_VERSIONS = 64
@@ -138,30 +138,18 @@ class Place:
 
 
 class Written:
-    """A body that was written: its digest, the marks that tell it from others, and the globals in it.
+    """A body that was written: its digest, the marks that tell it from others, and a look at the globals in it."""
 
-    `users` are functions, by weak references, and names of globals; `looks` are their marks at the time.
-    """
+    __slots__ = ("digest", "look", "marks")
 
-    __slots__ = ("digest", "looks", "marks", "users")
-
-    def __init__(self, digest: bytes, marks: dict[Any, bytes] | None, users: list[tuple[weakref.ref[Any], str]]) -> None:
+    def __init__(self, digest: bytes, marks: dict[Any, bytes] | None, look: GlobalsLook) -> None:
         self.digest: bytes = digest
         self.marks: dict[Any, bytes] | None = marks
-        self.users: list[tuple[weakref.ref[Any], str]] = users
-        self.looks: list[Any] = self._look()
-
-    def _look(self) -> list[Any]:
-        return [_mark_deeper(_global_of(reference(), name)) for reference, name in self.users]
+        self.look: GlobalsLook = look
 
     def is_current(self) -> bool:
-        """Tell whether the globals are unchanged, as far as a look at them and their members can tell."""
-        return self.looks == self._look()
-
-
-def _global_of(holder: Any, name: str) -> Any:
-    namespace = holder.__globals__ if isinstance(holder, FunctionType) else getattr(holder, "__dict__", {})
-    return namespace.get(name)
+        """Tell whether the globals are unchanged, as far as a look at them can tell, in the same cell of a notebook."""
+        return self.look.is_current()
 
 
 class Record:
@@ -505,18 +493,6 @@ def _mark(value: Any, within: bool = False) -> Any:
     except TypeError:  # no weak reference to it
         same = id(value)
     return (same, value.__code__) if kind is FunctionType else same
-
-
-def _mark_deeper(value: Any) -> Any:
-    """Return a mark of an object with its attributes: an object that holds settings changes in place."""
-    attributes = getattr(value, "__dict__", None)
-    if (
-        isinstance(value, (FunctionType, type, ModuleType))
-        or type(attributes) is not dict
-        or len(attributes) > MARKED_MEMBERS
-    ):
-        return _mark(value)
-    return _mark(value), _mark(attributes)
 
 
 __all__ = [

@@ -18,10 +18,9 @@ import importlib
 import io
 import pickle
 import sys
-import weakref
 from types import BuiltinFunctionType, CellType, CodeType, FunctionType, MethodWrapperType, ModuleType
 
-from flame_fast.kernels.runtime import ObjectFuture, ObjectRef, forget_layouts
+from flame_fast.kernels.runtime import GlobalsLook, ObjectFuture, ObjectRef, forget_layouts
 from flame_fast.kernels.runtime.serialization import (
     arrays,
     bodies,
@@ -361,16 +360,31 @@ def dump_definition(obj: Any) -> tuple[bytes, Written]:
     dump = write(None, obj, None)
     marks = _marks_of_globals(dump.body) if len(dump.data) <= MARKED_BYTES else None
     body = _with_names(dump, marks)
-    users = [(weakref.ref(holder), name) for (_, name), (holder, _) in dump.body.seen.items()]
-    return body, Written(_digest(body), marks, users)
+    return body, Written(_digest(body), marks, GlobalsLook(dump.body.uses()))
 
 
-def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]]]:
-    """Pickle a service with the content of the workers' `__main__`; return its body and the globals in it, by name."""
+def dump_service(target: Any) -> tuple[bytes, list[tuple[str, Any]], GlobalsLook]:
+    """Pickle a service with the content of the workers' `__main__`; return its body, and the globals in it by name.
+
+    And a look at those, which tells later whether they are still the same.
+    """
     dump = write(None, target, None)
     dump.body.note_module("__main__")
     marks = {**_marks_of_sent(), **_marks_of(dump.body)} if len(dump.data) <= MARKED_BYTES else None
-    return _with_names(dump, marks), [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
+    used = [(name, value) for (_, name), (_, value) in dump.body.seen.items()]
+    return _with_names(dump, marks), used, GlobalsLook(dump.body.uses())
+
+
+def is_same_service(body: bytes, other: bytes) -> bool:
+    """Tell whether two bodies of `dump_service` bring the same; their marks are of what else was sent by then, too."""
+    return body == other or _without_marks(body) == _without_marks(other)
+
+
+def _without_marks(body: bytes) -> Any:
+    if not body.startswith(unpickling.BODY_MARK):
+        return body
+    names, modules, sources, _, data = pickle.loads(body[len(unpickling.BODY_MARK) :])
+    return names, modules, sources, data
 
 
 def _with_names(dump: Dump, marks: dict[Any, bytes] | None) -> bytes:
@@ -440,6 +454,8 @@ def placed(runtime: Client, obj: Any) -> tuple[Record, Place]:
     record = definitions.record_of(obj, bodies.parts_of)
     if isinstance(obj, FunctionType) and record.parts is not None:
         bodies.follow_changes(obj)
+        if record.places and record.written is not None and not record.written.is_current():
+            _write_again(obj, record, record.written)
     place = record.places.get(runtime.session)
     if place is None or (place.hold is None and not runtime.is_definition(place.identity, place.offset)):
         identity = record.identity
@@ -447,6 +463,13 @@ def placed(runtime: Client, obj: Any) -> tuple[Record, Place]:
         hold = runtime.put_definition(identity, body)
         place = record.places[runtime.session] = Place(identity, hold.offset, hold.nbytes, hold)
     return record, place
+
+
+def _write_again(obj: Any, record: Record, before: Written) -> None:
+    """Write a body whose globals may have changed in place, and make a new version of the definition if they have."""
+    _, record.written = dump_definition(obj)
+    if record.written.digest != before.digest:
+        definitions.renew(record)
 
 
 def layout_of(runtime: Client, kind: type) -> tuple[Any, ...] | None:
