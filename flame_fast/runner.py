@@ -13,6 +13,7 @@ from functools import partial
 from flame_fast import forks as forks
 from flame_fast.application.lifecycle import acquire_application, check_nested
 from flame_fast.application.registry.validation import check_name
+from flame_fast.application.snapshots import Snapshots
 from flame_fast.calls.collecting import Collecting
 from flame_fast.calls.service import (
     RunnerService,
@@ -24,6 +25,7 @@ from flame_fast.calls.service import (
     when_closed,
 )
 from flame_fast.calls.session import named_session
+from flame_fast.calls.source_files import source_files
 from flame_fast.calls.statistics import rows_of, statistics_of
 from flame_fast.calls.worker_setup import WorkerSetup, by_environment, check_excludes, check_setup, workers_by_environment
 from flame_fast.config import FlameContext
@@ -33,6 +35,7 @@ from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
 from flame_fast.interrupts import end_body_by_sigterm, interrupts_deferred, is_main_thread
 from flame_fast.kernels.runtime import serialization
+from flame_fast.kernels.runtime.serialization.picklers import note_package
 from flame_fast.lifetime import CLOSED, UNCLOSED, Lifetime
 from flame_fast.resources import available_cpus, check_memory, check_workers, memory_cgroups
 from flame_fast.scarcity import explained
@@ -45,7 +48,6 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Any, Never, ParamSpec, TypedDict, TypeVar, Unpack, overload
 
-    from flame_fast.application.lifecycle import ApplicationLease
     from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
     from flame_fast.kernels.runtime import ObjectRef
@@ -187,25 +189,27 @@ class Runner(Collecting):
             _check_not_importing(name)
             check_nested(name, outer.name, fail_if_exists, dependencies, python_version)
             self._engine = outer
+            self._snapshots: Snapshots | None = None
             self._lifetime = Lifetime(self, partial(_leave_nested, self._sessions))
             return
         options = EngineOptions(
             name, workers, cpus, limit, memory_cgroups(), arrays == "readonly", setup.environment, setup.preload
         )
         self._engine = _start_engine(ENGINES[engine], options)
-        lease = _enter(
+        self._imports_apart = engine != "inline"
+        snapshots = self._snapshots = _enter(
             self._engine,
             name,
             setup,
             package=package,
-            excludes=excludes,
+            excludes=tuple(excludes),
             fail_if_exists=fail_if_exists,
             dependencies=dependencies,
             python_version=python_version,
             context=context,
         )
         undo_sigterm = end_body_by_sigterm() if handle_sigterm else _nothing
-        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, lease, name, undo_sigterm))
+        self._lifetime = Lifetime(self, partial(_shut_down, self._engine, snapshots, name, undo_sigterm))
 
     # ---- services ----------------------------------------------------------------------------------------------------
 
@@ -314,22 +318,60 @@ class Runner(Collecting):
         self._check_open()
         options = ServiceOptions(autoscale, warmup, resreq, restart, concurrency, args, kwargs)
         named = named_session(execution_object)
+        project = self._project_for(execution_object)
         if named is not None and named in self._sessions:
             other, service = self._sessions[named]
             if other is execution_object and not (args or kwargs):
                 check_options(execution_object, options, self._engine)
-                if not stands_for_call(service) or has_globals_of(service, execution_object) is not None:
+                if not stands_for_call(service) or has_globals_of(service, execution_object, project) is not None:
                     return service
-                when_closed(service, _nothing)  # its id is that of a service with the globals of now
+                when_closed(service, _nothing)  # its id is that of a service with the globals, and the snapshot, of now
             else:
                 raise FlameError(
                     FlameErrorCode.INVALID_ARGUMENT,
                     f"session {named!r} is in use by another object of this runner; give this one another session_id",
                 )
-        service = make_service(self._engine, self.name, execution_object, options, self._threads)
+        service = make_service(self._engine, self.name, execution_object, options, self._threads, project)
         self._sessions[service.session_id] = (execution_object, service)
         when_closed(service, partial(self._sessions.pop, service.session_id, None))
         return service
+
+    def _project_for(self, execution_object: Any) -> dict[str, Any] | None:
+        """Return the snapshot for a service made now; warn if what it is made of has been edited since that was taken."""
+        if self._snapshots is None:
+            return current.project()
+        directory = self._snapshots.directory
+        if directory and self._imports_apart:
+            self._snapshots.warn_of_changes(self.name, source_files(execution_object, directory))
+        return self._snapshots.project
+
+    def refresh(self) -> None:
+        """Take a new snapshot of the project for the services that are made from now on.
+
+        Services made before keep their code, and so do their calls, running and to come: a worker keeps the modules of each
+        snapshot apart. Modules of the packaged directory are imported anew, once in each worker; what is installed is not.
+        An initializer runs once more in each worker. Reload what you have edited in this process, too, before you make
+        services of it.
+
+        Raises
+        ------
+        FlameError
+            `INVALID_STATE`: the runner is closed, or one inside a task, which has the outer runner's snapshot. What
+            packaging raises: the snapshot stays as it was.
+
+        Notes
+        -----
+        Takes as long as packaging what has changed; nothing else happens if nothing has. With `package=False` workers import
+        the directory as it is by then. With the inline engine calls have this process's own modules: nothing is to be done.
+        """
+        self._check_open()
+        if self._snapshots is None:
+            raise FlameError(
+                FlameErrorCode.INVALID_STATE,
+                f"runner {self.name!r} is inside a task and has the outer runner's snapshot: refresh that one in the driver",
+            )
+        if self._imports_apart and self._snapshots.refresh(sys.path):
+            note_package(self._engine.session, self._snapshots.packaged)
 
     # ---- values ------------------------------------------------------------------------------------------------------
 
@@ -496,12 +538,15 @@ def _start_engine(start: Callable[[EngineOptions], Engine], options: EngineOptio
     return engine
 
 
-def _enter(engine: Engine, name: str, setup: WorkerSetup, **options: Any) -> ApplicationLease:
+def _enter(engine: Engine, name: str, setup: WorkerSetup, **options: Any) -> Snapshots:
     """Enter the application, and tell the engine where its workers find the project; undo everything at a failure."""
     try:
         lease = acquire_application(name, **options)
         try:
             engine.set_project({**lease.unpack_plan(sys.path), **setup.plan(), **_of_process()})
+            again = partial(acquire_application, name, **{**options, "package": lease.again, "fail_if_exists": False})
+            snapshots = Snapshots(lease, sys.path, again)
+            note_package(engine.session, snapshots.packaged)
         except BaseException:
             lease.release()
             raise
@@ -509,7 +554,7 @@ def _enter(engine: Engine, name: str, setup: WorkerSetup, **options: Any) -> App
         engine.close(CLOSED)
         engine.finish()
         raise
-    return lease
+    return snapshots
 
 
 def _of_process() -> dict[str, Any]:
@@ -526,10 +571,10 @@ def _of_process() -> dict[str, Any]:
 # ---- the end ---------------------------------------------------------------------------------------------------------
 
 
-def _release(lease: ApplicationLease, name: str) -> None:
-    """Release the lease. What cannot be written just now, the next Runner cleans up: a good body does not end badly."""
+def _release(snapshots: Snapshots, name: str) -> None:
+    """Release the leases. What cannot be written just now, the next Runner cleans up: a good body does not end badly."""
     try:
-        lease.release()
+        snapshots.release()
     except Exception as error:
         warnings.warn(
             f"runner {name!r} has ended, but its registration or package is still there: {type(error).__name__}: {error}; "
@@ -554,7 +599,7 @@ def _nothing() -> None:
     pass
 
 
-def _shut_down(engine: Engine, lease: ApplicationLease, name: str, undo_sigterm: Callable[[], None], ending: str) -> int:
+def _shut_down(engine: Engine, snapshots: Snapshots, name: str, undo_sigterm: Callable[[], None], ending: str) -> int:
     """Undo everything that the start of a top-level runner did; return how many unfinished calls were dropped."""
     if engine.is_foreign:
         return 0
@@ -562,8 +607,9 @@ def _shut_down(engine: Engine, lease: ApplicationLease, name: str, undo_sigterm:
         try:
             unfinished = engine.close(ending)
         finally:
+            note_package(engine.session, None)
             try:
-                _release(lease, name)
+                _release(snapshots, name)
             finally:
                 engine.finish()
                 undo_sigterm()

@@ -34,7 +34,7 @@ from flame_fast.package.notices import warn_user
 from flame_fast.package.packing import is_package_name, pack
 from flame_fast.package.project import directory_to_package
 from flame_fast.package.requirements import check_dependencies
-from flame_fast.package.sys_path import split_sys_path
+from flame_fast.package.sys_path import place_in, split_sys_path
 from flame_fast.scarcity import explained
 
 TYPE_CHECKING = False
@@ -115,7 +115,7 @@ class ApplicationLease:
         dict
             For `flame_fast.package.sys_path.prepare`; of plain types, so it survives JSON and pickle. Keys: ``home`` and
             ``token``, for `release_owner`; ``name``, ``directory``, ``archive`` (empty: nothing was packaged), ``digest``,
-            ``limit``, ``tree``, ``sys_path``.
+            ``limit``, ``tree``, ``sys_path``, ``outside`` (links that lead out of the directory).
         """
         if self._package is None:
             parts = split_sys_path(sys_path, self.directory, lambda relative: False, self.current)
@@ -133,7 +133,28 @@ class ApplicationLease:
             "limit": max(self._limit, size),  # a file may have grown while it was packed
             "tree": tree,
             "sys_path": [[path, place] for path, place in parts],
+            "outside": [] if self._package is None else self._package.outside,
         }
+
+    @property
+    def again(self) -> str | bool:
+        """The `package` argument of `acquire_application` for another snapshot of the same directory."""
+        return self.directory if self._package is not None else False
+
+    def packaged(self, path: str) -> bool:
+        """Return whether the package has a file or directory of the packaged directory."""
+        return self._place(path) is not None
+
+    def _place(self, path: str) -> str | None:
+        if self._package is None:
+            return None
+        directory = os.path.normpath(self.directory)
+        return place_in(path, directory, os.path.realpath(directory), self._package.holds)
+
+    def packaged_times(self, path: str) -> tuple[int, int] | None:
+        """Return the size and modification time in nanoseconds of a file when it was packaged; None: it was not."""
+        place = self._place(path)
+        return None if place is None or self._package is None else self._package.times(place)
 
     def release(self) -> None:
         """Release the lease: the application goes with its last owner, the package with its last one.
@@ -240,6 +261,7 @@ def release_owner(home: str, token: str) -> None:
     if not liveness.is_alive(home, token):
         with Registry(home) as registry:
             _reap(registry, [token])
+            _reclaim(registry)  # the same process's further leases
 
 
 def _acquire(

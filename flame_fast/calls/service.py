@@ -370,9 +370,17 @@ class ServiceOptions:
 
 
 def make_service(
-    engine: Engine, application: str, obj: Any, options: ServiceOptions, threads: int | None = None
+    engine: Engine,
+    application: str,
+    obj: Any,
+    options: ServiceOptions,
+    threads: int | None = None,
+    project: dict[str, Any] | None = None,
 ) -> RunnerService[..., Any]:
-    """Add an execution object to an engine; see `Runner.service`. `threads`: those of libraries in a call, at most."""
+    """Add an execution object to an engine; see `Runner.service`.
+
+    `threads`: those of libraries in a call, at most. `project`: the snapshot that workers import from, as in `ServiceSpec`.
+    """
     kind = kind_of(obj)
     whole = with_arguments(obj, options.args, options.kwargs)
     warmup, cpu = check_options(obj, options, engine)
@@ -399,6 +407,7 @@ def make_service(
         application=application,
         concurrency=options.concurrency,
         levels=levels_here(),
+        project=project,
     )
     key = engine.add_service(
         spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(whole), restart=options.restart
@@ -418,8 +427,10 @@ def look_at_globals(service: RunnerService[..., Any]) -> GlobalsLook | None:
     return service._look or None
 
 
-def has_globals_of(service: RunnerService[..., Any], function: Any) -> GlobalsLook | None:
-    """Return a new look if a service made now of the same function would be no other; else None.
+def has_globals_of(
+    service: RunnerService[..., Any], function: Any, project: dict[str, Any] | None = None
+) -> GlobalsLook | None:
+    """Return a new look if a service made now of the same function, with this snapshot, would be no other; else None.
 
     Pickles the function as the making of a service does: that alone tells whatever was changed in place.
     """
@@ -427,7 +438,8 @@ def has_globals_of(service: RunnerService[..., Any], function: Any) -> GlobalsLo
         target, _, look = serialization.dump_service(function)
     except Exception:  # the next call tells why
         return None
-    return look if serialization.is_same_service(target, service._spec.target) else None
+    is_same = service._spec.project == project and serialization.is_same_service(target, service._spec.target)
+    return look if is_same else None
 
 
 def _pickled(obj: Any, whole: Any) -> tuple[bytes, list[tuple[str, Any]], GlobalsLook]:

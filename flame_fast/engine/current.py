@@ -6,10 +6,13 @@ import weakref
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import Any
+
     from flame_fast.engine.protocol import Engine
 
 _serving: Engine | None = None
 _importing = False
+_project: dict[str, Any] | None = None
 _known: weakref.WeakValueDictionary[int, Engine] = weakref.WeakValueDictionary()
 
 
@@ -44,3 +47,14 @@ def set_importing(importing: bool) -> None:
     """Say whether this worker is importing what a service needs."""
     global _importing
     _importing = importing
+
+
+def project() -> dict[str, Any] | None:
+    """Return the plan of the snapshot that this worker's task imports from; None: the runner's first."""
+    return _project
+
+
+def set_project(plan: dict[str, Any] | None) -> None:
+    """Say which snapshot this worker's task imports from."""
+    global _project
+    _project = plan

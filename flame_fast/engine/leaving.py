@@ -46,7 +46,7 @@ def forget_exit_functions() -> None:
             atexit.register(getattr(sys.modules[module], name))
 
 
-def leave(host: Host, directories: Iterable[str]) -> None:
+def leave(host: Host, directories: Iterable[str], kept: Iterable[ModuleType] = ()) -> None:
     """Let what tasks have left behind in this process end as at an interpreter's end. What one step raises is printed.
 
     Parameters
@@ -55,12 +55,14 @@ def leave(host: Host, directories: Iterable[str]) -> None:
         Has the services.
     directories : iterable of str
         Those of the user's modules.
+    kept : iterable of ModuleType
+        Modules of the user's that are not in `sys.modules`.
     """
     modules = host.modules()
     for step in (host.drop_services, host.end_coroutines, threading._shutdown, atexit._run_exitfuncs):  # type: ignore[attr-defined]
         attempt(step)
     users = tuple(directory.rstrip(os.sep) + os.sep for directory in directories if directory)
-    for module in [*modules, *(one for one in list(sys.modules.values()) if _is_of(one, users))]:
+    for module in [*modules, *kept, *(one for one in list(sys.modules.values()) if _is_of(one, users))]:
         _drop_objects(vars(module))
     if _writes_files():
         gc.collect()  # files of objects that refer to each other

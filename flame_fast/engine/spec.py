@@ -141,6 +141,8 @@ class ServiceSpec:
         Calls of coroutine functions that a worker runs at once.
     levels : dict, optional
         Levels of the loggers of the process that made it, see `engine.log_records`.
+    project : dict, optional
+        The plan of the snapshot that its workers import from, with its `number`; None: the one the runner began with.
     """
 
     name: str
@@ -152,6 +154,7 @@ class ServiceSpec:
     application: str
     concurrency: int = 1
     levels: dict[str, int] | None = None
+    project: dict[str, Any] | None = None
 
     def to_blob(self) -> bytes:
         """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""

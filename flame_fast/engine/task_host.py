@@ -44,10 +44,11 @@ class LoadFailure(Exception):
 class LoadedService:
     """A service's callables in this process, or the dumped error that loading it raised."""
 
-    __slots__ = ("failure", "functions", "generation", "made", "namespace", "spec")
+    __slots__ = ("failure", "functions", "generation", "made", "namespace", "project", "spec")
 
     def __init__(self, spec: ServiceSpec, generation: int, namespace: Namespace) -> None:
         self.spec: ServiceSpec = spec
+        self.project: dict[str, Any] | None = spec.project
         self.namespace: Namespace = namespace
         self.generation: int = generation
         self.functions: list[Callable[..., Any]] = []
@@ -122,6 +123,8 @@ class Host:
         Takes the levels of the loggers of the process that made a service, before that is loaded.
     steps : StepSender, optional
         Tells the user of what takes long; None: nobody does.
+    enter_project : callable
+        Takes the plan of the snapshot that what runs next imports from, as in `ServiceSpec.project`.
     """
 
     def __init__(
@@ -136,6 +139,7 @@ class Host:
         initializer: Callable[[], bytes | None] = lambda: None,
         follow: Callable[[dict[str, int] | None], object] = lambda levels: None,
         steps: StepSender | None = None,
+        enter_project: Callable[[dict[str, Any] | None], object] = lambda project: None,
     ) -> None:
         self.source = source
         self.partial: list[Any] = []
@@ -154,7 +158,9 @@ class Host:
         self._new_capture = capture
         self._capture: Capture | None = None
         self._initializer = initializer
-        self._initialized: Initialized | None = None
+        self._initialized: dict[int, Initialized] = {}  # by the number of the snapshot
+        self._enter_project = enter_project
+        self._project: dict[str, Any] | None = None
         self._concurrent: ConcurrentCalls | None = None
 
     def load_ahead(self, service: int, generation: int) -> None:
@@ -178,9 +184,16 @@ class Host:
 
     def _enter(self, loaded: LoadedService) -> None:
         self._current = loaded
+        self._go_to(loaded.project)
         self._enter_namespace(loaded.namespace)
         if self._libraries is not None:
             self._libraries.limit_threads(loaded.spec.cpu)
+
+    def _go_to(self, project: dict[str, Any] | None) -> None:
+        """Import from a snapshot from now on, with the modules that were imported from it before."""
+        if _number(project) != _number(self._project):
+            self._enter_project(project)
+            self._project = project
 
     def late_error(self, service: int, method: int, call: int, seconds: float, attempts: int) -> BaseException:
         """Return the error of a call that does not run when its deadline comes; see `engine.post_mortem.late_error`."""
@@ -238,11 +251,14 @@ class Host:
     def _load_quietly(self, spec: ServiceSpec, service: int, generation: int) -> LoadedService:
         self._forget_closed()
         self._follow(spec.levels)
-        namespaces = {id(known.namespace): known.namespace for known in reversed(self._loaded.values())}
-        initialized, failure = self._initialize()
+        number = _number(spec.project)
+        alike = [known for known in reversed(self._loaded.values()) if _number(known.project) == number]
+        namespaces = {id(known.namespace): known.namespace for known in alike}
+        initialized, failure = self._initialize(spec.project)
         if initialized is not None:
             namespaces[id(initialized.namespace)] = initialized.namespace
         loaded = LoadedService(spec, generation, serialization.choose_namespace(spec.target, namespaces.values()))
+        loaded.project = self._project  # that of the service, unless it cannot be had
         self._enter(loaded)  # the service's thread limit holds for what loading imports
         try:
             if failure is not None:
@@ -265,19 +281,21 @@ class Host:
         self._loaded[service] = loaded
         return loaded
 
-    def _initialize(self) -> tuple[Initialized | None, BaseException | None]:
-        """Prepare this process for its first task; return what its initializer set, and what went wrong."""
+    def _initialize(self, project: dict[str, Any] | None) -> tuple[Initialized | None, BaseException | None]:
+        """Prepare this process for its first task by a snapshot; return what its initializer set, and what went wrong."""
+        number = _number(project)
         try:
             if self._prepare is not None:
                 self._prepare()
                 self._prepare = None
+            self._go_to(project)
             body = self._initializer()
-            if body is not None and self._initialized is None:
-                self._initialized = Initialized()
-                self._initialized.run(body, self._enter_namespace)
+            if body is not None and number not in self._initialized:
+                self._initialized[number] = Initialized()
+                self._initialized[number].run(body, self._enter_namespace)
         except BaseException as error:
             return None, error
-        initialized = self._initialized
+        initialized = self._initialized.get(number)
         return initialized, None if initialized is None else initialized.failure
 
     def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
@@ -314,8 +332,8 @@ class Host:
     def modules(self) -> list[ModuleType]:
         """Return the modules made for globals of services that cannot be imported, as those of `__main__`."""
         namespaces = {id(loaded.namespace): loaded.namespace for loaded in self._loaded.values()}
-        if self._initialized is not None:
-            namespaces[id(self._initialized.namespace)] = self._initialized.namespace
+        for initialized in self._initialized.values():
+            namespaces[id(initialized.namespace)] = initialized.namespace
         return [module for namespace in namespaces.values() for module in namespace.modules.values()]
 
     def end_coroutines(self) -> None:
@@ -397,6 +415,10 @@ class Host:
                 stream.flush()
             except (AttributeError, ValueError, OSError):  # None, closed, or the driver is gone
                 continue
+
+
+def _number(project: dict[str, Any] | None) -> int:
+    return 0 if project is None else project["number"]
 
 
 def _explain(error: NameError, namespace: Namespace) -> None:

@@ -12,7 +12,7 @@ import sys
 
 from flame_fast.engine import settings
 from flame_fast.engine.capture import Capture, Mirror
-from flame_fast.engine.current import register, set_serving_engine
+from flame_fast.engine.current import register, set_project, set_serving_engine
 from flame_fast.engine.leaving import forget_exit_functions, leave
 from flame_fast.engine.log_records import RecordSender
 from flame_fast.engine.post_mortem import users_paths
@@ -24,15 +24,19 @@ from flame_fast.engine.task_host import Host
 from flame_fast.engine.thread_limits import Libraries
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.kernels.runtime import die_with_parent
+from flame_fast.kernels.runtime.serialization.by_file import exchange_imported
 from flame_fast.kernels.runtime.serialization.carried import never_unlink_attached
 from flame_fast.kernels.runtime.serialization.definitions import Namespace
+from flame_fast.kernels.runtime.serialization.picklers import note_package
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from types import ModuleType
     from typing import Any
 
     from flame_fast.kernels.runtime import Worker
+    from flame_fast.package.sys_path import ModuleSet
 
 
 #: The supervisor's streams. Their ends would write out once more what it has printed.
@@ -144,7 +148,9 @@ class Project:
         self._libraries = libraries
         self.records: RecordSender = RecordSender(runtime.session, self.shown, runtime.note_output)
         self.steps: StepSender = StepSender(self.records)
-        self._unpacked = self._directory = ""
+        self._unpacked = self._directory = self._home = ""
+        self._number = 0
+        self._sets: dict[int, ModuleSet] = {}
         self.initializer: bytes | None = None  # what to call before the first task, pickled
 
     def prepare(self) -> None:
@@ -159,28 +165,65 @@ class Project:
         settings.apply(plan["settings"], self._libraries)
         if plan["authkey"]:
             self._libraries.when_loaded("multiprocessing.process", lambda: _take_key(plan["authkey"]))
-        self._directory = plan["directory"]
+        self._home = plan["home"]
         self._runtime.max_tasks = plan["max_tasks"]
         self.initializer = plan["initializer"]
         if plan["tell_steps"]:
             self.steps.want()
             self._libraries.when_loaded("numba", self.steps.watch_compiler)
+        self._directory = plan["directory"]
+        first = self._sets[0] = self._unpack(plan)
+        self._go_on_with(first)
+        self._libraries.when_loaded("numba", self._share_compiled_code)
+        if first.places is not None:
+            self._libraries.when_loaded("linecache", sys_path.show_packaged_lines)
+
+    def enter(self, plan: dict[str, Any] | None) -> None:
+        """Import from another snapshot from now on; the modules that were imported from this one come back with it."""
+        number = 0 if plan is None else plan["number"]
+        before = list(sys.path)
+        if number not in self._sets:
+            assert plan is not None  # `prepare` has made the first
+            self._sets[number] = self._unpack(plan)
+        if self._number in self._sets:
+            self._sets[self._number].leave(before, exchange_imported)
+        self._sets[number].enter(exchange_imported)
+        self._number = number
+        set_project(plan)
+        self._go_on_with(self._sets[number])
+        if "numba" in sys.modules:
+            self._share_compiled_code()
+
+    def _unpack(self, plan: dict[str, Any]) -> ModuleSet:
+        """Unpack a snapshot and import from it."""
+        from flame_fast.package import sys_path
+
         try:
             with self.steps.step("unpacks the project, if no other process does"):
-                self._unpacked, show_lines = sys_path.prepare(plan)
+                tree, places = sys_path.prepare(plan)
         except OSError as error:
             raise FlameError(
                 FlameErrorCode.INTERNAL,
                 f"unpacking the project for the workers, into {plan['home']}/unpacked: {error}; $FLAME_FAST_HOME moves it",
             ) from error
-        self._libraries.when_loaded("numba", lambda: share_compiled_code(self._unpacked, plan["directory"], plan["home"]))
-        if plan["archive"]:
-            self._libraries.when_loaded("linecache", show_lines)
+        return sys_path.ModuleSet(plan["directory"], tree, places)
+
+    def _go_on_with(self, modules: ModuleSet) -> None:
+        self._unpacked = modules.tree
+        if modules.places is not None:
+            note_package(self._runtime.session, modules.places.holds)
+
+    def _share_compiled_code(self) -> None:
+        share_compiled_code(self._unpacked, self._directory, self._home)
 
     @property
     def directories(self) -> tuple[str, str]:
         """Where the user's modules are, unpacked and with the user. Empty before `prepare`."""
         return self._unpacked, self._directory
+
+    def kept_modules(self) -> list[ModuleType]:
+        """Return the user's modules of the snapshots that this worker does not import from just now."""
+        return [module for modules in self._sets.values() for module in modules.kept()]
 
     def shown(self, text: str) -> str:
         """Return a text with the user's paths in place of the unpacked project's."""
@@ -235,6 +278,7 @@ def run(index: int, token: int, outputs: tuple[int, int, int], zygote: int, runt
         lambda: project.initializer,
         project.records.follow,
         project.steps,
+        project.enter,
     )
     sys.stdin = io.TextIOWrapper(io.FileIO(0, closefd=False))
     mirror = Mirror(stack)
@@ -266,7 +310,7 @@ def _serve(runtime: Worker, host: Host, project: Project) -> None:
                 raise
             sys.excepthook(*sys.exc_info())
     os.eventfd_write(runtime.doorbell_fd, 1)  # another one may take its place
-    leave(host, project.directories)
+    leave(host, project.directories, project.kept_modules())
     host.flush()
 
 

@@ -26,7 +26,7 @@ from flame_fast.package.stored_index import Contents
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from flame_fast.kernels.archive import Members
     from flame_fast.package.stored_index import Stored
@@ -47,16 +47,28 @@ class PackageInfo:
         Their bytes, before compression.
     compressed : int
         The archive's bytes.
+    outside : list of str
+        Links that lead out of the directory, which are not in the archive, by their paths in the directory.
     """
 
-    __slots__ = ("path", "digest", "files", "size", "compressed", "_members")
+    __slots__ = ("path", "digest", "files", "size", "compressed", "outside", "_members")
 
-    def __init__(self, path: str, digest: str, files: int, size: int, compressed: int, members: Members) -> None:
+    def __init__(
+        self,
+        path: str,
+        digest: str,
+        files: int,
+        size: int,
+        compressed: int,
+        members: Members,
+        outside: Sequence[str] = (),
+    ) -> None:
         self.path: str = path
         self.digest: str = digest
         self.files: int = files
         self.size: int = size
         self.compressed: int = compressed
+        self.outside: list[str] = list(outside)
         self._members = members
 
     def __repr__(self) -> str:
@@ -82,10 +94,16 @@ class PackageInfo:
 
     def holds(self, relative: str) -> bool:
         """Return whether a path relative to the packaged directory is in the package; ``""`` is the directory itself."""
-        if relative in ("", "."):
-            return True
+        return relative in ("", ".") or self._number_of(relative) >= 0
+
+    def times(self, relative: str) -> tuple[int, int] | None:
+        """Return the size and modification time in nanoseconds that a file had; None: it is not in the package."""
+        number = self._number_of(relative)
+        return None if number < 0 else self._members.times(number)
+
+    def _number_of(self, relative: str) -> int:
         number = self._members.find(os.fsencode(relative))
-        return number >= 0 and not self._members[number][4] & archive.LEFT_OUT
+        return -1 if number >= 0 and self._members[number][4] & archive.LEFT_OUT else number
 
 
 def pack(
@@ -176,12 +194,14 @@ def pack(
                     stored_index.store(home, key, snapshot.members, contents, temporary)
             os.rename(temporary, path)
         notices = snapshot.notices()
+        notices.stays = largest_file is not None
     if dependencies and not snapshot.generated:
         notices.plain.append(
             "dependencies are not written into the package: the directory has a project file of its own; list them there"
         )
     notices.emit()
-    return PackageInfo(path, contents.digest, contents.files, contents.size, compressed, snapshot.members)
+    outside = [os.fsdecode(path) for path in notices.outside]
+    return PackageInfo(path, contents.digest, contents.files, contents.size, compressed, snapshot.members, outside)
 
 
 def _changes_since(stored: Stored | None, snapshot: Snapshot, began_ns: int) -> Changes | None:

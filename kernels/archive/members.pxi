@@ -75,6 +75,12 @@ cdef class Members:
         path = PyBytes_FromStringAndSize(self.path(member), member.path_length)
         return path, bytes([member.kind]), member.flags, member.size, self.state(number)[0]
 
+    def times(self, Py_ssize_t number):
+        """Return a file's size and modification time in nanoseconds, as the walk found them."""
+        if not 0 <= number < self.count():
+            raise IndexError(number)
+        return self.member(number).size, self.member(number).mtime_ns
+
     def find(self, const unsigned char[::1] path):
         """Return the number of the member with this path; -1 when there is none."""
         cdef Py_ssize_t number

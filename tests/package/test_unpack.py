@@ -1194,6 +1194,7 @@ def test_a_worker_imports_as_a_plan_says(project: tuple[str, PackageInfo], home:
         "home": home,
         "limit": 1 << 20,
         "sys_path": parts,
+        "outside": [],
         "directory": directory,
     }
     plan = json.loads(json.dumps(plan))

@@ -21,6 +21,7 @@ from flame_fast.kernels.runtime.serialization.definitions import (
     can_be_imported,
     class_parts,
     definitions,
+    files_of,
     function_parts,
     is_behaviour,
     is_importable,
@@ -373,7 +374,9 @@ class _ModuleGlobals:
         self.name = name
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return (building.module_globals, (self.name,))
+        module = sys.modules.get(self.name)
+        files = None if module is None else files_of(module)
+        return (building.module_globals, (self.name, files) if files else (self.name,))
 
 
 class _LooseGlobals:

@@ -17,6 +17,7 @@ import threading
 import types
 from types import CellType, FunctionType, ModuleType
 
+from flame_fast.kernels.runtime.serialization import by_file
 from flame_fast.kernels.runtime.serialization.definitions import (
     can_be_imported,
     current_namespace,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from flame_fast.kernels.runtime.serialization.by_file import FileModule
     from flame_fast.kernels.runtime.serialization.definitions import Namespace
 
 
@@ -183,8 +185,18 @@ def _modules() -> Namespace:
     return _building.modules or current_namespace()
 
 
-def module_globals(name: str) -> dict[str, Any]:
+def from_files(files: tuple[FileModule, ...], module: str, qualified: str) -> Any:
+    """Return an object by the names of its module and in it; import modules by their files first. No name: the module."""
+    found: Any = by_file.import_named(files, module)
+    for name in qualified.split(".") if qualified else ():
+        found = getattr(found, name)
+    return found
+
+
+def module_globals(name: str, files: tuple[FileModule, ...] = ()) -> dict[str, Any]:
     """Return the globals of a module: the imported one, or this namespace's own of that name."""
+    if files:
+        return vars(by_file.import_named(files, name))
     if can_be_imported_by_name(name) or name not in _modules().modules and _is_elsewhere(name):
         return vars(importlib.import_module(name))
     return vars(_modules().module(name))

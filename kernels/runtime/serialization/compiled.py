@@ -14,8 +14,8 @@ import pickle
 import sys
 from types import ModuleType
 
-from flame_fast.kernels.runtime.serialization import unpickling
-from flame_fast.kernels.runtime.serialization.definitions import can_be_imported
+from flame_fast.kernels.runtime.serialization import building, unpickling
+from flame_fast.kernels.runtime.serialization.definitions import can_be_imported, files_of
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -106,11 +106,12 @@ def _function_behind(obj: Any) -> FunctionType | None:
 def _by_name(obj: Any, module: str, qualified: str) -> Any:
     """Return a reduction to an object's name; None if no worker finds it there."""
     found: Any = sys.modules.get(module)
-    if not isinstance(found, ModuleType) or not can_be_imported(found):
+    files = files_of(found) if isinstance(found, ModuleType) else None
+    if files is None:
         return None
     for name in qualified.split("."):
         found = getattr(found, name, None)
-    return (unpickling.named, (module, qualified)) if found is obj else None
+    return (building.from_files, (files, module, qualified)) if found is obj else None
 
 
 def _reduce_ufunc(ufunc: Any) -> Any:
@@ -119,8 +120,10 @@ def _reduce_ufunc(ufunc: Any) -> Any:
     if getattr(sys.modules.get("numpy"), name, None) is ufunc:
         return NotImplemented
     for module_name, module in list(sys.modules.items()):
-        if isinstance(module, ModuleType) and vars(module).get(name) is ufunc and can_be_imported(module):
-            return unpickling.named, (module_name, name)
+        if isinstance(module, ModuleType) and vars(module).get(name) is ufunc:
+            named = _by_name(ufunc, module_name, name)
+            if named is not None:
+                return named
     if any(getattr(sys.modules.get(script), name, None) is ufunc for script in ("__main__", "__mp_main__")):
         raise TypeError(
             f"{name!r} is a ufunc of which no copy can be made, as those of target='parallel'; {_IN_A_MODULE}, or leave out "

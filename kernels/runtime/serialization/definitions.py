@@ -25,12 +25,15 @@ import weakref
 from importlib.machinery import BuiltinImporter, ExtensionFileLoader, FrozenImporter, PathFinder
 from types import FunctionType, MappingProxyType, ModuleType
 
+from flame_fast.kernels.runtime.serialization import by_file
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
     from flame_fast.kernels.runtime import Client, DefinitionHold, GlobalsLook
+    from flame_fast.kernels.runtime.serialization.by_file import FileModule
 
 #: Versions of one object whose identities this process still answers to.
 KEPT_VERSIONS = 64
@@ -38,7 +41,7 @@ KEPT_VERSIONS = 64
 
 # ---- modules that a worker can import --------------------------------------------------------------------------------
 
-_searched: dict[str, tuple[int, bool]] = {}  # module name -> (id of its spec, whether the import system finds it)
+_searched: dict[str, tuple[int, tuple[FileModule, ...] | None]] = {}  # module name -> (id of its spec, its `files_of`)
 
 
 def is_importable(obj: Any) -> bool:
@@ -67,28 +70,58 @@ def can_be_imported(module: ModuleType) -> bool:
 
     It cannot import `__main__`, a module made in memory, or one from a place that only this process knows.
     """
+    return files_of(module) is not None
+
+
+def files_of(module: ModuleType) -> tuple[FileModule, ...] | None:
+    """Return the modules that a worker must import by their files so that it finds this one by its name.
+
+    Most need none; None: it cannot import this one.
+    """
     spec = getattr(module, "__spec__", None)
     if spec is None or module.__name__ == "__main__":
-        return False
+        return None
     known = _searched.get(module.__name__)
     if known is None or known[0] != id(spec):
-        known = _searched[module.__name__] = (id(spec), _is_found(spec))
+        known = _searched[module.__name__] = (id(spec), _search(module, spec))
     return known[1]
 
 
-def _is_found(spec: Any) -> bool:
-    if (
-        spec.loader in (BuiltinImporter, FrozenImporter)
-        or spec.origin is None
-        or isinstance(spec.loader, ExtensionFileLoader)
-    ):
-        return True  # compiled ones, and packages without a file
+def search_again() -> bool:
+    """Forget which modules `sys.path` does not lead to; return whether there were some."""
+    found = [name for name, (_, files) in list(_searched.items()) if files is None or files]
+    for name in found:
+        _searched.pop(name, None)
+    return bool(found)
+
+
+def _search(module: ModuleType, spec: Any) -> tuple[FileModule, ...] | None:
+    if spec.loader in (BuiltinImporter, FrozenImporter):
+        return ()
     parent = spec.name.rpartition(".")[0]
-    package = sys.modules.get(parent)
-    if parent and package is not None and not can_be_imported(package):
-        return False
-    path = getattr(package, "__path__", None) if parent else None
-    return any(_finds(finder, spec, path) for finder in _standard_finders())
+    package = sys.modules.get(parent) if parent else None
+    before = () if package is None else files_of(package)
+    if before is not None and any(_finds(finder, spec, package) for finder in _standard_finders()):
+        return before
+    line = _line_of(parent)
+    compiled = isinstance(spec.loader, ExtensionFileLoader)
+    if compiled and package is not None and before == ():
+        return ()  # several of one file: their package knows how to import them
+    if line is not None and by_file.leads_to_file(module, spec):
+        return (*line, by_file.file_of(module))
+    return before if compiled or spec.origin is None else None  # what has no file: something installed makes it
+
+
+def _line_of(name: str) -> tuple[FileModule, ...] | None:
+    """Return what a worker must import for a package, from the outermost on; None: it cannot have the package."""
+    package = sys.modules.get(name) if name else None
+    if package is None:
+        return ()
+    files = files_of(package)
+    if files is not None:
+        return files
+    line = _line_of(name.rpartition(".")[0])
+    return (*line, by_file.file_of(package)) if line is not None and by_file.is_bare(package) else None
 
 
 def _standard_finders() -> Iterator[Any]:
@@ -99,12 +132,18 @@ def _standard_finders() -> Iterator[Any]:
             yield finder
 
 
-def _finds(finder: Any, spec: Any, path: Any) -> bool:
+def _finds(finder: Any, spec: Any, package: ModuleType | None) -> bool:
     try:
-        found = finder.find_spec(spec.name, path)
+        found = finder.find_spec(spec.name, getattr(package, "__path__", None))
     except Exception:  # an entry of sys.path that some hook cannot read
         return False
-    return found is not None and found.origin == spec.origin
+    if found is None:
+        return False
+    if by_file.is_package_without_file(spec):
+        return by_file.is_package_without_file(found) and [*found.submodule_search_locations] == [
+            *spec.submodule_search_locations
+        ]
+    return bool(found.origin == spec.origin)
 
 
 # ---- records ---------------------------------------------------------------------------------------------------------
@@ -505,11 +544,13 @@ __all__ = [
     "class_parts",
     "current_namespace",
     "definitions",
+    "files_of",
     "function_parts",
     "is_behaviour",
     "is_importable",
     "is_named",
     "module_parts",
     "new_identity",
+    "search_again",
     "use_in_thread",
 ]

@@ -25,6 +25,7 @@ from flame_fast.kernels.runtime.serialization import (
     arrays,
     bodies,
     building,
+    by_file,
     carried,
     compiled,
     inherited,
@@ -35,9 +36,11 @@ from flame_fast.kernels.runtime.serialization.definitions import (
     Written,
     can_be_imported,
     definitions,
+    files_of,
     is_importable,
     is_named,
     new_identity,
+    search_again,
 )
 
 from flame_fast.errors import FlameError
@@ -133,14 +136,15 @@ class _Reducer:
         if not is_there and bodies.is_of_typing(kind):  # of a function, or of a class's parameters
             return self.reduce_with_body(obj, functools.partial(bodies.write_named, "", module))
         if module in sys.modules and can_be_imported(sys.modules[module]):
-            return name
+            return name if (found := by_its_files(module, name)) is NotImplemented else found
         if not is_there and definitions.known_record(obj) is None:
             raise pickle.PicklingError(f"{name!r} is not the name of this {kind.__qualname__} in module {module!r}")
         return self.reduce_with_body(obj, functools.partial(bodies.write_named, name, module))
 
     def reduce_module(self, module: ModuleType) -> Any:
         if can_be_imported(module):
-            return (importlib.import_module, (module.__name__,))
+            found = by_its_files(module.__name__, "")
+            return (importlib.import_module, (module.__name__,)) if found is NotImplemented else found
         if module.__name__ == "__main__":
             return (building.module_named, ("__main__",))
         return self.reduce_with_body(module, bodies.write_module)
@@ -154,8 +158,10 @@ class _Reducer:
 
     def reduce_definition(self, obj: Any) -> Any:
         """Reduce a function or class: to its name, its identity, or its body."""
-        if obj in SINGLETON_TYPES or is_importable(obj):
+        if obj in SINGLETON_TYPES:
             return NotImplemented
+        if is_importable(obj):
+            return by_its_files(obj.__module__, obj.__qualname__)
         if isinstance(obj, type):
             if compiled.is_compiled_class(obj):
                 return compiled.reduce_class(obj)
@@ -190,6 +196,22 @@ class _Reducer:
         if not self.runtime.owns(future):
             future = self.runtime.pickling.adopt(self.runtime, future)
         return (unpickling.input_value, (self.runtime.number_dependency(self.beside.inputs, future),))
+
+
+def note_package(session: int, holds: Callable[[str], bool] | None) -> None:
+    """Note what a runner has packaged: a worker can import the modules there by their files. None: the runner has ended."""
+    by_file.note_package(session, holds)
+    if search_again():
+        forget_layouts()
+
+
+def by_its_files(module: str, qualified: str) -> Any:
+    """Reduce an object that a worker finds by its name to that and the files that lead there.
+
+    NotImplemented: the name is enough. No qualified name: the module.
+    """
+    files = files_of(sys.modules[module])
+    return (building.from_files, (files, module, qualified)) if files else NotImplemented
 
 
 def _note_ordinary(kind: type) -> Any:

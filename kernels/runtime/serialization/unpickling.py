@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import importlib
 import pickle
 import threading
 
@@ -73,14 +72,6 @@ def rebuild_compiled(data: bytes, cached: bool) -> Any:
         with contextlib.suppress(RuntimeError):  # no place for it
             compiled.enable_caching()
     return compiled
-
-
-def named(module: str, qualified: str) -> Any:
-    """Return what a module has under a qualified name."""
-    found = importlib.import_module(module)
-    for name in qualified.split("."):
-        found = getattr(found, name)
-    return found
 
 
 def rebuild_cached(function: Any, parameters: dict[str, Any]) -> Any:
