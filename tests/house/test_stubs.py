@@ -20,6 +20,7 @@ INTERNAL = {
     "archive": {"DirectoryReader"},
     "runtime": {
         *("AllWait", "AnyWait", "CallbackWait", "Chunk", "Int64List", "Layout", "Notifier", "OneWait", "PositionWait"),
+        *("MarkOfAttributes", "MarkOfContent", "MarkOfMembers", "MarkOfPlace", "UsersLook"),
         *("SharedBuffer", "SlotReference", "ValueWriter", "Wait"),
         *("EXTENT_NAMES", "PROCESS_NAMES", "QUEUE_NAMES", "REDO_NAMES", "ROLE_NAMES", "SERVICE_NAMES", "STATUS_NAMES"),
     },
