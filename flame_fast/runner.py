@@ -543,9 +543,10 @@ def _enter(engine: Engine, name: str, setup: WorkerSetup, **options: Any) -> Sna
     try:
         lease = acquire_application(name, **options)
         try:
-            engine.set_project({**lease.unpack_plan(sys.path), **setup.plan(), **_of_process()})
+            plan = lease.unpack_plan(sys.path)
+            engine.set_project({**plan, **setup.plan(), **_of_process()})
             again = partial(acquire_application, name, **{**options, "package": lease.again, "fail_if_exists": False})
-            snapshots = Snapshots(lease, sys.path, again)
+            snapshots = Snapshots(lease, plan, again)
             note_package(engine.session, snapshots.packaged)
         except BaseException:
             lease.release()

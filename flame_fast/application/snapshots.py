@@ -30,8 +30,8 @@ class Snapshots:
     ----------
     lease : ApplicationLease
         The one that it began with.
-    sys_path : iterable of str
-        The driver's at the time.
+    plan : dict
+        Of `ApplicationLease.unpack_plan`.
     again : callable
         Acquires another lease of the same application.
 
@@ -41,10 +41,10 @@ class Snapshots:
         The plan by which workers import for services made now; None: the runner's first.
     """
 
-    def __init__(self, lease: ApplicationLease, sys_path: Iterable[str], again: Callable[[], ApplicationLease]) -> None:
+    def __init__(self, lease: ApplicationLease, plan: dict[str, Any], again: Callable[[], ApplicationLease]) -> None:
         self.project: dict[str, Any] | None = None
         self._leases = [lease]
-        self._plan = _lasting(lease.unpack_plan(sys_path))
+        self._plan = _lasting(plan)
         self._again = again
         self._taken = 0
         self._taken_ns = time.time_ns()

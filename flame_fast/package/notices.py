@@ -23,14 +23,11 @@ class Notices:
         Folders or files, the number of files, and their bytes.
     plain : list of str
         Whole messages.
-    stays : bool
-        The package is for workers on this machine.
     """
 
-    __slots__ = ("secrets", "special", "unreadable", "outside", "changed", "data", "plain", "stays")
+    __slots__ = ("secrets", "special", "unreadable", "outside", "changed", "data", "plain")
 
     def __init__(self) -> None:
-        self.stays: bool = False
         self.secrets: list[bytes] = []
         self.special: list[bytes] = []
         self.unreadable: list[bytes] = []
@@ -50,11 +47,7 @@ class Notices:
             )
         self._say("left out of the package for they are sockets, fifos or devices", self.special)
         self._say("left out of the package for they cannot be read", self.unreadable)
-        self._say(
-            "left out of the package for they are links that point out of the directory",
-            self.outside,
-            "; workers follow them as they are, not as they were" if self.stays else "",
-        )
+        self._say("left out of the package for they are links that point out of the directory", self.outside)
         self._say("changed while they were packed, so the package may hold half of a change", self.changed)
         self._say_data()
         for message in self.plain:

@@ -194,13 +194,14 @@ def pack(
                     stored_index.store(home, key, snapshot.members, contents, temporary)
             os.rename(temporary, path)
         notices = snapshot.notices()
-        notices.stays = largest_file is not None
     if dependencies and not snapshot.generated:
         notices.plain.append(
             "dependencies are not written into the package: the directory has a project file of its own; list them there"
         )
-    notices.emit()
     outside = [os.fsdecode(path) for path in notices.outside]
+    if largest_file is not None:
+        notices.outside = []  # workers on this machine follow them
+    notices.emit()
     return PackageInfo(path, contents.digest, contents.files, contents.size, compressed, snapshot.members, outside)
 
 
