@@ -138,14 +138,20 @@ cdef class MapResults:
         if self.turn is None:
             self.end()
             return
-        with self.turn:
+        self.turn.acquire()
+        try:
             self.end()
+        finally:
+            self.turn.release()
 
     cdef int fill_up(self) except -1:
         if self.turn is None:
             return self.fill()
-        with self.turn:
+        self.turn.acquire()
+        try:
             self.fill()
+        finally:
+            self.turn.release()
         return 0
 
     cdef int fill(self) except -1:
@@ -169,10 +175,13 @@ cdef class MapResults:
 
     def _go_on(self, ObjectFuture future):
         """Queue more, now that a chunk is done."""
-        with self.turn:
+        self.turn.acquire()
+        try:
             if not self.fixed and self.source is not None and not future.has_failed():
                 self.measure(chunk_nanoseconds(future), chunk_length(self.pending.get(future.index)))
             self.fill()
+        finally:
+            self.turn.release()
 
     cdef int enqueue(self, object items) except -1:
         """Queue a chunk; if that fails, queue its items one by one, so that the error comes in its turn."""

@@ -17,7 +17,9 @@ cdef extern from "pythread.h":
     unsigned long PyThread_get_thread_ident() noexcept
 
 # An error that leaves native code would bring a frame of each function on its way, without source or variables. For a
-# debugger, a notebook and a reader of the traceback these stand between the user's line and his error.
+# debugger, a notebook and a reader of the traceback these stand between the user's line and his error. So an error that is
+# caught here may have no traceback. Code that Cython makes for `except` and `finally` only gives the reference to it back;
+# that for `with` would hand it on: there is no `with` in these files but for the GIL.
 cdef extern from *:
     """
     #include <stdlib.h>
@@ -30,4 +32,6 @@ cdef extern from *:
         return is_shown ? PyTraceBack_Here(frame) : 0;
     }
     #define PyTraceBack_Here ff_traceback_here
+    #undef Py_DECREF
+    #define Py_DECREF(op) Py_XDECREF((PyObject *)(op))
     """

@@ -80,6 +80,15 @@ def test_the_unit_includes_every_file_from_the_bottom_up(folder):
         assert not above, f"{name} is included before {above}, which it uses"
 
 
+def test_the_runtime_has_no_with_statement_but_for_the_gil():
+    """An error that is caught there may have no traceback, which `with` would hand on as a null pointer."""
+    statements = [
+        (name, line) for name, text in texts("runtime").items() for line in re.findall(r"^ +with (.+):", text, re.MULTILINE)
+    ]
+    assert statements
+    assert [(name, line) for name, line in statements if line not in ("nogil", "gil")] == []
+
+
 @pytest.mark.parametrize(("folder", "name"), FILES)
 def test_a_file_says_what_it_uses(folder, name):
     """A file declares all that it uses, and nothing else: cimports by their names, other files by theirs."""
