@@ -189,7 +189,9 @@ def path(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("producers", "workers"), [(1, 1), (1, 2), (2, 1), (2, 2), (1, 8), (8, 1), (8, 8)], ids=lambda count: str(count)
+    ("producers", "workers"),
+    [(1, 1), (2, 2), (1, 8), (8, 8), *(pytest.param(*pair, marks=pytest.mark.storm) for pair in [(1, 2), (2, 1), (8, 1)])],
+    ids=lambda count: str(count),
 )
 def test_each_call_runs_once(family, path, producers, workers):
     rounds = ROUNDS // producers
