@@ -151,11 +151,14 @@ def alone():
 
 
 @pytest.fixture
-def family(nothing_left):
-    """One with relatives; when the test is over all of them leave, and the tables are looked through."""
+def family(nothing_left, request):
+    """One with relatives; when the test is over all of them leave, and the tables are looked through.
+
+    An indirect parameter is its limit.
+    """
     from runtime_harness import Family
 
-    made = Family(workers=2, cpus=2)
+    made = Family(limit=getattr(request, "param", 1 << 26), workers=2, cpus=2)
     yield made
     gc.collect()
     made.runtime.announce_close()

@@ -118,7 +118,10 @@ cdef object mark_of(object value, int *left):
 cdef MarkOfPlace mark_of_place(object value):
     cdef MarkOfPlace mark = MarkOfPlace.__new__(MarkOfPlace)
     mark.place = <PyObject *>value
-    mark.length = len(value) if hasattr(type(value), "__len__") else 0
+    try:
+        mark.length = len(value)
+    except Exception:
+        mark.length = 0
     return mark
 
 cdef MarkOfMembers mark_of_members(object container, int *left):

@@ -281,7 +281,7 @@ def test_a_service_that_comes_late_gets_workers_that_have_it(project):
 def imports(name):
     before = "numba" in sys.modules
     importlib.import_module(name)
-    return before, sys.modules["numba.core.dispatcher"].FunctionCache.__module__
+    return before, sys.modules["numba.core.dispatcher"].Dispatcher.enable_caching.__module__
 
 
 @pytest.mark.parametrize("module", ["jit.cache", "jit.parallel", "rng", "jit.quarter_circle", "sampling"])

@@ -16,7 +16,7 @@ from gates import PATIENCE_S
 from flame_fast.engine.slow_steps import SLOW_S, SUPERVISOR, SlowSteps
 
 #: Steps of so many seconds are slow, so that a test need not wait for longer ones.
-SOON = "from flame_fast.engine import slow_steps; slow_steps.SLOW_S = 0.5"
+SOON = "from flame_fast.engine import slow_steps; slow_steps.SLOW_S = {}"
 
 
 def run_on_a_terminal(project: Path, text: str) -> str:
@@ -103,7 +103,7 @@ def test_each_kind_of_step_is_told_by_its_name(project, step, tmp_path):
         f"""
         import os, sys
         os.environ["PYTHONPATH"] = {str(library)!r}
-        {SOON}
+        {SOON.format(0.01 if "compiling" in step else 0.5)}
         import helper
         from flame_fast import Runner
         with Runner("steps", workers=1, {options}) as rr:
@@ -117,7 +117,7 @@ def test_each_kind_of_step_is_told_by_its_name(project, step, tmp_path):
 def test_nothing_is_told_where_there_is_no_terminal_nor_of_a_task_itself(project):
     text = f"""
         import time
-        {SOON}
+        {SOON.format(0.5)}
         from flame_fast import Runner
         class Late:
             def __init__(self): time.sleep(1)
@@ -137,7 +137,7 @@ def test_a_task_that_puts_a_file_in_the_place_of_its_standard_error_finds_only_i
         project,
         f"""
         import os
-        {SOON}
+        {SOON.format(0.5)}
         from flame_fast import Runner
         def move(path):
             os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT), 2)

@@ -367,6 +367,7 @@ def test_no_finisher_is_waited_for_that_has_told_a_dead_submitter_s_task(family,
     family.check()
 
 
+@pytest.mark.parametrize("family", [1 << 37], indirect=True)  # so many bytes that the segment has that place, too
 def test_an_input_that_was_crossed_out_is_none(family, dead):
     """The bytes at the place of a slot of that number say that the dead process has finished it."""
     words, promise = Words(family.runtime), family.runtime.promise()

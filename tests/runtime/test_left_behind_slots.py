@@ -310,6 +310,7 @@ def test_a_reference_that_a_dead_process_had_not_crossed_out_stays(family, dead)
     family.check()
 
 
+@pytest.mark.parametrize("family", [1 << 37], indirect=True)  # so many bytes that the segment has that place, too
 def test_a_process_that_died_with_nothing_in_its_hands_leaves_alone_what_lies_beyond_the_table(family, dead):
     """The bytes at the places of slot and group 0 - 1 say that they were being filled."""
     words, promise, value = Words(family.runtime), family.runtime.promise(), family.runtime.put(1)

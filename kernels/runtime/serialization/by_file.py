@@ -81,7 +81,8 @@ def is_bare(module: ModuleType) -> bool:
 def file_of(module: ModuleType) -> FileModule:
     """Return what a worker needs to import the module."""
     path = getattr(getattr(module, "__spec__", None), "origin", None)
-    return module.__name__, path if isinstance(path, str) and os.path.isfile(path) else None, _path_of(module)
+    # A file that was deleted since is in the snapshot.
+    return module.__name__, path if isinstance(path, str) and not os.path.isdir(path) else None, _path_of(module)
 
 
 def _path_of(module: ModuleType) -> tuple[str, ...] | None:
