@@ -13,7 +13,7 @@ from .core.layout cimport (
     RESERVED, RESULT, ROLE_INSTANCE, ROLE_POOL, RUNNING, SERVICE_CLOSING, SERVICE_OPEN, STANDING_BY, STANDING_CALLED,
     WAITING, ZYGOTE_INDEX, Process, RunQueue, Service, Slot,
 )
-from .core.regions cimport memory_own
+from .core.regions cimport Memory, memory_own
 from .core.bounds cimport queue_number, slot_number
 from .core.lookup cimport (
     home_of, next_taken, owner_of, pool_queues_used, process_word, processes_used, queue_of, services_used, slots_used,
@@ -42,10 +42,19 @@ cdef class ProcessInfo:
     def __repr__(self):
         return f"ProcessInfo({self.index}, state={self.state}, role={self.role}, pid={self.pid}, idle={self.idle})"
 
-cdef ProcessInfo process_info(uint32_t index, uint32_t state, Process *process):
+cdef bint runs_call(Memory *memory, uint32_t index):
+    """Return whether a process runs a call now. Its event loop turns once more after the last call has ended."""
+    cdef uint64_t current = memory.processes[index].current, state
+    if current == 0:
+        return False
+    state = ff_load64(&memory.slots[slot_number(memory, <uint32_t> (current - 1))].state)
+    return owner_of(state) == index and status_of(state) in (RUNNING, ENDING)
+
+cdef ProcessInfo process_info(Memory *memory, uint32_t index, uint32_t state):
     cdef ProcessInfo info = ProcessInfo.__new__(ProcessInfo)
+    cdef Process *process = &memory.processes[index]
     info.index, info.state, info.role, info.queue, info.pid = index, state, process.role, process.queue, process.pid
-    info.blocked, info.idle, info.retiring = process.blocked != 0, process.current == 0, process.retiring != 0
+    info.blocked, info.idle, info.retiring = process.blocked != 0, not runs_call(memory, index), process.retiring != 0
     return info
 
 cdef enum:
@@ -102,13 +111,11 @@ cdef class Supervisor(Limits):
     def processes(self):
         """Return a list of `ProcessInfo`: the process table, without entries that are still RESERVED or free."""
         cdef uint32_t i
-        cdef Process *process
         table = []
         for i in range(2, processes_used(self.memory)):
-            process = &self.memory.processes[i]
-            state = ff_load32(&process.state)
+            state = ff_load32(&self.memory.processes[i].state)
             if state in (PROCESS_REQUESTED, PROCESS_STARTING, PROCESS_LIVE):
-                table.append(process_info(i, state, process))
+                table.append(process_info(self.memory, i, state))
         return table
 
     def unserved(self, bint pool):

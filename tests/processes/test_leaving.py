@@ -217,7 +217,9 @@ def test_a_worker_replaced_after_some_calls_leaves_in_good_order(project, tmp_pa
             wait_until(lambda number=number: path.exists() and len(path.read_text()) > number, "the worker has left")
 
 
-def test_coroutines_left_behind_are_cancelled(project, tmp_path):
+@pytest.mark.parametrize("begun", [False, True])
+def test_coroutines_left_behind_are_cancelled(project, tmp_path, begun):
+    """Also one that keeps its worker from becoming idle while the runner ends."""
     path = tmp_path / "cancelled"
     tasks = []
 
@@ -226,12 +228,15 @@ def test_coroutines_left_behind_are_cancelled(project, tmp_path):
 
         async def wait():
             try:
+                if not begun:
+                    time.sleep(0.2)
                 await asyncio.sleep(PATIENCE_S)
             finally:
                 path.touch()
 
         tasks.append(asyncio.create_task(wait()))
-        await asyncio.sleep(0)
+        if begun:
+            await asyncio.sleep(0)
 
     with Runner("leaving", workers=1) as rr:
         rr.service(leave_behind, concurrency=2)().get(PATIENCE_S)

@@ -145,14 +145,19 @@ def test_a_start_that_is_called_off_is_asked_for_again_only_for_an_instance_that
 ):
     words, log = Words(family.runtime), family.service(Log(), INSTANCE, ("note",), warmup=1)
     (index,) = [entry.index for entry in family.supervisor.processes()]
+    call = family.call(family.service(same), 1)
+    slot = slot_of(call)
     tokens = []
     for _ in range(2):
         tokens.append(family.supervisor.start(index, 0b101))
         (entry,) = family.supervisor.processes()
         assert (entry.index, entry.state, entry.role) == (index, words.tables.PROCESS_STARTING, INSTANCE_ROLE)
         assert (entry.queue, entry.pid, entry.blocked, entry.idle) == (log[2], tokens[-1], False, True)
-        words.set("processes", index, "current", 1)
-        assert family.supervisor.processes()[0].idle is False
+        words.set("processes", index, "current", slot + 1)
+        assert family.supervisor.processes()[0].idle, "that call is nobody's"
+        words.set_state(slot, words.tables.RUNNING, index)
+        assert not family.supervisor.processes()[0].idle
+        words.set_state(slot, words.tables.READY, 0)
         words.set("processes", index, "current", 0)
     assert tokens[1] == tokens[0] + 1
     assert words.get("processes", index, "preloaded") == 0b101
