@@ -9,13 +9,17 @@ Environment switches; a build with others than the last one compiles everything 
 
 import os
 import platform
+import shutil
 import sys
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
+import Cython
 import numpy
 from setuptools import Extension, setup
+from setuptools.command.build_ext import build_ext
+from setuptools.modified import newer_group
 
 if sys.platform != "linux" or platform.machine() not in ("x86_64", "aarch64"):
     sys.exit(
@@ -67,10 +71,14 @@ DIRECTIVES = {
 LEFT_TO_GCC: list[tuple[str, str | None]] = [("CYTHON_INLINE", "__attribute__((unused))")]
 
 
+#: Of what the C code is made by and for.
+VERSIONS = (Cython.__version__, numpy.__version__)
+
+
 def recorded_switches() -> str:
-    """Return a file that is newer than any build with other switches: it holds the compiler's arguments."""
+    """Return a file that is newer than any build of another kind: it holds the arguments and versions of the compilers."""
     path = Path("build", "switches")
-    said = repr((compile_args, link_args, [name for name, _ in macros], LEFT_TO_GCC, DIRECTIVES))
+    said = repr((compile_args, link_args, [name for name, _ in macros], LEFT_TO_GCC, DIRECTIVES, VERSIONS))
     if not path.exists() or path.read_text() != said:
         path.parent.mkdir(exist_ok=True)
         path.write_text(said)
@@ -106,7 +114,21 @@ def extension(folder: str, *include_dirs: str, further: Sequence[tuple[str, str 
     return made
 
 
+class BuildChanged(build_ext):
+    """Takes what the last editable install has built, if nothing has changed: pip has each begin in an empty folder."""
+
+    def build_extension(self, ext: Extension) -> None:
+        target = Path(self.get_ext_fullpath(ext.name))
+        built = Path(ext.sources[0]).with_name(target.name)
+        if self.editable_mode and not newer_group([*ext.sources, *ext.depends], str(built)):
+            target.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(built, target)
+        else:
+            super().build_extension(ext)
+
+
 setup(
+    cmdclass={"build_ext": BuildChanged},
     ext_modules=[
         extension("runtime", "kernels/runtime/core", numpy.get_include(), further=LEFT_TO_GCC),
         extension("archive", "kernels/archive"),
