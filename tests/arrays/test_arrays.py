@@ -2,11 +2,39 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import numpy as np
 import pytest
-from array_layouts import LITTLE, MANY, SHARED, Traffic, content, is_like, is_own, look
+from array_kinds import (
+    DTYPES,
+    LAYOUTS,
+    SIZES,
+    STRUCTURED,
+    Linked,
+    Plain,
+    Slotted,
+    are_one,
+    are_one_beside,
+    change_bytearray,
+    count_of,
+    double_real,
+    elements,
+    filled,
+    look_masked,
+    made,
+    make,
+    make_masked,
+    pairs_are_one,
+    seen,
+    seen_inside,
+    seen_masked,
+    shared_objects,
+    totals,
+    twice,
+    type_and_ends,
+    type_and_shape,
+    type_and_text,
+)
+from array_layouts import LITTLE, MANY, SHARED, Traffic, is_like, is_own, look
 from gates import same
 
 from flame_fast import Runner
@@ -14,6 +42,14 @@ from flame_fast import Runner
 
 @pytest.fixture(params=["local", "inline"])
 def rr(project, request):
+    """With one worker: each loads NumPy anew."""
+    with Runner("views", workers=1, engine=request.param) as runner:
+        yield runner
+
+
+@pytest.fixture(params=["local", "inline"])
+def two(project, request):
+    """With two workers, so that a value may come from one and go to the other."""
     with Runner("views", workers=2, engine=request.param) as runner:
         yield runner
 
@@ -27,88 +63,11 @@ def local(project):
 
 # ---- every dtype, on both sides of the boundary --------------------------------------------------------------------------
 
-STRUCTURED = np.dtype([("a", "<i4"), ("b", ">f8"), ("c", "S3"), ("d", "U2", (2,)), ("e", "M8[s]")])
-ALIGNED = np.dtype([("a", "i1"), ("b", "f8"), ("c", "c8")], align=True)
-TITLED = np.dtype({"names": ["x", "y"], "formats": ["i2", "f4"], "offsets": [1, 8], "itemsize": 16})
-
-DTYPES = [
-    *(np.dtype(char) for char in "?bBhHiIlLqQefdgFDG"),
-    *(np.dtype(name) for name in (">i2", ">u4", ">i8", ">f2", ">f4", ">f8", ">c8", ">c16")),
-    *(np.dtype(name) for name in ("M8[D]", "M8[ns]", "M8[25s]", "m8[ms]", "m8", "M8[Y]", ">M8[us]", ">m8[h]", ">M8[10D]")),
-    *(np.dtype(name) for name in ("S1", "S7", "U1", "U5", ">U3", "V3", "V16")),
-    *(STRUCTURED, ALIGNED, TITLED, np.dtype([("p", "f4", (2, 3))]), np.dtype([("n", [("x", ">i2"), ("y", "?")])])),
-    np.dtype("O"),
-]
-
-
-def make(dtype, count, seed=0):
-    """So many elements of a dtype, all kinds of values among them."""
-    random = np.random.default_rng([seed, count])
-    numbers = random.integers(-1000, 1000, count)
-    if dtype.names:
-        array = np.zeros(count, dtype)
-        for name in dtype.names:
-            field = array[name]
-            field[...] = make(field.dtype, field.size, seed + 1).reshape(field.shape)
-        return array
-    if dtype.kind == "O":
-        kinds = (None, True, 10**30, "text", (1, 2), [3], {"a": 4}, 1.5, b"b")
-        array = np.empty(count, dtype)
-        array[:] = [kinds[number % len(kinds)] for number in numbers]
-        return array
-    if dtype.kind == "V":
-        return np.frombuffer(random.bytes(count * dtype.itemsize), dtype).copy()
-    if dtype.kind == "b":
-        return numbers % 2 == 0
-    if dtype.kind == "u":
-        return (numbers + 1000).astype("u2").astype(dtype)
-    if dtype.kind == "i" and dtype.itemsize == 1:
-        return (numbers % 100).astype(dtype)
-    if dtype.kind in "SU":
-        return numbers.astype(f"{dtype.kind}7").astype(dtype)
-    array = numbers.astype(dtype)
-    if dtype.kind in "fc":
-        array = (array * array.dtype.type(0.37)).astype(dtype)
-        array[::7] = np.nan
-        array[1::7] = -np.inf
-        array[2::7] = -0.0
-    if dtype.kind in "mM":
-        array[::5] = "NaT"
-    return array
-
-
-#: What is done to a flat array whose number of elements is a multiple of 24.
-LAYOUTS = {
-    "flat": lambda a: a,
-    "rows": lambda a: a.reshape(4, -1),
-    "Fortran": lambda a: np.asfortranarray(a.reshape(4, -1)),
-    "Fortran of three axes": lambda a: a.reshape(2, 3, -1).T,
-    "turned": lambda a: a.reshape(2, 3, -1).transpose(1, 2, 0),
-    "strided": lambda a: np.repeat(a, 2)[::2],
-    "backwards": lambda a: a[::-1],
-    "window": lambda a: np.tile(a.reshape(4, -1), (1, 2))[:, 1 : a.size // 4 + 1],
-    "columns backwards": lambda a: a.reshape(-1, 6)[::-1, ::-1],
-    "broadcast": lambda a: np.broadcast_to(a[: a.size // 4], (4, a.size // 4)),
-}
-
-#: Bytes of the whole: far below what is shared, at the boundary, and above it.
-SIZES = {"small": 2000, "at the boundary": SHARED, "just above": SHARED + 1, "large": 4 * SHARED}
-
-
-def elements(dtype, nbytes):
-    """How many it takes, in steps of 24: up to the boundary not more than so many bytes, above it not less."""
-    step = 24 * dtype.itemsize
-    return 24 * max(1, nbytes // step if nbytes <= SHARED else -(-nbytes // step))
-
 
 @pytest.mark.parametrize("size", SIZES)
-def test_every_dtype_in_every_layout(rr, size):
+def test_every_dtype_in_every_layout(two, size):
     """Equal in value, dtype, byte order and order, at the task and back, and writable at both."""
-
-    def seen(array):
-        return look(array), array.flags.writeable
-
-    there, back, wrong = rr.service(seen), rr.service(same), []
+    there, back, wrong = two.service(seen), two.service(same), []
     for dtype in DTYPES:
         flat_array = make(dtype, elements(dtype, SIZES[size]))
         for name, lay in LAYOUTS.items():
@@ -139,11 +98,6 @@ def test_big_endian_long_doubles(rr):
 
 def test_every_dtype_as_a_result_of_its_own(local):
     """Made in the task, not just returned by it; above the boundary and below."""
-
-    def made(number, size, name):
-        dtype = DTYPES[number]
-        return LAYOUTS[name](make(dtype, elements(dtype, SIZES[size])))
-
     service = local.service(made)
     for number, dtype in enumerate(DTYPES):
         for size in ("small", "large"):
@@ -234,34 +188,21 @@ def masked_arrays():
         yield "structured", np.ma.array(structured, mask=fields)
 
 
-def look_masked(array):
-    """Without its order; with the values under the mask, which are part of it as well."""
-    return (
-        look(array)._replace(order=""),
-        content(np.asarray(array.data)),
-        array.hardmask,
-        array.mask is np.ma.nomask,
-        array._fill_value is None,
-        str(array.fill_value),
-    )
-
-
 def test_masked_arrays(rr):
-    def seen(array):
-        found = look_masked(array)
-        written = [array.flags.writeable, array.mask is np.ma.nomask or array.mask.flags.writeable]
-        array[..., :1] = array[..., -1:]
-        return found, written
-
-    there, back = rr.service(seen), rr.service(same)
+    there, back = rr.service(seen_masked), rr.service(same)
     for name, sent in masked_arrays():
         expected = look_masked(sent)
         got = back(sent).get()
         assert is_like(look(got), look(sent)), name
-        for found in (there(sent).get(), seen(got), seen(back([sent]).get()[0]), seen(rr.put_object(sent).get())):
+        for found in (
+            there(sent).get(),
+            seen_masked(got),
+            seen_masked(back([sent]).get()[0]),
+            seen_masked(rr.put_object(sent).get()),
+        ):
             assert found == (expected, [True] * 2), name
         if sent.dtype.kind in "fc":
-            assert rr.service(lambda array: array.count())(sent).get() == sent.count(), name
+            assert rr.service(count_of)(sent).get() == sent.count(), name
 
 
 def test_masked_scalars_and_constants(rr):
@@ -274,9 +215,6 @@ def test_masked_scalars_and_constants(rr):
 
 
 def test_masked_results_are_made_in_the_task(local):
-    def make_masked(count):
-        return np.ma.masked_greater(np.arange(count), 5, copy=False)
-
     for count in (10, MANY):
         got = local.service(make_masked)(count).get()
         assert look(got) == look(make_masked(count))
@@ -284,7 +222,7 @@ def test_masked_results_are_made_in_the_task(local):
 
 def test_pandas(rr):
     pandas = pytest.importorskip("pandas")
-    count = 6000
+    count = 4200  # of eight bytes just above the boundary, of four below it
     frame = pandas.DataFrame(
         {
             "whole": np.arange(count),
@@ -316,7 +254,7 @@ def test_pandas(rr):
         "range": pandas.RangeIndex(5, 50, 3),
         "times": pandas.DatetimeIndex(frame["zoned"]),
     }
-    echo, sizes = rr.service(same), rr.service(lambda value: (type(value).__name__, value.shape))
+    echo, sizes = rr.service(same), rr.service(type_and_shape)
     for name, sent in values.items():
         assert sizes(sent).get() == (type(sent).__name__, sent.shape), name
         for got in (echo(sent).get(), echo([sent]).get()[0], rr.put_object(sent).get()):
@@ -328,7 +266,7 @@ def test_pandas(rr):
                 pandas.testing.assert_series_equal(got, sent)
             else:
                 pandas.testing.assert_index_equal(got, sent)
-    changed = rr.service(lambda value: value.assign(real=value["real"] * 2, new=1))(frame).get()
+    changed = rr.service(double_real)(frame).get()
     assert changed["real"].equals(frame["real"] * 2)
     assert (changed["new"] == 1).all()
 
@@ -345,40 +283,16 @@ def test_the_numbers_of_a_frame_are_passed_by_handle(rr):
     assert traffic.copied <= LITTLE
 
 
-@dataclasses.dataclass
-class Plain:
-    array: object
-    rest: dict
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Slotted:
-    array: object
-    small: object
-
-
-class Linked:
-    """Refers to itself, and to one array in several ways."""
-
-    def __init__(self, array):
-        self.array = array
-        self.again = [array]
-        self.me = self
-
-
 def test_objects_that_hold_arrays(rr):
-    def seen(value):
-        return look(value.array), value.array.flags.writeable
-
-    there, back = rr.service(seen), rr.service(same)
+    there, back = rr.service(seen_inside), rr.service(same)
     for dtype in ("f8", ">i4", "M8[s]", "U3", "O", STRUCTURED):
         for count in (24, 24 * 500):
             array = make(np.dtype(dtype), count).reshape(4, -1)
             for sent in (Plain(array, {"a": [array]}), Slotted(array, array[:1, :2]), Linked(array)):
                 got = back(sent).get()
                 assert type(got) is type(sent)
-                assert there(sent).get() == seen(got)
-                assert is_like(seen(got)[0], look(array)) and got.array.flags.writeable
+                assert there(sent).get() == seen_inside(got)
+                assert is_like(seen_inside(got)[0], look(array)) and got.array.flags.writeable
     linked = back(Linked(np.ones(MANY))).get()
     assert linked.again[0] is linked.array
     assert linked.me is linked
@@ -388,7 +302,7 @@ def test_objects_that_hold_arrays(rr):
 
 def test_numpy_scalars(rr):
     echo = rr.service(same)
-    names = rr.service(lambda value: (type(value).__name__, repr(value)))
+    names = rr.service(type_and_text)
     for dtype in DTYPES:
         if dtype.hasobject or dtype.char in "qQ":  # what is no NumPy scalar, and what NumPy pickles as its int64
             continue
@@ -405,14 +319,8 @@ def test_numpy_scalars(rr):
 
 def test_bytes_and_text_are_ordinary_objects(rr):
     """Of any size; a bytearray is the receiver's own."""
-
-    def change(array):
-        array[0] = 7
-        array.extend(b"end")
-        return type(array).__name__, bytes(array[-4:]), array
-
-    echo, changed = rr.service(same), rr.service(change)
-    kinds = rr.service(lambda value: (type(value).__name__, len(value), value[:1], value[-1:]))
+    echo, changed = rr.service(same), rr.service(change_bytearray)
+    kinds = rr.service(type_and_ends)
     for size in (SHARED - 1, SHARED, SHARED + 1, 3 * SHARED, 2_000_000):
         for value in (b"\0\xff" * size, "x" * size, "é€\U0001f600" * (size // 3), "a\0" * size):
             for got in (echo(value).get(), echo([value, 1]).get()[0], echo({value: value}).get()[value]):
@@ -434,55 +342,48 @@ def test_bytes_and_text_are_ordinary_objects(rr):
 # ---- futures and what is one object --------------------------------------------------------------------------------------
 
 
-def test_futures_of_arrays_anywhere_in_an_argument(rr):
+def test_futures_of_arrays_anywhere_in_an_argument(two):
     """In dicts, lists, objects; large and small; each as one view of its value."""
-    make_it = rr.service(lambda count, number: np.full(count, float(number)))
-
-    def total(value):
-        arrays = [value["a"], value["b"][0], value["b"][1]["c"], value["d"].array, value["d"].rest["e"]]
-        return [(float(array.sum()), array.flags.writeable) for array in arrays]
+    make_it = two.service(filled)
 
     for count in (10, MANY):
-        one, two = make_it(count, 1), make_it(count, 2)
-        ref = rr.put_object(np.full(count, 3.0))
-        value = {"a": one, "b": [two, {"c": ref}], "d": Plain(one, {"e": two})}
-        rr.wait([one, two])
-        rr.service(total)(value).wait()
-        with Traffic(rr) as traffic:
-            got = rr.service(total)(value).get()
+        first, second = make_it(count, 1), make_it(count, 2)
+        ref = two.put_object(np.full(count, 3.0))
+        value = {"a": first, "b": [second, {"c": ref}], "d": Plain(first, {"e": second})}
+        two.wait([first, second])
+        two.service(totals)(value).wait()
+        with Traffic(two) as traffic:
+            got = two.service(totals)(value).get()
         assert got == [(number * float(count), True) for number in (1, 2, 3, 1, 2)]
         assert traffic.copied <= LITTLE
-        fetched = rr.get({"x": [one, (two,)], "y": ref})
+        fetched = two.get({"x": [first, (second,)], "y": ref})
         assert [float(array[0]) for array in (fetched["x"][0], fetched["x"][1][0], fetched["y"])] == [1, 2, 3]
 
 
 def test_one_future_twice_in_an_argument_is_one_array(rr):
-    future = rr.service(lambda: np.ones(MANY))()
-    assert rr.service(lambda pair: pair[0] is pair[1]["a"])([future, {"a": future}]).get() is True
+    future = rr.service(filled)(MANY, 1)
+    assert rr.service(are_one_beside)([future, {"a": future}]).get() is True
 
 
 def test_what_is_one_object_in_a_value_arrives_as_one(rr):
     """A list, a dict and an object that stand twice, wherever: as pickle does it, with arrays beside them."""
     inner, table, array = [1, [2]], {"a": 1}, np.ones(MANY)
 
-    def shared(value):
-        return value[0] is value[1], value[2]["x"] is value[0], value[3] is value[4]
-
     value = [inner, inner, {"x": inner}, table, table, array]
-    assert rr.service(shared)(value).get() == (True, True, True)
-    assert shared(rr.service(same)(value).get()) == (True, True, True)
-    assert shared(rr.put_object(value).get()) == (True, True, True)
-    assert rr.service(lambda a, b, *, c: a is b and b is c[0])(inner, inner, c=[inner]).get() is True
-    assert rr.service(lambda: [inner] * 2)().get()[0] == inner
-    first, second = rr.service(lambda: [[1]] * 2)().get()
+    assert rr.service(shared_objects)(value).get() == (True, True, True)
+    assert shared_objects(rr.service(same)(value).get()) == (True, True, True)
+    assert shared_objects(rr.put_object(value).get()) == (True, True, True)
+    assert rr.service(are_one)(inner, inner, c=[inner]).get() is True
+    assert rr.service(twice(inner))().get()[0] == inner
+    first, second = rr.service(twice([1]))().get()
     assert first is second
 
 
 def test_one_array_twice_in_a_value_is_one_array(rr):
     """And lies in memory once."""
     array, small = np.ones(MANY), np.arange(3)
-    shared = rr.service(lambda value: (value[0] is value[1], value[2] is value[3]))
-    together = rr.service(lambda a, b, *, c: a is b and b is c[0])
+    shared = rr.service(pairs_are_one)
+    together = rr.service(are_one)
     shared([array, array, small, small]).wait()
     together(small, small, c=[small]).wait()
     with Traffic(rr) as traffic:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
 import functools
 import gc
 import os
@@ -18,6 +17,41 @@ from flame_fast.kernels.runtime import scan_pages
 from gates import PATIENCE_S, in_child, run_script, same
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from write_tasks import (
+    Box,
+    Keeper,
+    are_writeable,
+    arrow_values,
+    box_values,
+    broadcast,
+    change_found,
+    first,
+    frame_values,
+    is_writeable_inside,
+    list_values,
+    masked_mask,
+    masked_values,
+    model_values,
+    number_all,
+    overwrite,
+    pass_on_while_writing,
+    rest_values,
+    series_values,
+    sparse_values,
+    spoil,
+    structured_values,
+    whole,
+    write_and_fork,
+    write_around,
+    write_both,
+    write_in_a_box,
+    write_in_a_list,
+    write_one,
+    write_pair,
+    write_parts,
+    write_seventh,
+    writing,
+)
 
 from flame_fast import FlameError, FlameErrorCode, Runner
 
@@ -26,6 +60,14 @@ QUICK = settings(deadline=None, database=None, suppress_health_check=list(Health
 
 @pytest.fixture(params=["local", "inline"])
 def rr(project, request):
+    """With one worker: each loads NumPy anew."""
+    with Runner("writes", workers=1, engine=request.param) as runner:
+        yield runner
+
+
+@pytest.fixture(params=["local", "inline"])
+def two(project, request):
+    """With two workers, so that what one writes might show in the other."""
     with Runner("writes", workers=2, engine=request.param) as runner:
         yield runner
 
@@ -37,56 +79,21 @@ def local(project):
         yield runner
 
 
-@pytest.fixture(params=["scanned", "read"])
-def pages(request):
-    """Both ways of asking the page table, in the driver."""
-    scan_pages(request.param == "scanned")
-    yield
+@pytest.fixture
+def page_tables():
+    """Ask the page table in the driver one way, then the other; a failure shows which."""
+
+    def each():
+        for way in ("scanned", "read"):
+            print(f"The page table is {way}:")
+            scan_pages(way == "scanned")
+            yield way
+
+    yield each()
     scan_pages(True)
 
 
-@dataclasses.dataclass
-class Box:
-    array: np.ndarray
-    rest: list
-
-
-class Keeper:
-    """Keeps arrays that it was given, and writes to them."""
-
-    def __init__(self):
-        self.kept = {}
-
-    def keep(self, name, array):
-        self.kept[name] = array
-
-    def write(self, name, position, number):
-        self.kept[name][position] = number
-
-    def give(self, name):
-        return self.kept[name]
-
-    def drop(self, name):
-        del self.kept[name]
-
-
-def first(array):
-    return float(array[0])
-
-
 # ---- every way of writing ------------------------------------------------------------------------------------------------
-
-
-def write_in_a_list(way, value):
-    return write(way, value[0]["a"])
-
-
-def write_in_a_box(way, box):
-    return write(way, box.array)
-
-
-def write_a_column(way, frame):
-    return write(way, frame["a"].array.to_numpy())
 
 
 def hand_to_a_task(rr, way, ref):
@@ -99,16 +106,16 @@ def hand_to_a_task(rr, way, ref):
     yield "a result that was just born", service(way, rr.service(fresh)()).get()
     yield "in containers", rr.service(write_in_a_list)(way, [{"a": view}, 1]).get()
     yield "in an object", rr.service(write_in_a_box)(way, Box(view, [view])).get()
-    yield "in a closure", rr.service(lambda: write(way, view))().get()
+    yield "in a closure", rr.service(writing(way, view))().get()
     yield "bound", rr.service(functools.partial(write, way, view))().get()
     yield "as a keyword", service(way, array=view).get()
 
 
-def test_what_a_task_writes_shows_nowhere_else(rr):
-    ref, equal = rr.put_object(fresh()), rr.service(np.array_equal)
+def test_what_a_task_writes_shows_nowhere_else(two):
+    ref, equal = two.put_object(fresh()), two.service(np.array_equal)
     view = ref.get()
     for way in WAYS:
-        for name, found in hand_to_a_task(rr, way, ref):
+        for name, found in hand_to_a_task(two, way, ref):
             assert np.array_equal(found, written(way)), (way, name)
             assert np.array_equal(view, fresh()), (way, name)
             assert np.array_equal(ref.get(), fresh()), (way, name)
@@ -134,17 +141,24 @@ def check_drivers_write(rr, way, future):
     assert np.array_equal(rr.service(same)(one).get(), one)
 
 
-@pytest.mark.parametrize("way", COMPILED)
-def test_what_compiled_code_of_others_writes_shows_nowhere_else(local, way):
-    pytest.importorskip({"blas": "scipy", "scikit_learn": "sklearn"}.get(way, "numba"))
-    ref = local.put_object(fresh())
-    view = ref.get()
-    assert np.array_equal(local.service(write)(way, ref).get(), written(way))
-    COMPILED[way](view)
-    assert np.array_equal(view, written(way))
-    assert np.array_equal(local.service(same)(view).get(), written(way))
-    assert np.array_equal(ref.get(), fresh())
-    assert local.service(np.array_equal)(ref, fresh()).get()
+@pytest.mark.parametrize(
+    ("library", "ways"), [("numba", ["njit", "prange"]), ("scipy", ["blas"]), ("sklearn", ["scikit_learn"])]
+)
+def test_what_compiled_code_of_others_writes_shows_nowhere_else(local, library, ways):
+    pytest.importorskip(library)
+    for way in ways:
+        ref = local.put_object(fresh())
+        view = ref.get()
+        assert np.array_equal(local.service(write)(way, ref).get(), written(way)), way
+        COMPILED[way](view)
+        assert np.array_equal(view, written(way)), way
+        assert np.array_equal(local.service(same)(view).get(), written(way)), way
+        assert np.array_equal(ref.get(), fresh()), way
+        assert local.service(np.array_equal)(ref, fresh()).get(), way
+
+
+def test_every_compiled_way_has_its_library():
+    assert {"njit", "prange", "blas", "scikit_learn"} == set(COMPILED)
 
 
 def test_a_caller_that_writes_after_the_call_does_not_change_what_was_sent(rr):
@@ -188,56 +202,15 @@ def boxes():
         "structured": (structured, structured_values),
         "text": (column.astype("U8"), whole),
         "an Arrow buffer": (mutable, arrow_values),
-        "a list": ([column, [column]], lambda value: value[1][0]),
+        "a list": ([column, [column]], list_values),
         "an array that was read-only": (np.frombuffer(column.tobytes()), whole),
-        "one in an object": (Box(np.frombuffer(column.tobytes(), ">f8"), []), lambda box: box.array),
-        "small ones": (Box(np.arange(3), [np.arange(4.0)]), lambda box: box.rest[0]),
+        "one in an object": (Box(np.frombuffer(column.tobytes(), ">f8"), []), box_values),
+        "small ones": (Box(np.arange(3), [np.arange(4.0)]), rest_values),
     }
 
 
-def frame_values(frame):
-    return frame._mgr.blocks[0].values
-
-
-def series_values(series):
-    return np.asarray(series._mgr.blocks[0].values.view("i8"))
-
-
-def sparse_values(matrix):
-    return matrix.data
-
-
-def masked_values(array):
-    return array.data
-
-
-def masked_mask(array):
-    return array.mask
-
-
-def model_values(model):
-    return model.coef_
-
-
-def structured_values(array):
-    return array["a"]
-
-
-def arrow_values(buffer):
-    return np.frombuffer(buffer)
-
-
-def whole(array):
-    return array
-
-
 def test_arrays_inside_of_objects_are_the_readers_own(rr):
-    def change(value, find):
-        array = find(value)
-        array.flat[1] = array.flat[array.size - 1]
-        return array.copy()
-
-    service, echo = rr.service(change), rr.service(same)
+    service, echo = rr.service(change_found), rr.service(same)
     for name, (sent, find) in boxes().items():
         before = find(sent).copy()
         expected = before.copy()
@@ -246,7 +219,7 @@ def test_arrays_inside_of_objects_are_the_readers_own(rr):
         got, again, back = ref.get(), ref.get(), echo(ref).get()
         assert np.array_equal(service(ref, find).get(), expected), name
         assert np.array_equal(service(got, find).get(), expected), name
-        assert np.array_equal(change(got, find), expected), name
+        assert np.array_equal(change_found(got, find), expected), name
         for other in (again, back, ref.get(), sent):
             assert np.array_equal(find(other), before), name
         assert np.array_equal(find(echo(got).get()), expected), name
@@ -282,64 +255,63 @@ def test_a_frame_is_passed_on_by_its_place_until_it_is_written(rr):
 # ---- passed on: by its place, or copied ----------------------------------------------------------------------------------
 
 
-def test_a_view_that_was_written_is_copied_when_it_is_passed_on(rr, pages):
+def test_a_view_that_was_written_is_copied_when_it_is_passed_on(rr, page_tables):
     """Part by part: what has no written page goes by its place still."""
-    echo = rr.service(same)
-    view = rr.put_object(np.arange(float(MANY))).get()
-    echo(view).get()
-    for passed in (view, [view], Box(view, []), view[::2], view[MANY // 2 :]):
+    for _ in page_tables:
+        echo = rr.service(same)
+        view = rr.put_object(np.arange(float(MANY))).get()
+        echo(view).get()
+        for passed in (view, [view], Box(view, []), view[::2], view[MANY // 2 :]):
+            with Traffic(rr) as traffic:
+                echo(passed).wait()
+            assert traffic.copied <= LITTLE
+        view[MANY // 4] = -1
         with Traffic(rr) as traffic:
-            echo(passed).wait()
+            assert echo(view[MANY // 2 :]).get()[0] == MANY // 2
+            assert echo(view[: MANY // 8]).get()[1] == 1
+            assert rr.put_object(view[MANY // 2 :]).get()[1] == MANY // 2 + 1
         assert traffic.copied <= LITTLE
-    view[MANY // 4] = -1
-    with Traffic(rr) as traffic:
-        assert echo(view[MANY // 2 :]).get()[0] == MANY // 2
-        assert echo(view[: MANY // 8]).get()[1] == 1
-        assert rr.put_object(view[MANY // 2 :]).get()[1] == MANY // 2 + 1
-    assert traffic.copied <= LITTLE
-    for passed, read in ((view, whole), ([view], lambda found: found[0]), (Box(view, []), lambda found: found.array)):
-        with Traffic(rr) as traffic:
-            assert read(echo(passed).get())[MANY // 4] == -1
-        assert view.nbytes <= traffic.copied <= view.nbytes + LITTLE
+        for passed, read in ((view, whole), ([view], lambda found: found[0]), (Box(view, []), lambda found: found.array)):
+            with Traffic(rr) as traffic:
+                assert read(echo(passed).get())[MANY // 4] == -1
+            assert view.nbytes <= traffic.copied <= view.nbytes + LITTLE
 
 
-def test_reading_is_no_writing(rr, pages):
+def test_reading_is_no_writing(rr, page_tables):
     """Not even reading that faults in every page for the first time."""
-    echo = rr.service(same)
-    ref = rr.put_object(np.arange(float(MANY)))
-    echo(ref).wait()
-    view = ref.get()
-    total, more = view.sum(), [np.ones(MANY) for _ in range(3)]  # and faults elsewhere
-    with Traffic(rr) as traffic:
-        assert echo(view).get().sum() == total
-    assert len(more) == 3
-    assert traffic.copied <= LITTLE
+    for _ in page_tables:
+        echo = rr.service(same)
+        ref = rr.put_object(np.arange(float(MANY)))
+        echo(ref).wait()
+        view = ref.get()
+        total, more = view.sum(), [np.ones(MANY) for _ in range(3)]  # and faults elsewhere
+        with Traffic(rr) as traffic:
+            assert echo(view).get().sum() == total
+        assert len(more) == 3
+        assert traffic.copied <= LITTLE
 
 
-def test_a_second_arrival_is_passed_on_by_its_place_too(rr, pages):
-    echo = rr.service(same)
-    ref = rr.put_object(np.arange(float(MANY)))
-    echo(ref).wait()
-    first_one, second, third = ref.get(), ref.get(), ref.get()[MANY // 3 :]
-    with Traffic(rr) as traffic:
-        for view in (second, third, second[5:], third[::-1]):
-            assert np.array_equal(echo(view).get(), view)
-    assert traffic.copied <= LITTLE
-    second[0] = -1
-    with Traffic(rr) as traffic:
-        assert echo(second).get()[0] == -1
-    assert traffic.copied >= second.nbytes
-    assert (first_one[0], third[0]) == (0, MANY // 3)
+def test_a_second_arrival_is_passed_on_by_its_place_too(rr, page_tables):
+    for _ in page_tables:
+        echo = rr.service(same)
+        ref = rr.put_object(np.arange(float(MANY)))
+        echo(ref).wait()
+        first_one, second, third = ref.get(), ref.get(), ref.get()[MANY // 3 :]
+        with Traffic(rr) as traffic:
+            for view in (second, third, second[5:], third[::-1]):
+                assert np.array_equal(echo(view).get(), view)
+        assert traffic.copied <= LITTLE
+        second[0] = -1
+        with Traffic(rr) as traffic:
+            assert echo(second).get()[0] == -1
+        assert traffic.copied >= second.nbytes
+        assert (first_one[0], third[0]) == (0, MANY // 3)
 
 
 def test_a_task_that_writes_its_argument_returns_what_it_wrote(rr):
-    def change(array):
-        array[7] = -1
-        return array
-
     ref = rr.put_object(np.arange(float(MANY)))
-    first_one = rr.service(change)(ref)
-    second = rr.service(change)(first_one)
+    first_one = rr.service(write_seventh)(ref)
+    second = rr.service(write_seventh)(first_one)
     assert first_one.get()[7] == second.get()[7] == -1
     assert ref.get()[7] == 7
 
@@ -353,7 +325,7 @@ def test_elements_that_overlap_stay_read_only_where_they_are_passed_on(rr):
         assert np.array_equal(got, passed)
         assert got.strides == passed.strides
         assert not got.flags.writeable
-    for future in (echo(np.broadcast_to(fresh(), (3, SOME))), rr.service(lambda: np.broadcast_to(fresh(), (3, SOME)))()):
+    for future in (echo(np.broadcast_to(fresh(), (3, SOME))), rr.service(broadcast)()):
         got = future.get()
         got[0] = -1
         assert np.array_equal(got[1:], [fresh(), fresh()])
@@ -394,17 +366,10 @@ def test_two_arrivals_do_not_see_each_other(rr):
 
 def test_parts_of_one_value_in_a_call_do_not_see_each_other(rr):
     """As if each were pickled by itself."""
-
-    def change(left, right, both):
-        left[:] = 1
-        right[:] = 2
-        both["a"][10] = 3
-        return float(left.sum()), float(right.sum()), float(both["a"][:12].sum())
-
     view = rr.put_object(np.zeros(3 * SOME)).get()
     for _ in range(2):
         left, right = view[: 2 * SOME], view[SOME:]
-        assert rr.service(change)(left, right, {"a": view}).get() == (2.0 * SOME, 4.0 * SOME, 3.0)
+        assert rr.service(write_parts)(left, right, {"a": view}).get() == (2.0 * SOME, 4.0 * SOME, 3.0)
         assert not view.any()
     got = rr.service(same)([left, right, view]).get()
     got[0][:] = 1
@@ -413,14 +378,10 @@ def test_parts_of_one_value_in_a_call_do_not_see_each_other(rr):
 
 
 def test_one_array_twice_in_a_value_is_one_that_is_written(rr):
-    def change(pair):
-        pair[0][0] = 5
-        return float(pair[1][0])
-
     for size in (3, SOME):
         view = rr.put_object(np.zeros(size)).get()
-        assert rr.service(change)([view, view]).get() == 5
-        assert change(rr.service(same)([view, view]).get()) == 5
+        assert rr.service(write_pair)([view, view]).get() == 5
+        assert write_pair(rr.service(same)([view, view]).get()) == 5
         assert view[0] == 0
 
 
@@ -467,13 +428,8 @@ def test_what_an_instance_keeps_unwritten_is_given_by_its_place(rr):
 
 def test_memory_that_is_used_again_shows_what_is_there_now(rr):
     """A view that was written and dropped leaves nothing behind, in no process."""
-
-    def change(array):
-        array[:] = -1
-        return float(array.sum())
-
-    service, total = rr.service(change), rr.service(np.sum)
-    for number in range(12):
+    service, total = rr.service(overwrite), rr.service(np.sum)
+    for number in range(5):
         ref = rr.put_object(np.full(SOME, float(number)))
         one = ref.get()
         other = ref.get()
@@ -505,25 +461,9 @@ def test_memory_that_a_user_locked_shows_what_is_there_now(local):
 
 
 def test_a_task_that_closed_the_segments_descriptor_gets_copies(local):
-    def spoil():
-        import os
-
-        for name in os.listdir("/proc/self/fd"):
-            if int(name) > 2 and "memfd:flame_fast" in os.readlink(f"/proc/self/fd/{name}"):
-                other = os.open("/dev/zero", os.O_RDWR)
-                os.dup2(other, int(name))
-                os.close(other)
-                return True
-        return False
-
-    def change(*arrays):
-        for number, array in enumerate(arrays):
-            array[0] = number
-        return [(float(array[0]), float(array[1])) for array in arrays]
-
     view = local.put_object(fresh()).get()
     assert local.service(spoil)().get() is True
-    assert local.service(change)(view, view[:], view[:]).get() == [(0, 1), (1, 1), (2, 1)]
+    assert local.service(number_all)(view, view[:], view[:]).get() == [(0, 1), (1, 1), (2, 1)]
     assert first(view) == 0
 
 
@@ -544,10 +484,10 @@ def test_values_read_after_close_are_private_too(project, engine):
     assert future.get()[0] == 0
 
 
-def test_threads_that_write_pass_on_and_drop(rr):
+def test_threads_that_write_pass_on_and_drop(two):
     """Each thread has its own arrivals of the same few values."""
-    refs = [rr.put_object(fresh(number)) for number in range(3)]
-    echo, errors = rr.service(same), []
+    refs = [two.put_object(fresh(number)) for number in range(3)]
+    echo, errors = two.service(same), []
 
     def use(seed):
         try:
@@ -573,34 +513,8 @@ def test_threads_that_write_pass_on_and_drop(rr):
 
 def test_a_thread_that_writes_while_its_task_passes_on(local):
     """Whatever moment is caught, the value that was passed on never changes afterwards, nor does the one it came from."""
-
-    def task(array):
-        import threading
-
-        from flame_fast import Runner
-
-        stop = threading.Event()
-
-        def keep_writing():
-            number = 0.0
-            while not stop.is_set():
-                number += 1
-                array[::512] = number
-
-        thread = threading.Thread(target=keep_writing)
-        thread.start()
-        try:
-            with Runner("inner") as inner:
-                refs = [inner.put_object(array) for _ in range(10)]
-                seen = [ref.get().copy() for ref in refs]
-                unchanged = [bool((ref.get() == before).all()) for ref, before in zip(refs, seen, strict=True)]
-        finally:
-            stop.set()
-            thread.join()
-        return unchanged
-
     ref = local.put_object(fresh())
-    assert local.service(task)(ref).get() == [True] * 10
+    assert local.service(pass_on_while_writing)(ref).get() == [True] * 10
     assert np.array_equal(ref.get(), fresh())
 
 
@@ -633,42 +547,15 @@ def test_a_forked_child_and_its_parent_write_for_themselves(local):
 
 
 def test_a_forked_child_of_a_task_writes_for_itself(local):
-    def task(array):
-        import os
-
-        array[0] = -1
-        read, write = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            array[:] = -2
-            os.write(write, b"x")
-            os._exit(0 if array[0] == -2 else 1)
-        os.read(read, 1)
-        os.close(read)
-        os.close(write)
-        return os.waitpid(pid, 0)[1], float(array[0]), float(array[1]), array
-
     ref = local.put_object(fresh())
-    code, zeroth, second, array = local.service(task)(ref).get()
+    code, zeroth, second, array = local.service(write_and_fork)(ref).get()
     assert (code, zeroth, second, array[0], array[1]) == (0, -1, 1, -1, 1)
     assert np.array_equal(ref.get(), fresh())
 
 
 def test_a_task_inside_another_ones_wait_has_its_own_arrival(local):
-    def outer(array):
-        from flame_fast import Runner
-
-        def inner(array):
-            array[0] = -2
-            return float(array[0] + array[1])
-
-        array[1] = 5
-        with Runner("inner") as rr:
-            found = rr.service(inner)(array).get()
-        return found, float(array[0]), float(array[1])
-
     ref = local.put_object(fresh())
-    assert local.service(outer)(ref).get() == (3, 0, 5)
+    assert local.service(write_around)(ref).get() == (3, 0, 5)
     assert np.array_equal(ref.get(), fresh())
 
 
@@ -712,7 +599,7 @@ def test_arrays_that_refuse_writes_if_asked_for(project, engine):
             arrays = [*got[:-1], got[-1].array, got[4].mask, got[4].data]
             assert not any(array.flags.writeable for array in arrays)
             assert not rr.put_object(sent[0]).get().flags.writeable
-            assert rr.service(lambda value: [array.flags.writeable for array in value])(sent).get() == [False] * 5
+            assert rr.service(are_writeable)(sent).get() == [False] * 5
         ref = rr.put_object(fresh())
         assert locked(ref).get() is True
         assert is_locked(ref.get())
@@ -722,13 +609,7 @@ def test_arrays_that_refuse_writes_if_asked_for(project, engine):
         assert ref.get()[0] == 0
         assert rr.service(first)(ref).get() == 0
 
-        def nested():
-            from flame_fast import Runner
-
-            with Runner("inner", arrays="copy-on-write") as inner:
-                return inner.put_object(np.zeros(10)).get().flags.writeable
-
-        assert rr.service(nested)().get() is False
+        assert rr.service(is_writeable_inside)().get() is False
 
 
 @pytest.mark.parametrize("arrays", ["", "read-only", None, 1])
@@ -758,12 +639,6 @@ STEPS = st.one_of(
     st.tuples(st.just("keeper writes"), st.sampled_from("ab"), POSITIONS),
     st.tuples(st.just("keeper gives"), st.sampled_from("ab")),
 )
-
-
-def write_one(array, position, number):
-    position %= len(array)
-    array[position] = number
-    return array
 
 
 class Program:
@@ -838,23 +713,18 @@ class Program:
             assert np.array_equal(self.keeper.give(name).get(), model)
 
 
-def write_both(left, right, number):
-    left[3] = number
-    right[4] = number - 0.5
-    return float(left.sum()), float(right.sum())
-
-
-def test_random_programs_see_what_a_model_that_copies_sees(rr, pages):
-    keeper = rr.service(Keeper())
+def test_random_programs_see_what_a_model_that_copies_sees(two, page_tables):
+    keeper = two.service(Keeper())
 
     @settings(QUICK, max_examples=40)
     @given(st.lists(STEPS, min_size=5, max_size=25))
     def runs(steps):
-        program = Program(rr, keeper)
+        program = Program(two, keeper)
         for step in steps:
             program.step(*step)
             assert all(np.array_equal(view, model) for view, model in program.views)
         program.check()
 
-    runs()
-    assert rr.statistics().bytes <= 12 * 8 * SOME + LITTLE  # what the instance keeps, and no more
+    for _ in page_tables:
+        runs()
+        assert two.statistics().bytes <= 12 * 8 * SOME + LITTLE  # what the instance keeps, and no more

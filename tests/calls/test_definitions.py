@@ -5,6 +5,7 @@ from __future__ import annotations
 import enum
 import gc
 import os
+import random
 import threading
 from pathlib import Path
 
@@ -38,10 +39,20 @@ def call(rr, function, *args):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_every_kind_of_definition_travels_in_every_position(mode, project, tmp_path):
-    lines = run_matrix(mode, project, tmp_path / "output")
+    """A script tries every combination.
+
+    The other modes differ from it in how a definition's module is found, not in a combination: each draws some, with every
+    kind and every position among them.
+    """
+    draw = "" if mode == "script" else str(random.getrandbits(32))
+    lines, there = run_matrix(mode, project, tmp_path / "output", draw)
     failing = [f"{line['kind']} as {line['position']}: {line['outcome']}" for line in lines if line["outcome"] != "ok"]
-    assert not failing, f"{len(failing)} of {len(lines)}:\n" + "\n".join(failing)
-    assert len({(line["kind"], line["position"]) for line in lines}) == len(lines) == COMBINATIONS
+    assert not failing, f"{len(failing)} of {len(lines)}, draw {draw}:\n" + "\n".join(failing)
+    assert len({(line["kind"], line["position"]) for line in lines}) == len(lines)
+    assert there["count"] == COMBINATIONS
+    assert draw or len(lines) == COMBINATIONS
+    assert {line["kind"] for line in lines} == set(there["kinds"])
+    assert {line["position"] for line in lines} == set(there["positions"])
 
 
 # ---- the driver's classes are the driver's ---------------------------------------------------------------------------
@@ -466,8 +477,8 @@ def resident_bytes(pid: int | str = "self") -> int:
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
 
-def test_a_thousand_redefinitions_cost_no_memory(rr, define):
-    """Old versions that nobody holds go, in the driver, in the worker and in the store; each is 50 kB here."""
+def test_many_redefinitions_cost_no_memory(rr, define):
+    """Old versions that nobody holds go, in the driver, in the worker and in the store; each is 100 kB here."""
     module = define()
     pid = call(rr, os.getpid)
 
@@ -480,7 +491,7 @@ def test_a_thousand_redefinitions_cost_no_memory(rr, define):
                     def version(self):
                         return {number}
                     def table(self):
-                        return {"x" * 50_000!r}
+                        return {"x" * 100_000!r}
                 def work(model):
                     return model.version(), Model()
                 """,
@@ -490,14 +501,14 @@ def test_a_thousand_redefinitions_cost_no_memory(rr, define):
             assert (version, type(got)) == (number, module.Model)
             service.close()
 
-    redefine(50)
+    redefine(40)
     gc.collect()
     before = rr.statistics().bytes, resident_bytes(), resident_bytes(pid)
-    redefine(1000)
+    redefine(150)
     gc.collect()
     after = rr.statistics().bytes, resident_bytes(), resident_bytes(pid)
     grown = [late - early for early, late in zip(before, after, strict=True)]
-    assert all(each < 15_000_000 for each in grown), f"of 50 MB that went by: store, driver, worker have {grown} bytes more"
+    assert all(each < 7_000_000 for each in grown), f"of 15 MB that went by: store, driver, worker have {grown} bytes more"
 
 
 # ---- everybody who needs them has them -------------------------------------------------------------------------------
@@ -711,10 +722,10 @@ ASKED = {
 ANSWERS = {"label": "red", "distance": 0.5, "opposite": True, "name": ("one", True), "neighbour": True, "length": (3, 1)}
 
 
-@pytest.mark.parametrize("what", ANSWERS)
-def test_a_table_keyed_by_instances_of_the_class_that_uses_it(rr, define, what):
-    """It is hashed as it is built, and the class needs the table to be whole."""
-    assert call(rr, define(KEYED).ASKED[what]) == ANSWERS[what]
+def test_a_table_keyed_by_instances_of_the_class_that_uses_it(rr, define):
+    """It is hashed as it is built, and the class needs the table to be whole; each question comes first to its module."""
+    for what, answer in ANSWERS.items():
+        assert call(rr, define(KEYED).ASKED[what]) == answer, what
 
 
 def test_a_table_keyed_by_instances_comes_with_a_value(rr, define):

@@ -109,32 +109,40 @@ def all_different(rounds):
 # ---- the global ones -------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_a_global_generator_is_the_workers_own(two, define, name):
-    """Two workers draw different numbers, and so do successive calls, however the name got there."""
+#: Positions that each name is tried in.
+TRIED = 3
+
+
+def test_a_global_generator_is_the_workers_own(two, define):
+    """Two workers draw different numbers, and so do successive calls, however the name got there.
+
+    Each name is in some positions, drawn anew for each run of the tests, and each position has some of the names.
+    """
+    order = random.sample(list(POSITIONS), len(POSITIONS))
+    pairs = [(name, order[(TRIED * i + j) % len(order)]) for i, name in enumerate(NAMES) for j in range(TRIED)]
     random.seed(1)
     np.random.seed(1)
     alike = []
-    for position in POSITIONS:
+    for number, (name, position) in enumerate(pairs):
         module, task = define_task(define, name, position)
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             args = [module.draw] if position == "argument" else []
-            rounds = draws_of(two, two.service(task), *args, where=position)
+            rounds = draws_of(two, two.service(task), *args, where=f"meeting-{number}")
         if not all_different(rounds):
-            alike.append(position)
+            alike.append((name, position))
     assert not alike
 
 
-@pytest.mark.parametrize("function", [random.random, np.random.rand, random.normalvariate, np.random.standard_normal])
-def test_a_function_of_a_global_generator_as_a_service(two, function):
+def test_functions_of_a_global_generator_as_services(two):
     """As many draws, of two workers and the driver, with the driver's state set as it would be copied."""
-    random.seed(1)
-    np.random.seed(1)
-    service = two.service(function)
-    drawn = [float(each) for each in two.get([service() for _ in range(200)], timeout=PATIENCE_S)]
-    drawn += [float(function()) for _ in range(10)]
-    assert len(set(drawn)) == 210
+    for function in (random.random, np.random.rand, random.normalvariate, np.random.standard_normal):
+        random.seed(1)
+        np.random.seed(1)
+        service = two.service(function)
+        drawn = [float(each) for each in two.get([service() for _ in range(200)], timeout=PATIENCE_S)]
+        drawn += [float(function()) for _ in range(10)]
+        assert len(set(drawn)) == 210, function
 
 
 def test_numbers_of_one_runner_are_not_those_of_the_next(project):
@@ -223,20 +231,19 @@ def draws_after(make, draw, skipped=0, count=3):
     return [draw(rng) for _ in range(skipped + count)][skipped:]
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_a_generator_of_the_user_is_a_value(two, kind):
+def test_a_generator_of_the_user_is_a_value(two):
     """As an argument, in a container and as a result, its state is copied; no warning, since that was asked for."""
-    make, draw = OWN[kind]
-    rng = make()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        service = two.service(lambda given, draw: [draw(given) for _ in range(3)])
-        assert [service(rng, draw).get(PATIENCE_S) for _ in range(2)] == [draws_after(make, draw)] * 2
-        draw(rng)
-        assert service(rng, draw).get(PATIENCE_S) == draws_after(make, draw, skipped=1)
-        got = two.service(same)({"rng": rng}).get(PATIENCE_S)["rng"]
-    assert type(got) is type(rng)
-    assert [draw(got) for _ in range(3)] == draws_after(make, draw, skipped=1) == [draw(rng) for _ in range(3)]
+    for kind, (make, draw) in OWN.items():
+        rng = make()
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            service = two.service(lambda given, draw: [draw(given) for _ in range(3)])
+            assert [service(rng, draw).get(PATIENCE_S) for _ in range(2)] == [draws_after(make, draw)] * 2, kind
+            draw(rng)
+            assert service(rng, draw).get(PATIENCE_S) == draws_after(make, draw, skipped=1), kind
+            got = two.service(same)({"rng": rng}).get(PATIENCE_S)["rng"]
+        assert type(got) is type(rng)
+        assert [draw(got) for _ in range(3)] == draws_after(make, draw, skipped=1) == [draw(rng) for _ in range(3)], kind
 
 
 def warnings_of(work, name):
@@ -246,33 +253,41 @@ def warnings_of(work, name):
     return [str(each.message) for each in caught if issubclass(each.category, UserWarning) and name in str(each.message)]
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_a_generator_in_a_closure_that_comes_twice_warns_once(two, kind):
+def test_a_generator_in_a_closure_that_comes_twice_warns_once(two):
     """Every call starts from the same state: seldom what was meant."""
+    for kind in OWN:
+        check_a_generator_in_a_closure(two, kind)
+
+
+def check_a_generator_in_a_closure(rr, kind):
     make, draw = OWN[kind]
     rng_of_the_user = make()
-    service = two.service(lambda: [draw(rng_of_the_user) for _ in range(3)])
+    service = rr.service(lambda: [draw(rng_of_the_user) for _ in range(3)])
     results = []
     assert warnings_of(lambda: results.append(service().get(PATIENCE_S)), "rng_of_the_user") == []
     told = warnings_of(lambda: results.extend(service().get(PATIENCE_S) for _ in range(5)), "rng_of_the_user")
-    assert len(told) == 1, told
-    assert results == [draws_after(make, draw)] * 6
+    assert len(told) == 1, (kind, told)
+    assert results == [draws_after(make, draw)] * 6, kind
 
 
-@pytest.mark.parametrize("kind", OWN)
-def test_a_generator_among_the_globals_that_is_used_twice_warns_once(two, define, kind):
+def test_a_generator_among_the_globals_that_is_used_twice_warns_once(two, define):
+    for kind in OWN:
+        check_a_generator_among_the_globals(two, define, kind)
+
+
+def check_a_generator_among_the_globals(rr, define, kind):
     make, draw = OWN[kind]
     module = define("def work(): return draw_of(RNG_OF_MODULE)")
     module.RNG_OF_MODULE, module.draw_of = make(), draw
 
     def work():
-        service = two.service(module.work)
-        results.extend(two.get([service() for _ in range(5)], timeout=PATIENCE_S))
+        service = rr.service(module.work)
+        results.extend(rr.get([service() for _ in range(5)], timeout=PATIENCE_S))
 
     results = []
     told = warnings_of(work, "RNG_OF_MODULE")
-    assert len(told) == 1, told
-    assert results[0] in draws_after(make, draw)
+    assert len(told) == 1, (kind, told)
+    assert results[0] in draws_after(make, draw), kind
 
 
 def test_a_generator_used_by_one_call_warns_not(two, define):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import math
 import os
-import signal
 import sys
 import time
 from concurrent.futures import CancelledError
@@ -13,6 +12,29 @@ from concurrent.futures import CancelledError
 import numpy as np
 import pytest
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
+from option_tasks import (
+    Dies,
+    Letters,
+    Lines,
+    Refused,
+    Spinner,
+    attempt,
+    attempt_inside,
+    attempt_nothing,
+    attempt_to_add,
+    attempts_at,
+    double,
+    hold_inside,
+    inverse,
+    note,
+    print_and_attempt,
+    print_and_count,
+    prints,
+    prints_and_ends,
+    prints_around,
+    spin,
+    survive,
+)
 
 from flame_fast import FlameError, FlameErrorCode, Runner, TaskTimeoutError, WorkerDiedError
 
@@ -21,41 +43,6 @@ from flame_fast import FlameError, FlameErrorCode, Runner, TaskTimeoutError, Wor
 def rr(project):
     with Runner("options", workers=1) as made:
         yield made
-
-
-class Refused(Exception):
-    def __init__(self, number):
-        super().__init__(f"try {number}")
-        self.number = number
-
-    def __reduce__(self):
-        return (type(self), (self.number,))
-
-
-def attempts_at(path):
-    return os.path.getsize(path) if os.path.exists(path) else 0
-
-
-def attempt(path, succeeds, how="raise"):
-    """Task: fail until the attempt of that number; return the number of attempts."""
-    with open(path, "a") as file:
-        file.write("x")
-    number = attempts_at(path)
-    if number < succeeds:
-        if how == "raise":
-            raise Refused(number)
-        if how == "die":
-            os.kill(os.getpid(), signal.SIGKILL)
-        while True:
-            pass
-    return number
-
-
-def spin(path=None):
-    if path is not None:
-        open(path, "w").close()
-    while True:
-        pass
 
 
 # ---- time-outs and deadlines ---------------------------------------------------------------------------------------------
@@ -77,10 +64,6 @@ def test_a_call_over_its_time_is_ended_alone(project):
 
 
 def test_a_method_over_its_time(rr):
-    class Spinner:
-        def spin(self):
-            spin()
-
     with pytest.raises(TaskTimeoutError, match=r"call \d+ of 'spin' of service '.*Spinner'"):
         rr.service(Spinner).options(timeout=0.1).spin().get(PATIENCE_S)
 
@@ -120,13 +103,8 @@ def test_in_time_nothing_happens(rr):
 
 def test_limits_do_not_reach_what_a_call_waits_for(rr, project):
     """With one worker, a call without limits would run inside the wait of the one that is ended."""
-
-    def waits(service, gate):
-        with Runner("inner"):
-            return service(gate, 5).get()
-
     with Gate() as gate:
-        outer = rr.service(waits).options(timeout=3)(rr.service(hold).options(detached=True), gate)
+        outer = rr.service(hold_inside).options(timeout=3)(rr.service(hold).options(detached=True), gate)
         gate.entered()
         with pytest.raises(TaskTimeoutError):
             outer.get(PATIENCE_S)
@@ -135,14 +113,7 @@ def test_limits_do_not_reach_what_a_call_waits_for(rr, project):
 
 
 def test_a_limited_call_inside_a_wait_ends_alone(rr):
-    def waits(service):
-        with Runner("inner"):
-            try:
-                service().get()
-            except TaskTimeoutError:
-                return "went on"
-
-    assert rr.service(waits)(rr.service(spin).options(timeout=0.1)).get(PATIENCE_S) == "went on"
+    assert rr.service(survive)(rr.service(spin).options(timeout=0.1)).get(PATIENCE_S) == "went on"
 
 
 @pytest.mark.parametrize("engine", ["local", "inline"])
@@ -163,7 +134,7 @@ def test_what_a_call_raises_is_retried(project, engine):
         assert careful(project / "third", 3).get(PATIENCE_S) == 3
         with pytest.raises(Refused, match="try 4") as caught:
             careful(project / "never", 9).get(PATIENCE_S)
-        assert caught.value.__notes__ == [f"attempt {n}: {__name__}.Refused: try {n}" for n in (1, 2, 3)]
+        assert caught.value.__notes__ == [f"attempt {n}: {Refused.__module__}.Refused: try {n}" for n in (1, 2, 3)]
         assert attempts_at(project / "never") == 4
 
 
@@ -245,13 +216,8 @@ def test_a_base_class_stands_for_all(rr, project, how):
 
 
 def test_arguments_stay_for_the_next_attempt(rr, project):
-    def task(path, array, text):
-        attempt(path, 3)
-        array[0] += 1
-        return array.sum(), text
-
     numpy = pytest.importorskip("numpy")
-    careful = rr.service(task).options(retries=2, retry_on=Refused)
+    careful = rr.service(attempt_to_add).options(retries=2, retry_on=Refused)
     assert careful(project / "tries", numpy.ones(50_000), "x" * 100_000).get(PATIENCE_S) == (50_001, "x" * 100_000)
     assert careful(project / "more", rr.put_object(numpy.ones(10)), rr.service(same)("y")).get(PATIENCE_S) == (11, "y")
 
@@ -273,20 +239,7 @@ def test_a_call_in_its_backoff_is_cancelled(rr, project):
 
 
 def test_a_retried_call_of_an_instance_runs_behind_the_others(rr, project):
-    class Log:
-        def __init__(self):
-            self.lines = []
-
-        def hold(self, gate):
-            gate.wait()
-
-        def add(self, line, path=None):
-            if path is not None:
-                attempt(path, 2)
-            self.lines.append(line)
-            return list(self.lines)
-
-    log = rr.service(Log())
+    log = rr.service(Lines())
     with Gate() as gate:
         log.options(detached=True).hold(gate)
         gate.entered()
@@ -296,33 +249,16 @@ def test_a_retried_call_of_an_instance_runs_behind_the_others(rr, project):
 
 
 def test_a_restarted_instance_is_retried(rr, project):
-    class Dies:
-        def __init__(self):
-            self.calls = 0
-
-        def work(self, path):
-            self.calls += 1
-            return attempt(path, 2, "die"), self.calls
-
     service = rr.service(Dies(), restart=True).options(retries=1)
     assert service.work(project / "tries").get(PATIENCE_S) == (2, 1)
 
 
 def test_a_view_in_a_task_keeps_its_options(rr, project):
-    def nested(service, path):
-        with Runner("inner"):
-            return service(path, 3).get()
-
     careful = rr.service(attempt).options(retries=2, retry_on=Refused)
-    assert rr.service(nested)(careful, str(project / "tries")).get(PATIENCE_S) == 3
+    assert rr.service(attempt_inside)(careful, str(project / "tries")).get(PATIENCE_S) == 3
 
 
 # ---- priorities ----------------------------------------------------------------------------------------------------------
-
-
-def note(path, text, *_):
-    with open(path, "a") as file:
-        file.write(text)
 
 
 @pytest.mark.parametrize("limit", [None, False])
@@ -340,18 +276,7 @@ def test_urgent_calls_run_first(rr, project, limit):
 
 
 def test_urgent_calls_of_an_instance_run_first(rr):
-    class Log:
-        def __init__(self):
-            self.text = ""
-
-        def hold(self, gate):
-            gate.wait()
-
-        def add(self, text, *_):
-            self.text += text
-            return self.text
-
-    log = rr.service(Log())
+    log = rr.service(Letters())
     urgent = log.options(priority="urgent")
     with Gate() as gate:
         held = log.hold(gate)
@@ -372,14 +297,6 @@ def test_an_urgent_call_waits_for_its_inputs(rr):
 # ---- captured output -----------------------------------------------------------------------------------------------------
 
 
-def prints(text, error=None):
-    print(text, end="")
-    print("warned", file=sys.stderr)
-    if error is not None:
-        raise error
-    return text * 2
-
-
 @pytest.mark.parametrize("engine", ["local", "inline"])
 def test_what_a_call_prints_is_kept_with_it(project, engine, capsys):
     with Runner("captures", workers=1, engine=engine) as rr:
@@ -397,15 +314,6 @@ def test_what_a_call_prints_is_kept_with_it(project, engine, capsys):
         assert caught.value.code is FlameErrorCode.INVALID_STATE
     shown = capsys.readouterr()
     assert (shown.out.strip(), shown.err.strip()) == ("shown", "warned")
-
-
-def prints_and_ends(how, lines=3):
-    for number in range(lines):
-        print("line", number)
-    print("é \udc80", end="", file=sys.stderr)
-    if how == "dies":
-        os.kill(os.getpid(), signal.SIGKILL)
-    spin()
 
 
 @pytest.mark.parametrize(
@@ -430,11 +338,11 @@ def test_what_a_call_has_printed_survives_its_process(rr, how, error):
 
 
 def test_the_end_of_much_that_a_dead_call_has_printed_is_kept(rr):
-    future = rr.service(prints_and_ends).options(capture=True)("dies", 200_000)
+    future = rr.service(prints_and_ends).options(capture=True)("dies", 110_000)
     assert isinstance(future.exception(PATIENCE_S), WorkerDiedError)
     lines = future.output().splitlines()
     assert (1 << 19) - 20 < len(future.output()) <= 1 << 20
-    assert lines[1:-1] == [f"line {number}" for number in range(200_000)][-len(lines) + 2 :]
+    assert lines[1:-1] == [f"line {number}" for number in range(110_000)][-len(lines) + 2 :]
 
 
 def test_a_call_that_printed_nothing_has_no_other_call_s_output(rr):
@@ -450,24 +358,13 @@ def test_a_call_that_printed_nothing_has_no_other_call_s_output(rr):
 def test_a_large_result_is_captured_as_it_is(rr):
     numpy = pytest.importorskip("numpy")
 
-    def task():
-        print("made")
-        return numpy.arange(100_000.0)
-
-    future = rr.service(task).options(capture=True)()
+    future = rr.service(print_and_count).options(capture=True)()
     assert future.get(PATIENCE_S).sum() == numpy.arange(100_000.0).sum()
     assert future.output() == "made\n"
 
 
 def test_a_call_inside_a_captured_ones_wait_prints_for_itself(rr, capsys):
-    def outer(service):
-        print("outer begins")
-        with Runner("inner"):
-            value = service("inner").get()
-        print("outer ends")
-        return value
-
-    future = rr.service(outer).options(capture=True)(rr.service(prints))
+    future = rr.service(prints_around).options(capture=True)(rr.service(prints))
     assert future.get(PATIENCE_S) == "innerinner"
     assert future.output() == "outer begins\nouter ends\n"
     rr.close()
@@ -475,11 +372,7 @@ def test_a_call_inside_a_captured_ones_wait_prints_for_itself(rr, capsys):
 
 
 def test_each_attempt_prints_anew(rr, project):
-    def task(path):
-        print("attempt")
-        return attempt(path, 3)
-
-    future = rr.service(task).options(capture=True, retries=3, retry_on=Refused)(project / "tries")
+    future = rr.service(print_and_attempt).options(capture=True, retries=3, retry_on=Refused)(project / "tries")
     assert future.get(PATIENCE_S) == 3
     assert future.output() == "attempt\n"
 
@@ -499,44 +392,49 @@ def test_a_view_changes_what_is_given(rr):
         service(1)
 
 
-def attempt_nothing():
-    return "done"
-
-
 def test_map_of_a_view_makes_one_call_an_item(rr):
-    results = rr.service(lambda item: item * 2).options(timeout=60).map(iter(range(100)))
+    results = rr.service(double).options(timeout=60).map(iter(range(100)))
     assert list(results) == [2 * number for number in range(100)]
-    failing = rr.service(lambda item: 1 / item).options(timeout=60).map([1, 0, 2])
+    failing = rr.service(inverse).options(timeout=60).map([1, 0, 2])
     assert next(failing) == 1
     with pytest.raises(ZeroDivisionError):
         next(failing)
     assert list(failing) == []
 
 
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"timeout": 0},
-        {"timeout": -1},
-        {"timeout": "1"},
-        {"timeout": math.nan},
-        {"timeout": True},
-        {"deadline": 0},
-        {"retries": -1},
-        {"retries": 10**30},
-        {"retries": 1.5},
-        {"retries": True},
-        {"retry_on": "KeyError"},
-        {"retry_on": [KeyError, int]},
-        {"backoff": -0.1},
-        {"priority": "high"},
-        {"detached": 1},
-        {"capture": "yes"},
-    ],
-)
-def test_a_value_that_does_not_fit(rr, options):
-    with pytest.raises((TypeError, ValueError), match=next(iter(options))):
-        rr.service(same).options(**options)
+UNFIT = [
+    {"timeout": 0},
+    {"timeout": -1},
+    {"timeout": "1"},
+    {"timeout": math.nan},
+    {"timeout": True},
+    {"deadline": 0},
+    {"retries": -1},
+    {"retries": 10**30},
+    {"retries": 1.5},
+    {"retries": True},
+    {"retry_on": "KeyError"},
+    {"retry_on": [KeyError, int]},
+    {"backoff": -0.1},
+    {"priority": "high"},
+    {"detached": 1},
+    {"capture": "yes"},
+]
+
+
+def refusal(service, options):
+    try:
+        service.options(**options)
+    except (TypeError, ValueError) as error:
+        return str(error)
+    return ""
+
+
+def test_a_value_that_does_not_fit(rr):
+    """The refusal names the option."""
+    service = rr.service(same)
+    wrong = [options for options in UNFIT if next(iter(options)) not in refusal(service, options)]
+    assert wrong == []
 
 
 def test_an_integer_of_numpy_is_one(rr, project):

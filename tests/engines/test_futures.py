@@ -15,7 +15,7 @@ import weakref
 
 import numpy as np
 import pytest
-from engines import ENGINES, concurrent
+from engines import ENGINES, case, concurrent
 from gates import PATIENCE_S, Gate, add, fail, hold, meet, same, start_workers, wait_until
 
 from flame_fast import FlameError, FlameErrorCode, ObjectFuture, ObjectRef, Runner
@@ -875,28 +875,29 @@ def test_select_of_a_single_future(rr):
     assert list(rr.select(future)) == [future]
 
 
-@pytest.mark.parametrize("timeout", ["x", [], "", object()])
-def test_a_timeout_that_is_no_number_is_named(rr, timeout):
+def test_a_timeout_that_is_no_number_is_named(rr):
     future = rr.service(same)(1)
-    for wait in (future.get, future.wait, lambda t: rr.get([future], t), lambda t: rr.get((future,), t)):
-        with pytest.raises(TypeError, match="timeout: expected a number"):
-            wait(timeout)
-    assert future.get() == 1
+    for timeout in ("x", [], "", object()):
+        with case(timeout):
+            for wait in (future.get, future.wait, lambda t: rr.get([future], t), lambda t: rr.get((future,), t)):
+                with pytest.raises(TypeError, match="timeout: expected a number"):
+                    wait(timeout)
+            assert future.get() == 1
 
 
 def test_a_timeout_beyond_every_float_is_long_enough(rr):
     assert rr.service(same)(1).get(10**400) == 1
 
 
-@pytest.mark.parametrize("of", ENGINES)
-def test_a_future_of_another_engine_is_passed_as_its_value(rr, of):
-    with Runner("foreign", workers=1, engine=of) as other:
-        foreign, failed = other.service(same)([1]), other.service(fail)(KeyError("k"))
-        foreign.wait()
-        failed.exception()
-        assert rr.service(same)((foreign, other.put_object({"a": 2}))).get() == ([1], {"a": 2})
-        with pytest.raises(KeyError, match="k"):
-            rr.service(same)([failed]).get()
-        own = rr.service(add)(1)
-        assert rr.get([own, foreign]) == [1, [1]]
-        assert {id(future) for future in rr.select([own, foreign, failed])} == {id(own), id(foreign), id(failed)}
+def test_a_future_of_another_engine_is_passed_as_its_value(rr):
+    for of in ENGINES:
+        with case(of), Runner("foreign", workers=1, engine=of) as other:
+            foreign, failed = other.service(same)([1]), other.service(fail)(KeyError("k"))
+            foreign.wait()
+            failed.exception()
+            assert rr.service(same)((foreign, other.put_object({"a": 2}))).get() == ([1], {"a": 2})
+            with pytest.raises(KeyError, match="k"):
+                rr.service(same)([failed]).get()
+            own = rr.service(add)(1)
+            assert rr.get([own, foreign]) == [1, [1]]
+            assert {id(future) for future in rr.select([own, foreign, failed])} == {id(own), id(foreign), id(failed)}

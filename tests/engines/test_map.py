@@ -10,7 +10,7 @@ import threading
 
 import numpy as np
 import pytest
-from engines import concurrent, in_a_segment
+from engines import case, concurrent, in_a_segment
 from gates import PATIENCE_S, Gate, add, hold, same, wait_until
 from maps import fail_at, outcomes
 from process_events import die, pid_of_worker
@@ -201,16 +201,17 @@ def test_large_values_are_born_where_they_lie(rr):
 # ---- which services ------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunksize", [1, 3, 100, None])
-def test_integers_among_other_items(rr, chunksize):
+def test_integers_among_other_items(rr):
     """Integers travel in rows; what comes after them, and what they become, may be anything."""
-    items = [*range(-5, 5), 2**63 - 1, -(2**63), 2**63, True, None, 7, "x", 8, 1.5, *range(10)]
-    got = list(rr.service(same).map(items, chunksize=chunksize))
-    assert [(type(value), value) for value in got] == [(type(value), value) for value in items]
-    assert list(rr.service(repr).map(range(20), chunksize=chunksize)) == [repr(i) for i in range(20)]
-    assert list(rr.service(ord).map("abcdefgh", chunksize=chunksize)) == list(range(97, 105))
-    futures = [rr.service(same)(30), rr.service(same)("y")]
-    assert list(rr.service(same).map([1, 2, *futures, 3], chunksize=chunksize)) == [1, 2, 30, "y", 3]
+    for chunksize in (1, 3, 100, None):
+        with case(chunksize):
+            items = [*range(-5, 5), 2**63 - 1, -(2**63), 2**63, True, None, 7, "x", 8, 1.5, *range(10)]
+            got = list(rr.service(same).map(items, chunksize=chunksize))
+            assert [(type(value), value) for value in got] == [(type(value), value) for value in items]
+            assert list(rr.service(repr).map(range(20), chunksize=chunksize)) == [repr(i) for i in range(20)]
+            assert list(rr.service(ord).map("abcdefgh", chunksize=chunksize)) == list(range(97, 105))
+            futures = [rr.service(same)(30), rr.service(same)("y")]
+            assert list(rr.service(same).map([1, 2, *futures, 3], chunksize=chunksize)) == [1, 2, 30, "y", 3]
 
 
 def test_integers_as_items_of_a_function_with_state(rr):

@@ -6,7 +6,7 @@ import itertools
 import threading
 
 import pytest
-from engines import concurrent
+from engines import case, concurrent
 from gates import Gate, add, hold, same, wait_until
 from maps import fail_at, outcomes
 from process_events import die
@@ -16,17 +16,26 @@ from flame_fast import WorkerDiedError
 #: A driver that drops a map half-way, or closes the runner then, drops calls that were queued ahead.
 pytestmark = pytest.mark.filterwarnings("ignore:.*unfinished call")
 
+CHUNKSIZES = (None, 3)
+
 
 # ---- several iterables, tuples of arguments ------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-def test_several_iterables_give_an_argument_each(rr, chunksize):
+def test_several_iterables_give_an_argument_each(rr):
     service = rr.service(pow)
-    assert list(service.map([2, 3, 4], [5, 2, 3], chunksize=chunksize)) == [32, 9, 64]
-    assert list(service.map(range(2, 200), itertools.repeat(2), chunksize=chunksize)) == [n * n for n in range(2, 200)]
-    assert list(service.map([2, 3, 4], [5, 2, 3], itertools.repeat(7), chunksize=chunksize)) == [32 % 7, 9 % 7, 64 % 7]
-    assert list(service.map([], [1])) == []
+    for chunksize in CHUNKSIZES:
+        with case(chunksize):
+            assert list(service.map([2, 3, 4], [5, 2, 3], chunksize=chunksize)) == [32, 9, 64]
+            assert list(service.map(range(2, 200), itertools.repeat(2), chunksize=chunksize)) == [
+                n * n for n in range(2, 200)
+            ]
+            assert list(service.map([2, 3, 4], [5, 2, 3], itertools.repeat(7), chunksize=chunksize)) == [
+                32 % 7,
+                9 % 7,
+                64 % 7,
+            ]
+            assert list(service.map([], [1])) == []
 
 
 def test_strict_refuses_iterables_of_different_lengths(rr):
@@ -38,14 +47,15 @@ def test_strict_refuses_iterables_of_different_lengths(rr):
     assert list(service.map([1, 2, 3], [3, 4])) == [4, 6]
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-def test_starmap_takes_the_arguments_of_each_call(rr, chunksize):
+def test_starmap_takes_the_arguments_of_each_call(rr):
     service = rr.service(lambda *numbers: sum(numbers))
-    items = [(1,), (2, 3), [4, 5, 6], (), (7, 8), rr.service(same)((1, 2)).get()]
-    assert list(service.starmap(items, chunksize=chunksize)) == [1, 5, 15, 0, 15, 3]
-    assert list(service.starmap(zip(range(500), range(500), strict=True), chunksize=chunksize)) == [
-        2 * n for n in range(500)
-    ]
+    for chunksize in CHUNKSIZES:
+        with case(chunksize):
+            items = [(1,), (2, 3), [4, 5, 6], (), (7, 8), rr.service(same)((1, 2)).get()]
+            assert list(service.starmap(items, chunksize=chunksize)) == [1, 5, 15, 0, 15, 3]
+            assert list(service.starmap(zip(range(500), range(500), strict=True), chunksize=chunksize)) == [
+                2 * n for n in range(500)
+            ]
 
 
 def test_futures_among_the_arguments_arrive_as_values(rr):
@@ -54,10 +64,10 @@ def test_futures_among_the_arguments_arrive_as_values(rr):
     assert list(service.starmap([(1, 2), (ready[0], ready[1]), (3, 4)])) == [3, 30, 7]
 
 
-@pytest.mark.parametrize("wrong", [(), (3,), ([1], 5), (None,), ([1], None)])
-def test_what_is_no_iterable_is_refused_at_once(rr, wrong):
-    with pytest.raises(TypeError, match="map: expected"):
-        rr.service(add).map(*wrong)
+def test_what_is_no_iterable_is_refused_at_once(rr):
+    for wrong in [(), (3,), ([1], 5), (None,), ([1], None)]:
+        with case(wrong), pytest.raises(TypeError, match="map: expected"):
+            rr.service(add).map(*wrong)
 
 
 class Machine:
@@ -85,19 +95,19 @@ def test_methods_of_classes_and_instances_have_maps(rr):
 # ---- failures that do not end it -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-@pytest.mark.parametrize("options", [{}, {"timeout": 60}])
-def test_exceptions_may_stand_in_the_place_of_results(rr, chunksize, options):
-    service = rr.service(fail_at(7))
-    service = service.options(**options) if options and rr._engine.name == "conformance" else service
-    found = list(service.map(range(100), chunksize=chunksize, return_exceptions=True))
-    assert isinstance(found[7], ValueError) and found[7].__notes__ == ["item 7: 7"]
-    assert found[:7] + found[8:] == found_without_errors(7)
-    none_left = list(rr.service(fail_at(None)).map(range(100), chunksize=chunksize, return_exceptions=True))
-    assert none_left == [*found_without_errors(None)]
-    all_bad = list(rr.service(to_int).map(["a", "b", "c"], chunksize=chunksize, return_exceptions=True))
-    assert [type(error) for error in all_bad] == [ValueError] * 3
-    assert [error.__notes__ for error in all_bad] == [["item 0: 'a'"], ["item 1: 'b'"], ["item 2: 'c'"]]
+def test_exceptions_may_stand_in_the_place_of_results(rr):
+    for chunksize, options in itertools.product(CHUNKSIZES, [{}, {"timeout": 60}]):
+        with case(chunksize, options):
+            service = rr.service(fail_at(7))
+            service = service.options(**options) if options and rr._engine.name == "conformance" else service
+            found = list(service.map(range(100), chunksize=chunksize, return_exceptions=True))
+            assert isinstance(found[7], ValueError) and found[7].__notes__ == ["item 7: 7"]
+            assert found[:7] + found[8:] == found_without_errors(7)
+            none_left = list(rr.service(fail_at(None)).map(range(100), chunksize=chunksize, return_exceptions=True))
+            assert none_left == [*found_without_errors(None)]
+            all_bad = list(rr.service(to_int).map(["a", "b", "c"], chunksize=chunksize, return_exceptions=True))
+            assert [type(error) for error in all_bad] == [ValueError] * 3
+            assert [error.__notes__ for error in all_bad] == [["item 0: 'a'"], ["item 1: 'b'"], ["item 2: 'c'"]]
 
 
 def to_int(text):
@@ -109,15 +119,16 @@ def found_without_errors(bad):
     return [value for number, value in enumerate(values) if number != bad]
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-def test_a_failure_names_its_item(rr, chunksize):
-    iterator = rr.service(to_int).map([*map(str, range(50)), "x" * 1000, "2"], chunksize=chunksize)
-    with pytest.raises(ValueError) as caught:
-        list(iterator)
-    assert caught.value.__notes__ == ["item 50: '" + "x" * 99 + "..."]
-    with pytest.raises(TypeError) as caught:
-        list(rr.service(add).map([1, 2, 3], [1, "a", 2], chunksize=chunksize))
-    assert caught.value.__notes__ == ["item 1: (2, 'a')"]
+def test_a_failure_names_its_item(rr):
+    for chunksize in CHUNKSIZES:
+        with case(chunksize):
+            iterator = rr.service(to_int).map([*map(str, range(50)), "x" * 1000, "2"], chunksize=chunksize)
+            with pytest.raises(ValueError) as caught:
+                list(iterator)
+            assert caught.value.__notes__ == ["item 50: '" + "x" * 99 + "..."]
+            with pytest.raises(TypeError) as caught:
+                list(rr.service(add).map([1, 2, 3], [1, "a", 2], chunksize=chunksize))
+            assert caught.value.__notes__ == ["item 1: (2, 'a')"]
 
 
 class Silent:
@@ -131,14 +142,15 @@ def test_an_item_without_a_text_is_named_by_its_type(rr):
     assert caught.value.__notes__ == ["item 0: a Silent whose repr raises ValueError"]
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-def test_a_value_that_cannot_travel_is_one_failure(rr, chunksize):
+def test_a_value_that_cannot_travel_is_one_failure(rr):
     def task(number):
         return threading.Lock() if number == 3 else number
 
-    found = list(rr.service(task).map(range(8), chunksize=chunksize, return_exceptions=True))
-    assert [number for number in found if isinstance(number, int)] == [0, 1, 2, 4, 5, 6, 7]
-    assert isinstance(found[3], Exception) and "item 3: 3" in found[3].__notes__
+    for chunksize in CHUNKSIZES:
+        with case(chunksize):
+            found = list(rr.service(task).map(range(8), chunksize=chunksize, return_exceptions=True))
+            assert [number for number in found if isinstance(number, int)] == [0, 1, 2, 4, 5, 6, 7]
+            assert isinstance(found[3], Exception) and "item 3: 3" in found[3].__notes__
 
 
 def test_a_failed_input_is_one_failure(rr):
@@ -163,28 +175,29 @@ def test_items_that_died_together_fail_together(rr):
 # ---- in any order, within a time -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("chunksize", [None, 3])
-def test_in_any_order_all_results_come(rr, chunksize):
-    assert sorted(rr.service(add).map(range(1000), range(1000), ordered=False, chunksize=chunksize)) == list(
-        range(0, 2000, 2)
-    )
-    found = list(rr.service(to_int).map(["1", "x", "3"], ordered=False, return_exceptions=True, chunksize=chunksize))
-    assert sorted(value for value in found if isinstance(value, int)) == [1, 3]
-    (error,) = [value for value in found if not isinstance(value, int)]
-    assert error.__notes__ == ["item 1: 'x'"]
+def test_in_any_order_all_results_come(rr):
+    for chunksize in CHUNKSIZES:
+        with case(chunksize):
+            assert sorted(rr.service(add).map(range(1000), range(1000), ordered=False, chunksize=chunksize)) == list(
+                range(0, 2000, 2)
+            )
+            found = list(rr.service(to_int).map(["1", "x", "3"], ordered=False, return_exceptions=True, chunksize=chunksize))
+            assert sorted(value for value in found if isinstance(value, int)) == [1, 3]
+            (error,) = [value for value in found if not isinstance(value, int)]
+            assert error.__notes__ == ["item 1: 'x'"]
 
 
 @concurrent
-@pytest.mark.parametrize("options", [{}, {"timeout": 60}])
-def test_in_any_order_a_slow_item_holds_up_no_other(rr, project, options):
-    with Gate() as gate:
-        service = rr.service(lambda number: hold(gate, number) if number == 0 else number)
-        service = service.options(**options) if options else service
-        iterator = service.map(range(50), ordered=False, chunksize=1)
-        found = [next(iterator) for _ in range(49)]
-        assert sorted(found) == list(range(1, 50))
-        gate.open()
-        assert list(iterator) == [0]
+def test_in_any_order_a_slow_item_holds_up_no_other(rr, project):
+    for options in [{}, {"timeout": 60}]:
+        with case(options), Gate() as gate:
+            service = rr.service(lambda number, gate=gate: hold(gate, number) if number == 0 else number)
+            service = service.options(**options) if options else service
+            iterator = service.map(range(50), ordered=False, chunksize=1)
+            found = [next(iterator) for _ in range(49)]
+            assert sorted(found) == list(range(1, 50))
+            gate.open()
+            assert list(iterator) == [0]
 
 
 @concurrent
@@ -213,7 +226,7 @@ def test_a_length_hint_counts_what_is_left(rr):
     assert rr.service(same).map(iter([1])).__length_hint__() is NotImplemented
 
 
-@pytest.mark.parametrize("wrong", [{"ordered": 1}, {"return_exceptions": "yes"}, {"timeout": "soon"}, {"chunksize": 1.5}])
-def test_an_option_that_does_not_fit_is_refused_at_once(rr, wrong):
-    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
-        rr.service(same).map([1], **wrong)
+def test_an_option_that_does_not_fit_is_refused_at_once(rr):
+    for wrong in [{"ordered": 1}, {"return_exceptions": "yes"}, {"timeout": "soon"}, {"chunksize": 1.5}]:
+        with case(wrong), pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+            rr.service(same).map([1], **wrong)

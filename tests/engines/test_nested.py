@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from applications import registered
 from chained_instances import Node
-from engines import concurrent
+from engines import case, concurrent
 from gates import add, same
 from process_events import (
     PATIENCE_S,
@@ -45,8 +45,7 @@ def test_a_tree_of_tasks(count, engine):
 # ---- what a task does with its runner --------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("method", ["get", "wait", "exception", "ref"])
-def test_waits_of_a_future_in_a_task(method, engine):
+def test_waits_of_a_future_in_a_task(engine):
     def task(method: str) -> object:
         with Runner("inner") as rr:
             future = rr.service(double)(4)
@@ -54,7 +53,9 @@ def test_waits_of_a_future_in_a_task(method, engine):
             return outcome.get() if method == "ref" else outcome
 
     with Runner("outer", workers=1, engine=engine) as rr:
-        assert rr.service(task)(method).get(PATIENCE_S) == (8 if method in ("get", "ref") else None)
+        for method in ("get", "wait", "exception", "ref"):
+            with case(method):
+                assert rr.service(task)(method).get(PATIENCE_S) == (8 if method in ("get", "ref") else None)
 
 
 def test_get_of_many_and_select_in_a_task(engine):
@@ -108,13 +109,13 @@ def test_a_nested_class_service_and_a_limited_one_on_one_worker(engine):
             assert counted == [1, 2, 3]
 
 
-@pytest.mark.parametrize("depth", [1, 5])
-def test_a_limited_service_may_call_itself(depth, engine):
+def test_a_limited_service_may_call_itself(engine):
     """Its one permit is taken over while its holder waits."""
     with Runner("limited", workers=1, engine=engine) as rr:
-        service = rr.service(count_down, autoscale=False)
-        assert service(service, depth).get(PATIENCE_S) == depth
-        assert service(service, depth).get(PATIENCE_S) == depth
+        for depth in (1, 5):
+            service = rr.service(count_down, autoscale=False)
+            assert service(service, depth).get(PATIENCE_S) == depth
+            assert service(service, depth).get(PATIENCE_S) == depth
 
 
 # ---- services and runners given to tasks -----------------------------------------------------------------------------
@@ -183,18 +184,21 @@ def test_a_service_in_an_instance_and_a_method_that_calls_on(engine):
 WAYS = ["get", "wait", "exception", "get of a list", "select"]
 
 
-@pytest.mark.parametrize("way", WAYS)
-@pytest.mark.parametrize("size", [1, 2, 3])
-def test_a_ring_of_instances_is_refused(size, way, engine):
+def test_a_ring_of_instances_is_refused(engine):
     """The first asks the second, and so on; the last asks the first, which cannot answer before it has its own."""
     with Runner("ring", workers=1, engine=engine) as rr:
-        nodes = [rr.service(Node()) for _ in range(size)]
-        error = nodes[0].ask([*nodes[1:], nodes[0]], way).exception(PATIENCE_S)
-        assert isinstance(error, FlameError), error
-        assert error.code is FlameErrorCode.INVALID_STATE
-        assert error.message.startswith("deadlock: ")
-        for node in nodes:
-            assert node.ask([], way).get(PATIENCE_S) == "answer"
+        for size in (1, 2, 3):
+            nodes = [rr.service(Node()) for _ in range(size)]
+            for way in WAYS:
+                with case(size, way):
+                    error = nodes[0].ask([*nodes[1:], nodes[0]], way).exception(PATIENCE_S)
+                    assert isinstance(error, FlameError), error
+                    assert error.code is FlameErrorCode.INVALID_STATE
+                    assert error.message.startswith("deadlock: ")
+                    for node in nodes:
+                        assert node.ask([], way).get(PATIENCE_S) == "answer"
+            for node in nodes:
+                node.close()
 
 
 class AsksItself:
@@ -240,11 +244,12 @@ def test_a_wait_with_a_time_out_makes_no_deadlock_of_another_wait(engine):
         assert first.answer().get(PATIENCE_S) == 42
 
 
-@pytest.mark.parametrize("way", WAYS)
-def test_a_chain_that_is_no_ring_is_not_refused(way, engine):
+def test_a_chain_that_is_no_ring_is_not_refused(engine):
     with Runner("chain", workers=1, engine=engine) as rr:
         nodes = [rr.service(Node()) for _ in range(4)]
-        assert nodes[0].ask(nodes[1:], way).get(PATIENCE_S) == "answer"
+        for way in WAYS:
+            with case(way):
+                assert nodes[0].ask(nodes[1:], way).get(PATIENCE_S) == "answer"
 
 
 class Asker:
@@ -311,23 +316,24 @@ def nested_runner(name, options):
         return "entered"
 
 
-@pytest.mark.parametrize(
-    ("options", "code"),
-    [
-        ({"fail_if_exists": True}, FlameErrorCode.ALREADY_EXISTS),
-        ({"dependencies": ["no-such-distribution"]}, FlameErrorCode.NOT_FOUND),
-        ({"python_version": "2.7"}, FlameErrorCode.INVALID_ARGUMENT),
-        ({"workers": 0}, FlameErrorCode.INVALID_ARGUMENT),
-    ],
-)
-def test_a_nested_runner_checks_what_it_is_asked_for(project, options, code, engine):
+REFUSED = [
+    ({"fail_if_exists": True}, FlameErrorCode.ALREADY_EXISTS),
+    ({"dependencies": ["no-such-distribution"]}, FlameErrorCode.NOT_FOUND),
+    ({"python_version": "2.7"}, FlameErrorCode.INVALID_ARGUMENT),
+    ({"workers": 0}, FlameErrorCode.INVALID_ARGUMENT),
+]
+
+
+def test_a_nested_runner_checks_what_it_is_asked_for(project, engine):
     with Runner("outer", workers=1, engine=engine) as rr:
         service = rr.service(nested_runner)
         assert service("outer", {}).get() == "entered"
-        with pytest.raises(FlameError) as caught:
-            service("outer", options).get()
-        assert caught.value.code is code
-        assert service("other", {"fail_if_exists": True}).get() == "entered"
+        for options, code in REFUSED:
+            with case(options):
+                with pytest.raises(FlameError) as caught:
+                    service("outer", options).get()
+                assert caught.value.code is code
+                assert service("other", {"fail_if_exists": True}).get() == "entered"
 
 
 def test_a_service_or_runner_given_to_a_task_works_there(rr):

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from engines import concurrent
+from engines import case, concurrent
 from gates import (
     PATIENCE_S,
     Gate,
@@ -241,21 +241,22 @@ def test_a_failed_future_among_the_arguments_raises_its_error(rr):
         rr.service(Model, args=(failed,))
 
 
-@pytest.mark.parametrize(
-    ("args", "kwargs", "wrong"),
-    [
-        ((), None, "missing a required argument: 'path'"),
-        (("a", "b"), None, "too many positional arguments"),
-        (("a",), {"thread": 2}, "got an unexpected keyword argument 'thread'"),
-        (("a",), {"path": "b"}, "multiple values for argument 'path'"),
-    ],
-)
-def test_a_wrong_call_of_a_class_is_refused_at_service(rr, args, kwargs, wrong):
-    with pytest.raises(TypeError) as caught:
-        rr.service(Model, args=args, kwargs=kwargs)
-    assert str(caught.value).startswith(f"class Model(path, *, threads=1, weights=()): {wrong}")
-    with pytest.raises(TypeError, match=re.escape("class Offset(offset): missing a required argument: 'offset'")):
-        rr.service(Offset)
+WRONG_CALLS = [
+    ((), None, "missing a required argument: 'path'"),
+    (("a", "b"), None, "too many positional arguments"),
+    (("a",), {"thread": 2}, "got an unexpected keyword argument 'thread'"),
+    (("a",), {"path": "b"}, "multiple values for argument 'path'"),
+]
+
+
+def test_a_wrong_call_of_a_class_is_refused_at_service(rr):
+    for args, kwargs, wrong in WRONG_CALLS:
+        with case(args, kwargs):
+            with pytest.raises(TypeError) as caught:
+                rr.service(Model, args=args, kwargs=kwargs)
+            assert str(caught.value).startswith(f"class Model(path, *, threads=1, weights=()): {wrong}")
+            with pytest.raises(TypeError, match=re.escape("class Offset(offset): missing a required argument: 'offset'")):
+                rr.service(Offset)
 
 
 def test_what_a_signature_does_not_tell_fails_every_call(rr):
@@ -280,12 +281,13 @@ def test_what_a_signature_does_not_tell_fails_every_call(rr):
     assert rr.service(bytearray, args=(b"abc",)).upper().get() == b"ABC"
 
 
-@pytest.mark.parametrize("target", [add, Offset(1)], ids=["function", "instance"])
-def test_only_classes_take_arguments(rr, target):
-    for arguments in ({"args": (1,)}, {"kwargs": {"b": 1}}):
-        with pytest.raises(ValueError, match=r"^args, kwargs: only classes take them"):
-            rr.service(target, **arguments)
-    assert rr.service(target, args=(), kwargs={}).name == ("add" if target is add else "Offset")
+def test_only_classes_take_arguments(rr):
+    for target in (add, Offset(1)):
+        with case(target):
+            for arguments in ({"args": (1,)}, {"kwargs": {"b": 1}}):
+                with pytest.raises(ValueError, match=r"^args, kwargs: only classes take them"):
+                    rr.service(target, **arguments)
+            assert rr.service(target, args=(), kwargs={}).name == ("add" if target is add else "Offset")
 
 
 def test_arguments_of_other_types_are_refused(rr):
@@ -490,33 +492,34 @@ class Exposing(Base):
         return 1
 
 
-@pytest.mark.parametrize("of_class", [True, False])
-def test_every_public_method_is_there_and_nothing_else(rr, project, of_class):
-    service = rr.service(Exposing if of_class else Exposing())
-    values = {
-        "inherited": service.inherited(),
-        "plain": service.plain(),
-        "of_class": service.of_class(),
-        "static": service.static(),
-        "dispatched": service.dispatched(1),
-        "dispatched otherwise": service.dispatched("x"),
-        "partial": service.partial(),
-        "handed": service.handed(),
-    }
-    assert rr.get(values) == {
-        "inherited": "inherited",
-        "plain": "plain",
-        "of_class": "Exposing",
-        "static": "static",
-        "dispatched": "int",
-        "dispatched otherwise": "any",
-        "partial": "plain",
-        "handed": "handed",
-    }
-    for name in ("_private", "limit", "Inner", "removed", "data", "missing", "measured", "remembered"):
-        with pytest.raises(AttributeError, match=name):
-            getattr(service, name)
-    assert not list(project.glob("evaluated-by-*"))
+def test_every_public_method_is_there_and_nothing_else(rr, project):
+    for of_class in (True, False):
+        with case(of_class):
+            service = rr.service(Exposing if of_class else Exposing())
+            values = {
+                "inherited": service.inherited(),
+                "plain": service.plain(),
+                "of_class": service.of_class(),
+                "static": service.static(),
+                "dispatched": service.dispatched(1),
+                "dispatched otherwise": service.dispatched("x"),
+                "partial": service.partial(),
+                "handed": service.handed(),
+            }
+            assert rr.get(values) == {
+                "inherited": "inherited",
+                "plain": "plain",
+                "of_class": "Exposing",
+                "static": "static",
+                "dispatched": "int",
+                "dispatched otherwise": "any",
+                "partial": "plain",
+                "handed": "handed",
+            }
+            for name in ("_private", "limit", "Inner", "removed", "data", "missing", "measured", "remembered"):
+                with pytest.raises(AttributeError, match=name):
+                    getattr(service, name)
+            assert not list(project.glob("evaluated-by-*"))
 
 
 class Basket:
@@ -548,29 +551,30 @@ class Basket:
         return len(self.fruit)
 
 
-@pytest.mark.parametrize(
-    ("name", "told", "of_class"),
-    [
-        ("size", "it is a property, and the object is in a worker; give its class a method", True),
-        ("weight", "it is a property", True),
-        ("limit", "it is an attribute, and the object is in a worker; give its class a method", True),
-        ("slot", "it is an attribute", True),
-        ("Inner", "it is an attribute", True),
-        ("fruit", "it is an attribute", False),
-        ("_sort", "a name with an underscore in front is private", True),
-        ("totel", "did you mean 'total'?", True),
-        ("empty", "; its methods: add, total", True),
-    ],
-)
-def test_a_name_that_is_no_method_is_explained(rr, name, told, of_class):
-    services = [rr.service(Basket()), rr.service(Basket())]
-    services += [services[0].options(retries=1), *([rr.service(Basket)] if of_class else [])]
-    for service in services:
-        for ask in (getattr, lambda asked, missing: asked.call(missing)):
-            with pytest.raises(AttributeError, match=rf"service 'Basket' has no public method '{name}'") as caught:
-                ask(service, name)
-            assert told in str(caught.value)
-            assert str(caught.value).endswith("; its methods: add, total")
+NO_METHODS = [
+    ("size", "it is a property, and the object is in a worker; give its class a method", True),
+    ("weight", "it is a property", True),
+    ("limit", "it is an attribute, and the object is in a worker; give its class a method", True),
+    ("slot", "it is an attribute", True),
+    ("Inner", "it is an attribute", True),
+    ("fruit", "it is an attribute", False),
+    ("_sort", "a name with an underscore in front is private", True),
+    ("totel", "did you mean 'total'?", True),
+    ("empty", "; its methods: add, total", True),
+]
+
+
+def test_a_name_that_is_no_method_is_explained(rr):
+    for name, told, of_class in NO_METHODS:
+        with case(name):
+            services = [rr.service(Basket()), rr.service(Basket())]
+            services += [services[0].options(retries=1), *([rr.service(Basket)] if of_class else [])]
+            for service in services:
+                for ask in (getattr, lambda asked, missing: asked.call(missing)):
+                    with pytest.raises(AttributeError, match=rf"service 'Basket' has no public method '{name}'") as caught:
+                        ask(service, name)
+                    assert told in str(caught.value)
+                    assert str(caught.value).endswith("; its methods: add, total")
 
 
 def test_names_that_libraries_ask_for_are_answered_briefly(rr):
@@ -908,25 +912,26 @@ def test_a_lock_that_a_function_closes_over_is_the_workers_own(rr):
 
 
 @concurrent
-@pytest.mark.parametrize("kind", ["function", "class", "instance"])
-def test_a_closed_service_takes_no_calls_but_finishes_those_made(rr, kind):
-    target = {"function": hold, "class": Account, "instance": Account()}[kind]
-    service = rr.service(target)
-    call = service if kind == "function" else service.hold
-    with Gate() as gate:
-        future = call(gate)
-        gate.entered()
-        service.close()
-        service.close()
-        with pytest.raises(FlameError) as caught:
-            call(gate)
-        assert caught.value.code is FlameErrorCode.INVALID_STATE
-        assert not future.done()
-        gate.open()
-        assert future.get(timeout=PATIENCE_S) is None
-    with pytest.raises(FlameError):
-        call(gate)
-    assert rr.service(add)(1, 2).get() == 3
+def test_a_closed_service_takes_no_calls_but_finishes_those_made(rr):
+    for kind in ("function", "class", "instance"):
+        with case(kind):
+            target = {"function": hold, "class": Account, "instance": Account()}[kind]
+            service = rr.service(target)
+            call = service if kind == "function" else service.hold
+            with Gate() as gate:
+                future = call(gate)
+                gate.entered()
+                service.close()
+                service.close()
+                with pytest.raises(FlameError) as caught:
+                    call(gate)
+                assert caught.value.code is FlameErrorCode.INVALID_STATE
+                assert not future.done()
+                gate.open()
+                assert future.get(timeout=PATIENCE_S) is None
+            with pytest.raises(FlameError):
+                call(gate)
+            assert rr.service(add)(1, 2).get() == 3
 
 
 def test_queued_calls_of_a_closed_service_are_finished(rr):
@@ -979,10 +984,10 @@ def test_functions_and_classes_of_a_module_made_in_memory_travel_by_value(rr, mo
     assert rr.get([rr.service(module.triple)(14), rr.service(module.Twice).of(4)]) == [42, 8]
 
 
-@pytest.mark.parametrize("autoscale", ["no", 0, [], 1])
-def test_an_autoscale_that_is_no_truth_value_is_a_value_error(rr, autoscale):
-    with pytest.raises(ValueError, match="autoscale: expected True, False or None"):
-        rr.service(math.sqrt, autoscale=autoscale)
+def test_an_autoscale_that_is_no_truth_value_is_a_value_error(rr):
+    for autoscale in ("no", 0, [], 1):
+        with case(autoscale), pytest.raises(ValueError, match="autoscale: expected True, False or None"):
+            rr.service(math.sqrt, autoscale=autoscale)
 
 
 def test_a_session_context_of_another_type_takes_no_session(rr):

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import itertools
 import os
 import pickle
 import signal
 import socket
 import threading
 import traceback
+from functools import partial
 from pathlib import Path
 
 import pytest
-from engines import in_a_segment
+from engines import case, in_a_segment
 from gates import PATIENCE_S, add, fail, new_module, same
 
 from flame_fast import (
@@ -337,28 +339,34 @@ class Rebuilt:
         raise error
 
 
-@pytest.mark.parametrize("error", LEAVING, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("by_function", [True, False])
-def test_what_a_results_rebuilding_raises_does_not_end_the_driver(rr, error, by_function):
-    service = rr.service(lambda: Rebuilt(error, by_function))
-    found = error_of(service())
-    assert type(found) is TaskError
-    assert type(error).__name__ in str(found)
-    assert str(error) in str(found)
-    with pytest.raises(TaskError, match=type(error).__name__):
-        rr.get([service(), service()])
-    with pytest.raises(TaskError, match=type(error).__name__):
-        list(rr.service(lambda _: Rebuilt(error, by_function)).map(range(3)))
-    assert rr.service(add)(1, 2).get() == 3
+def rebuilt(error, by_function, _=None):
+    return Rebuilt(error, by_function)
 
 
-@pytest.mark.parametrize("error", LEAVING, ids=lambda error: type(error).__name__)
-def test_what_an_errors_rebuilding_raises_does_not_end_the_driver(project, error):
+def test_what_a_results_rebuilding_raises_does_not_end_the_driver(rr):
+    for error, by_function in itertools.product(LEAVING, [True, False]):
+        with case(error, by_function):
+            service = rr.service(partial(rebuilt, error, by_function))
+            found = error_of(service())
+            assert type(found) is TaskError
+            assert type(error).__name__ in str(found)
+            assert str(error) in str(found)
+            with pytest.raises(TaskError, match=type(error).__name__):
+                rr.get([service(), service()])
+            with pytest.raises(TaskError, match=type(error).__name__):
+                list(rr.service(partial(rebuilt, error, by_function)).map(range(3)))
+            assert rr.service(add)(1, 2).get() == 3
+
+
+def test_what_an_errors_rebuilding_raises_does_not_end_the_driver(project):
     with Runner("rebuilding", workers=1) as rr:
-        found = error_of(rr.service(lambda: fail(Tried(os.getpid(), error)))())
-    assert type(found) is TaskError
-    assert type(error).__name__ in str(found)
-    assert "Tried" in str(found.__cause__)
+        service = rr.service(lambda error: fail(Tried(os.getpid(), error)))
+        for error in LEAVING:
+            with case(error):
+                found = error_of(service(error))
+                assert type(found) is TaskError
+                assert type(error).__name__ in str(found)
+                assert "Tried" in str(found.__cause__)
 
 
 def test_a_result_whose_pickling_ends_the_process_is_a_task_error(rr):
@@ -371,8 +379,7 @@ def test_a_result_whose_pickling_ends_the_process_is_a_task_error(rr):
     assert [type(value) for value in found] == [int, TaskError, int]
 
 
-@pytest.mark.parametrize("handler", [None, "function", "method", "by any name"])
-def test_a_signal_while_a_result_is_rebuilt_is_no_fault_of_the_result(project, handler):
+def test_a_signal_while_a_result_is_rebuilt_is_no_fault_of_the_result(project):
     """A Ctrl-C, and what a handler of the user's raises, end the wait as they would anywhere."""
 
     class Handler:
@@ -382,15 +389,18 @@ def test_a_signal_while_a_result_is_rebuilt_is_no_fault_of_the_result(project, h
     def handle(number, frame):
         raise LookupError(number)
 
-    handlers = {"function": handle, "method": Handler().handle, "by any name": lambda *args: handle(*args)}
-    before = signal.signal(signal.SIGINT, handlers.get(handler, signal.default_int_handler))
-    try:
-        with Runner("interrupted", workers=1) as rr:
-            future = rr.service(lambda: Struck())()
-            with pytest.raises(KeyboardInterrupt if handler is None else LookupError):
-                future.get(timeout=PATIENCE_S)
-    finally:
-        signal.signal(signal.SIGINT, before)
+    handlers = [signal.default_int_handler, handle, Handler().handle, lambda *args: handle(*args)]
+    before = signal.getsignal(signal.SIGINT)
+    with Runner("interrupted", workers=1) as rr:
+        for handler in handlers:
+            with case(handler):
+                future = rr.service(lambda: Struck())()
+                signal.signal(signal.SIGINT, handler)
+                try:
+                    with pytest.raises(KeyboardInterrupt if handler is handlers[0] else LookupError):
+                        future.get(timeout=PATIENCE_S)
+                finally:
+                    signal.signal(signal.SIGINT, before)
 
 
 def _struck():

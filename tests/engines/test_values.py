@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import array
 import collections
-import dataclasses
 import datetime
 import decimal
-import enum
 import fractions
 import math
 import pathlib
@@ -20,8 +18,60 @@ from engines import in_a_segment
 from gates import PATIENCE_S, same
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
+from value_tasks import (
+    Colour,
+    Count,
+    Flags,
+    Frozen,
+    Items,
+    Keeper,
+    Level,
+    Pair,
+    Point,
+    Raw,
+    Real,
+    Table,
+    Text,
+    add_one,
+    all_that_is_given,
+    are_one,
+    are_the_first,
+    change_bytes,
+    doubling,
+    echoing,
+    extend_both,
+    giving,
+    make_zeros,
+    sorted_copy,
+    total,
+    type_names,
+    using,
+    write_first,
+)
+
+from flame_fast import Runner
 
 LARGE = 300_000
+
+
+@pytest.fixture
+def rr(project, engine):
+    """With one worker: each loads NumPy anew."""
+    with Runner("values", workers=1, engine=engine) as made:
+        yield made
+
+
+@pytest.fixture
+def two(project, engine):
+    """With two workers, so that a value may come from one and go to the other."""
+    with Runner("values", workers=2, engine=engine) as made:
+        yield made
+
+
+def random_cases(engine, count):
+    """Return hypothesis's settings: all engines pack values alike, so all cases for one and a third for each other."""
+    cases = count if engine == "local" else count // 3
+    return settings(max_examples=cases, deadline=None, database=None, suppress_health_check=list(HealthCheck))
 
 
 def identical(left, right):
@@ -83,10 +133,10 @@ VALUES = st.recursive(
 )
 
 
-def test_plain_values_travel_unchanged(rr):
-    everything = ways(rr)
+def test_plain_values_travel_unchanged(two, engine):
+    everything = ways(two)
 
-    @settings(max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @random_cases(engine, 150)
     @given(VALUES, st.sampled_from(sorted(everything)))
     def travels(value, way):
         assert identical(everything[way](value), value)
@@ -94,10 +144,10 @@ def test_plain_values_travel_unchanged(rr):
     travels()
 
 
-def test_arguments_of_any_number_and_name_travel_unchanged(rr):
-    service = rr.service(lambda *args, **kwargs: (args, kwargs))
+def test_arguments_of_any_number_and_name_travel_unchanged(rr, engine):
+    service = rr.service(all_that_is_given)
 
-    @settings(max_examples=50, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @random_cases(engine, 50)
     @given(st.lists(VALUES, max_size=4), st.dictionaries(st.text(max_size=8), VALUES, max_size=3))
     def travel(args, kwargs):
         got_args, got_kwargs = service(*args, **{f"_{name}": value for name, value in kwargs.items()}).get()
@@ -155,8 +205,8 @@ PLAIN = {
 }
 
 
-def test_every_kind_of_value_travels_unchanged(rr):
-    for way, travel in ways(rr).items():
+def test_every_kind_of_value_travels_unchanged(two):
+    for way, travel in ways(two).items():
         for name, value in PLAIN.items():
             assert identical(travel(value), value), f"{name} as {way}"
 
@@ -202,17 +252,12 @@ def test_bytes_stay_bytes(rr):
         bytes(range(256)),
     ):
         assert identical(rr.service(same)(data).get(), data)
-        assert rr.service(lambda value: type(value).__name__)(data).get() == "bytes"
+        assert rr.service(type_names)(data).get() == ["bytes"]
 
 
 def test_a_bytearray_and_bytes_are_ordinary_objects_that_a_task_may_change(rr):
-    def change(value):
-        value[0] = 1
-        value.extend(b"x")
-        return value
-
     for size in (3, LARGE):
-        assert rr.service(change)(bytearray(size)).get() == bytearray(b"\1" + bytes(size - 1) + b"x")
+        assert rr.service(change_bytes)(bytearray(size)).get() == bytearray(b"\1" + bytes(size - 1) + b"x")
         got = rr.service(same)(bytearray(size)).get()
         got[0] = 7
         assert got[:2] == b"\7\0"
@@ -221,74 +266,21 @@ def test_a_bytearray_and_bytes_are_ordinary_objects_that_a_task_may_change(rr):
 # ---- classes -------------------------------------------------------------------------------------------------------------
 
 
-class Count(int):
-    pass
-
-
-class Text(str):
-    note = "default"
-
-
-class Items(list):
-    pass
-
-
-class Table(dict):
-    pass
-
-
-class Raw(bytes):
-    pass
-
-
-class Real(float):
-    pass
-
-
-class Colour(enum.Enum):
-    RED = 1
-    BLUE = "b"
-
-
-class Level(enum.IntEnum):
-    LOW = 1
-
-
-class Flags(enum.Flag):
-    A = 1
-    B = 2
-
-
-@dataclasses.dataclass
-class Point:
-    x: int
-    rest: list = dataclasses.field(default_factory=list)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Frozen:
-    x: int
-
-
-Pair = collections.namedtuple("Pair", "left right")
-
-
-def test_subclasses_of_plain_types_keep_their_class(rr):
+def test_subclasses_of_plain_types_keep_their_class(two):
     values = [Count(5), Text("x"), Items([1, Count(2)]), Table(a=1), Raw(b"abc"), Real(1.5), Pair(1, Text("y"))]
-    for travel in ways(rr).values():
+    for travel in ways(two).values():
         for value in values:
             got = travel(value)
             assert type(got) is type(value)
             assert got == value
-    assert type(rr.service(same)(Items([1, Count(2)])).get()[1]) is Count
+    assert type(two.service(same)(Items([1, Count(2)])).get()[1]) is Count
     noted = Text("x")
     noted.note = "kept"
-    assert rr.service(same)(noted).get().note == "kept"
+    assert two.service(same)(noted).get().note == "kept"
 
 
 def test_a_task_sees_the_class_too(rr):
-    names = rr.service(lambda *values: [type(value).__name__ for value in values])
-    assert names(Count(5), Text("x"), Items(), True, Level.LOW, Pair(1, 2)).get() == [
+    assert rr.service(type_names)(Count(5), Text("x"), Items(), True, Level.LOW, Pair(1, 2)).get() == [
         "Count", "Text", "Items", "bool", "Level", "Pair",
     ]  # fmt: skip
 
@@ -299,21 +291,15 @@ def test_enums_stay_what_they_are(rr):
         assert got is value or (type(got) is Flags and got == value)
 
 
-def test_dataclasses(rr):
-    for travel in ways(rr).values():
+def test_dataclasses(two):
+    for travel in ways(two).values():
         for value in (Point(1, [Point(2)]), Frozen(3)):
             assert identical(travel(value), value)
 
 
 def test_classes_made_in_a_function_travel_by_value(rr):
-    @dataclasses.dataclass
-    class Local:
-        x: int
-
-        def twice(self):
-            return 2 * self.x
-
-    got = rr.service(lambda value: Local(value.twice()))(Local(4)).get()
+    Local, doubled = doubling()
+    got = rr.service(doubled)(Local(4)).get()
     assert type(got) is Local
     assert got == Local(8)
 
@@ -392,9 +378,9 @@ def same_array(left, right):
         assert left.flags.c_contiguous or not right.flags.c_contiguous
 
 
-def test_every_array_travels_unchanged(rr):
+def test_every_array_travels_unchanged(two):
     wrong = []
-    for way, travel in ways(rr).items():
+    for way, travel in ways(two).items():
         for name, sent in ARRAYS.items():
             try:
                 same_array(travel(sent), sent)
@@ -405,41 +391,24 @@ def test_every_array_travels_unchanged(rr):
 
 def test_arrays_arrive_writable_whatever_their_size(rr):
     """Those that were read-only where they come from too."""
-
-    def look(value):
-        if value.size:
-            value.flat[0] = value.flat[-1]
-        return value.flags.writeable
-
-    def make(kind, count):
-        import numpy
-
-        return numpy.zeros(count, dtype=kind)
-
-    service, maker, identity = rr.service(look), rr.service(make), rr.service(same)
+    service, maker, identity = rr.service(write_first), rr.service(make_zeros), rr.service(same)
     for name, sent in ARRAYS.items():
         assert service(sent).get() is True, name
         assert service(rr.put_object(sent)).get() is True, name
         assert service(identity(sent)).get() is True, name
-        assert look(identity(sent).get()), name
+        assert write_first(identity(sent).get()), name
     for kind in ("f8", "O", ">i4", "U3", [("a", "i4")]):
         for count in (1, 100, LARGE):
             got = maker(kind, count).get()
-            assert (got.size, look(got)) == (count, True)
+            assert (got.size, write_first(got)) == (count, True)
 
 
 def test_arrays_inside_other_values_are_writable_too(rr):
     sent = {"a": [np.zeros(3)], "b": Point(1, [np.zeros(LARGE)]), "c": np.array([np.zeros(2), None], dtype=object)}
 
-    def write(value):
-        found = (value["a"][0], value["b"].rest[0], value["c"][0])
-        for item in found:
-            item += 1
-        return [float(item.max()) for item in found]
-
-    assert rr.service(write)(sent).get() == [1.0] * 3
-    assert write(rr.service(same)(sent).get()) == [1.0] * 3
-    assert write(sent) == [1.0] * 3
+    assert rr.service(add_one)(sent).get() == [1.0] * 3
+    assert add_one(rr.service(same)(sent).get()) == [1.0] * 3
+    assert add_one(sent) == [1.0] * 3
 
 
 def test_the_senders_own_array_stays_writable(rr):
@@ -465,7 +434,7 @@ def test_masked_arrays(rr):
         assert np.array_equal(np.ma.getmaskarray(got), np.ma.getmaskarray(sent))
         assert np.array_equal(got.compressed(), sent.compressed())
         assert got.fill_value == sent.fill_value
-        assert rr.service(lambda value: value.sum())(sent).get() == sent.sum() or sent.sum() is np.ma.masked
+        assert rr.service(total)(sent).get() == sent.sum() or sent.sum() is np.ma.masked
         if sent.size and sent.ndim == 1:
             got[0] = 0
             assert got[0] == 0
@@ -526,13 +495,6 @@ def test_a_value_stays_valid_as_long_as_it_is_held(rr):
 
 
 def test_an_instance_can_keep_an_array_it_was_given(rr):
-    class Keeper:
-        def keep(self, value):
-            self.value = value
-
-        def look(self):
-            return float(self.value.sum())
-
     keeper = rr.service(Keeper())
     keeper.keep(np.ones(LARGE))
     for number in range(50):
@@ -540,13 +502,13 @@ def test_an_instance_can_keep_an_array_it_was_given(rr):
     assert keeper.look().get(timeout=PATIENCE_S) == LARGE
 
 
-def test_random_arrays(rr):
+def test_random_arrays(rr, engine):
     from hypothesis.extra import numpy as hnp
 
     service = rr.service(same)
     kinds = hnp.scalar_dtypes() | hnp.array_dtypes(allow_subarrays=True) | hnp.nested_dtypes(max_itemsize=200)
 
-    @settings(max_examples=100, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+    @random_cases(engine, 100)
     @given(st.data())
     def travels(data):
         shape = data.draw(hnp.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=5))
@@ -578,17 +540,14 @@ def test_pandas(rr):
         got = rr.service(same)(sent).get()
         assert type(got) is type(sent)
         assert got.equals(sent)
-        assert rr.service(lambda value: value.copy().sort_index())(sent).get().equals(sent.sort_index())
+        assert rr.service(sorted_copy)(sent).get().equals(sent.sort_index())
 
 
 def test_what_is_one_object_in_an_argument_stays_one(rr):
-    def same_objects(pair):
-        return [one is pair[0] for one in pair]
-
-    service = rr.service(same_objects)
+    service = rr.service(are_the_first)
     inner = [1]
     assert service([inner, inner, [1]]).get() == [True, True, False]
-    assert rr.service(lambda a, b: a is b)(inner, inner).get() is True
+    assert rr.service(are_one)(inner, inner).get() is True
 
 
 def test_shared_tuples_do_not_blow_up(rr):
@@ -609,14 +568,14 @@ def test_a_mask_arrives_writable_too(rr):
 
 def test_a_service_that_a_task_returns_works_in_the_driver(rr):
     service = rr.service(same)
-    assert rr.service(lambda: service)().get()(3).get() == 3
+    assert rr.service(giving(service))().get()(3).get() == 3
 
 
 @in_a_segment
 def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
     """Arrays lie in line in a service's body, beside the pickle in a value; global generators go by reference in both."""
     table, generator = np.arange(10_000), np.random.RandomState(7)
-    bodies = rr.service(lambda: (table.sum(), generator.randint(10))), rr.service(lambda value: value)
+    bodies = rr.service(using(table, generator)), rr.service(echoing())
     assert bodies[0]().get()[0] == table.sum()
     before = rr.statistics().shared_bytes
     assert bodies[1]({"table": table}).get()["table"].sum() == table.sum()
@@ -627,12 +586,7 @@ def test_what_was_seen_in_a_definition_is_special_in_a_value_all_the_same(rr):
 def test_values_are_copies_and_arrays_the_receivers_own(rr):
     items, array = [1], np.arange(5)
 
-    def look(items, array):
-        items.append(2)
-        array[1] = 7
-        return items, array
-
-    future = rr.service(look)(items, array)
+    future = rr.service(extend_both)(items, array)
     items.append("later")
     array[0] = 9
     first, second = future.get(), future.get()

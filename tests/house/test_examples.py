@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import random
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -78,13 +79,13 @@ def test_pi_runs_the_articles_function_too(sandbox: Sandbox) -> None:
     check_pi(text, batches=10, samples=100_000)
 
 
-@pytest.mark.parametrize("value", ["0", "-1", "x", "1.5", "", "1\n2"])
-@pytest.mark.parametrize("name", ["PI_NUM_BATCHES", "PI_SAMPLES_PER_BATCH"])
-def test_pi_refuses_what_is_no_positive_integer(sandbox: Sandbox, name: str, value: str) -> None:
-    result = sandbox.run(["examples/pi/main.py"], {name: value})
-    assert result.returncode == 2
-    assert result.stdout == ""
-    assert result.stderr == f"{name}: expected a positive integer, got {value!r}\n"
+def test_pi_refuses_what_is_no_positive_integer(sandbox: Sandbox) -> None:
+    """Both settings, and all values: which of them go together is drawn anew for each run of the tests."""
+    values = random.sample(["0", "-1", "x", "1.5", "", "1\n2"], 6)
+    for value, name in zip(values, ("PI_NUM_BATCHES", "PI_SAMPLES_PER_BATCH") * 3, strict=True):
+        result = sandbox.run(["examples/pi/main.py"], {name: value})
+        assert (result.returncode, result.stdout) == (2, ""), (name, value)
+        assert result.stderr == f"{name}: expected a positive integer, got {value!r}\n"
 
 
 def test_counter_counts_the_primes(sandbox: Sandbox) -> None:
@@ -117,28 +118,20 @@ def test_pi_draws_a_picture(sandbox: Sandbox, tmp_path: Path) -> None:
     assert picture.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-@pytest.mark.parametrize(
-    ("name", "without", "message"),
-    [
-        (
-            "a.png",
-            True,
-            "expected matplotlib to draw 'a.png' with, got no matplotlib; install it with `pip install matplotlib`",
-        ),
-        ("a.jpeg", False, "expected a file name that ends with .pdf, .png, .svg, got 'a.jpeg'"),
-        ("no/a.png", False, "expected a file in a directory that can be written to, got 'no/a.png'"),
-    ],
-)
-def test_pi_refuses_a_picture_that_it_could_not_draw(
-    sandbox: Sandbox, tmp_path: Path, name: str, without: bool, message: str
-) -> None:
+def test_pi_refuses_a_picture_that_it_could_not_draw(sandbox: Sandbox, tmp_path: Path) -> None:
+    without = "expected matplotlib to draw 'a.png' with, got no matplotlib; install it with `pip install matplotlib`"
+    messages = {
+        "a.jpeg": "expected a file name that ends with .pdf, .png, .svg, got 'a.jpeg'",
+        "no/a.png": "expected a file in a directory that can be written to, got 'no/a.png'",
+    }
     settings = {"MPLCONFIGDIR": str(tmp_path)}
-    if without:
-        (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('no matplotlib')\n")
-        settings["PYTHONPATH"] = str(tmp_path)
-    result = sandbox.run(["examples/pi/main.py", "--picture", name], settings)
-    assert (result.returncode, result.stdout) == (2, "")
-    assert result.stderr.splitlines()[-1] == f"main.py: error: argument --picture: {message}"
+    for name, message in [*messages.items(), ("a.png", without)]:
+        if message == without:
+            (tmp_path / "matplotlib.py").write_text("raise ModuleNotFoundError('no matplotlib')\n")
+            settings["PYTHONPATH"] = str(tmp_path)
+        result = sandbox.run(["examples/pi/main.py", "--picture", name], settings)
+        assert (result.returncode, result.stdout) == (2, ""), name
+        assert result.stderr.splitlines()[-1] == f"main.py: error: argument --picture: {message}"
 
 
 @pytest.mark.libraries  # scikit-learn is imported in three processes

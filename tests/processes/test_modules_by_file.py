@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import textwrap
@@ -308,30 +309,38 @@ OWN_CONFTEST = """
 """
 
 
-@pytest.mark.parametrize("packages", [False, True])
-@pytest.mark.parametrize("mode", ["importlib", "prepend"])
-@pytest.mark.parametrize("option", ["", "rootdir", "pythonpath=tests", "unpackaged"])
-def test_test_modules_and_conftests_work_in_workers(project, packages, mode, option):
-    """Two test modules of one name, each with a conftest of its own, under a common one."""
-    if mode == "prepend" and not packages:
-        pytest.skip("pytest itself refuses two test modules of one name")
-    files(project, {"tests/conftest.py": CONFTEST, "pytest.ini": f"[pytest]\n{option if '=' in option else ''}\n"})
+#: Import modes of pytest, with packages or without. It refuses two test modules of one name in mode `prepend` without any.
+LAYOUTS = [("importlib", False), ("importlib", True), ("prepend", True)]
+
+
+def run_tests(place, mode, packages, option):
+    """Run two test modules of one name, each with a conftest of its own, under a common one; return what was wrong."""
+    files(place, {"tests/conftest.py": CONFTEST, "pytest.ini": f"[pytest]\n{option if '=' in option else ''}\n"})
     for side in "ab":
-        files(project, {f"tests/{side}/test_x.py": TEST_MODULE, f"tests/{side}/conftest.py": OWN_CONFTEST.format(side)})
+        files(place, {f"tests/{side}/test_x.py": TEST_MODULE, f"tests/{side}/conftest.py": OWN_CONFTEST.format(side)})
         if packages:
-            files(project, {"tests/__init__.py": "", f"tests/{side}/__init__.py": ""})
-    rootdir = ["--rootdir", str(project / "tests")] if option == "rootdir" else []
+            files(place, {"tests/__init__.py": "", f"tests/{side}/__init__.py": ""})
+    rootdir = ["--rootdir", str(place / "tests")] if option == "rootdir" else []
     program = (
         "import sys; sys.path.pop(0); import pytest; sys.exit(pytest.main(sys.argv[1:]))"  # so does the command `pytest`
     )
     options = ["-q", "-p", "no:cacheprovider", "-p", "no:randomly", f"--import-mode={mode}", *rootdir, "tests"]
     done = subprocess.run(
         [sys.executable, "-c", program, *options],
-        cwd=project,
+        cwd=place,
         env=os.environ | {"FLAME_FAST_PACKAGE": "0" if option == "unpackaged" else "1"},
         capture_output=True,
         text=True,
         timeout=3 * PATIENCE_S,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "2 passed" in done.stdout
+    return "" if done.returncode == 0 and "2 passed" in done.stdout else done.stdout + done.stderr
+
+
+def test_test_modules_and_conftests_work_in_workers(project):
+    """Each option with a drawn layout, each layout at least once: how files are found and how they are named are apart."""
+    drawn = random.sample([*LAYOUTS, random.choice(LAYOUTS)], 4)
+    for option, (mode, packages) in zip(["", "rootdir", "pythonpath=tests", "unpackaged"], drawn, strict=True):
+        place = project / (option or "plain")
+        place.mkdir()
+        wrong = run_tests(place, mode, packages, option)
+        assert not wrong, f"option {option!r}, mode {mode}, packages {packages}:\n{wrong}"

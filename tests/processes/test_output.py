@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
-import logging
 import os
 import re
 import subprocess
@@ -15,55 +14,44 @@ from collections import Counter
 
 import pytest
 from gates import Gate, new_module, same, wait_until
-from process_events import PATIENCE_S, Driver, Victim, children, die, run_driver
+from output_tasks import (
+    Talker,
+    by_a_fork,
+    by_another_thread,
+    by_bytes,
+    by_descriptor,
+    by_half_a_line,
+    by_much,
+    by_pieces,
+    by_print,
+    by_shell,
+    by_subprocess,
+    by_the_stream_at_the_start,
+    by_thread,
+    by_writelines,
+    call,
+    draw_bar,
+    last_words,
+    leave_behind,
+    log_something,
+    print_lines,
+    raw,
+    say,
+    say_and_die,
+    say_and_fail,
+    spoil,
+    unicode_text,
+    without_newline,
+    write_at_gate,
+    write_letters,
+    write_text,
+    write_to,
+)
+from process_events import PATIENCE_S, Driver, Victim, children, run_driver
 
 from flame_fast import Runner, WorkerDiedError
 
 LONG = 3 << 20  # more than the longest line that is kept together
-
-
-def raw(data: bytes, fd: int = 1) -> None:
-    while data:
-        data = data[os.write(fd, data) :]
-
-
-def by_print(stream) -> None:
-    print("printed", file=stream)
-
-
-def by_pieces(stream) -> None:
-    print("one,", "two,", sep=" ", end=" ", file=stream)
-    stream.write("three\n")
-
-
-def by_descriptor(stream) -> None:
-    raw(b"from C\n", stream.fileno())
-
-
-def by_subprocess(stream) -> None:
-    subprocess.run([sys.executable, "-c", "print('from a child')"], stdout=stream.fileno(), check=True)
-
-
-def by_shell(stream) -> None:
-    os.system(f"echo from a shell >&{stream.fileno()}")
-
-
-def by_thread(stream) -> None:
-    thread = threading.Thread(target=print, args=("from a thread",), kwargs={"file": stream})
-    thread.start()
-    thread.join()
-
-
-def without_newline(stream) -> None:
-    stream.write("no end")
-
-
-def unicode_text(stream) -> None:
-    print("späte Zeile ✓ 火", file=stream)
-
-
-def by_writelines(stream) -> None:
-    stream.writelines(["a\n", "b\n"])
 
 
 WRITERS = {
@@ -77,10 +65,6 @@ WRITERS = {
     unicode_text: "späte Zeile ✓ 火\n",
     by_writelines: "a\nb\n",
 }
-
-
-def write_to(name: str, writer) -> None:
-    writer(getattr(sys, name))
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
@@ -101,24 +85,11 @@ def test_a_task_without_result_may_still_be_heard(capsys):
     assert sorted(map(int, capsys.readouterr().out.split())) == list(range(50))
 
 
-def log_something() -> None:
-    logging.getLogger("my.module").warning("logged")
-    logging.error("logged too")
-
-
 def test_what_a_task_logs_is_not_printed_where_the_driver_s_loggers_have_handlers(capsys, caplog):
     with Runner("output", workers=1) as rr:
         rr.service(log_something)().get(PATIENCE_S)
     assert capsys.readouterr() == ("", "")
     assert caplog.messages == ["logged", "logged too"]
-
-
-class Talker:
-    def __init__(self) -> None:
-        print("made")
-
-    def talk(self) -> None:
-        print("talks")
 
 
 def test_a_class_is_heard_while_it_is_made(capsys):
@@ -141,16 +112,6 @@ def test_the_output_of_one_worker_keeps_its_order(capsys):
     assert capsys.readouterr().out == "".join(f"{number}\n" for number in range(500))
 
 
-def print_lines(who: str, count: int, in_pieces: bool) -> None:
-    for number in range(count):
-        if in_pieces:
-            for piece in (f"<{who}", f" {number} ", "x" * (number % 97), ">\n"):
-                sys.stdout.write(piece)
-                sys.stdout.flush()
-        else:
-            print(f"<{who} {number} {'x' * (number % 97)}>")
-
-
 @pytest.mark.parametrize("in_pieces", [False, True])
 def test_lines_of_two_workers_are_not_mangled(in_pieces, capsys):
     with Runner("output", workers=2) as rr:
@@ -166,14 +127,9 @@ def test_lines_of_two_workers_are_not_mangled(in_pieces, capsys):
 
 
 def test_unfinished_lines_of_two_workers_are_not_mixed(capsys):
-    def write(text: str) -> None:
-        for letter in text:
-            sys.stdout.write(letter)
-            sys.stdout.flush()
-
     texts = ["aaaaaaaaaa", "bbbbbbbbbb", "cccccccccc", "dddddddddd"]
     with Runner("output", workers=2) as rr:
-        rr.get([rr.service(write)(text) for text in texts], PATIENCE_S)
+        rr.get([rr.service(write_letters)(text) for text in texts], PATIENCE_S)
     out = capsys.readouterr().out
     assert out.endswith("\n")
     pieces = re.findall(r"(.)\1{9}", out)
@@ -217,11 +173,6 @@ def test_letters_are_not_cut_between_two_reads(capsys):
 
 
 def test_last_words_of_a_worker_that_dies(capsys):
-    def last_words(how: str) -> None:
-        print("last words", flush=True)
-        print("and more", end="", flush=True)
-        die(how)
-
     with Runner("output", workers=1) as rr:
         for how in ("SIGKILL", "exit 3"):
             assert isinstance(rr.service(last_words)(how).exception(PATIENCE_S), WorkerDiedError)
@@ -238,12 +189,6 @@ def test_the_stack_of_a_crash_comes_out_on_stderr(capsys):
 
 
 def test_a_task_that_replaces_or_closes_its_streams_is_no_harm(capsys):
-    def spoil(how: str) -> None:
-        if how == "close":
-            sys.stdout.close()
-        else:
-            sys.stdout = None
-
     with Runner("output", workers=1) as rr:
         for how in ("close", "none"):
             rr.service(spoil)(how).get(PATIENCE_S)
@@ -253,10 +198,6 @@ def test_a_task_that_replaces_or_closes_its_streams_is_no_harm(capsys):
 
 def test_a_process_that_detached_does_not_hold_close_up(capsys):
     """It holds the worker's pipe open."""
-
-    def leave_behind() -> int:
-        return subprocess.Popen(["sleep", "1000"], start_new_session=True).pid
-
     import time
 
     with Runner("output", workers=1) as rr:
@@ -353,16 +294,6 @@ def test_warnings_of_a_task_name_the_users_file(project, monkeypatch, capsys):
 # ---- before the outcome --------------------------------------------------------------------------------------------------
 
 
-def say(number: int) -> int:
-    print(f"says {number}")
-    return number
-
-
-def say_and_fail(number: int) -> None:
-    print(f"says {number}")
-    raise LookupError(number)
-
-
 def by_get(rr, number):
     rr.service(say)(number).get(PATIENCE_S)
 
@@ -412,15 +343,11 @@ def by_dependent(rr, number):
 
 
 def by_nested_call(rr, number):
-    assert rr.service(lambda service, number: service(number).get())(rr.service(say), number).get(PATIENCE_S) == number
+    assert rr.service(call)(rr.service(say), number).get(PATIENCE_S) == number
 
 
 def by_death(rr, number):
-    def last_words() -> None:
-        print(f"says {number}")
-        os.kill(os.getpid(), 9)
-
-    assert isinstance(rr.service(last_words)().exception(PATIENCE_S), WorkerDiedError)
+    assert isinstance(rr.service(say_and_die)(number).exception(PATIENCE_S), WorkerDiedError)
 
 
 OUTCOMES = [
@@ -454,36 +381,6 @@ def test_a_callback_finds_what_the_call_has_printed(capsys):
     assert found == [f"says {number}\n" for number in range(10)]
 
 
-def by_bytes(name: str) -> None:
-    getattr(sys, name).buffer.write(b"bytes\n")
-
-
-def by_the_stream_at_the_start(name: str) -> None:
-    print("start", file=getattr(sys, f"__{name}__"))
-
-
-def by_a_fork(name: str) -> None:
-    pid = os.fork()
-    if pid == 0:
-        print("child", file=getattr(sys, name))
-        os._exit(0)
-    os.waitpid(pid, 0)
-
-
-def by_half_a_line(name: str) -> None:
-    print("half", end="", file=getattr(sys, name))
-
-
-def by_another_thread(name: str) -> None:
-    thread = threading.Thread(target=print, args=("thread",), kwargs={"file": getattr(sys, name)})
-    thread.start()
-    thread.join()
-
-
-def by_much(name: str) -> None:
-    print("much" * 50_000, file=getattr(sys, name))
-
-
 WAYS = {
     by_bytes: "bytes\n",
     by_the_stream_at_the_start: "start\n",
@@ -495,13 +392,13 @@ WAYS = {
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-@pytest.mark.parametrize("way", WAYS, ids=lambda way: way.__name__)
-def test_however_python_code_writes_it_is_there_before_the_value(way, name, capsys):
+def test_however_python_code_writes_it_is_there_before_the_value(name, capsys):
     with Runner("ways", workers=1) as rr:
-        for _ in range(5):
-            rr.service(way)(name).get(PATIENCE_S)
-            captured = capsys.readouterr()
-            assert {"stdout": captured.out, "stderr": captured.err}[name] == WAYS[way]
+        for way, text in WAYS.items():
+            for _ in range(5):
+                rr.service(way)(name).get(PATIENCE_S)
+                captured = capsys.readouterr()
+                assert {"stdout": captured.out, "stderr": captured.err}[name] == text, way.__name__
 
 
 def test_many_threads_find_what_their_own_calls_have_printed():
@@ -571,7 +468,7 @@ def test_a_driver_s_stream_that_blocks_holds_a_value_up_for_a_second_at_most(mon
 
 def test_each_task_s_last_line_ends_with_it(capsys):
     with Runner("ends", workers=1) as rr:
-        service = rr.service(lambda text: sys.stdout.write(text) and None)
+        service = rr.service(write_text)
         for text in ("one", "two\n", "three, ", "100%\r"):
             service(text).get(PATIENCE_S)
     assert capsys.readouterr().out == "one\ntwo\nthree, \n100%\r"
@@ -608,11 +505,6 @@ def test_bytes_that_are_no_text_are_escaped(capsys):
 
 @pytest.mark.parametrize("state", ["\r 50%|###  |", " 50%|###  |\r"])
 def test_a_progress_bar_is_seen_while_its_task_runs(state, project, capfd):
-    def draw(gate, state: str) -> None:
-        sys.stderr.write(state)
-        sys.stderr.flush()
-        gate.wait()
-
     seen = []
 
     def look() -> bool:
@@ -620,18 +512,11 @@ def test_a_progress_bar_is_seen_while_its_task_runs(state, project, capfd):
         return state in "".join(seen)
 
     with Runner("bar", workers=1) as rr, Gate() as gate:
-        future = rr.service(draw)(gate, state)
+        future = rr.service(write_at_gate)(gate, "stderr", state)
         gate.entered()
         wait_until(look, "the bar's being shown")
         gate.open()
         future.get(PATIENCE_S)
-
-
-def draw_bar(who: str, count: int) -> None:
-    for number in range(count):
-        sys.stderr.write(f"\r<{who} {number}>")
-        sys.stderr.flush()
-    sys.stderr.write(f"\r<{who} all>\n")
 
 
 def test_bars_and_lines_of_several_workers_are_kept_apart(capsys):
@@ -656,17 +541,12 @@ def test_a_terminal_has_one_line_for_all_bars(project, monkeypatch):
         def isatty(self) -> bool:
             return True
 
-    def draw(gate, text: str) -> None:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-        gate.wait()
-
     terminal = Terminal()
     with Runner("terminal", workers=2) as rr, Gate() as first, Gate() as second:
         monkeypatch.setattr(sys, "stdout", terminal)
-        one = rr.service(draw)(first, "\r<one>")
+        one = rr.service(write_at_gate)(first, "stdout", "\r<one>")
         wait_until(lambda: "one" in terminal.getvalue(), "the first bar")
-        other = rr.service(draw)(second, "\r<two>")
+        other = rr.service(write_at_gate)(second, "stdout", "\r<two>")
         wait_until(lambda: "two" in terminal.getvalue(), "the second bar")
         first.open()
         one.get(PATIENCE_S)

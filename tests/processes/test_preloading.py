@@ -33,7 +33,7 @@ def doubled(x):
     return 2 * x
 
 
-@numba.njit(parallel=True)
+@numba.njit(parallel=True, cache=True)
 def summed(n):
     total = 0
     for i in numba.prange(n):
@@ -228,14 +228,21 @@ def where_numba_lies():
     return os.getpid(), id(sys.modules.get("numba"))
 
 
-def test_workers_share_one_import(project):
+def numbers():
+    return drawn(), np.random.random()
+
+
+def test_workers_share_one_import_and_draw_different_numbers(project):
     with Runner("shared", workers=3) as rr:
         kernel = rr.service(doubled)
         assert rr.get([kernel(n) for n in range(30)]) == [2 * n for n in range(30)]
         look = rr.service(where_numba_lies)
         places = set(rr.get([look() for _ in range(60)]))
+        draw = rr.service(numbers)
+        rows = rr.get([draw() for _ in range(60)])
     assert len({address for _, address in places}) == 1
     assert id(None) not in {address for _, address in places}
+    assert len({number for number, _ in rows}) == len({number for _, number in rows}) == 60
 
 
 LATE = """\
@@ -395,46 +402,35 @@ def running_ns():
     return found
 
 
-@pytest.mark.parametrize(
-    "kernel, size", [(estimate_batch, 3_000_000_000), (summed, 400_000_000)], ids=["ours", "a user's own"]
-)
-def test_a_worker_uses_its_share_of_threads(project, kernel, size):
+def forks(points):
+    alone = estimate_batch(points, 3)
+    reader, writer = os.pipe()
+    pid = os.fork()
+    if pid == 0:
+        os.write(writer, str(estimate_batch(points, 3)).encode())
+        os._exit(0)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        found = int(file.read())
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found == alone
+
+
+#: Kernels, and sizes that keep a thread busy for longer than it takes to start.
+BUSY = {"ours": (estimate_batch, 600_000_000), "a user's own": (summed, 100_000_000)}
+
+
+def test_a_worker_uses_its_share_of_threads_and_a_task_may_fork_after_it(project):
     cpus = available_cpus()
     for workers in (1, cpus):
         with Runner("threads", workers=workers) as rr:
             service = rr.service(busy_threads)
-            rr.get([service(kernel, size // 100) for _ in range(workers)])  # compiled, and its threads started
-            assert set(rr.get([service(kernel, size) for _ in range(workers)])) == {max(1, cpus // workers)}
-            if workers == 1:
-                alone = rr.service(busy_threads, resreq=ResourceRequirement(cpu=1))
-                assert alone(kernel, size).get(PATIENCE_S) == 1
-
-
-def test_workers_draw_different_numbers(project):
-    def numbers():
-        return os.getpid(), drawn(), np.random.random()
-
-    with Runner("random", workers=3) as rr:
-        service = rr.service(numbers)
-        rows = rr.get([service() for _ in range(60)])
-    assert len({number for _, number, _ in rows}) == len({number for _, _, number in rows}) == 60
-
-
-def test_a_task_may_fork_after_a_kernel(project):
-    def forks(points):
-        alone = estimate_batch(points, 3)
-        reader, writer = os.pipe()
-        pid = os.fork()
-        if pid == 0:
-            os.write(writer, str(estimate_batch(points, 3)).encode())
-            os._exit(0)
-        os.close(writer)
-        with os.fdopen(reader) as file:
-            found = int(file.read())
-        return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), found == alone
-
-    for workers in (1, 2):
-        with Runner("forks", workers=workers) as rr:
+            for name, (kernel, size) in BUSY.items():
+                rr.get([service(kernel, size // 100) for _ in range(workers)])  # compiled, and its threads started
+                found = set(rr.get([service(kernel, size) for _ in range(workers)]))
+                assert found == {max(1, cpus // workers)}, (name, workers)
+                if workers == 1:
+                    alone = rr.service(busy_threads, resreq=ResourceRequirement(cpu=1))
+                    assert alone(kernel, size).get(PATIENCE_S) == 1, name
             assert rr.service(forks)(3_000_000).get(PATIENCE_S) == (0, True)
 
 

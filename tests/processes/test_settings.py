@@ -17,17 +17,33 @@ import numpy as np
 import pytest
 from gates import PATIENCE_S, new_module, run_script, wait_until
 from process_events import zygotes
+from setting_tasks import (
+    Hashing,
+    Looking,
+    NarrowerWarning,
+    OwnWarning,
+    Unloadable,
+    Unsendable,
+    all_warned,
+    attributes_of_sys,
+    called,
+    contexts,
+    current_filters,
+    divided,
+    give_up,
+    in_angles,
+    is_loaded,
+    look_at_process,
+    names_of_locale,
+    pid_and_limit,
+    printed,
+    umask,
+    warned,
+    with_filters,
+)
 
 from flame_fast import Runner
 from flame_fast.engine import settings
-
-
-class OwnWarning(UserWarning):
-    pass
-
-
-class NarrowerWarning(OwnWarning):
-    pass
 
 
 def in_task(look, *args, **options):
@@ -52,21 +68,24 @@ def collect_at(thresholds):
     gc.set_threshold(*thresholds)
 
 
-@pytest.mark.parametrize(
-    ("get", "change", "value"),
-    [
-        (sys.getrecursionlimit, sys.setrecursionlimit, 4321),
-        (sys.getswitchinterval, sys.setswitchinterval, 0.25),
-        (sys.get_int_max_str_digits, sys.set_int_max_str_digits, 1234),
-        (gc.get_threshold, collect_at, (321, 7, 6)),
-    ],
-    ids=lambda value: getattr(value, "__name__", None),
-)
-def test_a_setting_of_the_interpreter_is_the_drivers(get, change, value, project):
-    with changed(get, change, value):
-        assert get() == value
-        assert in_task(get) == value
-    assert in_task(get) == get() != value
+SETTINGS = [
+    (sys.getrecursionlimit, sys.setrecursionlimit, 4321),
+    (sys.getswitchinterval, sys.setswitchinterval, 0.25),
+    (sys.get_int_max_str_digits, sys.set_int_max_str_digits, 1234),
+    (gc.get_threshold, collect_at, (321, 7, 6)),
+]
+
+
+def test_settings_of_the_interpreter_are_the_drivers(project):
+    getters = [get for get, *_ in SETTINGS]
+    own = called(getters)
+    with contextlib.ExitStack() as undone:
+        for get, change, value in SETTINGS:
+            undone.enter_context(changed(get, change, value))
+        assert called(getters) == {get.__name__: value for get, _, value in SETTINGS}
+        assert in_task(called, getters) == called(getters)
+    assert in_task(called, getters) == called(getters) == own
+    assert all(own[get.__name__] != value for get, _, value in SETTINGS)
 
 
 def test_a_recursion_limit_below_the_workers_own_depth_leaves_the_workers(project):
@@ -95,25 +114,21 @@ def test_the_collector_is_off_in_tasks_if_it_is_off_in_the_driver(project):
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("dont_write_bytecode", True), ("dont_write_bytecode", False), ("pycache_prefix", "/x")]
+    "attributes", [{"dont_write_bytecode": True}, {"dont_write_bytecode": False, "pycache_prefix": "/x"}], ids=str
 )
-def test_an_attribute_of_sys_is_the_drivers(name, value, monkeypatch, project):
-    monkeypatch.setattr(sys, name, value)
-    assert in_task(lambda: getattr(sys, name)) == value
+def test_attributes_of_sys_are_the_drivers(attributes, monkeypatch, project):
+    for name, value in attributes.items():
+        monkeypatch.setattr(sys, name, value)
+    assert in_task(attributes_of_sys, list(attributes)) == attributes
 
 
 def test_an_instance_and_a_replaced_worker_have_them_too(project):
     with changed(sys.getrecursionlimit, sys.setrecursionlimit, 4321), Runner("again", workers=1) as rr:
-        look = rr.service(lambda: (os.getpid(), sys.getrecursionlimit()))
+        look = rr.service(pid_and_limit)
         assert rr.service(Looking()).limit().get(PATIENCE_S) == 4321
         pid, limit = look().get(PATIENCE_S)
         os.kill(pid, signal.SIGKILL)
         assert wait_until(lambda: retried(look) not in (None, (pid, limit))) and look().get(PATIENCE_S)[1] == limit == 4321
-
-
-class Looking:
-    def limit(self):
-        return sys.getrecursionlimit()
 
 
 def retried(service):
@@ -123,16 +138,6 @@ def retried(service):
         return service().get(PATIENCE_S)
     except WorkerDiedError:
         return None
-
-
-def look_at_process():
-    return os.getcwd(), os.environ.get("SETTING"), umask()
-
-
-def umask():
-    mask = os.umask(0o77)
-    os.umask(mask)
-    return mask
 
 
 def test_directory_umask_and_environment_are_those_at_the_runner_also_after_the_supervisors_death(project, monkeypatch):
@@ -168,16 +173,10 @@ with Runner("flags", workers=1) as rr:
 @pytest.mark.parametrize(
     ("options", "names"),
     [
-        (["-E"], "ignore_environment"),
-        (["-I"], "no_user_site ignore_environment isolated"),
-        (["-B"], "dont_write_bytecode"),
-        (["-OO"], "optimize"),
-        (["-bb"], "bytes_warning"),
-        (["-s"], "no_user_site"),
-        (["-X", "utf8"], "utf8_mode"),
-        (["-X", "dev"], "dev_mode"),
-        (["-X", "int_max_str_digits=5000"], "int_max_str_digits"),
-        (["-W", "error::UserWarning", "-u"], ""),
+        (["-E", "-B", "-X", "utf8"], "ignore_environment dont_write_bytecode utf8_mode"),
+        (["-I", "-bb"], "no_user_site ignore_environment isolated bytes_warning"),
+        (["-OO", "-s", "-X", "int_max_str_digits=5000"], "optimize no_user_site int_max_str_digits"),
+        (["-X", "dev", "-W", "error::UserWarning", "-u"], "dev_mode"),
     ],
     ids=" ".join,
 )
@@ -206,11 +205,6 @@ def test_workers_agree_on_hashes_of_text_whatever_the_drivers_seed(project):
         assert len({one.of("abc").get(PATIENCE_S) for one in instances}) == 1
 
 
-class Hashing:
-    def of(self, text):
-        return hash(text)
-
-
 def test_pythonhome_is_handed_on(project, tmp_path):
     """As a program that embeds Python sets it: the package is found by PYTHONPATH alone, as it is installed."""
     import flame_fast
@@ -235,10 +229,6 @@ def test_pythonhome_is_handed_on(project, tmp_path):
 
 
 # ---- locale ----------------------------------------------------------------------------------------------------------
-
-
-def names_of_locale():
-    return locale.setlocale(locale.LC_ALL)
 
 
 @pytest.fixture
@@ -268,21 +258,6 @@ def in_words(filters):
     return [(one[0], one[1], one[2].__module__, one[2].__qualname__, *one[3:]) for one in filters]
 
 
-def warned(category, text="a text"):
-    """Task: tell how a warning ends."""
-    with contextlib.ExitStack() as undone:
-        if isinstance(category, str):
-            category = getattr(np.exceptions, category)
-        undone.enter_context(warnings.catch_warnings())
-        shown = []
-        warnings.showwarning = lambda *args: shown.append(args)
-        try:
-            warnings.warn(text, category, stacklevel=1)
-        except Warning as error:
-            return f"error: {error}"
-        return "shown" if shown else "ignored"
-
-
 @pytest.fixture
 def filters():
     with warnings.catch_warnings():
@@ -293,15 +268,25 @@ def test_filters_are_the_drivers_in_their_order(filters, project):
     warnings.simplefilter("always")
     warnings.filterwarnings("error", "b.d", OwnWarning, r"some\.module", 7)
     warnings.filterwarnings("ignore", "", DeprecationWarning)
-    assert in_words(in_task(lambda: warnings.filters)) == in_words(filters)
+    assert in_words(in_task(current_filters)) == in_words(filters)
 
 
 @pytest.mark.parametrize("action", ["error", "ignore", "always", "default", "module", "once"])
 def test_a_warning_in_a_task_ends_as_in_the_driver(action, filters, project):
     warnings.simplefilter("ignore")
     warnings.simplefilter(action, UserWarning)
-    here = [warned(category) for category in (UserWarning, OwnWarning, RuntimeWarning)]
-    assert [in_task(warned, category) for category in (UserWarning, OwnWarning, RuntimeWarning)] == here
+    categories = [UserWarning, OwnWarning, RuntimeWarning]
+    assert in_task(all_warned, categories) == all_warned(categories)
+
+
+WARNS_BY_NUMPY = """
+import numpy as np
+from setting_tasks import warned
+def of_rank(text):
+    return warned(np.exceptions.RankWarning, text)
+def of_complex_numbers(text):
+    return warned(np.exceptions.ComplexWarning, text)
+"""
 
 
 def test_a_filter_of_a_module_that_a_worker_has_not_loaded_holds_once_it_is(filters, project, monkeypatch):
@@ -310,9 +295,10 @@ def test_a_filter_of_a_module_that_a_worker_has_not_loaded_holds_once_it_is(filt
     warnings.simplefilter("ignore")
     for category in (np.exceptions.RankWarning, module.Near, OwnWarning):
         warnings.simplefilter("error", category)
-    assert not in_task(lambda name: name in sys.modules, module.__name__)
-    assert in_task(warned, "RankWarning", "of numpy") == "error: of numpy"
-    assert in_task(warned, "ComplexWarning") == "ignored"
+    assert not in_task(is_loaded, module.__name__)
+    with_numpy = new_module(monkeypatch, project, WARNS_BY_NUMPY)
+    assert in_task(with_numpy.of_rank, "of numpy") == "error: of numpy"
+    assert in_task(with_numpy.of_complex_numbers, "of numpy") == "ignored"
     assert in_task(warned, module.Nearer, "of the project") == "error: of the project"
     assert in_task(warned, NarrowerWarning, "of the test") == "error: of the test"
 
@@ -350,7 +336,7 @@ def test_an_import_in_a_worker_does_not_put_its_filters_before_the_users(filters
     module = new_module(monkeypatch, project, ADDS_FILTERS)
     warnings.simplefilter("ignore")
     with Runner("imports", workers=1) as rr:
-        assert in_words(rr.service(lambda: (module.warn, warnings.filters))().get(PATIENCE_S)[1]) == in_words(filters)
+        assert in_words(rr.service(with_filters(module.warn))().get(PATIENCE_S)[1]) == in_words(filters)
         assert rr.service(module.warn)(UserWarning).get(PATIENCE_S) is None
 
 
@@ -369,7 +355,7 @@ def test_filters_that_a_task_or_an_initializer_sets_stay(filters, project):
     with Runner("own", workers=1, initializer=warnings.simplefilter, initargs=("ignore", UserWarning)) as rr:
         assert rr.service(warned)(UserWarning).get(PATIENCE_S) == "ignored"
         rr.service(warnings.simplefilter)("error", UserWarning).get(PATIENCE_S)
-        assert rr.service(lambda: warned(UserWarning))().get(PATIENCE_S) == "error: a text"
+        assert rr.service(warned)(UserWarning).get(PATIENCE_S) == "error: a text"
 
 
 @pytest.mark.parametrize("way", ["at the start", "in the program", "of the runner"])
@@ -397,10 +383,6 @@ def test_a_pattern_of_the_interpreters_own_filters_may_be_text(filters):
 # ---- libraries -------------------------------------------------------------------------------------------------------
 
 
-def divided():
-    return np.ones(1) / np.zeros(1)
-
-
 def test_numpys_handling_of_errors_is_the_drivers(project):
     with np.errstate(divide="raise", under="warn", over="ignore"):
         assert in_task(np.geterr) == np.geterr()
@@ -411,9 +393,6 @@ def test_numpys_handling_of_errors_is_the_drivers(project):
 
 
 def test_numpys_callback_for_errors_is_the_drivers(project):
-    def give_up(kind, flag):
-        raise LookupError(kind)
-
     with np.errstate(divide="call", call=give_up), Runner("callback", workers=1) as rr:
         assert repr(rr.service(divided)().exception(PATIENCE_S)) == "LookupError('divide by zero')"
 
@@ -423,11 +402,11 @@ def test_numpys_printing_is_the_drivers(project):
     for options in (
         {"precision": 2, "suppress": True},
         {"threshold": np.int64(5), "edgeitems": 1},
-        {"formatter": {"float": lambda number: f"<{number:.1f}>"}},
+        {"formatter": {"float": in_angles}},
         {"legacy": "1.13"},
     ):
         with np.printoptions(**options):
-            assert in_task(lambda: (repr(values), repr(np.arange(100)))) == (repr(values), repr(np.arange(100)))
+            assert in_task(printed, values, np.arange(100)) == (repr(values), repr(np.arange(100)))
 
 
 def test_numpys_buffer_is_the_drivers(project):
@@ -439,40 +418,14 @@ def test_printing_that_cannot_be_sent_is_numpys_own(project):
     before = repr(np.ones(1))
     with np.printoptions(formatter={"float": Unsendable()}):
         assert repr(np.ones(1)) != before
-        assert in_task(lambda: repr(np.ones(1))) == before
-
-
-class Unsendable:
-    def __call__(self, number):
-        return "x"
-
-    def __reduce__(self):
-        raise TypeError("stays here")
+        assert in_task(printed, np.ones(1)) == (before,)
 
 
 def test_printing_that_a_worker_cannot_load_is_numpys_own(project):
     before = repr(np.ones(1))
     with np.printoptions(formatter={"float": Unloadable()}, precision=3):
-        assert in_task(lambda: (repr(np.ones(1)), np.get_printoptions()["precision"])) == (before, 3)
-
-
-class Unloadable(Unsendable):
-    def __reduce__(self):
-        return int, ("no number",)
-
-
-def described(context):
-    return (
-        *(getattr(context, name) for name in settings.CONTEXT),
-        {signal.__name__ for signal, is_set in context.traps.items() if is_set},
-    )
-
-
-def contexts():
-    """Task: describe this thread's context, and the one that new threads get."""
-    import decimal
-
-    return described(decimal.getcontext()), described(decimal.DefaultContext)
+        assert in_task(printed, np.ones(1)) == (before,)
+        assert in_task(np.get_printoptions)["precision"] == 3
 
 
 def test_the_decimal_context_is_the_drivers(project):

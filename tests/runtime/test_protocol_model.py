@@ -253,7 +253,7 @@ def test_no_order_of_steps_and_no_death_loses_anything_in_larger_worlds(name):
 def test_what_is_left_out_is_missed(what):
     """A model that cannot fail would say nothing of the one that does not."""
     with pytest.raises(Violation) as found:
-        explore(NEEDED[what](without=(what,)))
+        explore(NEEDED[what](without=(what,)), dives=True)
     assert found.value.trace
 
 
@@ -261,14 +261,14 @@ def test_what_is_left_out_is_missed(what):
 def test_what_keeps_a_store_from_being_overtaken_is_missed(what):
     scenario = BARRIERS[what](without=(what,))
     with pytest.raises(Violation, match="put off"):
-        explore(with_stores_put_off(scenario))
+        explore(with_stores_put_off(scenario), dives=True)
 
 
 @pytest.mark.parametrize("what", MENDS)
 def test_what_was_wrong_is_found(what):
     scenario, shows = MENDS[what]
     with pytest.raises(Violation, match=shows):
-        explore(scenario(without=(what,)))
+        explore(scenario(without=(what,)), dives=True)
 
 
 def test_a_slot_was_freed_twice():
@@ -276,7 +276,7 @@ def test_a_slot_was_freed_twice():
     scenario = inputs(mortal=("S",), deaths=1, fails=(0,), without=("a claim before freeing",))
     scenario.at_end = ()  # what is lost by that is found earlier
     with pytest.raises(Violation, match="slot 1 is freed twice"):
-        explore(scenario)
+        explore(scenario, dives=True)
 
 
 # ---- the explorer itself -------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 
 #: Engines of the package; and one without a segment, which only tests have.
@@ -12,3 +14,13 @@ concurrent = pytest.mark.parametrize("engine", ["local"], indirect=True)
 
 #: Values lie in one segment, of bounded size, and counters tell what lies there.
 in_a_segment = pytest.mark.parametrize("engine", ["local", "inline"], indirect=True)
+
+
+@contextlib.contextmanager
+def case(*names):
+    """Have a failure in this block tell which of a test's cases it is: cases share a runner, whose start takes longest."""
+    try:
+        yield
+    except BaseException as error:
+        error.add_note(f"case: {', '.join(map(repr, names))}")
+        raise

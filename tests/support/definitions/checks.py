@@ -6,6 +6,7 @@ It uses names of the parts before it: `KINDS`, `BY_GLOBAL`, `BY_DEFAULT`, `BY_AT
 
 import json
 import os
+import random
 
 import kinds_beside
 
@@ -171,14 +172,26 @@ def outcome_of(check, rr, name, kind):
     return "ok"
 
 
+def drawn(combinations, draw, times):
+    """Return some of the combinations, in their order: each kind and each position at least so many times."""
+    shuffled = random.Random(draw).sample(combinations, len(combinations))
+    of_position, of_kind, found = dict.fromkeys(POSITIONS, 0), dict.fromkeys(KINDS, 0), set()
+    for position, name in shuffled:
+        if min(of_position[position], of_kind[name]) < times:
+            found.add((position, name))
+            of_position[position] += 1
+            of_kind[name] += 1
+    return [each for each in combinations if each in found]
+
+
 def check_all():
-    """One JSON line for each combination, and one that says how many there are."""
-    count = 0
+    """One JSON line for each combination, and one that says how many there are; of the drawn ones where there is a draw."""
+    combinations = [(position, name) for position in POSITIONS for name in KINDS if POSITIONS[position][1](KINDS[name])]
+    chosen = combinations
+    if draw := os.environ.get("MATRIX_DRAW"):
+        chosen = drawn(combinations, draw, 2)
     with open(os.environ["MATRIX_OUTPUT"], "w") as output, Runner("matrix", workers=1) as rr:
-        for position, (check, applies) in POSITIONS.items():
-            for name, kind in KINDS.items():
-                if applies(kind):
-                    count += 1
-                    line = {"kind": name, "position": position, "outcome": outcome_of(check, rr, name, kind)}
-                    print(json.dumps(line), file=output, flush=True)
-        print(json.dumps({"count": count}), file=output)
+        for position, name in chosen:
+            outcome = outcome_of(POSITIONS[position][0], rr, name, KINDS[name])
+            print(json.dumps({"kind": name, "position": position, "outcome": outcome}), file=output, flush=True)
+        print(json.dumps({"count": len(combinations), "kinds": [*KINDS], "positions": [*POSITIONS]}), file=output)

@@ -20,6 +20,7 @@ from __future__ import annotations
 import dis
 import functools
 import gc
+import random
 from collections import deque
 from dataclasses import dataclass, field, replace
 from itertools import combinations
@@ -32,7 +33,7 @@ class ModelError(Exception):
 
 
 class Violation(Exception):
-    """The protocol fails: `trace` tells the steps to it, the fewest there are."""
+    """The protocol fails: `trace` tells the steps to it; breadth first, the fewest there are."""
 
     def __init__(self, what, trace):
         super().__init__(what + "".join(f"\n  {number:3} {line}" for number, line in enumerate(trace, 1)))
@@ -276,6 +277,7 @@ class Node:
         self.operation = operation
         self.path = path  # (node before, answer), None at the start
         self.names = names
+        self.step = None  # see `Explorer.step_of`
         self.after = {}  # answer -> node's number
 
 
@@ -341,11 +343,16 @@ class Automata:
 
 
 class Explorer:
-    """A search through a scenario, breadth first; `states`, `steps` and `ends` count what was met."""
+    """A search through a scenario; `states`, `steps` and `ends` count what was met.
 
-    def __init__(self, scenario, most=10_000_000):
+    It goes breadth first, unless it `dives`: on from what it has just met, until nothing new comes, and then on from what it
+    met first. So it goes through the same states, and finds a fault that is there sooner.
+    """
+
+    def __init__(self, scenario, most=10_000_000, dives=False):
         self.scenario = scenario
         self.most = most
+        self.dives = dives
         self.names = list(scenario.programs)
         self.automata = Automata(scenario.programs)
         self.nodes = self.automata.nodes
@@ -375,30 +382,37 @@ class Explorer:
         return number
 
     def run(self):
-        self.parents[self.first] = None
+        parents = self.parents
+        parents[self.first] = None
         beginnings = [self.first]  # and what is left of them by deaths before the first step
         for state in beginnings:
             for following in self.killed(state, range(len(self.names))):
-                if following not in self.parents:
-                    self.parents[following] = state
+                if following not in parents:
+                    parents[following] = state
                     beginnings.append(following)
         todo = deque(beginnings)
         checked = 0
+        new = []
+        order = random.Random(0)  # a dive that always took the same process's steps would miss what several do by turns
         while todo:
-            state = todo.popleft()
+            state = todo.pop() if self.dives and new else todo.popleft()
             found = self.successors(state)
             if not found:
                 self.ends += 1
                 self.check(self.scenario.at_end, state)
+            self.steps += len(found)
+            new = []
             for following in found:
-                self.steps += 1
-                if following not in self.parents:
-                    self.parents[following] = state
-                    todo.append(following)
+                if following not in parents:
+                    parents[following] = state
+                    new.append(following)
+            if self.dives:
+                order.shuffle(new)
+            todo += new
             while checked < len(self.memories):
                 self.check_memory(checked, state, found)
                 checked += 1
-            if len(self.parents) > self.most:
+            if len(parents) > self.most:
                 raise ModelError(f"more than {self.most:,} states")
         return self
 
@@ -430,22 +444,19 @@ class Explorer:
         for at in range(2, len(state)):
             if state[at] >= 0:
                 node = self.nodes[state[at]]
-                step = self.step_of(node)
+                step = node.step or self.step_of(node)
                 if step.alone:
                     return step.take(state, at, node)
                 found += step.take(state, at, node)
         return found or self.timeouts(state)
 
     def step_of(self, node):
-        try:
-            return node.step
-        except AttributeError:
-            operation = node.operation
-            key = (node.process, operation)
+        if node.step is None:
+            key = (node.process, node.operation)
             if key not in self.compiled:
-                self.compiled[key] = self.compile(node.process, operation)
+                self.compiled[key] = self.compile(*key)
             node.step = self.compiled[key]
-            return node.step
+        return node.step
 
     def compile(self, process, operation):
         return Step(self, process, operation)
@@ -459,7 +470,10 @@ class Explorer:
         return found
 
     def moved(self, state, at, answer, memory=None):
-        number = self.automata.go_on(self.nodes[state[at]], answer)
+        node = self.nodes[state[at]]
+        number = node.after.get(answer)
+        if number is None:
+            number = self.automata.go_on(node, answer)
         return (state[0] if memory is None else memory, *state[1:at], number, *state[at + 1 :])
 
     def killed(self, state, whom):
@@ -584,7 +598,8 @@ class Step:
 
     def take_load(self, state, at, node):
         values = self.explorer.memories[state[0]]
-        self.check_private(values)
+        if self.must_be_dead:
+            self.check_private(values)
         answer = values[self.place]
         number = node.after.get(answer)
         if number is None:
@@ -593,7 +608,8 @@ class Step:
 
     def take_change(self, state, at, node):
         values = self.explorer.memories[state[0]]
-        self.check_private(values)
+        if self.must_be_dead:
+            self.check_private(values)
         old = values[self.place]
         new, answer = self.change(old, *self.rest)
         if new == old:
@@ -607,7 +623,8 @@ class Step:
 
     def take_stores(self, state, at, node):
         values = list(self.explorer.memories[state[0]])
-        self.check_private(values)
+        if self.must_be_dead:
+            self.check_private(values)
         for word, value in self.operation[1:]:
             values[self.explorer.places[word]] = value
         return self.written(state, at, None, tuple(values))
@@ -716,9 +733,9 @@ class BufferedExplorer(Explorer):
     An entry is one operation's stores: (place, mask or None for the whole word, value) each.
     """
 
-    def __init__(self, scenario, most):
+    def __init__(self, scenario, most=10_000_000, dives=False):
         words = {**scenario.words, **{("put off", name): () for name in scenario.puts_off}}
-        super().__init__(replace(scenario, words=words), most)
+        super().__init__(replace(scenario, words=words), most, dives)
         self.buffers = {}  # place among the processes -> the buffer's place
         for name in scenario.puts_off:
             self.buffers[self.names.index(name)] = self.places["put off", name]
@@ -732,12 +749,14 @@ class BufferedExplorer(Explorer):
         for at in range(2, len(state)):
             if state[at] >= 0:
                 node = self.nodes[state[at]]
-                step = self.step_of(node)
+                step = node.step or self.step_of(node)
                 if step.alone and step.is_alone(state):
                     return step.take(state, at, node)
                 found += step.take(state, at, node)
-        for place in self.buffers:
-            found += self.let_out(state, place)
+        values = self.memories[state[0]]
+        for place, buffer in self.buffers.items():
+            if values[buffer]:
+                found += self.let_out(state, place)
         return found or self.timeouts(state)
 
     def let_out(self, state, place):
@@ -826,12 +845,14 @@ class BufferedStep(Step):
 
     def take_load(self, state, at, node):
         values = self.seen(state)
-        self.check_private(values)
+        if self.must_be_dead:
+            self.check_private(values)
         return [self.explorer.moved(state, at, values[self.place])]
 
     def take_put_off(self, state, at, node):
         values = self.explorer.memories[state[0]]
-        self.check_private(values)
+        if self.must_be_dead:
+            self.check_private(values)
         put_off = values[self.buffer]
         if len(put_off) == self.explorer.scenario.most_put_off:
             return []
@@ -847,12 +868,12 @@ def with_stores_put_off(scenario):
     return replace(scenario, puts_off=tuple(scenario.programs))
 
 
-def explore(scenario, most=10_000_000):
-    """Go through a scenario; return the explorer, or raise `Violation`."""
+def explore(scenario, most=10_000_000, dives=False):
+    """Go through a scenario; return the explorer, or raise `Violation`, by a search that `dives` sooner."""
     collects = gc.isenabled()
     gc.disable()  # millions of small tuples, and no cycles
     try:
-        return (BufferedExplorer if scenario.puts_off else Explorer)(scenario, most).run()
+        return (BufferedExplorer if scenario.puts_off else Explorer)(scenario, most, dives).run()
     finally:
         if collects:
             gc.enable()
