@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import subprocess
 import sys
@@ -129,6 +130,7 @@ DOORS = {
 }
 
 
+@functools.cache
 def modules() -> dict[str, Path]:
     found = {}
     for folder, prefix in ((PACKAGE, ""), (ROOT / "kernels", "kernels.")):
@@ -149,8 +151,10 @@ def python_of(path: Path) -> str:
     return "\n".join(line for line in lines if re.match(r"from flame_fast[\w.]* import [^(]*$", line))
 
 
+@functools.cache
 def imports_of(path: Path) -> set[str]:
     """Return the package's modules that a file imports, late imports too, but none for type checkers alone."""
+    inside = modules()
     tree = ast.parse(python_of(path))
     skipped = {
         node
@@ -165,7 +169,7 @@ def imports_of(path: Path) -> set[str]:
         base = node.module.removeprefix("flame_fast").lstrip(".")
         for alias in node.names:
             whole = f"{base}.{alias.name}".lstrip(".")
-            found.add(whole if whole in modules() else base)
+            found.add(whole if whole in inside else base)
     return found - {""}
 
 

@@ -94,13 +94,14 @@ def test_a_file_says_what_it_uses(folder, name):
     """A file declares all that it uses, and nothing else: cimports by their names, other files by theirs."""
     files = texts(folder)
     text, home = files[name], homes(folder)
-    used = {word for word in used_in(text) - defined_in(text) if home.get(word, name) != name}
+    named = used_in(text)
+    used = {word for word in named - defined_in(text) if home.get(word, name) != name}
     said = cimported(name, text)
     missing = [
         f"{word} of {home[word]}" for word in used if home[word].startswith("core.") and word not in said.get(home[word], ())
     ]
     assert not missing, f"{name} uses without cimporting: {missing}"
-    idle = [word for module, words in cimports_of(text).items() for word in words if word not in used_in(text)]
+    idle = [word for module, words in cimports_of(text).items() for word in words if word not in named]
     assert not idle, f"{name} cimports and does not use: {idle}"
     if not name.startswith("core."):
         assert uses_of(text) == {home[word] for word in used} - set(said) - {"_native"}
