@@ -75,21 +75,24 @@ LEFT_TO_GCC: list[tuple[str, str | None]] = [("CYTHON_INLINE", "__attribute__((u
 VERSIONS = (Cython.__version__, numpy.__version__)
 
 
-def recorded_switches() -> str:
-    """Return a file that is newer than any build of another kind: it holds the arguments and versions of the compilers."""
-    path = Path("build", "switches")
+#: A file that is newer than any build of another kind: it holds the arguments and versions of the compilers.
+SWITCHES = Path("build", "switches")
+
+
+def record_switches() -> None:
     said = repr((compile_args, link_args, [name for name, _ in macros], LEFT_TO_GCC, DIRECTIVES, VERSIONS))
-    if not path.exists() or path.read_text() != said:
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(said)
-    return str(path)
+    if not SWITCHES.exists() or SWITCHES.read_text() != said:
+        SWITCHES.parent.mkdir(exist_ok=True)
+        SWITCHES.write_text(said)
 
 
 def package_for_cython() -> str:
     """Return a directory with `flame_fast/kernels` in it, where Cython looks modules up by their names."""
     package = Path("build", "cython", "flame_fast")
     package.mkdir(parents=True, exist_ok=True)
-    (package / "__init__.pxd").touch()
+    initial = package / "__init__.pxd"
+    if not initial.exists():  # Cython takes what it finds newer for changed
+        initial.touch()
     kernels = package / "kernels"
     if not kernels.is_symlink():
         kernels.symlink_to(Path("..", "..", "..", "kernels"))
@@ -103,7 +106,7 @@ def extension(folder: str, *include_dirs: str, further: Sequence[tuple[str, str 
     made = Extension(
         f"flame_fast.kernels.{folder}._native",
         [str(sources / "_native.pyx")],
-        depends=[*others, recorded_switches()],
+        depends=[*others, str(SWITCHES)],
         include_dirs=list(include_dirs),
         define_macros=[*macros, *further],
         extra_compile_args=compile_args,
@@ -116,6 +119,10 @@ def extension(folder: str, *include_dirs: str, further: Sequence[tuple[str, str 
 
 class BuildChanged(build_ext):
     """Takes what the last editable install has built, if nothing has changed: pip has each begin in an empty folder."""
+
+    def run(self) -> None:
+        record_switches()
+        super().run()
 
     def build_extension(self, ext: Extension) -> None:
         target = Path(self.get_ext_fullpath(ext.name))
