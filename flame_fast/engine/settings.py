@@ -15,14 +15,16 @@ import gc
 import pickle
 import sys
 import warnings
+from _thread import get_ident
 
+from flame_fast.engine.import_watch import ImportWatch
 from flame_fast.kernels.runtime import serialization
 from flame_fast.kernels.runtime.serialization.definitions import Namespace
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
-    from typing import Any
+    from collections.abc import Callable, Iterator
+    from typing import Any, ClassVar
 
     from flame_fast.engine.thread_limits import Libraries
 
@@ -83,6 +85,7 @@ def apply(settings: dict[str, Any], libraries: Libraries) -> None:
     if not settings["collects"]:
         gc.disable()
     _Driver.modules = frozenset(settings["modules"])
+    ImportWatch(_adds_known_filters, _keep_order).begin()
     _set_filters([_filter(*one) for one in settings["filters"]], _in_front(set(settings["warnoptions"])))
     if settings["locale"] is not None:
         _attempt(_set_locale, settings["locale"])
@@ -121,26 +124,34 @@ class _Driver:
     #: Modules, without submodules, that the driver had imported when the Runner was made.
     modules: frozenset[str] = frozenset()
 
+    #: Threads of this worker that are importing one of them.
+    importing: ClassVar[set[int]] = set()
 
-class AroundImport:
-    """Keeps order among filters when a worker imports what the driver has imported before.
 
-    An import that adds a filter which is there moves it to the front, before those that the user has added since.
+def _adds_known_filters(name: str) -> bool:
+    """Whether the driver has imported a module, whose filters it has therefore; not one that such a module imports."""
+    if name.partition(".")[0] not in _Driver.modules or name in sys.modules:  # one that is there is loaded anew on purpose
+        return False
+    return get_ident() not in _Driver.importing
+
+
+@contextlib.contextmanager
+def _keep_order() -> Iterator[None]:
+    """Keep the filters' order while a worker imports, in a service or a task, what the driver has imported before.
+
+    An import that adds a filter which is there moves it to the front, before those that the user has added since. In front
+    stays only what a module adds that the driver has not imported.
     """
-
-    def __init__(self) -> None:
-        self._filters = list(warnings.filters)
-        self._modules = set(sys.modules)
-
-    def end(self) -> None:
-        """Leave in front only what was added by a module that the driver has not imported."""
-        if warnings.filters == self._filters:
-            return
-        imported = {name.partition(".")[0] for name in sys.modules if name not in self._modules}
-        if not imported:  # the user's objects have changed the filters
-            return
-        known = _Driver.modules | sys.stdlib_module_names | OWN_IMPORTS
-        _set_filters(self._filters, [] if imported <= known else list(warnings.filters))
+    filters, modules, thread = list(warnings.filters), set(sys.modules), get_ident()
+    _Driver.importing.add(thread)
+    try:
+        yield
+    finally:
+        _Driver.importing.discard(thread)
+        if warnings.filters != filters:
+            imported = {name.partition(".")[0] for name in sys.modules if name not in modules}
+            known = _Driver.modules | sys.stdlib_module_names | OWN_IMPORTS
+            _set_filters(filters, [] if imported <= known else list(warnings.filters))
 
 
 def note_import(name: str, before: list[Any]) -> None:

@@ -300,17 +300,14 @@ class Host:
 
     def _import(self, spec: ServiceSpec, namespace: Namespace) -> Any:
         """Import what a service needs; return its object."""
-        around = None
         if self._seeds is not None:
             self._seeds.note()
-            around = settings.AroundImport()
         set_importing(True)
         try:
             return serialization.load_body(spec.target, namespace)
         finally:
             set_importing(False)
-            if self._seeds is not None and around is not None:
-                around.end()
+            if self._seeds is not None:
                 self._seeds.restore(spec.name)
 
     def _forget_closed(self) -> None:

@@ -7,13 +7,13 @@ perhaps in the middle of a task. It leaves environment variables alone: a task's
 from __future__ import annotations
 
 import sys
+from contextlib import contextmanager
+
+from flame_fast.engine.import_watch import ImportWatch
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-    from importlib.machinery import ModuleSpec
-    from types import ModuleType
-    from typing import Any
+    from collections.abc import Callable, Iterator
 
 #: Modules whose import brings a library with threads of its own, and a name that each has once it is whole.
 NUMERIC = {"numpy": "ndarray", "numba": "njit", "torch": "Tensor", "scipy.linalg": "solve", "sklearn": "show_versions"}
@@ -55,7 +55,12 @@ class Libraries:
 
     def watch_imports(self) -> None:
         """Notice libraries that are imported later."""
-        sys.meta_path.insert(0, _ImportWatch(self))
+        ImportWatch(WATCHED.__contains__, self._told).begin()
+        self.loaded()
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        yield
         self.loaded()
 
     def loaded(self) -> None:
@@ -91,31 +96,3 @@ def _is_ready(name: str) -> bool:
     """Whether a library is whole, and the modules of this package around it are."""
     ours = AROUND_NUMBA if name == "numba" else ()
     return _is_whole(name) and all(_is_whole(other) for other in ours if other in sys.modules)
-
-
-class _ImportWatch:
-    """A finder that finds what the other finders find, and calls back once a watched module has run."""
-
-    def __init__(self, libraries: Libraries) -> None:
-        self._libraries = libraries
-
-    def find_spec(self, name: str, path: Sequence[str] | None, target: ModuleType | None = None) -> ModuleSpec | None:
-        if name not in WATCHED:
-            return None
-        for finder in sys.meta_path:
-            found = None if finder is self else finder.find_spec(name, path, target)
-            if found is not None:
-                if found.loader is not None:
-                    _tell_after(found.loader, self._libraries)
-                return found
-        return None
-
-
-def _tell_after(loader: Any, libraries: Libraries) -> None:
-    execute = loader.exec_module
-
-    def exec_module(module: ModuleType) -> None:
-        execute(module)
-        libraries.loaded()
-
-    loader.exec_module = exec_module

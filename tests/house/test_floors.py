@@ -66,6 +66,7 @@ FLOORS = [
         "engine.seeds",
     },
     {"engine.settings"},
+    {"engine.import_watch"},
     {"calls.applied", "calls.session", "calls.captures", "calls.statistics", "package"},
     {"kernels.runtime.serialization", "kernels.montecarlo", "package.explanation", "package.sys_path"},
     {"package.project"},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import decimal
 import gc
+import importlib
 import locale
 import os
 import re
@@ -12,6 +13,7 @@ import signal
 import subprocess
 import sys
 import warnings
+import zipfile
 
 import numpy as np
 import pytest
@@ -338,6 +340,78 @@ def test_an_import_in_a_worker_does_not_put_its_filters_before_the_users(filters
     with Runner("imports", workers=1) as rr:
         assert in_words(rr.service(with_filters(module.warn))().get(PATIENCE_S)[1]) == in_words(filters)
         assert rr.service(module.warn)(UserWarning).get(PATIENCE_S) is None
+
+
+IMPORTS_IN_TASKS = """
+import sys, warnings
+def in_its_body():
+    import numpy
+    return told(numpy)
+def by_an_argument(array):
+    return told(sys.modules[type(array).__module__])
+def by_another_module():
+    import {another}
+    return told({another}.np)
+def by_a_submodule():
+    import numpy.linalg
+    return told(sys.modules["numpy"])
+def told(numpy):
+    return issued(numpy.exceptions.RankWarning)
+def issued(category):
+    try:
+        warnings.warn("told", category)
+    except category:
+        return "raised"
+    return "not raised"
+"""
+
+
+@pytest.mark.parametrize("way", ["in_its_body", "by_an_argument", "by_another_module", "by_a_submodule"])
+def test_an_import_that_a_task_makes_does_not_put_its_filters_before_the_users(way, filters, project, monkeypatch):
+    """A task of a module without NumPy, which adds a filter for its own category."""
+    another = new_module(monkeypatch, project, "import numpy as np\n")
+    tasks = new_module(monkeypatch, project, IMPORTS_IN_TASKS.format(another=another.__name__))
+    warnings.simplefilter("error", np.exceptions.RankWarning)
+    task = getattr(tasks, way)
+    with Runner("imports", workers=1) as rr:
+        assert not rr.service(is_loaded)("numpy").get(PATIENCE_S)
+        assert rr.service(task)(*[np.ones(3)] * (way == "by_an_argument")).get(PATIENCE_S) == "raised"
+
+
+LOADS = """
+import importlib, warnings
+def load(name, again):
+    module = importlib.import_module(name)
+    if again:
+        warnings.simplefilter("ignore")
+        importlib.reload(module)
+    return [(action, category.__name__) for action, _, category, *_ in warnings.filters[:2]]
+"""
+
+
+def test_a_task_that_loads_a_module_anew_gets_its_filters_in_front(filters, project, monkeypatch):
+    module, tasks = (new_module(monkeypatch, project, text) for text in (ADDS_FILTERS, LOADS))
+    warnings.simplefilter("ignore")
+    with Runner("anew", workers=1) as rr:
+        load = rr.service(tasks.load)
+        assert load(module.__name__, False).get(PATIENCE_S)[0] == ("ignore", "Warning")
+        assert load(module.__name__, True).get(PATIENCE_S) == [("error", "UserWarning"), ("always", "FutureWarning")]
+
+
+def test_a_task_that_imports_from_an_archive_keeps_the_users_filters(filters, project, monkeypatch):
+    """Its modules have one loader together; the driver has imported one of the two."""
+    with zipfile.ZipFile(project / "packed.zip", "w") as archive:
+        archive.writestr("packed_known.py", ADDS_FILTERS + "import packed_plain\n")
+        archive.writestr("packed_plain.py", "")
+        archive.writestr("packed_new.py", "import warnings\nwarnings.simplefilter('error', BytesWarning)\n")
+    monkeypatch.syspath_prepend(str(project / "packed.zip"))
+    tasks = new_module(monkeypatch, project, LOADS)
+    importlib.import_module("packed_known")
+    warnings.simplefilter("ignore")
+    with Runner("archive", workers=1) as rr:
+        load = rr.service(tasks.load)
+        assert load("packed_known", False).get(PATIENCE_S)[0] == ("ignore", "Warning")
+        assert load("packed_new", False).get(PATIENCE_S) == [("error", "BytesWarning"), ("ignore", "Warning")]
 
 
 def test_filters_that_an_import_adds_are_in_front_if_the_driver_has_not_imported_it(filters, project, monkeypatch):

@@ -156,7 +156,6 @@ def are_writeable(arrays):
 
 
 def spoil():
-
     for name in os.listdir("/proc/self/fd"):
         if int(name) > 2 and "memfd:flame_fast" in os.readlink(f"/proc/self/fd/{name}"):
             other = os.open("/dev/zero", os.O_RDWR)
@@ -167,7 +166,6 @@ def spoil():
 
 
 def pass_on_while_writing(array):
-
     stop = threading.Event()
 
     def keep_writing():
@@ -190,7 +188,6 @@ def pass_on_while_writing(array):
 
 
 def write_and_fork(array):
-
     array[0] = -1
     read, write = os.pipe()
     pid = os.fork()
@@ -205,7 +202,6 @@ def write_and_fork(array):
 
 
 def write_around(array):
-
     def inner(array):
         array[0] = -2
         return float(array[0] + array[1])
@@ -217,6 +213,5 @@ def write_around(array):
 
 
 def is_writeable_inside():
-
     with Runner("inner", arrays="copy-on-write") as inner:
         return inner.put_object(np.zeros(10)).get().flags.writeable
