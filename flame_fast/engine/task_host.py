@@ -10,7 +10,6 @@ import sys
 from types import AsyncGeneratorType, CoroutineType, GeneratorType, ModuleType
 
 from flame_fast.calls.captures import with_state
-from flame_fast.engine import settings
 from flame_fast.engine.capture import Capture, StandardCapture
 from flame_fast.engine.current import set_importing
 from flame_fast.engine.leaving import close_object

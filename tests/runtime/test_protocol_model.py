@@ -303,6 +303,12 @@ def test_the_fewest_steps_to_a_fault_are_told():
     )
 
 
+def test_a_search_that_dives_goes_through_the_same_states():
+    for scenario in (calls(mortal=("S",), deaths=1), with_stores_put_off(both_sides(exchange))):
+        wide, deep = explore(scenario), explore(scenario, dives=True)
+        assert (deep.states, deep.steps, deep.ends) == (wide.states, wide.steps, wide.ends)
+
+
 def test_a_death_comes_after_any_write():
     def writer():
         for value in range(1, 4):
