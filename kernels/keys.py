@@ -74,9 +74,7 @@ def key(seed: Seed = None, *path: int) -> Key:
 
     Examples
     --------
-    >>> key(7)
-    Key(low=np.uint64(7), high=np.uint64(0))
-    >>> key(7, 3) == key([7, 3]) == key(key(7), 3)
+    >>> rng.key(7, 3) == rng.key([7, 3]) == rng.key(rng.key(7), 3)
     True
     """
     made = _of_seed(seed)

@@ -13,8 +13,9 @@ import numba
 import numpy as np
 import pytest
 from flame_fast.kernels import rng, sampling
+from flame_fast.kernels.domains import PI
+from flame_fast.kernels.jit.lanes import LANES, advance, lanes_of, threefry
 from flame_fast.kernels.jit.simd import counter, like, store
-from flame_fast.kernels.rng import LANES, PI_DOMAIN, advance, lanes_of, threefry
 from measuring import interleaved, ratios, spread, timed
 from numba import types
 from samplers import CPUS, threads
@@ -78,7 +79,7 @@ def test_ratios_arrays(report):
 @numba.njit
 def by_state(key, out):
     """Draw from the generator that was taken: lanes of xoshiro256++."""
-    s0, s1, s2, s3 = lanes_of(key, 0, PI_DOMAIN)
+    s0, s1, s2, s3 = lanes_of(key, 0, PI)
     for start in range(0, out.size, LANES):
         words, s0, s1, s2, s3 = advance(s0, s1, s2, s3)
         store(out, start, words)

@@ -38,7 +38,7 @@ class ImportWatch:
         others = sys.meta_path[sys.meta_path.index(self) + 1 :] if self in sys.meta_path else ()
         for finder in others:
             find = getattr(finder, "find_spec", None)
-            found = None if find is None else find(name, path, target)
+            found: ModuleSpec | None = None if find is None else find(name, path, target)
             if found is not None:
                 _execute_within(found.loader, self._around)
                 return found

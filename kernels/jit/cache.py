@@ -45,6 +45,9 @@ if TYPE_CHECKING:
 #: The folder of this package's kernels; some lie in folders of it.
 KERNELS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 
+#: The folders that have kernels.
+PLACES = frozenset(os.path.join(KERNELS, folder).rstrip(os.sep) for folder in ("", "jit", "rng", "sampling", "quasi"))
+
 #: Decorator of kernels that only this package's nopython code calls: LLVM inlines them into their callers.
 inlined: Any = njit(forceinline=True)
 
@@ -162,7 +165,7 @@ def settings() -> tuple[str, ...]:
 
 def is_kernel(path: str) -> bool:
     """Tell whether a source file is one of this package's kernels."""
-    return os.path.dirname(path) in (KERNELS, os.path.join(KERNELS, "jit"))
+    return os.path.dirname(path) in PLACES
 
 
 def _for_kernels(base: Any) -> Any:

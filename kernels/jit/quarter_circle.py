@@ -15,8 +15,10 @@ has the arithmetic).
 from __future__ import annotations
 
 import numpy as np
-from flame_fast.kernels import rng
+from flame_fast.kernels import keys
+from flame_fast.kernels.domains import PI
 from flame_fast.kernels.jit.cache import compiled, inlined
+from flame_fast.kernels.jit.lanes import LANES, advance, lane_beside, lanes_of
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import (
     add_atomically,
@@ -30,7 +32,6 @@ from flame_fast.kernels.jit.simd import (
     total,
     unlikely,
 )
-from flame_fast.kernels.rng import LANES, PI_DOMAIN, advance, lane_beside, lanes_of
 from numba import njit, prange, types
 
 TYPE_CHECKING = False
@@ -80,8 +81,8 @@ def _count_block(key, block, points):
     would displace the state of the lanes from AVX2's sixteen registers in every step.
     """
     row, beside = row_array(), beside_array()
-    s0, s1, s2, s3 = lanes_of(key, block, PI_DOMAIN)
-    beside[0], beside[1], beside[2], beside[3] = lane_beside(key, block, PI_DOMAIN)
+    s0, s1, s2, s3 = lanes_of(key, block, PI)
+    beside[0], beside[1], beside[2], beside[3] = lane_beside(key, block, PI)
     inside = squared_norms(s0) & np.uint32(0)
     refined = 0
     for _ in range(points // ROW):
@@ -135,7 +136,7 @@ def count_together(key: Any, points: Any, first: Any, last: Any, threads: Any) -
 
 def count_inside(points: int, seed: int | None) -> int:
     """Return how many of `points` random points are inside, on the threads that Numba may use here."""
-    key = rng.key(seed)
+    key = keys.key(seed)
     return run_blocks(
         -(-points // BLOCK),
         lambda first, last: count_alone(key, points, first, last),

@@ -33,7 +33,7 @@ class _Vector(types.Type):
     Parameters
     ----------
     element : numba type
-        `uint32`, `uint64` or `float64`.
+        An integer or a float.
     lanes : int
         A power of two.
     """
@@ -197,6 +197,21 @@ def loader(element: Any, lanes: Any) -> Any:
 
 
 @intrinsic
+def pointer_to(typing: Any, array: Any) -> Any:
+    """Return a pointer to a contiguous array's elements: it counts no reference, so a branch costs nothing more.
+
+    The caller's caller has to keep the array.
+    """
+
+    def generate(context, builder, signature, arguments):
+        return _data(context, builder, array, arguments[0])
+
+    if not isinstance(array, types.Array) or array.layout != "C":
+        return None
+    return types.CPointer(array.dtype)(array), generate
+
+
+@intrinsic
 def store(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
     """Store a vector into contiguous memory of its element's type, from the index `start` on.
 
@@ -210,6 +225,27 @@ def store(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
 
     if not isinstance(vector, _Vector) or not _holds(memory, vector.element, writable=True):
         return None
+    return types.void(memory, types.intp, vector), generate
+
+
+@intrinsic
+def store_as_elements(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
+    """Store a vector of doubles or 64-bit integers, each converted to the memory's type: rounded, or its lower bits."""
+
+    def generate(context, builder, signature, arguments):
+        value, place = arguments[2], _address(context, builder, signature, arguments, narrow)
+        element = place.type.pointee
+        if value.type != element:
+            value = builder.fptrunc(value, element) if isinstance(dtype, types.Float) else builder.trunc(value, element)
+        builder.store(value, place, align=1)
+        return context.get_dummy_value()
+
+    dtype = memory.dtype if isinstance(memory, types.Array) else None
+    if not isinstance(vector, _Vector) or dtype is None or not _holds(memory, dtype, writable=True):
+        return None
+    if isinstance(dtype, types.Float) != isinstance(vector.element, types.Float):
+        return None
+    narrow = _Vector(dtype, vector.lanes)
     return types.void(memory, types.intp, vector), generate
 
 
@@ -245,6 +281,17 @@ def lane(typing: Any, vector: Any, index: Any) -> Any:
         return builder.extract_element(arguments[0], builder.trunc(arguments[1], INT32))
 
     return vector.element(vector, types.intp), generate
+
+
+@intrinsic
+def single(typing: Any, value: Any) -> Any:
+    """Return a vector of one lane: functions of vectors serve numbers so."""
+    vector = _Vector(value, 1)
+
+    def generate(context, builder, signature, arguments):
+        return _as_lanes(context, builder, arguments[0], value, vector)
+
+    return vector(value), generate
 
 
 @intrinsic
@@ -305,6 +352,17 @@ def below(typing: Any, vector: Any, limit: Any) -> Any:
         return builder.bitcast(builder.icmp_unsigned("<", arguments[0], limits), ir.IntType(vector.lanes))
 
     return types.Integer.from_bitwidth(vector.lanes, signed=False)(vector, limit), generate
+
+
+@intrinsic
+def lanes_below(typing: Any, vector: Any, limit: Any) -> Any:
+    """Return a vector with 1 in the lanes of an unsigned integer vector that are below `limit`, and 0 in others."""
+
+    def generate(context, builder, signature, arguments):
+        limits = _as_lanes(context, builder, arguments[1], limit, vector)
+        return builder.zext(builder.icmp_unsigned("<", arguments[0], limits), arguments[0].type)
+
+    return vector(vector, limit), generate
 
 
 @intrinsic
@@ -411,6 +469,20 @@ def lowest_bit(typing: Any, mask: Any) -> Any:
         return place if mask.bitwidth == 64 else builder.zext(place, INT64)
 
     return types.int64(mask), generate
+
+
+@intrinsic
+def multiply_wide(typing: Any, left: Any, right: Any) -> Any:
+    """Return the product of two words as two: (upper half, lower half)."""
+
+    def generate(context, builder, signature, arguments):
+        wide = ir.IntType(128)
+        product = builder.mul(*(builder.zext(argument, wide) for argument in arguments))
+        halves = builder.trunc(builder.lshr(product, ir.Constant(wide, 64)), INT64), builder.trunc(product, INT64)
+        return context.make_tuple(builder, signature.return_type, halves)
+
+    word = types.uint64
+    return types.UniTuple(word, 2)(word, word), generate
 
 
 @intrinsic

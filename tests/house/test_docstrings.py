@@ -79,7 +79,7 @@ def names(tmp_path):
     """Return the names that an example leaves to its reader."""
     import numba
     import numpy
-    from flame_fast.kernels import rng
+    from flame_fast.kernels import rng, sampling
 
     import flame_fast
     import flame_fast.package
@@ -91,6 +91,7 @@ def names(tmp_path):
         "njit": numba.njit,
         "prange": numba.prange,
         "rng": rng,
+        "sampling": sampling,
         "seed": 7,
         "BLOCK": 4096,
         "directory": tmp_path / "directory",

@@ -59,7 +59,7 @@ BY_THREADS = """\
 import hashlib, json, os
 import numba
 from flame_fast.kernels import estimate_batch, sampling
-from flame_fast.kernels.jit import quarter_circle as q
+from flame_fast.kernels.jit import block_kernels, quarter_circle as q
 
 given = []
 
@@ -70,7 +70,7 @@ def watched(kernel):
     return watch
 
 q.count_together = watched(q.count_together)
-sampling._fill_together = watched(sampling._fill_together)
+block_kernels._run_together = watched(block_kernels._run_together)
 
 def running_ns():
     found = {}
@@ -354,7 +354,7 @@ INTERRUPTED = """\
 import signal, sys
 import numba
 from flame_fast.kernels import estimate_batch, sampling
-from flame_fast.kernels.jit import quarter_circle as q
+from flame_fast.kernels.jit import block_kernels, quarter_circle as q
 
 call, number = sys.argv[1], int(sys.argv[2])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start the tests with it ignored
@@ -369,7 +369,7 @@ def announcing(kernel):
         return kernel(*args)
     return announce
 
-for module, names in ((q, ("count_alone", "count_together")), (sampling, ("_fill_alone", "_fill_together"))):
+for module, names in ((q, ("count_alone", "count_together")), (block_kernels, ("_run_alone", "_run_together"))):
     for name in names:
         setattr(module, name, announcing(getattr(module, name)))
 estimate_batch(100, 1) if call == "count" else sampling.normals(100, 1)  # loaded

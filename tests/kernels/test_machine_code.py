@@ -27,9 +27,9 @@ told = {"assembly": q.count_alone.inspect_asm(), "llvm": q.count_alone.inspect_l
 told = {name: next(iter(found.values())) for name, found in told.items()}
 if "fill" in sys.argv:
     from numba import float64, uint64
-    from flame_fast.kernels import rng
-    rng.fill_normals.compile((uint64[:, ::1], float64[::1]))
-    told["fill_normals"] = next(iter(rng.fill_normals.inspect_asm().values()))
+    from flame_fast.kernels.rng.filling import fill_with_normals
+    fill_with_normals.compile((uint64[:, ::1], float64[::1]))
+    told["fill_normals"] = next(iter(fill_with_normals.inspect_asm().values()))
 print(json.dumps(told))
 """
 

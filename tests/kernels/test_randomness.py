@@ -12,7 +12,9 @@ import math
 import numpy as np
 import pytest
 from flame_fast.kernels import rng, sampling
-from flame_fast.kernels.rng import ARRAY_DOMAIN, FREE_DOMAIN, LANES, PI_DOMAIN
+from flame_fast.kernels.domains import FREE, PI, UNIFORMS
+from flame_fast.kernels.jit.lanes import LANES
+from flame_fast.kernels.rng.filling import stream_of
 from pvalues import (
     ODD,
     binomial,
@@ -300,15 +302,15 @@ def test_numbers_are_independent_of_the_next_ones_of_an_array(kind):
 SHORT = 1 << 15
 
 
-def stream_words(seed, number, domain=FREE_DOMAIN, size=SHORT):
+def stream_words(seed, number, domain=FREE, size=SHORT):
     out = np.empty(size, np.uint64)
-    rng.fill_words(rng.stream_of(rng.key(seed), np.uint64(number), domain), out)
+    rng.fill_words(stream_of(rng.key(seed), np.uint64(number), domain), out)
     return out.reshape(-1, LANES)
 
 
 def ninth_lane(seed, number):
     """Return the ninth lane beside the eight of a block of points; the same in every column."""
-    state = np.array(lane_state(rng.key(seed), number, PI_DOMAIN, LANES), np.uint64)
+    state = np.array(lane_state(rng.key(seed), number, PI, LANES), np.uint64)
     out = np.empty(SHORT, np.uint64)
     rng.fill_words(np.repeat(state[:, None], LANES, axis=1), out)
     return out.reshape(-1, LANES)
@@ -323,9 +325,9 @@ ALIKE = {
     "words of the seed exchanged": lambda: (stream_words(1, 0), stream_words(1 << 64, 0)),
     "seed and number exchanged": lambda: (stream_words(3, 4), stream_words(4, 3)),
     "opposite seed": lambda: (stream_words(0, 0), stream_words((1 << 128) - 1, 0)),
-    "another domain": lambda: (stream_words(9, 0), stream_words(9, 0, PI_DOMAIN)),
-    "two other domains": lambda: (stream_words(9, 0, ARRAY_DOMAIN), stream_words(9, 0, PI_DOMAIN)),
-    "ninth lane": lambda: (stream_words(9, 0, PI_DOMAIN), ninth_lane(9, 0)),
+    "another domain": lambda: (stream_words(9, 0), stream_words(9, 0, PI)),
+    "two other domains": lambda: (stream_words(9, 0, UNIFORMS), stream_words(9, 0, PI)),
+    "ninth lane": lambda: (stream_words(9, 0, PI), ninth_lane(9, 0)),
 }
 
 

@@ -8,10 +8,13 @@ import os
 import numba
 import numpy as np
 import pytest
-from flame_fast.kernels import rng
+from flame_fast.kernels import domains, keys, rng
+from flame_fast.kernels.domains import FREE, PI, UNIFORMS
+from flame_fast.kernels.jit.lanes import LANES, advance, lane_beside
+from flame_fast.kernels.jit.lanes import threefry as nopython_threefry
 from flame_fast.kernels.jit.simd import loader, store
-from flame_fast.kernels.rng import ARRAY_DOMAIN, FREE_DOMAIN, LANES, PI_DOMAIN
-from hypothesis import example, given, settings
+from flame_fast.kernels.rng.filling import stream_of
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 from stream_model import WORD, Xoshiro, lane_state, state_giving, stream_words, threefry
 
@@ -23,12 +26,14 @@ HALF_ULP = 2.0**-53
 
 @numba.njit
 def enciphered(key, block, out):
-    out[0], out[1], out[2], out[3] = rng.threefry(key[0], key[1], key[2], key[3], block[0], block[1], block[2], block[3])
+    out[0], out[1], out[2], out[3] = nopython_threefry(
+        key[0], key[1], key[2], key[3], block[0], block[1], block[2], block[3]
+    )
 
 
 @numba.njit
 def enciphered_lanes(key, blocks, out):
-    x0, x1, x2, x3 = rng.threefry(
+    x0, x1, x2, x3 = nopython_threefry(
         key[0],
         key[1],
         key[2],
@@ -46,7 +51,7 @@ def enciphered_lanes(key, blocks, out):
 
 @numba.njit
 def ninth_lane(key, number, domain):
-    return rng.lane_beside(key, number, domain)
+    return lane_beside(key, number, domain)
 
 
 @numba.njit
@@ -54,7 +59,7 @@ def next_of_one(state):
     words = np.empty(10, np.uint64)
     s0, s1, s2, s3 = state[0], state[1], state[2], state[3]
     for i in range(words.size):
-        words[i], s0, s1, s2, s3 = rng.advance(s0, s1, s2, s3)
+        words[i], s0, s1, s2, s3 = advance(s0, s1, s2, s3)
     return words
 
 
@@ -72,7 +77,7 @@ def filled(fill, stream, size):
 
 def stream_giving(first, second=()):
     """Return a stream whose lanes' next two words begin with the given ones."""
-    padded = np.zeros((2, LANES), np.uint64)
+    padded = np.ones((2, LANES), np.uint64)  # two zeros are those of no state
     padded[0, : len(first)] = np.array(first, np.uint64)
     padded[1, : len(second)] = np.array(second, np.uint64)
     return state_giving(*padded)
@@ -154,6 +159,7 @@ def test_every_lane_of_xoshiro_gives_its_reference_output():
 @settings(deadline=None, max_examples=50)
 def test_lanes_of_xoshiro_know_nothing_of_each_other(words):
     stream = np.array(words, np.uint64).reshape(4, LANES)
+    assume(stream.any(axis=0).all())
     models = [Xoshiro(state) for state in stream.T.tolist()]
     assert words_of(stream, 5 * LANES).reshape(5, LANES).tolist() == [[next(model) for model in models] for _ in range(5)]
     assert stream.T.tolist() == [model.state for model in models]
@@ -170,20 +176,22 @@ def test_lanes_of_xoshiro_know_nothing_of_each_other(words):
 def test_a_stream_is_what_the_papers_make_of_its_key_and_number(seed, number, steps):
     key = rng.key(seed)
     words = words_of(rng.stream(key, np.uint64(number)), steps * LANES)
-    assert words.reshape(steps, LANES).tolist() == stream_words(key, number, FREE_DOMAIN, steps).tolist()
+    assert words.reshape(steps, LANES).tolist() == stream_words(key, number, FREE, steps).tolist()
 
 
-@given(SEEDS, WORDS, st.sampled_from([FREE_DOMAIN, PI_DOMAIN, ARRAY_DOMAIN]))
+@given(SEEDS, WORDS, st.sampled_from([FREE, PI, UNIFORMS]))
 @settings(deadline=None, max_examples=30)
 def test_domains_and_the_ninth_lane_are_parts_of_the_enciphered_block(seed, number, domain):
     key = rng.key(seed)
     lanes = [lane_state(key, number, domain, lane) for lane in range(LANES + 1)]
-    assert rng.stream_of(key, np.uint64(number), domain).T.tolist() == lanes[:LANES]
+    assert stream_of(key, np.uint64(number), domain).T.tolist() == lanes[:LANES]
     assert list(ninth_lane(key, np.uint64(number), domain)) == lanes[LANES]
 
 
 def test_domains_are_different():
-    assert len({int(domain) for domain in (FREE_DOMAIN, PI_DOMAIN, ARRAY_DOMAIN)}) == 3
+    numbers = [int(value) for name, value in vars(domains).items() if name.isupper() and isinstance(value, np.uint64)]
+    assert len(numbers) >= 19
+    assert len({*numbers, keys.KEY_DOMAIN}) == len(numbers) + 1
 
 
 def test_a_number_may_be_a_plain_integer():
@@ -245,8 +253,8 @@ def test_whatever_is_an_integer_is_a_seed():
 
 
 def test_what_is_no_integer_is_no_seed():
-    for seed in (1.0, "1", b"1", np.float64(1), [1], 1j):
-        with pytest.raises(TypeError, match="^seed: expected an integer or None, got ") as caught:
+    for seed in (1.0, "1", b"1", np.float64(1), {1}, 1j, np.array([[1]])):
+        with pytest.raises(TypeError, match="^seed: expected an integer, a list of integers, a SeedSequence") as caught:
             rng.key(seed)
         assert repr(seed) in str(caught.value)
 
@@ -271,7 +279,7 @@ def test_without_a_seed_a_key_is_16_bytes_of_the_operating_system(monkeypatch):
 @settings(deadline=None, max_examples=60)
 def test_any_size_is_filled_by_whole_steps_and_the_next_one_goes_on_after_them(size, seed):
     key = rng.key(seed)
-    model = stream_words(key, 0, FREE_DOMAIN, 40)
+    model = stream_words(key, 0, FREE, 40)
     flat = model.ravel()
     floats = (flat >> np.uint64(11)).astype(float)
     steps = -(-size // LANES)
@@ -329,7 +337,7 @@ def test_exponentials_are_from_0_to_53_times_the_logarithm_of_2():
 
 def test_normals_reach_as_far_as_said_and_no_further():
     """The smallest uniform number gives the largest radius, at every angle that is a multiple of an eighth."""
-    angles = [eighth << 61 for eighth in range(8)]
+    angles = [eighth << 61 | 1 for eighth in range(8)]
     normals = filled(rng.fill_normals, stream_giving([0] * 8, angles), 16).reshape(2, LANES)
     largest = math.sqrt(2 * 53 * math.log(2))
     turns = np.arange(8) * math.pi / 4
@@ -339,15 +347,232 @@ def test_normals_reach_as_far_as_said_and_no_further():
     assert not filled(rng.fill_normals, stream_giving([WORD] * 8, angles), 16).any()  # 1.0 has no radius
 
 
+# ---- arrays that are filled ----------------------------------------------------------------------------------------------
+
+FILLS = {
+    rng.fill_words: [np.uint64],
+    rng.fill_uniforms: [np.float64, np.float32],
+    rng.fill_normals: [np.float64, np.float32],
+    rng.fill_exponentials: [np.float64, np.float32],
+}
+
+
+@numba.njit
+def filled_in_nopython_code(key, words, uniforms, normals, exponentials, integers):
+    stream = rng.stream(key, 0)
+    rng.fill_words(stream, words)
+    rng.fill_uniforms(stream, uniforms)
+    rng.fill_normals(stream, normals)
+    rng.fill_exponentials(stream, exponentials)
+    rng.fill_integers(stream, -3, 9, integers)
+
+
+def filled_from_python(key, *arrays):
+    stream = rng.stream(key, 0)
+    for fill, array in zip(FILLS, arrays, strict=False):
+        fill(stream, array)
+    rng.fill_integers(stream, -3, 9, arrays[-1])
+
+
+@given(st.lists(st.integers(0, 9), min_size=0, max_size=4), st.sampled_from("CF"), SEEDS)
+@settings(deadline=None, max_examples=60)
+def test_any_shape_is_filled_in_the_order_of_its_memory(shape, order, seed):
+    arrays = [np.full(shape, 111, dtype, order=order) for dtype in (np.uint64, float, np.float32, float, np.int16)]
+    flat = [np.empty(array.size, array.dtype) for array in arrays]
+    filled_from_python(rng.key(seed), *arrays)
+    filled_from_python(rng.key(seed), *flat)
+    for array, numbers in zip(arrays, flat, strict=True):
+        assert array.ravel(order="K").tolist() == numbers.tolist()
+
+
+@pytest.mark.parametrize("order", "CF")
+def test_nopython_code_fills_the_same_shapes(order):
+    kinds = (np.uint64, float, np.float32, float, np.int16)
+    pairs = [[np.zeros((3, 8, 5), dtype, order=order) for dtype in kinds] for _ in range(2)]
+    filled_in_nopython_code(rng.key(5), *pairs[0])
+    filled_from_python(rng.key(5), *pairs[1])
+    for one, other in zip(*pairs, strict=True):
+        assert np.array_equal(one, other)
+
+
+def test_singles_are_the_doubles_rounded_and_uniform_ones_cut():
+    for fill in (rng.fill_normals, rng.fill_exponentials, rng.fill_uniforms):
+        doubles, singles = np.empty(1003), np.empty(1003, np.float32)
+        for out in (doubles, singles):
+            fill(rng.stream(rng.key(6), 1), out)
+        cut = np.floor(doubles * 2**24) / 2**24 if fill is rng.fill_uniforms else doubles
+        assert np.array_equal(singles, cut.astype(np.float32))
+
+
+def read_only(array):
+    array.flags.writeable = False
+    return array
+
+
+REFUSED = {
+    "another type": lambda: np.empty(8, np.int64),
+    "gaps": lambda: np.empty((4, 8))[:, ::2],
+    "backwards": lambda: np.empty(8)[::-1],
+    "axes in another order": lambda: np.empty((2, 3, 4)).transpose(1, 0, 2),
+    "read-only": lambda: read_only(np.empty(8)),
+    "another byte order": lambda: np.empty(8, ">f8"),
+    "a list": lambda: [0.0] * 8,
+    "a number": lambda: 1.0,
+    "nothing": lambda: None,
+}
+
+
+@pytest.mark.parametrize("out", REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("fill", FILLS, ids=lambda fill: fill.__name__)
+def test_an_array_that_does_not_fit_is_refused_in_one_line(fill, out):
+    stream = rng.stream(rng.key(1), 0)
+    before = stream.copy()
+    with pytest.raises(TypeError, match="^out: expected a writable, contiguous array of ") as caught:
+        fill(stream, out())
+    assert "\n" not in str(caught.value)
+    assert np.array_equal(stream, before)
+
+
+NO_STREAMS = {
+    "no rows": lambda: np.ones((0, 8), np.uint64),
+    "few rows": lambda: np.ones((2, 8), np.uint64),
+    "few lanes": lambda: np.ones((4, 4), np.uint64),
+    "flat": lambda: np.ones(32, np.uint64),
+    "signed": lambda: np.ones((4, 8), np.int64),
+    "in another order": lambda: np.ones((4, 8), np.uint64, order="F"),
+    "a generator": lambda: rng.generator(rng.key(1), 0),
+    "a key": lambda: rng.key(1),
+    "nothing": lambda: None,
+}
+
+
+@pytest.mark.parametrize("stream", NO_STREAMS.values(), ids=NO_STREAMS)
+def test_what_is_no_stream_is_refused_and_nothing_is_written(stream):
+    out = np.full(16, -7.0)
+    with pytest.raises(TypeError, match=r"^stream: expected a stream, as rng.stream\(key, number\) returns it, got "):
+        rng.fill_uniforms(stream(), out)
+    assert (out == -7.0).all()
+
+
+@numba.njit
+def fill_in_nopython_code(stream, out):
+    rng.fill_uniforms(stream, out)
+
+
+def test_nopython_code_checks_a_states_shape():
+    around = np.full((8, 8), 77, np.uint64)
+    for rows in (0, 1, 2, 3, 5):
+        with pytest.raises(ValueError, match=r"^stream: expected an array of shape \(4, 8\)"):
+            fill_in_nopython_code(around[:rows], np.empty(16))
+    with pytest.raises(ValueError, match=r"^stream: expected an array of shape \(4, 8\)"):
+        fill_in_nopython_code(np.full((4, 4), 77, np.uint64), np.empty(16))
+    assert (around == 77).all()
+
+
+def test_a_lane_of_zeros_is_an_error():
+    for lanes in (slice(None), slice(3, 4)):
+        stream = rng.stream(rng.key(1), 0)
+        stream[:, lanes] = 0
+        for fill in (rng.fill_uniforms, fill_in_nopython_code):
+            with pytest.raises(ValueError, match="^a lane of the state is zero; take streams from rng.stream"):
+                fill(stream, np.empty(16))
+
+
 @pytest.mark.parametrize(
-    "fill, out",
+    "call, told",
     [
-        (rng.fill_words, np.empty(8)),
-        (rng.fill_uniforms, np.empty(8, np.float32)),
-        (rng.fill_words, np.empty(16, np.uint64)[::2]),
+        (lambda: fill_in_nopython_code(np.ones(4), np.empty(3)), "fill_uniforms: stream: expected a stream, as rng.stream"),
+        (lambda: fill_in_nopython_code(np.ones((4, 8), np.uint64), np.empty(3, int)), "array of float64 or float32, got "),
+        (lambda: stream_in_nopython_code(rng.key(1), 1.5), "stream: number: expected an integer, got float64"),
+        (lambda: stream_in_nopython_code(7, 1), "stream: key: expected a key, as rng.key(seed) returns it, got int64"),
     ],
-    ids=["another type", "single precision", "gaps"],
+    ids=["stream", "array", "number", "forgotten key"],
 )
-def test_an_array_that_does_not_fit_is_refused(fill, out):
-    with pytest.raises(numba.TypingError):
-        fill(rng.stream(rng.key(1), np.uint64(0)), out)
+def test_nopython_code_with_a_wrong_type_is_told_what_is_expected(call, told):
+    with pytest.raises(numba.TypingError) as caught:
+        call()
+    assert told in str(caught.value)
+
+
+# ---- names ---------------------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def stream_in_nopython_code(key, number):
+    return rng.stream(key, number)
+
+
+@given(SEEDS, WORDS)
+@example(0, 1 << 63)
+@example(0, WORD)
+@settings(deadline=None, max_examples=20)
+def test_every_number_below_two_to_the_64_names_a_stream(seed, number):
+    key = rng.key(seed)
+    assert np.array_equal(rng.stream(key, number), stream_in_nopython_code(key, np.uint64(number)))
+    assert rng.stream(key, number).T.tolist() == [lane_state(key, number, FREE, lane) for lane in range(LANES)]
+
+
+@pytest.mark.parametrize("make", [rng.stream, rng.generator], ids=lambda make: make.__name__)
+def test_what_is_no_number_or_no_key_names_no_stream(make):
+    for number in (1.5, "1", None, [1], np.float64(2)):
+        with pytest.raises(TypeError, match="^number: expected an integer, got "):
+            make(rng.key(1), number)
+    for number in (-1, 2**64, -(2**64)):
+        with pytest.raises(ValueError, match=r"^number: expected an integer from 0 to below 2\*\*64, got "):
+            make(rng.key(1), number)
+    for key in (7, None, "key", (1, 2, 3), np.array([1, 2], np.uint64)):
+        with pytest.raises(TypeError, match=r"^key: expected a key, as rng.key\(seed\) returns it, got "):
+            make(key, 0)
+
+
+def test_a_negative_number_is_an_error_in_nopython_code():
+    with pytest.raises(ValueError, match=r"expected an integer from 0 to below 2\*\*64"):
+        stream_in_nopython_code(rng.key(1), -1)
+
+
+# ---- keys of paths -------------------------------------------------------------------------------------------------------
+
+
+@given(SEEDS, st.lists(SEEDS, max_size=3))
+@settings(deadline=None, max_examples=50)
+def test_a_key_of_a_path_is_what_threefry_makes_of_it(seed, path):
+    expected = seed & WORD, seed >> 64
+    for number in path:
+        expected = tuple(threefry([*expected, 0, 0], [number & WORD, number >> 64, keys.KEY_DOMAIN, 0])[:2])
+    assert tuple(map(int, rng.key(seed, *path))) == expected
+    assert rng.key([seed, *path]) == rng.key((seed, *path)) == rng.key(rng.key(seed), *path) == rng.key(seed, *path)
+
+
+@numba.njit
+def keys_in_nopython_code(seed, a, b):
+    return rng.key(seed), rng.key(seed, a), rng.key(seed, a, b), rng.key(rng.key(seed), a)
+
+
+@given(WORDS, WORDS, st.integers(0, 2**63 - 1))
+@settings(deadline=None, max_examples=30)
+def test_nopython_code_makes_the_same_keys(seed, a, b):
+    found = keys_in_nopython_code(np.uint64(seed), np.uint64(a), b)
+    assert found == (rng.key(seed), rng.key(seed, a), rng.key(seed, a, b), rng.key(seed, a))
+    assert all(isinstance(key, rng.Key) for key in found)
+
+
+def test_a_seed_sequence_is_a_seed():
+    one, other = np.random.SeedSequence(5).spawn(2)
+    assert rng.key(one) == rng.key(np.random.SeedSequence(5, spawn_key=(0,)))
+    assert rng.key(one) == rng.Key(*one.generate_state(2, np.uint64))
+    assert len({rng.key(5), rng.key(np.random.SeedSequence(5)), rng.key(one), rng.key(other)}) == 4
+    assert rng.key(np.array([7, 3])) == rng.key(7, 3)
+
+
+def test_paths_are_apart():
+    keys_of_paths = {rng.key(7, *path) for path in ((), (0,), (1,), (0, 0), (0, 1), (1, 0), (2**64,), (0, 0, 0))}
+    assert len(keys_of_paths) == 8
+
+
+def test_what_is_no_path_is_an_error():
+    for path, error in ((1.0, TypeError), ("1", TypeError), (None, TypeError), (-1, ValueError), (2**128, ValueError)):
+        with pytest.raises(error, match="^path: expected an integer"):
+            rng.key(7, path)
+    for seed, error in (([], ValueError), ([7, 1.5], TypeError), ([7, -1], ValueError)):
+        with pytest.raises(error, match="^seed: expected "):
+            rng.key(seed)

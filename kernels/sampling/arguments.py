@@ -1,0 +1,122 @@
+"""What the functions of `sampling` take alike: a size, an array to fill, a type, parameters of a distribution."""
+
+from __future__ import annotations
+
+import contextlib
+
+import numpy as np
+from flame_fast.kernels.jit.arguments import whole_number
+from flame_fast.kernels.jit.calls import expected, flat
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any, TypeAlias
+
+    from numpy.typing import ArrayLike, NDArray
+
+    Size: TypeAlias = "int | tuple[int, ...] | None"
+
+FLOATS = np.float64, np.float32
+
+#: Bytes that no array has.
+TOO_MANY = 1 << 62
+
+
+def shape_of(size: Size) -> tuple[int, ...]:
+    """Return the shape that a size tells.
+
+    Raises
+    ------
+    TypeError, ValueError
+        No integer, nor a sequence of integers, or a negative one.
+    """
+    lengths = size if isinstance(size, tuple | list) else (size,)
+    return tuple(whole_number("size", length, expected="an integer or a tuple of integers") for length in lengths)
+
+
+def target(
+    size: Size, out: NDArray[Any] | None, dtype: Any, *kinds: Any, shape: tuple[int, ...] | None = None
+) -> NDArray[Any]:
+    """Return the array to be filled: `out`, or a new one.
+
+    Parameters
+    ----------
+    size : int or tuple of int, optional
+        The shape. None: that of `out`, or else `shape`.
+    out : array, optional
+        What is to be filled.
+    dtype
+        The type of a new array.
+    *kinds
+        The types that are possible.
+    shape : tuple of int, optional
+        That of the parameters.
+
+    Raises
+    ------
+    TypeError, ValueError
+        Another type, or shapes that differ.
+    MemoryError
+        Not enough memory.
+    """
+    if size is not None:
+        wanted: tuple[int, ...] | None = shape_of(size)
+    else:
+        wanted = shape if out is None else None
+    if out is not None:
+        flat("out", out, *kinds)
+        if wanted is not None and out.shape != wanted:
+            raise ValueError(f"size: expected {out.shape}, the shape of out, got {size!r}")
+        return out
+    if wanted is None:
+        raise TypeError("size: expected an integer or a tuple of integers, got None without an array `out`")
+    return empty(wanted, kind_of(dtype, *kinds))
+
+
+def kind_of(dtype: Any, *kinds: Any) -> np.dtype[Any]:
+    """Return the type of an array's elements.
+
+    Raises
+    ------
+    TypeError
+        None of the possible ones.
+    """
+    with contextlib.suppress(TypeError):
+        found = np.dtype(dtype)
+        if found in kinds:
+            return found
+    raise expected("dtype", " or ".join(np.dtype(kind).name for kind in kinds), dtype)
+
+
+def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
+    """Return a new array, or raise a `MemoryError`, for shapes, too, that NumPy takes for an error of the program."""
+    numbers = 1
+    for length in shape:
+        numbers *= max(length, 1)
+    if numbers * np.dtype(dtype).itemsize >= TOO_MANY:
+        raise MemoryError(f"no memory has {numbers:,} numbers of type {np.dtype(dtype).name}")
+    return np.empty(shape, dtype)
+
+
+def parameter(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return a parameter of a distribution as an array of doubles.
+
+    Raises
+    ------
+    TypeError
+        No number, nor an array of numbers.
+    """
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf":
+            raise TypeError
+        return found.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        raise expected(name, "a number or an array of numbers", value) from None
+
+
+def spread_over(values: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.float64], bool]:
+    """Return a parameter in one dimension, and whether it has an element for each of an array of the shape."""
+    if values.size == 1:
+        return np.ascontiguousarray(values).reshape(1), False
+    return np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1), True
