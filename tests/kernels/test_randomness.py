@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from flame_fast.kernels import rng, sampling
 from flame_fast.kernels.domains import FREE, PI, UNIFORMS
+from flame_fast.kernels.jit.block_kernels import BLOCK
 from flame_fast.kernels.jit.lanes import LANES
 from flame_fast.kernels.rng.filling import stream_of
 from pvalues import (
@@ -396,7 +397,7 @@ def test_no_word_comes_twice_in_many_streams():
 
 
 def test_numbers_go_on_at_random_from_block_to_block_of_an_array():
-    words = sampling.pairs(3 * sampling.BLOCK, seed=13).view(np.uint64).reshape(3, -1, LANES)
+    words = sampling.pairs(3 * BLOCK, seed=13).view(np.uint64).reshape(3, -1, LANES)
     for left, right in itertools.combinations(words, 2):
         bits = bits_of(left ^ right).sum(axis=0)
         assert ODD < chi_square_of_normals(z_of_bits(bits, len(left))) < 1 - ODD
