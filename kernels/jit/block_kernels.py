@@ -42,7 +42,7 @@ class BlockKernel(types.WrapperAddressProtocol):
 
     def __init__(self, kernel: Any, dtype: np.dtype[Any]) -> None:
         element = getattr(types, dtype.name)
-        word, floats = types.uint64, types.float64[::1]
+        word, floats = types.uint64, types.Array(types.float64, 1, "C", readonly=True)
         self._signature = types.void(types.UniTuple(word, 2), word, types.int64, element[::1], floats, floats)
         kernel.compile(self._signature.args)
         compilation = kernel.overloads[self._signature.args]
@@ -96,11 +96,19 @@ class BlockKernels:
         if kernel is None:
             kernel = self._made[out.dtype] = BlockKernel(self._kernel, out.dtype)
         name = (key[0], key[1])
+        a, b = _read_only(a), _read_only(b)
         run_blocks(
             -(-out.size // BLOCK),
             lambda first, last: _run_alone(kernel, name, domain, out, a, b, each, first, last),
             lambda first, last, threads: _run_together(kernel, name, domain, out, a, b, each, first, last, threads),
         )
+
+
+def _read_only(parameter: Any) -> Any:
+    """Return a view that kernels may only read: users' parameters may be read-only, and Numba tells the two apart."""
+    view = parameter.view()
+    view.flags.writeable = False
+    return view
 
 
 @compiled()

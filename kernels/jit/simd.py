@@ -228,6 +228,47 @@ def store(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
     return types.void(memory, types.intp, vector), generate
 
 
+def spread_loader(element: Any, lanes: Any) -> Any:
+    """Return a nopython function `load(array, start, stride)`: the vector of the elements at start, start + stride and so on.
+
+    The array is contiguous, and `start` counted over all its dimensions. `load` does not check its size.
+    """
+    vector = _Vector(element, lanes)
+
+    @intrinsic
+    def load(typing, memory, start, stride):
+        def generate(context, builder, signature, arguments):
+            place = builder.gep(_data(context, builder, memory, arguments[0]), [arguments[1]])
+            value = ir.Constant(context.get_value_type(vector), ir.Undefined)
+            for number in range(lanes):
+                value = builder.insert_element(value, builder.load(place), ir.Constant(INT32, number))
+                place = builder.gep(place, [arguments[2]])
+            return value
+
+        return (vector(memory, types.intp, types.intp), generate) if _holds(memory, element) else None
+
+    return load
+
+
+@intrinsic
+def store_spread(typing: Any, memory: Any, start: Any, stride: Any, vector: Any) -> Any:
+    """Store a vector's lanes into a contiguous array, at the indices start, start + stride and so on.
+
+    `start` is counted over all the array's dimensions. `store_spread` does not check its size.
+    """
+
+    def generate(context, builder, signature, arguments):
+        place = builder.gep(_data(context, builder, memory, arguments[0]), [arguments[1]])
+        for number in range(vector.lanes):
+            builder.store(builder.extract_element(arguments[3], ir.Constant(INT32, number)), place)
+            place = builder.gep(place, [arguments[2]])
+        return context.get_dummy_value()
+
+    if not isinstance(vector, _Vector) or not _holds(memory, vector.element, writable=True):
+        return None
+    return types.void(memory, types.intp, types.intp, vector), generate
+
+
 @intrinsic
 def store_as_elements(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
     """Store a vector of doubles or 64-bit integers, each converted to the memory's type: rounded, or its lower bits."""
@@ -398,6 +439,33 @@ def where_odd(typing: Any, chooser: Any, odd: Any, even: Any) -> Any:
         return builder.select(flags, arguments[1], arguments[2])
 
     return odd(chooser, odd, even), generate
+
+
+@intrinsic
+def where_less(typing: Any, left: Any, right: Any, less: Any, other: Any) -> Any:
+    """Choose lane by lane: `less` where the float vector `left` is less than `right`, `other` elsewhere.
+
+    `right`, `less` and `other` may be numbers, and a NaN is not less than anything.
+    """
+
+    def generate(context, builder, signature, arguments):
+        lanes = [
+            _as_lanes(context, builder, argument, kind, left)
+            for argument, kind in zip(arguments, signature.args, strict=True)
+        ]
+        return builder.select(builder.fcmp_ordered("<", lanes[0], lanes[1]), lanes[2], lanes[3])
+
+    return left(left, right, less, other), generate
+
+
+@intrinsic
+def reverse_bits(typing: Any, vector: Any) -> Any:
+    """Reverse the order of the bits in each lane of an integer vector."""
+
+    def generate(context, builder, signature, arguments):
+        return _call(builder, "llvm.bitreverse", arguments[0].type, arguments[0])
+
+    return vector(vector), generate
 
 
 # ---- floats --------------------------------------------------------------------------------------------------------------

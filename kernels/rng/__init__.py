@@ -43,6 +43,7 @@ References
 from __future__ import annotations
 
 from flame_fast.kernels.keys import Key, key
+from flame_fast.kernels.rng.distributions import beta, binomial, chisquare, gamma, lognormal, poisson, standard_t
 from flame_fast.kernels.rng.generators import exponential, generator, integers, normal, random
 from flame_fast.kernels.rng.streams import (
     fill_exponentials,
@@ -57,6 +58,9 @@ from flame_fast.kernels.rng.streams import (
 __all__ = [
     "GENERATOR",
     "Key",
+    "beta",
+    "binomial",
+    "chisquare",
     "exponential",
     "fill_exponentials",
     "fill_integers",
@@ -64,11 +68,15 @@ __all__ = [
     "fill_pairs",
     "fill_uniforms",
     "fill_words",
+    "gamma",
     "generator",
     "integers",
     "key",
+    "lognormal",
     "normal",
+    "poisson",
     "random",
+    "standard_t",
     "stream",
 ]
 

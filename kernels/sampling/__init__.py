@@ -13,5 +13,19 @@ or make services of a Runner of them: there, the array allocator places their re
 from __future__ import annotations
 
 from flame_fast.kernels.sampling.arrays import exponentials, integers, normals, pairs, uniforms
+from flame_fast.kernels.sampling.distributions import beta, binomial, chisquare, gamma, lognormal, poisson, standard_t
 
-__all__ = ["exponentials", "integers", "normals", "pairs", "uniforms"]
+__all__ = [
+    "beta",
+    "binomial",
+    "chisquare",
+    "exponentials",
+    "gamma",
+    "integers",
+    "lognormal",
+    "normals",
+    "pairs",
+    "poisson",
+    "standard_t",
+    "uniforms",
+]

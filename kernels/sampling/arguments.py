@@ -115,8 +115,40 @@ def parameter(name: str, value: ArrayLike) -> NDArray[np.float64]:
         raise expected(name, "a number or an array of numbers", value) from None
 
 
-def spread_over(values: NDArray[np.float64], shape: tuple[int, ...]) -> tuple[NDArray[np.float64], bool]:
-    """Return a parameter in one dimension, and whether it has an element for each of an array of the shape."""
+def common_shape(*parameters: NDArray[np.float64]) -> tuple[int, ...]:
+    """Return the shape that parameters have together.
+
+    Raises
+    ------
+    ValueError
+        They have none.
+    """
+    try:
+        return np.broadcast_shapes(*(values.shape for values in parameters))
+    except ValueError:
+        shapes = " and ".join(str(values.shape) for values in parameters)
+        raise ValueError(f"the shapes of the parameters, {shapes}, do not fit each other") from None
+
+
+def check_broadcast(shape: tuple[int, ...], *parameters: NDArray[np.float64]) -> None:
+    """Check that parameters can be broadcast to a shape.
+
+    Raises
+    ------
+    ValueError
+    """
+    wanted = common_shape(*parameters)
+    try:
+        fits = np.broadcast_shapes(wanted, shape) == shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(f"size: expected a shape that parameters of shape {wanted} are broadcast to, got {shape}")
+
+
+def spread_over(values: NDArray[np.float64], out: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
+    """Return a parameter in one dimension, and whether it has an element for each of the array, in its memory's order."""
     if values.size == 1:
         return np.ascontiguousarray(values).reshape(1), False
-    return np.ascontiguousarray(np.broadcast_to(values, shape)).reshape(-1), True
+    order: Any = "C" if out.flags.c_contiguous else "F"
+    return np.broadcast_to(values, out.shape).reshape(-1, order=order), True

@@ -263,7 +263,7 @@ def test_the_largest_count_is_taken(monkeypatch):
 
 
 def test_a_wrong_seed_is_an_error_even_for_no_points():
-    with pytest.raises(TypeError, match="^seed: expected an integer, a list of integers, a SeedSequence, a Key or None, got 1.5$"):
+    with pytest.raises(TypeError, match="^seed: expected an integer, a list of .* or None, got 1.5$"):
         estimate_batch(0, 1.5)
     with pytest.raises(ValueError, match=r"^seed: expected an integer from 0 to below 2\*\*128, got -1$"):
         estimate_batch(0, seed=-1)
