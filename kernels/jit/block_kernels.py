@@ -78,6 +78,7 @@ class BlockKernels:
         b: Any = NOTHING,
         *,
         each: tuple[bool, bool] = (False, False),
+        length: int = BLOCK,
     ) -> None:
         """Fill an array of one dimension on as many threads as Numba may use here.
 
@@ -91,6 +92,8 @@ class BlockKernels:
             Parameters of the distribution.
         each : tuple of bool
             Whether `a` and `b` have an element for each of the array.
+        length : int
+            The elements of a block.
         """
         kernel = self._made.get(out.dtype)
         if kernel is None:
@@ -98,9 +101,9 @@ class BlockKernels:
         name = (key[0], key[1])
         a, b = _read_only(a), _read_only(b)
         run_blocks(
-            -(-out.size // BLOCK),
-            lambda first, last: _run_alone(kernel, name, domain, out, a, b, each, first, last),
-            lambda first, last, threads: _run_together(kernel, name, domain, out, a, b, each, first, last, threads),
+            -(-out.size // length),
+            lambda first, last: _run_alone(kernel, name, domain, out, a, b, each, length, first, last),
+            lambda first, last, threads: _run_together(kernel, name, domain, out, a, b, each, length, first, last, threads),
         )
 
 
@@ -112,9 +115,9 @@ def _read_only(parameter: Any) -> Any:
 
 
 @compiled()
-def _run(kernel, key, domain, out, a, b, each, block):
-    start = block * BLOCK
-    stop = min(start + BLOCK, out.size)
+def _run(kernel, key, domain, out, a, b, each, length, block):
+    start = block * length
+    stop = min(start + length, out.size)
     kernel(
         key,
         domain,
@@ -126,19 +129,19 @@ def _run(kernel, key, domain, out, a, b, each, block):
 
 
 @compiled()
-def _run_alone(kernel, key, domain, out, a, b, each, first, last):
+def _run_alone(kernel, key, domain, out, a, b, each, length, first, last):
     for block in range(first, last):
-        _run(kernel, key, domain, out, a, b, each, block)
+        _run(kernel, key, domain, out, a, b, each, length, block)
     return 0
 
 
 @compiled(parallel=True)
-def _run_together(kernel, key, domain, out, a, b, each, first, last, threads):
+def _run_together(kernel, key, domain, out, a, b, each, length, first, last, threads):
     next_block = np.array([first])
     for _ in prange(threads):
         while True:
             block = add_atomically(next_block, 1)
             if block >= last:
                 break
-            _run(kernel, key, domain, out, a, b, each, block)
+            _run(kernel, key, domain, out, a, b, each, length, block)
     return 0

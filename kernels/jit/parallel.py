@@ -81,7 +81,9 @@ def thread_count() -> int:
     return parallel.NUM_THREADS if _threads.limit is None else _threads.limit
 
 
-def run_blocks(blocks: int, alone: Callable[[int, int], int], together: Callable[[int, int, int], int]) -> int:
+def run_blocks(
+    blocks: int, alone: Callable[[int, int], int], together: Callable[[int, int, int], int], few: float = FEW_BLOCKS
+) -> int:
     """Return the sum of a kernel's results over the blocks 0 to below `blocks`.
 
     Parameters
@@ -92,6 +94,8 @@ def run_blocks(blocks: int, alone: Callable[[int, int], int], together: Callable
         `alone(first, last)` computes the blocks from `first` to below `last` in this thread.
     together : callable
         `together(first, last, threads)` computes them in as many of Numba's threads.
+    few : float
+        Blocks for each thread below which this thread computes them.
     """
     threads = thread_count()
     first = result = 0
@@ -99,7 +103,7 @@ def run_blocks(blocks: int, alone: Callable[[int, int], int], together: Callable
     while first < blocks:
         last = min(first + piece, blocks)
         start = time.perf_counter()
-        if threads == 1 or last - first < FEW_BLOCKS * threads:
+        if threads == 1 or last - first < few * threads:
             result += alone(first, last)
         else:
             with _threads.launching:

@@ -13,19 +13,26 @@ or make services of a Runner of them: there, the array allocator places their re
 from __future__ import annotations
 
 from flame_fast.kernels.sampling.arrays import exponentials, integers, normals, pairs, uniforms
+from flame_fast.kernels.sampling.choosing import choice
 from flame_fast.kernels.sampling.distributions import beta, binomial, chisquare, gamma, lognormal, poisson, standard_t
+from flame_fast.kernels.sampling.multivariate import multivariate_normals
+from flame_fast.kernels.sampling.permuting import permutation, shuffle
 
 __all__ = [
     "beta",
     "binomial",
     "chisquare",
+    "choice",
     "exponentials",
     "gamma",
     "integers",
     "lognormal",
+    "multivariate_normals",
     "normals",
     "pairs",
+    "permutation",
     "poisson",
+    "shuffle",
     "standard_t",
     "uniforms",
 ]

@@ -23,7 +23,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from flame_fast.kernels.keys import Seed
+    from flame_fast.kernels.keys import Key, Seed
     from flame_fast.kernels.sampling.arguments import Size
     from numpy.typing import DTypeLike, NDArray
 
@@ -56,6 +56,17 @@ def _fill_exponentials(key, domain, block, out, a, b):
 @BlockKernels
 def _fill_integers(key, domain, block, out, a, b):
     fill_with_integers(stream_of(key, block, domain), a.view(np.uint64)[0], b.view(np.uint64)[0], out)
+
+
+def fill_exponentials(out: NDArray[np.float64], key: Key, domain: Any) -> None:
+    """Fill an array of one dimension with exponential doubles of mean 1."""
+    _fill_exponentials.fill(out, key, domain)
+
+
+def fill_integers_below(out: NDArray[np.int64], end: int, key: Key, domain: Any) -> None:
+    """Fill an array of one dimension with integers from 0 to below `end`."""
+    words = np.array([0, end], np.uint64).view(np.float64)
+    _fill_integers.fill(out, key, domain, words[:1], words[1:])
 
 
 def pairs(size: int, seed: Seed = None) -> NDArray[np.uint32]:

@@ -1,0 +1,225 @@
+"""Choices out of the elements of an array: alike or by probabilities, with or without replacement.
+
+References
+----------
+.. [1] A. J. Walker, "An efficient method for generating discrete random variables with general distributions", ACM
+   Transactions on Mathematical Software 3(3), 1977; the tables by M. D. Vose, "A linear algorithm for generating random
+   numbers with a given distribution", IEEE Transactions on Software Engineering 17(9), 1991.
+.. [2] J. Bentley, R. Floyd, "Programming pearls: a sample of brilliance", Communications of the ACM 30(9), 1987.
+.. [3] P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters 97(5),
+   2006.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+from flame_fast.kernels import domains, keys
+from flame_fast.kernels.jit.arguments import whole_number
+from flame_fast.kernels.jit.block_kernels import BlockKernels
+from flame_fast.kernels.jit.cache import compiled
+from flame_fast.kernels.jit.simd import multiply_wide
+from flame_fast.kernels.rng.generators import begin, next_below, next_word
+from flame_fast.kernels.sampling.arguments import empty, parameter, shape_of
+from flame_fast.kernels.sampling.arrays import fill_exponentials, fill_integers_below
+from flame_fast.kernels.sampling.permuting import generator_memory, permutation, shuffle_words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from flame_fast.kernels.keys import Key, Seed
+    from flame_fast.kernels.sampling.arguments import Size
+    from numpy.typing import ArrayLike, NDArray
+
+#: How far the sum of probabilities may be from 1, as NumPy has it.
+SUM_TOLERANCE = math.sqrt(np.finfo(np.float64).eps)
+
+#: A sample of more than this share of a range is the beginning of all of the range in random order.
+LARGE_SHARE = 1 / 32
+
+#: Multiplies hashes of integers: 2**64 over the golden ratio.
+GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+
+ONE = np.uint64(1)
+
+
+@compiled()
+def alias_table(p: Any, accepted: Any, other: Any) -> None:
+    """Make Vose's tables of probabilities: of each cell, which share is its own, and whose the rest is [1]_."""
+    n = p.size
+    scale = np.float64(n)
+    small, large = np.empty(n, np.int64), np.empty(n, np.int64)
+    smalls = larges = 0
+    for i in range(n):
+        accepted[i] = p[i] * scale
+        other[i] = np.float64(i)
+        if accepted[i] < 1.0:
+            small[smalls] = i
+            smalls += 1
+        else:
+            large[larges] = i
+            larges += 1
+    while smalls and larges:
+        smalls -= 1
+        poor, rich = small[smalls], large[larges - 1]
+        other[poor] = np.float64(rich)
+        accepted[rich] = (accepted[rich] + accepted[poor]) - 1.0
+        if accepted[rich] < 1.0:
+            larges -= 1
+            small[smalls] = rich
+            smalls += 1
+    for i in range(smalls):  # 1 but for rounding
+        accepted[small[i]] = 1.0
+    for i in range(larges):
+        accepted[large[i]] = 1.0
+
+
+@BlockKernels
+def _fill_by_alias(key, domain, block, out, a, b):
+    """Choose a cell by a word's upper part and the cell's owner by the rest: `a` and `b` are an alias table."""
+    state = generator_memory()
+    begin(state, key, block, domain)
+    cells = np.uint64(a.size)
+    for i in range(out.size):
+        cell, rest = multiply_wide(next_word(state), cells)
+        own = np.float64(rest >> np.uint64(11)) * 2.0**-53 < a[cell]
+        out[i] = np.int64(cell) if own else np.int64(b[cell])
+
+
+@compiled()
+def _subset(n, key, domain, chosen):
+    """Choose some of the integers below n without replacement: Floyd's method [2]_, with a hash table of open addresses."""
+    state = generator_memory()
+    begin(state, key, np.uint64(0), domain)
+    bits = np.uint64(1)
+    while ONE << bits < np.uint64(2 * chosen.size):
+        bits += ONE
+    table = np.full(1 << np.int64(bits), -1, np.int64)
+    mask, shift = (ONE << bits) - ONE, np.uint64(64) - bits
+    for place in range(chosen.size):
+        last = n - chosen.size + place
+        number = np.int64(next_below(state, np.uint64(last + 1)))
+        slot = np.uint64(number) * GOLDEN >> shift
+        while table[slot] != -1 and table[slot] != number:
+            slot = slot + ONE & mask
+        if table[slot] == number:
+            number = last
+            slot = np.uint64(number) * GOLDEN >> shift
+            while table[slot] != -1:
+                slot = slot + ONE & mask
+        table[slot] = number
+        chosen[place] = number
+
+
+def choice(
+    a: int | ArrayLike,
+    size: Size = None,
+    seed: Seed = None,
+    *,
+    replace: bool = True,
+    p: ArrayLike | None = None,
+    axis: int = 0,
+    shuffle: bool = True,
+) -> Any:
+    """Return elements of an array, or integers from 0 to below `a`, chosen at random.
+
+    Parameters
+    ----------
+    a : int or array
+        What is chosen from; an array along `axis`.
+    size : int or tuple of int, optional
+        How many; None: one, without an array around it.
+    seed : int, sequence of int, SeedSequence or Key, optional
+        As of `uniforms`.
+    replace : bool
+        Whether an element may be chosen more than once.
+    p : array of float, optional
+        The elements' probabilities, which sum up to 1; None: all are equally likely.
+    axis : int
+        The axis of `a` along which the elements lie.
+    shuffle : bool
+        Whether a choice without replacement is in random order. False is faster for a few out of many.
+
+    Returns
+    -------
+    int64 array, or array like `a`
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As by `uniforms`; more elements than there are, probabilities that are none.
+
+    Notes
+    -----
+    With probabilities, each draw looks into an alias table, whatever their number. Without replacement, each is chosen as if
+    one by one with those that are left. Otherwise as `uniforms`.
+
+    Examples
+    --------
+    >>> len(set(sampling.choice(100, 10, seed=7, replace=False).tolist()))
+    10
+    """
+    elements = None if np.ndim(a) == 0 else np.asarray(a)  # type: ignore[arg-type]
+    if elements is None:
+        among = whole_number("a", a, expected="an integer or an array")
+    else:
+        among = elements.shape[axis]
+    shape = () if size is None else shape_of(size)
+    found = _indices(among, math.prod(shape), keys.key(seed), replace, _probabilities(p, among), shuffle).reshape(shape)
+    if elements is not None:
+        return np.take(elements, found, axis=axis)
+    return found if size is not None else found[()]
+
+
+def _probabilities(p: ArrayLike | None, among: int) -> NDArray[np.float64] | None:
+    if p is None:
+        return None
+    shares = parameter("p", p)
+    if shares.shape != (among,):
+        raise ValueError(f"p: expected a probability for each of {among} elements, got an array of shape {shares.shape}")
+    total = math.fsum(shares)
+    if not (shares >= 0.0).all() or not abs(total - 1.0) <= SUM_TOLERANCE:
+        raise ValueError(f"p: expected numbers of at least 0 that sum up to 1; their sum is {total}")
+    return shares / total
+
+
+def _indices(
+    among: int, count: int, key: Key, replace: bool, p: NDArray[np.float64] | None, shuffle: bool
+) -> NDArray[np.int64]:
+    if count and not among:
+        raise ValueError("a: expected at least one element to choose from, got none")
+    found = empty((count,), np.int64)
+    if not count:
+        return found
+    if replace:
+        if p is None:
+            fill_integers_below(found, among, key, domains.CHOICE)
+        else:
+            accepted, other = np.empty(among), np.empty(among)
+            alias_table(p, accepted, other)
+            _fill_by_alias.fill(found, key, domains.CHOICE, accepted, other)
+        return found
+    possible = among if p is None else np.count_nonzero(p)
+    if count > possible:
+        raise ValueError(f"size: expected at most {possible} elements to choose without replacement, got {count}")
+    if p is not None:
+        return _successive(p, count, key)
+    if count > among * LARGE_SHARE:
+        return permutation(among, keys.key(key, int(domains.SUBSET)))[:count].copy()
+    _subset(among, key, domains.SUBSET, found)
+    if shuffle:
+        shuffle_words(found.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)
+    return found
+
+
+def _successive(p: NDArray[np.float64], count: int, key: Key) -> NDArray[np.int64]:
+    """Return the places of the smallest of exponential numbers over the probabilities, in their order [3]_."""
+    times = np.empty(len(p))
+    fill_exponentials(times, key, domains.SUBSET)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        times /= p
+    times[p == 0.0] = np.inf
+    nearest = np.argpartition(times, count - 1)[:count] if count < len(p) else np.arange(len(p))
+    return nearest[np.argsort(times[nearest], kind="stable")]

@@ -1,0 +1,207 @@
+"""Rows of normal numbers with given means and covariances: standard normal ones times a factor of the covariances.
+
+The factor is this package's own, and so is the product, eight rows at a time: unlike those of LAPACK and BLAS they have the
+same bits on every CPU.
+
+References
+----------
+.. [1] G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th edition, 2013: 4.2.5 (Cholesky's factor), 4.2.8 (semidefinite
+   matrices).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from flame_fast.kernels import domains, keys
+from flame_fast.kernels.jit.block_kernels import BLOCK, BlockKernels
+from flame_fast.kernels.jit.cache import compiled, inlined
+from flame_fast.kernels.jit.calls import flat
+from flame_fast.kernels.jit.lanes import LANES
+from flame_fast.kernels.jit.simd import like, loader, multiply_add, store
+from flame_fast.kernels.rng.filling import fill_with_normals, stream_of
+from flame_fast.kernels.sampling.arguments import FLOATS, parameter, shape_of, target
+from numba import types
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from flame_fast.kernels.keys import Seed
+    from flame_fast.kernels.sampling.arguments import Size
+    from numpy.typing import ArrayLike, DTypeLike, NDArray
+
+LANE_DOUBLES: Any = loader(types.float64, LANES)
+
+#: Rows of the factor that are multiplied together: as many sums as stay in registers, and are not waited for.
+TOGETHER = 4
+
+#: How far a covariance matrix may be from symmetric, and a vanishing pivot from 0, in shares of the largest variance.
+ASYMMETRY = 1e-8
+VANISHING = 2.0**-52
+
+
+@compiled()
+def cholesky(cov: Any, factor: Any) -> Any:
+    """Compute the lower triangular factor of a positive semidefinite matrix [1]_; return the first row that shows it is none.
+
+    A vanishing pivot gives a column of zeros, if what is left of the matrix in that column vanishes, too.
+    """
+    d = cov.shape[0]
+    largest = 0.0
+    for i in range(d):
+        largest = max(largest, cov[i, i])
+    limit = largest * VANISHING * d
+    for j in range(d):
+        pivot = cov[j, j]
+        for k in range(j):
+            pivot -= factor[j, k] * factor[j, k]
+        if pivot < -limit:
+            return j
+        root = np.sqrt(pivot) if pivot > limit else 0.0
+        factor[j, j] = root
+        for i in range(j + 1, d):
+            rest = cov[i, j]
+            for k in range(j):
+                rest -= factor[i, k] * factor[j, k]
+            if root > 0.0:
+                factor[i, j] = rest / root
+            elif abs(rest) > np.sqrt(limit * largest):
+                return j
+    return -1
+
+
+@inlined
+def _products(factor, mean, normals, row, rows, columns, width, products):
+    """Store the sums of rows of the factor times the transposed normal numbers, each in the order of its columns."""
+    zero = LANE_DOUBLES(normals, 0) * 0.0
+    s0, s1, s2, s3 = zero, zero, zero, zero
+    r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
+    for column in range(width):
+        z = LANE_DOUBLES(normals, column * LANES)
+        s0 = multiply_add(z, factor[row * columns + column], s0)
+        s1 = multiply_add(z, factor[r1 * columns + column], s1)
+        s2 = multiply_add(z, factor[r2 * columns + column], s2)
+        s3 = multiply_add(z, factor[r3 * columns + column], s3)
+    store(products, row * LANES, s0 + like(s0, mean[row]))
+    store(products, r1 * LANES, s1 + like(s0, mean[r1]))
+    store(products, r2 * LANES, s2 + like(s0, mean[r2]))
+    store(products, r3 * LANES, s3 + like(s0, mean[r3]))
+
+
+@inlined
+def _last_used(factor, row, rows, columns):
+    """Return how many columns of some rows of the factor are not all 0: a triangular one has half of them."""
+    width = 0
+    for i in range(row, min(row + TOGETHER, rows)):
+        for column in range(columns - 1, width - 1, -1):
+            if factor[i * columns + column] != 0.0:
+                width = column + 1
+                break
+    return width
+
+
+@BlockKernels
+def _fill_rows(key, domain, block, out, a, b):
+    """Fill rows: `a` has the means, `b` the factor."""
+    stream = stream_of(key, block, domain)
+    rows, columns = a.size, b.size // a.size
+    drawn = np.empty(columns * LANES)
+    normals, products = np.empty(columns * LANES), np.empty((rows + TOGETHER) * LANES)
+    widths = np.array([_last_used(b, row, rows, columns) for row in range(0, rows, TOGETHER)])
+    for start in range(0, out.size, rows * LANES):
+        fill_with_normals(stream, drawn)
+        for place in range(LANES):
+            for column in range(columns):
+                normals[column * LANES + place] = drawn[place * columns + column]
+        for row in range(0, rows, TOGETHER):
+            _products(b, a, normals, row, rows, columns, widths[row // TOGETHER], products)
+        for place in range(min(LANES, (out.size - start) // rows)):
+            for row in range(rows):
+                out[start + place * rows + row] = products[row * LANES + place]
+
+
+def multivariate_normals(
+    mean: ArrayLike,
+    cov: ArrayLike | None = None,
+    size: Size = None,
+    seed: Seed = None,
+    *,
+    factor: ArrayLike | None = None,
+    out: NDArray[Any] | None = None,
+    dtype: DTypeLike = np.float64,
+) -> NDArray[Any]:
+    """Return rows of normal numbers with the given means and covariances.
+
+    Parameters
+    ----------
+    mean : array of float, shape (d,)
+        Or a number for all of them.
+    cov : array of float, shape (d, d), optional
+        The covariances: symmetric and positive semidefinite. Its factor takes d**3 / 3 multiplications in each call: for large
+        ones, give `factor`.
+    size : int or tuple of int, optional
+        How many rows. None: one, or those of `out`.
+    seed : int, sequence of int, SeedSequence or Key, optional
+        As of `uniforms`.
+    factor : array of float, shape (d, k), optional
+        Instead of `cov`: a matrix F, so that F @ F.T are the covariances. Each row is `mean + F @ z` with k standard normal
+        numbers z.
+    out, dtype
+        As of `uniforms`; the last axis of `out`, in C order, has d elements.
+
+    Returns
+    -------
+    array of `dtype`, shape (*size, d)
+
+    Raises
+    ------
+    TypeError, ValueError, MemoryError
+        As by `uniforms`; shapes that do not fit, a matrix that is not symmetric or has no factor, or both or none of them.
+
+    Notes
+    -----
+    It takes no memory but the array's and the factor's. Otherwise as `uniforms`.
+
+    Examples
+    --------
+    >>> sampling.multivariate_normals([0.0, 1.0], [[1.0, 0.5], [0.5, 1.0]], 3, seed=7).shape
+    (3, 2)
+    """
+    matrix = _factor(cov, factor)
+    rows = len(matrix)
+    means = parameter("mean", mean)
+    if means.shape not in ((), (rows,)):
+        raise ValueError(
+            f"mean: expected {rows} numbers, one for each row of the matrix, got an array of shape {means.shape}"
+        )
+    wanted = None if size is None and out is not None else (*(() if size is None else shape_of(size)), rows)
+    made = target(wanted, out, dtype, *FLOATS)
+    if not made.ndim or made.shape[-1] != rows or not made.flags.c_contiguous:
+        raise ValueError(f"out: expected an array in C order whose last axis has {rows} elements, got shape {made.shape}")
+    _fill_rows.fill(
+        flat("out", made, *FLOATS),
+        keys.key(seed),
+        domains.MULTIVARIATE_NORMAL,
+        np.ascontiguousarray(np.broadcast_to(means, (rows,))),
+        matrix.reshape(-1),
+        length=rows * LANES * max(1, BLOCK // (rows * LANES)),
+    )
+    return made
+
+
+def _factor(cov: ArrayLike | None, factor: ArrayLike | None) -> NDArray[np.float64]:
+    if (cov is None) == (factor is None):
+        raise TypeError("expected covariances `cov` or a `factor` of them, and not both")
+    name = "cov" if factor is None else "factor"
+    matrix = parameter(name, cov if factor is None else factor)
+    if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
+        raise ValueError(f"{name}: expected a matrix of finite numbers, got shape {matrix.shape}")
+    if factor is not None:
+        return np.ascontiguousarray(matrix)
+    if matrix.shape[0] != matrix.shape[1] or not np.allclose(matrix, matrix.T, rtol=0.0, atol=ASYMMETRY * abs(matrix).max()):
+        raise ValueError(f"cov: expected a symmetric matrix, got one of shape {matrix.shape} that is none")
+    found = np.zeros(matrix.shape)
+    row = cholesky(np.ascontiguousarray(matrix), found)
+    if row >= 0:
+        raise ValueError(f"cov: expected a positive semidefinite matrix; its row {row} shows that it is none")
+    return found
