@@ -229,7 +229,7 @@ def store(typing: Any, memory: Any, start: Any, vector: Any) -> Any:
 
 
 def spread_loader(element: Any, lanes: Any) -> Any:
-    """Return a nopython function `load(array, start, stride)`: the vector of the elements at start, start + stride and so on.
+    """Return a nopython function `load(array, start, stride)`: the vector of elements at start, start + stride and so on.
 
     The array is contiguous, and `start` counted over all its dimensions. `load` does not check its size.
     """

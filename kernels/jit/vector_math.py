@@ -44,7 +44,7 @@ LN2_LOW = 1.90821492927058770002e-10
 
 @inlined
 def _logarithm_parts(x):
-    """Return three addends of the logarithm: a multiple of ln 2 and the mantissa's f = m - 1, exact, and a small correction."""
+    """Return three addends of the logarithm: a multiple of ln 2, the mantissa's f = m - 1, exact, and a small correction."""
     bits = as_integers(x) + CARRY
     exponent = to_floats((bits >> np.uint64(52)) - BIAS)
     f = as_floats((bits & MANTISSA) + ROOT_BITS) - 1.0
@@ -88,8 +88,8 @@ LARGEST_POWER = 710.0
 def power_of_e(x: Any) -> Any:
     """Return e**x of any doubles.
 
-    Within 1 ulp; at most 0.69 ulp were measured. Results below 2**-1022 are subnormal, within one unit of 2**-1074, down to 0;
-    those beyond the largest double are infinite. A NaN gives a NaN.
+    Within 1 ulp; at most 0.69 ulp were measured. Results below 2**-1022 are subnormal, within one unit of 2**-1074, down to
+    0; those beyond the largest double are infinite. A NaN gives a NaN.
     """
     x = where_less(x, LEAST_POWER, LEAST_POWER, x)
     x = where_less(like(x, LARGEST_POWER), x, LARGEST_POWER, x)
@@ -174,8 +174,8 @@ CENTRE_SQUARED = 0.180625
 OUTER = 1.4e-11
 LEAST_NORMAL = 2.0**-1022
 
-#: Of the bits of a probability, less those of the double above 1/2 and modulo 2**64: what is below is no double from OUTER to
-#: 1/2.
+#: Of the bits of a probability, less those of the double above 1/2 and modulo 2**64: what is below is no double from OUTER
+#: to 1/2.
 ABOVE_HALF = np.uint64(0x3FE00000_00000001)
 UNCOMMON = np.uint64((1 << 64) - int(ABOVE_HALF) + int(np.float64(OUTER).view(np.uint64)))
 

@@ -39,10 +39,35 @@ SUM_TOLERANCE = math.sqrt(np.finfo(np.float64).eps)
 #: A sample of more than this share of a range is the beginning of all of the range in random order.
 LARGE_SHARE = 1 / 32
 
+#: The largest range of which the beginning alone is shuffled: in larger ones, random access costs more than the rest.
+FEW = 1 << 22
+
 #: Multiplies hashes of integers: 2**64 over the golden ratio.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 ONE = np.uint64(1)
+
+
+@compiled()
+def total_of(p: Any) -> Any:
+    """Return the sum of an array's numbers: the same on every CPU, unlike NumPy's."""
+    total = lost = 0.0
+    for i in range(p.size):
+        added = p[i] - lost
+        longer = total + added
+        lost = (longer - total) - added
+        total = longer
+    return total
+
+
+@compiled()
+def _begin_shuffled(order, count, key, domain):
+    """Shuffle as far as the first elements of an array go."""
+    state = generator_memory()
+    begin(state, key, np.uint64(0), domain)
+    for i in range(min(count, order.size - 1)):
+        j = i + np.int64(next_below(state, np.uint64(order.size - i)))
+        order[i], order[j] = order[j], order[i]
 
 
 @compiled()
@@ -161,11 +186,8 @@ def choice(
     >>> len(set(sampling.choice(100, 10, seed=7, replace=False).tolist()))
     10
     """
-    elements = None if np.ndim(a) == 0 else np.asarray(a)  # type: ignore[arg-type]
-    if elements is None:
-        among = whole_number("a", a, expected="an integer or an array")
-    else:
-        among = elements.shape[axis]
+    elements = None if np.ndim(a) == 0 else np.asarray(a)
+    among = whole_number("a", a, expected="an integer or an array") if elements is None else elements.shape[axis]
     shape = () if size is None else shape_of(size)
     found = _indices(among, math.prod(shape), keys.key(seed), replace, _probabilities(p, among), shuffle).reshape(shape)
     if elements is not None:
@@ -179,7 +201,7 @@ def _probabilities(p: ArrayLike | None, among: int) -> NDArray[np.float64] | Non
     shares = parameter("p", p)
     if shares.shape != (among,):
         raise ValueError(f"p: expected a probability for each of {among} elements, got an array of shape {shares.shape}")
-    total = math.fsum(shares)
+    total = total_of(shares)
     if not (shares >= 0.0).all() or not abs(total - 1.0) <= SUM_TOLERANCE:
         raise ValueError(f"p: expected numbers of at least 0 that sum up to 1; their sum is {total}")
     return shares / total
@@ -207,7 +229,11 @@ def _indices(
     if p is not None:
         return _successive(p, count, key)
     if count > among * LARGE_SHARE:
-        return permutation(among, keys.key(key, int(domains.SUBSET)))[:count].copy()
+        if among > FEW:
+            return permutation(among, keys.key(key, int(domains.SUBSET)))[:count].copy()
+        order = np.arange(among)
+        _begin_shuffled(order, count, key, domains.SUBSET)
+        return order[:count].copy()
     _subset(among, key, domains.SUBSET, found)
     if shuffle:
         shuffle_words(found.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)

@@ -42,7 +42,9 @@ VANISHING = 2.0**-52
 
 @compiled()
 def cholesky(cov: Any, factor: Any) -> Any:
-    """Compute the lower triangular factor of a positive semidefinite matrix [1]_; return the first row that shows it is none.
+    """Compute the lower triangular factor of a positive semidefinite matrix [1]_.
+
+    Return the first row that shows that the matrix is none, or -1.
 
     A vanishing pivot gives a column of zeros, if what is left of the matrix in that column vanishes, too.
     """
@@ -137,8 +139,8 @@ def multivariate_normals(
     mean : array of float, shape (d,)
         Or a number for all of them.
     cov : array of float, shape (d, d), optional
-        The covariances: symmetric and positive semidefinite. Its factor takes d**3 / 3 multiplications in each call: for large
-        ones, give `factor`.
+        The covariances: symmetric and positive semidefinite. Their factor takes d**3 / 3 multiplications in each call: for
+        large ones, give `factor`.
     size : int or tuple of int, optional
         How many rows. None: one, or those of `out`.
     seed : int, sequence of int, SeedSequence or Key, optional
@@ -190,10 +192,11 @@ def multivariate_normals(
 
 
 def _factor(cov: ArrayLike | None, factor: ArrayLike | None) -> NDArray[np.float64]:
-    if (cov is None) == (factor is None):
+    given = cov if factor is None else factor
+    if given is None or (cov is not None and factor is not None):
         raise TypeError("expected covariances `cov` or a `factor` of them, and not both")
     name = "cov" if factor is None else "factor"
-    matrix = parameter(name, cov if factor is None else factor)
+    matrix = parameter(name, given)
     if matrix.ndim != 2 or not matrix.size or not np.isfinite(matrix).all():
         raise ValueError(f"{name}: expected a matrix of finite numbers, got shape {matrix.shape}")
     if factor is not None:

@@ -1,8 +1,8 @@
 """Random orders: arrays shuffled in place, on all cores for large ones.
 
-Parts of some 65,536 elements are shuffled one by one, by Fisher and Yates's method; then neighbours are merged, two parts into
-one of twice the length, until one is left [1]_. A merge reads both parts from their beginnings: it needs no other memory, and
-no random access to it, which is what shuffling a large array costs otherwise. Each part and each merge has a generator of its
+Parts of at most 65,536 elements are shuffled one by one by Fisher and Yates's method; then neighbours are merged, two parts
+into one of twice the length, until one is left [1]_. A merge reads both parts from their beginnings: it needs neither other
+memory nor random access, which is what shuffling a large array costs otherwise. Each part and each merge has a generator of its
 own, so the order does not depend on the number of threads.
 
 References
@@ -12,6 +12,8 @@ References
 """
 
 from __future__ import annotations
+
+from functools import partial
 
 import numpy as np
 from flame_fast.kernels import domains, keys
@@ -89,7 +91,7 @@ def _merge(state, x, first, last, progress):
 
 @inlined
 def _merge_safely(elements, i, j, count, bits):
-    """Take the next element from either part, by a bit, so often: without a branch, which would be guessed wrong each second."""
+    """Take the next element from either part, by a bit, so often: without a branch, which half of the guesses would miss."""
     upper = np.uint64(elements[j])
     for _ in range(count):
         bit = bits & ONE
@@ -157,10 +159,9 @@ def _go_on_together(x, key, parts, level, generators, progress, first, last, thr
 
 def shuffle_words(x: NDArray[Any], key: Key, domain: Any) -> None:
     """Shuffle an array of one dimension in place; its elements are words of 1, 2, 4 or 8 bytes."""
-    if len(x) < 2:
-        return None
     if len(x) <= BLOCK:
-        return _shuffle_few(x, key, domain)
+        _shuffle_few(x, key, domain)
+        return
     levels = (-(-len(x) // BLOCK) - 1).bit_length()
     parts = 1 << levels
     generators, progress = np.empty((parts, SIZE), np.uint64), np.empty((parts, 3), np.int64)
@@ -168,14 +169,8 @@ def shuffle_words(x: NDArray[Any], key: Key, domain: Any) -> None:
         _begin(x, key, domain, parts, level, generators, progress)
         running = parts >> level
         while (progress[:running, PHASE] != DONE).any():
-            run_blocks(
-                running,
-                lambda first, last, level=level: _go_on_alone(x, key, parts, level, generators, progress, first, last),
-                lambda first, last, threads, level=level: _go_on_together(
-                    x, key, parts, level, generators, progress, first, last, threads
-                ),
-                few=0.5,
-            )
+            what = x, key, parts, level, generators, progress
+            run_blocks(running, partial(_go_on_alone, *what), partial(_go_on_together, *what), few=0.5)
 
 
 @compiled()
@@ -218,7 +213,7 @@ def permutation(x: int | ArrayLike, seed: Seed = None) -> NDArray[Any]:
     >>> sorted(sampling.permutation(4, seed=7).tolist())
     [0, 1, 2, 3]
     """
-    if np.ndim(x) == 0:  # type: ignore[arg-type]
+    if np.ndim(x) == 0:
         order = empty((whole_number("x", x, expected="an integer or an array"),), np.int64)
         number_in_order(order)
         shuffle_words(order.view(np.uint64), keys.key(seed), domains.PERMUTATION)
@@ -236,7 +231,7 @@ def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
     x : array
         Writable; of any shape, type and order.
     seed : int, sequence of int, SeedSequence or Key, optional
-        As of `uniforms`. An array `x` and the order of `permutation(len(x), seed)` belong together: `x[order]` is the result.
+        As of `uniforms`. The result is `x[order]` with the order of `permutation(len(x), seed)`.
 
     Raises
     ------
@@ -245,8 +240,8 @@ def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
 
     Notes
     -----
-    An array of one dimension with elements of 1, 2, 4 or 8 bytes takes no further memory, others as much again as they have and
-    8 bytes for each row. Otherwise as `uniforms`.
+    An array of one dimension with elements of 1, 2, 4 or 8 bytes takes no further memory, others as much again as they have
+    and 8 bytes for each row. Otherwise as `uniforms`.
     """
     if not isinstance(x, np.ndarray) or x.ndim == 0:
         raise expected("x", "an array of at least one dimension", x)
