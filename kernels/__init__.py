@@ -3,8 +3,9 @@
     from flame_fast.kernels import estimate_batch  # how many of so many random points lie in the quarter circle
     from flame_fast.kernels import rng  # streams of random numbers for nopython code
     from flame_fast.kernels import sampling  # arrays of random numbers, drawn on all cores
+    from flame_fast.kernels import quasi  # scrambled Sobol points and Brownian bridges
 
-`rng` and `sampling` load Numba when they are imported, `estimate_batch` at its first call.
+`rng`, `sampling` and `quasi` load Numba when they are imported, `estimate_batch` at its first call.
 """
 
 from __future__ import annotations

@@ -17,3 +17,6 @@ GENERATOR = np.uint64(2)
 PAIRS, UNIFORMS, NORMALS, EXPONENTIALS, INTEGERS = map(np.uint64, range(3, 8))
 CHOICE, SUBSET, PERMUTATION, MULTIVARIATE_NORMAL = map(np.uint64, range(8, 12))
 LOGNORMAL, GAMMA, BETA, STUDENT_T, CHISQUARE, POISSON, BINOMIAL = map(np.uint64, range(12, 19))
+
+#: What scrambles the points of `quasi`, by dimension.
+SCRAMBLING = np.uint64(2 << 32)

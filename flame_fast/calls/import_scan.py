@@ -25,6 +25,7 @@ LOADS = {
     "numpy": NUMPY,
     "numba": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.jit.quarter_circle": NUMPY | NUMBA | KERNELS,
+    "flame_fast.kernels.quasi": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.rng": NUMPY | NUMBA | COMPILER,
     "flame_fast.kernels.sampling": NUMPY | NUMBA,
     "flame_fast.kernels.estimate_batch": NUMPY | NUMBA | KERNELS,

@@ -430,6 +430,12 @@ def _widest_comparison(context):
     return 512 if "+avx512f" in features else 256 if "+avx2" in features else 128
 
 
+def _converts_vectors(context):
+    """Tell whether the CPU converts vectors of 64-bit integers to doubles: x86 with AVX-512, and arm64."""
+    triple, _, features = context.codegen().magic_tuple()
+    return "+avx512dq" in features or not triple.startswith("x86_64")
+
+
 @intrinsic
 def where_odd(typing: Any, chooser: Any, odd: Any, even: Any) -> Any:
     """Choose lane by lane: `odd` where the integer vector `chooser` is odd, `even` elsewhere."""
@@ -477,6 +483,30 @@ def to_floats(typing: Any, vector: Any) -> Any:
 
     def generate(context, builder, signature, arguments):
         return builder.sitofp(arguments[0], context.get_value_type(signature.return_type))
+
+    return _Vector(types.float64, vector.lanes)(vector), generate
+
+
+@intrinsic
+def unsigned_to_floats(typing: Any, vector: Any) -> Any:
+    """Convert 64-bit lanes, below 2**53, to doubles.
+
+    Where AVX2 has no instruction for it, both halves become mantissas, of 2**84 + the upper and 2**52 + the lower one; LLVM
+    would convert lane by lane.
+    """
+
+    def generate(context, builder, signature, arguments):
+        words, floats = arguments[0], context.get_value_type(signature.return_type)
+        if _converts_vectors(context):
+            return builder.uitofp(words, floats)
+
+        def each(number, kind=words.type):
+            return ir.Constant(kind, [number] * vector.lanes)
+
+        lower = builder.or_(builder.and_(words, each(0xFFFFFFFF)), each(0x43300000_00000000))
+        upper = builder.or_(builder.lshr(words, each(32)), each(0x45300000_00000000))
+        above = builder.fsub(builder.bitcast(upper, floats), each(2.0**84 + 2.0**52, floats))
+        return builder.fadd(above, builder.bitcast(lower, floats))
 
     return _Vector(types.float64, vector.lanes)(vector), generate
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 from flame_fast.kernels.jit.cache import inlined
-from flame_fast.kernels.jit.simd import square_root, to_floats
+from flame_fast.kernels.jit.simd import square_root, unsigned_to_floats
 from flame_fast.kernels.jit.vector_math import logarithm, sine_and_cosine
 
 TYPE_CHECKING = False
@@ -28,20 +28,20 @@ OF_SINGLE = np.uint64(40)
 @inlined
 def uniforms_of(words: Any) -> Any:
     """Return doubles in [0, 1), multiples of 2**-53, made of the words' upper 53 bits."""
-    return to_floats(words >> OF_DOUBLE) * 2.0**-53
+    return unsigned_to_floats(words >> OF_DOUBLE) * 2.0**-53
 
 
 @inlined
 def single_uniforms_of(words: Any) -> Any:
     """Return doubles in [0, 1), multiples of 2**-24, made of the words' upper 24 bits: each is a single, too."""
-    return to_floats(words >> OF_SINGLE) * 2.0**-24
+    return unsigned_to_floats(words >> OF_SINGLE) * 2.0**-24
 
 
 @inlined
 def positive_uniforms_of(words: Any) -> Any:
     """Return doubles in (0, 1], multiples of 2**-53."""
     # The addition of an integer before the conversion costs twice as much: the conversion waits for its own last result.
-    return to_floats(words >> OF_DOUBLE) * 2.0**-53 + 2.0**-53
+    return unsigned_to_floats(words >> OF_DOUBLE) * 2.0**-53 + 2.0**-53
 
 
 @inlined

@@ -20,8 +20,8 @@ from flame_fast.kernels.jit.simd import (
     like,
     multiply_add,
     square_root,
-    to_floats,
     unlikely,
+    unsigned_to_floats,
     where_less,
     where_odd,
 )
@@ -36,7 +36,9 @@ ROOT_BITS = np.uint64(0x3FE6A09E_00000000)
 #: The bits of 1.0 less those: the addition carries into the exponent just where the mantissa is to be halved.
 CARRY = np.uint64(0x3FF00000_00000000 - 0x3FE6A09E_00000000)
 MANTISSA = np.uint64(0x000FFFFF_FFFFFFFF)
-BIAS = np.uint64(1023)
+#: The bits of 2**52, to which an exponent's bits are added as those of a mantissa; and what has then to be taken away.
+TWO_TO_THE_52 = np.uint64(0x43300000_00000000)
+BIAS = 2.0**52 + 1023.0
 
 LN2_HIGH = 6.93147180369123816490e-01
 LN2_LOW = 1.90821492927058770002e-10
@@ -44,9 +46,9 @@ LN2_LOW = 1.90821492927058770002e-10
 
 @inlined
 def _logarithm_parts(x):
-    """Return three addends of the logarithm: a multiple of ln 2, the mantissa's f = m - 1, exact, and a small correction."""
+    """Return three addends of the logarithm: a multiple of ln 2, exact, a mantissa less 1, exact, and a correction."""
     bits = as_integers(x) + CARRY
-    exponent = to_floats((bits >> np.uint64(52)) - BIAS)
+    exponent = as_floats((bits >> np.uint64(52)) | TWO_TO_THE_52) - BIAS
     f = as_floats((bits & MANTISSA) + ROOT_BITS) - 1.0
     half_square = f * f * 0.5
     s = f / (f + 2.0)
@@ -130,7 +132,7 @@ STEP_LOW = 2.719262146893782e-32
 def sine_and_cosine(turns: Any) -> Any:
     """Return the sines and cosines of 2 * pi * turns / 2**53; integers `turns` from 0 to below 2**53."""
     quadrant = (turns + np.uint64(1 << 50)) >> np.uint64(51)
-    steps = to_floats(turns - (quadrant << np.uint64(51)))
+    steps = unsigned_to_floats(turns) - unsigned_to_floats(quadrant << np.uint64(51))  # exact
     angle = steps * STEP_HIGH  # between -pi / 4 and pi / 4, without its low part, `low`
     low = multiply_add(steps, STEP_LOW, multiply_add(steps, like(steps, STEP_HIGH), angle * -1.0))
     z = angle * angle

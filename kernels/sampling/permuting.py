@@ -2,8 +2,8 @@
 
 Parts of at most 65,536 elements are shuffled one by one by Fisher and Yates's method; then neighbours are merged, two parts
 into one of twice the length, until one is left [1]_. A merge reads both parts from their beginnings: it needs neither other
-memory nor random access, which is what shuffling a large array costs otherwise. Each part and each merge has a generator of its
-own, so the order does not depend on the number of threads.
+memory nor random access, which is what shuffling a large array costs otherwise. Each part and each merge has a generator of
+its own, so the order does not depend on the number of threads.
 
 References
 ----------

@@ -19,6 +19,7 @@ PUBLIC = (
     "flame_fast.package",
     "flame_fast.kernels",
     "flame_fast.kernels.montecarlo",
+    "flame_fast.kernels.quasi",
     "flame_fast.kernels.rng",
     "flame_fast.kernels.sampling",
 )
@@ -79,7 +80,7 @@ def names(tmp_path):
     """Return the names that an example leaves to its reader."""
     import numba
     import numpy
-    from flame_fast.kernels import rng, sampling
+    from flame_fast.kernels import quasi, rng, sampling
 
     import flame_fast
     import flame_fast.package
@@ -92,6 +93,10 @@ def names(tmp_path):
         "prange": numba.prange,
         "rng": rng,
         "sampling": sampling,
+        "quasi": quasi,
+        "sobol": quasi.sobol,
+        "bridge": quasi.bridge,
+        "brownian_bridge": quasi.brownian_bridge,
         "seed": 7,
         "BLOCK": 4096,
         "directory": tmp_path / "directory",

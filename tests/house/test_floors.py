@@ -81,6 +81,10 @@ FLOORS = [
         "kernels.runtime.serialization.described",
     },
     {"kernels.runtime.serialization.inherited", "kernels.runtime.serialization.by_file"},
+    {"kernels.quasi"},
+    {"kernels.quasi.brownian"},
+    {"kernels.quasi.points"},
+    {"kernels.quasi.directions", "kernels.quasi.scrambling"},
     {"package.packing", "package.unpacking", "application.registry"},
     {"package.archive_writer", "package.manifest"},
     {

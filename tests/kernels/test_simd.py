@@ -362,3 +362,56 @@ def test_words_become_floats_as_signed_integers(numbers):
     out = np.zeros(LANES)
     floats_of(numbers.view(np.uint64), out)
     assert out.tolist() == [float(number) for number in numbers.tolist()]
+
+
+# ---- choices, reversed bits, strides -------------------------------------------------------------------------------------
+
+SPREAD = simd.spread_loader(types.float64, LANES)
+
+
+@numba.njit
+def chosen(left, right, number, out):
+    x, y = DOUBLES(left, 0), DOUBLES(right, 0)
+    store(out, 0 * LANES, simd.where_less(x, y, x, y))
+    store(out, 1 * LANES, simd.where_less(x, number, 1.0, y))
+    store(out, 2 * LANES, simd.where_less(x, y, x, number))
+
+
+ANY_FLOATS = st.one_of(FLOATS, st.sampled_from([math.nan, math.inf, -math.inf, 0.0, -0.0, 1.0]))
+
+
+@given(vectors(ANY_FLOATS, float), vectors(ANY_FLOATS, float), ANY_FLOATS)
+@settled(100)
+def test_where_less_chooses_as_numpy_does(x, y, number):
+    out = np.zeros((3, LANES))
+    chosen(x, y, number, out)
+    expected = [np.where(x < y, x, y), np.where(x < number, 1.0, y), np.where(x < y, x, number)]
+    assert np.array_equal(out, expected, equal_nan=True)
+
+
+@numba.njit
+def reversed_in(words, out):
+    store(out, 0, simd.reverse_bits(WORDS(words, 0)))
+
+
+@given(vectors(INTEGERS, np.uint64))
+@settled(100)
+def test_reverse_bits_reverses_each_lane(words):
+    out = np.zeros_like(words)
+    reversed_in(words, out)
+    assert out.tolist() == [int(f"{word:064b}"[::-1], 2) for word in words.tolist()]
+
+
+@numba.njit
+def moved(source, start, stride, target, target_start, target_stride):
+    simd.store_spread(target, target_start, target_stride, SPREAD(source, start, stride))
+
+
+@given(st.integers(0, 5), st.integers(1, 9), st.integers(0, 5), st.integers(1, 9))
+@settled(60)
+def test_strides_reach_each_element(start, stride, target_start, target_stride):
+    source, target = np.arange(80.0).reshape(8, 10), np.zeros((8, 10))
+    moved(source, start, stride, target, target_start, target_stride)
+    expected = np.zeros(80)
+    expected[target_start + target_stride * np.arange(LANES)] = source.ravel()[start + stride * np.arange(LANES)]
+    assert np.array_equal(target.ravel(), expected)
