@@ -20,6 +20,7 @@ from flame_fast.calls.service import (
     ServiceOptions,
     check_options,
     has_globals_of,
+    has_seed,
     make_service,
     stands_for_call,
     when_closed,
@@ -50,6 +51,7 @@ if TYPE_CHECKING:
 
     from flame_fast.calls.statistics import Statistics
     from flame_fast.engine.protocol import Engine
+    from flame_fast.kernels.keys import Seed
     from flame_fast.kernels.runtime import ObjectRef
     from flame_fast.resources import ResourceRequirement
 
@@ -63,6 +65,7 @@ if TYPE_CHECKING:
         resreq: ResourceRequirement | str | None
         restart: bool
         concurrency: int
+        seed: Seed
 
 
 def _inline(options: EngineOptions) -> Engine:
@@ -262,6 +265,7 @@ class Runner(Collecting):
         concurrency: int = 1,
         args: tuple[Any, ...] | list[Any] = (),
         kwargs: dict[str, Any] | None = None,
+        seed: Seed = None,
     ) -> RunnerService[..., Any]:
         """Make a function, class or instance a service of this runner.
 
@@ -285,9 +289,18 @@ class Runner(Collecting):
         args, kwargs : tuple, dict, optional
             Of a class: the arguments of its call in each worker, as they are now; each worker has a copy of its own. Futures
             and refs among them are waited for here, and arrive as their values.
+        seed : int, sequence of int, SeedSequence or Key, optional
+            As `flame_fast.kernels.keys.key` takes it. Call n of the service, from 0, has the key `key(seed, n)`. The task
+            gets it from `flame_fast.kernels.task_key()`, for random numbers of its own. By default calls have none. They
+            count in the order made: calls of methods and of `options` views, and each item of a `map`, in one row.
 
         Notes
         -----
+        A call has the same key whatever worker runs it, and however often. Two services with one seed have the same keys:
+        give them `[7, 0]` and `[7, 1]`. A map of what has no length, as a generator, takes 2**32 numbers, so that calls
+        beside it do not depend on how far it has come. A service with a seed that a task gets as an argument cannot be
+        called there: make one in the task, with `seed=task_key()`.
+
         The service goes on with the globals that its function has now. A cell of a notebook that changes one, or a helper or
         class that the function uses, is followed by another `service(fn)`: that is a new service, with what is there then,
         also where `_session_context` names the session.
@@ -295,12 +308,14 @@ class Runner(Collecting):
         Raises
         ------
         ValueError
-            A warmup or autoscale that does not fit; a `resreq` that cannot be read; arguments for what is no class.
+            A warmup or autoscale that does not fit; a `resreq` that cannot be read; a seed out of range; arguments for what
+            is no class.
         TypeError
-            The object or its arguments cannot be pickled; the class's signature does not fit the arguments.
+            A seed of another type; the object or its arguments cannot be pickled; the class's signature does not fit the
+            arguments.
         FlameError
             `INVALID_STATE`: the runner is closed. `INVALID_ARGUMENT`: more CPUs than this process may use, or more GPUs than
-            this machine has; a session id that another object has.
+            this machine has; a session id that another object has, or the same one with another seed.
 
         Examples
         --------
@@ -316,13 +331,18 @@ class Runner(Collecting):
         41
         """
         self._check_open()
-        options = ServiceOptions(autoscale, warmup, resreq, restart, concurrency, args, kwargs)
+        options = ServiceOptions(autoscale, warmup, resreq, restart, concurrency, args, kwargs, seed)
         named = named_session(execution_object)
         project = self._project_for(execution_object)
         if named is not None and named in self._sessions:
             other, service = self._sessions[named]
             if other is execution_object and not (args or kwargs):
                 check_options(execution_object, options, self._engine)
+                if not has_seed(service, seed):
+                    raise FlameError(
+                        FlameErrorCode.INVALID_ARGUMENT,
+                        f"session {named!r} has a service with another seed; give this one another session_id",
+                    )
                 if not stands_for_call(service) or has_globals_of(service, execution_object, project) is not None:
                     return service
                 when_closed(service, _nothing)  # its id is that of a service with the globals, and the snapshot, of now

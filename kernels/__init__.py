@@ -4,6 +4,7 @@
     from flame_fast.kernels import rng  # streams of random numbers for nopython code
     from flame_fast.kernels import sampling  # arrays of random numbers, drawn on all cores
     from flame_fast.kernels import quasi  # scrambled Sobol points and Brownian bridges
+    from flame_fast.kernels import task_key  # the key of the task that runs
 
 `rng`, `sampling` and `quasi` load Numba when they are imported, `estimate_batch` at its first call.
 """
@@ -27,9 +28,16 @@ if TYPE_CHECKING:
     from flame_fast.kernels.montecarlo import estimate_batch as estimate_batch
     from flame_fast.kernels.montecarlo import estimate_batch_numpy as estimate_batch_numpy
     from flame_fast.kernels.rng import GENERATOR as GENERATOR
+    from flame_fast.kernels.task_keys import task_key as task_key
 
 __getattr__: Callable[[str], object]
 __dir__: Callable[[], list[str]]
 __getattr__, __dir__ = lazy_names(
-    globals(), {"GENERATOR": "rng", "estimate_batch": "montecarlo", "estimate_batch_numpy": "montecarlo"}
+    globals(),
+    {
+        "GENERATOR": "rng",
+        "estimate_batch": "montecarlo",
+        "estimate_batch_numpy": "montecarlo",
+        "task_key": "task_keys",
+    },
 )

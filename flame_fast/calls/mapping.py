@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+
 from flame_fast.engine.spec import MapOptions
 from flame_fast.kernels.runtime import CallTarget, check_timeout
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from typing import Any, Concatenate, Literal, ParamSpec, TypeAlias, TypedDict, TypeVar, Unpack, overload
 
     from flame_fast.calls.progress import Progress
-    from flame_fast.engine.protocol import Engine, Results
+    from flame_fast.engine.protocol import Engine, Future, Results
     from flame_fast.kernels.runtime import ObjectHandle
 
     P = ParamSpec("P")
@@ -179,13 +181,21 @@ class MappedTarget(CallTarget["P", "R"]):
         options = _options((iterable,), chunksize, ordered, timeout, return_exceptions, star=True)
         return self._mapped(iterable, options, progress)
 
+    def _one_by_one(self, length: int | None) -> Callable[..., Future]:
+        """Return what makes the calls of a map's items, one after the other: they have numbers as those of chunks do."""
+        numbers = self.numbers_of_map(length)
+        if numbers is None:
+            return self
+        items = itertools.count()
+        return lambda *values: self.call_as(numbers.of(next(items)), values)
+
     def _mapped(self, items: Iterable[Any], options: MapOptions, progress: Progress) -> Results[Any]:
         engine, ahead = self._engine_of_map()
         results: Results[Any]
         if ahead:
             from flame_fast.calls.separate_calls import SeparateCalls  # few programs need it
 
-            results = SeparateCalls(self, items, options, ahead * engine.workers + 1)
+            results = SeparateCalls(self._one_by_one(options.length), items, options, ahead * engine.workers + 1)
         else:
             results = engine.map(self, items, options)
         if progress is None or progress is False:

@@ -27,12 +27,12 @@ from flame_fast.calls.mapping import MappedTarget
 from flame_fast.calls.options import changed
 from flame_fast.calls.session import session_of
 from flame_fast.calls.shared_generators import DrawnAlike, carried_generators, generator_in
-from flame_fast.engine.current import engine_of
+from flame_fast.engine.current import engine_of, serving_engine
 from flame_fast.engine.log_records import levels_here
 from flame_fast.engine.spec import CLASS, FUNCTION, INSTANCE, CallOptions, ServiceSpec
 from flame_fast.errors import FlameError, FlameErrorCode
 from flame_fast.inspection.html import table
-from flame_fast.kernels.runtime import UNCALLABLE, call_without_frames, serialization
+from flame_fast.kernels.runtime import UNCALLABLE, CallNumbers, call_without_frames, serialization
 from flame_fast.resources import ResourceRequirement, check_gpus
 
 TYPE_CHECKING = False
@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from typing import Any, ParamSpec, TypeVar
 
     from flame_fast.engine.protocol import Engine, ServiceKey
+    from flame_fast.kernels.keys import Seed
     from flame_fast.kernels.runtime import GlobalsLook, ObjectFuture
 
     P = ParamSpec("P")
@@ -48,6 +49,9 @@ if TYPE_CHECKING:
 
 #: Calls that `map` makes ahead, per worker, where each item is a call of its own.
 AHEAD_PER_WORKER = 2
+
+#: The numbers of calls of services that have a seed and were made in this process: (engine's session, key) -> numbers.
+_counts: weakref.WeakValueDictionary[tuple[int, ServiceKey], CallNumbers] = weakref.WeakValueDictionary()
 
 
 @call_without_frames
@@ -95,7 +99,7 @@ class RunnerService(MappedTarget["P", "R"]):
 
     A function service is called. Class and instance services have a method per public method of the object; a callable
     instance can be called as well. Every call returns an `ObjectFuture` at once. Safe from any thread; given to a task, it
-    works there.
+    works there, unless it has a seed.
 
     Attributes
     ----------
@@ -115,6 +119,7 @@ class RunnerService(MappedTarget["P", "R"]):
         options: CallOptions | None = None,
         described: Any = None,
         attributes: Sequence[str] = (),
+        call_numbers: CallNumbers | None = None,
     ) -> None:
         self.name: str = spec.name
         self.__name__: str = spec.name
@@ -128,6 +133,8 @@ class RunnerService(MappedTarget["P", "R"]):
         self._generators = generators
         self._options = options
         self._policy = None if options is None else engine.policy(options)
+        self._numbers = call_numbers  # of its calls, views' and methods' too; None: it has no seed
+        self.number_calls(call_numbers)
         self._look: GlobalsLook | None = None  # what it was made with; not in a view, or in a task
         self._forget: Callable[[], object] = lambda: None  # tells the runner that the session's id is free again
         numbers = {name: number for number, name in enumerate(spec.methods)}
@@ -141,11 +148,12 @@ class RunnerService(MappedTarget["P", "R"]):
             state = None if capture is None else capture.state
             watch = DrawnAlike(self.name, generators, state, partial(_stop_watching, weakref.ref(self)))
             engine.bind(self, key, self._own_method, watch.state, self._policy, self.name)
-        made_of = (engine, spec, key, capture, generators, options, described, attributes)
+        made_of = (engine, spec, key, capture, generators, options, described, attributes, call_numbers)
         self._methods: dict[str, Method[..., Any]] = {}
         for name, number in numbers.items():
             if name:
                 method: Method[..., Any] = Method(made_of, described, name)
+                method.number_calls(call_numbers)
                 self._methods[name] = method
                 engine.bind(method, key, number, None, self._policy, f"{self.name}.{name}")
                 if name not in RESERVED:
@@ -252,6 +260,7 @@ class RunnerService(MappedTarget["P", "R"]):
             changed(self._options or CallOptions(), given),
             self._described,
             self._attributes,
+            self._numbers,
         )
         view._forget = self._forget
         return view
@@ -353,7 +362,38 @@ def _attach(
         raise FlameError(
             FlameErrorCode.INVALID_STATE, f"service {spec.name!r} belongs to a runner that is not at work in this process"
         )
-    return RunnerService(engine, spec, key, function and Capture(function), None, options)
+    return RunnerService(
+        engine, spec, key, function and Capture(function), None, options, call_numbers=_numbers_here(session, spec, key)
+    )
+
+
+def _numbers_here(session: int, spec: ServiceSpec, key: ServiceKey) -> CallNumbers | None:
+    """Return the numbers of a service's calls for a copy of it that arrives in this process.
+
+    Tasks call it in no order that stays the same from run to run: there are no numbers for them.
+    """
+    if spec.seed is None:
+        return None
+    numbers = _counts.get((session, key)) if serving_engine() is None else None
+    return numbers or CallNumbers(
+        f"service {spec.name!r} has a seed, so its calls have numbers, which only the process that made it can give; in a "
+        "task make a service there: runner.service(fn, seed=task_key())"
+    )
+
+
+def words_of_seed(seed: Seed) -> tuple[int, int] | None:
+    """Return the words of a seed's key, checked; None: there is no seed."""
+    if seed is None:
+        return None
+    from flame_fast.kernels.keys import key
+
+    low, high = key(seed)
+    return int(low), int(high)
+
+
+def has_seed(service: RunnerService[..., Any], seed: Seed) -> bool:
+    """Whether a service was made with this seed, or both with none."""
+    return service._spec.seed == words_of_seed(seed)
 
 
 @record
@@ -367,6 +407,7 @@ class ServiceOptions:
     concurrency: int = 1
     args: tuple[Any, ...] | list[Any] = ()
     kwargs: dict[str, Any] | None = None
+    seed: Seed = None
 
 
 def make_service(
@@ -384,6 +425,7 @@ def make_service(
     kind = kind_of(obj)
     whole = with_arguments(obj, options.args, options.kwargs)
     warmup, cpu = check_options(obj, options, engine)
+    seed = words_of_seed(options.seed)
     limit, sticky = _worker_limit(kind, options.autoscale, warmup, cpu, engine)
     if options.concurrency > 1 and kind != INSTANCE:
         limit = limit or engine.workers  # a queue of its own: a worker takes all that it runs at once from there
@@ -408,6 +450,7 @@ def make_service(
         concurrency=options.concurrency,
         levels=levels_here(),
         project=project,
+        seed=seed,
     )
     key = engine.add_service(
         spec, limit=limit, sticky=sticky, warmup=warmup, preload=libraries_of(whole), restart=options.restart
@@ -415,8 +458,9 @@ def make_service(
     generators = carried_generators(obj) if kind == FUNCTION else []
     if kind == FUNCTION and engine.is_parallel:
         generators += [(name, found) for name, value in used if (found := generator_in(value)) is not None]
+    numbers = None if seed is None else _counts.setdefault((engine.session, key), CallNumbers())
     service: RunnerService[..., Any] = RunnerService(
-        engine, spec, key, capture, generators, None, described_by(obj), attribute_names(obj)
+        engine, spec, key, capture, generators, None, described_by(obj), attribute_names(obj), numbers
     )
     service._look = look
     return service
@@ -521,6 +565,7 @@ __all__ = [
     "check_options",
     "example_method",
     "has_globals_of",
+    "has_seed",
     "look_at_globals",
     "make_service",
     "stands_for_call",

@@ -13,6 +13,7 @@ from flame_fast.engine.segment import DriverEngine
 from flame_fast.engine.task_host import Host
 from flame_fast.kernels.runtime import Worker
 from flame_fast.kernels.runtime.serialization.definitions import use_in_thread
+from flame_fast.kernels.task_keys import set_aside, take_up
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -48,9 +49,11 @@ class InlineEngine(DriverEngine):
         with self._turn:
             before = set_serving_engine(self)
             outer = use_in_thread(None)
+            call = set_aside()
             try:
                 self.runtime.run_queued(self._host)
             finally:
+                take_up(call)
                 use_in_thread(outer)
                 set_serving_engine(before)
 

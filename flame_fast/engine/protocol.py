@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
+    from contextvars import ContextVar
     from typing import Self
 
     from flame_fast.engine.spec import CallOptions, MapOptions, ServiceSpec
-    from flame_fast.kernels.runtime import CallTarget, ObjectRef, Worker
+    from flame_fast.kernels.runtime import CallTarget, NumberedCall, ObjectRef, Worker
 
 T = TypeVar("T")
 R_co = TypeVar("R_co", covariant=True)
@@ -290,6 +291,9 @@ class TaskHost(Protocol):
 
     def run_concurrently(self, worker: Worker, index: int, coroutine: Any) -> None:
         """Run a call that has begun together with others of its service, and finish them all; raise nothing."""
+
+    def seed_of_calls(self) -> tuple[ContextVar[NumberedCall | None], tuple[int, int] | None]:
+        """Return where the server notes which numbered call runs, and the seed of the service that runs now."""
 
     def begin_capture(self, call: int) -> None:
         """Keep what the task prints from here on. `call`: its number."""

@@ -143,6 +143,8 @@ class ServiceSpec:
         Levels of the loggers of the process that made it, see `engine.log_records`.
     project : dict, optional
         The plan of the snapshot that its workers import from, with its `number`; None: the one the runner began with.
+    seed : tuple of int, optional
+        Words of the key that the keys of its calls are made of; None: they have none.
     """
 
     name: str
@@ -155,6 +157,7 @@ class ServiceSpec:
     concurrency: int = 1
     levels: dict[str, int] | None = None
     project: dict[str, Any] | None = None
+    seed: tuple[int, int] | None = None
 
     def to_blob(self) -> bytes:
         """Return the spec as bytes: the target follows the rest as JSON, which `dump` reads without unpickling."""
@@ -165,6 +168,7 @@ class ServiceSpec:
     def from_blob(cls, blob: bytes) -> ServiceSpec:
         described, target = described_by(blob)
         described["methods"] = tuple(described["methods"])
+        described["seed"] = described["seed"] and tuple(described["seed"])
         return cls(target=target, **described)
 
 

@@ -22,6 +22,7 @@ from flame_fast.kernels.runtime.serialization.definitions import Namespace
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from contextvars import ContextVar
     from typing import Any
 
     from flame_fast.engine.concurrency import ConcurrentCalls
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from flame_fast.engine.seeds import Seeds
     from flame_fast.engine.slow_steps import StepSender
     from flame_fast.engine.thread_limits import Libraries
-    from flame_fast.kernels.runtime import Worker
+    from flame_fast.kernels.runtime import NumberedCall, Worker
 
 
 class LoadFailure(Exception):
@@ -161,6 +162,7 @@ class Host:
         self._enter_project = enter_project
         self._project: dict[str, Any] | None = None
         self._concurrent: ConcurrentCalls | None = None
+        self._task_keys: ModuleType | None = None  # most programs need none: it is imported for the first numbered call
 
     def load_ahead(self, service: int, generation: int) -> None:
         """Load a service before its first call; do nothing if it was closed meanwhile."""
@@ -221,18 +223,20 @@ class Host:
             return True
         return loaded is not self._current and loaded not in self._suspended
 
-    def suspend(self) -> tuple[LoadedService | None, Capture | None]:
+    def suspend(self) -> tuple[LoadedService | None, Capture | None, NumberedCall | None]:
         """Prepare for a task inside the running task's wait; return what `resume` takes."""
         capture, self._capture = self._capture, None
         if capture is not None:
             capture.__exit__()
         if self._current is not None:
             self._suspended.append(self._current)
-        return self._current, capture
+        return self._current, capture, None if self._task_keys is None else self._task_keys.set_aside()
 
-    def resume(self, before: tuple[LoadedService | None, Capture | None]) -> None:
-        """Return to the outer task: its namespace, its thread limit and its capture hold again."""
-        outer, self._capture = before
+    def resume(self, before: tuple[LoadedService | None, Capture | None, NumberedCall | None]) -> None:
+        """Return to the outer task: its namespace, its thread limit, its capture and its key hold again."""
+        outer, self._capture, call = before
+        if self._task_keys is not None:
+            self._task_keys.take_up(call)
         if self._capture is not None:
             self._capture.__enter__()
         if outer is not None:
@@ -366,6 +370,15 @@ class Host:
 
             self._concurrent = ConcurrentCalls(self.resolve_awaitable)
         self._concurrent.run(worker, index, coroutine, self._current.spec.concurrency)
+
+    def seed_of_calls(self) -> tuple[ContextVar[NumberedCall | None], tuple[int, int] | None]:
+        """Return where the server notes which numbered call runs, and the seed of the service that runs now."""
+        if self._task_keys is None:
+            from flame_fast.kernels import task_keys
+
+            self._task_keys = task_keys
+        assert self._current is not None
+        return self._task_keys.running, self._current.spec.seed
 
     def begin_capture(self, call: int) -> None:
         """Keep what the task prints from here on. `call`: its number."""

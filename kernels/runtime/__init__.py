@@ -3,6 +3,7 @@
 from flame_fast.kernels.runtime._native import DRIVER as DRIVER
 from flame_fast.kernels.runtime._native import UNCALLABLE as UNCALLABLE
 from flame_fast.kernels.runtime._native import ZYGOTE as ZYGOTE
+from flame_fast.kernels.runtime._native import CallNumbers as CallNumbers
 from flame_fast.kernels.runtime._native import CallPolicy as CallPolicy
 from flame_fast.kernels.runtime._native import CallTarget as CallTarget
 from flame_fast.kernels.runtime._native import Client as Client
@@ -11,6 +12,7 @@ from flame_fast.kernels.runtime._native import DueCall as DueCall
 from flame_fast.kernels.runtime._native import GlobalsLook as GlobalsLook
 from flame_fast.kernels.runtime._native import LostCall as LostCall
 from flame_fast.kernels.runtime._native import MapResults as MapResults
+from flame_fast.kernels.runtime._native import NumberedCall as NumberedCall
 from flame_fast.kernels.runtime._native import ObjectFuture as ObjectFuture
 from flame_fast.kernels.runtime._native import ObjectHandle as ObjectHandle
 from flame_fast.kernels.runtime._native import ObjectRef as ObjectRef

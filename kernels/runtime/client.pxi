@@ -15,9 +15,10 @@ from .core.externs cimport (
 )
 from .core.layout cimport (
     CALL_KEPT, CGROUP_BYTES, CLOSING, DONE, DRIVER_INDEX, EMPTY, ENDING, FAILED, GROUP_BITS, INLINE_BYTES, KIND_HANDLES,
-    KIND_NATIVE, KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, QUEUE_DEAD,
-    QUEUE_OPEN, READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE, RUNNING, SERVICE_OPEN,
-    SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge, Header, RunQueue, Slot,
+    KIND_NATIVE, KIND_NUMBERED, KIND_PICKLE, KIND_STATE, LEAVING, MAGIC, NO_DEPENDENCY, PAYLOAD, POOL_QUEUES,
+    PROCESS_LIVE, QUEUE_DEAD, QUEUE_OPEN, READY, REF_EDGES, REF_PENDING, REF_RUN, RESULT, ROLE_DRIVER, ROLE_ZYGOTE,
+    RUNNING, SERVICE_OPEN, SLOT_COUNT, SLOT_SPARE, WAITERS_CLOSED, WAITING, ZYGOTE_INDEX, Dependencies, DependencyEdge,
+    Header, RunQueue, Slot,
 )
 from .core.bounds cimport at_most, queue_number
 from .core.lookup cimport (
@@ -117,34 +118,49 @@ cdef class Client(Outcomes):
         self.memory.processes[ZYGOTE_INDEX].role = ROLE_ZYGOTE
 
     cdef ObjectFuture call(self, uint32_t service, uint64_t generation, uint32_t queue, uint32_t method, uint32_t flags,
-                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state, CallPolicy policy):
+                           PyObject *const *args, Py_ssize_t count, PyObject *names, tuple state, CallPolicy policy,
+                           CallNumbers numbers, int64_t number):
         """Queue a call and return its future at once.
 
         `args`: `count` positional arguments, then the values of the keyword arguments in the tuple `names` (NULL: none).
         `flags`: KIND_MAP, or 0. `state`: the function's captured state, for `flame_fast.calls.captures.with_state`.
+        `numbers`: of the service's calls; None: they have none. `number`: that of this call; -1: the next one.
         Raises TypeError (an argument that cannot be pickled, by name), StoreFullError, FlameError (`INVALID_STATE`: closed).
         """
         cdef ValueWriter writer
         cdef uint64_t block
         cdef uint32_t kind = KIND_NATIVE | flags
-        cdef int64_t index
+        cdef int64_t index, taken = -1
         cdef dict dependencies
+        cdef ObjectFuture future
         self.check_service(service, generation)
         writer = self.borrow_writer()
         writer.takes_futures = True
         try:
+            if numbers is not None:
+                flags |= KIND_NUMBERED
+                kind |= KIND_NUMBERED
+                writer.reserve(8)
             if state is not None or self._encode_call(writer, args, count, names) != NATIVE_OK:
                 kind = (KIND_PICKLE if state is None else KIND_PICKLE | KIND_STATE) | flags
-                self._pickle_call(writer, state, args, count, names)
+                self._pickle_call(writer, state, args, count, names, flags)
             self.check()            # encoding may have run user code or other threads; the service: see _publish
+            if numbers is not None:
+                if number < 0:
+                    number = taken = numbers.take(1)
+                memcpy(writer.data, &number, 8)
             if policy is not None and policy.errors is not None:
                 number_errors(writer, policy)
             block = self._filled_block(writer, 0 if policy is not None and policy.retries else INLINE_BYTES)
             index = self._new_slot(block)
             self._store_value(index, PAYLOAD, writer, block, kind)
             dependencies = writer.dependencies
-            return self._publish(<uint32_t> index, service, generation, queue, method, dependencies, policy)
+            future = self._publish(<uint32_t> index, service, generation, queue, method, dependencies, policy)
+            taken = -1
+            return future
         finally:
+            if taken >= 0:
+                numbers.give_back(taken)
             self.return_writer(writer)
 
     cdef int _encode_call(self, ValueWriter writer, PyObject *const *args, Py_ssize_t count, PyObject *names) except -1:
@@ -163,10 +179,12 @@ cdef class Client(Outcomes):
         return NATIVE_OK
 
     cdef int _pickle_call(self, ValueWriter writer, tuple state, PyObject *const *args, Py_ssize_t count,
-                          PyObject *names) except -1:
+                          PyObject *names, uint32_t flags) except -1:
         cdef Py_ssize_t i
         cdef dict dependencies = {}
         writer.begin_again()
+        if flags & KIND_NUMBERED:
+            writer.reserve(8)
         positional = tuple([<object> args[i] for i in range(count)])
         keywords = {}
         if names != NULL:

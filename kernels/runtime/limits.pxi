@@ -5,9 +5,9 @@ from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize
 from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.externs cimport ff_cas64, ff_exchange64, ff_load64, ff_now_ns
 from .core.layout cimport (
-    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, INLINE_BYTES, KIND_PICKLE,
-    NO_SERVICE, PAYLOAD, READY, RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING, Policy, Process,
-    Slot,
+    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, CALL_UNWANTED, ENDING, FAILED, INLINE_BYTES, KIND_NUMBERED,
+    KIND_PICKLE, NO_SERVICE, PAYLOAD, READY, RETRY_DEATH, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, RUNNING, WAITING,
+    Policy, Process, Slot,
 )
 from .core.regions cimport Memory
 from .core.lookup cimport body_of, end_of_value, next_taken, owner_of, slots_used, status_of, with_status
@@ -176,6 +176,8 @@ cdef class Limits:
         # A process may die between the two steps that free a block.
         if slot.payload_kind and (slot.payload or slot.payload_bytes <= INLINE_BYTES):
             body = body_of(self.memory, slot, PAYLOAD)
+            if slot.payload_kind & KIND_NUMBERED:
+                body += 8
             left = end_of_value(self.memory, slot, PAYLOAD) - body
             if left > 0:
                 call.arguments = PyBytes_FromStringAndSize(body, min(left, <int64_t> MOST_DESCRIBED))

@@ -2,7 +2,7 @@
 #
 # A chunk is one task. Its size grows until a chunk takes CHUNK_NS by the workers' own measure, which spreads the cost of a
 # task over enough items. It grows no further, so that the workers end at about the same time.
-# uses: reader, integer_list, decode, timeouts, waits, outcomes, notifier, future, client, vectorcall
+# uses: reader, integer_list, decode, timeouts, waits, outcomes, notifier, future, call_policy, client, vectorcall
 
 from libc.stdint cimport int64_t
 from .core.layout cimport FAILED, KIND_MAP, KIND_NATIVE, MAP_ALL, MAP_STAR, RESULT, Slot
@@ -53,6 +53,7 @@ cdef class MapResults:
     cdef bint fixed
     cdef Py_ssize_t ahead
     cdef object turn            # a lock; None: it is not eager
+    cdef MapNumbers item_numbers        # for `task_key`; None: the items have none
 
     @classmethod
     def __class_getitem__(cls, value):
@@ -76,6 +77,7 @@ cdef class MapResults:
         self.length = -1 if length is None else length
         if self.length >= 0:
             self.share = max(1, min(MOST_ITEMS, self.length // (2 * self.ahead)))
+        self.item_numbers = target.numbers_of_map(length)
         if eager:
             import threading
             self.turn = threading.RLock()
@@ -186,9 +188,12 @@ cdef class MapResults:
     cdef int enqueue(self, object items) except -1:
         """Queue a chunk; if that fails, queue its items one by one, so that the error comes in its turn."""
         cdef Chunk chunk = Chunk.__new__(Chunk)
+        cdef int64_t number = -1
         try:
-            chunk.future = (self.target.enqueue((items,), 1, (), KIND_MAP) if self.mode == 0
-                            else self.target.enqueue((items, self.mode), 2, (), KIND_MAP))
+            if self.item_numbers is not None:
+                number = self.item_numbers.of(self.queued)
+            chunk.future = (self.target.enqueue((items,), 1, (), KIND_MAP, number) if self.mode == 0
+                            else self.target.enqueue((items, self.mode), 2, (), KIND_MAP, number))
         except BaseException as problem:
             if type(items) is Int64List:
                 items = (<Int64List> items).listed()
@@ -217,9 +222,11 @@ cdef class MapResults:
         """
         cdef Int64List numbers = Int64List()
         cdef list items = None
-        cdef Py_ssize_t i
+        cdef Py_ssize_t i, most = self.chunk
+        if self.item_numbers is not None:
+            most = min(most, self.item_numbers.row(self.queued))
         try:
-            for i in range(self.chunk):
+            for i in range(most):
                 item = next(self.source) if self.waiting is None else self.waiting
                 self.waiting = None
                 if items is None:

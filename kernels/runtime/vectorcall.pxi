@@ -2,7 +2,7 @@
 # uses: future, call_policy, client
 
 from cpython.object cimport PyObject, PyTypeObject
-from libc.stdint cimport uint32_t, uint64_t
+from libc.stdint cimport int64_t, uint32_t, uint64_t
 from .core.layout cimport NO_METHOD
 
 cdef extern from "Python.h":
@@ -30,6 +30,7 @@ cdef class CallTarget:
     cdef object state           # returns the user function's captured state at this call; None: it has none
     cdef object after           # called after each call; None: nothing is
     cdef CallPolicy policy      # of its calls; None: no limits, no retries
+    cdef CallNumbers numbers    # of the service's calls; None: nobody counts them
     cdef object submit          # an engine without a segment: called in place of the runtime
     cdef Py_ssize_t fewest, most        # positional arguments that a call may have, where that is known
     cdef str label              # what the futures of its calls say they are of
@@ -77,6 +78,20 @@ cdef class CallTarget:
         self.policy = policy
         self.label = label
 
+    def number_calls(self, CallNumbers numbers):
+        """Have each call carry its number among its service's, for `task_key`. An engine without a segment does not."""
+        self.numbers = numbers
+
+    def numbers_of_map(self, length=None):
+        """Return the numbers of the items of a map that begins now, None: it has none; `length`: how many, if known."""
+        return None if self.numbers is None else MapNumbers(self.numbers, length)
+
+    def call_as(self, int64_t number, tuple values):
+        """Make the call of this number: one of those that `numbers_of_map` has set aside."""
+        if not self.fewest <= len(values) <= self.most:
+            self._refuse_arguments(*values)
+        return self.enqueue(values, len(values), (), 0, number)
+
     def bind_submit(self, submit, uint32_t method, state=None):
         """Bind to an engine without a segment, whose calls enter Python.
 
@@ -98,8 +113,8 @@ cdef class CallTarget:
         values = args + tuple(kwargs.values())
         return self.enqueue(values, len(args), names, 0)
 
-    cdef object enqueue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags):
-        return call_vector_of(self, (<PyTupleObject *> values).ob_item, count, <PyObject *> names, flags)
+    cdef object enqueue(self, tuple values, Py_ssize_t count, tuple names, uint32_t flags, int64_t number=-1):
+        return call_vector_of(self, (<PyTupleObject *> values).ob_item, count, <PyObject *> names, flags, number)
 
 cdef extern from "Python.h":
     ctypedef struct PyTupleObject:
@@ -110,14 +125,15 @@ cdef object call_vector(CallTarget self, PyObject *const *args, size_t nargsf, P
     if count > self.most or (names == NULL and count < self.fewest):
         values, named = arguments_of(args, count, names)
         self._refuse_arguments(*values, **named)
-    return call_vector_of(self, args, count, names, 0)
+    return call_vector_of(self, args, count, names, 0, -1)
 
-cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags):
+cdef object call_vector_of(CallTarget self, PyObject *const *args, Py_ssize_t count, PyObject *names, uint32_t flags,
+                           int64_t number):
     cdef ObjectFuture future
     if self.method == NO_METHOD or self.runtime is None:
         return call_elsewhere(self, args, count, names)
     future = self.runtime.call(self.service, self.generation, self.queue, self.method, flags, args, count, names,
-                               None if self.state is None else self.state(), self.policy)
+                               None if self.state is None else self.state(), self.policy, self.numbers, number)
     future.label = self.label
     if self.after is not None:
         self.after()

@@ -1,5 +1,5 @@
 # The worker loop: find a task, claim it, run it, finish it; sleep when there is none.
-# uses: python_api, views, array_allocator, fork, reader, integer_list, arrays, decode, waits, deadlock, client
+# uses: python_api, views, array_allocator, fork, reader, integer_list, arrays, decode, waits, deadlock, call_policy, client
 
 from cpython.bytes cimport PyBytes_AS_STRING
 from cpython.list cimport PyList_GET_ITEM
@@ -9,7 +9,8 @@ from .core.externs cimport (
     ff_store32, ff_store64,
 )
 from .core.layout cimport (
-    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_CAPTURED, KIND_MAP, KIND_NATIVE, KIND_STATE,
+    CALL_CAPTURED, CALL_KEPT, CALL_LIMITED, CALL_POLICY, DONE, FAILED, KIND_CAPTURED, KIND_MAP, KIND_NATIVE, KIND_NUMBERED,
+    KIND_STATE,
     MAP_ALL, MAP_STAR, PAYLOAD, POOL_QUEUES, PROCESS_LIVE, PROCESS_STARTING, QUEUE_CLOSING, QUEUE_FREE, QUEUE_OPEN,
     READY, RETRY_DEATH, RETRY_ERRORS, RETRY_TIMEOUT, ROLE_INSTANCE, ROLE_POOL, ROLE_SPARE, RUNNING, SERVICE_OPEN,
     STANDING_BY, STANDING_CALLED, STANDING_NOT, WAITERS_CLOSED, Dependencies, DependencyEdge, Policy, Process, RunQueue,
@@ -32,6 +33,9 @@ cdef extern from "Python.h":
     int PyCoro_CheckExact(object value)
     int PyGen_CheckExact(object value)
     int PyAsyncGen_CheckExact(object value)
+
+cdef extern from "Python.h":
+    object PyContextVar_Set(object variable, object value)
 
 cdef inline bint is_plain_value(object value) noexcept:
     """Return whether a result needs no further code to run, which the host would run."""
@@ -69,6 +73,10 @@ cdef class Worker(Client):
     cdef uint32_t warm_seen             # Header.warm_left when this worker last found nothing to load ahead
     cdef set warmed                     # services it has counted as loaded
     cdef bint handler_due               # the memory handler is to be set once more, in the context of tasks
+    cdef object numbered                 # context variable with the running `NumberedCall`; None: there has been none yet
+    cdef tuple seed                      # of the service of the last such call
+    cdef uint32_t seed_service
+    cdef uint64_t seed_generation
     cdef set busy_queues                 # inline: instances that a task of theirs is running on
     cdef public uint64_t max_tasks      # after which a pool worker leaves, and another takes its place; 0: it stays
     cdef uint64_t tasks_run
@@ -406,6 +414,8 @@ cdef class Worker(Client):
         except BaseException as problem:
             value = None                # an array of it may lie in the segment
             status = self._write_failure(host, index, problem)
+        if self.numbered is not None:
+            PyContextVar_Set(self.numbered, None)       # no Python code: a signal's handler must not raise here
         if self.pins:
             release_fork_pins(self)
         self._return_to(&frame)
@@ -586,9 +596,14 @@ cdef class Worker(Client):
         cdef Py_ssize_t count
         cdef uint64_t arguments
         cdef const char *numbers
+        cdef int64_t first = -1
         function = self._function_of(host, slot)
         if slot.flags & CALL_POLICY:        # only now: a process's first call waits for imports, which may take seconds
             policy_begin(&self.memory, <uint32_t> (slot - self.memory.slots))
+        if slot.payload_kind & KIND_NUMBERED:
+            first = <int64_t> take_word(self, &source)
+            self._find_seed(host, slot.service)
+            self._begin_number(first)
         values = self._dependency_values(slot) if slot.dependencies else None
         if slot.payload_kind & KIND_MAP and slot.payload_kind & KIND_NATIVE and source.at[TUPLE_HEAD] == b'q':
             take(self, &source, 1)
@@ -597,7 +612,7 @@ cdef class Worker(Client):
             count = take_count(self, &source, 8)
             numbers = take(self, &source, 8 * count)
             mode = decode_native(&source, self, None) if arguments > 1 else 0
-            return self._run_items(host, function, None, numbers, count, mode)
+            return self._run_items(host, function, None, numbers, count, mode, first)
         if slot.payload_kind & KIND_NATIVE:
             args = self.read(&source, values)
             kwargs = self.read(&source, values)
@@ -610,11 +625,29 @@ cdef class Worker(Client):
         self.between_tasks = False
         forget_faults(self)
         if slot.payload_kind & KIND_MAP:
-            return self._run_items(host, function, args[0], NULL, len(args[0]), args[1] if len(args) > 1 else 0)
+            return self._run_items(host, function, args[0], NULL, len(args[0]), args[1] if len(args) > 1 else 0, first)
         value = function(*args, **kwargs) if kwargs else function(*args)
         self.between_tasks = True
         forget_faults(self)
         return value
+
+    cdef int _find_seed(self, host, uint32_t service) except -1:
+        """Find the seed of a service whose function the host has just been asked for, and where to note its calls."""
+        cdef uint64_t generation = self.memory.services[service_number(&self.memory, service)].generation
+        if self.seed is None or service != self.seed_service or generation != self.seed_generation:
+            self.seed = None
+            variable, seed = host.seed_of_calls()
+            self.numbered = variable
+            self.seed_service, self.seed_generation, self.seed = service, generation, seed
+        return 0
+
+    cdef int _begin_number(self, int64_t number) except -1:
+        """Note in this context that the call of this number runs from here on."""
+        cdef NumberedCall call = NumberedCall.__new__(NumberedCall)
+        call.seed = self.seed
+        call.number = number
+        PyContextVar_Set(self.numbered, call)
+        return 0
 
     cdef object _function_of(self, host, Slot *slot):
         cdef uint32_t service = service_number(&self.memory, slot.service)
@@ -632,8 +665,10 @@ cdef class Worker(Client):
             self.function = function
         return self.function
 
-    cdef object _run_items(self, host, function, list items, const char *numbers, Py_ssize_t count, uint32_t mode):
-        """Run a chunk of `map`; return (nanoseconds, values, failures). `mode`: MAP_*.
+    cdef object _run_items(self, host, function, list items, const char *numbers, Py_ssize_t count, uint32_t mode,
+                           int64_t first):
+        """Run a chunk of `map`; return (nanoseconds, values, failures). `mode`: MAP_*. `first`: number of its first call,
+        -1: it has none.
 
         Its items are a list, or integers as the codec writes those of one; so may the values be `Int64List`. Failures are
         None, or the error of the item after the values; with MAP_ALL a dict of errors by position, where the value is None.
@@ -645,6 +680,8 @@ cdef class Worker(Client):
         cdef dict failures = {} if mode & MAP_ALL else None
         for i in range(count):
             try:
+                if first >= 0:
+                    self._begin_number(first + i)
                 item = uniform_item(numbers + 8 * i, True) if items is None else <object> PyList_GET_ITEM(items, i)
                 value = function(*item) if mode & MAP_STAR else function(item)
                 if values is None:

@@ -98,7 +98,7 @@ FLOORS = [
     {"kernels.runtime"},
     {"kernels.runtime._native"},
     {"package.block_format", "package.gitignore", "package.notices", "package.progress"},
-    {"kernels.sampling"},
+    {"kernels.sampling", "kernels.task_keys"},
     {"kernels.sampling.choosing"},
     {
         "kernels.sampling.arrays",

@@ -115,6 +115,8 @@ cdef enum:
     KIND_EXTENT = 64
     #: Of a result: a tuple of what the call printed and its value.
     KIND_CAPTURED = 128
+    #: Of a call: an int64 stands before it, its number among its service's calls; of a map's chunk, that of its first item.
+    KIND_NUMBERED = 256
 
 cdef enum:
     #: Second argument of a chunk of `map`, if it is not 0: each item is a tuple of arguments.
