@@ -167,14 +167,12 @@ def _log_poisson(k, mean, log_mean):
 
 
 @inlined
-def _log_binomial(n, k, p, q, log_odds):
-    """Return the logarithm of a binomial number's probability but for what depends on n, p and q alone."""
-    if n < 2.0**16:
-        return k * log_odds - _log_factorial(k) - _log_factorial(n - k)
-    if k < 18.0 or n - k < 18.0:  # Stirling's formula is not for these
-        return k * log_odds - _log_factorial(k) - _log_factorial(n - k)
-    rest = _stirlings_error(k) + _stirlings_error(n - k) + 0.5 * (log(k) + log(n - k))
-    return -rest - _deviance(k, n * p) - _deviance(n - k, n * q)
+def _log_binomial(n, k, means, logarithms):
+    """Return the logarithm of a binomial number's probability but for what depends on n alone.
+
+    The probability is that of two Poisson numbers, k and n - k, whose means are given: over that of their sum.
+    """
+    return _log_poisson(k, means[0], logarithms[0]) + _log_poisson(n - k, means[1], logarithms[1])
 
 
 # ---- counts --------------------------------------------------------------------------------------------------------------
@@ -241,20 +239,21 @@ def poisson_table(mean: Any) -> Any:
 
 @inlined
 def of_binomial(n: Any, p: Any) -> Any:
-    """Return what BTRS needs of n and p [4]_: a, b, c, v_r, alpha, log(p / q), and the logarithm at the mode."""
+    """Return what BTRS needs of n and p [4]_: a, b, c, v_r, alpha, means and their logarithms, and the one at the mode."""
     q = 1.0 - p
     root = math.sqrt(n * p * q)
     b = 1.15 + 2.53 * root
     a = -0.0873 + 0.0248 * b + 0.01 * p
-    log_odds = log(p / q)
-    mode = np.floor((n + 1.0) * p)
-    return a, b, n * p + 0.5, 0.92 - 4.2 / b, (2.83 + 5.1 / b) * root, log_odds, _log_binomial(n, mode, p, q, log_odds)
+    means = n * p, n * q
+    logarithms = log(means[0]), log(means[1])
+    at_mode = _log_binomial(n, np.floor((n + 1.0) * p), means, logarithms)
+    return a, b, n * p + 0.5, 0.92 - 4.2 / b, (2.83 + 5.1 / b) * root, means, logarithms, at_mode
 
 
 @inlined
-def next_many_binomial(state: Any, n: Any, p: Any, constants: Any) -> Any:
+def next_many_binomial(state: Any, n: Any, constants: Any) -> Any:
     """Return the next binomial number of a mean of at least 10 and p up to one half, as a double, by BTRS [4]_."""
-    a, b, c, v_r, alpha, log_odds, at_mode = constants
+    a, b, c, v_r, alpha, means, logarithms, at_mode = constants
     while True:
         u, v = next_uniform(state) - 0.5, 1.0 - next_uniform(state)
         us = max(0.5 - abs(u), TINY)
@@ -264,7 +263,7 @@ def next_many_binomial(state: Any, n: Any, p: Any, constants: Any) -> Any:
         if k < 0.0 or k > n:
             continue
         square = us * us
-        if log(v * alpha * square / (a + b * square)) <= _log_binomial(n, k, p, 1.0 - p, log_odds) - at_mode:
+        if log(v * alpha * square / (a + b * square)) <= _log_binomial(n, k, means, logarithms) - at_mode:
             return k
 
 
@@ -283,7 +282,7 @@ def next_binomial(state: Any, n: Any, p: Any) -> Any:
     """
     rarer = min(p, 1.0 - p)
     if n * rarer >= MOST_SEARCHED:
-        k = next_many_binomial(state, n, rarer, of_binomial(n, rarer))
+        k = next_many_binomial(state, n, of_binomial(n, rarer))
     else:
         u, k = next_uniform(state), 0.0
         odds, term = rarer / (1.0 - rarer), first_of_binomial(n, rarer)

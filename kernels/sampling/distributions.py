@@ -173,10 +173,9 @@ def _fill_binomial(key, domain, block, out, a, b):
     begin(state, key, block, domain)
     if a.size == 1 and b.size == 1:
         n, p = a[0], b[0]
-        rarer = min(p, 1.0 - p)
-        constants = of_binomial(n, rarer)
+        constants = of_binomial(n, min(p, 1.0 - p))
         for i in range(out.size):
-            k = next_many_binomial(state, n, rarer, constants)
+            k = next_many_binomial(state, n, constants)
             out[i] = np.int64(k if p <= 0.5 else n - k)
     else:
         a_step, b_step = min(1, a.size - 1), min(1, b.size - 1)
