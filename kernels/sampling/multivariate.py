@@ -5,8 +5,9 @@ same bits on every CPU.
 
 References
 ----------
-.. [1] G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th edition, 2013: 4.2.5 (Cholesky's factor), 4.2.8 (semidefinite
-   matrices).
+.. [1] G. H. Golub, C. F. Van Loan, "Matrix Computations", 4th edition, 2013: 4.2.5.
+.. [2] N. J. Higham, "Analysis of the Cholesky decomposition of a semi-definite matrix", in "Reliable Numerical Computation",
+   1990.
 """
 
 from __future__ import annotations
@@ -35,18 +36,17 @@ LANE_DOUBLES: Any = loader(types.float64, LANES)
 #: Rows of the factor that are multiplied together: as many sums as stay in registers, and are not waited for.
 TOGETHER = 4
 
-#: How far a covariance matrix may be from symmetric, and a vanishing pivot from 0, in shares of the largest variance.
+#: How far a covariance matrix may be from symmetric, as a share of its largest element; and a vanishing pivot from 0, as one
+#: of the largest variance, times the number of rows.
 ASYMMETRY = 1e-8
-VANISHING = 2.0**-52
+VANISHING = 2.0**-46
 
 
 @compiled()
 def cholesky(cov: Any, factor: Any) -> Any:
-    """Compute the lower triangular factor of a positive semidefinite matrix [1]_.
+    """Compute a factor of a positive semidefinite matrix: a lower triangular one [1]_, unless a pivot vanishes.
 
-    Return the first row that shows that the matrix is none, or -1.
-
-    A vanishing pivot gives a column of zeros, if what is left of the matrix in that column vanishes, too.
+    Return the row that shows that the matrix is none, or -1.
     """
     d = cov.shape[0]
     largest = 0.0
@@ -57,18 +57,44 @@ def cholesky(cov: Any, factor: Any) -> Any:
         pivot = cov[j, j]
         for k in range(j):
             pivot -= factor[j, k] * factor[j, k]
-        if pivot < -limit:
-            return j
-        root = np.sqrt(pivot) if pivot > limit else 0.0
-        factor[j, j] = root
+        if pivot <= limit:
+            factor[:] = 0.0
+            return _pivoted(cov, factor, limit)
+        factor[j, j] = np.sqrt(pivot)
         for i in range(j + 1, d):
             rest = cov[i, j]
             for k in range(j):
                 rest -= factor[i, k] * factor[j, k]
-            if root > 0.0:
-                factor[i, j] = rest / root
-            elif abs(rest) > np.sqrt(limit * largest):
-                return j
+            factor[i, j] = rest / factor[j, j]
+    return -1
+
+
+@compiled()
+def _pivoted(cov, factor, limit):
+    """Compute the factor column by column, each by the row that has most of its variance left [2]_."""
+    d = cov.shape[0]
+    left, done = np.empty(d), np.zeros(d, np.bool_)
+    for i in range(d):
+        left[i] = cov[i, i]
+    for column in range(d):
+        pivot = -1
+        for i in range(d):
+            if left[i] < -limit:
+                return i
+            if not done[i] and (pivot < 0 or left[i] > left[pivot]):
+                pivot = i
+        if left[pivot] <= limit:
+            return -1
+        done[pivot] = True
+        root = np.sqrt(left[pivot])
+        factor[pivot, column] = root
+        for i in range(d):
+            if not done[i]:
+                rest = cov[i, pivot]
+                for k in range(column):
+                    rest -= factor[i, k] * factor[pivot, k]
+                factor[i, column] = rest / root
+                left[i] -= factor[i, column] * factor[i, column]
     return -1
 
 

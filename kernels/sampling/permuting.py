@@ -246,9 +246,7 @@ def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
     if not isinstance(x, np.ndarray) or x.ndim == 0:
         raise expected("x", "an array of at least one dimension", x)
     if not x.flags.writeable:
-        raise ValueError(
-            "x: expected a writable array, got a read-only one; shuffle a copy, or take sampling.permutation(x)"
-        )
+        raise ValueError("x: expected a writable array, got a read-only one; take sampling.permutation(x), a copy")
     made = keys.key(seed)
     if x.ndim == 1 and x.dtype.itemsize in WORDS and x.flags.c_contiguous and x.flags.aligned and not x.dtype.hasobject:
         shuffle_words(x.view(np.ndarray).view(WORDS[x.dtype.itemsize]), made, domains.PERMUTATION)
