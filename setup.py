@@ -139,6 +139,7 @@ setup(
     ext_modules=[
         extension("runtime", "kernels/runtime/core", numpy.get_include(), further=LEFT_TO_GCC),
         extension("archive", "kernels/archive"),
+        extension("bitgen", "kernels/bitgen", numpy.get_include()),
     ],
     options={"build_ext": {"parallel": True}},  # both at once
 )

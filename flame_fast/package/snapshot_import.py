@@ -258,8 +258,12 @@ def install(places: Places) -> None:
                 lines.cache.pop(path, None)  # type: ignore[union-attr]
         return
 
+    own = _own_folders()
+
     def hook(path: str) -> SnapshotFinder:
         assert _places is not None
+        if f"{path}/".startswith(own):
+            raise ImportError("not the user's")
         return SnapshotFinder(_places, path)
 
     sys.path_hooks.insert(0, hook)
@@ -273,6 +277,12 @@ def install(places: Places) -> None:
         return None if spec is None else _moved_spec(spec)
 
     util.spec_from_file_location = spec_from_file_location
+
+
+def _own_folders() -> tuple[str, ...]:
+    """Return the folders of this package: with a clone of it as the project, a tree has them, but no extension modules."""
+    packages = [sys.modules[name] for name in ("flame_fast", "flame_fast.kernels")]
+    return tuple(f"{path}/" for package in packages for path in package.__path__)
 
 
 def show_packaged_lines() -> None:

@@ -29,9 +29,11 @@ overlap somewhere with a probability of at most n * n * L / 2**256. All 2**62 po
 draw take 2**49 lanes with 2**12 words each: 2**-146. For 2**40 seeds with as many points each it is 2**-66. Without a seed,
 a key is 128 bits from the operating system.
 
-All functions serve nopython code and Python alike. A stream or a generator is an array: a caller that passes it on shares
-it. Two threads must not use one at the same time. On CPUs without a fused multiply-add, which is none of x86-64 since 2013
-nor of arm64, normal and exponential numbers are the same, and ten times as dear.
+NumPy's own distributions, SciPy and scikit-learn draw from a stream by `bit_generator`.
+
+All other functions serve nopython code and Python alike. A stream or a generator is an array: a caller that passes it on
+shares it. Two threads must not use one at the same time. On CPUs without a fused multiply-add, which is none of x86-64 since
+2013 nor of arm64, normal and exponential numbers are the same, and ten times as dear.
 
 References
 ----------
@@ -42,6 +44,7 @@ References
 
 from __future__ import annotations
 
+from flame_fast.kernels.bitgen import bit_generator
 from flame_fast.kernels.keys import Key, key
 from flame_fast.kernels.rng.distributions import beta, binomial, chisquare, gamma, lognormal, poisson, standard_t
 from flame_fast.kernels.rng.generators import exponential, generator, integers, normal, random
@@ -60,6 +63,7 @@ __all__ = [
     "Key",
     "beta",
     "binomial",
+    "bit_generator",
     "chisquare",
     "exponential",
     "fill_exponentials",

@@ -111,6 +111,8 @@ FLOORS = [
     {"kernels.rng.distributions"},
     {"kernels.rng.generators", "kernels.rng.streams"},
     {"kernels.rng.drawing", "kernels.rng.filling", "kernels.rng.naming", "kernels.rng.ranges", "kernels.jit.block_kernels"},
+    {"kernels.bitgen"},
+    {"kernels.bitgen._native"},
     {"kernels.jit.numbers", "kernels.jit.transforms", "kernels.keys"},
     {"package.requirements", "application.registry.validation"},
     {"kernels.jit.calls", "kernels.jit.lanes", "kernels.jit.vector_math"},
