@@ -44,6 +44,8 @@ class BlockKernel(types.WrapperAddressProtocol):
         element = getattr(types, dtype.name)
         word, floats = types.uint64, types.Array(types.float64, 1, "C", readonly=True)
         self._signature = types.void(types.UniTuple(word, 2), word, types.int64, element[::1], floats, floats)
+        if not hasattr(kernel, "compile"):  # under NUMBA_DISABLE_JIT: the error says so
+            kernel()
         kernel.compile(self._signature.args)
         compilation = kernel.overloads[self._signature.args]
         self._library = compilation.library
