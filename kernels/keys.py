@@ -16,11 +16,6 @@ import numpy as np
 from flame_fast.kernels.jit.arguments import whole_number
 
 TYPE_CHECKING = False
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-    from typing import TypeAlias
-
-    Seed: TypeAlias = "int | Sequence[int] | np.random.SeedSequence | Key | None"
 
 WORD = (1 << 64) - 1
 
@@ -37,11 +32,17 @@ PARITY = 0x1BD11BDAA9FC1A22
 ROTATIONS = (14, 16, 52, 57, 23, 40, 5, 37), (25, 33, 46, 12, 58, 22, 32, 32)
 
 
-class Key(NamedTuple):
+class Key(NamedTuple("Key", [("low", np.uint64), ("high", np.uint64)])):
     """A key: two words. NumPy's integers, so that nopython code takes them as they are."""
 
-    low: np.uint64
-    high: np.uint64
+    __slots__ = ()
+
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from typing import TypeAlias
+
+    Seed: TypeAlias = int | Sequence[int] | np.random.SeedSequence | Key | None
 
 
 def key(seed: Seed = None, *path: int) -> Key:
