@@ -58,7 +58,7 @@ def told(code, **settings):
 BY_THREADS = """\
 import hashlib, json, os
 import numba
-from flame_fast.kernels import estimate_batch, sampling
+from flame_fast.kernels import estimate_batch, quasi, sampling
 from flame_fast.kernels.jit import block_kernels, quarter_circle as q
 
 given = []
@@ -93,7 +93,16 @@ for threads in (1, 2, 3):
         "counts": [estimate_batch(n, seed) for n in (1_000_003, 40 << 16, (40 << 16) - 1) for seed in (7, 2**127)],
         "arrays": [
             hashlib.sha256(draw((20 << 16) + 3, 7)).hexdigest()
-            for draw in (sampling.pairs, sampling.uniforms, sampling.normals, sampling.exponentials)
+            for draw in (
+                sampling.pairs,
+                sampling.uniforms,
+                sampling.normals,
+                sampling.exponentials,
+                sampling.permutation,
+                lambda size, seed: sampling.gamma(0.5, 1.0, size, seed),
+                lambda size, seed: sampling.multivariate_normals(0.0, [[1.0, 0.5], [0.5, 1.0]], size // 2, seed),
+                lambda size, seed: quasi.sobol_normals(size // 8, 8, seed),
+            )
         ],
         "given": sorted(set(given)),
         "busy": busy_threads(1_000_000_000),
@@ -112,7 +121,7 @@ def test_one_two_and_three_threads_give_the_same(by_threads):
     assert by_threads[1]["arrays"] == by_threads[2]["arrays"] == by_threads[3]["arrays"]
     blocks = -(-POINTS // BLOCK)
     assert by_threads[1]["counts"][0] == count_alone(rng.key(SEED), POINTS, 0, blocks)
-    assert len(set(by_threads[1]["arrays"])) == 4
+    assert len(set(by_threads[1]["arrays"])) == 8
 
 
 def test_set_num_threads_is_obeyed(by_threads):
@@ -353,8 +362,11 @@ def test_an_error_of_a_piece_ends_the_run():
 INTERRUPTED = """\
 import signal, sys
 import numba
-from flame_fast.kernels import estimate_batch, sampling
+import numpy as np
+from flame_fast.kernels import estimate_batch, rng, sampling
 from flame_fast.kernels.jit import block_kernels, quarter_circle as q
+from flame_fast.kernels.rng import streams
+from flame_fast.kernels.sampling import permuting
 
 call, number = sys.argv[1], int(sys.argv[2])
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell may start the tests with it ignored
@@ -369,12 +381,17 @@ def announcing(kernel):
         return kernel(*args)
     return announce
 
-for module, names in ((q, ("count_alone", "count_together")), (block_kernels, ("_run_alone", "_run_together"))):
-    for name in names:
-        setattr(module, name, announcing(getattr(module, name)))
-estimate_batch(100, 1) if call == "count" else sampling.normals(100, 1)  # loaded
+module, names, run = {
+    "count": (q, ("count_alone", "count_together"), estimate_batch),
+    "draw": (block_kernels, ("_run_alone", "_run_together"), lambda size: sampling.gamma(0.5, size=size)),
+    "fill": (streams, ("fill_with_normals",), lambda size: rng.fill_normals(rng.stream(rng.key(1), 0), np.empty(size))),
+    "shuffle": (permuting, ("_go_on_alone", "_go_on_together"), sampling.permutation),
+}[call]
+for name in names:
+    setattr(module, name, announcing(getattr(module, name)))
+run(100 if call != "shuffle" else 140_000)  # loaded
 pieces = 0
-estimate_batch(2**62) if call == "count" else sampling.normals(1 << 27)
+run(2**62 if call == "count" else 1 << 27)
 """
 
 #: CPU time after a process's report that proves it to be in the middle of a piece.
@@ -391,8 +408,9 @@ def computed_ns(pid):
 
 def test_ctrl_c_ends_a_long_run():
     """One thread and more: which of the pieces has how many is drawn anew for each run of the tests."""
-    numbers = random.sample([1, 2, random.choice([1, 2])], 3)
-    for (call, piece), number in zip([("count", 1), ("count", 8), ("draw", 2)], numbers, strict=True):
+    calls = [("count", 1), ("count", 8), ("draw", 2), ("fill", 2), ("shuffle", 5)]
+    numbers = random.sample([1, 2, 1, 2, random.choice([1, 2])], len(calls))
+    for (call, piece), number in zip(calls, numbers, strict=True):
         print(call, piece, number)  # shown if it fails
         check_ctrl_c(call, piece, number)
 

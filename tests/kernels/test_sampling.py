@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -202,6 +204,51 @@ def test_one_seed_gives_independent_numbers_of_each_kind():
     ranks.append(np.argsort(np.argsort(sampling.pairs(size, 5).view(np.uint64).ravel())) / size)
     ranks.append(np.argsort(np.argsort(sampling.integers(2**62, size=size, seed=5))) / size)
     assert abs(np.corrcoef(ranks) - np.eye(5)).max() < 5 / size**0.5
+
+
+#: Draws arrays of 64 MB, and prints by how many bytes the peak of memory exceeds what there was and the array.
+PEAKS = """\
+import numpy as np
+from flame_fast.kernels import quasi, rng, sampling
+
+SIZE = 1 << 23
+OUT = np.ones(SIZE)
+
+def fill(out, seed):
+    rng.fill_normals(rng.stream(rng.key(seed), 0), out)
+
+DRAWS = {
+    "normals": lambda size: sampling.normals(size, 1),
+    "gamma": lambda size: sampling.gamma(0.5, 1.0, size, 1),
+    "poisson": lambda size: sampling.poisson(30.0, size, 1),
+    "integers": lambda size: sampling.integers(9, size=size, seed=1),
+    "permutation": lambda size: sampling.permutation(size, 1),
+    "multivariate normals": lambda size: sampling.multivariate_normals(0.0, np.eye(4), size // 4, 1),
+    "sobol": lambda size: quasi.sobol(size // 8, 8, 1),
+    "shuffle": lambda size: sampling.shuffle(OUT, 1),
+    "fill": lambda size: fill(OUT, 1),
+}
+
+def of_status(field):
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) * 1024 for line in file if line.startswith(field))
+
+for name, draw in DRAWS.items():
+    draw(1 << 18)  # compiled or loaded, with its threads
+    with open("/proc/self/clear_refs", "w") as file:
+        file.write("5")  # the peak is what there is
+    before = of_status("VmRSS")
+    made = draw(SIZE)
+    print(name, of_status("VmHWM") - before - (0 if made is None else made.nbytes), sep=":")
+    del made
+"""
+
+
+def test_a_draw_takes_no_memory_but_the_arrays():
+    found = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True).stdout
+    excesses = dict(line.split(":") for line in found.splitlines())
+    assert len(excesses) == 9
+    assert {name: excess for name, excess in excesses.items() if int(excess) > 4 << 20} == {}
 
 
 def drawn_in(draw, size, seed):
