@@ -48,8 +48,9 @@ KERNELS = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 #: The folders that have kernels.
 PLACES = frozenset(os.path.join(KERNELS, folder).rstrip(os.sep) for folder in ("", "jit", "rng", "sampling", "quasi"))
 
-#: Decorator of kernels that only this package's nopython code calls: LLVM inlines them into their callers.
-inlined: Any = njit(forceinline=True)
+#: Decorator of kernels that only this package's nopython code calls: LLVM inlines them into their callers. Division by zero
+#: gives an infinity, as in NumPy: an exception in the middle of a block would leave the rest of it as it was.
+inlined: Any = njit(forceinline=True, error_model="numpy")
 
 
 def compiled(signature: str | None = None, *, heap: bool = True, **options: Any) -> Callable[[Any], Any]:
@@ -68,7 +69,7 @@ def compiled(signature: str | None = None, *, heap: bool = True, **options: Any)
     def decorate(function: Any) -> Any:
         if config.DISABLE_JIT:
             return functools.wraps(function)(_refuse)
-        kernel = njit(nogil=True, **options)(function)
+        kernel = njit(nogil=True, error_model="numpy", **options)(function)
         with contextlib.suppress(RuntimeError, OSError):  # no writable place
             kernel._cache = _KernelCache(function, heap)
         if signature is not None:

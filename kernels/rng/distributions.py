@@ -83,7 +83,7 @@ def log_of_factor(state: Any, shape: Any) -> Any:
     return next_exponential(state) / -max(shape, SMALLEST_SHAPE)
 
 
-@compiled(error_model="numpy")
+@compiled()
 def next_gamma(state: Any, shape: Any) -> Any:
     """Return the next gamma number of scale 1."""
     if shape == 1.0:
@@ -93,7 +93,7 @@ def next_gamma(state: Any, shape: Any) -> Any:
     return number if shape > 1.0 else number * exp(log_of_factor(state, shape))
 
 
-@compiled(error_model="numpy")
+@compiled()
 def next_beta(state: Any, a: Any, b: Any) -> Any:
     """Return the next beta number.
 
@@ -113,7 +113,7 @@ def next_beta(state: Any, a: Any, b: Any) -> Any:
         return 1.0 / (1.0 + exp(log_y - log_x))
 
 
-@compiled(error_model="numpy")
+@compiled()
 def next_student_t(state: Any, df: Any) -> Any:
     """Return the next number of Student's t distribution: a normal one over the root of a chi-square one [5]_."""
     normal = next_normal(state)
@@ -160,9 +160,11 @@ def _deviance(k, mean):
 
 @inlined
 def _log_poisson(k, mean, log_mean):
-    """Return the logarithm of a Poisson number's probability. From a mean of 2**16 on, k is so large, too."""
+    """Return the logarithm of a Poisson number's probability; for a k far below a mean from 2**16 on, that of none."""
     if mean < 2.0**16:
         return k * log_mean - mean - _log_factorial(k)
+    if k < 18.0:
+        return -math.inf
     return -_stirlings_error(k) - _deviance(k, mean) - 0.5 * log(k) - HALF_LN_2PI
 
 
@@ -203,7 +205,7 @@ def next_many_poisson(state: Any, mean: Any, constants: Any) -> Any:
             return k
 
 
-@compiled(error_model="numpy")
+@compiled()
 def next_poisson(state: Any, mean: Any) -> Any:
     """Return the next Poisson number as a double; below a mean of 10 by inversion [5]_."""
     if mean >= MOST_SEARCHED:
@@ -221,7 +223,7 @@ def next_poisson(state: Any, mean: Any) -> Any:
     return k
 
 
-@compiled(error_model="numpy")
+@compiled()
 def poisson_table(mean: Any) -> Any:
     """Return the sums of probabilities with which `next_poisson` compares, of a mean below 10; 2.0 is the last."""
     sums = np.empty(LONGEST_TABLE)
@@ -274,7 +276,7 @@ def first_of_binomial(n: Any, p: Any) -> Any:
     return exp(n * (-p if q == 1.0 else log(q) * (p / (1.0 - q))))
 
 
-@compiled(error_model="numpy")
+@compiled()
 def next_binomial(state: Any, n: Any, p: Any) -> Any:
     """Return the next binomial number as a double, of n that is a double; below a mean of 10 by inversion [5]_.
 
@@ -297,7 +299,7 @@ def next_binomial(state: Any, n: Any, p: Any) -> Any:
     return k if p <= 0.5 else n - k
 
 
-@compiled(error_model="numpy")
+@compiled()
 def binomial_table(n: Any, p: Any) -> Any:
     """Return the sums of probabilities with which `next_binomial` compares, of a mean below 10; 2.0 is the last."""
     sums = np.empty(LONGEST_TABLE)

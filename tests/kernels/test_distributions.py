@@ -257,6 +257,14 @@ def log_binomial(n, k, p):
     return distributions._log_binomial(n, k, means, (log(means[0]), log(means[1])))
 
 
+def test_a_count_far_below_a_large_mean_has_no_probability():
+    """BTRS proposes it once in many millions of draws: no trial fails of 100,000 whose failures have a mean of 70,000."""
+    for k in (0.0, 1.0, 17.0):
+        assert log_poisson(k, 70_000.0) == -math.inf
+        assert log_binomial(100_000.0, 100_000.0 - k, 0.3) == -math.inf
+    assert -69_000 > log_poisson(18.0, 70_000.0) > -70_000
+
+
 def exact_log_poisson(k, mean):
     """Return the logarithm of a Poisson probability out of numbers of 50 digits: SciPy's loses those that cancel."""
     with decimal.localcontext(prec=50):
