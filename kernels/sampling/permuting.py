@@ -182,7 +182,7 @@ def number_in_order(out: Any) -> None:
 
 # ---- arrays --------------------------------------------------------------------------------------------------------------
 
-WORDS = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
+WORDS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def permutation(x: int | ArrayLike, seed: Seed = None) -> NDArray[Any]:

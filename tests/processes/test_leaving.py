@@ -311,7 +311,9 @@ def test_processes_of_a_dead_worker_end_with_the_runner_and_zombies_are_reaped(p
 def test_processes_end_after_their_supervisor_has_died(project):
     with Runner("leaving", workers=1) as rr:
         pid = rr.service(start)(["sleep", "1000"]).get(PATIENCE_S)
-        os.kill(rr.service(os.getppid)().get(PATIENCE_S), signal.SIGKILL)
+        worker, supervisor = rr.get([rr.service(os.getpid)(), rr.service(os.getppid)()])
+        os.kill(supervisor, signal.SIGKILL)
+        wait_until(lambda: not lives(worker), "the worker, which may still take a call, dies with its supervisor")
         assert rr.service(pow)(2, 3).get(PATIENCE_S) == 8
         assert lives(pid)
     assert not lives(pid)
