@@ -4,9 +4,11 @@
     from flame_fast.kernels import rng  # streams of random numbers for nopython code
     from flame_fast.kernels import sampling  # arrays of random numbers, drawn on all cores
     from flame_fast.kernels import quasi  # scrambled Sobol points and Brownian bridges
+    from flame_fast.kernels import variance  # antithetic draws, strata and Latin hypercubes
+    from flame_fast.kernels import moments, running  # means, variances and confidence intervals of samples
     from flame_fast.kernels import task_key  # the key of the task that runs
 
-`rng`, `sampling` and `quasi` load Numba when they are imported, `estimate_batch` at its first call.
+`rng`, `sampling`, `quasi`, `variance` and `running` load Numba when they are imported, `estimate_batch` at its first call.
 """
 
 from __future__ import annotations

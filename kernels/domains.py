@@ -18,5 +18,8 @@ PAIRS, UNIFORMS, NORMALS, EXPONENTIALS, INTEGERS = map(np.uint64, range(3, 8))
 CHOICE, SUBSET, PERMUTATION, MULTIVARIATE_NORMAL = map(np.uint64, range(8, 12))
 LOGNORMAL, GAMMA, BETA, STUDENT_T, CHISQUARE, POISSON, BINOMIAL = map(np.uint64, range(12, 19))
 
+#: Stratified numbers and Latin hypercubes of `variance`.
+STRATA, HYPERCUBE = np.uint64(64), np.uint64(65)
+
 #: What scrambles the points of `quasi`, by dimension.
 SCRAMBLING = np.uint64(2 << 32)

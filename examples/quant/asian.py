@@ -14,9 +14,9 @@ from functools import partial
 
 import numpy as np
 from closed_forms import NORMAL, Option, geometric_asian_call, geometric_average, moneyness
+from flame_fast.kernels.moments import Moments
 from moments import (
     Floats,
-    Moments,
     antithetic,
     control,
     controlled,
@@ -39,7 +39,7 @@ def block_moments(option: Option, dates: int, seed: int, pairs: int, block: int)
     from asian_kernel import block_of_pairs
     from flame_fast.kernels.rng import key
 
-    return Moments(*block_of_pairs(key(seed), block, pairs_of(block, pairs), option, dates))
+    return Moments.of(block_of_pairs(key(seed), block, pairs_of(block, pairs), option, dates))
 
 
 def parse() -> tuple[argparse.Namespace, Option]:

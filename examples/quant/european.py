@@ -12,7 +12,8 @@ from functools import partial
 
 import numpy as np
 from closed_forms import NORMAL, Option, black_scholes_call, black_scholes_put, moneyness, terminal_price
-from moments import Floats, Moments, antithetic, controlled, variance_reduction
+from flame_fast.kernels.moments import Moments
+from moments import Floats, antithetic, controlled, variance_reduction
 from parameters import check_strike, checked_option, option_parser
 from reports import check, describe, distances, print_estimates
 from simulation import pairs_of, simulate
@@ -28,7 +29,7 @@ def block_moments(option: Option, seed: int, pairs: int, block: int) -> Moments:
     from european_kernel import block_of_pairs
     from flame_fast.kernels.rng import key
 
-    return Moments(*block_of_pairs(key(seed), block, pairs_of(block, pairs), option))
+    return Moments.of(block_of_pairs(key(seed), block, pairs_of(block, pairs), option))
 
 
 def parse() -> tuple[argparse.Namespace, Option]:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
+from flame_fast.kernels.moments import Moments
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, NullFormatter
-from moments import BAND, Floats, Moments, controlled, plain
+from moments import BAND, Floats, controlled, plain
 
 #: Kinds of file.
 ENDINGS = (".pdf", ".png", ".svg")
@@ -47,7 +48,7 @@ def curves_of(
 
     Both are over the number of paths: a pair of them is two.
     """
-    pairs = np.array([float(moments.pairs) for moments in running])
+    pairs = np.array([float(moments.count) for moments in running])
     values, errors = np.array([plain(moments) for moments in running])[:, :, quantity].T
     reduced_values, reduced_errors = np.array([controlled(moments, expected) for moments in running])[:, :, quantity].T
     return (

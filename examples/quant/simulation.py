@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import accumulate
 
-from moments import Moments, merge, thinned
+from flame_fast.kernels.moments import Moments
+from moments import thinned
 
 from flame_fast import Runner
 
@@ -43,4 +44,4 @@ def simulate(name: str, block_moments: Callable[[int], Moments], pairs: int, wor
     """
     blocks = -(-pairs // BLOCK)
     with Runner(name, workers=workers) as rr:
-        return list(thinned(accumulate(rr.service(block_moments).map(range(blocks)), merge)))
+        return list(thinned(accumulate(rr.service(block_moments).map(range(blocks)), Moments.merge)))

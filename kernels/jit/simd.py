@@ -555,6 +555,26 @@ def square_root(typing: Any, vector: Any) -> Any:
     return vector(vector), generate
 
 
+@intrinsic
+def smaller(typing: Any, vector: Any, other: Any) -> Any:
+    """Return the smaller doubles, lane by lane; the one of `other` where a lane has no order (NaN)."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered("<", arguments[0], arguments[1]), arguments[0], arguments[1])
+
+    return vector(vector, other), generate
+
+
+@intrinsic
+def larger(typing: Any, vector: Any, other: Any) -> Any:
+    """Return the larger doubles, lane by lane; the one of `other` where a lane has no order (NaN)."""
+
+    def generate(context, builder, signature, arguments):
+        return builder.select(builder.fcmp_ordered(">", arguments[0], arguments[1]), arguments[0], arguments[1])
+
+    return vector(vector, other), generate
+
+
 # ---- one number ----------------------------------------------------------------------------------------------------------
 
 

@@ -18,10 +18,13 @@ PUBLIC = (
     "flame_fast.errors",
     "flame_fast.package",
     "flame_fast.kernels",
+    "flame_fast.kernels.moments",
     "flame_fast.kernels.montecarlo",
     "flame_fast.kernels.quasi",
     "flame_fast.kernels.rng",
+    "flame_fast.kernels.running",
     "flame_fast.kernels.sampling",
+    "flame_fast.kernels.variance",
 )
 
 #: Blocks of a docstring that are indented and stand after a blank line: code, or a picture.

@@ -14,6 +14,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from example_sandbox import EXAMPLES, ROOT, Sandbox, nothing_left_by_examples
+from flame_fast.kernels.moments import Moments
 
 QUANT = EXAMPLES / "quant"
 SCRIPTS = ("european", "asian", "value_at_risk")
@@ -510,11 +511,11 @@ def test_the_geometric_average_of_many_dates_is_the_one_of_kemna_and_vorst(quant
 # ---- moments -------------------------------------------------------------------------------------------------------------
 
 
-def moments_of(quant: Quant, samples: np.ndarray) -> tuple[int, np.ndarray, np.ndarray]:
-    """Compute `moments_kernel.moments_of` by NumPy: of samples of shape (quantities, 3, pairs)."""
+def moments_of(samples: np.ndarray) -> Moments:
+    """Compute moments by NumPy: of samples of shape (quantities, 3, pairs)."""
     pairs = samples.shape[2]
     products = np.array([np.cov(columns) * (pairs - 1) for columns in samples])
-    return quant.moments.Moments(pairs, samples.mean(axis=2), products)
+    return Moments(pairs, samples.mean(axis=2), products, samples.min(axis=2), samples.max(axis=2))
 
 
 def drawn_samples(pairs: int) -> np.ndarray:
@@ -525,19 +526,19 @@ def drawn_samples(pairs: int) -> np.ndarray:
     return np.stack([paired + rng.normal(size=(2, pairs)), paired, control], axis=1)
 
 
-def test_merged_blocks_have_the_moments_of_the_whole(quant: Quant) -> None:
+def test_merged_blocks_have_the_moments_of_the_whole() -> None:
     samples = drawn_samples(1000)
-    blocks = [moments_of(quant, samples[:, :, low:high]) for low, high in itertools.pairwise((0, 2, 300, 301 + 2, 1000))]
-    *_, merged = itertools.accumulate(blocks, quant.moments.merge)
-    whole = moments_of(quant, samples)
-    assert merged.pairs == 1000
-    np.testing.assert_allclose(merged.means, whole.means, rtol=1e-13)
+    blocks = [moments_of(samples[:, :, low:high]) for low, high in itertools.pairwise((0, 2, 300, 301 + 2, 1000))]
+    *_, merged = itertools.accumulate(blocks, Moments.merge)
+    whole = moments_of(samples)
+    assert merged.count == 1000
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-13)
     np.testing.assert_allclose(merged.products, whole.products, rtol=1e-9)
 
 
 def test_a_control_variate_is_a_regression(quant: Quant) -> None:
     samples = drawn_samples(500)
-    found = quant.moments.controlled(moments_of(quant, samples), np.array([7.0, 7.0]))
+    found = quant.moments.controlled(moments_of(samples), np.array([7.0, 7.0]))
     for quantity, (_, paired, control) in enumerate(samples):
         slope, intercept = np.polyfit(control - 7.0, paired, 1)
         residuals = paired - intercept - slope * (control - 7.0)
@@ -547,7 +548,7 @@ def test_a_control_variate_is_a_regression(quant: Quant) -> None:
 
 def test_estimates_of_the_same_paths_are_compared_with_their_joint_error(quant: Quant) -> None:
     samples = drawn_samples(500)
-    moments = moments_of(quant, samples)
+    moments = moments_of(samples)
     apart = quant.moments.controlled_less_plain(moments, np.array([7.0, 7.0]))
     for quantity, (slope, (plain, paired, control)) in enumerate(
         zip(quant.moments.coefficients(moments), samples, strict=True)
@@ -560,14 +561,14 @@ def test_estimates_of_the_same_paths_are_compared_with_their_joint_error(quant: 
 def test_a_control_variate_that_never_varies_corrects_nothing(quant: Quant) -> None:
     samples = drawn_samples(100)
     samples[:, 2] = 0.0
-    moments = moments_of(quant, samples)
-    np.testing.assert_array_equal(quant.moments.controlled(moments, np.array([7.0, 7.0])).values, moments.means[:, 1])
+    moments = moments_of(samples)
+    np.testing.assert_array_equal(quant.moments.controlled(moments, np.array([7.0, 7.0])).values, moments.mean[:, 1])
 
 
 @pytest.mark.parametrize("blocks", [1, 2, 21, 200])
 def test_thinned_moments_end_with_the_last(quant: Quant, blocks: int) -> None:
-    running = [quant.moments.Moments(1024 * (i + 1), np.zeros((1, 3)), np.zeros((1, 3, 3))) for i in range(blocks)]
-    kept = [moments.pairs for moments in quant.moments.thinned(running)]
+    running = [Moments(1024 * (i + 1), *[np.zeros((1, 3))] * 4) for i in range(blocks)]
+    kept = [moments.count for moments in quant.moments.thinned(running)]
     assert kept[0] == 1024
     assert kept[-1] == 1024 * blocks
     assert all(later >= 1.05 * earlier for earlier, later in itertools.pairwise(kept[:-1]))

@@ -246,7 +246,9 @@ for name, draw in DRAWS.items():
 
 def test_a_draw_takes_no_memory_but_the_arrays():
     freed_at_once = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "131072"}  # nothing of the first draw stays with the process
-    found = subprocess.run([sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, env=freed_at_once).stdout
+    found = subprocess.run(
+        [sys.executable, "-c", PEAKS], capture_output=True, text=True, check=True, env=freed_at_once
+    ).stdout
     excesses = dict(line.split(":") for line in found.splitlines())
     assert len(excesses) == 9
     assert {name: excess for name, excess in excesses.items() if int(excess) > 4 << 20} == {}

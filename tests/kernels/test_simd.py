@@ -415,3 +415,23 @@ def test_strides_reach_each_element(start, stride, target_start, target_stride):
     expected = np.zeros(80)
     expected[target_start + target_stride * np.arange(LANES)] = source.ravel()[start + stride * np.arange(LANES)]
     assert np.array_equal(target.ravel(), expected)
+
+
+# ---- extremes ------------------------------------------------------------------------------------------------------------
+
+
+@numba.njit
+def extremes(left, right, out):
+    x, y = DOUBLES(left, 0), DOUBLES(right, 0)
+    store(out, 0, simd.smaller(x, y))
+    store(out, LANES, simd.larger(x, y))
+
+
+def test_extremes_and_what_has_no_order():
+    left = np.array([1.0, -2.0, math.inf, -math.inf, 3.0, math.nan, 5.0, math.nan])
+    right = np.array([2.0, -3.0, 1.0, 1.0, 3.0, 4.0, math.nan, math.nan])
+    out = np.empty(2 * LANES)
+    extremes(left, right, out)
+    unordered = np.isnan(left) | np.isnan(right)
+    np.testing.assert_array_equal(out[:LANES], np.where(unordered, right, np.minimum(left, right)))
+    np.testing.assert_array_equal(out[LANES:], np.where(unordered, right, np.maximum(left, right)))
