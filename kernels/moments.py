@@ -300,12 +300,10 @@ class Moments:
             raise ValueError(f"{name}: expected moments of order 4, got order 2; make them by Moments.of(samples, order=4)")
 
 
-class Estimate(NamedTuple):
+class Estimate(NamedTuple("Estimate", [("value", Any), ("error", Any), ("freedom", int)])):
     """An estimated value, its standard error, and the degrees of freedom of that: floats or float64 arrays, and an int."""
 
-    value: Any
-    error: Any
-    freedom: int
+    __slots__ = ()
 
     def interval(self, confidence: float = 0.95, *, normal: bool = False) -> tuple[Any, Any]:
         """Return the ends of the confidence interval, as `Moments.interval` does."""
