@@ -25,7 +25,7 @@ import numpy as np
 from flame_fast.kernels import keys
 from flame_fast.kernels.domains import HYPERCUBE, STRATA
 from flame_fast.kernels.jit.arguments import whole_number
-from flame_fast.kernels.jit.strata import BLOCK, fill, fill_alone
+from flame_fast.kernels.jit.strata import fill, fill_alone
 from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload, register_jitable
@@ -344,7 +344,7 @@ def _stratified_in_nopython(n: Any, seed: Any, first: Any = 0, of: Any = None, o
     def draw(n: Any, seed: Any, first: Any = 0, of: Any = None, out: Any = None) -> Any:
         strata = strata_of(n, first, of)
         placed = place(n, 1, out)
-        fill_alone(key_of(seed), STRATA, False, strata, first, placed.reshape(n, 1), 0, -(-n // BLOCK))
+        fill_alone(key_of(seed), STRATA, False, strata, first, placed.reshape(n, 1))
         return placed
 
     return draw
@@ -360,7 +360,7 @@ def _latin_hypercube_in_nopython(n: Any, d: Any, seed: Any, first: Any = 0, of: 
             raise ValueError("d: expected an integer of at least 0")
         strata = strata_of(n, first, of)
         placed = place(n, d, out)
-        fill_alone(key_of(seed), HYPERCUBE, True, strata, first, placed, 0, -(-n // BLOCK))
+        fill_alone(key_of(seed), HYPERCUBE, True, strata, first, placed)
         return placed
 
     return draw

@@ -11,8 +11,8 @@ from __future__ import annotations
 import numpy as np
 from flame_fast.kernels.jit.cache import compiled
 from flame_fast.kernels.jit.parallel import run_blocks
-from flame_fast.kernels.jit.simd import add_atomically
-from numba import prange, types
+from flame_fast.kernels.jit.simd import take_turn
+from numba import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,8 +104,7 @@ class BlockKernels:
         a, b = _read_only(a), _read_only(b)
         run_blocks(
             -(-out.size // length),
-            lambda first, last: _run_alone(kernel, name, domain, out, a, b, each, length, first, last),
-            lambda first, last, threads: _run_together(kernel, name, domain, out, a, b, each, length, first, last, threads),
+            lambda turns, most: _run_by_turns(kernel, name, domain, out, a, b, each, length, turns, most),
         )
 
 
@@ -117,33 +116,19 @@ def _read_only(parameter: Any) -> Any:
 
 
 @compiled()
-def _run(kernel, key, domain, out, a, b, each, length, block):
-    start = block * length
-    stop = min(start + length, out.size)
-    kernel(
-        key,
-        domain,
-        block,
-        out[start:stop],
-        a[start:stop] if each[0] else a[:],
-        b[start:stop] if each[1] else b[:],
-    )
-
-
-@compiled()
-def _run_alone(kernel, key, domain, out, a, b, each, length, first, last):
-    for block in range(first, last):
-        _run(kernel, key, domain, out, a, b, each, length, block)
-    return 0
-
-
-@compiled(parallel=True)
-def _run_together(kernel, key, domain, out, a, b, each, length, first, last, threads):
-    next_block = np.array([first])
-    for _ in prange(threads):
-        while True:
-            block = add_atomically(next_block, 1)
-            if block >= last:
-                break
-            _run(kernel, key, domain, out, a, b, each, length, block)
+def _run_by_turns(kernel, key, domain, out, a, b, each, length, turns, most):
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
+        start = block * length
+        stop = min(start + length, out.size)
+        kernel(
+            key,
+            domain,
+            block,
+            out[start:stop],
+            a[start:stop] if each[0] else a[:],
+            b[start:stop] if each[1] else b[:],
+        )
     return 0

@@ -21,7 +21,6 @@ from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.lanes import LANES, advance, lane_beside, lanes_of
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import (
-    add_atomically,
     any_below,
     below,
     lane,
@@ -29,10 +28,11 @@ from flame_fast.kernels.jit.simd import (
     squared_norms,
     stack_array,
     store,
+    take_turn,
     total,
     unlikely,
 )
-from numba import njit, prange, types
+from numba import njit, types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -104,41 +104,19 @@ def _count_block(key, block, points):
     return np.int64(total(inside)) + np.int64(refined)
 
 
-@inlined
-def _points_of(block, points):
-    return min(BLOCK, points - block * BLOCK)
-
-
 @compiled("int64(UniTuple(uint64, 2), int64, int64, int64)", heap=False)
-def count_alone(key: Any, points: Any, first: Any, last: Any) -> Any:
-    """Return how many points of the blocks from `first` to below `last` are inside, of a run of `points` points."""
+def count_by_turns(key: Any, points: Any, turns: Any, most: Any) -> Any:
+    """Return how many of a run's `points` points are inside, of the blocks that this thread takes: `most` at most."""
     inside = 0
-    for block in range(first, last):
-        inside += _count_block(key, block, _points_of(block, points))
-    return inside
-
-
-@compiled(parallel=True)
-def count_together(key: Any, points: Any, first: Any, last: Any, threads: Any) -> Any:
-    """Count as `count_alone` does, in `threads` threads; each takes the next block when it has finished one."""
-    next_block = np.array([first])
-    inside = 0
-    for _ in prange(threads):
-        found = 0
-        while True:
-            block = add_atomically(next_block, 1)
-            if block >= last:
-                break
-            found += _count_block(key, block, _points_of(block, points))
-        inside += found
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
+        inside += _count_block(key, block, min(BLOCK, points - block * BLOCK))
     return inside
 
 
 def count_inside(points: int, seed: int | None) -> int:
     """Return how many of `points` random points are inside, on the threads that Numba may use here."""
     key = keys.key(seed)
-    return run_blocks(
-        -(-points // BLOCK),
-        lambda first, last: count_alone(key, points, first, last),
-        lambda first, last, threads: count_together(key, points, first, last, threads),
-    )
+    return run_blocks(-(-points // BLOCK), lambda turns, most: count_by_turns(key, points, turns, most))

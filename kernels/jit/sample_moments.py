@@ -22,8 +22,8 @@ from __future__ import annotations
 import numpy as np
 from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.parallel import run_blocks
-from flame_fast.kernels.jit.simd import add_atomically, larger, like, loader, smaller, store
-from numba import prange, types
+from flame_fast.kernels.jit.simd import larger, like, loader, smaller, store, take_turn
+from numba import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -153,37 +153,20 @@ def _of_block(samples, start, rows, order, deviations, sums, scratch, part):
             )
 
 
-@inlined
-def _run(samples, order, rows, parts, block, deviations, sums, scratch):
-    blocks = parts.shape[1]
-    group, number = block // blocks, block % blocks
-    start = number * rows
-    count = min(rows, samples.shape[1] - start)
-    _of_block(samples[group], start, count, order, deviations, sums, scratch, parts[group, number])
-
-
 @compiled()
-def moments_alone(samples: Any, order: Any, rows: Any, parts: Any, first: Any, last: Any) -> Any:
-    """Write the moments of the blocks from `first` to below `last`."""
-    columns = samples.shape[2]
+def moments_by_turns(samples: Any, order: Any, rows: Any, parts: Any, turns: Any, most: Any) -> Any:
+    """Write the moments of the blocks, `rows` samples each, that this thread takes."""
+    _, count, columns = samples.shape
+    blocks = parts.shape[1]
     deviations, sums, scratch = np.empty((columns, rows + LANES)), np.empty(columns), np.empty(LANES)
-    for block in range(first, last):
-        _run(samples, order, rows, parts, block, deviations, sums, scratch)
-    return 0
-
-
-@compiled(parallel=True)
-def moments_together(samples: Any, order: Any, rows: Any, parts: Any, first: Any, last: Any, threads: Any) -> Any:
-    """Write the moments of the blocks from `first` to below `last`, in as many threads."""
-    columns = samples.shape[2]
-    next_block = np.array([first])
-    for _ in prange(threads):
-        deviations, sums, scratch = np.empty((columns, rows + LANES)), np.empty(columns), np.empty(LANES)
-        while True:
-            block = add_atomically(next_block, 1)
-            if block >= last:
-                break
-            _run(samples, order, rows, parts, block, deviations, sums, scratch)
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
+        group, number = block // blocks, block % blocks
+        start = number * rows
+        part = parts[group, number]
+        _of_block(samples[group], start, min(rows, count - start), order, deviations, sums, scratch, part)
     return 0
 
 
@@ -246,11 +229,7 @@ def moments_of(samples: Any, order: int) -> Any:
     rows = rows_of(columns)
     blocks = -(-count // rows)
     parts = np.empty((groups, blocks, width_of(columns, order)))
-    run_blocks(
-        groups * blocks,
-        lambda first, last: moments_alone(samples, order, rows, parts, first, last),
-        lambda first, last, threads: moments_together(samples, order, rows, parts, first, last, threads),
-    )
+    run_blocks(groups * blocks, lambda turns, most: moments_by_turns(samples, order, rows, parts, turns, most))
     if blocks > 1:
         merge_blocks(parts, columns, order)
     result = parts[:, 0]

@@ -616,13 +616,13 @@ def unlikely(typing: Any, flag: Any) -> Any:
 
 
 @intrinsic
-def add_atomically(typing: Any, array: Any, amount: Any) -> Any:
-    """Add to the first element of an int64 array atomically, in relaxed memory order; return its previous value."""
+def take_turn(typing: Any, turns: Any) -> Any:
+    """Return the number of the next block that nobody has taken, or -1; `turns` is the address of a `parallel.Turns`."""
 
     def generate(context, builder, signature, arguments):
-        data = _data(context, builder, array, arguments[0])
-        return builder.atomic_rmw("add", data, arguments[1], "monotonic")
+        place = builder.inttoptr(arguments[0], INT64.as_pointer())
+        number = builder.atomic_rmw("add", place, ir.Constant(INT64, 1), "monotonic")
+        end = builder.load(builder.gep(place, [ir.Constant(INT32, 1)]))
+        return builder.select(builder.icmp_signed("<", number, end), number, ir.Constant(INT64, -1))
 
-    if not isinstance(array, types.Array) or array.dtype != types.int64:
-        return None
-    return types.int64(array, types.int64), generate
+    return types.int64(types.int64), generate

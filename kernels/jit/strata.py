@@ -27,8 +27,7 @@ import numpy as np
 from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.lanes import LANE_NUMBERS, LANES, ONE, ZERO, threefry
 from flame_fast.kernels.jit.parallel import run_blocks
-from flame_fast.kernels.jit.simd import add_atomically, like, store
-from numba import prange
+from flame_fast.kernels.jit.simd import like, store, take_turn
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -115,7 +114,7 @@ def _permute_group(group, strata, keys, right_bits, left_bits, numbers):
 
 
 @inlined
-def _fill_block(key, domain, permuted, of, first, start, stop, words, numbers, keys, out):
+def _fill_rows(key, domain, permuted, of, first, start, stop, words, numbers, keys, out):
     """Fill some rows of `out`, whose first row has the number `first` of all strata."""
     bits = 51 - _bits_of(of)
     scale = 1.0 / np.float64(1 << bits)
@@ -138,30 +137,28 @@ def _fill_block(key, domain, permuted, of, first, start, stop, words, numbers, k
             out[row, column] = _place_in(stratum, words[number % GROUP], bits, scale, of)
 
 
+@inlined
+def _memory():
+    return np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(ROUNDS, np.uint64)
+
+
 @compiled()
-def fill_alone(key: Any, domain: Any, permuted: Any, of: Any, number: Any, out: Any, first: Any, last: Any) -> Any:
-    """Fill the blocks from `first` to below `last` of an array whose first row has the number `number`."""
-    words, numbers, keys = np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(ROUNDS, np.uint64)
-    for block in range(first, last):
+def fill_alone(key: Any, domain: Any, permuted: Any, of: Any, number: Any, out: Any) -> Any:
+    """Fill an array whose first row has the number `number`."""
+    words, numbers, keys = _memory()
+    _fill_rows(key, domain, permuted, of, number, 0, len(out), words, numbers, keys, out)
+
+
+@compiled()
+def fill_by_turns(key: Any, domain: Any, permuted: Any, of: Any, number: Any, out: Any, turns: Any, most: Any) -> Any:
+    """Fill the blocks that this thread takes."""
+    words, numbers, keys = _memory()
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
         start = block * BLOCK
-        _fill_block(key, domain, permuted, of, number, start, min(start + BLOCK, len(out)), words, numbers, keys, out)
-    return 0
-
-
-@compiled(parallel=True)
-def fill_together(
-    key: Any, domain: Any, permuted: Any, of: Any, number: Any, out: Any, first: Any, last: Any, threads: Any
-) -> Any:
-    """Fill them in as many threads."""
-    next_block = np.array([first])
-    for _ in prange(threads):
-        words, numbers, keys = np.empty(GROUP, np.uint64), np.empty(GROUP, np.uint64), np.empty(ROUNDS, np.uint64)
-        while True:
-            block = add_atomically(next_block, 1)
-            if block >= last:
-                break
-            start = block * BLOCK
-            _fill_block(key, domain, permuted, of, number, start, min(start + BLOCK, len(out)), words, numbers, keys, out)
+        _fill_rows(key, domain, permuted, of, number, start, min(start + BLOCK, len(out)), words, numbers, keys, out)
     return 0
 
 
@@ -170,6 +167,5 @@ def fill(key: Key, domain: np.uint64, permuted: bool, of: int, first: int, out: 
     words = key.low, key.high
     run_blocks(
         -(-len(out) // BLOCK),
-        lambda start, stop: fill_alone(words, domain, permuted, of, first, out, start, stop),
-        lambda start, stop, threads: fill_together(words, domain, permuted, of, first, out, start, stop, threads),
+        lambda turns, most: fill_by_turns(words, domain, permuted, of, first, out, turns, most),
     )

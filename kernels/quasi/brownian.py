@@ -20,9 +20,9 @@ import numpy as np
 from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.lanes import LANES
 from flame_fast.kernels.jit.parallel import run_blocks
-from flame_fast.kernels.jit.simd import add_atomically, loader, multiply_add, spread_loader, store, store_spread
+from flame_fast.kernels.jit.simd import loader, multiply_add, spread_loader, store, store_spread, take_turn
 from flame_fast.kernels.quasi.points import BLOCK, checked_out
-from numba import prange, types
+from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
@@ -133,23 +133,18 @@ def _fill_rows(plan, normals, paths, begin, end):
 
 
 @compiled()
-def paths_alone(plan: Any, normals: Any, paths: Any, rows: Any, block: Any, last: Any) -> Any:
-    """Make the paths of the blocks, `rows` each, from `block` to below `last`; both arrays may be one."""
-    while block < last:
+def paths_alone(plan: Any, normals: Any, paths: Any) -> Any:
+    """Make all paths; both arrays may be one."""
+    _fill_rows(plan, normals, paths, 0, len(paths))
+
+
+@compiled()
+def _paths_by_turns(plan, normals, paths, rows, turns, most):
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
         _fill_rows(plan, normals, paths, block * rows, min((block + 1) * rows, len(paths)))
-        block += 1
-    return 0
-
-
-@compiled(parallel=True)
-def _paths_together(plan, normals, paths, rows, block, last, threads):
-    next_block = np.array([block])
-    for _ in prange(threads):
-        while True:
-            mine = add_atomically(next_block, 1)
-            if mine >= last:
-                break
-            _fill_rows(plan, normals, paths, mine * rows, min((mine + 1) * rows, len(paths)))
     return 0
 
 
@@ -196,8 +191,7 @@ def brownian_bridge(normals: ArrayLike, times: ArrayLike, out: NDArray[np.float6
     rows = max(BLOCK // len(plan) // LANES, 1) * LANES
     run_blocks(
         -(-len(out) // rows),
-        lambda block, last: paths_alone(plan, numbers, out, rows, block, last),
-        lambda block, last, threads: _paths_together(plan, numbers, out, rows, block, last, threads),
+        lambda turns, most: _paths_by_turns(plan, numbers, out, rows, turns, most),
     )
     return out
 
@@ -223,7 +217,7 @@ def fill_paths(plan: NDArray[np.float64], normals: NDArray[np.float64]) -> None:
     checked_out(normals, (*shape[:-1], count), "normals")
     rows = normals.reshape(-1, count)
     if len(rows):
-        paths_alone(plan, rows, rows, len(rows), 0, 1)
+        paths_alone(plan, rows, rows)
 
 
 @overload(fill_paths)
@@ -241,6 +235,6 @@ def _typed_fill_paths(plan, normals):
             raise ValueError("normals: expected a column for each time of the plan")
         rows = normals.reshape(normals.size // count, count)
         if len(rows):
-            paths_alone(plan, rows, rows, len(rows), 0, 1)
+            paths_alone(plan, rows, rows)
 
     return filled

@@ -21,7 +21,6 @@ from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.lanes import LANES
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import (
-    add_atomically,
     as_floats,
     like,
     loader,
@@ -30,12 +29,13 @@ from flame_fast.kernels.jit.simd import (
     stack_array,
     store,
     store_spread,
+    take_turn,
     where_odd,
 )
 from flame_fast.kernels.jit.vector_math import normal_quantile
 from flame_fast.kernels.quasi.directions import BITS, DIMENSIONS, fill_directions
 from flame_fast.kernels.quasi.scrambling import SCRAMBLER_WORDS, fill_scrambler, scrambled
-from numba import prange, types
+from numba import types
 from numba.core.errors import TypingError
 from numba.extending import overload
 
@@ -164,25 +164,18 @@ def _fill_block(numbers, groups, scramblers, normal, first, out, block, rows):
 
 
 @compiled()
-def fill_alone(
-    numbers: Any, groups: Any, scramblers: Any, normal: Any, first: Any, out: Any, rows: Any, block: Any, last: Any
-) -> Any:
-    """Fill the blocks of an array, `rows` rows each, from `block` to below `last`."""
-    while block < last:
+def fill_alone(numbers: Any, groups: Any, scramblers: Any, normal: Any, first: Any, out: Any) -> Any:
+    """Fill an array with the points from the number `first` on."""
+    _fill_block(numbers, groups, scramblers, normal, first, out, 0, len(out) + TOGETHER)
+
+
+@compiled()
+def _fill_by_turns(numbers, groups, scramblers, normal, first, out, rows, turns, most):
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
         _fill_block(numbers, groups, scramblers, normal, first, out, block, rows)
-        block += 1
-    return 0
-
-
-@compiled(parallel=True)
-def _fill_together(numbers, groups, scramblers, normal, first, out, rows, block, last, threads):
-    next_block = np.array([block])
-    for _ in prange(threads):
-        while True:
-            mine = add_atomically(next_block, 1)
-            if mine >= last:
-                break
-            _fill_block(numbers, groups, scramblers, normal, first, out, mine, rows)
     return 0
 
 
@@ -226,8 +219,7 @@ def _drawn(n: int, d: int, seed: Seed, first: int, scramble: bool, out: Any, nor
     rows = _rows_of(d)
     run_blocks(
         -(-(n + first % TOGETHER) // rows),
-        lambda block, last: fill_alone(*made, normal, first, out, rows, block, last),
-        lambda block, last, threads: _fill_together(*made, normal, first, out, rows, block, last, threads),
+        lambda turns, most: _fill_by_turns(*made, normal, first, out, rows, turns, most),
     )
     return out
 
@@ -341,7 +333,7 @@ def _fill(key: Seed, first: int, out: Any, normal: bool) -> None:
     n, d = out.shape
     _check_numbers(first, n, d)
     if n:
-        fill_alone(*prepared(tuple(keys.key(key)), True, first + n - 1, d), normal, first, out, n + TOGETHER, 0, 1)
+        fill_alone(*prepared(tuple(keys.key(key)), True, first + n - 1, d), normal, first, out)
 
 
 def _overload_fill(function: Any, normal: bool) -> None:
@@ -367,7 +359,7 @@ def _overload_fill(function: Any, normal: bool) -> None:
             if n:
                 number = np.int64(first)
                 numbers, groups, scramblers = prepared((np.uint64(key[0]), np.uint64(key[1])), True, number + n - 1, d)
-                fill_alone(numbers, groups, scramblers, normal, number, out, n + TOGETHER, 0, 1)
+                fill_alone(numbers, groups, scramblers, normal, number, out)
 
         return filled
 

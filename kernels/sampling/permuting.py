@@ -22,11 +22,11 @@ from flame_fast.kernels.jit.block_kernels import BLOCK
 from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.calls import expected
 from flame_fast.kernels.jit.parallel import run_blocks
-from flame_fast.kernels.jit.simd import add_atomically, pointer_to, stack_array
+from flame_fast.kernels.jit.simd import pointer_to, stack_array, take_turn
 from flame_fast.kernels.rng.drawing import SIZE
 from flame_fast.kernels.rng.generators import begin, next_below, next_word
 from flame_fast.kernels.sampling.arguments import empty
-from numba import prange, types
+from numba import types
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -139,21 +139,12 @@ def _begin(x, key, domain, parts, level, generators, progress):
 
 
 @compiled()
-def _go_on_alone(x, key, parts, level, generators, progress, first, last):
-    for number in range(first, last):
+def _go_on_by_turns(x, key, parts, level, generators, progress, turns, most):
+    for _ in range(most):
+        number = take_turn(turns)
+        if number < 0:
+            break
         _go_on(x, key, parts, level, number, generators, progress)
-    return 0
-
-
-@compiled(parallel=True)
-def _go_on_together(x, key, parts, level, generators, progress, first, last, threads):
-    next_number = np.array([first])
-    for _ in prange(threads):
-        while True:
-            number = add_atomically(next_number, 1)
-            if number >= last:
-                break
-            _go_on(x, key, parts, level, number, generators, progress)
     return 0
 
 
@@ -169,8 +160,7 @@ def shuffle_words(x: NDArray[Any], key: Key, domain: Any) -> None:
         _begin(x, key, domain, parts, level, generators, progress)
         running = parts >> level
         while (progress[:running, PHASE] != DONE).any():
-            what = x, key, parts, level, generators, progress
-            run_blocks(running, partial(_go_on_alone, *what), partial(_go_on_together, *what), few=0.5)
+            run_blocks(running, partial(_go_on_by_turns, x, key, parts, level, generators, progress), few=1)
 
 
 @compiled()

@@ -189,7 +189,7 @@ def test_without_a_place_to_write_it_compiles_all_the_same(tmp_path):
     code = (
         "import flame_fast.kernels.jit.quarter_circle as q, flame_fast.kernels as k\n"
         f"assert q.__file__.startswith({str(tmp_path)!r})\n"
-        "print(k.estimate_batch(1000, 1), q.count_alone.stats.cache_path)\n"
+        "print(k.estimate_batch(1000, 1), q.count_by_turns.stats.cache_path)\n"
     )
     home = str(tmp_path / "home")
     settings = {"PYTHONPATH": str(tmp_path), "PYTHONDONTWRITEBYTECODE": "1", "HOME": home, "XDG_CACHE_HOME": home}

@@ -1,10 +1,11 @@
 """Threads of kernels: the same results from any number of them, no more of them than allowed, and Ctrl-C.
 
-Programs that start Numba's threads run in processes of their own: this one forks, and could not end those threads.
+Programs that start threads run in processes of their own: this one forks, and could not end those threads.
 """
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import json
 import os
@@ -20,10 +21,11 @@ from unittest import mock
 import pytest
 from flame_fast.kernels import estimate_batch, rng
 from flame_fast.kernels.jit import parallel
-from flame_fast.kernels.jit.parallel import FEW_BLOCKS, FIRST_BLOCKS, PIECE_S, run_blocks
-from flame_fast.kernels.jit.quarter_circle import BLOCK, count_alone
+from flame_fast.kernels.jit.parallel import FIRST_BLOCKS, PIECE_S, run_blocks
+from flame_fast.kernels.jit.quarter_circle import BLOCK
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from quarter_circle_model import count_blocks
 
 from flame_fast import Runner
 
@@ -56,21 +58,21 @@ def told(code, **settings):
 
 #: Counts and arrays of 16 and more blocks, by one thread, two and three; and the number of threads each kernel was given.
 BY_THREADS = """\
-import hashlib, json, os
+import hashlib, json, os, threading
 import numba
 from flame_fast.kernels import estimate_batch, quasi, sampling
 from flame_fast.kernels.jit import block_kernels, quarter_circle as q
 
-given = []
+callers = set()
 
 def watched(kernel):
     def watch(*args):
-        given.append(args[-1])
+        callers.add(threading.get_ident())
         return kernel(*args)
     return watch
 
-q.count_together = watched(q.count_together)
-block_kernels._run_together = watched(block_kernels._run_together)
+q.count_by_turns = watched(q.count_by_turns)
+block_kernels._run_by_turns = watched(block_kernels._run_by_turns)
 
 def running_ns():
     found = {}
@@ -88,7 +90,7 @@ def busy_threads(points):
 told = {}
 for threads in (1, 2, 3):
     numba.set_num_threads(threads)
-    given.clear()
+    callers.clear()
     told[threads] = {
         "counts": [estimate_batch(n, seed) for n in (1_000_003, 40 << 16, (40 << 16) - 1) for seed in (7, 2**127)],
         "arrays": [
@@ -104,8 +106,8 @@ for threads in (1, 2, 3):
                 lambda size, seed: quasi.sobol_normals(size // 8, 8, seed),
             )
         ],
-        "given": sorted(set(given)),
         "busy": busy_threads(1_000_000_000),
+        "callers": len(callers),
     }
 print(json.dumps(told))
 """
@@ -120,18 +122,18 @@ def test_one_two_and_three_threads_give_the_same(by_threads):
     assert by_threads[1]["counts"] == by_threads[2]["counts"] == by_threads[3]["counts"]
     assert by_threads[1]["arrays"] == by_threads[2]["arrays"] == by_threads[3]["arrays"]
     blocks = -(-POINTS // BLOCK)
-    assert by_threads[1]["counts"][0] == count_alone(rng.key(SEED), POINTS, 0, blocks)
+    assert by_threads[1]["counts"][0] == count_blocks(rng.key(SEED), POINTS, 0, blocks)
     assert len(set(by_threads[1]["arrays"])) == 8
 
 
 def test_set_num_threads_is_obeyed(by_threads):
-    assert {threads: found["given"] for threads, found in by_threads.items()} == {1: [], 2: [2], 3: [3]}
+    assert {threads: found["callers"] for threads, found in by_threads.items()} == {1: 1, 2: 2, 3: 3}
     assert all(found["busy"] <= threads for threads, found in by_threads.items())
     assert by_threads[1]["busy"] == 1
 
 
 def test_one_two_and_three_workers_give_the_same(project):
-    expected = count_alone(rng.key(SEED), POINTS, 0, -(-POINTS // BLOCK))
+    expected = count_blocks(rng.key(SEED), POINTS, 0, -(-POINTS // BLOCK))
     for workers in (1, 2, 3):
         with Runner("pi", workers=workers) as rr:
             estimator = rr.service(estimate_batch)
@@ -153,7 +155,6 @@ def test_without_a_seed_workers_draw_different_points(project):
 
 SEVERAL = """\
 import json, threading
-import numba
 from flame_fast.kernels import estimate_batch, sampling
 
 points = 30_000_000
@@ -176,13 +177,12 @@ for caller in callers:
     caller.start()
 for caller in callers:
     caller.join()
-print(json.dumps([numba.threading_layer(), found.count(True), len(found), len(set(found) - {True})]))
+print(json.dumps([found.count(True), len(found), len(set(found) - {True})]))
 """
 
 
 def test_threads_may_call_kernels_at_once():
-    """Without a lock, Numba's own layer ends a process in which two threads launch kernels at the same time."""
-    assert told(SEVERAL, NUMBA_THREADING_LAYER="workqueue") == ["workqueue", 15, 20, 1]
+    assert told(SEVERAL) == [15, 20, 1]
 
 
 # ---- how many threads ----------------------------------------------------------------------------------------------------
@@ -190,9 +190,15 @@ def test_threads_may_call_kernels_at_once():
 LIMITED = """\
 import json, os
 import numba
+import numpy as np
 from numba.np.ufunc import parallel as numba_parallel
 from flame_fast.kernels import estimate_batch
-from flame_fast.kernels.jit import quarter_circle as q, parallel
+from flame_fast.kernels.jit import parallel
+
+@numba.njit(parallel=True)
+def users(x):
+    for i in numba.prange(x.size):
+        x[i] = i
 
 def state():
     return parallel.thread_count(), bool(numba_parallel._is_initialized), len(os.listdir("/proc/self/task"))
@@ -204,14 +210,16 @@ told["limited"] = state()
 estimate_batch(100, 1)
 told["few points"] = state()
 estimate_batch(5_000_000, 1)
-told["launched"] = state()[:2]
+told["a helper"] = state()
+users(np.empty(10))
+told["launched by the user"] = state()[:2]
 numba.set_num_threads(1)
 told["set by the user"] = state()[:2]
 parallel.limit_threads(3, lambda: launched.append("again"))
 told["limited again"] = state()[:2]
 parallel.limit_threads(1000, lambda: None)
 told["no limit"] = state()[:2]
-estimate_batch(5_000_000, 1)
+users(np.empty(10))
 told["calls"] = launched
 print(json.dumps(told))
 """
@@ -222,7 +230,8 @@ def test_a_limit_starts_no_threads_and_holds_once_they_are_started():
         "at first": [3, False, 1],
         "limited": [2, False, 1],
         "few points": [2, False, 1],
-        "launched": [2, True],
+        "a helper": [2, False, 2],
+        "launched by the user": [2, True],
         "set by the user": [1, True],
         "limited again": [3, True],
         "no limit": [3, True],
@@ -260,64 +269,211 @@ def in_child(look):
     os.wait()
     return found
 
-before = in_child(parallel.thread_count)
-expected = estimate_batch(5_000_000, 1)
-after = in_child(parallel.thread_count)
-grandchild = in_child(lambda: in_child(parallel.thread_count))
-print(json.dumps([before, after, grandchild, in_child(lambda: estimate_batch(5_000_000, 1)) == expected]))
+def counted():
+    return parallel.thread_count(), estimate_batch(5_000_000, 1), len(os.listdir("/proc/self/task"))
+
+print(json.dumps([in_child(counted), counted(), in_child(counted), in_child(lambda: in_child(counted))]))
 """
 
 
-def test_a_forked_child_has_the_threads_that_it_can_start_itself():
-    assert told(FORKED) == [THREADS, 1, 1, True]
+def test_a_forked_child_starts_threads_of_its_own():
+    before, here, child, grandchild = told(FORKED)
+    assert before == here == child == grandchild
+    assert here[0] == here[2] == THREADS
+
+
+# ---- runs ----------------------------------------------------------------------------------------------------------------
+
+#: Kernels here are Python functions, which take turns as compiled ones do; `told` is what a test looks at.
+RUNS = """\
+import ctypes, json, threading
+from flame_fast.kernels.jit.parallel import run_blocks
+
+PATIENCE_S = 60
+main = threading.get_ident()
+told = {}
+
+def turns_of(address, most):
+    numbers = (ctypes.c_int64 * 2).from_address(address)
+    for _ in range(min(most, numbers[1])):
+        with lock:
+            number, numbers[0] = numbers[0], numbers[0] + 1
+        if number >= numbers[1]:
+            break
+        yield number
+
+lock = threading.Lock()
+"""
+
+#: All three threads are in the run before one of its blocks ends.
+SHARED = """
+taken = {}
+barrier = threading.Barrier(3)
+
+def kernel(turns, most):
+    found = 0
+    for number in turns_of(turns, most):
+        if threading.get_ident() not in taken:
+            taken[threading.get_ident()] = []
+            barrier.wait(PATIENCE_S)
+        taken[threading.get_ident()].append(number)
+        found += number
+    return found
+
+told["sum"] = run_blocks(1000, kernel)
+told["threads"] = len(taken)
+told["numbers"] = sorted(number for numbers in taken.values() for number in numbers)
+"""
+
+
+def test_threads_share_the_blocks_of_a_run():
+    assert runs_tell(SHARED) == {"sum": sum(range(1000)), "threads": 3, "numbers": list(range(1000))}
+
+
+#: The helpers are at work for another thread, and so as good as asleep.
+BUSY = """
+arrived, leave = threading.Semaphore(0), threading.Event()
+
+def stays(turns, most):
+    for number in turns_of(turns, most):
+        arrived.release()
+        leave.wait(PATIENCE_S)
+    return 0
+
+other = threading.Thread(target=run_blocks, args=(12, stays))
+other.start()
+for _ in range(3):
+    arrived.acquire(timeout=PATIENCE_S)
+callers = []
+told["sum"] = run_blocks(100, lambda turns, most: callers.append(threading.get_ident()) or sum(turns_of(turns, most)))
+told["callers"] = [caller == main for caller in callers]
+told["other ran"] = other.is_alive()
+leave.set()
+other.join()
+"""
+
+
+def test_a_run_waits_for_no_helper_that_does_not_come():
+    found = runs_tell(BUSY)
+    assert found["sum"] == sum(range(100))
+    assert set(found["callers"]) == {True}
+    assert found["other ran"]
+
+
+#: A helper is in its block when the caller has finished.
+LATE = """
+inside, ended, finished = threading.Event(), threading.Event(), []
+
+def kernel(turns, most):
+    for number in turns_of(turns, most):
+        if threading.get_ident() == main:
+            inside.wait(PATIENCE_S)
+            threading.Timer(0.2, ended.set).start()
+        else:
+            inside.set()
+            ended.wait(PATIENCE_S)
+            finished.append(number)
+        END
+    return 1
+
+try:
+    run_blocks(8, kernel)
+except ZeroDivisionError as error:
+    told["error"] = str(error)
+told["finished"] = len(finished)
+told["threads again"] = run_blocks(1000, lambda turns, most: sum(turns_of(turns, most)))
+"""
+
+
+@pytest.mark.parametrize(
+    ("end", "error"),
+    [
+        ("pass", None),
+        ("if threading.get_ident() == main: raise ZeroDivisionError('here')", "here"),
+        ("if threading.get_ident() != main: raise ZeroDivisionError('there')", "there"),
+    ],
+    ids=["no error", "the caller's error", "a helper's error"],
+)
+def test_a_run_waits_for_the_helpers_that_are_in_a_block(end, error):
+    found = runs_tell(LATE.replace("END", end), NUMBA_NUM_THREADS="2")
+    assert found.get("error") == error
+    assert found["finished"] >= 1
+    assert found["threads again"] == sum(range(1000))
+
+
+#: What a run was given is the caller's again when it returns.
+FREED = """
+import weakref
+
+class Array:
+    pass
+
+array = Array()
+gone = weakref.ref(array)
+
+def run(array):
+    return run_blocks(64, lambda turns, most: sum(turns_of(turns, most)) + 0 * id(array))
+
+run(array)
+del array
+deadline = threading.Event()
+while gone() is not None and not deadline.wait(0.01):
+    pass
+told["gone"] = gone() is None
+"""
+
+
+def test_a_run_keeps_nothing_alive():
+    assert runs_tell(FREED) == {"gone": True}
+
+
+def runs_tell(program, **settings):
+    return told(f"{RUNS}{program}\nprint(json.dumps(told))", **settings)
 
 
 # ---- pieces --------------------------------------------------------------------------------------------------------------
 
 
-def pieces_of(blocks, thread_count, seconds_of):
-    """Run fake kernels; return [(first, last, threads)] and the result.
+def pieces_of(blocks, seconds_of):
+    """Run a fake kernel in this thread; return [(first, last)] and the result.
 
     `seconds_of(first, last)` is how long a piece takes.
     """
     clock = [0.0]
     pieces = []
 
-    def alone(first, last):
-        return together(first, last, 1)
-
-    def together(first, last, number):
-        pieces.append((first, last, number))
+    def kernel(turns, most):
+        numbers = (ctypes.c_int64 * 2).from_address(turns)
+        first, last = numbers[0], min(numbers[0] + most, numbers[1])
+        numbers[0] += most
+        pieces.append((first, last))
         clock[0] += seconds_of(first, last)
         return (last - first) * (first + last - 1) // 2
 
     with (
         mock.patch.object(parallel, "time", SimpleNamespace(perf_counter=lambda: clock[0])),
-        mock.patch.object(parallel, "thread_count", lambda: thread_count),
+        mock.patch.object(parallel, "thread_count", lambda: 1),
     ):
-        return pieces, run_blocks(blocks, alone, together)
+        return pieces, run_blocks(blocks, kernel)
 
 
-@given(st.integers(0, 20_000), st.integers(1, 64), st.randoms(use_true_random=False))
+@given(st.integers(0, 20_000), st.randoms(use_true_random=False))
 @settings(deadline=None, max_examples=100)
-def test_every_block_is_in_one_piece(blocks, thread_count, random):
-    pieces, result = pieces_of(blocks, thread_count, lambda first, last: random.choice([0.0, 1e-9, 0.01, 0.05, 1.0]))
+def test_every_block_is_in_one_piece(blocks, random):
+    pieces, result = pieces_of(blocks, lambda first, last: random.choice([0.0, 1e-9, 0.01, 0.05, 1.0]))
     assert result == sum(range(blocks))
-    assert [first for first, _, _ in pieces] == [0, *(last for _, last, _ in pieces)][: len(pieces)]
-    assert all(first < last for first, last, _ in pieces)
+    assert [first for first, _ in pieces] == [0, *(last for _, last in pieces)][: len(pieces)]
+    assert all(first < last for first, last in pieces)
     assert (pieces[-1][1] if pieces else 0) == blocks
-    for first, last, number in pieces:
-        assert number == (1 if last - first < FEW_BLOCKS * thread_count else thread_count)
 
 
 class Interrupted(Exception):
     """Raised by a signal's handler between two pieces."""
 
 
-@given(st.floats(1e-8, 1e-2), st.integers(1, 64))
+@given(st.floats(1e-8, 1e-2))
 @settings(deadline=None, max_examples=100)
-def test_pieces_after_the_first_take_a_twentieth_of_a_second(block_s, thread_count):
-    """Or as long as one block for each thread, which cannot be cut further."""
+def test_pieces_after_the_first_take_a_twentieth_of_a_second(block_s):
     sizes = []
 
     def seconds_of(first, last):
@@ -327,33 +483,19 @@ def test_pieces_after_the_first_take_a_twentieth_of_a_second(block_s, thread_cou
         return sizes[-1] * block_s
 
     with pytest.raises(Interrupted):
-        pieces_of(2**46, thread_count, seconds_of)
-    assert sizes[0] == FIRST_BLOCKS * thread_count
+        pieces_of(2**46, seconds_of)
+    assert sizes[0] == FIRST_BLOCKS
     for before, size in itertools.pairwise(sizes):
         assert size <= 4 * before
-        assert size == thread_count or size * block_s <= PIECE_S * 1.001
-    assert sizes[-1] == pytest.approx(max(thread_count, PIECE_S / block_s), rel=0.1, abs=1.01)
+        assert size == 1 or size * block_s <= PIECE_S * 1.001
+    assert sizes[-1] == pytest.approx(max(1, PIECE_S / block_s), rel=0.1, abs=1.01)
 
 
 def test_pieces_grow_shorter_as_soon_as_blocks_take_longer():
-    pieces, _ = pieces_of(200_000, 1, lambda first, last: (last - first) * (1e-6 if first < 30_000 else 1e-3))
-    slow = [last - first for first, last, _ in pieces if first >= 30_000]
+    pieces, _ = pieces_of(200_000, lambda first, last: (last - first) * (1e-6 if first < 30_000 else 1e-3))
+    slow = [last - first for first, last in pieces if first >= 30_000]
     assert len(slow) > 100
     assert max(slow[1:]) * 1e-3 <= PIECE_S * 1.001
-
-
-def test_an_error_of_a_piece_ends_the_run():
-    """The error releases the lock."""
-
-    def seconds_of(first, last):
-        if first:
-            raise Interrupted
-        return 1.0
-
-    with pytest.raises(Interrupted):
-        pieces_of(10_000, 2, seconds_of)
-    assert parallel._threads.launching.acquire(blocking=False)
-    parallel._threads.launching.release()
 
 
 # ---- Ctrl-C --------------------------------------------------------------------------------------------------------------
@@ -382,10 +524,10 @@ def announcing(kernel):
     return announce
 
 module, names, run = {
-    "count": (q, ("count_alone", "count_together"), estimate_batch),
-    "draw": (block_kernels, ("_run_alone", "_run_together"), lambda size: sampling.gamma(0.5, size=size)),
+    "count": (q, ("count_by_turns",), estimate_batch),
+    "draw": (block_kernels, ("_run_by_turns",), lambda size: sampling.gamma(0.5, size=size)),
     "fill": (streams, ("fill_with_normals",), lambda size: rng.fill_normals(rng.stream(rng.key(1), 0), np.empty(size))),
-    "shuffle": (permuting, ("_go_on_alone", "_go_on_together"), sampling.permutation),
+    "shuffle": (permuting, ("_go_on_by_turns",), sampling.permutation),
 }[call]
 for name in names:
     setattr(module, name, announcing(getattr(module, name)))

@@ -23,7 +23,7 @@ COMPILE = """\
 import json, sys
 import flame_fast.kernels.jit.quarter_circle as q
 
-told = {"assembly": q.count_alone.inspect_asm(), "llvm": q.count_alone.inspect_llvm()}
+told = {"assembly": q.count_by_turns.inspect_asm(), "llvm": q.count_by_turns.inspect_llvm()}
 told = {name: next(iter(found.values())) for name, found in told.items()}
 if "fill" in sys.argv:
     from numba import float64, uint64

@@ -88,24 +88,13 @@ def test_elements_of_large_arrays_go_everywhere():
 
 
 def test_a_merge_goes_on_where_it_was_interrupted(monkeypatch):
-    """The steps between which a signal's handler runs do not change the order."""
-    size = 3 * BLOCK + 9
-    expected = sampling.permutation(size, 2)
-    monkeypatch.setattr(permuting, "_go_on_alone", interrupted(permuting._go_on_alone))
-    monkeypatch.setattr(permuting, "_go_on_together", interrupted(permuting._go_on_together))
-    assert np.array_equal(sampling.permutation(size, 2), expected)
-    assert interruptions
-
-
-interruptions = []
-
-
-def interrupted(kernel):
-    def run(*arguments):
-        interruptions.append(1)
-        return kernel(*arguments)
-
-    return run
+    """Between so many steps a signal's handler may run: the last merge alone has more of them."""
+    runs, run_blocks = [], permuting.run_blocks
+    monkeypatch.setattr(permuting, "run_blocks", lambda *run, **few: runs.append(run) or run_blocks(*run, **few))
+    size = 2 * permuting.STEPS + 9
+    levels = 1 + (-(-size // BLOCK) - 1).bit_length()
+    assert np.array_equal(np.sort(sampling.permutation(size, 2)), np.arange(size))
+    assert len(runs) > levels
 
 
 KINDS = {

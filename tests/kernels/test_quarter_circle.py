@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 from flame_fast.kernels import estimate_batch, montecarlo, rng
 from flame_fast.kernels.jit import quarter_circle
-from flame_fast.kernels.jit.quarter_circle import BLOCK, ROW, count_alone
+from flame_fast.kernels.jit.quarter_circle import BLOCK, ROW
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from pvalues import ODD, binomial, chi_square, chi_square_of_normals, kolmogorov_smirnov, normal_below, pooled
-from quarter_circle_model import DOUBTFUL, RADIUS_SQUARED, is_inside, points_inside
+from quarter_circle_model import DOUBTFUL, RADIUS_SQUARED, count_blocks, is_inside, points_inside
 from stream_model import state_giving
 
 R = 1 << 15
@@ -182,7 +182,7 @@ def test_two_points_in_doubt_take_the_ninth_lane_in_their_order(block, row):
     assert doubtful[0, row * ROW : (row + 1) * ROW].sum() == 2
     counts = np.concatenate([[0], np.cumsum(inside)])
     for within in range(row * ROW, (row + 2) * ROW):
-        assert count_alone(key, block * BLOCK + within, block, block + 1) == counts[within], within
+        assert count_blocks(key, block * BLOCK + within, block, block + 1) == counts[within], within
 
 
 @given(st.integers(0, 2**128 - 1), st.integers(0, BLOCK))
@@ -199,15 +199,15 @@ def test_the_last_block_of_the_largest_count_is_exact(missing):
     blocks = 2**62 // BLOCK
     key = rng.key(SEED)
     inside, _ = points_inside(key, [blocks - 1])
-    assert count_alone(key, 2**62 - missing, blocks - 1, blocks) == inside[0, : BLOCK - missing].sum()
+    assert count_blocks(key, 2**62 - missing, blocks - 1, blocks) == inside[0, : BLOCK - missing].sum()
 
 
 def test_blocks_add_up():
     key = rng.key(SEED)
-    alone = [count_alone(key, 5 * BLOCK + 7, block, block + 1) for block in range(6)]
-    assert count_alone(key, 5 * BLOCK + 7, 0, 6) == sum(alone)
-    assert count_alone(key, 5 * BLOCK + 7, 2, 4) == sum(alone[2:4])
-    assert count_alone(key, 5 * BLOCK + 7, 3, 3) == 0
+    alone = [count_blocks(key, 5 * BLOCK + 7, block, block + 1) for block in range(6)]
+    assert count_blocks(key, 5 * BLOCK + 7, 0, 6) == sum(alone)
+    assert count_blocks(key, 5 * BLOCK + 7, 2, 4) == sum(alone[2:4])
+    assert count_blocks(key, 5 * BLOCK + 7, 3, 3) == 0
     assert 0 < alone[5] <= 7
 
 
@@ -257,7 +257,7 @@ def test_a_count_out_of_range_is_an_error(function):
 
 def test_the_largest_count_is_taken(monkeypatch):
     asked = []
-    monkeypatch.setattr(quarter_circle, "run_blocks", lambda blocks, alone, together: asked.append(blocks) or 7)
+    monkeypatch.setattr(quarter_circle, "run_blocks", lambda blocks, kernel: asked.append(blocks) or 7)
     assert estimate_batch(2**62, 1) == estimate_batch(2**62 - BLOCK + 1, 1) == estimate_batch(2**62 - BLOCK, 1) == 7
     assert asked == [2**46, 2**46, 2**46 - 1]
 
@@ -308,7 +308,7 @@ def test_the_probability_is_a_quarter_of_pi_but_for_the_lattice():
 
 def counts_of(n):
     """Return counts by one thread, without starting threads in this process; `estimate_batch` gives the same ones."""
-    return np.array([count_alone(rng.key(seed), n, 0, -(-n // BLOCK)) for seed in SEEDS])
+    return np.array([count_blocks(rng.key(seed), n, 0, -(-n // BLOCK)) for seed in SEEDS])
 
 
 @pytest.mark.parametrize("n", [1_000_000, BLOCK, 12_345, 1000])
@@ -330,7 +330,7 @@ def test_few_points_have_the_binomial_distribution(n):
 
 def test_counts_of_one_seed_in_different_blocks_are_independent():
     key = rng.key(SEED)
-    counts = np.array([count_alone(key, 2**40, block, block + 1) for block in range(4000)])
+    counts = np.array([count_blocks(key, 2**40, block, block + 1) for block in range(4000)])
     z = (counts - BLOCK * P) / math.sqrt(BLOCK * P * (1 - P))
     assert ODD < chi_square_of_normals(z) < 1 - ODD
     for lag in (1, 2, 8, 64):

@@ -355,14 +355,14 @@ from flame_fast.kernels import quasi
 from flame_fast.kernels.quasi import points
 signal.signal(signal.SIGINT, signal.default_int_handler)
 quasi.sobol(100, 2, 7)
-fill, pieces = points.fill_alone, 0
+fill, pieces = points._fill_by_turns, 0
 def announce(*args):
     global pieces
     pieces += 1
     if pieces == 2:
         print("now", flush=True)
     return fill(*args)
-points.fill_alone = announce
+points._fill_by_turns = announce
 row = np.empty((1 << 16, 64))
 while True:
     quasi.sobol_normals(1 << 16, 64, 7, out=row)

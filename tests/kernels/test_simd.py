@@ -9,6 +9,7 @@ import numba
 import numpy as np
 import pytest
 from flame_fast.kernels.jit import simd
+from flame_fast.kernels.jit.parallel import Turns
 from flame_fast.kernels.jit.simd import loader, store
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
@@ -309,15 +310,17 @@ def test_unlikely_changes_nothing():
 
 
 @numba.njit
-def takes_numbers(counter, amount):
-    before = simd.add_atomically(counter, amount)
-    return before, counter[0]
+def turn(turns):
+    return simd.take_turn(turns)
 
 
-def test_adding_atomically_returns_what_was_before():
-    counter = np.array([5], np.int64)
-    assert takes_numbers(counter, 3) == (5, 8)
-    assert takes_numbers(counter, -8) == (8, 0)
+def test_turns_are_taken_once_each():
+    turns = Turns(7, first=5)
+    assert [turn(turns.address) for _ in range(4)] == [5, 6, -1, -1]
+    turns = Turns(100)
+    assert turn(turns.address) == 0
+    turns.end()
+    assert turn(turns.address) == -1
 
 
 # ---- points and floats ---------------------------------------------------------------------------------------------------

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import numpy as np
+from flame_fast.kernels.jit.parallel import Turns
+from flame_fast.kernels.jit.quarter_circle import count_by_turns
 from stream_model import LANES, Xoshiro, lane_state
 
 BLOCK = 1 << 16
@@ -45,3 +47,8 @@ def points_inside(key, blocks):
         for point in np.flatnonzero(doubtful[number]).tolist():
             inside[number, point] = is_inside(int(x[number, point]), int(y[number, point]), next(beside))
     return inside, doubtful
+
+
+def count_blocks(key, points, first, last):
+    """Return how many points of the blocks `first` to below `last` the kernel finds inside, of a run of `points` points."""
+    return count_by_turns(key, points, Turns(last, first=first).address, last - first)
