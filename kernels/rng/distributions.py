@@ -110,7 +110,13 @@ def next_beta(state: Any, a: Any, b: Any) -> Any:
             continue
         if x + y > 0.0:
             return x / (x + y)
-        return 1.0 / (1.0 + exp(log_y - log_x))
+        return share_of_logarithms(log_x, log_y)
+
+
+@inlined
+def share_of_logarithms(log_x: Any, log_y: Any) -> Any:
+    """Return x / (x + y) of two numbers that are too small for doubles."""
+    return 1.0 / (1.0 + exp(log_y - log_x))
 
 
 @compiled()

@@ -30,10 +30,11 @@ from flame_fast.kernels.rng.distributions import (
     of_gamma,
     of_poisson,
     poisson_table,
+    share_of_logarithms,
 )
 from flame_fast.kernels.rng.drawing import SIZE
 from flame_fast.kernels.rng.filling import fill_with_normals, stream_of
-from flame_fast.kernels.rng.generators import begin, next_exponential, next_uniform
+from flame_fast.kernels.rng.generators import begin, next_exponential, next_normal, next_uniform
 from flame_fast.kernels.sampling.arguments import FLOATS, check_broadcast, common_shape, parameter, spread_over, target
 from numba import types
 
@@ -87,34 +88,42 @@ def _powers_of_e(tile):
         store(tile, i, power_of_e(LANE_DOUBLES(tile, i)))
 
 
+@inlined
+def _parts_of_gamma(state, shape, constants):
+    """Return what `next_gamma` draws before it multiplies by a factor, and the logarithm of that."""
+    if shape == 1.0:
+        return next_exponential(state), 0.0
+    number = next_large_gamma(state, constants[0], constants[1])
+    return number, 0.0 if shape > 1.0 else log_of_factor(state, shape)
+
+
+@inlined
+def _multiply(numbers, factors, shape):
+    """Multiply a tile's gamma numbers of one shape by the factors whose logarithms are given."""
+    if shape < 1.0:
+        _powers_of_e(factors)
+        for i in range(TILE):
+            numbers[i] *= factors[i]
+
+
 @BlockKernels
 def _fill_gamma(key, domain, block, out, a, b):
     state = _generator()
     begin(state, key, block, domain)
-    factors = np.zeros(TILE)
-    numbers = np.empty(TILE)
+    numbers, factors = np.zeros(TILE), np.zeros(TILE)
     a_step, b_step = min(1, a.size - 1), min(1, b.size - 1)
     shape = a[0]
-    d, c = of_gamma(shape)
+    constants = of_gamma(shape)
     for start in range(0, out.size, TILE):
         stop = min(TILE, out.size - start)
-        small = False
+        smallest = shape
         for i in range(stop):
             if a_step:
                 shape = a[start + i]
-                d, c = of_gamma(shape)
-            if shape == 1.0:
-                numbers[i], factors[i] = next_exponential(state), 0.0
-            elif shape > 1.0:
-                numbers[i], factors[i] = next_large_gamma(state, d, c), 0.0
-            else:
-                numbers[i] = next_large_gamma(state, d, c)
-                factors[i] = log_of_factor(state, shape)
-                small = True
-        if small:
-            _powers_of_e(factors)
-            for i in range(stop):
-                numbers[i] *= factors[i]
+                smallest = min(smallest, shape)
+                constants = of_gamma(shape)
+            numbers[i], factors[i] = _parts_of_gamma(state, shape, constants)
+        _multiply(numbers, factors, smallest)
         for i in range(stop):
             out[start + i] = b[(start + i) * b_step] * numbers[i]
 
@@ -124,17 +133,69 @@ def _fill_beta(key, domain, block, out, a, b):
     state = _generator()
     begin(state, key, block, domain)
     a_step, b_step = min(1, a.size - 1), min(1, b.size - 1)
-    for i in range(out.size):
-        out[i] = next_beta(state, a[i * a_step], b[i * b_step])
+    if a_step or b_step:
+        for i in range(out.size):
+            out[i] = next_beta(state, a[i * a_step], b[i * b_step])
+    elif a[0] > 1.0 or b[0] > 1.0:
+        _fill_with_shares(state, a[0], b[0], out)
+    else:
+        _fill_with_accepted(state, a[0], b[0], out)
+
+
+@inlined
+def _fill_with_shares(state, a, b, out):
+    """Fill with beta numbers as `next_beta` draws them of gamma ones."""
+    firsts, seconds, first_factors, second_factors = np.zeros(TILE), np.zeros(TILE), np.zeros(TILE), np.zeros(TILE)
+    of_a, of_b = of_gamma(a), of_gamma(b)
+    for start in range(0, out.size, TILE):
+        stop = min(TILE, out.size - start)
+        for i in range(stop):
+            firsts[i], first_factors[i] = _parts_of_gamma(state, a, of_a)
+            seconds[i], second_factors[i] = _parts_of_gamma(state, b, of_b)
+        _multiply(firsts, first_factors, a)
+        _multiply(seconds, second_factors, b)
+        for i in range(stop):
+            out[start + i] = firsts[i] / (firsts[i] + seconds[i])
+
+
+@inlined
+def _fill_with_accepted(state, a, b, out):
+    """Fill with beta numbers as `next_beta` draws them of powers, of pairs that are drawn a tile ahead."""
+    x_logs, y_logs, x, y = np.empty(TILE), np.empty(TILE), np.empty(TILE), np.empty(TILE)
+    filled = 0
+    while filled < out.size:
+        for i in range(TILE):
+            x_logs[i], y_logs[i] = log_of_factor(state, a), log_of_factor(state, b)
+            x[i], y[i] = x_logs[i], y_logs[i]
+        _powers_of_e(x)
+        _powers_of_e(y)
+        for i in range(TILE):
+            total = x[i] + y[i]
+            if total <= 1.0 and filled < out.size:
+                out[filled] = x[i] / total if total > 0.0 else share_of_logarithms(x_logs[i], y_logs[i])
+                filled += 1
 
 
 @BlockKernels
 def _fill_student_t(key, domain, block, out, a, b):
     state = _generator()
     begin(state, key, block, domain)
-    a_step = min(1, a.size - 1)
-    for i in range(out.size):
-        out[i] = next_student_t(state, a[i * a_step])
+    if a.size > 1 or a[0] == np.inf:
+        a_step = min(1, a.size - 1)
+        for i in range(out.size):
+            out[i] = next_student_t(state, a[i * a_step])
+        return
+    half = 0.5 * a[0]
+    constants = of_gamma(half)
+    normals, numbers, factors = np.zeros(TILE), np.ones(TILE), np.zeros(TILE)
+    for start in range(0, out.size, TILE):
+        stop = min(TILE, out.size - start)
+        for i in range(stop):
+            normals[i] = next_normal(state)
+            numbers[i], factors[i] = _parts_of_gamma(state, half, constants)
+        _multiply(numbers, factors, half)
+        for i in range(stop):
+            out[start + i] = normals[i] * np.sqrt(half / numbers[i])
 
 
 @BlockKernels
