@@ -8,8 +8,10 @@ A block's number, the key and the domain name its stream: what it is filled with
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
-from flame_fast.kernels.jit.cache import compiled
+from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import take_turn
 from numba import types
@@ -20,12 +22,24 @@ if TYPE_CHECKING:
     from typing import Any
 
     from flame_fast.kernels.keys import Key
+    from numpy.typing import NDArray
 
 #: Numbers of a block.
 BLOCK = 1 << 16
 
 #: A parameter that is none.
 NOTHING = np.zeros(1)
+
+
+class Spread(NamedTuple):
+    """How a parameter's values are spread over the elements of an array: by its axes in the order of its memory."""
+
+    lengths: NDArray[np.int64]
+    strides: NDArray[np.int64]
+
+
+#: Each block gets all of a parameter.
+WHOLE = Spread(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
 class BlockKernel(types.WrapperAddressProtocol):
@@ -79,8 +93,9 @@ class BlockKernels:
         a: Any = NOTHING,
         b: Any = NOTHING,
         *,
-        each: tuple[bool, bool] = (False, False),
+        spread: tuple[Spread, Spread] = (WHOLE, WHOLE),
         length: int = BLOCK,
+        first: int = 0,
     ) -> None:
         """Fill an array of one dimension on as many threads as Numba may use here.
 
@@ -91,11 +106,13 @@ class BlockKernels:
         key, domain
             The names of the blocks' streams, together with the blocks' numbers.
         a, b : float64 array
-            Parameters of the distribution.
-        each : tuple of bool
-            Whether `a` and `b` have an element for each of the array.
+            Parameters of the distribution, of one dimension.
+        spread : tuple of Spread
+            Which of the elements of `a` and of `b` belong to the elements of the array.
         length : int
             The elements of a block.
+        first : int
+            The number of the first block.
         """
         kernel = self._made.get(out.dtype)
         if kernel is None:
@@ -104,7 +121,7 @@ class BlockKernels:
         a, b = _read_only(a), _read_only(b)
         run_blocks(
             -(-out.size // length),
-            lambda turns, most: _run_by_turns(kernel, name, domain, out, a, b, each, length, turns, most),
+            lambda turns, most: _run_by_turns(kernel, name, domain, out, a, b, spread, length, first, turns, most),
         )
 
 
@@ -116,7 +133,8 @@ def _read_only(parameter: Any) -> Any:
 
 
 @compiled()
-def _run_by_turns(kernel, key, domain, out, a, b, each, length, turns, most):
+def _run_by_turns(kernel, key, domain, out, a, b, spread, length, first, turns, most):
+    own_a, own_b = np.empty(_own(spread[0], length)), np.empty(_own(spread[1], length))
     for _ in range(most):
         block = take_turn(turns)
         if block < 0:
@@ -126,9 +144,58 @@ def _run_by_turns(kernel, key, domain, out, a, b, each, length, turns, most):
         kernel(
             key,
             domain,
-            block,
+            first + block,
             out[start:stop],
-            a[start:stop] if each[0] else a[:],
-            b[start:stop] if each[1] else b[:],
+            _part_of(a, spread[0], start, stop, own_a),
+            _part_of(b, spread[1], start, stop, own_b),
         )
     return 0
+
+
+@inlined
+def _is_aligned(spread):
+    return spread.strides.size == 1 and spread.strides[0] == 1
+
+
+@inlined
+def _own(spread, length):
+    """Return how many values a thread has to copy for a block."""
+    return 0 if spread.strides.size == 0 or _is_aligned(spread) else length
+
+
+@inlined
+def _part_of(values, spread, start, stop, own):
+    """Return a parameter's values for the elements of a block: one for each, or all of them."""
+    if spread.strides.size == 0:
+        return values[:]
+    if _is_aligned(spread):
+        return values[start:stop]
+    _copy_spread(values, spread, start, own[: stop - start])
+    return own[: stop - start]
+
+
+@inlined
+def _copy_spread(values, spread, start, out):
+    """Copy the values for the elements from `start` on: in runs along the last axis, whose places go up as an odometer."""
+    lengths, strides = spread
+    last = lengths.size - 1
+    index = np.empty(lengths.size, np.int64)
+    rest, place = start, 0
+    for axis in range(last, -1, -1):
+        index[axis] = rest % lengths[axis]
+        rest //= lengths[axis]
+        place += index[axis] * strides[axis]
+    copied = 0
+    while copied < out.size:
+        run = min(out.size - copied, lengths[last] - index[last])
+        for i in range(run):
+            out[copied + i] = values[place + i * strides[last]]
+        copied += run
+        index[last] += run
+        place += run * strides[last]
+        axis = last
+        while axis > 0 and index[axis] == lengths[axis]:
+            index[axis] = 0
+            index[axis - 1] += 1
+            place += strides[axis - 1] - lengths[axis] * strides[axis]
+            axis -= 1

@@ -6,6 +6,7 @@ import contextlib
 
 import numpy as np
 from flame_fast.kernels.jit.arguments import whole_number
+from flame_fast.kernels.jit.block_kernels import WHOLE, Spread
 from flame_fast.kernels.jit.calls import expected, flat
 
 TYPE_CHECKING = False
@@ -146,9 +147,19 @@ def check_broadcast(shape: tuple[int, ...], *parameters: NDArray[np.float64]) ->
         raise ValueError(f"size: expected a shape that parameters of shape {wanted} are broadcast to, got {shape}")
 
 
-def spread_over(values: NDArray[np.float64], out: NDArray[Any]) -> tuple[NDArray[np.float64], bool]:
-    """Return a parameter in one dimension, and whether it has an element for each of the array, in its memory's order."""
+def spread_over(values: NDArray[np.float64], out: NDArray[Any]) -> tuple[NDArray[np.float64], Spread]:
+    """Return a parameter's values in one dimension, and how they are spread over an array: without a copy of each."""
     if values.size == 1:
-        return np.ascontiguousarray(values).reshape(1), False
-    order: Any = "C" if out.flags.c_contiguous else "F"
-    return np.broadcast_to(values, out.shape).reshape(-1, order=order), True
+        return np.ascontiguousarray(values).reshape(1), WHOLE
+    if not (values.flags.c_contiguous or values.flags.f_contiguous):
+        values = np.ascontiguousarray(values)
+    strides = np.broadcast_to(values, out.shape).strides
+    axes = list(zip(out.shape, (stride // values.itemsize for stride in strides), strict=True))
+    merged: list[tuple[int, int]] = []
+    for length, stride in axes if out.flags.c_contiguous else reversed(axes):
+        if merged and merged[-1][1] == length * stride:
+            merged[-1] = merged[-1][0] * length, stride
+        elif length > 1 or not merged:
+            merged.append((length, stride))
+    lengths, places = np.array(merged, np.int64).T.copy()
+    return values.ravel(order="K"), Spread(lengths, places)

@@ -63,10 +63,10 @@ def fill_exponentials(out: NDArray[np.float64], key: Key, domain: Any) -> None:
     _fill_exponentials.fill(out, key, domain)
 
 
-def fill_integers_below(out: NDArray[np.int64], end: int, key: Key, domain: Any) -> None:
-    """Fill an array of one dimension with integers from 0 to below `end`."""
+def fill_integers_below(out: NDArray[np.int64], end: int, key: Key, domain: Any, first: int = 0) -> None:
+    """Fill an array of one dimension with integers from 0 to below `end`: those of the blocks from `first` on."""
     words = np.array([0, end], np.uint64).view(np.float64)
-    _fill_integers.fill(out, key, domain, words[:1], words[1:])
+    _fill_integers.fill(out, key, domain, words[:1], words[1:], first=first)
 
 
 def pairs(size: int, seed: Seed = None) -> NDArray[np.uint32]:

@@ -17,7 +17,7 @@ import math
 import numpy as np
 from flame_fast.kernels import domains, keys
 from flame_fast.kernels.jit.arguments import whole_number
-from flame_fast.kernels.jit.block_kernels import BlockKernels
+from flame_fast.kernels.jit.block_kernels import BLOCK, BlockKernels
 from flame_fast.kernels.jit.cache import compiled
 from flame_fast.kernels.jit.simd import multiply_wide
 from flame_fast.kernels.rng.generators import begin, next_below, next_word
@@ -27,6 +27,7 @@ from flame_fast.kernels.sampling.permuting import generator_memory, permutation,
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from flame_fast.kernels.keys import Key, Seed
@@ -41,6 +42,9 @@ LARGE_SHARE = 1 / 32
 
 #: The largest range of which the beginning alone is shuffled: in larger ones, random access costs more than the rest.
 FEW = 1 << 22
+
+#: Places of an array's elements that are drawn before the elements are taken: whole blocks.
+AT_ONCE = 4 * BLOCK
 
 #: Multiplies hashes of integers: 2**64 over the golden ratio.
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
@@ -179,7 +183,8 @@ def choice(
     Notes
     -----
     With probabilities, each draw looks into an alias table, whatever their number. Without replacement, each is chosen as if
-    one by one with those that are left. Otherwise as `uniforms`.
+    one by one with those that are left; of a thirty-second or more of the range, all of its numbers are in memory, and with
+    probabilities some numbers for each. Otherwise as `uniforms`.
 
     Examples
     --------
@@ -187,12 +192,30 @@ def choice(
     10
     """
     elements = None if np.ndim(a) == 0 else np.asarray(a)
-    among = whole_number("a", a, expected="an integer or an array") if elements is None else elements.shape[axis]
+    if elements is None:
+        among, axis = whole_number("a", a, expected="an integer or an array"), 0
+    elif not -elements.ndim <= axis < elements.ndim:
+        raise ValueError(f"axis: expected one of the {elements.ndim} axes of a, got {axis!r}")
+    else:
+        axis %= elements.ndim
+        among = elements.shape[axis]
     shape = () if size is None else shape_of(size)
-    found = _indices(among, math.prod(shape), keys.key(seed), replace, _probabilities(p, among), shuffle).reshape(shape)
+    count = math.prod(shape)
+    if count and not among:
+        raise ValueError("a: expected at least one element to choose from, got none")
+    made, shares = keys.key(seed), _probabilities(p, among)
+    if replace and elements is not None:
+        found = _with_replacement(elements, axis, count, _drawer(among, made, shares))
+        return found.reshape((*elements.shape[:axis], *shape, *elements.shape[axis + 1 :]))[()]
+    places = empty((count,), np.int64)
+    if replace:
+        _drawer(among, made, shares)(places, 0)
+    elif count:
+        places = _without_replacement(among, places, made, shares, shuffle)
+    places = places.reshape(shape)
     if elements is not None:
-        return np.take(elements, found, axis=axis)
-    return found if size is not None else found[()]
+        return np.take(elements, places, axis=axis)
+    return places if size is not None else places[()]
 
 
 def _probabilities(p: ArrayLike | None, among: int) -> NDArray[np.float64] | None:
@@ -207,22 +230,34 @@ def _probabilities(p: ArrayLike | None, among: int) -> NDArray[np.float64] | Non
     return shares / total
 
 
-def _indices(
-    among: int, count: int, key: Key, replace: bool, p: NDArray[np.float64] | None, shuffle: bool
+def _drawer(among: int, key: Key, p: NDArray[np.float64] | None) -> Callable[[NDArray[np.int64], int], None]:
+    """Return a function that fills an array with places drawn with replacement: those of the blocks from a number on."""
+    if p is None:
+        return lambda places, first: fill_integers_below(places, among, key, domains.CHOICE, first)
+    accepted, other = np.empty(among), np.empty(among)
+    alias_table(p, accepted, other)
+    return lambda places, first: _fill_by_alias.fill(places, key, domains.CHOICE, accepted, other, first=first)
+
+
+def _with_replacement(
+    elements: NDArray[Any], axis: int, count: int, draw: Callable[[NDArray[np.int64], int], None]
+) -> NDArray[Any]:
+    """Return chosen elements; their places are in memory by so many blocks."""
+    before, after = elements.shape[:axis], elements.shape[axis + 1 :]
+    found = empty((*before, count, *after), elements.dtype)
+    places = np.empty(min(count, AT_ONCE), np.int64)
+    for start in range(0, count, AT_ONCE):
+        some = places[: count - start]
+        draw(some, start // BLOCK)
+        target = found[(*(slice(None) for _ in before), slice(start, start + len(some)))]
+        np.take(elements, some, axis=axis, out=target, mode="clip")  # the other modes copy the target
+    return found
+
+
+def _without_replacement(
+    among: int, places: NDArray[np.int64], key: Key, p: NDArray[np.float64] | None, shuffle: bool
 ) -> NDArray[np.int64]:
-    if count and not among:
-        raise ValueError("a: expected at least one element to choose from, got none")
-    found = empty((count,), np.int64)
-    if not count:
-        return found
-    if replace:
-        if p is None:
-            fill_integers_below(found, among, key, domains.CHOICE)
-        else:
-            accepted, other = np.empty(among), np.empty(among)
-            alias_table(p, accepted, other)
-            _fill_by_alias.fill(found, key, domains.CHOICE, accepted, other)
-        return found
+    count = len(places)
     possible = among if p is None else np.count_nonzero(p)
     if count > possible:
         raise ValueError(f"size: expected at most {possible} elements to choose without replacement, got {count}")
@@ -230,14 +265,16 @@ def _indices(
         return _successive(p, count, key)
     if count > among * LARGE_SHARE:
         if among > FEW:
-            return permutation(among, keys.key(key, int(domains.SUBSET)))[:count].copy()
-        order = np.arange(among)
-        _begin_shuffled(order, count, key, domains.SUBSET)
-        return order[:count].copy()
-    _subset(among, key, domains.SUBSET, found)
+            order = permutation(among, keys.key(key, int(domains.SUBSET)))
+        else:
+            order = np.arange(among)
+            _begin_shuffled(order, count, key, domains.SUBSET)
+        order.resize(count, refcheck=False)
+        return order
+    _subset(among, key, domains.SUBSET, places)
     if shuffle:
-        shuffle_words(found.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)
-    return found
+        shuffle_words(places.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)
+    return places
 
 
 def _successive(p: NDArray[np.float64], count: int, key: Key) -> NDArray[np.int64]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 from flame_fast.kernels import domains, keys
-from flame_fast.kernels.jit.block_kernels import BlockKernels
+from flame_fast.kernels.jit.block_kernels import WHOLE, BlockKernels
 from flame_fast.kernels.jit.cache import inlined
 from flame_fast.kernels.jit.calls import flat
 from flame_fast.kernels.jit.lanes import LANES
@@ -219,7 +219,7 @@ def _fill_by_table(key, domain, block, out, a, b):
 def _fill_poisson(key, domain, block, out, a, b):
     state = _generator()
     begin(state, key, block, domain)
-    if a.size == 1:
+    if a.size == 1 and a[0] >= MOST_SEARCHED:
         constants = of_poisson(a[0])
         for i in range(out.size):
             out[i] = np.int64(next_many_poisson(state, a[0], constants))
@@ -232,8 +232,8 @@ def _fill_poisson(key, domain, block, out, a, b):
 def _fill_binomial(key, domain, block, out, a, b):
     state = _generator()
     begin(state, key, block, domain)
-    if a.size == 1 and b.size == 1:
-        n, p = a[0], b[0]
+    n, p = a[0], b[0]
+    if a.size == 1 and b.size == 1 and n * min(p, 1.0 - p) >= MOST_SEARCHED:
         constants = of_binomial(n, min(p, 1.0 - p))
         for i in range(out.size):
             k = next_many_binomial(state, n, constants)
@@ -252,9 +252,9 @@ def _filled(
 ) -> NDArray[Any]:
     """Fill an array, each of whose elements has its own parameters if they are arrays."""
     check_broadcast(made.shape, *parameters)
-    spread = [spread_over(values, made) for values in parameters]
-    arrays, each = [values for values, _ in spread], [is_each for _, is_each in spread]
-    kernels.fill(flat("out", made, made.dtype), keys.key(seed), domain, *arrays, each=(each[0], each[-1]))
+    arrays, spread = zip(*(spread_over(values, made) for values in parameters), strict=True)
+    both = (*spread, WHOLE)[:2]
+    kernels.fill(flat("out", made, made.dtype), keys.key(seed), domain, *arrays, spread=both)
     return made
 
 
@@ -294,8 +294,8 @@ def lognormal(
 
     Notes
     -----
-    Arrays of parameters take 8 bytes of memory for each number if they have to be broadcast. Otherwise as `uniforms`. `rng`
-    names the methods and their sources.
+    Parameters are broadcast block by block; arrays that are not of contiguous doubles are copied. Otherwise as `uniforms`.
+    `rng` names the methods and their sources.
     """
     a, b = parameter("mean", mean), parameter("sigma", sigma)
     _check(b >= 0.0, "sigma: expected numbers of at least 0")

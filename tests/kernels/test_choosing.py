@@ -102,10 +102,24 @@ def test_arrays_are_chosen_from_along_an_axis():
     assert np.array_equal(sampling.choice(rows, 7, 4, axis=1), rows[:, sampling.choice(4, 7, 4)])
     assert sampling.choice(rows, seed=4).shape == (4,)
     assert isinstance(sampling.choice(5, seed=4), np.int64)
+    assert type(sampling.choice([0.5, 1.5], seed=4)) is np.float64
     assert sampling.choice(0, 0).size == sampling.choice([], (3, 0)).size == 0
 
 
+@pytest.mark.parametrize("p", [None, P], ids=["alike", "by weights"])
+def test_many_elements_are_taken_part_by_part(p):
+    rows, count = np.arange(10, dtype=np.int16).reshape(2, 5), choosing.AT_ONCE + 3
+    expected = sampling.choice(5, count, 4, p=p)
+    assert np.array_equal(sampling.choice(rows, count, 4, p=p, axis=1), rows[:, expected])
+    assert np.array_equal(sampling.choice(rows[1], count, 4, p=p), rows[1][expected])
+
+
 WRONG = {
+    "no such axis": (
+        lambda: sampling.choice([[1, 2]], 1, axis=2),
+        ValueError,
+        "^axis: expected one of the 2 axes of a, got 2$",
+    ),
     "too many": (lambda: sampling.choice(5, 6, replace=False), ValueError, "^size: expected at most 5 elements to choose"),
     "too many possible": (lambda: sampling.choice(5, 5, replace=False, p=P), ValueError, "^size: expected at most 4 elem"),
     "none": (lambda: sampling.choice(0, 1), ValueError, "^a: expected at least one element to choose from, got none$"),

@@ -132,7 +132,7 @@ each_draw = pytest.mark.parametrize("draw", DRAWS, ids=lambda draw: draw.__name_
 
 @each_draw
 def test_parameters_may_be_arrays_and_numbers_of_a_block_go_on_in_the_next(draw):
-    size = BLOCK + 5
+    size = BLOCK + 1  # a block of one number, whose parameters are as many as those of a whole array of one's
     for given_ in (DRAWS[draw], MANY[draw]):
         numbers = draw(*given_, size, 5)
         arrays = [np.full(size, value) for value in given_]
@@ -153,6 +153,50 @@ def test_arrays_are_broadcast_and_out_is_filled_in_its_own_order(draw):
     assert draw(rows, *rest, seed=6, out=out) is out
     assert np.array_equal(out, draw(np.broadcast_to(rows.T, (7, 2)), *rest, seed=6).T)
     assert np.ndim(draw(first, *rest, seed=6)) == 0
+
+
+@st.composite
+def spreads(draw):
+    """Return a shape, and the shapes of two parameters that are broadcast to it."""
+    shape = tuple(draw(st.lists(st.integers(1, 9), min_size=1, max_size=4)))
+    parts = [
+        tuple(draw(st.sampled_from((1, length))) for length in shape)[draw(st.integers(0, len(shape))) :] for _ in range(2)
+    ]
+    return shape, parts
+
+
+@given(
+    spreads(), st.sampled_from("CF"), st.lists(st.sampled_from(["C", "F", "strided", "reversed"]), min_size=2, max_size=2)
+)
+@settings(deadline=None, max_examples=100)
+def test_each_number_has_its_own_parameters(spread, order, layouts):
+    """A block's parameters are copied in the order of the array's memory, whatever the order of theirs."""
+    shape, parts = spread
+    values = [
+        laid_out(np.random.default_rng(1).uniform(0.5, 3.0, part), how) for part, how in zip(parts, layouts, strict=True)
+    ]
+    full = [np.broadcast_to(value, shape) for value in values]
+    out = np.empty(shape, order=order)
+    sampling.gamma(*values, seed=3, out=out)
+    if order == "F":
+        full = [value.T for value in full]
+    expected = sampling.gamma(*(np.ascontiguousarray(value) for value in full), seed=3)
+    assert np.array_equal(out, expected.T if order == "F" else expected)
+
+
+def laid_out(values, how):
+    if how == "strided":
+        return np.repeat(values[..., None], 3, axis=-1)[..., 1]
+    return np.flip(np.flip(values).copy()) if how == "reversed" else np.array(values, order=how)
+
+
+def test_parameters_are_copied_block_by_block():
+    """Of blocks that begin and end within rows."""
+    columns = np.linspace(0.5, 30.0, 1000)
+    shape = (2 * BLOCK // 1000 + 3, 1000)
+    whole = sampling.poisson(np.tile(columns, (shape[0], 1)), seed=4)
+    assert np.array_equal(sampling.poisson(columns, shape, 4), whole)
+    assert np.array_equal(sampling.poisson(columns[:, None], seed=4, out=np.empty(shape[::-1], int, order="F")), whole.T)
 
 
 def test_singles_are_the_doubles_rounded():
