@@ -190,6 +190,38 @@ SINGLE = {
 }
 
 
+#: Arrays of 10,000 elements, one after the other: the numbers stay in the cache.
+ARRANGED = {
+    "shuffle": ("rng.shuffle(g, order)", "np.random.shuffle(order)"),
+    "permutation": ("rng.permutation(g, 10_000)", "np.random.permutation(10_000)"),
+    "choice": ("rng.choice(g, 10_000, 10_000)", "np.random.choice(10_000, 10_000)"),
+    "choice without replacement": ("rng.choice(g, 10_000, 1000, False)", "np.random.choice(10_000, 1000, False)"),
+}
+
+
+def arranged(expression):
+    names = {"rng": rng, "np": np, "numba": numba}
+    exec(
+        "@numba.njit\ndef total(key, count):\n    g, order = rng.generator(key, 0), np.arange(10_000)\n"
+        f"    for _ in range(count):\n        {expression}\n    return order\n",
+        names,
+    )
+    return partial(names["total"], rng.key(1), 50)
+
+
+def test_ratios_arranging(report):
+    rows = []
+    for name, (here, numbas) in ARRANGED.items():
+        measures = {"here": arranged(here), "Numba": arranged(numbas)}
+        for measure in measures.values():
+            measure()
+        seconds = interleaved({who: partial(timed, measure) for who, measure in measures.items()})
+        costs = {who: f"{median(values) / 50 * 1e6:.1f} us" for who, values in seconds.items()}
+        times = spread(ratios(seconds["Numba"], seconds["here"]), " times")
+        rows.append((name, f"{costs['here']}, Numba {costs['Numba']}: {times}"))
+    report("arrays of 10,000 elements arranged in nopython code, and how many times Numba's speed", rows)
+
+
 def summed(expression):
     names = {"rng": rng, "np": np, "numba": numba}
     exec(

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any
 
+    from numpy.typing import ArrayLike, NDArray
+
 LARGEST_WORD = (1 << 64) - 1, "below 2**64"
 
 
@@ -109,6 +111,23 @@ def check_real(name: str, kind: Any) -> None:
 
 
 # ---- arrays --------------------------------------------------------------------------------------------------------------
+
+
+def parameter(name: str, value: ArrayLike) -> NDArray[np.float64]:
+    """Return a parameter of a distribution as an array of doubles.
+
+    Raises
+    ------
+    TypeError
+        No number, nor an array of numbers.
+    """
+    try:
+        found = np.asarray(value)
+        if found.dtype.kind not in "biuf":
+            raise TypeError
+        return found.astype(np.float64, copy=False)
+    except (TypeError, ValueError):
+        raise expected(name, "a number or an array of numbers", value) from None
 
 
 def flat(name: str, array: Any, *kinds: Any) -> Any:

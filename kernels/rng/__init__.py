@@ -22,6 +22,8 @@ Draw single numbers, and those of other distributions, from a generator:
             steps += 1
         return steps
 
+`shuffle`, `permutation` and `choice` take a generator, too.
+
 Each lane is a xoshiro256++ generator [1]_; eight of them step as one SIMD vector. Their states are the outputs of the block
 cipher Threefry-4x64-20 [2]_ for the counters (number, lane, domain, 0) under the key. The cipher is a bijection, so no two
 lanes of one key begin in the same state. Their sequences might still overlap further on: n lanes that draw L words each
@@ -46,8 +48,10 @@ from __future__ import annotations
 
 from flame_fast.kernels.bitgen import bit_generator
 from flame_fast.kernels.keys import Key, key
+from flame_fast.kernels.rng.arranging import choice, permutation, shuffle
 from flame_fast.kernels.rng.distributions import beta, binomial, chisquare, gamma, lognormal, poisson, standard_t
 from flame_fast.kernels.rng.generators import exponential, generator, integers, normal, random
+from flame_fast.kernels.rng.multivariate import fill_multivariate_normals
 from flame_fast.kernels.rng.streams import (
     fill_exponentials,
     fill_integers,
@@ -65,9 +69,11 @@ __all__ = [
     "binomial",
     "bit_generator",
     "chisquare",
+    "choice",
     "exponential",
     "fill_exponentials",
     "fill_integers",
+    "fill_multivariate_normals",
     "fill_normals",
     "fill_pairs",
     "fill_uniforms",
@@ -78,8 +84,10 @@ __all__ = [
     "key",
     "lognormal",
     "normal",
+    "permutation",
     "poisson",
     "random",
+    "shuffle",
     "standard_t",
     "stream",
 ]

@@ -98,9 +98,14 @@ def _fill_from_python(kernel: Any, stream: Any, out: NDArray[Any], *parameters: 
         kernel(stream, *parameters, out[start : start + PIECE])
 
 
-def _check_types(function, stream, out, *kinds):
+def check_stream_type(function: str, stream: Any) -> None:
+    """Check the type of an array that is to be a stream in nopython code."""
     if not (isinstance(stream, types.Array) and stream.dtype == types.uint64 and stream.ndim == 2 and stream.layout == "C"):
         raise refused(f"{function}: stream", A_STREAM, stream)
+
+
+def _check_types(function, stream, out, *kinds):
+    check_stream_type(function, stream)
     check_array(f"{function}: out", out, *kinds)
 
 

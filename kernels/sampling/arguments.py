@@ -13,7 +13,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any, TypeAlias
 
-    from numpy.typing import ArrayLike, NDArray
+    from numpy.typing import NDArray
 
     Size: TypeAlias = "int | tuple[int, ...] | None"
 
@@ -97,23 +97,6 @@ def empty(shape: tuple[int, ...], dtype: Any) -> NDArray[Any]:
     if numbers * np.dtype(dtype).itemsize >= TOO_MANY:
         raise MemoryError(f"no memory has {numbers:,} numbers of type {np.dtype(dtype).name}")
     return np.empty(shape, dtype)
-
-
-def parameter(name: str, value: ArrayLike) -> NDArray[np.float64]:
-    """Return a parameter of a distribution as an array of doubles.
-
-    Raises
-    ------
-    TypeError
-        No number, nor an array of numbers.
-    """
-    try:
-        found = np.asarray(value)
-        if found.dtype.kind not in "biuf":
-            raise TypeError
-        return found.astype(np.float64, copy=False)
-    except (TypeError, ValueError):
-        raise expected(name, "a number or an array of numbers", value) from None
 
 
 def common_shape(*parameters: NDArray[np.float64]) -> tuple[int, ...]:

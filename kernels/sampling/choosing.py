@@ -5,8 +5,7 @@ References
 .. [1] A. J. Walker, "An efficient method for generating discrete random variables with general distributions", ACM
    Transactions on Mathematical Software 3(3), 1977; the tables by M. D. Vose, "A linear algorithm for generating random
    numbers with a given distribution", IEEE Transactions on Software Engineering 17(9), 1991.
-.. [2] J. Bentley, R. Floyd, "Programming pearls: a sample of brilliance", Communications of the ACM 30(9), 1987.
-.. [3] P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters 97(5),
+.. [2] P. S. Efraimidis, P. G. Spirakis, "Weighted random sampling with a reservoir", Information Processing Letters 97(5),
    2006.
 """
 
@@ -20,8 +19,18 @@ from flame_fast.kernels.jit.arguments import whole_number
 from flame_fast.kernels.jit.block_kernels import BLOCK, BlockKernels
 from flame_fast.kernels.jit.cache import compiled
 from flame_fast.kernels.jit.simd import multiply_wide
-from flame_fast.kernels.rng.generators import begin, next_below, next_word
-from flame_fast.kernels.sampling.arguments import empty, parameter, shape_of
+from flame_fast.kernels.rng.arranging import (
+    LARGE_SHARE,
+    PIECE,
+    begin_shuffled,
+    check_count,
+    choose_some,
+    probabilities,
+    table_for,
+    total_of,
+)
+from flame_fast.kernels.rng.generators import begin, generator_of, next_word, state_of
+from flame_fast.kernels.sampling.arguments import empty, shape_of
 from flame_fast.kernels.sampling.arrays import fill_exponentials, fill_integers_below
 from flame_fast.kernels.sampling.permuting import generator_memory, permutation, shuffle_words
 
@@ -34,44 +43,21 @@ if TYPE_CHECKING:
     from flame_fast.kernels.sampling.arguments import Size
     from numpy.typing import ArrayLike, NDArray
 
-#: How far the sum of probabilities may be from 1, as NumPy has it.
-SUM_TOLERANCE = math.sqrt(np.finfo(np.float64).eps)
-
-#: A sample of more than this share of a range is the beginning of all of the range in random order.
-LARGE_SHARE = 1 / 32
-
 #: The largest range of which the beginning alone is shuffled: in larger ones, random access costs more than the rest.
 FEW = 1 << 22
 
 #: Places of an array's elements that are drawn before the elements are taken: whole blocks.
 AT_ONCE = 4 * BLOCK
 
-#: Multiplies hashes of integers: 2**64 over the golden ratio.
-GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
-ONE = np.uint64(1)
+@compiled()
+def _begin_shuffled(g, order, count):
+    begin_shuffled(state_of(g), order, count)
 
 
 @compiled()
-def total_of(p: Any) -> Any:
-    """Return the sum of an array's numbers: the same on every CPU, unlike NumPy's."""
-    total = lost = 0.0
-    for i in range(p.size):
-        added = p[i] - lost
-        longer = total + added
-        lost = (longer - total) - added
-        total = longer
-    return total
-
-
-@compiled()
-def _begin_shuffled(order, count, key, domain):
-    """Shuffle as far as the first elements of an array go."""
-    state = generator_memory()
-    begin(state, key, np.uint64(0), domain)
-    for i in range(min(count, order.size - 1)):
-        j = i + np.int64(next_below(state, np.uint64(order.size - i)))
-        order[i], order[j] = order[j], order[i]
+def _choose_some(g, among, chosen, table, first, last):
+    choose_some(state_of(g), among, chosen, table, first, last)
 
 
 @compiled()
@@ -115,31 +101,6 @@ def _fill_by_alias(key, domain, block, out, a, b):
         cell, rest = multiply_wide(next_word(state), cells)
         own = np.float64(rest >> np.uint64(11)) * 2.0**-53 < a[cell]
         out[i] = np.int64(cell) if own else np.int64(b[cell])
-
-
-@compiled()
-def _subset(n, key, domain, chosen):
-    """Choose some of the integers below n without replacement: Floyd's method [2]_, with a hash table of open addresses."""
-    state = generator_memory()
-    begin(state, key, np.uint64(0), domain)
-    bits = np.uint64(1)
-    while ONE << bits < np.uint64(2 * chosen.size):
-        bits += ONE
-    table = np.full(1 << np.int64(bits), -1, np.int64)
-    mask, shift = (ONE << bits) - ONE, np.uint64(64) - bits
-    for place in range(chosen.size):
-        last = n - chosen.size + place
-        number = np.int64(next_below(state, np.uint64(last + 1)))
-        slot = np.uint64(number) * GOLDEN >> shift
-        while table[slot] != -1 and table[slot] != number:
-            slot = slot + ONE & mask
-        if table[slot] == number:
-            number = last
-            slot = np.uint64(number) * GOLDEN >> shift
-            while table[slot] != -1:
-                slot = slot + ONE & mask
-        table[slot] = number
-        chosen[place] = number
 
 
 def choice(
@@ -201,9 +162,10 @@ def choice(
         among = elements.shape[axis]
     shape = () if size is None else shape_of(size)
     count = math.prod(shape)
-    if count and not among:
-        raise ValueError("a: expected at least one element to choose from, got none")
-    made, shares = keys.key(seed), _probabilities(p, among)
+    made, shares = keys.key(seed), None if p is None else probabilities(p, among)
+    check_count(count, among, shares, replace=replace)
+    if shares is not None:
+        shares = shares / total_of(shares)
     if replace and elements is not None:
         found = _with_replacement(elements, axis, count, _drawer(among, made, shares))
         return found.reshape((*elements.shape[:axis], *shape, *elements.shape[axis + 1 :]))[()]
@@ -216,18 +178,6 @@ def choice(
     if elements is not None:
         return np.take(elements, places, axis=axis)
     return places if size is not None else places[()]
-
-
-def _probabilities(p: ArrayLike | None, among: int) -> NDArray[np.float64] | None:
-    if p is None:
-        return None
-    shares = parameter("p", p)
-    if shares.shape != (among,):
-        raise ValueError(f"p: expected a probability for each of {among} elements, got an array of shape {shares.shape}")
-    total = total_of(shares)
-    if not (shares >= 0.0).all() or not abs(total - 1.0) <= SUM_TOLERANCE:
-        raise ValueError(f"p: expected numbers of at least 0 that sum up to 1; their sum is {total}")
-    return shares / total
 
 
 def _drawer(among: int, key: Key, p: NDArray[np.float64] | None) -> Callable[[NDArray[np.int64], int], None]:
@@ -258,27 +208,27 @@ def _without_replacement(
     among: int, places: NDArray[np.int64], key: Key, p: NDArray[np.float64] | None, shuffle: bool
 ) -> NDArray[np.int64]:
     count = len(places)
-    possible = among if p is None else np.count_nonzero(p)
-    if count > possible:
-        raise ValueError(f"size: expected at most {possible} elements to choose without replacement, got {count}")
     if p is not None:
         return _successive(p, count, key)
+    g = generator_of(tuple(key), np.uint64(0), domains.SUBSET)
     if count > among * LARGE_SHARE:
         if among > FEW:
             order = permutation(among, keys.key(key, int(domains.SUBSET)))
         else:
             order = np.arange(among)
-            _begin_shuffled(order, count, key, domains.SUBSET)
+            _begin_shuffled(g, order, count)
         order.resize(count, refcheck=False)
         return order
-    _subset(among, key, domains.SUBSET, places)
+    table = table_for(count)
+    for first in range(0, count, PIECE):
+        _choose_some(g, among, places, table, first, min(first + PIECE, count))
     if shuffle:
         shuffle_words(places.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)
     return places
 
 
 def _successive(p: NDArray[np.float64], count: int, key: Key) -> NDArray[np.int64]:
-    """Return the places of the smallest of exponential numbers over the probabilities, in their order [3]_."""
+    """Return the places of the smallest of exponential numbers over the probabilities, in their order [2]_."""
     times = np.empty(len(p))
     fill_exponentials(times, key, domains.SUBSET)
     with np.errstate(divide="ignore", invalid="ignore"):

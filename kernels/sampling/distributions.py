@@ -9,7 +9,7 @@ import numpy as np
 from flame_fast.kernels import domains, keys
 from flame_fast.kernels.jit.block_kernels import WHOLE, BlockKernels
 from flame_fast.kernels.jit.cache import inlined
-from flame_fast.kernels.jit.calls import flat
+from flame_fast.kernels.jit.calls import flat, parameter
 from flame_fast.kernels.jit.lanes import LANES
 from flame_fast.kernels.jit.simd import loader, stack_array, store
 from flame_fast.kernels.jit.vector_math import power_of_e
@@ -35,7 +35,7 @@ from flame_fast.kernels.rng.distributions import (
 from flame_fast.kernels.rng.drawing import SIZE
 from flame_fast.kernels.rng.filling import fill_with_normals, stream_of
 from flame_fast.kernels.rng.generators import begin, next_exponential, next_normal, next_uniform
-from flame_fast.kernels.sampling.arguments import FLOATS, check_broadcast, common_shape, parameter, spread_over, target
+from flame_fast.kernels.sampling.arguments import FLOATS, check_broadcast, common_shape, spread_over, target
 from numba import types
 
 TYPE_CHECKING = False

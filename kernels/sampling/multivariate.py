@@ -1,6 +1,6 @@
 """Rows of normal numbers with given means and covariances: standard normal ones times a factor of the covariances.
 
-The factor is this package's own, and so is the product, eight rows at a time: unlike those of LAPACK and BLAS they have the
+The factor is this package's own, and so is the product (`rng.multivariate`): unlike those of LAPACK and BLAS they have the
 same bits on every CPU.
 
 References
@@ -15,13 +15,12 @@ from __future__ import annotations
 import numpy as np
 from flame_fast.kernels import domains, keys
 from flame_fast.kernels.jit.block_kernels import BLOCK, BlockKernels
-from flame_fast.kernels.jit.cache import compiled, inlined
-from flame_fast.kernels.jit.calls import flat
+from flame_fast.kernels.jit.cache import compiled
+from flame_fast.kernels.jit.calls import flat, parameter
 from flame_fast.kernels.jit.lanes import LANES
-from flame_fast.kernels.jit.simd import like, loader, multiply_add, store
-from flame_fast.kernels.rng.filling import fill_with_normals, stream_of
-from flame_fast.kernels.sampling.arguments import FLOATS, parameter, shape_of, target
-from numba import types
+from flame_fast.kernels.rng.filling import stream_of
+from flame_fast.kernels.rng.multivariate import fill_with_rows
+from flame_fast.kernels.sampling.arguments import FLOATS, shape_of, target
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -30,11 +29,6 @@ if TYPE_CHECKING:
     from flame_fast.kernels.keys import Seed
     from flame_fast.kernels.sampling.arguments import Size
     from numpy.typing import ArrayLike, DTypeLike, NDArray
-
-LANE_DOUBLES: Any = loader(types.float64, LANES)
-
-#: Rows of the factor that are multiplied together: as many sums as stay in registers, and are not waited for.
-TOGETHER = 4
 
 #: How far a covariance matrix may be from symmetric, as a share of its largest element; and a vanishing pivot from 0, as one
 #: of the largest variance, times the number of rows.
@@ -98,54 +92,10 @@ def _pivoted(cov, factor, limit):
     return -1
 
 
-@inlined
-def _products(factor, mean, normals, row, rows, columns, width, products):
-    """Store the sums of rows of the factor times the transposed normal numbers, each in the order of its columns."""
-    zero = LANE_DOUBLES(normals, 0) * 0.0
-    s0, s1, s2, s3 = zero, zero, zero, zero
-    r1, r2, r3 = min(row + 1, rows - 1), min(row + 2, rows - 1), min(row + 3, rows - 1)
-    for column in range(width):
-        z = LANE_DOUBLES(normals, column * LANES)
-        s0 = multiply_add(z, factor[row * columns + column], s0)
-        s1 = multiply_add(z, factor[r1 * columns + column], s1)
-        s2 = multiply_add(z, factor[r2 * columns + column], s2)
-        s3 = multiply_add(z, factor[r3 * columns + column], s3)
-    store(products, row * LANES, s0 + like(s0, mean[row]))
-    store(products, r1 * LANES, s1 + like(s0, mean[r1]))
-    store(products, r2 * LANES, s2 + like(s0, mean[r2]))
-    store(products, r3 * LANES, s3 + like(s0, mean[r3]))
-
-
-@inlined
-def _last_used(factor, row, rows, columns):
-    """Return how many columns of some rows of the factor are not all 0: a triangular one has half of them."""
-    width = 0
-    for i in range(row, min(row + TOGETHER, rows)):
-        for column in range(columns - 1, width - 1, -1):
-            if factor[i * columns + column] != 0.0:
-                width = column + 1
-                break
-    return width
-
-
 @BlockKernels
 def _fill_rows(key, domain, block, out, a, b):
     """Fill rows: `a` has the means, `b` the factor."""
-    stream = stream_of(key, block, domain)
-    rows, columns = a.size, b.size // a.size
-    drawn = np.empty(columns * LANES)
-    normals, products = np.empty(columns * LANES), np.empty((rows + TOGETHER) * LANES)
-    widths = np.array([_last_used(b, row, rows, columns) for row in range(0, rows, TOGETHER)])
-    for start in range(0, out.size, rows * LANES):
-        fill_with_normals(stream, drawn)
-        for place in range(LANES):
-            for column in range(columns):
-                normals[column * LANES + place] = drawn[place * columns + column]
-        for row in range(0, rows, TOGETHER):
-            _products(b, a, normals, row, rows, columns, widths[row // TOGETHER], products)
-        for place in range(min(LANES, (out.size - start) // rows)):
-            for row in range(rows):
-                out[start + place * rows + row] = products[row * LANES + place]
+    fill_with_rows(stream_of(key, block, domain), a, b, out)
 
 
 def multivariate_normals(

@@ -20,9 +20,9 @@ from flame_fast.kernels import domains, keys
 from flame_fast.kernels.jit.arguments import whole_number
 from flame_fast.kernels.jit.block_kernels import BLOCK
 from flame_fast.kernels.jit.cache import compiled, inlined
-from flame_fast.kernels.jit.calls import expected
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import pointer_to, stack_array, take_turn
+from flame_fast.kernels.rng.arranging import check_shuffled, number_in_order, words_of
 from flame_fast.kernels.rng.drawing import SIZE
 from flame_fast.kernels.rng.generators import begin, next_below, next_word
 from flame_fast.kernels.sampling.arguments import empty
@@ -163,16 +163,7 @@ def shuffle_words(x: NDArray[Any], key: Key, domain: Any) -> None:
             run_blocks(running, partial(_go_on_by_turns, x, key, parts, level, generators, progress), few=1)
 
 
-@compiled()
-def number_in_order(out: Any) -> None:
-    """Write 0, 1, 2 and so on into an array."""
-    for i in range(out.size):
-        out[i] = i
-
-
 # ---- arrays --------------------------------------------------------------------------------------------------------------
-
-WORDS: dict[int, Any] = {1: np.uint8, 2: np.uint16, 4: np.uint32, 8: np.uint64}
 
 
 def permutation(x: int | ArrayLike, seed: Seed = None) -> NDArray[Any]:
@@ -233,12 +224,9 @@ def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
     An array of one dimension with elements of 1, 2, 4 or 8 bytes takes no further memory, others as much again as they have
     and 8 bytes for each row. Otherwise as `uniforms`.
     """
-    if not isinstance(x, np.ndarray) or x.ndim == 0:
-        raise expected("x", "an array of at least one dimension", x)
-    if not x.flags.writeable:
-        raise ValueError("x: expected a writable array, got a read-only one; take sampling.permutation(x), a copy")
-    made = keys.key(seed)
-    if x.ndim == 1 and x.dtype.itemsize in WORDS and x.flags.c_contiguous and x.flags.aligned and not x.dtype.hasobject:
-        shuffle_words(x.view(np.ndarray).view(WORDS[x.dtype.itemsize]), made, domains.PERMUTATION)
+    check_shuffled(x)
+    made, words = keys.key(seed), words_of(x)
+    if words is not None and words.flags.c_contiguous:
+        shuffle_words(words, made, domains.PERMUTATION)
     else:
         x[...] = x[permutation(len(x), made)]

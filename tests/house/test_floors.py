@@ -118,7 +118,7 @@ FLOORS = [
     {"kernels.moments", "kernels.variance", "kernels.running"},
     {"kernels.jit.sample_moments", "kernels.jit.strata", "kernels.quantiles"},
     {"kernels.rng"},
-    {"kernels.rng.distributions"},
+    {"kernels.rng.distributions", "kernels.rng.arranging", "kernels.rng.multivariate"},
     {"kernels.rng.generators", "kernels.rng.streams"},
     {"kernels.rng.drawing", "kernels.rng.filling", "kernels.rng.naming", "kernels.rng.ranges", "kernels.jit.block_kernels"},
     {"kernels.bitgen"},

@@ -7,7 +7,8 @@ import math
 
 import numpy as np
 import pytest
-from flame_fast.kernels import keys, sampling
+from flame_fast.kernels import keys, rng, sampling
+from flame_fast.kernels.rng.arranging import table_for
 from flame_fast.kernels.sampling import choosing
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -65,7 +66,7 @@ def test_each_order_of_each_subset_is_as_likely(count, of, monkeypatch):
 def test_floyds_method_finds_its_way_through_a_full_table():
     """All of a range but one, and numbers that differ in their highest bits alone."""
     found = np.empty(1000, np.int64)
-    choosing._subset(1001, keys.key(1), np.uint64(77), found)
+    choosing._choose_some(rng.generator(keys.key(1), 77), 1001, found, table_for(1000), 0, 1000)
     assert len(set(found.tolist())) == 1000
     assert len(set(sampling.choice(2**62, 5000, 1, replace=False).tolist())) == 5000
 

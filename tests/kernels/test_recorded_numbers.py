@@ -42,6 +42,10 @@ RECORDED = {
     "stratified": "aacc79bb435f6efc",
     "latin_hypercube": "329011d58a29fe27",
     "one by one": "434ac1dc62a851dc",
+    "orders from a generator": "160fd870025060d4",
+    "choices from a generator": "eaaf68ff93424d26",
+    "weighted choices from a generator": "d3f84890562888a1",
+    "subsets from a generator": "2cbd4a3ac01001e4",
     "a BitGenerator": "d28bd741710d47dc",
     "points in the circle": "35a49198b6e3710a",
 }

@@ -42,6 +42,12 @@ DRAWS = {
     "stratified": lambda seed: variance.stratified(SIZE, seed),
     "latin_hypercube": lambda seed: variance.latin_hypercube(1000, 5, seed),
     "one by one": lambda seed: one_by_one(rng.key(seed), SIZE),
+    "orders from a generator": lambda seed: rng.permutation(rng.generator(rng.key(seed), 1), SIZE),
+    "choices from a generator": lambda seed: rng.choice(rng.generator(rng.key(seed), 2), 100, SIZE),
+    "weighted choices from a generator": lambda seed: rng.choice(
+        rng.generator(rng.key(seed), 2), 4, SIZE, p=[0.1, 0.2, 0.3, 0.4]
+    ),
+    "subsets from a generator": lambda seed: rng.choice(rng.generator(rng.key(seed), 3), 10**6, SIZE, replace=False),
     "a BitGenerator": lambda seed: np.random.Generator(rng.bit_generator(seed, 3)).integers(1 << 62, size=SIZE),
     "points in the circle": lambda seed: np.array([estimate_batch(n, seed) for n in (7, 70_000, 7_000_000)]),
 }
