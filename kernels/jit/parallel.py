@@ -93,8 +93,8 @@ class Turns:
     """The numbers of blocks, `first` to below `last`, which threads take in turn; nopython code by `simd.take_turn`."""
 
     def __init__(self, last: int, first: int = 0) -> None:
-        self._next_and_end = (ctypes.c_int64 * 2)(first, last)
-        self.address = ctypes.addressof(self._next_and_end)
+        self._next_and_end: ctypes.Array[ctypes.c_int64] = (ctypes.c_int64 * 2)(first, last)
+        self.address: int = ctypes.addressof(self._next_and_end)
 
     @property
     def left(self) -> bool:
