@@ -24,7 +24,7 @@ from moments import (
     plain,
     variance_reduction,
 )
-from parameters import add_number, check_strike, checked_option, option_parser, whole
+from parameters import add_number, add_paired_paths, check_strike, checked_option, option_parser, whole
 from reports import check, describe, distances, print_estimates
 from simulation import pairs_of, simulate
 
@@ -44,7 +44,8 @@ def block_moments(option: Option, dates: int, seed: int, pairs: int, block: int)
 
 def parse() -> tuple[argparse.Namespace, Option]:
     """Parse and check the command line."""
-    parser = option_parser("Asian call by Monte Carlo on all cores.", paths=400_000)
+    parser = option_parser("Asian call by Monte Carlo on all cores.")
+    add_paired_paths(parser, 400_000)
     add_number(parser, "--steps", whole(1, 100_000), 50, "dates averaged over, equally spaced, the last the maturity")
     args = parser.parse_args()
     option = checked_option(parser, args)

@@ -9,15 +9,24 @@ References
    Finance 14(1), 1990.
 .. [3] P. Glasserman, "Monte Carlo Methods in Financial Engineering", Springer, 2004.
 .. [4] A. J. McNeil, R. Frey, P. Embrechts, "Quantitative Risk Management", Princeton University Press, 2005.
+.. [5] R. C. Merton, "Theory of rational option pricing", Bell Journal of Economics and Management Science 4(1), 1973.
+.. [6] E. Reiner, M. Rubinstein, "Breaking down the barriers", Risk 4(8), 1991.
+.. [7] M. Broadie, P. Glasserman, S. Kou, "A continuity correction for discrete barrier options", Mathematical Finance 7(4),
+   1997.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from statistics import NormalDist
 from typing import NamedTuple
 
 NORMAL = NormalDist()
+
+#: By how many standard deviations of a step a path overshoots a barrier at the first date beyond it, on average: minus the
+#: zeta function at 1/2, divided by the square root of 2 pi [7]_.
+OVERSHOOT = 0.5825971579390107
 
 
 class Option(NamedTuple):
@@ -138,6 +147,53 @@ def geometric_asian_call(option: Option, dates: int) -> Values:
         vega=discount * forward * (by_forward + by_spread),
         gamma=discount * forward / spot * NORMAL.pdf(d1) / (spot * spread),
     )
+
+
+def down_and_out_call(option: Option, barrier: float) -> float:
+    """Return the price of a call that dies when the asset's price is first at the barrier or below.
+
+    The barrier is below the spot price. [5]_ has the formula for barriers below the strike, [6]_ for those above.
+    """
+    _, strike, rate, _, maturity = option
+    discounted = strike * math.exp(-rate * maturity)
+
+    def kept(spot: float) -> float:
+        d1, d2 = _beyond(option, barrier, spot)
+        return spot * NORMAL.cdf(d1) - discounted * NORMAL.cdf(d2)
+
+    return _unless_hit(option, barrier, kept)
+
+
+def chance_of_payoff(option: Option, barrier: float) -> float:
+    """Return the probability that `down_and_out_call` pays something."""
+    return _unless_hit(option, barrier, lambda spot: NORMAL.cdf(_beyond(option, barrier, spot)[1]))
+
+
+def reflection(option: Option, barrier: float) -> float:
+    """Return the logarithm of the weight of paths that begin as far beyond the barrier as the spot is above it."""
+    return (1 - 2 * option.rate / option.volatility**2) * math.log(option.spot / barrier)
+
+
+def _beyond(option: Option, barrier: float, spot: float) -> tuple[float, float]:
+    """Return `moneyness` of a price that ends above both strike and barrier."""
+    forward, spread = terminal_price(option._replace(spot=spot))
+    return moneyness(forward, max(option.strike, barrier), spread)
+
+
+def _unless_hit(option: Option, barrier: float, value: Callable[[float], float]) -> float:
+    """Take from what ends above strike and barrier what has been at the barrier, by the principle of reflection."""
+    hit = math.exp(reflection(option, barrier)) * value(barrier**2 / option.spot)
+    return value(option.spot) - hit
+
+
+def continuity_corrected(option: Option, barrier: float, dates: int) -> float:
+    """Return the barrier for which `down_and_out_call` nearly is the price of the call that is monitored at some dates.
+
+    A path is beyond the barrier, not at it, when the first date finds it there. So the barrier moves away from the spot by
+    the mean overshoot; what is left is of smaller order than the square root of a step [7]_. There are `dates` dates,
+    equally spaced, the last the maturity.
+    """
+    return barrier * math.exp(-OVERSHOOT * option.volatility * math.sqrt(option.maturity / dates))
 
 
 def normal_value_at_risk(spread: float, confidence: float) -> tuple[float, float]:

@@ -14,7 +14,7 @@ import numpy as np
 from closed_forms import NORMAL, Option, black_scholes_call, black_scholes_put, moneyness, terminal_price
 from flame_fast.kernels.moments import Moments
 from moments import Floats, antithetic, controlled, variance_reduction
-from parameters import check_strike, checked_option, option_parser
+from parameters import add_paired_paths, check_strike, checked_option, option_parser
 from reports import check, describe, distances, print_estimates
 from simulation import pairs_of, simulate
 
@@ -34,7 +34,8 @@ def block_moments(option: Option, seed: int, pairs: int, block: int) -> Moments:
 
 def parse() -> tuple[argparse.Namespace, Option]:
     """Parse and check the command line."""
-    parser = option_parser("European call and put by Monte Carlo on all cores.", paths=4_000_000)
+    parser = option_parser("European call and put by Monte Carlo on all cores.")
+    add_paired_paths(parser, 4_000_000)
     args = parser.parse_args()
     option = checked_option(parser, args)
     forward, spread = terminal_price(option)

@@ -54,6 +54,18 @@ def whole(low: int, high: int, even: bool = False) -> Callable[[str], int]:
     return parse
 
 
+def power_of_two(low: int, high: int) -> Callable[[str], int]:
+    """Return the type of a power of two from `low` to `high`."""
+
+    def parse(text: str) -> int:
+        value = _int(text)
+        if value is None or not low <= value <= high or value & (value - 1):
+            raise argparse.ArgumentTypeError(f"expected a power of two from {low:,} to {high:,}, got {text!r}")
+        return value
+
+    return parse
+
+
 def seed(text: str) -> int:
     """Parse a seed of random streams."""
     value = _int(text)
@@ -111,7 +123,7 @@ def add_number(
     parser.add_argument(name, type=parse, default=default, help=f"{meaning} (default: {default:,})")
 
 
-def option_parser(description: str, paths: int) -> argparse.ArgumentParser:
+def option_parser(description: str) -> argparse.ArgumentParser:
     """Make a parser with the parameters of an option, too."""
     parser = common_parser(description)
     add_number(parser, "--spot", number(1e-3, 1e9), 100.0, "today's price of the asset")
@@ -119,8 +131,12 @@ def option_parser(description: str, paths: int) -> argparse.ArgumentParser:
     add_number(parser, "--rate", number(-1, 1), 0.05, "interest per year, compounded continuously")
     add_number(parser, "--volatility", number(1e-3, 10), 0.2, "per year")
     add_number(parser, "--maturity", number(1e-3, 100), 1.0, "years until it can be exercised")
-    add_number(parser, "--paths", whole(10_000, 10**12, even=True), paths, "how many, both of each antithetic pair")
     return parser
+
+
+def add_paired_paths(parser: argparse.ArgumentParser, paths: int) -> None:
+    """Add the number of paths in antithetic pairs."""
+    add_number(parser, "--paths", whole(10_000, 10**12, even=True), paths, "how many, both of each antithetic pair")
 
 
 def checked_option(parser: argparse.ArgumentParser, args: argparse.Namespace) -> Option:

@@ -73,7 +73,7 @@ def print_table(header: list[str], rows: list[list[str]]) -> None:
     widths = [max(map(len, column)) for column in zip(header, *rows, strict=True)]
     for name, *cells in (header, *rows):
         aligned = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
-        print("   ".join([name.ljust(widths[0]), *aligned]))
+        print("   ".join([name.ljust(widths[0]), *aligned]).rstrip())
 
 
 def significant(value: float) -> str:

@@ -6,7 +6,7 @@ import itertools
 import math
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +17,8 @@ from example_sandbox import EXAMPLES, ROOT, Sandbox, nothing_left_by_examples
 from flame_fast.kernels.moments import Moments
 
 QUANT = EXAMPLES / "quant"
-SCRIPTS = ("european", "asian", "value_at_risk")
+SCRIPTS = ("european", "asian", "path", "value_at_risk")
+OF_OPTIONS = SCRIPTS[:3]
 BAND = 1.96
 
 NUMBER = r"-?\d[\d,]*(?:\.\d*)?(?:e[+-]\d+)?"
@@ -76,12 +77,12 @@ class Row:
         """Return the value of one unit in a number's last printed digit."""
         return 10.0 ** -len(text.partition(".")[2])
 
-    def check(self, symmetric: bool = True) -> None:
+    def check(self, symmetric: bool = True, band: float = BAND) -> None:
         """Check that the figures belong together, as far as they are printed."""
-        rounding = 2 * self.digit + BAND * 0.05 * self.error  # the standard error has two digits
+        rounding = 2 * self.digit + band * 0.05 * self.error  # the standard error has two digits
         if symmetric:
-            assert abs(self.value - BAND * self.error - self.low) <= rounding
-            assert abs(self.value + BAND * self.error - self.high) <= rounding
+            assert abs(self.value - band * self.error - self.low) <= rounding
+            assert abs(self.value + band * self.error - self.high) <= rounding
         assert self.low <= self.value <= self.high
         assert abs(self.value - self.reference - self.off * self.error) <= rounding + 0.05 * abs(self.off) * self.error
 
@@ -97,16 +98,19 @@ def is_png(path: Path) -> bool:
     return path.read_bytes().startswith(b"\x89PNG\r\n\x1a\n")
 
 
-def run_everywhere(sandbox: Sandbox, script: str, picture: Path, elsewhere: Path = ROOT) -> list[str]:
-    """Return the lines that a script prints with its defaults, the same from every run.
+def run_everywhere(
+    sandbox: Sandbox, script: str, picture: Path, elsewhere: Path = ROOT, arguments: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines that a script prints with its defaults, but for the arguments, the same from every run.
 
     The runs have 1 worker and as many as there are CPUs, draw a picture and none, and start from the root and from another
     directory.
     """
     path = f"examples/quant/{script}.py"
-    first = sandbox.output([path, "--picture", str(picture)])
+    first = sandbox.output([path, *arguments, "--picture", str(picture)])
     assert is_png(picture)
-    assert sandbox.output([str((ROOT / path).relative_to(elsewhere)), "--workers", "1"], cwd=elsewhere) == first
+    path = str((ROOT / path).relative_to(elsewhere))
+    assert sandbox.output([path, *arguments, "--workers", "1"], cwd=elsewhere) == first
     return first.splitlines()
 
 
@@ -278,6 +282,83 @@ def test_an_asian_call_on_two_dates_is_an_integral(sandbox: Sandbox, quant: Quan
     assert row.error < 1e-3 * exact
 
 
+def errors_of(table: list[str], monitored: str) -> tuple[np.ndarray, list[list[float]]]:
+    """Return a table of convergence.
+
+    Counts and the errors of both ways, an array of shape (n, 3), and both rates, with their standard errors.
+    """
+    header, *lines, last = [re.split(r"\s{2,}", line) for line in table]
+    assert header == [f"error of n paths, monitored {monitored}", "random numbers", "Sobol points", "smaller by"]
+    figures = np.array([[read(cell) for cell in line] for line in lines])
+    np.testing.assert_allclose(figures[:, 1] / figures[:, 2], figures[:, 3], rtol=0.01, atol=0.05)
+    assert last[0] == "rate"
+    return figures[:, :3], [list(map(float, cell.removeprefix("n^").split(" +/- "))) for cell in last[1:]]
+
+
+def test_path(sandbox: Sandbox, quant: Quant, tmp_path: Path) -> None:
+    arguments = ["--paths", "8192", "--workers", "2"]
+    lines = run_everywhere(sandbox, "path", tmp_path / "a.png", QUANT, arguments)
+    assert lines[0] == "Down-and-out call by quasi-Monte Carlo: scrambled Sobol points beside random numbers"
+    assert lines[1] == (
+        "spot 100, strike 100, rate 0.05, volatility 0.2, maturity 1, barrier 90, 52 dates; "
+        "64 estimates by each way, of 8,192 paths, seed 1"
+    )
+    assert lines[2] == lines[9] == lines[16] == lines[19] == ""
+    tables = {name: errors_of(lines[at : at + 6], name) for name, at in (("at the dates", 3), ("all the time", 10))}
+    for figures, rates in tables.values():
+        counts, random, sobol = figures.T
+        np.testing.assert_array_equal(counts, [1024, 2048, 4096, 8192])
+        assert (random > 4 * sobol).all()
+        (rate, off), (rate_of_sobol, _) = rates
+        slopes = np.polyfit(np.log(counts), np.log(figures[:, 1:]), 1)[0]
+        np.testing.assert_allclose([rate, rate_of_sobol], slopes, atol=0.01)
+        assert abs(rate + 0.5) < 3 * off < 0.2
+        assert rate_of_sobol < -0.5
+
+    forms, option = quant.closed_forms, quant.closed_forms.Option(100.0, 100.0, 0.05, 0.2, 1.0)
+    at_dates = quant.quadrature.discrete_down_and_out_call(option, 90.0, 52)
+    always = forms.down_and_out_call(option, 90.0)
+    rows = rows_of(lines[20:25], ["monitored", "estimate", "std. error", "95 % confidence", "exact", "off by"])
+    assert set(rows) == {f"{name}, {way}" for name in tables for way in ("random numbers", "Sobol points")}
+    for name, row in rows.items():
+        row.check(band=1.99834)  # Student's, of 63 degrees of freedom
+        monitored, way = name.split(", ")
+        assert row.reference == pytest.approx(at_dates if monitored == "at the dates" else always, rel=1e-6)
+        of_one = tables[monitored][0][-1, 1 if way == "random numbers" else 2]
+        assert row.error == pytest.approx(of_one / 8, rel=0.06)
+        assert abs(row.off) < 5
+    assert lines[25] == "(exact: at the dates by quadrature, all the time by the closed form)"
+
+    corrected = forms.down_and_out_call(option, forms.continuity_corrected(option, 90.0, 52))
+    assert lines[17:19] == [
+        f"The closed form with a barrier at 88.55744, the continuity correction for these dates, gives {corrected:.6f}:",
+        f"off by {corrected / at_dates - 1:+.1e} of the exact price at the dates.",
+    ]
+    assert lines[26:] == [
+        "Checked: all 4 estimates are within 5 standard errors of their exact values, "
+        f"at most {max(abs(row.off) for row in rows.values()):.2f} off."
+    ]
+
+
+def test_the_picture_of_a_path_shows_both_ways(sandbox: Sandbox, tmp_path: Path) -> None:
+    """In two panels, with a point for each number of paths; Sobol points are below random numbers, so further down."""
+    picture = tmp_path / "a.svg"
+    sandbox.output(["examples/quant/path.py", "--paths", "4096", "--estimates", "32", "--picture", str(picture)])
+    text = picture.read_text()
+    for label in ("random numbers", "Sobol points"):
+        assert text.count(f"<!-- {label} -->") == 2
+
+    def points(colour: str) -> list[tuple[str, float]]:
+        found = re.findall(rf'<use [^>]*x="([^"]+)" y="([^"]+)" style="fill: {colour}', text)
+        return [(x, float(y)) for x, y in found]
+
+    for panel in (slice(0, 3), slice(4, 7)):  # the fourth point of each is the legend's
+        random, sobol = points("#b0532d")[panel], points("#1f5f8b")[panel]
+        assert [x for x, _ in random] == [x for x, _ in sobol]
+        assert len(set(random)) == 3
+        assert all(low > high for (_, low), (_, high) in zip(sobol, random, strict=True))
+
+
 # ---- refusals ------------------------------------------------------------------------------------------------------------
 
 
@@ -312,6 +393,7 @@ def test_a_matrix_that_is_no_covariance_matrix(sandbox: Sandbox, tmp_path: Path)
 
 
 POSITIVE = "expected a number from 0.001 to 1e+09"
+POWER_OF_TWO = "expected a power of two from 4,096 to 4,294,967,296"
 PATHS = "expected an even whole number from 10,000 to 1,000,000,000,000"
 SEED = "expected a whole number from 0 to below 2**128"
 WORKERS = "expected a whole number from 1 to 1,024"
@@ -321,13 +403,17 @@ DAYS = "expected a whole number from 1 to 100"
 REFUSED = [
     *((script, "seed", value, SEED) for script in SCRIPTS for value in ("-1", "1.5", "x", str(2**128))),
     *((script, "workers", value, WORKERS) for script in SCRIPTS for value in ("0", "-2", "many")),
-    *((script, "spot", value, POSITIVE) for script in SCRIPTS[:2] for value in ("0", "-100", "nan", "inf", "x", "")),
-    *((script, "strike", value, POSITIVE) for script in SCRIPTS[:2] for value in ("0", "-1")),
-    *((script, "rate", value, "expected a number from -1 to 1") for script in SCRIPTS[:2] for value in ("5", "nan")),
-    *((s, "volatility", value, "expected a number from 0.001 to 10") for s in SCRIPTS[:2] for value in ("0", "-0.2", "nan")),
-    *((s, "maturity", value, "expected a number from 0.001 to 100") for s in SCRIPTS[:2] for value in ("0", "-1", "inf")),
-    *((script, "paths", value, PATHS) for script in SCRIPTS[:2] for value in ("0", "-2", "10001", "1e6", "x")),
+    *((script, "spot", value, POSITIVE) for script in OF_OPTIONS for value in ("0", "-100", "nan", "inf", "x", "")),
+    *((script, "strike", value, POSITIVE) for script in OF_OPTIONS for value in ("0", "-1")),
+    *((script, "rate", value, "expected a number from -1 to 1") for script in OF_OPTIONS for value in ("5", "nan")),
+    *((s, "volatility", value, "expected a number from 0.001 to 10") for s in OF_OPTIONS for value in ("0", "-0.2", "nan")),
+    *((s, "maturity", value, "expected a number from 0.001 to 100") for s in OF_OPTIONS for value in ("0", "-1", "inf")),
+    *((script, "paths", value, PATHS) for script in ("european", "asian") for value in ("0", "-2", "10001", "1e6", "x")),
     *(("asian", "steps", value, "expected a whole number from 1 to 100,000") for value in ("0", "-1", "2.5", "x")),
+    *(("path", "steps", value, "expected a whole number from 1 to 365") for value in ("0", "366", "x")),
+    *(("path", "barrier", value, POSITIVE) for value in ("0", "-1", "nan")),
+    *(("path", "paths", value, POWER_OF_TWO) for value in ("0", "2048", "10000", "-4096", str(1 << 33), "x")),
+    *(("path", "estimates", value, "expected a whole number from 32 to 10,000") for value in ("31", "10001")),
     *(("value_at_risk", "confidence", value, FRACTION) for value in ("0", "1", "-0.5", "99", "nan", "x")),
     *(("value_at_risk", "days", value, DAYS) for value in ("0", "101", "1.5")),
     *(("value_at_risk", "scenarios", v, "expected a whole number from 10,000 to 100,000,000") for v in ("0", "9999")),
@@ -382,6 +468,18 @@ def test_bad_parameters(quant: Quant, capsys: pytest.CaptureFixture[str]) -> Non
             "european",
             "--rate -1 --maturity 20",
             "argument --rate: expected rate * maturity from -10 to 10, got -20",
+        ),
+        ("path", "--barrier 100", "argument --barrier: expected a price below the spot, 100, got 100"),
+        (
+            "path",
+            "--barrier 99.9",
+            "argument --strike: expected at least 1000 of 65,536 paths to stay above the barrier, and end above it, "
+            "got 100, where about 313 would; give more paths or another strike",
+        ),
+        (
+            "path",
+            "--volatility 0.01 --rate -0.5",
+            "argument --rate: expected (1 - 2 * rate / volatility**2) * log(spot / barrier) to be at most 600, got 1061.79",
         ),
         (
             "value_at_risk",
@@ -506,6 +604,108 @@ def test_the_geometric_average_of_many_dates_is_the_one_of_kemna_and_vorst(quant
     d1 = (math.log(100 / 95) + growth + spread**2 / 2) / spread
     continuous = math.exp(-0.06) * (100 * math.exp(growth) * normal.cdf(d1) - 95 * normal.cdf(d1 - spread))
     assert quant.closed_forms.geometric_asian_call(option, 1_000_000).price == pytest.approx(continuous, rel=1e-5)
+
+
+BARRIERS = [
+    ((100.0, 100.0, 0.05, 0.2, 1.0), 90.0),
+    ((100.0, 80.0, 0.1, 0.3, 0.5), 95.0),  # a barrier above the strike
+    ((80.0, 120.0, -0.02, 0.6, 2.5), 60.0),
+]
+
+
+@pytest.mark.parametrize(("numbers", "barrier"), BARRIERS)
+def test_the_down_and_out_call_solves_its_equation(quant: Quant, numbers: tuple[float, ...], barrier: float) -> None:
+    """It solves Black and Scholes' equation, is worth nothing at the barrier, and in the end what it pays."""
+    forms, option = quant.closed_forms, quant.closed_forms.Option(*numbers)
+
+    def priced(**changed: float) -> float:
+        return forms.down_and_out_call(option._replace(**changed), barrier)
+
+    step, later = 1e-3 * option.spot, 1e-4 * option.maturity
+    price, up, down = priced(), priced(spot=option.spot + step), priced(spot=option.spot - step)
+    by_time = (priced(maturity=option.maturity + later) - priced(maturity=option.maturity - later)) / (2 * later)
+    drift = option.rate * (option.spot * (up - down) / (2 * step) - price)
+    assert by_time == pytest.approx(
+        drift + option.volatility**2 / 2 * option.spot**2 * (up - 2 * price + down) / step**2, rel=1e-4
+    )
+    assert priced(spot=barrier) == pytest.approx(0.0, abs=1e-9)
+    assert priced(maturity=1e-9) == pytest.approx(max(option.spot - option.strike, 0.0), abs=1e-3)
+    assert 0 < price < forms.black_scholes_call(option).price
+
+
+@pytest.mark.parametrize(("numbers", "barrier"), BARRIERS)
+def test_the_chance_of_a_payoff_is_the_derivative_by_the_strike(
+    quant: Quant, numbers: tuple[float, ...], barrier: float
+) -> None:
+    forms, option = quant.closed_forms, quant.closed_forms.Option(*numbers)
+    step = 1e-4 * option.strike
+    low, high = (forms.down_and_out_call(option._replace(strike=option.strike + by), barrier) for by in (-step, step))
+    expected = (low - high) / (2 * step) * math.exp(option.rate * option.maturity)
+    assert forms.chance_of_payoff(option, barrier) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize(("numbers", "barrier"), BARRIERS)
+def test_a_call_with_a_barrier_at_two_dates_is_an_integral(quant: Quant, numbers: tuple[float, ...], barrier: float) -> None:
+    """Of the price at the second date, which is normal, over the first one's, from the barrier on: on fine grids here."""
+    spot, strike, rate, volatility, maturity = numbers
+    spread, drift = volatility * math.sqrt(maturity / 2), (rate - volatility**2 / 2) * maturity / 2
+    first = np.linspace((math.log(barrier / spot) - drift) / spread, 9.0, 1501)
+    second = np.linspace(-9.0, 9.0, 1501)
+    prices = spot * np.exp(2 * drift + spread * (first[:, None] + second))
+    payoffs = np.where(prices > barrier, np.maximum(prices - strike, 0.0), 0.0)
+    densities = np.exp(-(first[:, None] ** 2 + second**2) / 2) / (2 * math.pi)
+    weights = np.full(1501, 1.0)
+    weights[[0, -1]] = 0.5
+    area = (first[1] - first[0]) * (second[1] - second[0])
+    expected = weights @ (payoffs * densities) @ weights * area * math.exp(-rate * maturity)
+    price = quant.quadrature.discrete_down_and_out_call(quant.closed_forms.Option(*numbers), barrier, 2)
+    assert price == pytest.approx(expected, rel=1e-3)
+
+
+def test_a_call_with_a_barrier_at_one_date_below_the_strike_is_a_european_one(quant: Quant) -> None:
+    option = quant.closed_forms.Option(100.0, 100.0, 0.05, 0.2, 1.0)
+    price = quant.quadrature.discrete_down_and_out_call(option, 90.0, 1)
+    assert price == pytest.approx(quant.closed_forms.black_scholes_call(option).price)
+
+
+def test_the_continuity_correction_follows_quadrature(quant: Quant) -> None:
+    """What it leaves falls faster than the square root of a step, as which the uncorrected price's error falls."""
+    forms, option = quant.closed_forms, quant.closed_forms.Option(100.0, 100.0, 0.05, 0.2, 1.0)
+    always = forms.down_and_out_call(option, 90.0)
+    off, uncorrected = {}, {}
+    for dates in (13, 52, 208):
+        exact = quant.quadrature.discrete_down_and_out_call(option, 90.0, dates)
+        off[dates] = forms.down_and_out_call(option, forms.continuity_corrected(option, 90.0, dates)) - exact
+        uncorrected[dates] = always - exact
+    for dates in (13, 52):
+        assert uncorrected[dates] == pytest.approx(2 * uncorrected[4 * dates], rel=0.2)
+        assert abs(off[dates]) > 3 * abs(off[4 * dates])
+    assert abs(off[52]) < 1e-3 * abs(uncorrected[52]) * 2
+
+
+def test_the_rate_of_convergence_and_its_error(quant: Quant) -> None:
+    """The standard error is that of rates which are found anew: here of means of prefixes, 200 times 64 of them."""
+    rng = np.random.default_rng(8)
+    counts = 2.0 ** np.arange(6)
+    lines = []
+    for _ in range(200):
+        sums = np.cumsum(rng.normal(size=(32, 64)), axis=0)
+        means = sums[counts.astype(int) - 1] / counts[:, None]
+        lines.append(quant.convergence.Convergence("means", counts, means).rate())
+    rates, errors = np.array(lines).T
+    assert rates.mean() == pytest.approx(-0.5, abs=4 * rates.std() / math.sqrt(200))
+    assert errors.mean() == pytest.approx(rates.std(), rel=0.15)
+    exact = quant.convergence.Convergence("errors", counts, counts[:, None] ** -1.25 * [-1.0, 3.0, 4.0])
+    assert exact.rate() == pytest.approx((-1.25, 0.0), abs=1e-12)
+
+
+def test_the_overshoot_is_of_the_zeta_function(quant: Quant) -> None:
+    """The alternating series of the zeta function at 1/2, by means of means of its partial sums."""
+    sums = np.cumsum([(-1) ** k / math.sqrt(k + 1) for k in range(60)])
+    while len(sums) > 1:
+        sums = (sums[1:] + sums[:-1]) / 2
+    zeta = sums[0] / (1 - math.sqrt(2))
+    assert -zeta / math.sqrt(2 * math.pi) == pytest.approx(quant.closed_forms.OVERSHOOT, rel=1e-14)
 
 
 # ---- moments -------------------------------------------------------------------------------------------------------------
