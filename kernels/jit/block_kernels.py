@@ -15,6 +15,8 @@ from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import take_turn
 from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -42,48 +44,55 @@ class Spread(NamedTuple):
 WHOLE = Spread(np.empty(0, np.int64), np.empty(0, np.int64))
 
 
-class BlockKernel(types.WrapperAddressProtocol):
-    """A kernel of blocks for one type of element, as Numba passes it to the driver.
+def _signature_for(element: Any) -> Any:
+    """Return the types of a kernel's parameters, for one type of element."""
+    word, floats = types.uint64, types.Array(types.float64, 1, "C", readonly=True)
+    return types.void(types.UniTuple(word, 2), word, types.int64, element[::1], floats, floats)
+
+
+@intrinsic
+def _kernel_at(typing, address, out):
+    """Return the kernel at an address, for arrays of the type of `out`: a function that nopython code calls."""
+    kind = types.FunctionType(_signature_for(out.dtype))
+
+    def generate(context, builder, signature, arguments):
+        nothing = cgutils.get_null_value(context.get_value_type(kind))
+        function = cgutils.create_struct_proxy(kind)(context, builder, value=nothing)
+        function.c_addr = builder.inttoptr(arguments[0], cgutils.voidptr_t)
+        return function._getvalue()
+
+    return kind(types.int64, out), generate
+
+
+class BlockKernels:
+    """The kernels of a body, for each type of element; compiled, or loaded, when they are first used.
 
     Parameters
     ----------
     body : callable
         Nopython code, `body(key, domain, block, out, a, b)`: `out` is the block's part of the array, of one dimension; `a`
-        and `b` are float64 arrays, the block's part of a parameter as large as the array, or all of another one.
-    dtype : dtype
-        The type of `out`.
+        and `b` are float64 arrays, the block's part of a parameter, or all of it.
     """
-
-    def __init__(self, kernel: Any, dtype: np.dtype[Any]) -> None:
-        element = getattr(types, dtype.name)
-        word, floats = types.uint64, types.Array(types.float64, 1, "C", readonly=True)
-        self._signature = types.void(types.UniTuple(word, 2), word, types.int64, element[::1], floats, floats)
-        if not hasattr(kernel, "compile"):  # under NUMBA_DISABLE_JIT: the error says so
-            kernel()
-        kernel.compile(self._signature.args)
-        compilation = kernel.overloads[self._signature.args]
-        self._library = compilation.library
-        self._address = self._library.get_pointer_to_function(compilation.fndesc.llvm_cfunc_wrapper_name)
-
-    @property
-    def _numba_type_(self) -> Any:
-        return types.FunctionType(self._signature)
-
-    def __wrapper_address__(self) -> int:
-        """Return where the kernel's code lies."""
-        return int(self._address)
-
-    def signature(self) -> Any:
-        """Return the types of the kernel's arguments."""
-        return self._signature
-
-
-class BlockKernels:
-    """The kernels of a body, for each type of element; compiled, or loaded, when they are first used."""
 
     def __init__(self, body: Callable[..., None]) -> None:
         self._kernel = compiled()(body)
-        self._made: dict[Any, BlockKernel] = {}
+        self._addresses: dict[Any, int] = {}
+
+    def _address_for(self, dtype: np.dtype[Any]) -> int:
+        """Return where the kernel's code lies.
+
+        The driver gets a number: for a function Numba would call Python, and lose the KeyboardInterrupt that comes there.
+        """
+        address = self._addresses.get(dtype)
+        if address is None:
+            if not hasattr(self._kernel, "compile"):  # under NUMBA_DISABLE_JIT: the error says so
+                self._kernel()
+            types_of = _signature_for(getattr(types, dtype.name)).args
+            self._kernel.compile(types_of)
+            made = self._kernel.overloads[types_of]
+            address = int(made.library.get_pointer_to_function(made.fndesc.llvm_cfunc_wrapper_name))
+            self._addresses[dtype] = address
+        return address
 
     def fill(
         self,
@@ -114,14 +123,11 @@ class BlockKernels:
         first : int
             The number of the first block.
         """
-        kernel = self._made.get(out.dtype)
-        if kernel is None:
-            kernel = self._made[out.dtype] = BlockKernel(self._kernel, out.dtype)
-        name = (key[0], key[1])
+        address, name = self._address_for(out.dtype), (key[0], key[1])
         a, b = _read_only(a), _read_only(b)
         run_blocks(
             -(-out.size // length),
-            lambda turns, most: _run_by_turns(kernel, name, domain, out, a, b, spread, length, first, turns, most),
+            lambda turns, most: _run_by_turns(address, name, domain, out, a, b, spread, length, first, turns, most),
         )
 
 
@@ -133,7 +139,8 @@ def _read_only(parameter: Any) -> Any:
 
 
 @compiled()
-def _run_by_turns(kernel, key, domain, out, a, b, spread, length, first, turns, most):
+def _run_by_turns(address, key, domain, out, a, b, spread, length, first, turns, most):
+    kernel = _kernel_at(address, out)
     own_a, own_b = np.empty(_own(spread[0], length)), np.empty(_own(spread[1], length))
     for _ in range(most):
         block = take_turn(turns)

@@ -24,6 +24,7 @@ from numba.extending import register_jitable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from typing import Any
 
     from numpy.typing import ArrayLike, NDArray
@@ -63,15 +64,40 @@ def _shuffle_some(g, x, last, first):
 
 
 @compiled()
-def number_in_order(out: Any) -> None:
-    """Write 0, 1, 2 and so on into an array."""
+def number_in_order(out: Any, first: Any) -> None:
+    """Write the integers from `first` on into an array."""
     for i in range(out.size):
-        out[i] = i
+        out[i] = first + i
 
 
 def _shuffle_words(g: NDArray[np.uint64], x: NDArray[Any]) -> None:
     for last in range(len(x), 1, -PIECE):
         _shuffle_some(g, x, last, max(last - PIECE, 1))
+
+
+def copied(x: ArrayLike) -> NDArray[Any]:
+    """Return a copy of an array, made in pieces between which a signal's handler may run."""
+    array = np.asarray(x)
+    made = np.empty_like(array, subok=False)
+    for start, stop in pieces_of(array):
+        made[start:stop] = array[start:stop]
+    return made
+
+
+def rearrange(x: NDArray[Any], order: NDArray[np.int64]) -> None:
+    """Put an array's elements along its first axis into an order; in pieces, as `copied`."""
+    made = np.empty_like(x, subok=False)
+    for start, stop in pieces_of(x):
+        np.take(x, order[start:stop], axis=0, out=made[start:stop], mode="clip")  # the other modes copy the target
+    for start, stop in pieces_of(x):
+        x[start:stop] = made[start:stop]
+
+
+def pieces_of(x: NDArray[Any]) -> Iterator[tuple[int, int]]:
+    """Yield where pieces of some elements begin and end along the first axis of an array."""
+    step = max(1, PIECE * len(x) // max(x.size, 1))
+    for start in range(0, len(x), step):
+        yield start, min(start + step, len(x))
 
 
 def words_of(x: NDArray[Any]) -> NDArray[Any] | None:
@@ -114,7 +140,7 @@ def shuffle(g: NDArray[np.uint64], x: NDArray[Any]) -> None:
     check_shuffled(x)
     words = words_of(x)
     if words is None:
-        x[...] = x[permutation(g, len(x))]
+        rearrange(x, permutation(g, len(x)))
     else:
         _shuffle_words(g, words)
 
@@ -164,11 +190,12 @@ def permutation(g: NDArray[np.uint64], x: int | ArrayLike) -> NDArray[Any]:
     """
     check_generator(g)
     if np.ndim(x) != 0:
-        copied = np.array(x)
-        shuffle(g, copied)
-        return copied
+        array = copied(x)
+        shuffle(g, array)
+        return array
     order = np.empty(whole_number("x", x, expected="an integer or an array"), np.int64)
-    number_in_order(order)
+    for start, stop in pieces_of(order):
+        number_in_order(order[start:stop], start)
     _shuffle_words(g, order)
     return order
 
@@ -181,9 +208,9 @@ def _permutation(g, x):
         in_place = register_jitable(_shuffled_in_place(x))
 
         def of_array(g, x):
-            copied = x.copy()
-            in_place(g, copied)
-            return copied
+            array = x.copy()
+            in_place(g, array)
+            return array
 
         return of_array
     check_integer("permutation: x", x)

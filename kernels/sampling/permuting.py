@@ -22,7 +22,7 @@ from flame_fast.kernels.jit.block_kernels import BLOCK
 from flame_fast.kernels.jit.cache import compiled, inlined
 from flame_fast.kernels.jit.parallel import run_blocks
 from flame_fast.kernels.jit.simd import pointer_to, stack_array, take_turn
-from flame_fast.kernels.rng.arranging import check_shuffled, number_in_order, words_of
+from flame_fast.kernels.rng.arranging import check_shuffled, copied, number_in_order, rearrange, words_of
 from flame_fast.kernels.rng.drawing import SIZE
 from flame_fast.kernels.rng.generators import begin, next_below, next_word
 from flame_fast.kernels.sampling.arguments import empty
@@ -163,6 +163,16 @@ def shuffle_words(x: NDArray[Any], key: Key, domain: Any) -> None:
             run_blocks(running, partial(_go_on_by_turns, x, key, parts, level, generators, progress), few=1)
 
 
+@compiled()
+def _number_by_turns(order, turns, most):
+    for _ in range(most):
+        block = take_turn(turns)
+        if block < 0:
+            break
+        number_in_order(order[block * BLOCK : (block + 1) * BLOCK], block * BLOCK)
+    return 0
+
+
 # ---- arrays --------------------------------------------------------------------------------------------------------------
 
 
@@ -196,12 +206,12 @@ def permutation(x: int | ArrayLike, seed: Seed = None) -> NDArray[Any]:
     """
     if np.ndim(x) == 0:
         order = empty((whole_number("x", x, expected="an integer or an array"),), np.int64)
-        number_in_order(order)
+        run_blocks(-(-order.size // BLOCK), partial(_number_by_turns, order))
         shuffle_words(order.view(np.uint64), keys.key(seed), domains.PERMUTATION)
         return order
-    copied = np.array(x)
-    shuffle(copied, seed)
-    return copied
+    array = copied(x)
+    shuffle(array, seed)
+    return array
 
 
 def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
@@ -229,4 +239,4 @@ def shuffle(x: NDArray[Any], seed: Seed = None) -> None:
     if words is not None and words.flags.c_contiguous:
         shuffle_words(words, made, domains.PERMUTATION)
     else:
-        x[...] = x[permutation(len(x), made)]
+        rearrange(x, permutation(len(x), made))

@@ -10,7 +10,7 @@ import math
 import numba
 import numpy as np
 import pytest
-from flame_fast.kernels import rng
+from flame_fast.kernels import rng, sampling
 from flame_fast.kernels.rng import arranging
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -104,7 +104,11 @@ def test_long_arrays_are_shuffled_piece_by_piece(monkeypatch):
     """A signal's handler may run between them."""
     expected = rng.permutation(generator(5), 1000)
     chosen = rng.choice(generator(5), 77, 1000)
+    rows = np.arange(3000).reshape(1000, 3)
     monkeypatch.setattr(arranging, "PIECE", 64)
+    for order in "CF":
+        assert np.array_equal(rng.permutation(generator(5), np.array(rows, order=order)), rows[expected])
+        assert np.array_equal(sampling.permutation(rows, 5), rows[sampling.permutation(1000, 5)])
     assert np.array_equal(rng.permutation(generator(5), 1000), expected)
     assert np.array_equal(rng.choice(generator(5), 77, 1000), chosen)
 

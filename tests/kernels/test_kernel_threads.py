@@ -581,3 +581,48 @@ def check_ctrl_c(call, piece, number):
     assert process.returncode == -signal.SIGINT
     assert errors.endswith("KeyboardInterrupt\n")
     assert seconds < INTERRUPT_S
+
+
+#: A signal's handler raises at a moment of chance, in the middle of whatever Python code runs.
+AT_ANY_MOMENT = """\
+import json, random, signal, time
+import numpy as np
+from flame_fast.kernels import estimate_batch, sampling
+
+def interrupt(number, frame):
+    global raised
+    raised = True
+    raise KeyboardInterrupt
+
+signal.signal(signal.SIGALRM, interrupt)
+out = np.empty(1_000_000)
+expected = sampling.normals(seed=3, out=out).copy()
+sampling.permutation(300_000, 2), sampling.poisson(np.full(300_000, 3.0), seed=1), estimate_batch(3_000_000, 1)
+told = {"interrupted": 0, "lost": 0, "written afterwards": 0}
+for _ in range(150):
+    raised = False
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 1e-4 + 4e-3 * random.random())
+        while not raised:
+            sampling.normals(seed=3, out=out)
+            sampling.permutation(300_000, 2)
+            sampling.poisson(np.full(300_000, 3.0), seed=1)
+            estimate_batch(3_000_000, 1)
+        told["lost"] += 1
+    except KeyboardInterrupt:
+        told["interrupted"] += 1
+    out[:] = -1.0
+    time.sleep(1e-3)
+    told["written afterwards"] += int((out != -1.0).any())
+told["right"] = bool((sampling.normals(seed=3, out=out) == expected).all())
+print(json.dumps(told))
+"""
+
+
+def test_ctrl_c_at_any_moment_ends_a_run_and_its_helpers():
+    assert told(AT_ANY_MOMENT, NUMBA_NUM_THREADS="2") == {
+        "interrupted": 150,
+        "lost": 0,
+        "written afterwards": 0,
+        "right": True,
+    }

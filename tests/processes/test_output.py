@@ -436,6 +436,7 @@ def test_a_stream_that_waits_for_calls_itself_is_no_deadlock(monkeypatch):
         stream = Asks()
         monkeypatch.setattr(sys, "stdout", stream)
         rr.get([rr.service(say)(number) for number in range(3)], PATIENCE_S)
+        wait_until(lambda: stream.getvalue().count("\n") == 3, "all is written: a slow stream holds no value up for long")
         monkeypatch.undo()
         assert stream.getvalue() == "says 0\nsays 1\nsays 2\n"
     assert values and set(values) == {4}

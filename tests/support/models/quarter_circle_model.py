@@ -51,4 +51,5 @@ def points_inside(key, blocks):
 
 def count_blocks(key, points, first, last):
     """Return how many points of the blocks `first` to below `last` the kernel finds inside, of a run of `points` points."""
-    return count_by_turns(key, points, Turns(last, first=first).address, last - first)
+    turns = Turns(last, first)  # the kernel knows their address alone
+    return count_by_turns(key, points, turns.address, last - first)
