@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 #: Blocks of the first piece of a run, and the seconds that a piece should take. A signal's handler runs between two pieces.
 FIRST_BLOCKS = 16
-PIECE_S = 0.05
+PIECE_S = 0.02
 
 #: Blocks for each thread below which waking the other threads costs more than they save.
 FEW_BLOCKS = 4
@@ -168,7 +168,10 @@ def run_blocks(blocks: int, kernel: Callable[[int, int], int], few: float = FEW_
     """
     run = _Run(kernel, blocks)
     wanted = min(thread_count(), int(blocks / few)) - 1
-    helpers = _helpers.take(wanted) if wanted > 0 else []
+    helpers = []
+    if wanted > 0:
+        kernel(run.turns.address, 0)  # this thread compiles or loads it: Ctrl-C ends that, and would not end a helper's
+        helpers = _helpers.take(wanted)
     try:
         for helper in helpers:
             helper.put(run)

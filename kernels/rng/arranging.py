@@ -193,9 +193,7 @@ def permutation(g: NDArray[np.uint64], x: int | ArrayLike) -> NDArray[Any]:
         array = copied(x)
         shuffle(g, array)
         return array
-    order = np.empty(whole_number("x", x, expected="an integer or an array"), np.int64)
-    for start, stop in pieces_of(order):
-        number_in_order(order[start:stop], start)
+    order = _numbered(whole_number("x", x, expected="an integer or an array"))
     _shuffle_words(g, order)
     return order
 
@@ -242,9 +240,9 @@ def total_of(p: Any) -> Any:
 
 
 @inlined
-def begin_shuffled(state: Any, order: Any, count: Any) -> None:
-    """Shuffle as far as the first elements of an array go."""
-    for i in range(min(count, order.size - 1)):
+def begin_shuffled(state: Any, order: Any, first: Any, last: Any) -> None:
+    """Go on with a shuffle from the beginning of an array: draw which elements lie from `first` to below `last`."""
+    for i in range(first, min(last, order.size - 1)):
         j = i + np.int64(next_below(state, np.uint64(order.size - i)))
         order[i], order[j] = order[j], order[i]
 
@@ -288,30 +286,47 @@ def _alike_with_replacement(g, n, places):
 
 
 @compiled()
-def _alike_without_replacement(g, n, places):
-    state = state_of(g)
-    if places.size > n * LARGE_SHARE:
-        order = np.arange(n)
-        begin_shuffled(state, order, places.size)
-        places[:] = order[: places.size]
-        return
-    choose_some(state, n, places, table_for(places.size), 0, places.size)
-    _shuffle_down(state, places, places.size, 1)
+def begin_shuffled_some(g: Any, order: Any, first: Any, last: Any) -> None:
+    """Go on as `begin_shuffled` does."""
+    begin_shuffled(state_of(g), order, first, last)
 
 
 @compiled()
-def _weighted_with_replacement(g, p, places):
-    """By inversion: the first place where the sum of probabilities exceeds a uniform number."""
-    state, n = state_of(g), p.size
-    sums = np.empty(n)
+def choose_some_more(g: Any, n: Any, chosen: Any, table: Any, first: Any, last: Any) -> None:
+    """Go on as `choose_some` does."""
+    choose_some(state_of(g), n, chosen, table, first, last)
+
+
+@register_jitable
+def _alike_without_replacement(g, n, places):
+    if places.size > n * LARGE_SHARE:
+        order = np.arange(n)
+        begin_shuffled_some(g, order, 0, places.size)
+        places[:] = order[: places.size]
+    else:
+        choose_some_more(g, n, places, table_for(places.size), 0, places.size)
+        _shuffle_some(g, places, places.size, 1)
+
+
+@compiled()
+def _sums_of(p):
+    """Return the sums of the first probabilities, and the place of the last that is not 0."""
+    sums = np.empty(p.size)
     total, last = 0.0, 0
-    for i in range(n):
+    for i in range(p.size):
         total += p[i]
         sums[i] = total
         if p[i] > 0.0:
             last = i
+    return sums, last
+
+
+@compiled()
+def _weighted_with_replacement(g, sums, last, places):
+    """By inversion: the first place where the sum of probabilities exceeds a uniform number."""
+    state = state_of(g)
     for i in range(places.size):
-        places[i] = min(np.searchsorted(sums, next_uniform(state) * total, side="right"), last)
+        places[i] = min(np.searchsorted(sums, next_uniform(state) * sums[-1], side="right"), last)
 
 
 @compiled()
@@ -422,13 +437,34 @@ def choice(
 def _choose(
     g: NDArray[np.uint64], among: int, places: NDArray[np.int64], p: NDArray[np.float64] | None, replace: bool
 ) -> None:
-    if p is not None:
-        (_weighted_with_replacement if replace else _weighted_without_replacement)(g, p, places)
-    elif not replace:
-        _alike_without_replacement(g, among, places)
+    if not places.size:
+        return
+    if replace:
+        sums = None if p is None else _sums_of(p)
+        for start, stop in pieces_of(places):
+            if sums is None:
+                _alike_with_replacement(g, among, places[start:stop])
+            else:
+                _weighted_with_replacement(g, *sums, places[start:stop])
+    elif p is not None:
+        _weighted_without_replacement(g, p, places)
+    elif places.size > among * LARGE_SHARE:
+        order = _numbered(among)
+        for start, stop in pieces_of(places):
+            begin_shuffled_some(g, order, start, stop)
+            places[start:stop] = order[start:stop]
     else:
-        for start in range(0, places.size, PIECE):
-            _alike_with_replacement(g, among, places[start : start + PIECE])
+        table = table_for(places.size)
+        for start, stop in pieces_of(places):
+            choose_some_more(g, among, places, table, start, stop)
+        _shuffle_words(g, places)
+
+
+def _numbered(n: int) -> NDArray[np.int64]:
+    order = np.empty(n, np.int64)
+    for start, stop in pieces_of(order):
+        number_in_order(order[start:stop], start)
+    return order
 
 
 @nopython_form(choice)
@@ -519,8 +555,11 @@ def _choose_weighted(g, among, places, replace, p):
     if not abs(total_of(p) - 1.0) <= SUM_TOLERANCE or not (p >= 0.0).all():
         raise ValueError("p: expected numbers of at least 0 that sum up to 1")
     _check_count(places.size, _possible(p), among, replace)
+    if not places.size:
+        return
     if replace:
-        _weighted_with_replacement(g, p, places)
+        sums, last = _sums_of(p)
+        _weighted_with_replacement(g, sums, last, places)
     else:
         _weighted_without_replacement(g, p, places)
 

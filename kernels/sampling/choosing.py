@@ -22,14 +22,14 @@ from flame_fast.kernels.jit.simd import multiply_wide
 from flame_fast.kernels.rng.arranging import (
     LARGE_SHARE,
     PIECE,
-    begin_shuffled,
+    begin_shuffled_some,
     check_count,
-    choose_some,
+    choose_some_more,
     probabilities,
     table_for,
     total_of,
 )
-from flame_fast.kernels.rng.generators import begin, generator_of, next_word, state_of
+from flame_fast.kernels.rng.generators import begin, generator_of, next_word
 from flame_fast.kernels.sampling.arguments import empty, shape_of
 from flame_fast.kernels.sampling.arrays import fill_exponentials, fill_integers_below
 from flame_fast.kernels.sampling.permuting import generator_memory, permutation, shuffle_words
@@ -48,16 +48,6 @@ FEW = 1 << 22
 
 #: Places of an array's elements that are drawn before the elements are taken: whole blocks.
 AT_ONCE = 4 * BLOCK
-
-
-@compiled()
-def _begin_shuffled(g, order, count):
-    begin_shuffled(state_of(g), order, count)
-
-
-@compiled()
-def _choose_some(g, among, chosen, table, first, last):
-    choose_some(state_of(g), among, chosen, table, first, last)
 
 
 @compiled()
@@ -216,12 +206,12 @@ def _without_replacement(
             order = permutation(among, keys.key(key, int(domains.SUBSET)))
         else:
             order = np.arange(among)
-            _begin_shuffled(g, order, count)
+            begin_shuffled_some(g, order, 0, count)
         order.resize(count, refcheck=False)
         return order
     table = table_for(count)
     for first in range(0, count, PIECE):
-        _choose_some(g, among, places, table, first, min(first + PIECE, count))
+        choose_some_more(g, among, places, table, first, min(first + PIECE, count))
     if shuffle:
         shuffle_words(places.view(np.uint64), keys.key(key, int(domains.SUBSET)), domains.SUBSET)
     return places

@@ -66,7 +66,7 @@ def test_each_order_of_each_subset_is_as_likely(count, of, monkeypatch):
 def test_floyds_method_finds_its_way_through_a_full_table():
     """All of a range but one, and numbers that differ in their highest bits alone."""
     found = np.empty(1000, np.int64)
-    choosing._choose_some(rng.generator(keys.key(1), 77), 1001, found, table_for(1000), 0, 1000)
+    choosing.choose_some_more(rng.generator(keys.key(1), 77), 1001, found, table_for(1000), 0, 1000)
     assert len(set(found.tolist())) == 1000
     assert len(set(sampling.choice(2**62, 5000, 1, replace=False).tolist())) == 5000
 
